@@ -1,0 +1,8 @@
+"""The one exception a user should ever see."""
+
+
+class UserError(Exception):
+    """A mistake the user can mend: says what was given, what is allowed and what to do.
+
+    The command line prints it as one message and exits with 2; no traceback.
+    """

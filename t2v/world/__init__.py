@@ -1,0 +1,1 @@
+"""A captioned synthetic world: words, pixels and a judge that reads the pixels back."""

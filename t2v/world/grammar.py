@@ -1,0 +1,214 @@
+"""The words of the world: scenes drawn at random, their captions and their truth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
+
+import torch
+
+T = TypeVar("T")
+
+# one thing and several
+SHAPES = {
+    "ball": (("ball", "balls"), ("sphere", "spheres")),
+    "cube": (("cube", "cubes"), ("box", "boxes"), ("block", "blocks")),
+    "pyramid": (("pyramid", "pyramids"),),
+    "star": (("star", "stars"),),
+    "ring": (("ring", "rings"), ("hoop", "hoops"), ("donut", "donuts")),
+    "heart": (("heart", "hearts"),),
+}
+COLOURS = {
+    "red": ("red",),
+    "orange": ("orange",),
+    "yellow": ("yellow",),
+    "green": ("green",),
+    "blue": ("blue",),
+    "purple": ("purple", "violet"),
+    "pink": ("pink",),
+}
+SIZES = {"small": ("small", "tiny", "little"), "medium": ("",), "big": ("big", "large", "huge")}
+# what one thing does and what several do
+MOTIONS = {
+    "still": (("rests", "rest"), ("sits", "sit"), ("lies", "lie"), ("stands still", "stand still")),
+    "bounce": (("bounces", "bounce"), ("hops", "hop"), ("jumps up and down", "jump up and down")),
+    "left": (
+        ("moves left", "move left"),
+        ("slides to the left", "slide to the left"),
+        ("rolls left", "roll left"),
+        ("glides to the left", "glide to the left"),
+    ),
+    "right": (
+        ("moves right", "move right"),
+        ("slides to the right", "slide to the right"),
+        ("rolls right", "roll right"),
+        ("glides to the right", "glide to the right"),
+    ),
+    "rise": (("rises", "rise"), ("floats up", "float up"), ("goes up", "go up")),
+    "fall": (("falls", "fall"), ("drops down", "drop down"), ("comes down", "come down")),
+    "spin": (("spins", "spin"), ("turns around", "turn around"), ("rotates", "rotate")),
+    "grow": (("grows", "grow"), ("gets bigger", "get bigger"), ("becomes larger", "become larger")),
+    "shrink": (
+        ("shrinks", "shrink"),
+        ("gets smaller", "get smaller"),
+        ("becomes smaller", "become smaller"),
+    ),
+}
+DIRECTIONS = ("left", "right", "rise", "fall")  # the motions that go somewhere
+BACKGROUNDS = {
+    "grass": ("on grass", "on the grass", "in a meadow", "on a green field"),
+    "sand": ("on sand", "on the beach", "in the desert"),
+    "snow": ("in the snow", "on snow", "on a snowy field", "in winter"),
+    "sea": ("on the sea", "on the water", "over the ocean"),
+    "night": ("at night", "under the stars", "under a night sky"),
+    "sunset": ("at sunset", "at dusk", "in the evening light"),
+}
+CAMERAS = {
+    "still": ("",),
+    "pan left": ("the camera pans left", "the camera moves to the left"),
+    "pan right": ("the camera pans right", "the camera moves to the right"),
+    "zoom in": ("the camera zooms in", "the camera moves closer"),
+    "zoom out": ("the camera zooms out", "the camera moves away"),
+}
+PREFIXES = ("", "", "", "", "a video where ", "a clip where ")
+NUMBERS = {2: ("two", "a pair of"), 3: ("three",)}
+UNSPUN = ("ball", "ring")  # turning them shows nothing
+PAIR_MOTIONS = ("still", "bounce", "rise", "fall", "spin")  # keep neighbours apart
+CAMERA_MOTIONS = ("still", "bounce", "spin")  # what else moves stays readable
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thing:
+    """One object; each field is a key of the table of its name."""
+
+    shape: str
+    colour: str
+    size: str
+    motion: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """What happens in one clip, and the little that its caption does not tell.
+
+    `things` stand from left to right in the order the caption names them. `offset` moves them
+    sideways and `backdrop` moves the landscape, both in [-1, 1] of their range.
+    """
+
+    things: tuple[Thing, ...]
+    background: str
+    camera: str
+    offset: float = 0.0
+    backdrop: float = 0.0
+
+    def truth(self) -> dict[str, Any]:
+        """Every attribute a judge can read, as plain values for a manifest."""
+        return {
+            "background": self.background,
+            "camera": self.camera,
+            "count": len(self.things),
+            "things": [asdict(thing) for thing in self.things],
+        }
+
+
+def pick(options: Sequence[T], generator: torch.Generator) -> T:
+    """One of `options`, uniformly."""
+    return options[int(torch.randint(len(options), (), generator=generator))]
+
+
+def is_heldout(thing: Thing) -> bool:
+    """Whether this shape, colour and motion together are kept out of training (one in eight)."""
+    shape, colour, motion = (
+        list(table).index(word)
+        for table, word in (
+            (SHAPES, thing.shape),
+            (COLOURS, thing.colour),
+            (MOTIONS, thing.motion),
+        )
+    )
+    return (3 * shape + 5 * colour + motion) % 8 == 0
+
+
+def draw_thing(motions: Sequence[str], sizes: Sequence[str], generator: torch.Generator) -> Thing:
+    """A thing with one of the given motions and sizes that its shape can show."""
+    shape = pick(list(SHAPES), generator)
+    motion = pick([m for m in motions if m != "spin" or shape not in UNSPUN], generator)
+    # growing and shrinking pass through every size, so no size word would be true
+    size = "medium" if motion in ("grow", "shrink") else pick(sizes, generator)
+    return Thing(shape=shape, colour=pick(list(COLOURS), generator), size=size, motion=motion)
+
+
+def _draw_things(camera: str, generator: torch.Generator) -> tuple[Thing, ...]:
+    kind = float(torch.rand((), generator=generator))
+    if camera != "still" or kind < 0.75:
+        motions = list(MOTIONS) if camera == "still" else CAMERA_MOTIONS
+        return (draw_thing(motions, list(SIZES), generator),)
+    first = draw_thing(PAIR_MOTIONS, ("medium",), generator)
+    if kind < 0.87:
+        second = draw_thing(PAIR_MOTIONS, ("medium",), generator)
+        return first, second
+    return (first,) * (2 if kind < 0.94 else 3)
+
+
+def draw_scene(generator: torch.Generator, split: str = "train", camera: str | None = None) -> Scene:
+    """A random scene: `train` never holds a held-out combination, `heldout` always does."""
+    while True:
+        moving = float(torch.rand((), generator=generator)) < 0.25
+        chosen = camera or (pick(list(CAMERAS)[1:], generator) if moving else "still")
+        things = _draw_things(chosen, generator)
+        if split == "train" and not any(map(is_heldout, things)):
+            break
+        if split == "heldout" and all(map(is_heldout, things)):
+            break
+    offset, backdrop = (2 * torch.rand(2, generator=generator) - 1).tolist()
+    return Scene(
+        things=things,
+        background=pick(list(BACKGROUNDS), generator),
+        camera=chosen,
+        offset=offset,
+        backdrop=backdrop,
+    )
+
+
+def _noun(thing: Thing, number: int, generator: torch.Generator) -> str:
+    one, several = pick(SHAPES[thing.shape], generator)
+    words = pick(SIZES[thing.size], generator), pick(COLOURS[thing.colour], generator)
+    phrase = " ".join(word for word in (*words, one if number == 1 else several) if word)
+    if number == 1:
+        return ("an " if phrase[0] in "aeiou" else "a ") + phrase
+    return f"{pick(NUMBERS[number], generator)} {phrase}"
+
+
+def _action(scene: Scene, generator: torch.Generator) -> str:
+    first, *others = scene.things
+    singular, plural = pick(MOTIONS[first.motion], generator)
+    if not others:
+        return f"{_noun(first, 1, generator)} {singular}"
+    if all(other == first for other in others):
+        return f"{_noun(first, len(scene.things), generator)} {plural}"
+    second = others[0]
+    nouns = _noun(first, 1, generator), _noun(second, 1, generator)
+    if second.motion == first.motion:
+        return f"{nouns[0]} and {nouns[1]} {plural}"
+    link = pick(("and", "while"), generator)
+    return f"{nouns[0]} {singular} {link} {nouns[1]} {pick(MOTIONS[second.motion], generator)[0]}"
+
+
+def caption(scene: Scene, generator: torch.Generator) -> str:
+    """One of many English sentences that say what the scene shows, nothing it does not."""
+    action, place = _action(scene, generator), pick(BACKGROUNDS[scene.background], generator)
+    camera = pick(CAMERAS[scene.camera], generator)
+    ending = f", {camera}" if camera else ""
+    if pick((False, False, False, True), generator):
+        return f"{place}, {action}{ending}"
+    return f"{pick(PREFIXES, generator)}{action} {place}{ending}"
+
+
+def words() -> list[str]:
+    """Every word a caption can hold, sorted: what the embedded text encoder has seen."""
+    plain = (COLOURS, SIZES, BACKGROUNDS, CAMERAS, NUMBERS)
+    phrases = [phrase for table in plain for options in table.values() for phrase in options]
+    paired = (SHAPES, MOTIONS)
+    phrases += [form for table in paired for forms in table.values() for both in forms for form in both]
+    return sorted({word for phrase in (*phrases, *PREFIXES, "a an and while") for word in phrase.split()})

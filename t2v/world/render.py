@@ -1,0 +1,142 @@
+"""The pixels of the world: a scene becomes a clip and the coverage of its things, in torch."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from t2v.world.grammar import Scene, Thing
+from t2v.world.landscape import BACKDROP, GROUND, HORIZON, landscape
+from t2v.world.shapes import FOOT, shape_surface
+
+RADIUS = {"small": 0.125, "medium": 0.17, "big": 0.225}  # of the frame height
+PAIR_RADIUS = 0.145
+COLOUR = {
+    "red": (0.90, 0.10, 0.10),
+    "orange": (1.00, 0.50, 0.05),
+    "yellow": (0.98, 0.86, 0.12),
+    "green": (0.08, 0.62, 0.20),
+    "blue": (0.12, 0.30, 0.95),
+    "purple": (0.52, 0.16, 0.80),
+    "pink": (1.00, 0.50, 0.72),
+}
+
+
+LIGHT = torch.nn.functional.normalize(torch.tensor([-0.45, 0.62, 0.64]), dim=0)
+
+
+def render(
+    scene: Scene,
+    num_frames: int = 17,
+    height: int = 64,
+    width: int = 64,
+    device: torch.device | str = "cpu",
+) -> tuple[Tensor, Tensor]:
+    """The clip of a scene; the same scene always gives the same pixels.
+
+    Every motion takes the whole clip: a longer clip of the same scene is a slower one.
+
+    Returns:
+        The video, `t h w c` uint8, and how far each pixel is covered by a thing, `t h w` uint8.
+    """
+    clock = torch.linspace(0, 1, num_frames, device=device) if num_frames > 1 else None
+    clock = torch.zeros(1, device=device) if clock is None else clock
+    y, x = torch.meshgrid(
+        (torch.arange(height, device=device) + 0.5) / height,
+        (torch.arange(width, device=device) + 0.5 - width / 2) / height,
+        indexing="ij",
+    )
+    zoom, pan = _camera(scene.camera, clock)
+    y = HORIZON + (y - HORIZON) / rearrange(zoom, "t -> t 1 1")
+    x = x / rearrange(zoom, "t -> t 1 1")  # t h w
+    pan = rearrange(pan, "t -> t 1 1")
+    image = landscape(BACKDROP[scene.background], x + pan + 0.12 * scene.backdrop, y, clock)  # t c h w
+    coverage = torch.zeros_like(x)
+    light = torch.tensor(BACKDROP[scene.background].light, device=device)
+    pixel = rearrange(1 / (height * zoom), "t -> t 1 1")
+    for place, thing in zip(_places(scene), scene.things, strict=True):
+        radius, travel, lift, turn = _pose(thing, len(scene.things), clock)
+        centre = GROUND - FOOT[thing.shape] * radius - lift
+        beside = x + pan - place - travel
+        u, v = beside / radius, (centre - y) / radius
+        image = image * (1 - _shadow(beside, y, radius, lift))
+        alpha, normal = shape_surface(thing.shape, u, v, turn, pixel / radius)
+        colour = torch.tensor(COLOUR[thing.colour], device=device) * light
+        alpha = alpha.unsqueeze(1)  # t 1 h w
+        image = torch.lerp(image, _shade(normal, colour, v), alpha)
+        coverage = torch.maximum(coverage, alpha.squeeze(1))
+    video = rearrange(image.clamp(0, 1) * 255, "t c h w -> t h w c").round().to(torch.uint8)
+    return video, (coverage * 255).round().to(torch.uint8)
+
+
+def _camera(camera: str, clock: Tensor) -> tuple[Tensor, Tensor]:
+    """Zoom factor and sideways position of the view at each time, `t` each."""
+    still = torch.zeros_like(clock)
+    sweep = 0.36 * (clock - 0.5)
+    match camera:
+        case "pan left":
+            return still + 1, -sweep
+        case "pan right":
+            return still + 1, sweep
+        case "zoom in":
+            return 0.85 + 0.45 * clock, still
+        case "zoom out":
+            return 1.30 - 0.45 * clock, still
+        case "still":
+            return still + 1, still
+    raise AssertionError(camera)
+
+
+def _places(scene: Scene) -> list[float]:
+    """Where each thing stands, sideways from the middle."""
+    spread = {1: (0.0,), 2: (-0.24, 0.24), 3: (-0.32, 0.0, 0.32)}[len(scene.things)]
+    return [0.06 * scene.offset / len(scene.things) + place for place in spread]
+
+
+def _pose(thing: Thing, count: int, clock: Tensor) -> tuple[Tensor, ...]:
+    """Radius, sideways travel, lift over the ground and turn in radians, `t 1 1` each."""
+    clock = rearrange(clock, "t -> t 1 1")
+    size = RADIUS[thing.size] if count == 1 else PAIR_RADIUS
+    radius = torch.full_like(clock, size)
+    travel, lift, turn = (torch.zeros_like(clock) for _ in range(3))
+    match thing.motion:
+        case "bounce":
+            hop = (2 * clock) % 1  # two hops, each on the ground at both ends
+            lift = 0.88 * hop * (1 - hop)
+        case "left":
+            travel = 0.56 * (0.5 - clock)
+        case "right":
+            travel = 0.56 * (clock - 0.5)
+        case "rise":
+            lift = 0.42 * clock
+        case "fall":
+            lift = 0.42 * (1 - clock * clock)
+        case "spin":
+            turn = math.pi * clock
+        case "grow":
+            radius = 0.10 + 0.15 * clock
+        case "shrink":
+            radius = 0.25 - 0.15 * clock
+    return radius, travel, lift, turn
+
+
+def _shadow(x: Tensor, y: Tensor, radius: Tensor, lift: Tensor) -> Tensor:
+    """Darkening of the ground below a thing, `t 1 h w`: wider and fainter with its height."""
+    reach = radius * (1.0 + 0.8 * lift)
+    distance = (x / reach) ** 2 + ((y - GROUND - 0.01) / (0.30 * reach)) ** 2
+    dark = 0.55 * torch.exp(-1.2 * distance) / (1 + 3 * lift)
+    return dark.unsqueeze(1)
+
+
+def _shade(normal: Tensor, colour: Tensor, v: Tensor) -> Tensor:
+    """Lambert and hemisphere light with a highlight and a dark rim, `t c h w`."""
+    lit = (normal * LIGHT.to(normal).view(3, 1, 1)).sum(1, keepdim=True)  # t 1 h w
+    ambient = 0.46 + 0.14 * normal[:, 1:2]
+    half = torch.nn.functional.normalize(LIGHT + torch.tensor([0.0, 0.0, 1.0]), dim=0)
+    gloss = (normal * half.to(normal).view(3, 1, 1)).sum(1, keepdim=True).clamp(min=0) ** 24
+    contact = 1 - 0.25 * (-v.unsqueeze(1)).clamp(0, 1) ** 2
+    body = colour.view(3, 1, 1) * (ambient + 0.62 * lit.clamp(min=0)) * contact
+    return body + 0.45 * gloss

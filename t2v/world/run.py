@@ -1,0 +1,106 @@
+"""`t2v world`: write a folder of captioned clips with their truth."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from tqdm import tqdm
+
+from t2v.config import WorldConfig, save_config
+from t2v.errors import UserError
+from t2v.world.grammar import caption, draw_scene
+from t2v.world.render import render
+
+CLIPS_PER_SHARD = 256
+CAPTIONS_PER_CLIP = 4
+
+
+def run(config: WorldConfig) -> None:
+    """Do what `config.make` names and leave the result in `config.output`."""
+    match config.make:
+        case "clips":
+            write_clips(config)
+        case "text":
+            from t2v.world.text import train_text
+
+            train_text(config)
+        case "oracle":
+            from t2v.world.oracle import train_oracle
+
+            train_oracle(config)
+
+
+def clip_generator(seed: int, split: str, index: int) -> torch.Generator:
+    """The source of every draw for one clip: a function of seed, split and index alone."""
+    mixed = (seed * 2 + (split == "heldout")) * 1_000_003 + index
+    return torch.Generator().manual_seed(mixed)
+
+
+def write_clips(config: WorldConfig) -> None:
+    """Shards `clips-NNNNN.safetensors` (`video` n t h w c and `mask` n t h w, uint8), then
+    `manifest.jsonl`, one row a clip in order; a folder with a manifest is complete.
+
+    Finished shards are kept when the command is run again.
+    """
+    output = Path(config.output)
+    if (output / "manifest.jsonl").exists():
+        raise UserError(f"{output} already holds a finished set of clips. Choose another output.")
+    output.mkdir(parents=True, exist_ok=True)
+    save_config(config, output / "config.yaml")
+    firsts = range(0, config.count, CLIPS_PER_SHARD)
+    spawn = get_context("spawn")  # forked torch threads deadlock
+    with ProcessPoolExecutor(config.workers, mp_context=spawn, initializer=_one_thread) as pool:
+        shards = pool.map(partial(_write_shard, config), firsts)
+        rows = [row for shard in tqdm(shards, total=len(firsts), unit="shard") for row in shard]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (output / "manifest.jsonl.part").write_text(text)
+    (output / "manifest.jsonl.part").rename(output / "manifest.jsonl")
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def _write_shard(config: WorldConfig, first: int) -> list[dict[str, Any]]:
+    name = f"clips-{first // CLIPS_PER_SHARD:05d}.safetensors"
+    path = Path(config.output, name)
+    indices = range(first, min(first + CLIPS_PER_SHARD, config.count))
+    if not path.exists():
+        videos, masks = zip(*_clips(config, indices), strict=True)
+        tensors = {"video": torch.stack(videos), "mask": torch.stack(masks)}
+        save_file(tensors, path.with_suffix(".part"))
+        path.with_suffix(".part").rename(path)
+    return [_row(config, index, name, index - first) for index in indices]
+
+
+def _clips(config: WorldConfig, indices: range) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    for index in indices:
+        scene = draw_scene(clip_generator(config.seed, config.split, index), config.split)
+        yield render(scene, config.num_frames, config.height, config.width)
+
+
+def _row(config: WorldConfig, index: int, shard: str, position: int) -> dict[str, Any]:
+    generator = clip_generator(config.seed, config.split, index)
+    scene = draw_scene(generator, config.split)
+    captions = [caption(scene, generator) for _ in range(CAPTIONS_PER_CLIP)]
+    return {
+        "shard": shard,
+        "index": position,
+        "fps": config.fps,
+        "width": config.width,
+        "height": config.height,
+        "num_frames": config.num_frames,
+        "caption": captions[0],
+        "captions": captions,
+        "truth": scene.truth(),
+        "source": "t2v world",
+        "license": "Apache-2.0",
+    }

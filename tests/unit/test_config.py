@@ -1,0 +1,148 @@
+"""Settings: defaults, file, `name=value`, and messages that name the way out."""
+
+import subprocess
+import sys
+from dataclasses import MISSING, fields, is_dataclass
+
+import pytest
+
+from t2v import config
+from t2v.config import (
+    ConvertConfig,
+    SampleConfig,
+    TrainDiTConfig,
+    TrainVAEConfig,
+    load_config,
+    save_config,
+    settings,
+    type_words,
+)
+from t2v.errors import UserError
+
+REQUIRED = ["output=runs/a", "data=d", "vae=v", "text=t"]
+SCHEMAS = [each for each in vars(config).values() if isinstance(each, type) and is_dataclass(each)]
+
+
+def required_of(schema):
+    return [f"{name}=x" for name, (_, default) in settings(schema).items() if default is MISSING]
+
+
+@pytest.mark.parametrize("schema", SCHEMAS, ids=lambda schema: schema.__name__)
+def test_a_saved_config_loads_back_equal(schema, tmp_path):
+    saved = load_config(schema, None, required_of(schema))
+    save_config(saved, tmp_path / "config.yaml")
+    assert load_config(schema, tmp_path / "config.yaml", []) == saved
+
+
+def test_changed_values_of_every_kind_load_back_equal(tmp_path):
+    saved = load_config(
+        TrainVAEConfig,
+        None,
+        ["output=${x}/\\a: b", "data=yes", "model.block_out_channels=[64,64,32]", "optim.lr=1e-3",
+         "model.mid_attention=true", "model.norm=group", "steps=7"],
+    )  # fmt: skip
+    save_config(saved, tmp_path / "config.yaml")
+    loaded = load_config(TrainVAEConfig, tmp_path / "config.yaml", [])
+    assert loaded == saved
+    assert loaded.output == "${x}/\\a: b"
+    assert loaded.model.block_out_channels == (64, 64, 32)
+    assert isinstance(loaded.model.patch_size, tuple)
+
+
+def test_the_file_beats_the_default_and_the_override_beats_the_file(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("steps: 5\noptim:\n  lr: 1\n  warmup_steps: 3\n")
+    loaded = load_config(TrainDiTConfig, file, [*REQUIRED, "optim.warmup_steps=4"])
+    assert (loaded.steps, loaded.optim.lr, loaded.optim.warmup_steps) == (5, 1.0, 4)
+    assert loaded.batch_size == TrainDiTConfig.batch_size
+
+
+@pytest.mark.parametrize("text", ["yes", "1e3", "null:", "[a", "a: b", "${home}", "1", ""])
+def test_text_is_taken_as_it_stands(text):
+    assert load_config(SampleConfig, None, [f"output={text}"]).output == text
+
+
+def test_an_optional_number_can_be_set_and_unset():
+    loaded = load_config(SampleConfig, None, ["duration=2", "height=64", "height=null"])
+    assert loaded.duration == 2.0 and isinstance(loaded.duration, float)
+    assert loaded.height is None
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("lrr=1", ["lrr", "optim.lr"]),
+        ("optim.nmae=adamw", ["optim.nmae=adamw", "Did you mean optim.name"]),
+        ("optim.zzzz=1", ["Allowed", "optim.lr", "optim.ema_decay"]),
+        ("optim=adamw", ["no setting 'optim'", "optim.lr"]),
+        ("optim.lr=abc", ["optim.lr=abc", "takes float"]),
+        ("steps=1.5", ["steps=1.5", "takes int"]),
+        ("steps=", ["takes int"]),
+        ("steps=[1", ["steps=[1"]),
+        ("objective=flaw", ["objective=flaw", "flow | v | epsilon"]),
+        ("model.patch_size=[1,2]", ["[int, int, int]"]),
+        ("model.patch_size=[1,2,x]", ["[int, int, int]"]),
+        ("model.patch_size={a: 1}", ["[int, int, int]"]),
+        ("train_text_encoder=maybe", ["takes bool"]),
+        ("noequals", ["noequals", "name=value"]),
+    ],
+)
+def test_a_wrong_override_says_what_was_given_and_what_is_allowed(override, words):
+    with pytest.raises(UserError) as error:
+        load_config(TrainDiTConfig, None, [*REQUIRED, override])
+    for word in words:
+        assert word in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("steps: [1\n", ["not readable as YAML"]),
+        ("- 1\n", ["name: value"]),
+        ("stepz: 3\n", ["stepz", "Did you mean steps"]),
+        ("optim: {lr: abc}\n", ["optim.lr", "float"]),
+        ("output: yes\n", ["output", "quotes"]),
+        ("output: ${nothing}\n", ["nothing"]),
+    ],
+)
+def test_a_wrong_file_says_where(text, words, tmp_path):
+    file = tmp_path / "bad.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError) as error:
+        load_config(TrainDiTConfig, file, REQUIRED)
+    for word in [*words, "bad.yaml"]:
+        assert word in str(error.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"nowhere\.yaml: there is no such file"):
+        load_config(TrainDiTConfig, tmp_path / "nowhere.yaml", [])
+
+
+def test_all_missing_required_settings_are_named_at_once():
+    with pytest.raises(UserError, match=r"^data, text, vae: required.*data=VALUE"):
+        load_config(TrainDiTConfig, None, ["output=x"])
+
+
+def test_settings_lists_nested_names_types_and_defaults():
+    known = settings(TrainDiTConfig)
+    assert known["optim.lr"] == (float, config.OptimConfig.lr)
+    assert type_words(known["optim.name"][0]) == "muon | adamw"
+    assert type_words(settings(SampleConfig)["height"][0]) == "int | null"
+    assert type_words(known["model.patch_size"][0]) == "[int, int, int]"
+
+
+def test_the_package_settings_import_neither_torch_nor_omegaconf():
+    code = "import sys, t2v.config; sys.exit(bool({'torch', 'omegaconf'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_every_schema_is_frozen_and_every_field_has_a_plain_type():
+    for schema in SCHEMAS:
+        assert schema.__dataclass_params__.frozen, schema
+        assert all(type_words(hint) for hint, _ in settings(schema).values())
+        assert len(fields(schema)) > 0
+
+
+def test_convert_takes_a_source_and_a_target():
+    assert load_config(ConvertConfig, None, ["src=a", "dst=b"]) == ConvertConfig(src="a", dst="b")

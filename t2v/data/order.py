@@ -1,0 +1,35 @@
+"""Which clips and which random numbers belong to a step, as functions of seed, step and rank."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+
+def keyed_generator(*keys: int | str) -> torch.Generator:
+    """A CPU generator whose seed is a stable hash of `keys`, such as (seed, step, rank, "noise").
+
+    Resuming at any step needs no stored generator state; draws on the CPU are the same on any device.
+    """
+    digest = hashlib.blake2b(repr(keys).encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+
+
+def step_indices(
+    count: int, batch_size: int, seed: int, step: int, rank: int = 0, world_size: int = 1
+) -> Tensor:
+    """The clips of one step, `batch_size` indices below `count`; each clip comes once an epoch.
+
+    A batch may straddle two epochs, so that every batch is full.
+    """
+    first = (step * world_size + rank) * batch_size
+    positions = range(first, first + batch_size)
+    return torch.stack([_epoch(count, seed, p // count)[p % count] for p in positions])
+
+
+@lru_cache(maxsize=2)
+def _epoch(count: int, seed: int, epoch: int) -> Tensor:
+    return torch.randperm(count, generator=keyed_generator(seed, epoch, "epoch"))

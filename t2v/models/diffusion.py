@@ -1,0 +1,115 @@
+"""The noise path: how clean latents become noisy ones, at which times, and what is learned from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Literal, NamedTuple
+
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler, FlowMatchEulerDiscreteScheduler
+from einops import rearrange, reduce
+from torch import Tensor
+
+Objective = Literal["flow", "v", "epsilon"]
+Predict = Callable[[Tensor, Tensor], Tensor]  # (noisy b c t h w, timestep b) -> prediction
+
+NUM_TRAIN_TIMESTEPS = 1000
+
+
+class NoisySample(NamedTuple):
+    """What the network sees and what it should answer."""
+
+    latents: Tensor  # b c t h w, noisy
+    timestep: Tensor  # b, as the sampling scheduler will pass it
+    target: Tensor  # b c t h w
+
+
+def interpolate(data: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    """The point at time `t` on the straight path from `data` to `noise`.
+
+    Args:
+        data: clean latents, `b c t h w`.
+        noise: standard normal, same shape as `data`.
+        t: one time per sample in [0, 1], `b`. 0 is data, 1 is noise (diffusers' `sigma`).
+
+    Returns:
+        Noisy latents, same shape as `data`.
+    """
+    t = rearrange(t, "b -> b 1 1 1 1")
+    return (1 - t) * data + t * noise
+
+
+def velocity(data: Tensor, noise: Tensor) -> Tensor:
+    """The constant speed of the straight path, `noise - data` (rectified flow, arXiv 2209.03003)."""
+    return noise - data
+
+
+def draw_times(
+    objective: Objective, count: int, shift: float, generator: torch.Generator
+) -> Tensor:
+    """One time per sample in [0, 1], `count`.
+
+    Flow draws a logit-normal time and shifts it towards noise, `s t / (1 + (s - 1) t)`
+    (arXiv 2403.03206, sections 3.1 and 5.3.2); v and epsilon draw uniformly over their schedule.
+    """
+    if objective == "flow":
+        t = torch.randn(count, generator=generator).sigmoid()
+        return shift * t / (1 + (shift - 1) * t)
+    return torch.rand(count, generator=generator)
+
+
+def build_scheduler(
+    objective: Objective, shift: float
+) -> FlowMatchEulerDiscreteScheduler | DDIMScheduler:
+    """The stock sampling scheduler that belongs to `objective`; it is saved with the weights.
+
+    `shift` concerns flow alone. v runs with zero terminal SNR (arXiv 2305.08891): its last step is
+    pure noise, so sampling starts where training did. Epsilon cannot: it would divide by zero there.
+    """
+    if objective == "flow":
+        return FlowMatchEulerDiscreteScheduler(num_train_timesteps=NUM_TRAIN_TIMESTEPS, shift=shift)
+    return DDIMScheduler(
+        num_train_timesteps=NUM_TRAIN_TIMESTEPS,
+        beta_schedule="scaled_linear",
+        prediction_type="v_prediction" if objective == "v" else "epsilon",
+        rescale_betas_zero_snr=objective == "v",
+        timestep_spacing="trailing",
+        clip_sample=False,
+    )
+
+
+def add_noise(objective: Objective, data: Tensor, noise: Tensor, t: Tensor) -> NoisySample:
+    """Noise `data` to time `t` and name the target of `objective`.
+
+    Args:
+        objective: "flow", "v" or "epsilon".
+        data: clean, normalised latents, `b c t h w`.
+        noise: standard normal, same shape.
+        t: times in [0, 1], `b`; v and epsilon round them to their discrete schedule.
+    """
+    if objective == "flow":
+        x = interpolate(data, noise, t)
+        return NoisySample(x, NUM_TRAIN_TIMESTEPS * t, velocity(data, noise))
+    ddpm = _ddpm(objective)
+    timestep = (t * (NUM_TRAIN_TIMESTEPS - 1)).round().long()
+    target = ddpm.get_velocity(data, noise, timestep) if objective == "v" else noise
+    return NoisySample(ddpm.add_noise(data, noise, timestep), timestep, target)
+
+
+def diffusion_loss(
+    objective: Objective, predict: Predict, data: Tensor, noise: Tensor, t: Tensor
+) -> Tensor:
+    """Mean squared error of the network's answer for each sample, `b`, in float32.
+
+    Takes the arguments of `add_noise` and `predict(noisy, timestep)`, the network with its text bound.
+    """
+    sample = add_noise(objective, data, noise, t)
+    error = predict(sample.latents, sample.timestep).float() - sample.target
+    return reduce(error.square(), "b ... -> b", "mean")
+
+
+@lru_cache
+def _ddpm(objective: Objective) -> DDPMScheduler:
+    # The training betas come from the sampling scheduler, so the two cannot drift apart.
+    return DDPMScheduler.from_config(build_scheduler(objective, shift=1.0).config)

@@ -1,0 +1,1 @@
+"""What every kind of training shares, and one file per kind."""

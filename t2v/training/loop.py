@@ -1,0 +1,124 @@
+"""Training steps, and nothing about what is trained."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from t2v.config import TrainConfig
+from t2v.data.order import keyed_generator
+from t2v.errors import UserError
+from t2v.training.checkpoint import newest_checkpoint
+from t2v.training.ema import EMA
+from t2v.training.optim import Optimizer, ParameterGroup, lr_factor
+
+
+class Task(Protocol):
+    """One kind of training: what is learned, from which batches, how it is judged and saved."""
+
+    model: nn.Module  # holds every trained parameter, already on its device
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """Who steps which parameters, and how fast."""
+        ...
+
+    def batch(self, step: int, rank: int) -> Any:
+        """The data of a step, a function of (config.seed, step, rank)."""
+        ...
+
+    def loss(self, batch: Any, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """The scalar to minimise, and scalars to log; all noise comes from `generator`."""
+        ...
+
+    def validate(self) -> tuple[dict[str, float], Image.Image | None]:
+        """Held-out figures, the same draws every time, and a contact sheet; the model holds the average weights."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write a folder that loads without this package's training code; the model holds the average weights."""
+        ...
+
+
+@dataclass
+class TrainState:
+    """What a run is made of beside its weights; `step` counts finished steps."""
+
+    optimizer: Optimizer
+    ema: EMA
+    step: int = 0
+
+
+@dataclass(frozen=True)
+class StepMetrics:
+    """What one step tells; `step` counts from 1."""
+
+    step: int
+    loss: float
+    grad_norm: float
+    lr_factor: float
+    seconds: float
+    extra: dict[str, float]
+
+
+def start_state(task: Task, config: TrainConfig) -> TrainState:
+    """A run that has taken no step."""
+    optimizer = Optimizer(task.parameter_groups(), config.optim.weight_decay)
+    return TrainState(optimizer, EMA(task.model, config.optim.ema_decay))
+
+
+def fit(task: Task, config: TrainConfig, state: TrainState, rank: int = 0) -> Iterator[StepMetrics]:
+    """Train from `state.step` to `config.steps`, yielding after each step; `state` moves along.
+
+    All that is random in a step is keyed by (seed, step, rank), so that a resumed run equals an
+    uninterrupted one, bit for bit on a CPU.
+
+    Raises:
+        UserError: the loss or a gradient is not finite. The weights are those before the step.
+    """
+    trained = [p for p in task.model.parameters() if p.requires_grad]
+    while state.step < config.steps:
+        started = time.perf_counter()
+        generator = keyed_generator(config.seed, state.step, rank, "noise")
+        batch = task.batch(state.step, rank)
+        with autocast(config):
+            loss, extra = task.loss(batch, generator)
+        loss.backward()
+        grad_norm = nn.utils.clip_grad_norm_(trained, config.optim.clip_norm)
+        if not (loss.isfinite() and grad_norm.isfinite()):
+            raise UserError(_not_finite(task.model, config, state.step, loss))
+        factor = lr_factor(state.step, config.steps, config.optim)
+        state.optimizer.step(factor)
+        state.ema.update(state.step)
+        state.step += 1
+        yield StepMetrics(
+            step=state.step,
+            loss=loss.item(),
+            grad_norm=grad_norm.item(),
+            lr_factor=factor,
+            seconds=time.perf_counter() - started,
+            extra={name: value.item() for name, value in extra.items()},
+        )
+
+
+def autocast(config: TrainConfig) -> torch.autocast:
+    """The precision of forward passes: bfloat16 where it is safe, or plain float32."""
+    device_type = torch.device(config.device).type
+    return torch.autocast(device_type, torch.bfloat16, enabled=config.precision == "bf16")
+
+
+def _not_finite(model: nn.Module, config: TrainConfig, step: int, loss: Tensor) -> str:
+    gradients = ((name, p.grad) for name, p in model.named_parameters() if p.grad is not None)
+    bad = next((name for name, grad in gradients if not grad.isfinite().all()), "none")
+    return (
+        f"Step {step + 1} of {config.output}: loss {loss.item()}, first gradient that is not finite: "
+        f"{bad}. Training stopped before the weights took it. Last complete checkpoint: "
+        f"{newest_checkpoint(config.output) or 'none'}. Lower optim.lr or optim.adam_lr, "
+        "or try precision=fp32, with a new output."
+    )

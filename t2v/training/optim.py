@@ -1,0 +1,124 @@
+"""Muon for matrices, AdamW for the rest, and one learning-rate schedule over both."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from t2v.config import OptimConfig
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Parameters by name that share an algorithm and a learning rate."""
+
+    parameters: Mapping[str, nn.Parameter]
+    algorithm: Literal["muon", "adamw"]
+    lr: float
+
+
+def split_parameters(
+    model: nn.Module, config: OptimConfig, is_matrix: Callable[[str], bool]
+) -> list[ParameterGroup]:
+    """The trainable parameters of `model`: kernels and matrices named by `is_matrix` to Muon, the rest to AdamW."""
+    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    matrices = {
+        name: p
+        for name, p in trainable.items()
+        if config.name == "muon" and p.ndim >= 2 and is_matrix(name)
+    }
+    others = {name: p for name, p in trainable.items() if name not in matrices}
+    groups = [
+        ParameterGroup(matrices, "muon", config.lr),
+        ParameterGroup(others, "adamw", config.adam_lr),
+    ]
+    return [group for group in groups if group.parameters]
+
+
+def lr_factor(step: int, steps: int, config: OptimConfig) -> float:
+    """What multiplies every learning rate at `step`: warm-up, constant, cosine to zero, in [0, 1]."""
+    warmup = min(1.0, (step + 1) / max(1, config.warmup_steps))
+    tail = max(1.0, steps * (1 - config.decay_from))
+    done = min(1.0, max(0.0, (step - steps * config.decay_from) / tail))
+    return warmup * (1 + math.cos(math.pi * done)) / 2
+
+
+class Optimizer:
+    """Torch's Muon and AdamW side by side; their state is named tensors.
+
+    Muon takes matrices only, so a kernel `o i t h w` is stepped through an `o (i t h w)` view that
+    shares its memory. The parameters must stay where they are from here on: load into them, never
+    replace them (`model.to` another device comes first).
+    """
+
+    def __init__(self, groups: Iterable[ParameterGroup], weight_decay: float) -> None:
+        self._stepped: dict[str, Tensor] = {}  # what each algorithm steps, by name
+        self._owners: dict[str, nn.Parameter] = {}  # whose gradient a Muon view borrows
+        self._optimizers: list[tuple[torch.optim.Optimizer, float]] = []
+        for group in groups:
+            if group.algorithm == "muon":
+                parameters = {name: _matrix_view(p) for name, p in group.parameters.items()}
+                self._owners.update(group.parameters)
+                optimizer: torch.optim.Optimizer = torch.optim.Muon(
+                    parameters.values(),
+                    lr=group.lr,
+                    weight_decay=weight_decay,
+                    adjust_lr_fn="match_rms_adamw",
+                )
+            else:
+                parameters = dict(group.parameters)
+                optimizer = torch.optim.AdamW(
+                    parameters.values(),
+                    lr=group.lr,
+                    betas=(0.9, 0.99),
+                    weight_decay=weight_decay,
+                    fused=True,
+                )
+            self._stepped.update(parameters)
+            self._optimizers.append((optimizer, group.lr))
+
+    def step(self, factor: float) -> None:
+        """Update the parameters from their gradients at `factor` times the learning rates, then drop the gradients."""
+        for name, owner in self._owners.items():
+            grad = owner.grad
+            self._stepped[name].grad = None if grad is None else rearrange(grad, "o ... -> o (...)")
+        for optimizer, lr in self._optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = lr * factor
+            optimizer.step()
+            optimizer.zero_grad()
+        for owner in self._owners.values():
+            owner.grad = None
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """The whole state, flat: `{parameter name}/{entry}`."""
+        return {
+            f"{name}/{entry}": value
+            for name, parameter in self._stepped.items()
+            for optimizer, _ in self._optimizers
+            for entry, value in optimizer.state.get(parameter, {}).items()
+        }
+
+    def load_state_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Continue from what `state_tensors` gave."""
+        for optimizer, _ in self._optimizers:
+            held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+            for name, parameter in self._stepped.items():
+                if id(parameter) in held:
+                    optimizer.state[parameter] = {
+                        key.rpartition("/")[2]: value.to(parameter.device, copy=True)
+                        for key, value in tensors.items()
+                        if key.rpartition("/")[0] == name
+                    }
+
+
+def _matrix_view(parameter: nn.Parameter) -> Tensor:
+    view = rearrange(parameter.detach(), "o ... -> o (...)")
+    assert view.data_ptr() == parameter.data_ptr(), "a copy would be trained instead of the model"
+    return view

@@ -1,0 +1,154 @@
+"""Training the video VAE: pixels in, the same pixels out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from einops import rearrange, reduce
+from PIL import Image
+from torch import Tensor
+
+from t2v.config import TrainVAEConfig
+from t2v.data.clips import Clips, load_clips
+from t2v.data.order import keyed_generator, step_indices
+from t2v.models.vae import AutoencoderKLT2V, init_linear_shortcut
+from t2v.training.optim import ParameterGroup, split_parameters
+from t2v.training.run import run
+
+STATISTICS_CLIPS = 512  # enough for two digits of a mean and a standard deviation
+CLIPS_AT_ONCE = 32
+SHEET_CLIPS, SHEET_FRAMES = 6, 5
+
+
+class VAEBatch(NamedTuple):
+    """Clips and where their objects are."""
+
+    video: Tensor  # b c t h w in [-1, 1]
+    mask: Tensor  # b 1 t h w in [0, 1]
+
+
+def train_vae(config: TrainVAEConfig) -> Path:
+    """`t2v train-vae`: train on a folder of clips and return the last checkpoint, which holds `vae/`.
+
+    Raises:
+        UserError: see `load_clips` and `run`.
+    """
+    return run(VAETask(config), config)
+
+
+class VAETask:
+    """Reconstruct clips: squared error, more on objects, plus edges, L1 and a light KL."""
+
+    def __init__(self, config: TrainVAEConfig) -> None:
+        self.config = config
+        self.train_clips, self.val_clips = load_clips(config.data).split(config.held_out)
+        with torch.random.fork_rng(devices=[]):  # the layers draw their start from the global state
+            torch.manual_seed(config.seed)
+            self.model = AutoencoderKLT2V(**asdict(config.model))
+        if config.model.linear_shortcut:
+            chunks = _chunks(self.train_clips[:STATISTICS_CLIPS], "cpu")
+            init_linear_shortcut(self.model, (video for video, _ in chunks))
+        self.model.to(config.device)
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        return split_parameters(self.model, self.config.optim, is_matrix=lambda name: True)
+
+    def batch(self, step: int, rank: int) -> VAEBatch:
+        """Whole clips, or in `image_ratio` of the steps one frame of each."""
+        config = self.config
+        index = step_indices(len(self.train_clips), config.batch_size, config.seed, step, rank)
+        video, mask = self.train_clips.video[index], self.train_clips.mask[index]
+        draw = torch.rand(2, generator=keyed_generator(config.seed, step, rank, "images"))
+        if draw[0] < config.image_ratio:
+            frame = int(draw[1] * video.shape[1])
+            video, mask = video[:, frame : frame + 1], mask[:, frame : frame + 1]
+        mask = rearrange(mask.to(config.device), "b t h w -> b 1 t h w").float() / 255
+        return VAEBatch(_pixels(video.to(config.device)), mask)
+
+    def loss(self, batch: VAEBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        config = self.config
+        posterior = self.model.encode(batch.video).latent_dist
+        mean, logvar = posterior.mean.float(), posterior.logvar.float()
+        noise = torch.randn(mean.shape, generator=generator).to(mean.device)
+        latents = mean + torch.exp(logvar / 2) * noise
+        difference = self.model.decode(latents).sample.float() - batch.video
+        square = difference.square()
+        mse = square.mean()
+        weighted = (square * (1 + config.foreground_weight * batch.mask)).mean()
+        edges = difference.diff(dim=-1).square().mean() + difference.diff(dim=-2).square().mean()
+        kl = (mean.square() + logvar.exp() - 1 - logvar).mean() / 2
+        loss = (
+            config.mse_weight * weighted
+            + config.l1_weight * difference.abs().mean()
+            + config.gradient_weight * edges
+            + config.kl_weight * kl
+        )
+        return loss, {"mse": mse.detach(), "kl": kl.detach()}
+
+    @torch.no_grad()
+    def validate(self) -> tuple[dict[str, float], Image.Image | None]:
+        """PSNR in dB of the posterior mean, mean over clips; and inside the objects, pooled."""
+        per_clip, inside = [], []
+        for video, mask in _chunks(self.val_clips, self.config.device):
+            latents = self.model.encode(video).latent_dist.mean
+            recon = self.model.decode(latents).sample.float().clamp(-1, 1)
+            square = reduce((recon - video).square(), "b c t h w -> b t h w", "mean")
+            per_clip.append(_psnr(reduce(square, "b t h w -> b", "mean")))
+            inside.append(square[mask > 127])
+        figures = {
+            "val_psnr": torch.cat(per_clip).mean().item(),
+            "val_psnr_object": _psnr(torch.cat(inside).mean()).item(),
+        }
+        return figures, self._sheet()
+
+    def save(self, folder: Path) -> None:
+        """Write `vae/`, with the mean and spread of its latents in the config."""
+        mean, std = latent_statistics(self.model, self.train_clips[:STATISTICS_CLIPS])
+        self.model.register_to_config(latents_mean=mean, latents_std=std)
+        self.model.save_pretrained(folder / "vae")
+
+    @torch.no_grad()
+    def _sheet(self) -> Image.Image:
+        """Some held-out clips, frames left to right; each reconstruction below its original."""
+        video = _pixels(self.val_clips.video[:SHEET_CLIPS].to(self.config.device))
+        recon = self.model.decode(self.model.encode(video).latent_dist.mean).sample.float()
+        frames = torch.linspace(0, video.shape[2] - 1, SHEET_FRAMES).round().long()
+        rows = torch.stack([video, recon.clamp(-1, 1)])[:, :, :, frames].cpu()
+        sheet = rearrange(rows, "r b c t h w -> (b r h) (t w) c")
+        return Image.fromarray(((sheet + 1) * 127.5).round().to(torch.uint8).numpy())
+
+
+@torch.no_grad()
+def latent_statistics(vae: AutoencoderKLT2V, clips: Clips) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each latent channel over `clips`.
+
+    The spread is that of the sampled latent, `sqrt(var(mean) + E[sigma^2])`: a channel that carries
+    little has a wide posterior, is divided by it, and so weighs little in the diffusion loss.
+    """
+    means, variances = [], []
+    for video, _ in _chunks(clips, vae.device):
+        posterior = vae.encode(video).latent_dist
+        means.append(rearrange(posterior.mean.double(), "b c t h w -> c (b t h w)"))
+        variances.append(rearrange(posterior.var.double(), "b c t h w -> c (b t h w)"))
+    mean, variance = torch.cat(means, dim=1), torch.cat(variances, dim=1)
+    std = (mean.var(dim=1) + variance.mean(dim=1)).sqrt()
+    return mean.mean(dim=1).tolist(), std.tolist()
+
+
+def _chunks(clips: Clips, device: str | torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    for first in range(0, len(clips), CLIPS_AT_ONCE):
+        chunk = clips[first : first + CLIPS_AT_ONCE]
+        yield _pixels(chunk.video.to(device)), chunk.mask.to(device)
+
+
+def _pixels(video: Tensor) -> Tensor:
+    # The clips lie channels last, so this is channels_last_3d, where convolutions are fastest.
+    return rearrange(video.float() / 127.5 - 1, "b t h w c -> b c t h w")
+
+
+def _psnr(mse: Tensor) -> Tensor:
+    return 10 * torch.log10(4 / mse)  # the range is 2 wide

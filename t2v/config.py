@@ -22,12 +22,31 @@ class VAEConfig:
     latent_channels: int = 16
     patch_size: tuple[int, int, int] = (4, 4, 4)  # t h w pixels folded into channels by the stem
     block_out_channels: tuple[int, ...] = (128, 192)
-    layers_per_block: int = 2
+    layers_per_block: int = 1
+    decoder_layers_per_block: int = 1
     temporal_downsample: tuple[bool, ...] = (False,)  # one per step between two blocks
     spatial_downsample: tuple[bool, ...] = (True,)
+    resample_taps: int = 1  # frames the resampling convolutions see; 1 is cheapest
     norm: Literal["rms", "group"] = "rms"
+    mid_block: bool = False
     mid_attention: bool = False
+    quant_conv: bool = False  # 1x1x1 convolutions around the latents, as inflated image VAEs have
     linear_shortcut: bool = True  # a linear path from pixels to latents and back, PCA-initialised
+
+    def __post_init__(self) -> None:
+        steps = len(self.block_out_channels) - 1
+        if not len(self.temporal_downsample) == len(self.spatial_downsample) == steps:
+            raise UserError(
+                f"block_out_channels={list(self.block_out_channels)} has {steps} steps between "
+                f"blocks; temporal_downsample and spatial_downsample need {steps} values each."
+            )
+        if self.patch_size[1] != self.patch_size[2]:
+            raise UserError(
+                f"patch_size={list(self.patch_size)} (frames, height, width): "
+                "height and width must be equal."
+            )
+        if self.mid_attention and not self.mid_block:
+            raise UserError("mid_attention=true sits in the middle block: set mid_block=true too.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +99,7 @@ class TrainConfig:
     validate_every: int = 500
     precision: Literal["fp32", "bf16"] = "bf16"
     device: str = "cpu"
+    held_out: int = 256  # the last clips of the data, kept for validation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +108,8 @@ class TrainVAEConfig(TrainConfig):
 
     model: VAEConfig = field(default_factory=VAEConfig)
     data: str  # folder written by `t2v world`
+    image_ratio: float = 0.1  # share of the steps that see single frames
+    mse_weight: float = 10.0
     kl_weight: float = 3e-4
     l1_weight: float = 0.25
     gradient_weight: float = 3.0
@@ -107,6 +129,13 @@ class TrainDiTConfig(TrainConfig):
     caption_dropout: float = 0.1
     train_text_encoder: bool = True
     text_lr: float = 2e-4
+    max_sequence_length: int = 64  # text tokens the transformer sees, zero rows after the last
+    prompts: tuple[str, ...] = (  # drawn on the contact sheet at every validation
+        "a red ball bounces on grass",
+        "a blue cube spins on sand",
+        "a yellow star moves left over the sea",
+        "a green ring rises at night",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +144,11 @@ class WorldConfig:
 
     make: Literal["clips", "text", "oracle"] = "clips"
     output: str
-    count: int = 1000
+    count: int = 1000  # clips, or captions for make=text
+    data: str = ""  # make=oracle: a folder of clips
+    steps: int = 1000  # make=text and make=oracle
+    batch_size: int = 128
+    lr: float = 2e-3
     split: Literal["train", "heldout"] = "train"
     num_frames: int = 17
     height: int = 64
@@ -213,7 +246,7 @@ def load_config(schema: type[Config], file: Path | None, overrides: Sequence[str
             merged = OmegaConf.merge(merged, _nested(name, _escape(value)))
         except (OmegaConfBaseException, TypeError) as error:
             raise UserError(f"{given}: {name} takes {type_words(hint)}.") from error
-    if missing := sorted(OmegaConf.missing_keys(merged)):
+    if missing := [name for name in known if name in OmegaConf.missing_keys(merged)]:
         raise UserError(
             f"{', '.join(missing)}: required and not given. "
             f"Add {' '.join(f'{name}=VALUE' for name in missing)} or a --config file that says."
@@ -280,6 +313,8 @@ def _escape(value: Any) -> Any:
     """`value` with every `${` made literal: a path or prompt is no OmegaConf interpolation."""
     if isinstance(value, dict):
         return {name: _escape(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_escape(each) for each in value]
     return str(value).replace("${", "\\${") if isinstance(value, str) else value
 
 

@@ -39,7 +39,8 @@ def test_changed_values_of_every_kind_load_back_equal(tmp_path):
         TrainVAEConfig,
         None,
         ["output=${x}/\\a: b", "data=yes", "model.block_out_channels=[64,64,32]", "optim.lr=1e-3",
-         "model.mid_attention=true", "model.norm=group", "steps=7"],
+         "model.temporal_downsample=[true,false]", "model.spatial_downsample=[true,true]",
+         "model.mid_block=true", "model.mid_attention=true", "model.norm=group", "steps=7"],
     )  # fmt: skip
     save_config(saved, tmp_path / "config.yaml")
     loaded = load_config(TrainVAEConfig, tmp_path / "config.yaml", [])
@@ -120,7 +121,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 def test_all_missing_required_settings_are_named_at_once():
-    with pytest.raises(UserError, match=r"^data, text, vae: required.*data=VALUE"):
+    with pytest.raises(UserError, match=r"^data, vae, text: required.*data=VALUE"):
         load_config(TrainDiTConfig, None, ["output=x"])
 
 

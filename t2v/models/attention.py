@@ -1,0 +1,212 @@
+"""Multi-head attention: one layer, and the table of which backend runs and takes which mask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from diffusers.hooks._helpers import (
+    AttentionProcessorMetadata,
+    AttentionProcessorRegistry,
+    _skip_attention___ret___hidden_states,
+)
+from diffusers.models.attention import AttentionModuleMixin
+from diffusers.models.attention_dispatch import (
+    AttentionBackendName,
+    _AttentionBackendRegistry,
+    attention_backend,
+    dispatch_attention_fn,
+)
+from einops import rearrange
+from torch import Tensor, nn
+
+from t2v.errors import UserError
+from t2v.models.layers import RMSNorm, apply_rotary
+
+# The mask forms that give the right answer, found by trying: xformers reads a 4-D boolean mask as
+# numbers to add to the scores, and flex reads a 2-D one as one row per query.
+_MASK_4D = {"native", "flex", "_native_math", "_native_efficient", "_native_cudnn"}
+_MASK_2D = {"xformers", "flash_varlen", "flash_varlen_hub", "sage_varlen"} | {
+    "_flash_varlen_3",
+    "_flash_3_varlen_hub",
+}
+
+
+class T2VAttnProcessor:
+    """Projects, normalises, turns and attends, with the kernel that diffusers dispatches to."""
+
+    _attention_backend: AttentionBackendName | None = None
+    _parallel_config: Any = None
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        rotary_emb: Tensor | None = None,
+    ) -> Tensor:
+        query, key, value = attn.project(hidden_states, encoder_hidden_states)  # b n k d
+        if rotary_emb is not None:
+            query, key = apply_rotary(query, rotary_emb), apply_rotary(key, rotary_emb)
+        x = dispatch_attention_fn(
+            query,
+            key,
+            value,
+            attn_mask=portable_mask(attention_mask, self._attention_backend),
+            dropout_p=0.0,
+            is_causal=False,
+            backend=self._attention_backend,
+            # text is whole on every device, so only self-attention is split
+            parallel_config=self._parallel_config if encoder_hidden_states is None else None,
+        )
+        x = rearrange(x, "b n k d -> b n (k d)").type_as(query)
+        return attn.to_out[1](attn.to_out[0](x))
+
+
+class Attention(nn.Module, AttentionModuleMixin):
+    """Self- or cross-attention with normalised queries and keys; names and numbers are Wan's.
+
+    Args:
+        qk_norm: "rms_norm_across_heads" over the whole width (Wan 2.1), "rms_norm" per head or
+            "none".
+    """
+
+    _default_processor_cls = T2VAttnProcessor
+    _available_processors = [T2VAttnProcessor]  # noqa: RUF012 (the name diffusers reads)
+    use_bias = True
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        dim_head: int,
+        *,
+        qk_norm: str,
+        eps: float,
+        is_cross_attention: bool = False,
+    ) -> None:
+        super().__init__()
+        inner_dim = heads * dim_head
+        self.heads = heads
+        self.is_cross_attention = is_cross_attention
+        self.to_q = nn.Linear(dim, inner_dim)
+        self.to_k = nn.Linear(dim, inner_dim)
+        self.to_v = nn.Linear(dim, inner_dim)
+        self.to_out = nn.ModuleList([nn.Linear(inner_dim, dim), nn.Dropout(0.0)])
+        self.norm_per_head = qk_norm == "rms_norm"
+        make_norm = _qk_norm(qk_norm, inner_dim, dim_head, eps)
+        self.norm_q = make_norm()
+        self.norm_k = make_norm()
+        self.set_processor(T2VAttnProcessor())
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        rotary_emb: Tensor | None = None,
+    ) -> Tensor:
+        """Attend from `hidden_states` (`b n d`) to itself or to `encoder_hidden_states` (`b m d`).
+
+        Args:
+            attention_mask: `b m`, true where a key may be seen.
+            rotary_emb: turns of `RotaryEmbedding`, `1 n 1 d`, for self-attention.
+        """
+        return self.processor(
+            self, hidden_states, encoder_hidden_states, attention_mask, rotary_emb
+        )
+
+    def project(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Normalised query and key, and value, each `b n k d`."""
+        context = x if context is None else context
+        if self.fused_projections and self.is_cross_attention:
+            query, (key, value) = self.to_q(x), self.to_kv(context).chunk(2, dim=-1)
+        elif self.fused_projections:
+            query, key, value = self.to_qkv(x).chunk(3, dim=-1)
+        else:
+            query, key, value = self.to_q(x), self.to_k(context), self.to_v(context)
+        if not self.norm_per_head:
+            query, key = self.norm_q(query), self.norm_k(key)
+        query, key, value = (
+            rearrange(part, "b n (k d) -> b n k d", k=self.heads) for part in (query, key, value)
+        )
+        if self.norm_per_head:
+            query, key = self.norm_q(query), self.norm_k(key)
+        return query, key, value
+
+    def set_use_memory_efficient_attention_xformers(
+        self, use_memory_efficient_attention_xformers: bool, attention_op: Callable | None = None
+    ) -> None:
+        """Use xformers, or go back to the default; diffusers' own version cannot go back."""
+        if use_memory_efficient_attention_xformers:
+            super().set_use_memory_efficient_attention_xformers(True, attention_op)
+        else:
+            self.processor._attention_backend = None
+
+
+def _qk_norm(kind: str, inner_dim: int, dim_head: int, eps: float) -> Callable[[], nn.Module]:
+    if kind == "rms_norm_across_heads":
+        return lambda: RMSNorm(inner_dim, eps=eps)
+    if kind == "rms_norm":
+        return lambda: RMSNorm(dim_head, eps=eps)
+    if kind == "none":
+        return nn.Identity
+    raise UserError(
+        f"qk_norm={kind!r} is unknown. "
+        'Choose "rms_norm_across_heads" (Wan 2.1), "rms_norm" (per head) or "none".'
+    )
+
+
+def portable_mask(mask: Tensor | None, backend: AttentionBackendName | None) -> Tensor | None:
+    """The form of a boolean key mask (`b m`, true = seen) that `backend` reads rightly.
+
+    Raises:
+        UserError: the backend takes no mask.
+    """
+    if mask is None:
+        return None
+    name = (backend or _AttentionBackendRegistry.get_active_backend()[0]).value
+    if name in _MASK_4D:
+        return rearrange(mask, "b m -> b 1 1 m")
+    if name in _MASK_2D:
+        return mask
+    raise UserError(
+        f'The attention backend "{name}" cannot hide tokens, but encoder_attention_mask was given. '
+        'Use the backend "native", or leave the mask out and zero the padded text embeddings.'
+    )
+
+
+def check_backend(name: str, head_dim: int, device: torch.device, dtype: torch.dtype) -> None:
+    """Run one tiny attention on `device`, because an installed backend may still have no kernel.
+
+    Raises:
+        UserError: names the backend, the reason and the remedy.
+    """
+    x = torch.zeros(1, 16, 1, head_dim, device=device, dtype=dtype)
+    try:
+        with attention_backend(name), torch.no_grad():
+            dispatch_attention_fn(x, x, x)
+    except (ImportError, RuntimeError, TypeError, ValueError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise UserError(
+            f'The attention backend "{name}" does not run on {device} in {dtype}: {reason}. '
+            + _remedy(name, device)
+        ) from error
+
+
+def _remedy(name: str, device: torch.device) -> str:
+    if name not in {backend.value for backend in AttentionBackendName}:
+        return "Known: " + ", ".join(backend.value for backend in AttentionBackendName) + "."
+    if device.type == "cpu" and not name.startswith(("native", "flex", "_native")):
+        return 'It needs a GPU: move the model with .to("cuda"), or use the backend "native".'
+    if name == "xformers":
+        return 'Install it with `pip install "t2v[gpu]"`, or use the backend "native".'
+    return 'Mend that (half precision and a newer GPU are the usual needs), or use "native".'
+
+
+AttentionProcessorRegistry.register(
+    T2VAttnProcessor,
+    AttentionProcessorMetadata(skip_processor_output_fn=_skip_attention___ret___hidden_states),
+)

@@ -1,0 +1,154 @@
+"""The transformer's small parts: rotary positions, norms, modulation, time and text embedding."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.embeddings import (
+    PixArtAlphaTextProjection,
+    TimestepEmbedding,
+    Timesteps,
+    get_1d_rotary_pos_embed,
+)
+from diffusers.models.normalization import FP32LayerNorm
+from einops import rearrange, reduce, repeat
+from torch import Tensor, nn
+
+from t2v.errors import UserError
+
+
+class RotaryEmbedding(nn.Module):
+    """Rotary positions of a video grid (RoFormer, arXiv 2104.09864, one part of a head per axis).
+
+    Height and width take `2 * (head_dim // 6)` channels each and time the rest, as in Wan 2.1.
+    Positions are whole numbers from 0.
+    """
+
+    def __init__(
+        self, head_dim: int, patch_size: tuple[int, ...], max_length: int, theta: float
+    ) -> None:
+        super().__init__()
+        self.patch_size = tuple(patch_size)
+        space = 2 * (head_dim // 6)
+        self.axis_dims = (head_dim - 2 * space, space, space)
+        tables = [
+            get_1d_rotary_pos_embed(
+                dim, max_length, theta, use_real=False, freqs_dtype=torch.float64
+            )
+            for dim in self.axis_dims
+        ]
+        turns = torch.view_as_real(torch.cat(tables, dim=1)).float()
+        # one real table with (cos, sin) side by side: it splits, casts and offloads like any tensor
+        self.register_buffer(
+            "freqs", rearrange(turns, "n pairs two -> n (pairs two)"), persistent=False
+        )
+
+    def forward(self, video: Tensor) -> Tensor:
+        """Turns for every token of `video` (`b c t h w`), `1 n 1 d`: d/2 pairs of (cos, sin)."""
+        sizes = [
+            size // patch for size, patch in zip(video.shape[2:], self.patch_size, strict=True)
+        ]
+        if max(sizes) > len(self.freqs):
+            raise UserError(
+                f"The latent grid {tuple(sizes)} (frames, height, width in patches) is longer than "
+                f"the {len(self.freqs)} positions this model knows. "
+                "Ask for fewer frames or a smaller size, or raise rope_max_seq_len."
+            )
+        t, h, w = sizes
+        time, height, width = self.freqs.split(self.axis_dims, dim=1)
+        turns = torch.cat(
+            [
+                repeat(time[:t], "t d -> t h w d", h=h, w=w),
+                repeat(height[:h], "h d -> t h w d", t=t, w=w),
+                repeat(width[:w], "w d -> t h w d", t=t, h=h),
+            ],
+            dim=-1,
+        )
+        return rearrange(turns, "t h w d -> 1 (t h w) 1 d")
+
+
+def apply_rotary(x: Tensor, turns: Tensor) -> Tensor:
+    """Turn the channel pairs of `x` (`b n k d`) by `turns` (`1 n 1 d`), in the dtype of `x`."""
+    pairs = rearrange(x, "... (pairs two) -> ... pairs two", two=2)
+    turns = rearrange(turns, "... (pairs two) -> ... pairs two", two=2)
+    if _complex_is_fast(turns):
+        turned = torch.view_as_complex(pairs.float()) * torch.view_as_complex(turns)
+        return torch.view_as_real(turned).flatten(-2).type_as(x)
+    (a, b), (cos, sin) = pairs.unbind(-1), turns.unbind(-1)
+    turned = torch.stack((a * cos - b * sin, a * sin + b * cos), dim=-1)
+    return turned.flatten(-2).type_as(x)
+
+
+def _complex_is_fast(turns: Tensor) -> bool:
+    # Eager: one kernel instead of six, and the same bits. Inductor has no complex kernels but fuses
+    # the real form; a table cast to half precision has no complex type.
+    return (
+        turns.dtype == torch.float32
+        and turns.device.type in ("cpu", "cuda")
+        and not torch.compiler.is_compiling()
+    )
+
+
+class RMSNorm(nn.RMSNorm):
+    """RMS norm in the dtype of its input, also where autocast leaves the weight in fp32."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.normalized_shape, self.weight.type_as(x), self.eps)
+
+
+def modulate(norm: FP32LayerNorm, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """`norm(x) * (1 + scale) + shift`, computed in fp32, in the dtype of `x` (`b n d`)."""
+    if x.dtype == scale.dtype == torch.float32:
+        return torch.addcmul(shift, norm(x), 1 + scale)
+    return (norm(x.float()) * (1 + scale) + shift).type_as(x)
+
+
+def add_gated(x: Tensor, update: Tensor, gate: Tensor) -> Tensor:
+    """`x + gate * update`, computed in fp32, in the dtype of `x` (`b n d`)."""
+    if x.dtype == update.dtype == gate.dtype == torch.float32:
+        return torch.addcmul(x, update, gate)
+    return (x.float() + update * gate).type_as(x)
+
+
+class TimeTextEmbedding(nn.Module):
+    """Embeds time and text once per forward: AdaLN-single (PixArt-alpha, arXiv 2310.00426, 2.3).
+
+    With `pooled_text` the text, summed over its tokens and RMS-normalised, is added to the time
+    embedding (`adain_with_text` of VidGen-1M, arXiv 2408.02629).
+    """
+
+    def __init__(self, dim: int, freq_dim: int, text_dim: int, *, pooled_text: bool) -> None:
+        super().__init__()
+        self.timesteps_proj = Timesteps(freq_dim, flip_sin_to_cos=True, downscale_freq_shift=0)
+        self.time_embedder = TimestepEmbedding(in_channels=freq_dim, time_embed_dim=dim)
+        self.act_fn = nn.SiLU()
+        self.time_proj = nn.Linear(dim, 6 * dim)
+        self.text_embedder = PixArtAlphaTextProjection(text_dim, dim, act_fn="gelu_tanh")
+        self.pooled_text = nn.Linear(text_dim, dim) if pooled_text else None
+
+    def forward(
+        self, timestep: Tensor, text: Tensor, text_mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Embed `timestep` (`b`, or `b n` for one time per token) and `text` (`b m text_dim`).
+
+        Returns:
+            The time embedding `b 1|n d`, the six modulations `b 1|n 6 d` and the text `b m d`.
+        """
+        waves = self.timesteps_proj(timestep.flatten())
+        waves = waves.unflatten(0, timestep.shape)  # b d or b n d
+        weight = self.time_embedder.linear_1.weight
+        if weight.is_floating_point():  # quantised weights bring their own compute dtype
+            waves = waves.to(weight.dtype)
+        temb = rearrange(self.time_embedder(waves).type_as(text), "b ... d -> b (...) d")
+        if self.pooled_text is not None:
+            temb = temb + self.pooled_text(_pool(text, text_mask))
+        modulation = self.time_proj(self.act_fn(temb))
+        modulation = rearrange(modulation, "b n (six d) -> b n six d", six=6)
+        return temb, modulation, self.text_embedder(text)
+
+
+def _pool(text: Tensor, text_mask: Tensor | None) -> Tensor:
+    if text_mask is not None:
+        text = text * rearrange(text_mask, "b m -> b m 1")
+    pooled = reduce(text, "b m d -> b 1 d", "sum")  # padding is zero, so it adds nothing
+    return F.rms_norm(pooled, pooled.shape[-1:], eps=1e-6)

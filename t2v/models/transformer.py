@@ -1,0 +1,339 @@
+"""`T2VTransformer3DModel`: noisy video latents, time and text in; the velocity out."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
+from diffusers.hooks.group_offloading import (
+    _get_group_onload_device,
+    _is_group_offload_enabled,
+)
+from diffusers.loaders import FromOriginalModelMixin, PeftAdapterMixin
+from diffusers.models._modeling_parallel import ContextParallelInput, ContextParallelOutput
+from diffusers.models.attention import AttentionMixin, FeedForward
+from diffusers.models.attention_dispatch import attention_backend
+from diffusers.models.cache_utils import CacheMixin
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.models.normalization import FP32LayerNorm
+from diffusers.utils import apply_lora_scale
+from einops import rearrange
+from torch import Tensor, nn
+
+from t2v.errors import UserError
+from t2v.models.attention import Attention, check_backend
+from t2v.models.layers import RotaryEmbedding, TimeTextEmbedding, add_gated, modulate
+
+
+class T2VTransformerBlock(nn.Module):
+    """Space-time self-attention, text cross-attention and MLP, modulated by the time.
+
+    `full` attends over all tokens at once. `factorized` attends within each frame, then along time
+    at each place (xGen-VideoSyn-1, arXiv 2408.12590, 3.2); the temporal output starts at zero, so a
+    fresh block treats every frame as its own clip.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        ffn_dim: int,
+        *,
+        attention: str,
+        qk_norm: str,
+        cross_attn_norm: bool,
+        eps: float,
+    ) -> None:
+        super().__init__()
+        self.norm1 = FP32LayerNorm(dim, eps, elementwise_affine=False)
+        self.attn1 = Attention(dim, heads, dim // heads, qk_norm=qk_norm, eps=eps)
+        self.attn2 = Attention(
+            dim, heads, dim // heads, qk_norm=qk_norm, eps=eps, is_cross_attention=True
+        )
+        self.norm2 = FP32LayerNorm(dim, eps) if cross_attn_norm else nn.Identity()
+        self.ffn = FeedForward(dim, inner_dim=ffn_dim, activation_fn="gelu-approximate")
+        self.norm3 = FP32LayerNorm(dim, eps, elementwise_affine=False)
+        self.scale_shift_table = nn.Parameter(torch.randn(1, 6, dim) / dim**0.5)
+        self.attn_temporal = None
+        if attention == "factorized":
+            self.norm_temporal = FP32LayerNorm(dim, eps)
+            self.attn_temporal = Attention(dim, heads, dim // heads, qk_norm=qk_norm, eps=eps)
+            _zero(self.attn_temporal.to_out[0])
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        temb: Tensor,
+        rotary_emb: Tensor | tuple[Tensor, Tensor],
+        encoder_attention_mask: Tensor | None = None,
+    ) -> Tensor:
+        # hidden_states: b n d    encoder_hidden_states: b m d    temb: b 1|n 6 d
+        x = hidden_states
+        modulation = (self.scale_shift_table.unsqueeze(0) + temb.float()).unbind(2)
+        shift1, scale1, gate1, shift3, scale3, gate3 = modulation  # b 1|n d
+        h = modulate(self.norm1, x, scale1, shift1)
+        if self.attn_temporal is None:
+            x = add_gated(x, self.attn1(h, None, None, rotary_emb), gate1)
+        else:
+            in_space, in_time = rotary_emb
+            x = add_gated(x, self._within_frames(h, in_space), gate1)
+            x = x + self._along_time(self.norm_temporal(x.float()).type_as(x), in_time)
+        h = self.norm2(x.float()).type_as(x)
+        x = x + self.attn2(h, encoder_hidden_states, encoder_attention_mask, None)
+        h = modulate(self.norm3, x, scale3, shift3)
+        return add_gated(x, self.ffn(h), gate3)
+
+    def _within_frames(self, x: Tensor, rotary_emb: Tensor) -> Tensor:
+        places = rotary_emb.shape[1]
+        h = rearrange(x, "b (t p) d -> (b t) p d", p=places)
+        h = self.attn1(h, None, None, rotary_emb)
+        return rearrange(h, "(b t) p d -> b (t p) d", b=len(x))
+
+    def _along_time(self, x: Tensor, rotary_emb: Tensor) -> Tensor:
+        frames = rotary_emb.shape[1]
+        h = rearrange(x, "b (t p) d -> (b p) t d", t=frames)
+        h = self.attn_temporal(h, None, None, rotary_emb)
+        return rearrange(h, "(b p) t d -> b (t p) d", b=len(x))
+
+
+class T2VTransformer3DModel(
+    ModelMixin, ConfigMixin, PeftAdapterMixin, FromOriginalModelMixin, CacheMixin, AttentionMixin
+):
+    """Diffusion transformer for video; with the defaults it computes what Wan 2.1's computes.
+
+    The keywords are those of diffusers' `WanTransformer3DModel`, so its `config.json` and weights load
+    as they are. The image-to-video ones (`image_dim`, `added_kv_proj_dim`, `pos_embed_seq_len`) must
+    be None. A fresh model has torch's random weights; `initialize` makes it ready for training.
+
+    Args:
+        attention: "full" over space and time, or "factorized": within a frame, then along time.
+        qk_norm: "rms_norm_across_heads", "rms_norm" (per head) or "none".
+        rope_theta: base of the rotary frequencies.
+        pooled_text: add the text, summed over its tokens, to the time embedding.
+
+    Raises:
+        UserError: the keywords ask for a part this class does not have.
+    """
+
+    _supports_gradient_checkpointing = True
+    _skip_layerwise_casting_patterns = ["patch_embedding", "condition_embedder", "norm"]  # noqa: RUF012
+    _no_split_modules = ["T2VTransformerBlock"]  # noqa: RUF012
+    _repeated_blocks = ["T2VTransformerBlock"]  # noqa: RUF012
+    _keep_in_fp32_modules = [  # noqa: RUF012
+        "rope",
+        "time_embedder",
+        "scale_shift_table",
+        "norm1",
+        "norm2",
+        "norm3",
+        "norm_temporal",
+    ]
+    _keys_to_ignore_on_load_unexpected = ["norm_added_q"]  # noqa: RUF012
+    _cp_plan = {  # noqa: RUF012
+        "rope": {0: ContextParallelInput(split_dim=1, expected_dims=4, split_output=True)},
+        "blocks.0": {"hidden_states": ContextParallelInput(split_dim=1, expected_dims=3)},
+        "proj_out": ContextParallelOutput(gather_dim=1, expected_dims=3),
+        "": {"timestep": ContextParallelInput(split_dim=1, expected_dims=2)},
+    }
+
+    @register_to_config
+    def __init__(
+        self,
+        patch_size: tuple[int, int, int] = (1, 2, 2),
+        num_attention_heads: int = 40,
+        attention_head_dim: int = 128,
+        in_channels: int = 16,
+        out_channels: int = 16,
+        text_dim: int = 4096,
+        freq_dim: int = 256,
+        ffn_dim: int = 13824,
+        num_layers: int = 40,
+        cross_attn_norm: bool = True,
+        qk_norm: str = "rms_norm_across_heads",
+        eps: float = 1e-6,
+        image_dim: int | None = None,
+        added_kv_proj_dim: int | None = None,
+        rope_max_seq_len: int = 1024,
+        pos_embed_seq_len: int | None = None,
+        attention: Literal["full", "factorized"] = "full",
+        rope_theta: float = 10000.0,
+        pooled_text: bool = False,
+    ) -> None:
+        super().__init__()
+        _check_config(attention, image_dim, added_kv_proj_dim, pos_embed_seq_len)
+        dim = num_attention_heads * attention_head_dim
+        self.rope = RotaryEmbedding(attention_head_dim, patch_size, rope_max_seq_len, rope_theta)
+        self.patch_embedding = nn.Conv3d(in_channels, dim, patch_size, stride=patch_size)
+        self.condition_embedder = TimeTextEmbedding(
+            dim, freq_dim, text_dim, pooled_text=pooled_text
+        )
+        self.blocks = nn.ModuleList(
+            T2VTransformerBlock(
+                dim,
+                num_attention_heads,
+                ffn_dim,
+                attention=attention,
+                qk_norm=qk_norm,
+                cross_attn_norm=cross_attn_norm,
+                eps=eps,
+            )
+            for _ in range(num_layers)
+        )
+        self.norm_out = FP32LayerNorm(dim, eps, elementwise_affine=False)
+        self.proj_out = nn.Linear(dim, (out_channels or in_channels) * math.prod(patch_size))
+        self.scale_shift_table = nn.Parameter(torch.randn(1, 2, dim) / dim**0.5)
+        self.gradient_checkpointing = False
+        if attention == "factorized":
+            self._cp_plan = None  # a frame cut in two could not attend within itself
+
+    @torch.no_grad()
+    def initialize(self, generator: torch.Generator) -> None:
+        """Draw fresh weights for training from scratch; the same generator gives the same weights.
+
+        Matrices are Xavier-uniform and the time and text embedders normal with 0.02, as in Wan. The
+        outputs of cross- and temporal attention and the last projection are zero, so the first
+        prediction is zero. The gates start open at +0.5: closed ones (adaLN-Zero) learn late
+        when the run is short.
+        """
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Conv3d):
+                nn.init.xavier_uniform_(module.weight.flatten(1), generator=generator)
+                nn.init.zeros_(module.bias)
+            elif isinstance(module, FP32LayerNorm | nn.RMSNorm):
+                module.reset_parameters()
+        embedder = self.condition_embedder
+        for part in (embedder.time_embedder, embedder.text_embedder):
+            nn.init.normal_(part.linear_1.weight, std=0.02, generator=generator)
+            nn.init.normal_(part.linear_2.weight, std=0.02, generator=generator)
+        std = self.scale_shift_table.shape[-1] ** -0.5
+        nn.init.normal_(self.scale_shift_table, std=std, generator=generator)
+        for block in self.blocks:
+            nn.init.normal_(block.scale_shift_table, std=std, generator=generator)
+            block.scale_shift_table[:, [2, 5]] += 0.5  # the two gates
+            _zero(block.attn2.to_out[0])
+            if block.attn_temporal is not None:
+                _zero(block.attn_temporal.to_out[0])
+        _zero(self.proj_out)
+
+    @apply_lora_scale("attention_kwargs")
+    def forward(
+        self,
+        hidden_states: Tensor,
+        timestep: Tensor,
+        encoder_hidden_states: Tensor,
+        encoder_attention_mask: Tensor | None = None,
+        return_dict: bool = True,
+        attention_kwargs: dict[str, Any] | None = None,
+    ) -> Transformer2DModelOutput | tuple[Tensor]:
+        """Predict the velocity (noise - data) of noisy latents.
+
+        Args:
+            hidden_states: normalised latents, `b c t h w`; sizes are multiples of the patch.
+            timestep: 1000 * sigma, in [0, 1000]; `b`, or `b n` for one time per token (Wan 2.2).
+            encoder_hidden_states: text embeddings with zeros past the prompt's end, `b m text_dim`.
+            encoder_attention_mask: boolean, `b m`, true where a token may be seen. None: all may,
+                which is how Wan was trained.
+            attention_kwargs: `{"scale": s}` weighs the LoRA adapters.
+
+        Returns:
+            `sample`, `b c t h w`, in a `Transformer2DModelOutput` or, without `return_dict`, a tuple.
+
+        Raises:
+            UserError: sizes that patches do not tile, or a grid longer than the known positions.
+        """
+        grid = self._grid(hidden_states)
+        rotary_emb = self._split_rotary(self.rope(hidden_states), grid)
+        # under autocast the convolution answers in half precision: the residual stays in the input's
+        x = self.patch_embedding(hidden_states).type_as(hidden_states)
+        x = rearrange(x, "b d t h w -> b (t h w) d").contiguous()
+        temb, modulation, text = self.condition_embedder(
+            timestep, encoder_hidden_states, encoder_attention_mask
+        )
+        for block in self.blocks:
+            if torch.is_grad_enabled() and self.gradient_checkpointing:
+                x = self._gradient_checkpointing_func(
+                    block, x, text, modulation, rotary_emb, encoder_attention_mask
+                )
+            else:
+                x = block(x, text, modulation, rotary_emb, encoder_attention_mask)
+        # temb lies on the first device when the blocks are spread over several
+        table = self.scale_shift_table.unsqueeze(0).to(temb.device) + temb.unsqueeze(2)
+        shift, scale = table.to(x.device).unbind(2)  # b 1|n d
+        x = self.proj_out(modulate(self.norm_out, x, scale, shift))
+        sample = self._unpatchify(x, grid)
+        return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
+
+    def set_attention_backend(self, backend: str) -> None:
+        """Choose the attention kernel of this model, and of this model alone.
+
+        Raises:
+            UserError: the backend does not run on the model's device; says why and what to do.
+        """
+        check_backend(backend, self.config.attention_head_dim, _execution_device(self), self.dtype)
+        with attention_backend(
+            backend
+        ):  # puts back the process-wide choice that super() overwrites
+            super().set_attention_backend(backend)
+
+    def _grid(self, video: Tensor) -> dict[str, int]:
+        sizes, patch = video.shape[2:], self.config.patch_size
+        if any(size % step for size, step in zip(sizes, patch, strict=True)):
+            raise UserError(
+                f"Latents of (frames, height, width) = {tuple(sizes)} cannot be cut into patches of "
+                f"{tuple(patch)}. Give sizes that are multiples of the patch."
+            )
+        t, h, w = (size // step for size, step in zip(sizes, patch, strict=True))
+        return {"t": t, "h": h, "w": w}
+
+    def _split_rotary(self, turns: Tensor, grid: dict[str, int]) -> Tensor | tuple[Tensor, Tensor]:
+        """For `factorized`: the turns of one frame and of one place; the others differ by a constant."""
+        if self.config.attention == "full":
+            return turns
+        places = grid["h"] * grid["w"]
+        return turns[:, :places], turns[:, ::places]
+
+    def _unpatchify(self, x: Tensor, grid: dict[str, int]) -> Tensor:
+        pt, ph, pw = self.config.patch_size
+        return rearrange(
+            x,
+            "b (t h w) (pt ph pw c) -> b c (t pt) (h ph) (w pw)",
+            pt=pt,
+            ph=ph,
+            pw=pw,
+            **grid,
+        )
+
+
+def _check_config(attention: str, *image_parts: int | None) -> None:
+    if attention not in ("full", "factorized"):
+        raise UserError(f'attention={attention!r} is unknown. Choose "full" or "factorized".')
+    if any(part is not None for part in image_parts):
+        raise UserError(
+            "This config describes an image-to-video transformer (image_dim, added_kv_proj_dim or "
+            "pos_embed_seq_len is set); only text-to-video is known. Use a text-to-video checkpoint."
+        )
+
+
+def _execution_device(model: ModelMixin) -> torch.device:
+    """Where the model computes, which is not where offloaded weights rest."""
+    if _is_group_offload_enabled(model):
+        return _get_group_onload_device(model)
+    hook = getattr(model, "_hf_hook", None)
+    device = getattr(hook, "execution_device", None)
+    return model.device if device is None else torch.device(device)
+
+
+def _zero(layer: nn.Linear) -> None:
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+
+
+TransformerBlockRegistry.register(
+    T2VTransformerBlock,
+    TransformerBlockMetadata(return_hidden_states_index=0, return_encoder_hidden_states_index=None),
+)

@@ -306,7 +306,8 @@ def _read_override(text: str, known: dict[str, tuple[Any, Any]]) -> tuple[str, A
 
 
 def _is_text(hint: Any) -> bool:
-    return get_origin(hint) is Literal or str in (hint, *get_args(hint))
+    choices = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    return get_origin(hint) is Literal or str in choices
 
 
 def _escape(value: Any) -> Any:

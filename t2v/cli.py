@@ -1,0 +1,258 @@
+"""The `t2v` command: one table of commands, settings from file and command line, exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NoReturn
+
+from t2v.config import (
+    ConvertConfig,
+    SampleConfig,
+    TrainDiTConfig,
+    TrainVAEConfig,
+    WorldConfig,
+    load_config,
+    settings,
+    type_words,
+)
+from t2v.errors import UserError
+
+EXIT_CODES = "exit codes: 0 done, 1 a bug, 2 something you can fix, 130 interrupted"
+SETTING = re.compile(r"[A-Za-z_][\w.]*=")
+
+# Options of `t2v sample` and the settings they stand for.
+OPTIONS = {
+    "--model": "model",
+    "--output": "output",
+    "--seed": "seed",
+    "--height": "height",
+    "--width": "width",
+    "--frames": "num_frames",
+    "--duration": "duration",
+    "--fps": "fps",
+    "--steps": "num_inference_steps",
+    "--guidance": "guidance_scale",
+    "--negative-prompt": "negative_prompt",
+    "--num-videos": "num_videos_per_prompt",
+    "--attention": "attention",
+    "--device": "device",
+    "--dtype": "dtype",
+    "--preview-every": "preview_every",
+}
+FLAGS = {"--sheet": "sheet", "--gif": "gif", "--truncate": "truncate"}
+
+
+@dataclass(frozen=True)
+class Command:
+    """A row of `COMMANDS`: the settings, what runs them, one line of help."""
+
+    schema: type
+    run: Callable[[argparse.Namespace, list[str]], None]
+    help: str
+    positional: tuple[str, ...] = ()  # settings that may be given by position
+
+
+def _sample(args: argparse.Namespace, overrides: list[str]) -> None:
+    prompts = [*args.prompts, *(_prompts_in(args.prompt_file) if args.prompt_file else ())]
+    stored = args.resume or args.recipe
+    if stored and (prompts or args.config or (args.resume and args.recipe)):
+        raise UserError(
+            "--resume and --recipe bring their own prompt and settings: give one of them, "
+            "without prompts and without --config."
+        )
+    if not stored:
+        config = load_config(SampleConfig, args.config, overrides)
+    from t2v import sampling
+
+    if args.resume:
+        paths = [sampling.resume(args.resume, overrides)]
+    elif args.recipe:
+        paths = [sampling.repeat(args.recipe, overrides)]
+    else:
+        paths = sampling.sample(config, prompts)
+    for path in paths:
+        print(path)
+
+
+def _prompts_in(file: Path) -> list[str]:
+    """The lines of a prompt file that are not blank."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--prompt-file {file}: cannot be read as text. {error}") from error
+    if prompts := [line.strip() for line in lines if line.strip()]:
+        return prompts
+    raise UserError(f"--prompt-file {file}: holds no prompt. Write one a line.")
+
+
+def _train(args: argparse.Namespace, overrides: list[str]) -> None:
+    config = load_config(TrainDiTConfig, args.config, overrides)
+    from t2v.training.dit import train
+
+    train(config)
+
+
+def _train_vae(args: argparse.Namespace, overrides: list[str]) -> None:
+    config = load_config(TrainVAEConfig, args.config, overrides)
+    from t2v.training.vae import train
+
+    train(config)
+
+
+def _world(args: argparse.Namespace, overrides: list[str]) -> None:
+    config = load_config(WorldConfig, args.config, overrides)
+    from t2v.world.run import run
+
+    run(config)
+
+
+def _convert(args: argparse.Namespace, overrides: list[str]) -> None:
+    config = load_config(ConvertConfig, args.config, overrides)
+    from t2v.models.convert import convert_wan_pipeline
+
+    convert_wan_pipeline(config.src, config.dst)
+    print(Path(config.dst).resolve())
+
+
+COMMANDS = {
+    "sample": Command(SampleConfig, _sample, "prompts to mp4"),
+    "world": Command(WorldConfig, _world, "render the captioned world; train its text and judge"),
+    "train-vae": Command(TrainVAEConfig, _train_vae, "train the video autoencoder"),
+    "train": Command(TrainDiTConfig, _train, "train the transformer; writes a pipeline folder"),
+    "convert": Command(
+        ConvertConfig, _convert, "turn a Wan pipeline folder into one of ours", ("src", "dst")
+    ),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code (0 done, 2 user error, 1 bug, 130 interrupted)."""
+    try:
+        _dispatch(list(sys.argv[1:] if argv is None else argv))
+    except UserError as error:
+        print(f"t2v: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as interrupt:
+        print(f"\nt2v: interrupted. {interrupt}".rstrip(), file=sys.stderr)
+        return 130
+    except Exception:
+        traceback.print_exc()
+        print("t2v: this is a bug; please report it with the lines above.", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _dispatch(argv: list[str]) -> None:
+    name = argv[0] if argv else "--help"
+    if name in ("-h", "--help", "help"):
+        print(_overview())
+        return
+    if name == "--version":
+        from t2v import __version__
+
+        print(f"t2v {__version__}")
+        return
+    if name not in COMMANDS:
+        close = get_close_matches(name, COMMANDS, n=1)
+        hint = f"Did you mean `t2v {close[0]}`?" if close else f"Allowed: {', '.join(COMMANDS)}."
+        raise UserError(f"there is no command {name!r}. {hint}")
+    parser = _parser(name)
+    args = parser.parse_intermixed_args(argv[1:])
+    if args.help:
+        parser.print_help()
+        return
+    from t2v import log
+
+    log.setup()
+    COMMANDS[name].run(args, _overrides(COMMANDS[name], args))
+
+
+def _overview() -> str:
+    rows = "\n".join(f"  {name:<12}{command.help}" for name, command in COMMANDS.items())
+    return (
+        "usage: t2v COMMAND [--config FILE] [name=value ...]\n\nText to video.\n\n"
+        f"commands:\n{rows}\n\n`t2v COMMAND --help` lists every setting.\n{EXIT_CODES}"
+    )
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        unknown = re.search(r"unrecognized arguments: (--[\w-]+)", message)
+        known = [option for action in self._actions for option in action.option_strings]
+        close = get_close_matches(unknown[1], known, n=1) if unknown else []
+        hint = f"Did you mean {close[0]}? " if close else ""
+        raise UserError(f"{message}. {hint}`{self.prog} --help` lists what is allowed.")
+
+
+def _parser(name: str) -> argparse.ArgumentParser:
+    """The parser of one command; its help lists every setting of the schema."""
+    command = COMMANDS[name]
+    parser = _Parser(
+        prog=f"t2v {name}",
+        description=command.help,
+        epilog=f"{_settings_table(command.schema)}\n\n{EXIT_CODES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        add_help=False,
+    )
+    parser.add_argument("-h", "--help", action="store_true", help="show this and stop")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML with settings")
+    free = [each.upper() for each in command.positional]
+    if name == "sample":
+        free = ["PROMPT"]
+        _add_sample_options(parser)
+    parser.add_argument("free", nargs="*", metavar=" ".join([*free, "name=value"]))
+    return parser
+
+
+def _add_sample_options(parser: argparse.ArgumentParser) -> None:
+    for option, setting in OPTIONS.items():
+        short = ["-o"] if option == "--output" else []
+        parser.add_argument(*short, option, dest=setting, help=f"the setting {setting}")
+    for option, setting in FLAGS.items():
+        parser.add_argument(option, dest=setting, action="store_const", const="true")
+    parser.add_argument("--prompt-file", type=Path, metavar="FILE", help="one prompt a line")
+    parser.add_argument(
+        "--resume", type=Path, metavar="FILE", help="go on from the latents an interrupted run kept"
+    )
+    parser.add_argument(
+        "--recipe", type=Path, metavar="MP4", help="make the video of this mp4 (or json) again"
+    )
+
+
+def _settings_table(schema: type) -> str:
+    rows = [
+        (name, type_words(hint), "required" if default is MISSING else _shown(default))
+        for name, (hint, default) in settings(schema).items()
+    ]
+    wide = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    lines = [f"  {name:<{wide[0]}}  {hint:<{wide[1]}}  {default}" for name, hint, default in rows]
+    return "settings, given as name=value (name, type, default):\n" + "\n".join(lines)
+
+
+def _shown(default: Any) -> str:
+    if default is None:
+        return "null"
+    if isinstance(default, tuple):
+        return f"[{', '.join(_shown(each) for each in default)}]"
+    return str(default).lower() if isinstance(default, bool) else repr(default).strip("'") or "''"
+
+
+def _overrides(command: Command, args: argparse.Namespace) -> list[str]:
+    """The settings of a command line as `name=value`; sets `args.prompts` to the free text."""
+    given = [each for each in args.free if SETTING.match(each)]
+    free = [each for each in args.free if not SETTING.match(each)]
+    args.prompts = free
+    if command.schema is SampleConfig:
+        chosen = {name: getattr(args, name) for name in [*OPTIONS.values(), *FLAGS.values()]}
+        return given + [f"{name}={value}" for name, value in chosen.items() if value is not None]
+    by_position = dict(zip(command.positional, free, strict=False))
+    too_many = free[len(by_position) :]  # `load_config` says that they are no settings
+    return [*(f"{name}={value}" for name, value in by_position.items()), *given, *too_many]

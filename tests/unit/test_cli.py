@@ -1,0 +1,109 @@
+"""The command line: help, exit codes, options and what they become."""
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from t2v.cli import COMMANDS, main
+from t2v.config import SampleConfig, load_config, settings
+from t2v.errors import UserError
+
+
+@pytest.fixture
+def heard(monkeypatch):
+    """`t2v sample` that only notes the settings and prompts it was given."""
+    calls = []
+
+    def note(args, overrides):
+        calls.append((load_config(SampleConfig, args.config, overrides), args.prompts))
+
+    monkeypatch.setitem(COMMANDS, "sample", replace(COMMANDS["sample"], run=note))
+    return calls
+
+
+def sample_that_raises(monkeypatch, error):
+    def fail(args, overrides):
+        raise error
+
+    monkeypatch.setitem(COMMANDS, "sample", replace(COMMANDS["sample"], run=fail))
+
+
+def test_help_names_every_command(capsys):
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_a_command_lists_every_setting(name, capsys):
+    assert main([name, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(setting in shown for setting in settings(COMMANDS[name].schema))
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["train", "--help"], ["sample", "--help"]])
+def test_help_imports_no_torch(argv):
+    code = f"import sys; from t2v.cli import main; main({argv}); sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["smaple"], "Did you mean `t2v sample`?"),
+        (["xyz"], "Allowed: sample"),
+        (["train", "ouptut=x"], "Did you mean output?"),
+        (["train", "steps=ten"], "takes int"),
+        (["train"], "output, data, vae, text: required"),
+        (["train", "--config", "nowhere.yaml"], "no such file"),
+        (["convert", "a"], "dst: required"),
+        (["convert", "a", "b", "c"], "'c' is not a setting"),
+        (["sample", "a dog", "--sead", "1"], "Did you mean --seed?"),
+        (["sample", "a dog", "--seed"], "expected one argument"),
+        (["sample", "a dog", "--height", "tall"], "height=tall: height takes int | null"),
+        (["sample", "--prompt-file", "nowhere.txt"], "nowhere.txt"),
+        (["sample", "a dog", "--resume", "x"], "without prompts"),
+        (["sample", "--recipe", "x", "--resume", "x"], "one of them"),
+    ],
+)
+def test_a_mistake_is_one_message_and_exit_code_2(argv, words, capsys):
+    assert main(argv) == 2
+    message = capsys.readouterr().err
+    assert words in message
+    assert message.startswith("t2v: ") and "Traceback" not in message
+
+
+def test_a_bug_shows_its_traceback_and_exits_with_1(monkeypatch, capsys):
+    sample_that_raises(monkeypatch, ZeroDivisionError("by design"))
+    assert main(["sample", "a dog"]) == 1
+    assert "ZeroDivisionError: by design" in capsys.readouterr().err
+
+
+def test_an_interrupt_says_what_was_kept_and_exits_with_130(monkeypatch, capsys):
+    sample_that_raises(monkeypatch, KeyboardInterrupt("Kept x; go on with y."))
+    assert main(["sample", "a dog"]) == 130
+    assert "interrupted. Kept x; go on with y." in capsys.readouterr().err
+
+
+def test_a_user_error_exits_with_2(monkeypatch, capsys):
+    sample_that_raises(monkeypatch, UserError("no such colour; red is allowed"))
+    assert main(["sample", "a dog"]) == 2
+    assert capsys.readouterr().err == "t2v: no such colour; red is allowed\n"
+
+
+def test_options_and_settings_mix_with_prompts_in_any_order(heard):
+    main(["sample", "a dog", "--frames", "9", "seed=4", "a cat", "--sheet", "-o", "x.mp4",
+          "--guidance", "2", "--negative-prompt", "yes"])  # fmt: skip
+    ((config, prompts),) = heard
+    assert prompts == ["a dog", "a cat"]
+    assert config == SampleConfig(
+        num_frames=9, seed=4, sheet=True, output="x.mp4", guidance_scale=2.0, negative_prompt="yes"
+    )
+
+
+def test_a_prompt_that_holds_an_equals_sign_is_still_a_prompt(heard):
+    main(["sample", "a board with 1 + 1 = 2"])
+    assert heard[0][1] == ["a board with 1 + 1 = 2"]

@@ -106,9 +106,10 @@ class T2VTransformer3DModel(
 ):
     """Diffusion transformer for video; with the defaults it computes what Wan 2.1's computes.
 
-    The keywords are those of diffusers' `WanTransformer3DModel`, so its `config.json` and weights load
-    as they are. The image-to-video ones (`image_dim`, `added_kv_proj_dim`, `pos_embed_seq_len`) must
-    be None. A fresh model has torch's random weights; `initialize` makes it ready for training.
+    The keywords are those of diffusers' `WanTransformer3DModel`, so its `config.json` and weights
+    load as they are. The image-to-video ones (`image_dim`, `added_kv_proj_dim`,
+    `pos_embed_seq_len`) must be None. A fresh model has torch's random weights; `initialize` makes
+    it ready for training.
 
     Args:
         attention: "full" over space and time, or "factorized": within a frame, then along time.
@@ -241,14 +242,15 @@ class T2VTransformer3DModel(
             attention_kwargs: `{"scale": s}` weighs the LoRA adapters.
 
         Returns:
-            `sample`, `b c t h w`, in a `Transformer2DModelOutput` or, without `return_dict`, a tuple.
+            `sample`, `b c t h w`, in a `Transformer2DModelOutput`, or in a tuple without
+            `return_dict`.
 
         Raises:
             UserError: sizes that patches do not tile, or a grid longer than the known positions.
         """
         grid = self._grid(hidden_states)
         rotary_emb = self._split_rotary(self.rope(hidden_states), grid)
-        # under autocast the convolution answers in half precision: the residual stays in the input's
+        # the convolution answers autocast in half precision; the residual keeps the input's
         x = self.patch_embedding(hidden_states).type_as(hidden_states)
         x = rearrange(x, "b d t h w -> b (t h w) d").contiguous()
         temb, modulation, text = self.condition_embedder(
@@ -275,23 +277,21 @@ class T2VTransformer3DModel(
             UserError: the backend does not run on the model's device; says why and what to do.
         """
         check_backend(backend, self.config.attention_head_dim, _execution_device(self), self.dtype)
-        with attention_backend(
-            backend
-        ):  # puts back the process-wide choice that super() overwrites
+        with attention_backend(backend):  # restores the process-wide choice super() overwrites
             super().set_attention_backend(backend)
 
     def _grid(self, video: Tensor) -> dict[str, int]:
         sizes, patch = video.shape[2:], self.config.patch_size
         if any(size % step for size, step in zip(sizes, patch, strict=True)):
             raise UserError(
-                f"Latents of (frames, height, width) = {tuple(sizes)} cannot be cut into patches of "
-                f"{tuple(patch)}. Give sizes that are multiples of the patch."
+                f"Latents of (frames, height, width) = {tuple(sizes)} cannot be cut into patches "
+                f"of {tuple(patch)}. Give sizes that are multiples of the patch."
             )
         t, h, w = (size // step for size, step in zip(sizes, patch, strict=True))
         return {"t": t, "h": h, "w": w}
 
     def _split_rotary(self, turns: Tensor, grid: dict[str, int]) -> Tensor | tuple[Tensor, Tensor]:
-        """For `factorized`: the turns of one frame and of one place; the others differ by a constant."""
+        """For `factorized` the turns of one frame and one place: the others only add a constant."""
         if self.config.attention == "full":
             return turns
         places = grid["h"] * grid["w"]
@@ -315,7 +315,7 @@ def _check_config(attention: str, *image_parts: int | None) -> None:
     if any(part is not None for part in image_parts):
         raise UserError(
             "This config describes an image-to-video transformer (image_dim, added_kv_proj_dim or "
-            "pos_embed_seq_len is set); only text-to-video is known. Use a text-to-video checkpoint."
+            "pos_embed_seq_len is set); only text-to-video is known. Use a text-to-video one."
         )
 
 

@@ -15,11 +15,12 @@ from torch import Tensor
 from t2v.config import TrainVAEConfig
 from t2v.data.clips import Clips, load_clips
 from t2v.data.order import keyed_generator, step_indices
-from t2v.models.vae import AutoencoderKLT2V, init_linear_shortcut
+from t2v.models.vae import AutoencoderKLT2V
 from t2v.training.optim import ParameterGroup, split_parameters
 from t2v.training.run import run
 
 STATISTICS_CLIPS = 512  # enough for two digits of a mean and a standard deviation
+SHORTCUT_CLIPS = 256  # some 80,000 patches for a 768-dimensional covariance
 CLIPS_AT_ONCE = 32
 SHEET_CLIPS, SHEET_FRAMES = 6, 5
 
@@ -50,8 +51,10 @@ class VAETask:
             torch.manual_seed(config.seed)
             self.model = AutoencoderKLT2V(**asdict(config.model))
         if config.model.linear_shortcut:
-            chunks = _chunks(self.train_clips[:STATISTICS_CLIPS], "cpu")
-            init_linear_shortcut(self.model, (video for video, _ in chunks))
+            self.model.init_linear_shortcut(_pixels(self.train_clips.video[:SHORTCUT_CLIPS]))
+            # Steps sized for fresh kernels would undo the closed form; what it lacks, the kernels add.
+            self.model.encoder.shortcut.requires_grad_(False)
+            self.model.decoder.shortcut.requires_grad_(False)
         self.model.to(config.device)
 
     def parameter_groups(self) -> list[ParameterGroup]:

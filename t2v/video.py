@@ -1,0 +1,164 @@
+"""Reading and writing video files; the only module that imports imageio or PyAV."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import imageio.v3 as imageio
+import numpy as np
+from einops import rearrange
+from PIL import Image, ImageDraw, ImageFont
+
+from t2v.errors import UserError
+
+RECIPE_KEY = "t2v_recipe"
+BT709 = 1  # its number in ITU-T H.273 for primaries, transfer and matrix
+
+
+def write_video(
+    path: Path, frames: np.ndarray, fps: float | Fraction, recipe: dict[str, Any] | None = None
+) -> None:
+    """Write an mp4 (H.264, yuv420p, crf 18, BT.709) under a temporary name, then rename it.
+
+    Args:
+        path: the file to write; its folder must exist.
+        frames: `t h w c`, uint8 RGB.
+        fps: frames a second, kept exactly: 7.5 stays 7.5.
+        recipe: anything JSON can hold; `read_recipe` gives it back.
+
+    Raises:
+        UserError: no frames, an odd height or width, or a place that cannot be written.
+    """
+    check_size(*frames.shape[:3])
+    with _complete(path) as partial, av.open(partial, "w", format="mp4", options=_MOVFLAGS) as file:
+        if recipe is not None:
+            file.metadata[RECIPE_KEY] = json.dumps(recipe)
+        rate = Fraction(fps).limit_denominator(1001)  # 23.976 too comes back as it went in
+        stream = file.add_stream("libx264", rate=rate, options={"crf": "18"})
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
+        context = stream.codec_context
+        # Players guess the matrix of an untagged file from its size, and colours shift.
+        context.colorspace = context.color_primaries = context.color_trc = BT709
+        for array in frames:
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(array), format="rgb24")
+            file.mux(stream.encode(frame.reformat(format="yuv420p", dst_colorspace="ITU709")))
+        file.mux(stream.encode())
+
+
+_MOVFLAGS = {"movflags": "+faststart+use_metadata_tags"}  # without the second, only known tags stay
+
+
+def check_size(num_frames: int, height: int, width: int) -> None:
+    """Raise UserError for a video that no mp4 of ours can hold: empty, or with an odd side."""
+    if min(num_frames, height, width) < 1:
+        raise UserError(f"{num_frames} frames of {height}x{width}: there is nothing to write.")
+    if height % 2 or width % 2:
+        raise UserError(
+            f"{height}x{width}: yuv420p halves the colours, so height and width must be even. "
+            f"Nearest: {height + height % 2}x{width + width % 2}."
+        )
+
+
+def read_video(path: Path) -> tuple[np.ndarray, Fraction]:
+    """The frames of a video file, `t h w c` uint8 RGB, and its frames a second.
+
+    Raises:
+        UserError: the file is not there, is no video, is broken or has no frames.
+    """
+    with _reading(path), av.open(path) as file:
+        if not file.streams.video:
+            raise UserError(f"{path}: has no video in it.")
+        stream = file.streams.video[0]
+        frames = [frame.to_ndarray(format="rgb24") for frame in file.decode(stream)]
+        rate = stream.average_rate
+    if not frames or rate is None:
+        raise UserError(f"{path}: has no frames in it.")
+    return np.stack(frames), rate
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """The recipe that `write_video` put into an mp4.
+
+    Raises:
+        UserError: the file cannot be read or carries no recipe.
+    """
+    with _reading(path), av.open(path) as file:
+        text = file.metadata.get(RECIPE_KEY)
+    if text is None:
+        raise UserError(
+            f"{path}: carries no recipe. Only mp4 files written by `t2v sample` do; "
+            "sharing sites and editors remove it."
+        )
+    return json.loads(text)
+
+
+def write_gif(path: Path, frames: np.ndarray, fps: float | Fraction) -> None:
+    """Write an endless GIF of `frames`, `t h w c` uint8; its clock has steps of 10 ms."""
+    with _complete(path) as partial:
+        imageio.imwrite(partial, frames, extension=".gif", duration=float(1000 / fps), loop=0)
+
+
+def contact_sheet(
+    videos: Sequence[np.ndarray], captions: Sequence[str], columns: int = 8
+) -> Image.Image:
+    """One row a video: its caption above `columns` frames spread from the first to the last.
+
+    Args:
+        videos: each `t h w c` uint8; small ones are enlarged by a whole number.
+        captions: one line of text for each video.
+    """
+    rows = [
+        _sheet_row(frames, text, columns) for frames, text in zip(videos, captions, strict=True)
+    ]
+    sheet = Image.new("RGB", (max(row.width for row in rows), sum(row.height for row in rows)))
+    top = 0
+    for row in rows:
+        sheet.paste(row, (0, top))
+        top += row.height
+    return sheet
+
+
+def _sheet_row(frames: np.ndarray, caption: str, columns: int) -> Image.Image:
+    shown = np.linspace(0, len(frames) - 1, min(columns, len(frames))).round().astype(int)
+    strip = Image.fromarray(rearrange(frames[shown], "t h w c -> h (t w) c"))
+    zoom = max(1, 128 // frames.shape[1])
+    strip = strip.resize((strip.width * zoom, strip.height * zoom), Image.Resampling.NEAREST)
+    row = Image.new("RGB", (strip.width, strip.height + 20), "white")
+    row.paste(strip, (0, 20))
+    ImageDraw.Draw(row).text((4, 4), caption, fill="black", font=ImageFont.load_default(12))
+    return row
+
+
+def save_image(path: Path, image: Image.Image) -> None:
+    """Write an image under a temporary name, then rename it."""
+    with _complete(path) as partial:
+        image.save(partial, format="PNG")
+
+
+@contextmanager
+def _complete(path: Path) -> Iterator[Path]:
+    """A temporary name that becomes `path` when all is written, and vanishes when it is not."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    except (OSError, av.FFmpegError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: cannot be written ({reason}). Choose another output.") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, av.FFmpegError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: cannot be read as a video ({reason}).") from error

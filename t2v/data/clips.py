@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from einops import rearrange
 from safetensors.torch import load
 from torch import Tensor
 
@@ -19,33 +22,42 @@ class Clips:
 
     video: Tensor  # n t h w c, uint8
     mask: Tensor  # n t h w, uint8: how far objects cover the pixel, 0 to 255
-    rows: list[dict]  # the manifest, one row a clip
 
     def __len__(self) -> int:
         return len(self.video)
 
-    def split(self, held_out: int) -> tuple[Clips, Clips]:
-        """(all but the last `held_out` clips, the last `held_out`).
-
-        Raises:
-            UserError: nothing would be left to train on.
-        """
-        if not 0 < held_out < len(self):
-            raise UserError(
-                f"held_out={held_out} clips of {len(self)} leave nothing to train on or nothing to "
-                f"validate on. Allowed: 1 to {len(self) - 1}; or make more clips with `t2v world`."
-            )
-        return self[: len(self) - held_out], self[len(self) - held_out :]
-
     def __getitem__(self, span: slice) -> Clips:
-        return Clips(self.video[span], self.mask[span], self.rows[span])
+        return Clips(self.video[span], self.mask[span])
 
 
-def read_rows(folder: str | Path) -> list[dict]:
-    """The manifest of a folder of clips, one dict a clip.
+def pixels(video: Tensor) -> Tensor:
+    """Frames `b t h w c` in 0..255 as networks take them, `b c t h w` in [-1, 1].
+
+    The memory stays channels last (`channels_last_3d`), where convolutions are fastest.
+    """
+    return rearrange(video.float() / 127.5 - 1, "b t h w c -> b c t h w")
+
+
+def train_count(count: int, held_out: int) -> int:
+    """How many of `count` clips are trained on when the last `held_out` are kept for validation.
 
     Raises:
-        UserError: there is no manifest, which is written last: the folder is not a finished one.
+        UserError: one of the two parts would be empty.
+    """
+    if not 0 < held_out < count:
+        raise UserError(
+            f"held_out={held_out} of {count} clips leaves nothing to train on or to validate on. "
+            f"Allowed: 1 to {count - 1}; or make more clips with `t2v world`."
+        )
+    return count - held_out
+
+
+def read_rows(folder: str | Path) -> list[dict[str, Any]]:
+    """The manifest of a folder of clips, one dict a clip, never empty.
+
+    Raises:
+        UserError: there is no manifest, which is written last, so the folder is not finished; or
+            it lists no clips.
     """
     manifest = Path(folder) / "manifest.jsonl"
     if not manifest.is_file():
@@ -53,41 +65,45 @@ def read_rows(folder: str | Path) -> list[dict]:
             f"{folder} has no manifest.jsonl, so it is not a finished folder of clips. "
             f"Make one: t2v world output={folder}"
         )
-    return [json.loads(line) for line in manifest.read_text().splitlines() if line.strip()]
+    rows = [json.loads(line) for line in manifest.read_text().splitlines() if line.strip()]
+    if not rows:
+        raise UserError(f"{manifest} lists no clips. Make some: t2v world output={folder}")
+    return rows
+
+
+def read_shards(folder: str | Path) -> Iterator[tuple[Tensor, Tensor]]:
+    """The shards of a folder in the manifest's order, each read once: (video, mask).
+
+    Raises:
+        UserError: a shard is missing, or does not hold the clips its manifest lists.
+    """
+    rows = read_rows(folder)
+    for name in dict.fromkeys(row["shard"] for row in rows):
+        path = Path(folder) / name
+        listed = sum(row["shard"] == name for row in rows)
+        # The bytes are read, not mapped: mapped pages are dropped under memory pressure.
+        tensors = load(path.read_bytes()) if path.is_file() else {}
+        if len(tensors.get("video", ())) != listed:
+            raise UserError(
+                f"{path} does not hold the {listed} clips its manifest lists. "
+                "Make the folder again with `t2v world`."
+            )
+        yield tensors["video"], tensors["mask"]
 
 
 def load_clips(folder: str | Path) -> Clips:
-    """Read a folder of clips into memory, each shard once.
+    """Read a whole folder of clips into memory; the peak is the clips and one shard.
 
     Raises:
-        UserError: the folder is missing, unfinished, empty, or manifest and shards disagree.
+        UserError: see `read_rows` and `read_shards`.
     """
-    rows = read_rows(folder)
-    shards = list(dict.fromkeys(row["shard"] for row in rows))
-    if not shards:
-        raise UserError(
-            f"{folder}/manifest.jsonl lists no clips. Make some: t2v world output={folder}"
-        )
+    count, filled = len(read_rows(folder)), 0
     video = mask = torch.empty(0)
-    filled = 0
-    for shard in shards:
-        # Reading the bytes, not mapping them: pages of a mapped file are dropped under memory pressure.
-        tensors = load((Path(folder) / shard).read_bytes())
-        if filled == 0:  # allocate once, so that the peak is the data and one shard
-            video = tensors["video"].new_empty(len(rows), *tensors["video"].shape[1:])
-            mask = tensors["mask"].new_empty(len(rows), *tensors["mask"].shape[1:])
-        end = filled + len(tensors["video"])
-        if end > len(rows) or tensors["video"].shape[1:] != video.shape[1:]:
-            raise UserError(
-                f"{folder}/{shard} holds {len(tensors['video'])} clips of "
-                f"{tuple(tensors['video'].shape[1:])}, which its manifest ({len(rows)} clips of "
-                f"{tuple(video.shape[1:])}) does not allow. Make the folder again with `t2v world`."
-            )
-        video[filled:end], mask[filled:end] = tensors["video"], tensors["mask"]
+    for shard_video, shard_mask in read_shards(folder):
+        if filled == 0:
+            video = shard_video.new_empty(count, *shard_video.shape[1:])
+            mask = shard_mask.new_empty(count, *shard_mask.shape[1:])
+        end = filled + len(shard_video)
+        video[filled:end], mask[filled:end] = shard_video, shard_mask
         filled = end
-    if filled != len(rows):
-        raise UserError(
-            f"{folder}: the manifest lists {len(rows)} clips, the shards hold {filled}. "
-            "Make the folder again with `t2v world`."
-        )
-    return Clips(video, mask, rows)
+    return Clips(video, mask)

@@ -37,12 +37,12 @@ class Task(Protocol):
         """The scalar to minimise, and scalars to log; all noise comes from `generator`."""
         ...
 
-    def validate(self) -> tuple[dict[str, float], Image.Image | None]:
-        """Held-out figures, the same draws every time, and a contact sheet; the model holds the average weights."""
+    def validate(self) -> tuple[dict[str, float], Image.Image]:
+        """Held-out figures and a contact sheet, the same draws every time; holds the average weights."""
         ...
 
     def save(self, folder: Path) -> None:
-        """Write a folder that loads without this package's training code; the model holds the average weights."""
+        """Write what loads without the training code; the model holds the average weights."""
         ...
 
 
@@ -87,8 +87,7 @@ def fit(task: Task, config: TrainConfig, state: TrainState, rank: int = 0) -> It
         started = time.perf_counter()
         generator = keyed_generator(config.seed, state.step, rank, "noise")
         batch = task.batch(state.step, rank)
-        with autocast(config):
-            loss, extra = task.loss(batch, generator)
+        loss, extra = task.loss(batch, generator)
         loss.backward()
         grad_norm = nn.utils.clip_grad_norm_(trained, config.optim.clip_norm)
         if not (loss.isfinite() and grad_norm.isfinite()):
@@ -117,8 +116,8 @@ def _not_finite(model: nn.Module, config: TrainConfig, step: int, loss: Tensor) 
     gradients = ((name, p.grad) for name, p in model.named_parameters() if p.grad is not None)
     bad = next((name for name, grad in gradients if not grad.isfinite().all()), "none")
     return (
-        f"Step {step + 1} of {config.output}: loss {loss.item()}, first gradient that is not finite: "
-        f"{bad}. Training stopped before the weights took it. Last complete checkpoint: "
+        f"Step {step + 1} of {config.output}: loss {loss.item()}, first gradient that is not "
+        f"finite: {bad}. Training stopped before the weights took it. Last complete checkpoint: "
         f"{newest_checkpoint(config.output) or 'none'}. Lower optim.lr or optim.adam_lr, "
         "or try precision=fp32, with a new output."
     )

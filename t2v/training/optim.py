@@ -24,10 +24,10 @@ class ParameterGroup:
 
 
 def split_parameters(
-    model: nn.Module, config: OptimConfig, is_matrix: Callable[[str], bool]
+    parameters: Mapping[str, nn.Parameter], config: OptimConfig, is_matrix: Callable[[str], bool]
 ) -> list[ParameterGroup]:
-    """The trainable parameters of `model`: kernels and matrices named by `is_matrix` to Muon, the rest to AdamW."""
-    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    """The trainable ones: matrices and kernels that `is_matrix` names to Muon, the rest to AdamW."""
+    trainable = {name: p for name, p in parameters.items() if p.requires_grad}
     matrices = {
         name: p
         for name, p in trainable.items()

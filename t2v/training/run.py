@@ -1,4 +1,4 @@
-"""One training run from start, or its newest checkpoint, to end: logs, saves, validates, stops when asked."""
+"""One training run to its end: goes on where it stopped, logs, saves, validates, stops."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -21,7 +22,7 @@ from tqdm import tqdm
 from t2v.config import TrainConfig, load_config, save_config
 from t2v.errors import UserError
 from t2v.training.checkpoint import newest_checkpoint, save_checkpoint, verify_checkpoint
-from t2v.training.loop import StepMetrics, Task, TrainState, autocast, fit, start_state
+from t2v.training.loop import StepMetrics, Task, TrainState, fit, start_state
 
 logger = logging.getLogger(__name__)
 
@@ -33,12 +34,12 @@ SECONDS_BETWEEN_LINES = 30  # without a terminal
 def run(task: Task, config: TrainConfig) -> Path:
     """Train `task` to `config.steps` and return its last checkpoint.
 
-    Writes `config.yaml`, `metrics.jsonl`, `sheets/` and checkpoints to `config.output`; an output that
-    holds a checkpoint is continued. SIGTERM and Ctrl-C save and exit with 130.
+    Writes `config.yaml`, `metrics.jsonl`, `sheets/` and checkpoints to `config.output`; an output
+    that holds a checkpoint is continued. SIGTERM and Ctrl-C save and exit with 130.
 
     Raises:
-        UserError: the settings differ from those of the run to be continued, a checkpoint is damaged,
-            the loss is not finite, the disk is full.
+        UserError: the settings differ from those of the run to be continued, a checkpoint is
+            damaged, the loss is not finite, the disk is full.
     """
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
@@ -55,7 +56,7 @@ def run(task: Task, config: TrainConfig) -> Path:
             del record["extra"]
             last = state.step == config.steps or bool(stopped)
             if state.step % config.validate_every == 0 or state.step == config.steps:
-                record |= _validate(task, config, state, output)
+                record |= _validate(task, state, output)
             log.write(json.dumps(record) + "\n")
             log.flush()
             bar.advance(metrics, record)
@@ -69,7 +70,7 @@ def run(task: Task, config: TrainConfig) -> Path:
 
 
 def save_state(output: Path, task: Task, config: TrainConfig, state: TrainState) -> Path:
-    """Save a checkpoint: the task's own folder with the average weights, and `training/` to go on from."""
+    """Save what the task makes of the average weights, and `training/` to go on from."""
 
     def write(folder: Path) -> None:
         with state.ema.applied():
@@ -119,26 +120,24 @@ def _refuse_changes(config: TrainConfig, saved: TrainConfig, checkpoint: Path) -
     ]
     if changed:
         raise UserError(
-            f"{checkpoint} was trained with other settings ({'; '.join(changed)}). Going on may change "
-            f"only {', '.join(sorted(FREE_TO_CHANGE))}. Give the old settings, or a new output."
+            f"{checkpoint} was trained with other settings ({'; '.join(changed)}). Going on may "
+            f"change only {', '.join(sorted(FREE_TO_CHANGE))}. Give the old ones, or a new output."
         )
 
 
-def _flat(values: dict, prefix: str = "") -> dict[str, object]:
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, object]:
     flat: dict[str, object] = {}
     for name, value in values.items():
-        flat |= (
-            _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-        )
+        name = f"{prefix}{name}"
+        flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
     return flat
 
 
-def _validate(task: Task, config: TrainConfig, state: TrainState, output: Path) -> dict[str, float]:
-    with state.ema.applied(), autocast(config):
+def _validate(task: Task, state: TrainState, output: Path) -> dict[str, float]:
+    with state.ema.applied():
         figures, sheet = task.validate()
-    if sheet is not None:
-        (output / "sheets").mkdir(exist_ok=True)
-        sheet.save(output / "sheets" / f"{state.step:06d}.png")
+    (output / "sheets").mkdir(exist_ok=True)
+    sheet.save(output / "sheets" / f"{state.step:06d}.png")
     return figures
 
 

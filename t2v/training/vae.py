@@ -13,16 +13,18 @@ from PIL import Image
 from torch import Tensor
 
 from t2v.config import TrainVAEConfig
-from t2v.data.clips import Clips, load_clips
+from t2v.data.clips import Clips, load_clips, pixels, train_count
 from t2v.data.order import keyed_generator, step_indices
 from t2v.models.vae import AutoencoderKLT2V
+from t2v.training.loop import autocast
 from t2v.training.optim import ParameterGroup, split_parameters
 from t2v.training.run import run
+from t2v.training.sheet import contact_sheet
 
 STATISTICS_CLIPS = 512  # enough for two digits of a mean and a standard deviation
 SHORTCUT_CLIPS = 256  # some 80,000 patches for a 768-dimensional covariance
 CLIPS_AT_ONCE = 32
-SHEET_CLIPS, SHEET_FRAMES = 6, 5
+SHEET_CLIPS = 6
 
 
 class VAEBatch(NamedTuple):
@@ -33,7 +35,7 @@ class VAEBatch(NamedTuple):
 
 
 def train_vae(config: TrainVAEConfig) -> Path:
-    """`t2v train-vae`: train on a folder of clips and return the last checkpoint, which holds `vae/`.
+    """`t2v train-vae`: train on a folder of clips; returns the last checkpoint, with `vae/`.
 
     Raises:
         UserError: see `load_clips` and `run`.
@@ -46,19 +48,22 @@ class VAETask:
 
     def __init__(self, config: TrainVAEConfig) -> None:
         self.config = config
-        self.train_clips, self.val_clips = load_clips(config.data).split(config.held_out)
+        clips = load_clips(config.data)
+        count = train_count(len(clips), config.held_out)
+        self.train_clips, self.val_clips = clips[:count], clips[count:]
         with torch.random.fork_rng(devices=[]):  # the layers draw their start from the global state
             torch.manual_seed(config.seed)
             self.model = AutoencoderKLT2V(**asdict(config.model))
         if config.model.linear_shortcut:
-            self.model.init_linear_shortcut(_pixels(self.train_clips.video[:SHORTCUT_CLIPS]))
+            self.model.init_linear_shortcut(pixels(self.train_clips.video[:SHORTCUT_CLIPS]))
             # Steps sized for fresh kernels would undo the closed form; what it lacks, the kernels add.
             self.model.encoder.shortcut.requires_grad_(False)
             self.model.decoder.shortcut.requires_grad_(False)
         self.model.to(config.device)
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        return split_parameters(self.model, self.config.optim, is_matrix=lambda name: True)
+        parameters = dict(self.model.named_parameters())
+        return split_parameters(parameters, self.config.optim, is_matrix=lambda name: "conv_" not in name)
 
     def batch(self, step: int, rank: int) -> VAEBatch:
         """Whole clips, or in `image_ratio` of the steps one frame of each."""
@@ -70,15 +75,18 @@ class VAETask:
             frame = int(draw[1] * video.shape[1])
             video, mask = video[:, frame : frame + 1], mask[:, frame : frame + 1]
         mask = rearrange(mask.to(config.device), "b t h w -> b 1 t h w").float() / 255
-        return VAEBatch(_pixels(video.to(config.device)), mask)
+        return VAEBatch(pixels(video.to(config.device)), mask)
 
     def loss(self, batch: VAEBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         config = self.config
-        posterior = self.model.encode(batch.video).latent_dist
+        with autocast(config):
+            posterior = self.model.encode(batch.video).latent_dist
         mean, logvar = posterior.mean.float(), posterior.logvar.float()
         noise = torch.randn(mean.shape, generator=generator).to(mean.device)
         latents = mean + torch.exp(logvar / 2) * noise
-        difference = self.model.decode(latents).sample.float() - batch.video
+        with autocast(config):
+            recon = self.model.decode(latents).sample
+        difference = recon.float() - batch.video
         square = difference.square()
         mse = square.mean()
         weighted = (square * (1 + config.foreground_weight * batch.mask)).mean()
@@ -93,12 +101,11 @@ class VAETask:
         return loss, {"mse": mse.detach(), "kl": kl.detach()}
 
     @torch.no_grad()
-    def validate(self) -> tuple[dict[str, float], Image.Image | None]:
+    def validate(self) -> tuple[dict[str, float], Image.Image]:
         """PSNR in dB of the posterior mean, mean over clips; and inside the objects, pooled."""
         per_clip, inside = [], []
         for video, mask in _chunks(self.val_clips, self.config.device):
-            latents = self.model.encode(video).latent_dist.mean
-            recon = self.model.decode(latents).sample.float().clamp(-1, 1)
+            recon = self._reconstruct(video)
             square = reduce((recon - video).square(), "b c t h w -> b t h w", "mean")
             per_clip.append(_psnr(reduce(square, "b t h w -> b", "mean")))
             inside.append(square[mask > 127])
@@ -114,15 +121,16 @@ class VAETask:
         self.model.register_to_config(latents_mean=mean, latents_std=std)
         self.model.save_pretrained(folder / "vae")
 
-    @torch.no_grad()
     def _sheet(self) -> Image.Image:
         """Some held-out clips, frames left to right; each reconstruction below its original."""
-        video = _pixels(self.val_clips.video[:SHEET_CLIPS].to(self.config.device))
-        recon = self.model.decode(self.model.encode(video).latent_dist.mean).sample.float()
-        frames = torch.linspace(0, video.shape[2] - 1, SHEET_FRAMES).round().long()
-        rows = torch.stack([video, recon.clamp(-1, 1)])[:, :, :, frames].cpu()
-        sheet = rearrange(rows, "r b c t h w -> (b r h) (t w) c")
-        return Image.fromarray(((sheet + 1) * 127.5).round().to(torch.uint8).numpy())
+        video = pixels(self.val_clips.video[:SHEET_CLIPS].to(self.config.device))
+        pairs = torch.stack([video, self._reconstruct(video)]) / 2 + 0.5
+        return contact_sheet(rearrange(pairs, "r b c t h w -> (b r) t h w c"))
+
+    def _reconstruct(self, video: Tensor) -> Tensor:
+        with autocast(self.config):
+            latents = self.model.encode(video).latent_dist.mean
+            return self.model.decode(latents).sample.float().clamp(-1, 1)
 
 
 @torch.no_grad()
@@ -145,12 +153,7 @@ def latent_statistics(vae: AutoencoderKLT2V, clips: Clips) -> tuple[list[float],
 def _chunks(clips: Clips, device: str | torch.device) -> Iterator[tuple[Tensor, Tensor]]:
     for first in range(0, len(clips), CLIPS_AT_ONCE):
         chunk = clips[first : first + CLIPS_AT_ONCE]
-        yield _pixels(chunk.video.to(device)), chunk.mask.to(device)
-
-
-def _pixels(video: Tensor) -> Tensor:
-    # The clips lie channels last, so this is channels_last_3d, where convolutions are fastest.
-    return rearrange(video.float() / 127.5 - 1, "b t h w c -> b c t h w")
+        yield pixels(chunk.video.to(device)), chunk.mask.to(device)
 
 
 def _psnr(mse: Tensor) -> Tensor:

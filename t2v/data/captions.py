@@ -1,0 +1,58 @@
+"""The captions of a dataset as tokens, ready to be picked from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from t2v.errors import UserError
+from t2v.models.text import clean_prompt
+
+
+class Captions:
+    """Every paraphrase of every clip, tokenised once.
+
+    Raises:
+        UserError: a caption is longer than `max_length` tokens; it is shown.
+    """
+
+    def __init__(
+        self, rows: Sequence[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, max_length: int
+    ) -> None:
+        paraphrases = [row.get("captions") or [row["caption"]] for row in rows]
+        texts = [clean_prompt(text) for texts in paraphrases for text in texts]
+        ids = tokenizer([*texts, ""])["input_ids"]
+        lengths = [len(each) for each in ids]
+        longest = max(lengths)
+        if longest > max_length:
+            raise UserError(
+                f"A caption has {longest} tokens, max_sequence_length is {max_length}: "
+                f"{texts[lengths.index(longest)]!r}. Raise max_sequence_length or shorten it."
+            )
+        self.tokens = torch.full((len(ids), longest), tokenizer.pad_token_id, dtype=torch.int32)
+        for row, each in zip(self.tokens, ids, strict=True):
+            row[: len(each)] = torch.tensor(each, dtype=torch.int32)
+        self.lengths = torch.tensor(lengths)
+        self.counts = torch.tensor([len(texts) for texts in paraphrases])
+        self.starts = self.counts.cumsum(0) - self.counts
+
+    def pick(self, clips: Tensor, choice: Tensor, dropped: Tensor) -> tuple[Tensor, Tensor]:
+        """One caption a clip: ids padded to the longest picked, `b m`, and lengths, `b`.
+
+        Args:
+            clips: indices, `b`.
+            choice: which paraphrase, as a fraction of their number in [0, 1), `b`.
+            dropped: where true the empty caption is taken, `b`.
+        """
+        row = self.starts[clips] + (choice * self.counts[clips]).long()
+        row = row.masked_fill(dropped, len(self.tokens) - 1)
+        lengths = self.lengths[row]
+        return self.tokens[row, : int(lengths.max())].long(), lengths
+
+    def first(self, clips: Tensor) -> tuple[Tensor, Tensor]:
+        """The first caption of each clip, as `pick` gives it."""
+        return self.pick(clips, torch.zeros(len(clips)), torch.zeros(len(clips), dtype=torch.bool))

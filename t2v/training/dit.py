@@ -1,0 +1,224 @@
+"""Training the video transformer on cached latents and their captions."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from einops import rearrange
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoTokenizer, T5EncoderModel
+
+from t2v.config import TrainDiTConfig
+from t2v.data.captions import Captions
+from t2v.data.clips import read_rows, train_count
+from t2v.data.latents import encode_folder
+from t2v.data.order import keyed_generator, step_indices
+from t2v.errors import UserError
+from t2v.models.diffusion import build_scheduler, diffusion_loss, draw_times
+from t2v.models.transformer import T2VTransformer3DModel
+from t2v.models.vae import AutoencoderKLT2V
+from t2v.pipeline import T2VPipeline
+from t2v.training.checkpoint import newest_checkpoint
+from t2v.training.loop import autocast
+from t2v.training.optim import ParameterGroup, split_parameters
+from t2v.training.run import run
+from t2v.training.sheet import contact_sheet
+
+logger = logging.getLogger(__name__)
+
+VALIDATION_BINS = 4
+VALIDATION_BATCH = 64
+
+
+class DiTBatch(NamedTuple):
+    """Clean latents and the tokens of one caption each."""
+
+    latents: Tensor  # b c t h w, normalised
+    tokens: Tensor  # b m
+    lengths: Tensor  # b, tokens before the padding
+
+
+def train_dit(config: TrainDiTConfig) -> Path:
+    """`t2v train`: train on a folder of clips and return the last checkpoint, a pipeline folder.
+
+    Raises:
+        UserError: see `load_vae`, `encode_folder`, `Captions` and `run`.
+    """
+    return run(DiTTask(config), config)
+
+
+class DiTTask:
+    """Predict the objective's target from noisy latents and text; the text encoder learns along."""
+
+    def __init__(self, config: TrainDiTConfig) -> None:
+        self.config = config
+        self.rows = read_rows(config.data)
+        self.train_count = train_count(len(self.rows), config.held_out)
+        self.vae = load_vae(config.vae).to(config.device)
+        self.latents = encode_folder(self.vae, config.data, config.precision)
+        tokenizer, text_encoder = load_text(config.text)
+        self.tokenizer = tokenizer
+        self.captions = Captions(self.rows, tokenizer, config.max_sequence_length)
+        transformer = T2VTransformer3DModel(**asdict(config.model))
+        transformer.initialize(keyed_generator(config.seed, "weights"))
+        self.model = nn.ModuleDict({"transformer": transformer, "text_encoder": text_encoder})
+        self.model.to(config.device)
+        text_encoder.requires_grad_(config.train_text_encoder)
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        config = self.config
+        named = dict(self.model.named_parameters())
+        text = {name: p for name, p in named.items() if name.startswith("text_encoder.")}
+        groups = split_parameters(
+            {name: p for name, p in named.items() if name not in text},
+            config.optim,
+            # tables, embedders and the first and last projection are not hidden matrices
+            is_matrix=lambda name: ".blocks." in name and name.endswith(".weight"),
+        )
+        if config.train_text_encoder:
+            groups.append(ParameterGroup(text, "adamw", config.text_lr))
+        return groups
+
+    def batch(self, step: int, rank: int) -> DiTBatch:
+        """Clips in the epoch's order, each with one of its captions or, at times, with none."""
+        config = self.config
+        index = step_indices(self.train_count, config.batch_size, config.seed, step, rank)
+        generator = keyed_generator(config.seed, step, rank, "captions")
+        choice = torch.rand(2, len(index), generator=generator)
+        tokens, lengths = self.captions.pick(index, choice[0], choice[1] < config.caption_dropout)
+        return self._batch(index, tokens, lengths)
+
+    def loss(self, batch: DiTBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        t = draw_times(self.config.objective, len(batch.latents), self.config.shift, generator)
+        noise = torch.randn(batch.latents.shape, generator=generator)
+        with autocast(self.config):
+            return self._losses(batch, noise, t).mean(), {}
+
+    @torch.no_grad()
+    def validate(self) -> tuple[dict[str, float], Image.Image]:
+        """The held-out loss at fixed noise and times, in all and in each quarter of the time."""
+        held_out = torch.arange(self.train_count, len(self.latents))
+        generator = keyed_generator(self.config.seed, "validation")
+        times = (torch.randperm(len(held_out), generator=generator) + 0.5) / len(held_out)
+        losses = []
+        for index, t in zip(
+            held_out.split(VALIDATION_BATCH), times.split(VALIDATION_BATCH), strict=True
+        ):
+            batch = self._batch(index, *self.captions.first(index))
+            noise = torch.randn(batch.latents.shape, generator=generator)
+            with autocast(self.config):
+                losses.append(self._losses(batch, noise, t).cpu())
+        loss, quarter = torch.cat(losses), (times * VALIDATION_BINS).long()
+        figures = {
+            f"val_loss_{part}": loss[quarter == part].mean().item()
+            for part in range(VALIDATION_BINS)
+            if (quarter == part).any()
+        }
+        return {"val_loss": loss.mean().item(), **figures}, self._sheet()
+
+    def save(self, folder: Path) -> None:
+        """Write a pipeline folder."""
+        self._pipeline().save_pretrained(folder)
+
+    def _batch(self, index: Tensor, tokens: Tensor, lengths: Tensor) -> DiTBatch:
+        device, config = self.config.device, self.vae.config
+        mean, std = (
+            rearrange(torch.tensor(values, device=device), "c -> c 1 1 1")
+            for values in (config.latents_mean, config.latents_std)
+        )
+        latents = (self.latents[index].to(device).float() - mean) / std
+        return DiTBatch(latents, tokens.to(device), lengths.to(device))
+
+    def _losses(self, batch: DiTBatch, noise: Tensor, t: Tensor) -> Tensor:
+        text = encode_tokens(
+            self.model["text_encoder"],
+            batch.tokens,
+            batch.lengths,
+            self.config.max_sequence_length,
+        )
+        device = batch.latents.device
+
+        def predict(noisy: Tensor, timestep: Tensor) -> Tensor:
+            return self.model["transformer"](noisy, timestep, text, return_dict=False)[0]
+
+        return diffusion_loss(
+            self.config.objective, predict, batch.latents, noise.to(device), t.to(device)
+        )
+
+    def _pipeline(self) -> T2VPipeline:
+        config, clip = self.config, self.rows[0]
+        pipeline = T2VPipeline(
+            tokenizer=self.tokenizer,
+            text_encoder=self.model["text_encoder"],
+            transformer=self.model["transformer"],
+            vae=self.vae,
+            scheduler=build_scheduler(config.objective, config.shift),
+            **{name: clip[name] for name in ("fps", "height", "width", "num_frames")},
+            num_inference_steps=config.num_inference_steps,
+            guidance_scale=config.guidance_scale,
+            max_sequence_length=config.max_sequence_length,
+        )
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    def _sheet(self) -> Image.Image:
+        """One row of frames for each of `config.prompts`, drawn as anyone draws from the checkpoint."""
+        seeds = [torch.Generator().manual_seed(self.config.seed) for _ in self.config.prompts]
+        videos = self._pipeline()(list(self.config.prompts), generator=seeds, output_type="np")
+        return contact_sheet(torch.from_numpy(videos.frames))
+
+
+def encode_tokens(
+    text_encoder: nn.Module, tokens: Tensor, lengths: Tensor, max_sequence_length: int
+) -> Tensor:
+    """Embeddings `b max_sequence_length d` with zeros past each prompt's end, as Wan 2.1 has them.
+
+    Args:
+        text_encoder: any transformers encoder.
+        tokens: ids padded to the longest of the batch, `b m`.
+        lengths: how many of them are real, `b`.
+        max_sequence_length: rows of the answer, at least `m`.
+    """
+    mask = torch.arange(tokens.shape[1], device=tokens.device) < rearrange(lengths, "b -> b 1")
+    text = text_encoder(input_ids=tokens, attention_mask=mask.long()).last_hidden_state
+    text = text * rearrange(mask, "b m -> b m 1")
+    return F.pad(text, (0, 0, 0, max_sequence_length - text.shape[1]))
+
+
+def load_vae(folder: str | Path) -> AutoencoderKLT2V:
+    """The frozen VAE of a VAE folder, a checkpoint that holds `vae/`, or a `t2v train-vae` output.
+
+    Raises:
+        UserError: there is none.
+    """
+    folder = Path(folder)
+    places = [folder, folder / "vae"]
+    if newest := newest_checkpoint(folder):
+        places.append(newest / "vae")
+    for place in places:
+        if (place / "config.json").is_file():
+            return AutoencoderKLT2V.from_pretrained(place).requires_grad_(False)
+    raise UserError(
+        f"vae={folder} holds no VAE. Give a VAE folder, or the output of `t2v train-vae`."
+    )
+
+
+def load_text(folder: str | Path) -> tuple[object, T5EncoderModel]:
+    """The tokenizer and text encoder of a folder with `tokenizer/` and `text_encoder/`.
+
+    Raises:
+        UserError: one of the two is missing.
+    """
+    for part in ("tokenizer", "text_encoder"):
+        if not (Path(folder) / part).is_dir():
+            raise UserError(
+                f"text={folder} has no {part}/. Make it: t2v world make=text output={folder}"
+            )
+    tokenizer = AutoTokenizer.from_pretrained(Path(folder) / "tokenizer")
+    return tokenizer, T5EncoderModel.from_pretrained(Path(folder) / "text_encoder")

@@ -1,0 +1,62 @@
+"""Text to video: a diffusers pipeline, its networks, and the training behind them.
+
+Importing this package is quick and loads no torch; the public names load when they are used.
+"""
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any
+
+__version__ = "0.1.0"
+
+# diffusers looks up the classes of a saved pipeline here, and the base classes they must have.
+_HOMES = {
+    "AutoencoderKLT2V": "t2v.models.vae",
+    "ModelMixin": "diffusers",
+    "T2VPipeline": "t2v.pipeline",
+    "T2VPipelineOutput": "t2v.pipeline",
+    "T2VTransformer3DModel": "t2v.models.transformer",
+}
+_DIFFUSERS = "diffusers.pipelines.pipeline_utils"  # home of DiffusionPipeline
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 't2v' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])
+
+
+class _AfterDiffusers(MetaPathFinder):
+    """Registers our classes with diffusers right after it has loaded its `DiffusionPipeline`."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if name != _DIFFUSERS:
+            return None
+        sys.meta_path.remove(self)
+        spec = find_spec(name)
+        assert spec is not None and spec.loader is not None
+        load = spec.loader.exec_module
+
+        def load_and_register(module: ModuleType) -> None:
+            load(module)
+            import_module("t2v.pipeline")
+
+        spec.loader.exec_module = load_and_register  # type: ignore[method-assign]
+        return spec
+
+
+if _DIFFUSERS in sys.modules:
+    import_module("t2v.pipeline")
+else:
+    sys.meta_path.insert(0, _AfterDiffusers())

@@ -1,0 +1,124 @@
+"""Guidance: the transformer's predictions for each condition, made into one."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from diffusers.guiders import BaseGuidance
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils.torch_utils import get_module_execution_device
+from einops import rearrange
+from torch import Tensor
+
+CFGMode = Literal["sequential", "batched"]
+
+# These two keep one state for all conditions, so they must see all of them in one forward.
+UNKEYED_CACHES = {"pyramid_attention_broadcast", "faster_cache_denoiser"}
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where the sampler is: the time the transformer is told, and what its caches ask for."""
+
+    timestep: Tensor
+    index: int
+    count: int
+    sigma: float | None
+
+
+class Guidance:
+    """Asks the transformer about every condition and combines the answers.
+
+    On a CPU, where a batch is no faster, each sample goes through the transformer alone. Matrix
+    products round differently for other batch sizes; this way a sample's bits do not depend on
+    its neighbours. A cache needs the batch whole and has it whole.
+
+    Args:
+        mode: the conditions one after the other, or in one batch. None: in one batch where a cache
+            on the transformer needs that (`PyramidAttentionBroadcast`, `FasterCache`).
+        guider: instead of classifier-free guidance.
+        attention_kwargs: handed to the transformer.
+    """
+
+    def __init__(
+        self,
+        transformer: ModelMixin,
+        mode: CFGMode | None = None,
+        guider: BaseGuidance | None = None,
+        attention_kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        caches = _stateful_hooks(transformer)
+        self.transformer = transformer
+        self.guider = guider
+        self.attention_kwargs = attention_kwargs
+        self.batched = mode == "batched" if mode else bool(caches & UNKEYED_CACHES)
+        self.alone = not caches and get_module_execution_device(transformer).type == "cpu"
+
+    def __call__(
+        self, latents: Tensor, positive: Tensor, negative: Tensor | None, scale: float, step: Step
+    ) -> Tensor:
+        """What the scheduler steps along.
+
+        Args:
+            latents: `b c t h w`.
+            positive, negative: text embeddings, `b m d`.
+            scale: weight of the direction from negative to positive; up to 1 the negative is not
+                asked (arXiv 2207.12598, equation 6).
+
+        Returns:
+            The prediction, shape and dtype of `latents`.
+        """
+        if self.guider is not None:
+            return self._guide(latents, positive, negative, step)
+        if negative is None or scale <= 1:
+            return self._predict("cond", latents, positive, step)
+        if self.batched:
+            both = torch.cat([latents, latents]), torch.cat([negative, positive])
+            uncond, cond = self._predict("cond_uncond", *both, step, conditions=2).chunk(2)
+        else:
+            cond = self._predict("cond", latents, positive, step)
+            uncond = self._predict("uncond", latents, negative, step)
+        return uncond + scale * (cond - uncond)
+
+    def _guide(
+        self, latents: Tensor, positive: Tensor, negative: Tensor | None, step: Step
+    ) -> Tensor:
+        self.guider.set_state(
+            step=step.index, num_inference_steps=step.count, timestep=step.timestep
+        )
+        batches = self.guider.prepare_inputs({"encoder_hidden_states": (positive, negative)})
+        for batch in batches:
+            self.guider.prepare_models(self.transformer)
+            name, text = batch.__guidance_identifier__, batch.encoder_hidden_states
+            batch.noise_pred = self._predict(name, latents, text, step)
+            self.guider.cleanup_models(self.transformer)
+        return self.guider(batches)[0]
+
+    def _predict(
+        self, name: str, latents: Tensor, text: Tensor, step: Step, conditions: int = 1
+    ) -> Tensor:
+        # rows are ordered (condition, sample); a group holds all conditions of its samples
+        samples = len(latents) // conditions
+        groups = [slice(i, None, samples) for i in range(samples)] if self.alone else [slice(None)]
+        predictions = [self._forward(name, latents[rows], text[rows], step) for rows in groups]
+        if len(predictions) == 1:
+            return predictions[0].to(latents.dtype)
+        return rearrange(predictions, "s k c t h w -> (k s) c t h w").to(latents.dtype)
+
+    def _forward(self, name: str, latents: Tensor, text: Tensor, step: Step) -> Tensor:
+        place = {"step_index": step.index, "num_inference_steps": step.count, "sigma": step.sigma}
+        with self.transformer.cache_context(name, **place):
+            return self.transformer(
+                hidden_states=latents.to(self.transformer.dtype),
+                timestep=step.timestep.expand(len(latents)),
+                encoder_hidden_states=text,
+                attention_kwargs=self.attention_kwargs,
+                return_dict=False,
+            )[0]
+
+
+def _stateful_hooks(model: ModelMixin) -> set[str]:
+    """The names of diffusers' hooks that carry something from one step to the next."""
+    registries = [getattr(module, "_diffusers_hook", None) for module in model.modules()]
+    hooks = [registry.hooks for registry in registries if registry is not None]
+    return {name for each in hooks for name, hook in each.items() if hook._is_stateful}

@@ -1,0 +1,68 @@
+"""What a caller asks of the pipeline: checked before any time is spent on it."""
+
+import math
+from typing import Any
+
+from diffusers.models.modeling_utils import ModelMixin
+
+from t2v.errors import UserError
+
+
+def count_frames(
+    num_frames: int | None, duration: float | None, fps: float, saved: int | None
+) -> int:
+    """The frames asked for: `num_frames`, or `duration` seconds at `fps`, rounded half up and at
+    least one; `saved` when neither is given.
+
+    Raises:
+        UserError: both are given, or one that is not positive or not whole.
+    """
+    if num_frames is not None and duration is not None:
+        raise UserError(f"num_frames={num_frames} and duration={duration}: give one of them.")
+    for name, value in (("num_frames", num_frames), ("duration", duration), ("fps", fps)):
+        if value is not None and not 0 < value < math.inf:
+            raise UserError(f"{name}={value}: give more than 0.")
+    if duration is not None:
+        return max(1, math.floor(duration * fps + 0.5))
+    frames = saved if num_frames is None else num_frames
+    if frames != int(frames):
+        raise UserError(f"num_frames={frames}: give a whole number.")
+    return int(frames)
+
+
+def latent_shape(
+    transformer: ModelMixin, vae: ModelMixin, batch: int, num_frames: int, height: int, width: int
+) -> tuple[int, int, int, int, int]:
+    """The latents `b c t h w` that hold the video; `t` is padded up to what the VAE's `4k+1`
+    frames and the transformer's patches can hold.
+
+    Raises:
+        UserError: a height or width that the patches do not tile; names the nearest that they do.
+    """
+    patch_t, *patch = transformer.config.patch_size
+    space, time = vae.config.scale_factor_spatial, vae.config.scale_factor_temporal
+    for name, size, step in (("height", height, patch[0]), ("width", width, patch[1])):
+        below = size // (space * step) * space * step
+        if size != below or size < 1:
+            nearest = [str(each) for each in (below, below + space * step) if each > 0]
+            raise UserError(
+                f"{name}={size}: this model works in multiples of {space * step}. "
+                f"Nearest: {' or '.join(nearest)}."
+            )
+    frames = -(-(num_frames - 1) // time) + 1
+    frames = -(-frames // patch_t) * patch_t
+    return batch, transformer.config.in_channels, frames, height // space, width // space
+
+
+def check_prompts(**given: tuple[Any, Any]) -> None:
+    """Refuse texts that are no texts, and texts given beside their own embeddings.
+
+    Args:
+        given: the texts and the embeddings of each argument, by its name.
+    """
+    for name, (text, embeds) in given.items():
+        if text is not None and embeds is not None:
+            raise UserError(f"{name} and {name}_embeds are both given: give one of them.")
+        texts = text if isinstance(text, list) else [text]
+        if text is not None and not (texts and all(isinstance(each, str) for each in texts)):
+            raise UserError(f"{name}={text!r}: give a text, or a list of at least one.")

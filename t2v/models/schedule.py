@@ -1,0 +1,93 @@
+"""The sampling run: its times, its random numbers, and what diffusers' schedulers differ in."""
+
+import inspect
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import SchedulerMixin
+from torch import Tensor
+
+from t2v.errors import UserError
+
+
+def set_timesteps(
+    scheduler: SchedulerMixin,
+    num_inference_steps: int,
+    num_tokens: int,
+    sigmas: list[float] | None = None,
+    device: torch.device | None = None,
+) -> Tensor:
+    """Prepare the scheduler for a run and return its timesteps.
+
+    Flow schedulers get the evenly spaced times 1, ..., 1/N to shift. Left alone they go down to
+    their smallest training time and shift twice, which wastes the last of few steps: 4 steps with
+    shift 3 stand at 1, .858, .602, .009 and not at 1, .9, .75, .5.
+
+    Args:
+        num_inference_steps: N, at least 1; not used with `sigmas`.
+        num_tokens: video tokens, which set the shift where it is dynamic.
+        sigmas: own times in (0, 1], falling.
+
+    Raises:
+        UserError: no steps, or a scheduler that takes no sigmas of its own.
+    """
+    if num_inference_steps < 1:
+        raise UserError(f"num_inference_steps={num_inference_steps}: take at least 1.")
+    takes = inspect.signature(scheduler.set_timesteps).parameters
+    options: dict[str, Any] = {}
+    if sigmas is not None and "sigmas" not in takes:
+        raise UserError(f"{type(scheduler).__name__} takes no sigmas: leave them out.")
+    # the others that take sigmas name what they predict, and space flow times well or have none
+    if sigmas is not None or ("sigmas" in takes and "prediction_type" not in scheduler.config):
+        times = np.linspace(1, 1 / num_inference_steps, num_inference_steps)
+        options["sigmas"] = times if sigmas is None else sigmas
+    if "mu" in takes and scheduler.config.get("use_dynamic_shifting", False):
+        options["mu"] = dynamic_shift(scheduler, num_tokens)
+    steps = len(options["sigmas"]) if "sigmas" in options else num_inference_steps
+    scheduler.set_timesteps(steps, device=device, **options)
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(0)  # saves a look-up on the device in every step
+    return scheduler.timesteps
+
+
+def dynamic_shift(scheduler: SchedulerMixin, num_tokens: int) -> float:
+    """The shift for a video of `num_tokens`, on the line through the two saved ends (FLUX.1)."""
+    ends = (
+        scheduler.config.get("base_image_seq_len", 256),
+        scheduler.config.get("max_image_seq_len", 4096),
+    )
+    shifts = scheduler.config.get("base_shift", 0.5), scheduler.config.get("max_shift", 1.15)
+    slope = (shifts[1] - shifts[0]) / (ends[1] - ends[0])
+    return shifts[0] + slope * (num_tokens - ends[0])
+
+
+def step_options(
+    scheduler: SchedulerMixin, generators: list[torch.Generator]
+) -> dict[str, list[torch.Generator]]:
+    """The keywords of this scheduler's `step` that a run has a value for."""
+    takes = inspect.signature(scheduler.step).parameters
+    return {"generator": generators} if "generator" in takes else {}
+
+
+def sample_generators(
+    generator: torch.Generator | list[torch.Generator] | None, count: int
+) -> list[torch.Generator]:
+    """One fresh CPU generator for each sample, so that a seed means one video anywhere.
+
+    A generator stands for its seed alone: what was drawn from it before does not matter, nor which
+    device it is for. Sample i of a single generator has the seed `generator.initial_seed() + i`;
+    with a list, each sample has the seed of its own. None takes new seeds from torch's global one.
+
+    Raises:
+        UserError: a list of another length than `count`.
+    """
+    if isinstance(generator, list) and len(generator) != count:
+        raise UserError(f"{len(generator)} generators for {count} videos: give one, or {count}.")
+    if generator is None:
+        seeds = torch.randint(2**63 - 1, (count,)).tolist()
+    elif isinstance(generator, list):
+        seeds = [each.initial_seed() for each in generator]
+    else:
+        seeds = [generator.initial_seed() + i for i in range(count)]
+    return [torch.Generator().manual_seed(seed) for seed in seeds]

@@ -1,0 +1,89 @@
+"""Prompts to text embeddings, with any tokenizer and text encoder of transformers."""
+
+import html
+import logging
+import re
+
+import ftfy
+import torch
+from diffusers.utils.torch_utils import get_module_execution_device
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from t2v.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")  # noqa: RUF001
+
+
+def clean_prompt(prompt: str) -> str:
+    """The prompt with broken characters mended, HTML entities read and spaces evened, as in Wan."""
+    return " ".join(html.unescape(html.unescape(ftfy.fix_text(prompt))).split())
+
+
+def count_tokens(tokenizer: PreTrainedTokenizerBase, prompt: str) -> int:
+    """How many tokens the prompt takes, its end mark included."""
+    return len(tokenizer(clean_prompt(prompt), verbose=False).input_ids)
+
+
+def unknown_words(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[str]:
+    """The words of the prompt that the text encoder never saw in training, each once, in order.
+
+    A tokenizer saved with `known_words` (an entry of its `tokenizer_config.json`) knows those and
+    no others. Any other tokenizer knows every word it has tokens for.
+    """
+    words = dict.fromkeys(word.lower() for word in WORD.findall(clean_prompt(prompt)))
+    known = tokenizer.init_kwargs.get("known_words")
+    if known is not None:
+        return [word for word in words if word not in known and not word.isdigit()]
+    unknown = tokenizer.unk_token_id
+    return [word for word in words if unknown in tokenizer(word, verbose=False).input_ids]
+
+
+def encode_prompts(
+    tokenizer: PreTrainedTokenizerBase,
+    encoder: PreTrainedModel,
+    prompts: list[str],
+    max_length: int,
+    *,
+    truncate: bool = False,
+) -> Tensor:
+    """The embedding of every prompt, with zeros past its end.
+
+    Each prompt is encoded alone and at its own length: what it becomes does not depend on its
+    neighbours, and nothing is spent on padding.
+
+    Args:
+        max_length: tokens of the result, `m`.
+        truncate: cut a longer prompt off, with a warning.
+
+    Returns:
+        `b m d`, in the encoder's dtype, where the encoder computes.
+
+    Raises:
+        UserError: a prompt is longer than `max_length`.
+    """
+    device = get_module_execution_device(encoder)
+    embeds = {}
+    for prompt in dict.fromkeys(prompts):
+        if (count := count_tokens(tokenizer, prompt)) > max_length:
+            _refuse_or_warn(prompt, count, max_length, truncate)
+        ids = tokenizer(clean_prompt(prompt), truncation=True, max_length=max_length).input_ids
+        # some tokenizers make nothing of an empty prompt, and no encoder takes nothing
+        tokens = torch.tensor([ids or [tokenizer.pad_token_id or 0]], device=device)
+        mask = torch.ones_like(tokens)
+        text = encoder(input_ids=tokens, attention_mask=mask).last_hidden_state[0, : len(ids)]
+        embeds[prompt] = F.pad(text, (0, 0, 0, max_length - len(ids)))  # m d
+    return torch.stack([embeds[prompt] for prompt in prompts])
+
+
+def _refuse_or_warn(prompt: str, count: int, limit: int, truncate: bool) -> None:
+    start = f"{prompt[:60]!r}..."
+    if not truncate:
+        raise UserError(
+            f"The prompt takes {count} tokens and {limit} fit: {start} "
+            "Shorten it, or ask for it to be cut off (truncate=True, --truncate)."
+        )
+    logger.warning("%d of %d tokens were cut off: %s", count - limit, count, start)

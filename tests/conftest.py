@@ -1,0 +1,139 @@
+"""Tiny but real parts, every parameter woken with noise, and random states put back."""
+
+import random
+import re
+from collections.abc import Iterator
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers.processors import TemplateProcessing
+from torch import nn
+from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
+
+from t2v.config import VAEConfig
+from t2v.models.transformer import T2VTransformer3DModel
+from t2v.models.vae import AutoencoderKLT2V
+from t2v.pipeline import T2VPipeline
+
+WORDS = re.findall(r"\S+", "a red blue ball box rolls bounces on the grass snow under sky , .")
+TEXT_DIM = 32
+
+
+@pytest.fixture(autouse=True)
+def restored_random_states() -> Iterator[None]:
+    """No test sees what another drew."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    yield
+    random.setstate(states[0])
+    np.random.set_state(states[1])
+    torch.set_rng_state(states[2])
+
+
+@torch.no_grad()
+def woken(module: nn.Module, seed: int = 0) -> nn.Module:
+    """The module in eval mode with noise on every parameter: fresh zeros would hide mistakes."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in module.parameters():
+        noise = torch.randn(parameter.shape, generator=generator)
+        fan_in = parameter[0].numel() if parameter.ndim > 1 else 100
+        parameter.add_(noise.to(parameter), alpha=fan_in**-0.5)
+    return module.eval()
+
+
+@pytest.fixture
+def tokenizer() -> PreTrainedTokenizerFast:
+    """One token a word of `WORDS`, an end mark, and `<unk>` for everything else."""
+    vocabulary = {word: i for i, word in enumerate(["<pad>", "</s>", "<unk>", *WORDS])}
+    model = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    model.normalizer = normalizers.Lowercase()
+    model.pre_tokenizer = pre_tokenizers.Whitespace()
+    model.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=model, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    )
+
+
+@pytest.fixture
+def text_encoder() -> T5EncoderModel:
+    """Width `TEXT_DIM`, no dropout."""
+    config = T5Config(
+        vocab_size=len(WORDS) + 3,
+        d_model=TEXT_DIM,
+        d_kv=8,
+        d_ff=64,
+        num_layers=2,
+        num_heads=4,
+        dropout_rate=0.0,
+        feed_forward_proj="gated-gelu",
+        pad_token_id=0,
+        eos_token_id=1,
+    )
+    return woken(T5EncoderModel(config))
+
+
+@pytest.fixture
+def transformer() -> T2VTransformer3DModel:
+    """Two blocks of width 32 on 8 latent channels."""
+    model = T2VTransformer3DModel(
+        patch_size=(1, 2, 2),
+        num_attention_heads=2,
+        attention_head_dim=16,
+        in_channels=8,
+        out_channels=8,
+        text_dim=TEXT_DIM,
+        freq_dim=32,
+        ffn_dim=64,
+        num_layers=2,
+    )
+    return woken(model, seed=1)
+
+
+@pytest.fixture
+def vae() -> AutoencoderKLT2V:
+    """4 x 8 x 8, 8 latent channels of unequal mean and spread."""
+    config = VAEConfig(
+        latent_channels=8,
+        patch_size=(2, 4, 4),
+        block_out_channels=(16, 16),
+        layers_per_block=1,
+        temporal_downsample=(True,),
+        spatial_downsample=(True,),
+    )
+    spread = {
+        "latents_mean": [i / 8 for i in range(8)],
+        "latents_std": [1 + i / 8 for i in range(8)],
+    }
+    return woken(AutoencoderKLT2V(**asdict(config), **spread), seed=2)
+
+
+@pytest.fixture
+def components(tokenizer, text_encoder, transformer, vae) -> dict[str, object]:
+    """Everything `T2VPipeline` is made of."""
+    return {
+        "tokenizer": tokenizer,
+        "text_encoder": text_encoder,
+        "transformer": transformer,
+        "vae": vae,
+        "scheduler": FlowMatchEulerDiscreteScheduler(shift=3.0),
+    }
+
+
+@pytest.fixture
+def pipe(components) -> T2VPipeline:
+    """A pipeline whose saved settings make a call take a fraction of a second."""
+    pipe = T2VPipeline(
+        **components,
+        fps=8,
+        height=32,
+        width=48,
+        num_frames=9,
+        num_inference_steps=2,
+        guidance_scale=4.0,
+        max_sequence_length=12,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe

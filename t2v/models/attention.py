@@ -22,7 +22,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from t2v.errors import UserError
-from t2v.models.layers import RMSNorm, apply_rotary
+from t2v.models.layers import Linear, Memory, RMSNorm, apply_rotary
 
 # The mask forms that give the right answer, found by trying: xformers reads a 4-D boolean mask as
 # numbers to add to the scores, and flex reads a 2-D one as one row per query.
@@ -73,9 +73,12 @@ class Attention(nn.Module, AttentionModuleMixin):
             "none".
     """
 
-    _default_processor_cls = T2VAttnProcessor
+    _default_processor_cls: Any = T2VAttnProcessor
     _available_processors = [T2VAttnProcessor]  # noqa: RUF012 (the name diffusers reads)
     use_bias = True
+    processor: Any
+    to_qkv: nn.Linear  # made by fuse_qkv_projections
+    to_kv: nn.Linear
 
     def __init__(
         self,
@@ -91,15 +94,16 @@ class Attention(nn.Module, AttentionModuleMixin):
         inner_dim = heads * dim_head
         self.heads = heads
         self.is_cross_attention = is_cross_attention
-        self.to_q = nn.Linear(dim, inner_dim)
-        self.to_k = nn.Linear(dim, inner_dim)
-        self.to_v = nn.Linear(dim, inner_dim)
-        self.to_out = nn.ModuleList([nn.Linear(inner_dim, dim), nn.Dropout(0.0)])
+        self.to_q = Linear(dim, inner_dim)
+        self.to_k = Linear(dim, inner_dim)
+        self.to_v = Linear(dim, inner_dim)
+        self.to_out = nn.ModuleList([Linear(inner_dim, dim), nn.Dropout(0.0)])
         self.norm_per_head = qk_norm == "rms_norm"
         make_norm = _qk_norm(qk_norm, inner_dim, dim_head, eps)
         self.norm_q = make_norm()
         self.norm_k = make_norm()
-        self.set_processor(T2VAttnProcessor())
+        self.processor = T2VAttnProcessor()
+        self.text_memory: Memory | None = None
 
     def forward(
         self,
@@ -120,21 +124,32 @@ class Attention(nn.Module, AttentionModuleMixin):
 
     def project(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Normalised query and key, and value, each `b n k d`."""
-        context = x if context is None else context
-        if self.fused_projections and self.is_cross_attention:
-            query, (key, value) = self.to_q(x), self.to_kv(context).chunk(2, dim=-1)
-        elif self.fused_projections:
+        if context is None and self.fused_projections:
             query, key, value = self.to_qkv(x).chunk(3, dim=-1)
+            return (
+                self._heads(query, self.norm_q),
+                self._heads(key, self.norm_k),
+                self._heads(value),
+            )
+        query = self._heads(self.to_q(x), self.norm_q)
+        if context is None:
+            return query, *self._key_value(x)
+        if self.text_memory is None or torch.is_grad_enabled():
+            return query, *self._key_value(context)
+        return query, *self.text_memory.recall(context, self._key_value)
+
+    def _key_value(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        if self.is_cross_attention and self.fused_projections:
+            key, value = self.to_kv(context).chunk(2, dim=-1)
         else:
-            query, key, value = self.to_q(x), self.to_k(context), self.to_v(context)
-        if not self.norm_per_head:
-            query, key = self.norm_q(query), self.norm_k(key)
-        query, key, value = (
-            rearrange(part, "b n (k d) -> b n k d", k=self.heads) for part in (query, key, value)
-        )
-        if self.norm_per_head:
-            query, key = self.norm_q(query), self.norm_k(key)
-        return query, key, value
+            key, value = self.to_k(context), self.to_v(context)
+        return self._heads(key, self.norm_k), self._heads(value)
+
+    def _heads(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:
+        if norm is not None and not self.norm_per_head:
+            x = norm(x)
+        x = rearrange(x, "b n (k d) -> b n k d", k=self.heads)
+        return norm(x) if norm is not None and self.norm_per_head else x
 
     def set_use_memory_efficient_attention_xformers(
         self, use_memory_efficient_attention_xformers: bool, attention_op: Callable | None = None

@@ -1,7 +1,14 @@
-"""The transformer's small parts: rotary positions, norms, modulation, time and text embedding."""
+"""The transformer's small parts: linear layers, positions, norms, modulation, embeddings."""
 
 from __future__ import annotations
 
+import functools
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import diffusers.models.attention
 import torch
 import torch.nn.functional as F
 from diffusers.models.embeddings import (
@@ -16,6 +23,89 @@ from torch import Tensor, nn
 
 from t2v.errors import UserError
 
+T = TypeVar("T")
+
+
+class Linear(nn.Linear):
+    """`nn.Linear`, whose fp32 inference on an AMD processor goes through oneDNN.
+
+    torch sends fp32 products to MKL, which runs at half speed there; the answers agree to rounding.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if _goes_through_onednn(x, self.weight):
+            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+        return super().forward(x)
+
+
+def _goes_through_onednn(x: Tensor, weight: Tensor) -> bool:
+    return (
+        x.device.type == weight.device.type == "cpu"
+        and x.dtype == weight.dtype == torch.float32
+        and type(weight) is nn.Parameter  # a quantised or sharded weight brings its own product
+        and not torch.is_grad_enabled()  # the kernel has no gradient
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+        and _mkl_is_slow()
+    )
+
+
+@functools.cache
+def _mkl_is_slow() -> bool:
+    """Whether this is an AMD processor under MKL, and torch's private oneDNN product is there.
+
+    Asked of the vendor rather than of a clock, so that one machine always gives the same bits.
+    """
+    cpuinfo = Path("/proc/cpuinfo")
+    vendor = cpuinfo.read_text() if cpuinfo.exists() else platform.processor()
+    if "AuthenticAMD" not in vendor or not torch.backends.mkl.is_available():
+        return False
+    if not torch.backends.mkldnn.is_available() or not hasattr(
+        torch.ops.mkldnn, "_linear_pointwise"
+    ):
+        return False
+    x, weight = torch.linspace(-1, 1, 256).reshape(4, 64), torch.linspace(1, -1, 512).reshape(8, 64)
+    try:
+        product = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+    except (RuntimeError, TypeError):  # private: its arguments may change
+        return False
+    return torch.allclose(product, F.linear(x, weight), rtol=1e-5, atol=1e-5)
+
+
+class FeedForward(diffusers.models.attention.FeedForward):
+    """Linear, GELU (tanh), Linear; a child of diffusers' class, which its layer skipping seeks."""
+
+    def __init__(self, dim: int, inner_dim: int) -> None:
+        nn.Module.__init__(self)
+        self.net = nn.ModuleList(
+            [_LinearGELU(dim, inner_dim), nn.Dropout(0.0), Linear(inner_dim, dim)]
+        )
+
+
+class _LinearGELU(nn.Module):
+    def __init__(self, dim: int, inner_dim: int) -> None:
+        super().__init__()
+        self.proj = Linear(dim, inner_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.gelu(self.proj(x), approximate="tanh")
+
+
+class Memory:
+    """Keeps the answers of a function for the last two tensors it was asked about, by identity."""
+
+    def __init__(self) -> None:
+        self._kept: list[tuple[Tensor, object]] = []
+
+    def recall(self, x: Tensor, function: Callable[[Tensor], T]) -> T:
+        """`function(x)`, computed unless `x` is one of the tensors just seen."""
+        for kept, answer in self._kept:
+            if kept is x:
+                return answer  # type: ignore[return-value]
+        answer = function(x)
+        self._kept = [*self._kept[-1:], (x, answer)]
+        return answer
+
 
 class RotaryEmbedding(nn.Module):
     """Rotary positions of a video grid (RoFormer, arXiv 2104.09864, one part of a head per axis).
@@ -23,6 +113,8 @@ class RotaryEmbedding(nn.Module):
     Height and width take `2 * (head_dim // 6)` channels each and time the rest, as in Wan 2.1.
     Positions are whole numbers from 0.
     """
+
+    freqs: Tensor
 
     def __init__(
         self, head_dim: int, patch_size: tuple[int, ...], max_length: int, theta: float
@@ -123,6 +215,7 @@ class TimeTextEmbedding(nn.Module):
         self.time_embedder = TimestepEmbedding(in_channels=freq_dim, time_embed_dim=dim)
         self.act_fn = nn.SiLU()
         self.time_proj = nn.Linear(dim, 6 * dim)
+        self.text_memory: Memory | None = None
         self.text_embedder = PixArtAlphaTextProjection(text_dim, dim, act_fn="gelu_tanh")
         self.pooled_text = nn.Linear(text_dim, dim) if pooled_text else None
 
@@ -144,7 +237,9 @@ class TimeTextEmbedding(nn.Module):
             temb = temb + self.pooled_text(_pool(text, text_mask))
         modulation = self.time_proj(self.act_fn(temb))
         modulation = rearrange(modulation, "b n (six d) -> b n six d", six=6)
-        return temb, modulation, self.text_embedder(text)
+        if self.text_memory is None or torch.is_grad_enabled():
+            return temb, modulation, self.text_embedder(text)
+        return temb, modulation, self.text_memory.recall(text, self.text_embedder)
 
 
 def _pool(text: Tensor, text_mask: Tensor | None) -> Tensor:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -14,7 +16,7 @@ from diffusers.hooks.group_offloading import (
 )
 from diffusers.loaders import FromOriginalModelMixin, PeftAdapterMixin
 from diffusers.models._modeling_parallel import ContextParallelInput, ContextParallelOutput
-from diffusers.models.attention import AttentionMixin, FeedForward
+from diffusers.models.attention import AttentionMixin
 from diffusers.models.attention_dispatch import attention_backend
 from diffusers.models.cache_utils import CacheMixin
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
@@ -26,7 +28,15 @@ from torch import Tensor, nn
 
 from t2v.errors import UserError
 from t2v.models.attention import Attention, check_backend
-from t2v.models.layers import RotaryEmbedding, TimeTextEmbedding, add_gated, modulate
+from t2v.models.layers import (
+    FeedForward,
+    Linear,
+    Memory,
+    RotaryEmbedding,
+    TimeTextEmbedding,
+    add_gated,
+    modulate,
+)
 
 
 class T2VTransformerBlock(nn.Module):
@@ -55,10 +65,10 @@ class T2VTransformerBlock(nn.Module):
             dim, heads, dim // heads, qk_norm=qk_norm, eps=eps, is_cross_attention=True
         )
         self.norm2 = FP32LayerNorm(dim, eps) if cross_attn_norm else nn.Identity()
-        self.ffn = FeedForward(dim, inner_dim=ffn_dim, activation_fn="gelu-approximate")
+        self.ffn = FeedForward(dim, ffn_dim)
         self.norm3 = FP32LayerNorm(dim, eps, elementwise_affine=False)
         self.scale_shift_table = nn.Parameter(torch.randn(1, 6, dim) / dim**0.5)
-        self.attn_temporal = None
+        self.attn_temporal: Attention | None = None
         if attention == "factorized":
             self.norm_temporal = FP32LayerNorm(dim, eps)
             self.attn_temporal = Attention(dim, heads, dim // heads, qk_norm=qk_norm, eps=eps)
@@ -82,7 +92,8 @@ class T2VTransformerBlock(nn.Module):
         else:
             in_space, in_time = rotary_emb
             x = add_gated(x, self._within_frames(h, in_space), gate1)
-            x = x + self._along_time(self.norm_temporal(x.float()).type_as(x), in_time)
+            h = self.norm_temporal(x.float()).type_as(x)
+            x = x + self._along_time(self.attn_temporal, h, in_time)
         h = self.norm2(x.float()).type_as(x)
         x = x + self.attn2(h, encoder_hidden_states, encoder_attention_mask, None)
         h = modulate(self.norm3, x, scale3, shift3)
@@ -94,10 +105,10 @@ class T2VTransformerBlock(nn.Module):
         h = self.attn1(h, None, None, rotary_emb)
         return rearrange(h, "(b t) p d -> b (t p) d", b=len(x))
 
-    def _along_time(self, x: Tensor, rotary_emb: Tensor) -> Tensor:
+    def _along_time(self, attn: Attention, x: Tensor, rotary_emb: Tensor) -> Tensor:
         frames = rotary_emb.shape[1]
         h = rearrange(x, "b (t p) d -> (b p) t d", t=frames)
-        h = self.attn_temporal(h, None, None, rotary_emb)
+        h = attn(h, None, None, rotary_emb)
         return rearrange(h, "(b p) t d -> b (t p) d", b=len(x))
 
 
@@ -135,12 +146,14 @@ class T2VTransformer3DModel(
         "norm_temporal",
     ]
     _keys_to_ignore_on_load_unexpected = ["norm_added_q"]  # noqa: RUF012
-    _cp_plan = {  # noqa: RUF012
+    _cp_plan: Any = {  # noqa: RUF012
         "rope": {0: ContextParallelInput(split_dim=1, expected_dims=4, split_output=True)},
         "blocks.0": {"hidden_states": ContextParallelInput(split_dim=1, expected_dims=3)},
         "proj_out": ContextParallelOutput(gather_dim=1, expected_dims=3),
         "": {"timestep": ContextParallelInput(split_dim=1, expected_dims=2)},
     }
+
+    blocks: Any  # a ModuleList of T2VTransformerBlock
 
     @register_to_config
     def __init__(
@@ -186,7 +199,7 @@ class T2VTransformer3DModel(
             for _ in range(num_layers)
         )
         self.norm_out = FP32LayerNorm(dim, eps, elementwise_affine=False)
-        self.proj_out = nn.Linear(dim, (out_channels or in_channels) * math.prod(patch_size))
+        self.proj_out = Linear(dim, (out_channels or in_channels) * math.prod(patch_size))
         self.scale_shift_table = nn.Parameter(torch.randn(1, 2, dim) / dim**0.5)
         self.gradient_checkpointing = False
         if attention == "factorized":
@@ -204,7 +217,8 @@ class T2VTransformer3DModel(
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Conv3d):
                 nn.init.xavier_uniform_(module.weight.flatten(1), generator=generator)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
             elif isinstance(module, FP32LayerNorm | nn.RMSNorm):
                 module.reset_parameters()
         embedder = self.condition_embedder
@@ -270,6 +284,23 @@ class T2VTransformer3DModel(
         sample = self._unpatchify(x, grid)
         return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
 
+    @contextmanager
+    def keep_text(self) -> Iterator[None]:
+        """Within it, the text's keys and values are computed once per tensor passed as text.
+
+        For a sampling loop that gives the same `encoder_hidden_states` object at every step (one
+        for the prompt, one for the negative prompt). Neither weights, adapters nor the tensor's
+        content may change meanwhile. Idle while gradients are recorded.
+        """
+        keepers = [self.condition_embedder, *(block.attn2 for block in self.blocks)]
+        for keeper in keepers:
+            keeper.text_memory = Memory()
+        try:
+            yield
+        finally:
+            for keeper in keepers:
+                keeper.text_memory = None
+
     def set_attention_backend(self, backend: str) -> None:
         """Choose the attention kernel of this model, and of this model alone.
 
@@ -328,9 +359,9 @@ def _execution_device(model: ModelMixin) -> torch.device:
     return model.device if device is None else torch.device(device)
 
 
-def _zero(layer: nn.Linear) -> None:
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
+def _zero(layer: nn.Module) -> None:
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
 
 
 TransformerBlockRegistry.register(

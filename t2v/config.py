@@ -129,6 +129,8 @@ class TrainDiTConfig(TrainConfig):
     caption_dropout: float = 0.1
     train_text_encoder: bool = True
     text_lr: float = 2e-4
+    num_inference_steps: int = 20  # what the saved pipeline does unless told otherwise
+    guidance_scale: float = 3.0
     max_sequence_length: int = 64  # text tokens the transformer sees, zero rows after the last
     prompts: tuple[str, ...] = (  # drawn on the contact sheet at every validation
         "a red ball bounces on grass",
@@ -159,6 +161,20 @@ class WorldConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """`t2v eval`: judge a pipeline folder on held-out prompts of the world."""
+
+    model: str
+    output: str
+    oracle: str  # folder written by `t2v world make=oracle`
+    count: int = 512
+    seed: int = 0
+    num_inference_steps: int | None = None  # None: what the model was saved with
+    guidance_scale: float | None = None
+    batch_size: int = 16
+
+
+@dataclass(frozen=True, kw_only=True)
 class SampleConfig:
     """`t2v sample`; prompts are not settings, they come as arguments or from a file."""
 
@@ -179,8 +195,49 @@ class SampleConfig:
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     sheet: bool = False
     gif: bool = False
-    preview_every: int = 0
-    truncate: bool = False
+    preview_every: int = 0  # steps between two preview images; 0: none
+    truncate: bool = False  # cut off a prompt that is too long, instead of refusing it
+
+    def __post_init__(self) -> None:
+        for name in ("height", "width", "num_frames", "duration", "fps", "num_inference_steps"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise UserError(f"{name}={value}: it must be more than 0.")
+        if self.num_frames is not None and self.duration is not None:
+            raise UserError(
+                f"num_frames={self.num_frames} and duration={self.duration}: give one of them."
+            )
+        if self.num_videos_per_prompt < 1 or self.preview_every < 0 or self.seed < 0:
+            raise UserError(
+                f"num_videos_per_prompt={self.num_videos_per_prompt}, "
+                f"preview_every={self.preview_every}, seed={self.seed}: take at least 1, 0 and 0."
+            )
+        if not self.output.endswith(".mp4"):
+            raise UserError(f"output={self.output}: videos are written as .mp4; end the name so.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchConfig:
+    """`t2v bench`"""
+
+    model: str = "t2v-tiny"  # the embedded model, a pipeline folder or a hub id
+    height: int | None = None  # None: what the model was saved with
+    width: int | None = None
+    num_frames: int | None = None
+    num_inference_steps: int | None = None
+    attention: str = "native"
+    device: str = "auto"
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    warmup: int = 1
+    repeats: int = 5
+    memory_frames: tuple[int, ...] = (33, 257)  # lengths whose VAE memory is compared
+    json: str | None = None  # a file to write the figures to
+
+    def __post_init__(self) -> None:
+        if self.warmup < 0 or self.repeats < 1:
+            raise UserError(
+                f"warmup={self.warmup} repeats={self.repeats}: at least 0 and at least 1."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

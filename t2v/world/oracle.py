@@ -1,0 +1,135 @@
+"""The judge of the world: a small network that reads every attribute back from the pixels."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from einops import rearrange
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from t2v.config import WorldConfig, save_config
+from t2v.errors import UserError
+from t2v.world.labels import HEADS, labels
+
+logger = logging.getLogger(__name__)
+
+FRAMES, SIDE = 17, 64  # what the judge looks at; other clips are resampled to it
+
+
+class WorldOracle(ModelMixin, ConfigMixin):
+    """Reads background, camera, count and each thing's shape, colour, size and motion.
+
+    Convolutions see local change; the maximum over space of each frame group finds the things
+    wherever they are, and position channels tell left from right.
+    """
+
+    @register_to_config
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            *_layer(48 + 3, width, (1, 1, 1)),
+            *_layer(width, width, (1, 1, 1)),
+            *_layer(width, 2 * width, (2, 2, 2)),
+            *_layer(2 * width, 3 * width, (1, 1, 1)),
+            *_layer(3 * width, 4 * width, (2, 1, 1)),
+        )
+        self.read = nn.Sequential(
+            nn.Linear(5 * 8 * width, 512), nn.BatchNorm1d(512), nn.ReLU(), nn.Dropout(0.1)
+        )
+        self.heads = nn.ModuleDict(
+            {name: nn.Linear(512, len(classes)) for name, (classes, _) in HEADS.items()}
+        )
+
+    def forward(self, video: Tensor) -> dict[str, Tensor]:
+        """Logits of each head of `HEADS`.
+
+        Args:
+            video: `b c t h w` in [-1, 1], any length and size.
+        """
+        if video.shape[2:] != (FRAMES, SIDE, SIDE):
+            video = F.interpolate(video, (FRAMES, SIDE, SIDE), mode="trilinear")
+        x = rearrange(video, "b c t (h p) (w q) -> b (c p q) t h w", p=4, q=4)
+        axes = [torch.linspace(-1, 1, n, device=x.device, dtype=x.dtype) for n in x.shape[2:]]
+        places = torch.stack(torch.meshgrid(*axes, indexing="ij")).expand(len(x), -1, -1, -1, -1)
+        x = torch.cat((x, places), dim=1).contiguous(memory_format=torch.channels_last_3d)
+        x = self.body(x)  # b d 5 8 8
+        x = torch.cat((x.amax((3, 4)), x.mean((3, 4))), dim=1)  # b 2d 5
+        x = self.read(rearrange(x, "b d t -> b (t d)"))
+        return {name: head(x) for name, head in self.heads.items()}
+
+    @torch.no_grad()
+    def judge(self, video: Tensor) -> list[dict[str, str]]:
+        """What the judge sees in each clip: head name -> class name."""
+        answers = {name: logits.argmax(-1).tolist() for name, logits in self(video).items()}
+        return [
+            {name: HEADS[name][0][answers[name][i]] for name in HEADS} for i in range(len(video))
+        ]
+
+
+def _layer(inputs: int, outputs: int, stride: tuple[int, int, int]) -> list[nn.Module]:
+    convolution = nn.Conv3d(inputs, outputs, 3, stride, padding=1, bias=False)
+    return [convolution, nn.BatchNorm3d(outputs), nn.ReLU()]
+
+
+def read_clips(folder: Path) -> tuple[Tensor, Tensor, list[dict[str, Any]]]:
+    """A folder of `t2v world`: videos `n t h w c` uint8, coverage `n t h w` uint8, manifest rows."""
+    manifest = folder / "manifest.jsonl"
+    if not manifest.exists():
+        raise UserError(f"{folder} holds no manifest.jsonl. Make it with `t2v world output={folder}`.")
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    shards = [load_file(folder / name) for name in dict.fromkeys(row["shard"] for row in rows)]
+    videos, masks = (torch.cat([shard[key] for shard in shards]) for key in ("video", "mask"))
+    return videos, masks, rows
+
+
+def to_network(videos: Tensor) -> Tensor:
+    """`b t h w c` uint8 as `b c t h w` in [-1, 1]."""
+    return rearrange(videos, "b t h w c -> b c t h w").float() / 127.5 - 1
+
+
+def train_oracle(config: WorldConfig) -> None:
+    """Train the judge on the clips of `config.data`; leaves a model folder in `config.output`."""
+    videos, _, rows = read_clips(Path(config.data))
+    truth = labels([row["truth"] for row in rows])
+    generator = torch.Generator().manual_seed(config.seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        oracle = WorldOracle(width=48)
+    optimizer = torch.optim.AdamW(oracle.parameters(), lr=config.lr, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, total_steps=config.steps)
+    bar = tqdm(range(config.steps), unit="step")
+    for step in bar:
+        chosen = torch.randint(len(videos), (config.batch_size,), generator=generator)
+        video = _soften(to_network(videos[chosen]), generator)
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = oracle(video)
+        losses = {
+            name: F.cross_entropy(logits[name].float(), truth[name][chosen], ignore_index=-1)
+            for name in HEADS
+        }
+        optimizer.zero_grad()
+        torch.stack(list(losses.values())).sum().backward()
+        optimizer.step()
+        schedule.step()
+        if step % 25 == 0:
+            worst = max(losses, key=lambda name: losses[name].item())
+            bar.set_postfix(worst=f"{worst} {losses[worst].item():.3f}")
+    oracle.eval()
+    oracle.save_pretrained(config.output)
+    save_config(config, Path(config.output) / "config.yaml")
+
+
+def _soften(video: Tensor, generator: torch.Generator) -> Tensor:
+    """Blur and noise of random strength, one draw a batch: a generated clip is never as crisp."""
+    blur, noise = torch.rand(2, generator=generator).tolist()
+    blurred = F.avg_pool3d(video, (1, 3, 3), 1, (0, 1, 1), count_include_pad=False)
+    return video.lerp(blurred, blur) + 0.15 * noise * torch.randn(video.shape, generator=generator)

@@ -1,0 +1,98 @@
+"""`t2v bench`: its figures are those of the work done, and a mistake is named."""
+
+import json
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from t2v.bench import bench, count_flop, peak_memory, print_table, stages
+from t2v.config import BenchConfig, load_config
+from t2v.errors import UserError
+
+CPU = torch.device("cpu")
+LINEAR = 2 * 5 * 7 * 64 * 32
+ATTENTION = 2 * 2 * 4 * 16 * 16 * 8
+CONVOLUTION = 2 * 16 * (4 * 6 * 6) * 8 * 27
+
+
+@torch.no_grad()
+def test_flop_are_counted_through_every_kernel_a_cpu_takes():
+    linear, x = nn.Linear(64, 32), torch.ones(5, 7, 64)
+    conv, video = nn.Conv3d(8, 16, 3, padding=1), torch.ones(1, 8, 4, 6, 6)
+    onednn = torch.ops.mkldnn._linear_pointwise
+    q = torch.ones(1, 4, 16, 8)
+    ones = (1, 1, 1)
+    assert count_flop(lambda: linear(x)) == LINEAR
+    assert count_flop(lambda: onednn(x, linear.weight, linear.bias, "none", [], "")) == LINEAR
+    assert count_flop(lambda: nn.functional.scaled_dot_product_attention(q, q, q)) == ATTENTION
+    assert count_flop(lambda: conv(video)) == CONVOLUTION
+    args = (video, conv.weight, conv.bias, ones, ones, ones, 1)
+    assert count_flop(lambda: torch.mkldnn_convolution(*args)) == CONVOLUTION
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a peak that can be reset")
+def test_peak_memory_sees_what_a_run_frees_before_it_ends():
+    def rise_and_fall():
+        torch.ones(50, 2**18).sum().item()  # 50 MiB
+
+    assert peak_memory(rise_and_fall, CPU) == pytest.approx(50, abs=5)
+    assert peak_memory(rise_and_fall, CPU) == pytest.approx(50, abs=5)  # the second time too
+    assert peak_memory(lambda: None, CPU) < 5
+
+
+def test_a_run_prints_what_it_writes(pipe, tmp_path, capsys):
+    pipe.save_pretrained(tmp_path / "model")
+    config = BenchConfig(
+        model=str(tmp_path / "model"),
+        device="cpu",
+        warmup=0,
+        repeats=2,
+        memory_frames=(5,),
+        json=str(tmp_path / "bench.json"),
+    )
+    report = bench(config)
+    assert json.loads((tmp_path / "bench.json").read_text()) == json.loads(json.dumps(report))
+    assert [row["stage"] for row in report["stages"]] == ["text", "denoise", "decode", "encode"]
+    for row in report["stages"]:
+        assert 0 < row["ms_min"] <= row["ms_median"] <= row["ms_max"]
+        assert row["gflop"] > 0
+        assert 0 < row["utilisation"] < 1
+    printed = capsys.readouterr().out
+    assert all(row["stage"] in printed for row in report["stages"])
+    assert report["vae_memory"][0]["frames"] == 5
+
+
+def test_twice_the_steps_are_twice_the_work_of_denoising(pipe):
+    flop = [
+        count_flop(stages(pipe, BenchConfig(num_inference_steps=steps))["denoise"])
+        for steps in (2, 4)
+    ]
+    assert flop[1] == pytest.approx(2 * flop[0], rel=0.1)  # text keys and values are made once
+
+
+def test_what_was_not_measured_is_a_dash(capsys):
+    print_table([{"frames": 5, "encode_mib": None}], ("frames", "encode_mib"))
+    assert capsys.readouterr().out.split() == ["frames", "encode_mib", "5", "-"]
+
+
+def test_no_repeats_is_a_mistake_that_is_named():
+    with pytest.raises(UserError, match="repeats=0"):
+        load_config(BenchConfig, None, ["repeats=0"])
+
+
+def test_another_pipeline_than_ours_is_refused_by_name(tmp_path):
+    from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+
+    unet = UNet2DModel(
+        sample_size=8,
+        block_out_channels=(8,),
+        layers_per_block=1,
+        norm_num_groups=2,
+        down_block_types=("DownBlock2D",),
+        up_block_types=("UpBlock2D",),
+    )
+    DDPMPipeline(unet, DDPMScheduler()).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="DDPMPipeline"):
+        bench(BenchConfig(model=str(tmp_path), device="cpu"))

@@ -69,6 +69,7 @@ class TransformerConfig:
     rope_theta: float = 100.0
     rope_max_seq_len: int = 1024
     pooled_text: bool = True  # text summed over its tokens also steers the modulation
+    sincos_positions: bool = True  # fixed sinusoids beside the rotary, relative positions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +101,7 @@ class TrainConfig:
     precision: Literal["fp32", "bf16"] = "bf16"
     device: str = "cpu"
     held_out: int = 256  # the last clips of the data, kept for validation
+    start_from: str | None = None  # a checkpoint whose averaged weights a new run begins with
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -348,7 +350,7 @@ def _leaves(values: dict[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any
 def _read_override(text: str, known: dict[str, tuple[Any, Any]]) -> tuple[str, Any, str]:
     """Name, value and the text itself; text stays text, so that `yes` never becomes `True`."""
     from omegaconf import OmegaConf
-    from yaml import YAMLError  # type: ignore[import-untyped]
+    from yaml import YAMLError
 
     name, equals, value = text.partition("=")
     if not equals:

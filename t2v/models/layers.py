@@ -16,6 +16,7 @@ from diffusers.models.embeddings import (
     TimestepEmbedding,
     Timesteps,
     get_1d_rotary_pos_embed,
+    get_3d_sincos_pos_embed,
 )
 from diffusers.models.normalization import FP32LayerNorm
 from einops import rearrange, reduce, repeat
@@ -157,6 +158,13 @@ class RotaryEmbedding(nn.Module):
             dim=-1,
         )
         return rearrange(turns, "t h w d -> 1 (t h w) 1 d")
+
+
+@functools.lru_cache(maxsize=4)
+def sincos_table(dim: int, t: int, h: int, w: int) -> Tensor:
+    """Sinusoids of every token's place, `1 (t h w) dim`: a quarter time, the rest space."""
+    table = get_3d_sincos_pos_embed(dim, (w, h), t, output_type="pt")
+    return rearrange(table, "t places d -> 1 (t places) d")
 
 
 def apply_rotary(x: Tensor, turns: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
+import diffusers
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
@@ -15,6 +16,8 @@ from diffusers.hooks.group_offloading import (
     _is_group_offload_enabled,
 )
 from diffusers.loaders import FromOriginalModelMixin, PeftAdapterMixin
+from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
+from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffusers
 from diffusers.models._modeling_parallel import ContextParallelInput, ContextParallelOutput
 from diffusers.models.attention import AttentionMixin
 from diffusers.models.attention_dispatch import attention_backend
@@ -36,6 +39,7 @@ from t2v.models.layers import (
     TimeTextEmbedding,
     add_gated,
     modulate,
+    sincos_table,
 )
 
 
@@ -127,6 +131,8 @@ class T2VTransformer3DModel(
         qk_norm: "rms_norm_across_heads", "rms_norm" (per head) or "none".
         rope_theta: base of the rotary frequencies.
         pooled_text: add the text, summed over its tokens, to the time embedding.
+        sincos_positions: add fixed sinusoids of time, height and width to the tokens: rotary
+            positions are relative, and a small model is slow to find out where the sky is.
 
     Raises:
         UserError: the keywords ask for a part this class does not have.
@@ -177,6 +183,7 @@ class T2VTransformer3DModel(
         attention: Literal["full", "factorized"] = "full",
         rope_theta: float = 10000.0,
         pooled_text: bool = False,
+        sincos_positions: bool = False,
     ) -> None:
         super().__init__()
         _check_config(attention, image_dim, added_kv_proj_dim, pos_embed_seq_len)
@@ -267,6 +274,8 @@ class T2VTransformer3DModel(
         # the convolution answers autocast in half precision; the residual keeps the input's
         x = self.patch_embedding(hidden_states).type_as(hidden_states)
         x = rearrange(x, "b d t h w -> b (t h w) d").contiguous()
+        if self.config.sincos_positions:
+            x = x + sincos_table(x.shape[-1], **grid).to(x)
         temb, modulation, text = self.condition_embedder(
             timestep, encoder_hidden_states, encoder_attention_mask
         )
@@ -368,3 +377,10 @@ TransformerBlockRegistry.register(
     T2VTransformerBlock,
     TransformerBlockMetadata(return_hidden_states_index=0, return_encoder_hidden_states_index=None),
 )
+
+# `from_single_file` looks for every class it knows as an attribute of diffusers
+diffusers.T2VTransformer3DModel = T2VTransformer3DModel
+SINGLE_FILE_LOADABLE_CLASSES["T2VTransformer3DModel"] = {
+    "checkpoint_mapping_fn": convert_wan_transformer_to_diffusers,
+    "default_subfolder": "transformer",
+}

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from t2v.config import (
+    BenchConfig,
     ConvertConfig,
     SampleConfig,
     TrainDiTConfig,
@@ -94,16 +95,16 @@ def _prompts_in(file: Path) -> list[str]:
 
 def _train(args: argparse.Namespace, overrides: list[str]) -> None:
     config = load_config(TrainDiTConfig, args.config, overrides)
-    from t2v.training.dit import train
+    from t2v.training.dit import train_dit
 
-    train(config)
+    print(train_dit(config))
 
 
 def _train_vae(args: argparse.Namespace, overrides: list[str]) -> None:
     config = load_config(TrainVAEConfig, args.config, overrides)
-    from t2v.training.vae import train
+    from t2v.training.vae import train_vae
 
-    train(config)
+    print(train_vae(config))
 
 
 def _world(args: argparse.Namespace, overrides: list[str]) -> None:
@@ -121,6 +122,12 @@ def _convert(args: argparse.Namespace, overrides: list[str]) -> None:
     print(Path(config.dst).resolve())
 
 
+def _bench(args: argparse.Namespace, overrides: list[str]) -> None:
+    from t2v.bench import bench
+
+    bench(load_config(BenchConfig, args.config, overrides))
+
+
 COMMANDS = {
     "sample": Command(SampleConfig, _sample, "prompts to mp4"),
     "world": Command(WorldConfig, _world, "render the captioned world; train its text and judge"),
@@ -129,6 +136,7 @@ COMMANDS = {
     "convert": Command(
         ConvertConfig, _convert, "turn a Wan pipeline folder into one of ours", ("src", "dst")
     ),
+    "bench": Command(BenchConfig, _bench, "time, memory and utilisation of every stage"),
 }
 
 

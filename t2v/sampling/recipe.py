@@ -1,0 +1,135 @@
+"""What makes a video again: its prompt, every setting, and which weights and versions drew it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from t2v.config import SampleConfig, load_config
+from t2v.errors import UserError
+
+PACKAGES = ("torch", "diffusers", "transformers")
+SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One video: the prompt, its own settings with every default filled in, and their setting.
+
+    Args:
+        settings: of this video alone: its seed, its file, one video.
+        weights: `weights_hash` of the pipeline folder.
+        device: kind of the device that drew it.
+        versions: of t2v and the packages that do the arithmetic.
+    """
+
+    prompt: str
+    settings: SampleConfig
+    weights: str
+    device: str
+    versions: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in the mp4 and in the file beside it."""
+        return asdict(self)
+
+
+def read(values: Any, source: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe in `values`, with `overrides` (`name=value`) over its settings.
+
+    Raises:
+        UserError: something is missing or does not fit; names `source`.
+    """
+    try:
+        stored = {
+            name: "null" if value is None else value for name, value in values["settings"].items()
+        }
+        rest = {name: values[name] for name in ("prompt", "weights", "device", "versions")}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{source}: holds no recipe of `t2v sample` ({error} is missing)."
+        ) from error
+    given = [f"{name}={value}" for name, value in stored.items()]
+    return Recipe(settings=load_config(SampleConfig, None, [*given, *overrides]), **rest)
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as a recipe ({error}).") from error
+
+
+def versions() -> dict[str, str]:
+    """The versions that a recipe names."""
+    from t2v import __version__
+
+    return {"t2v": __version__, **{name: version(name) for name in PACKAGES}}
+
+
+def weights_hash(folder: Path) -> str:
+    """SHA-256 over the weights of a pipeline folder: the names and contents of its weight files.
+
+    What else lies in the folder, such as the state of a training, does not count.
+    """
+    parts = [name for name in read_json(folder / "model_index.json") if not name.startswith("_")]
+    total = hashlib.sha256()
+    for part in sorted(parts):
+        for path in sorted((folder / part).rglob("*")):
+            if path.suffix in (".safetensors", ".bin"):
+                total.update(f"{path.relative_to(folder).as_posix()} {_file_hash(path)}\n".encode())
+    return total.hexdigest()
+
+
+def _file_hash(path: Path) -> str:
+    blob = path.resolve().name  # the Hub's cache names its files by this very hash
+    if SHA256.fullmatch(blob):
+        return blob
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_latents(path: Path, latents: Tensor, recipe: Recipe, step: int) -> None:
+    """Keep latents that have `step` steps behind them, with the recipe they belong to.
+
+    Raises:
+        UserError: the place cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    about = {"recipe": json.dumps(recipe.to_json()), "step": str(step)}
+    try:
+        save_file({"latents": latents.cpu().contiguous()}, partial, metadata=about)
+        partial.replace(path)
+    except (OSError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        raise UserError(f"{path}: the latents cannot be written ({error}). Make room.") from error
+
+
+def read_latents(path: Path) -> tuple[Tensor, int, Any]:
+    """What `write_latents` kept: latents, steps and the recipe's JSON.
+
+    Raises:
+        UserError: the file cannot be read, or is another one.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = file.metadata() or {}
+            latents = file.get_tensor("latents").clone()
+        return latents, int(about["step"]), json.loads(about["recipe"])
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise UserError(f"{path}: holds no latents of `t2v sample` ({error}).") from error

@@ -1,0 +1,302 @@
+"""The `t2v sample` command: what is asked is checked, drawn, kept safe and written."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import logging
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+from torch import Tensor
+
+from t2v.config import SampleConfig
+from t2v.errors import UserError
+from t2v.models.request import count_frames
+from t2v.pipeline import T2VPipeline
+from t2v.sampling import recipe as recipes
+from t2v.sampling.draw import Watch, continues, decode, draw, draw_elsewhere, embed, preview_path
+from t2v.sampling.load import DTYPES, load_pipeline
+from t2v.sampling.recipe import Recipe, read_latents, write_latents
+from t2v.video import check_size, contact_sheet, read_recipe, save_image, write_gif, write_video
+
+logger = logging.getLogger(__name__)
+
+OTHERS_FPS = 16.0  # of other packages' pipelines, which do not say
+FREE = ("model", "output", "device", "attention", "sheet", "gif", "preview_every")  # in a resume
+
+
+def sample(config: SampleConfig, prompts: Sequence[str]) -> list[Path]:
+    """Draw every prompt, one video after the other, and return the files.
+
+    The first video is `config.output` and the others `X-1.mp4, X-2.mp4, ...`: all of the first
+    prompt, then all of the second. Video j of a prompt has the seed `config.seed + j`, whatever
+    else is drawn. Beside each file lies its recipe, `X.json`.
+
+    Raises:
+        UserError: something given cannot work; nothing was drawn.
+    """
+    if not prompts:
+        raise UserError('There is no prompt. Give one: t2v sample "a red ball bounces on grass".')
+    if any(not prompt.strip() for prompt in prompts):
+        raise UserError("A prompt is empty. Say what the video should show.")
+    count = config.num_videos_per_prompt
+    paths = output_paths(config.output, len(prompts) * count)
+    check_writable(paths[0])
+    pipeline, weights = load_pipeline(config)
+    drawn = []
+    for i, prompt in enumerate(prompts):
+        one = resolve(pipeline, prompt, replace(config, num_videos_per_prompt=1))
+        for j, path in enumerate(paths[i * count : (i + 1) * count]):
+            own = replace(one, output=str(path), seed=config.seed + j)
+            drawn.append(_recipe(pipeline, weights, prompt, own))
+    return _make_all(pipeline, drawn)
+
+
+def repeat(path: Path, overrides: Sequence[str]) -> Path:
+    """Make the video of an mp4 (or of the json beside it) again, the same to the bit.
+
+    Args:
+        overrides: `name=value` over the settings of the recipe. Without an output the new file is
+            `X-again.mp4` beside the old one.
+
+    Raises:
+        UserError: no recipe, or the model is no longer the one that made the video.
+    """
+    values = recipes.read_json(path) if path.suffix == ".json" else read_recipe(path)
+    again = path.with_name(f"{path.stem}-again.mp4")
+    old = recipes.read(values, path, [f"output={again}", *overrides])
+    check_writable(Path(old.settings.output))
+    pipeline, weights = load_pipeline(old.settings)
+    new = _recipe(pipeline, weights, old.prompt, resolve(pipeline, old.prompt, old.settings))
+    _check_same(old, new, weights_may_differ=any(each.startswith("model=") for each in overrides))
+    return _make_all(pipeline, [new])[0]
+
+
+def resume(path: Path, overrides: Sequence[str]) -> Path:
+    """Finish a video from the latents that an interrupted run kept.
+
+    Args:
+        overrides: `name=value` for what does not change the drawing, such as output or device.
+
+    Raises:
+        UserError: no such latents, another model, or an override that would change the drawing.
+    """
+    latents, step, values = read_latents(path)
+    kept = asdict(recipes.read(values, path).settings)
+    old = recipes.read(values, path, overrides)
+    changed = [name for name, value in asdict(old.settings).items() if kept[name] != value]
+    if fixed := [name for name in changed if name not in FREE]:
+        raise UserError(f"{', '.join(fixed)}: fixed by {path}. Free: {', '.join(FREE)}.")
+    check_writable(Path(old.settings.output))
+    pipeline, weights = load_pipeline(old.settings)
+    new = _recipe(pipeline, weights, old.prompt, resolve(pipeline, old.prompt, old.settings))
+    _check_same(old, new, weights_may_differ=False)
+    (made,) = _make_all(pipeline, [new], latents, step)
+    path.unlink(missing_ok=True)
+    return made
+
+
+def output_paths(output: str, count: int) -> list[Path]:
+    """`X.mp4, X-1.mp4, X-2.mp4, ...`, absolute."""
+    first = Path(output).resolve()
+    return [first, *(first.with_name(f"{first.stem}-{i}.mp4") for i in range(1, count))]
+
+
+def check_writable(path: Path) -> None:
+    """Make the folder of `path` and raise UserError where nothing can be written into it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"output={path}: cannot be written ({error.strerror}). Choose another output."
+        ) from error
+    if path.is_dir():
+        raise UserError(f"output={path}: is a folder. Name a file in it.")
+
+
+def resolve(pipeline: DiffusionPipeline, prompt: str, config: SampleConfig) -> SampleConfig:
+    """`config` with everything filled in that was left to the model.
+
+    Raises:
+        UserError: the prompt or the size does not fit the model.
+    """
+    names = ("height", "width", "num_frames", "num_inference_steps", "guidance_scale")
+    if isinstance(pipeline, T2VPipeline):
+        saved = {name: pipeline.config[name] for name in (*names, "fps")}
+    else:
+        takes = inspect.signature(pipeline.__call__).parameters
+        saved = {name: takes[name].default for name in names if name in takes}
+    fps = float(config.fps or saved.get("fps") or OTHERS_FPS)
+    given = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
+    if config.duration is not None:
+        given["num_frames"] = count_frames(None, config.duration, fps, None)
+    if unknown := [name for name in given if name not in saved]:
+        raise UserError(f"{type(pipeline).__name__} takes no {' or '.join(unknown)}.")
+    dtype = next(name for name, each in DTYPES.items() if each == pipeline.dtype)
+    filled: dict[str, Any] = {**saved, **given, "fps": fps, "duration": None, "dtype": dtype}
+    full = replace(config, **filled)
+    if full.height and full.width:
+        check_size(full.num_frames or 1, full.height, full.width)
+    if isinstance(pipeline, T2VPipeline):
+        _check_ours(pipeline, prompt, full)
+    elif config.preview_every:
+        raise UserError(f"{type(pipeline).__name__} shows no previews; leave preview_every out.")
+    return full
+
+
+def _check_ours(pipeline: T2VPipeline, prompt: str, config: SampleConfig) -> None:
+    height, width = cast(int, config.height), cast(int, config.width)
+    pipeline.check_inputs(prompt, config.negative_prompt, height, width)
+    for name, text in (("prompt", prompt), ("negative_prompt", config.negative_prompt)):
+        count, limit = pipeline.count_tokens(text)
+        if count > limit and not config.truncate:
+            raise UserError(
+                f"The {name} takes {count} tokens and {limit} fit: {text[:60]!r}... "
+                "Shorten it, or ask for it to be cut off with --truncate."
+            )
+    logger.info("%r: tokens %d/%d", prompt, *pipeline.count_tokens(prompt))
+    if unknown := pipeline.unknown_words(prompt):
+        logger.warning("words this model has never seen: %s", ", ".join(unknown))
+
+
+def _recipe(
+    pipeline: DiffusionPipeline, weights: str, prompt: str, resolved: SampleConfig
+) -> Recipe:
+    return Recipe(
+        prompt=prompt,
+        settings=resolved,
+        weights=weights,
+        device=pipeline.device.type,
+        versions=recipes.versions(),
+    )
+
+
+def _check_same(old: Recipe, new: Recipe, weights_may_differ: bool) -> None:
+    """Name what will make the video another one: a new model is an error, the rest a warning."""
+    if old.weights != new.weights and not weights_may_differ:
+        raise UserError(
+            f"model={new.settings.model}: its weights ({new.weights[:12]}) are not those of the "
+            f"recipe ({old.weights[:12]}, {old.settings.model}, t2v {old.versions.get('t2v')}). "
+            "Name the right one with --model."
+        )
+    before = {"device": old.device, "weights": old.weights[:12], **old.versions}
+    after = {"device": new.device, "weights": new.weights[:12], **new.versions}
+    for name in before.keys() & after.keys():
+        if before[name] != after[name]:
+            logger.warning(
+                "made with %s %s, now %s: frames may differ", name, before[name], after[name]
+            )
+
+
+def _make_all(
+    pipeline: DiffusionPipeline, drawn: list[Recipe], latents: Tensor | None = None, step: int = 0
+) -> list[Path]:
+    videos = []
+    for number, recipe in enumerate(drawn, 1):
+        config = recipe.settings
+        logger.info(
+            "video %d/%d: %s frames of %sx%s at %g fps, %s steps, guidance %s, seed %d, %s %s",
+            *(number, len(drawn), config.num_frames, config.height, config.width, config.fps),
+            *(config.num_inference_steps, config.guidance_scale, config.seed),
+            *(recipe.device, config.dtype),
+        )
+        ours = isinstance(pipeline, T2VPipeline)
+        videos.append(
+            _make(pipeline, recipe, latents, step) if ours else _make_elsewhere(pipeline, recipe)
+        )
+    paths = [Path(recipe.settings.output) for recipe in drawn]
+    if drawn[0].settings.sheet:
+        sheet = contact_sheet(videos, [recipe.prompt for recipe in drawn])
+        save_image(paths[0].with_suffix(".sheet.png"), sheet)
+    return paths
+
+
+def _make(pipeline: T2VPipeline, recipe: Recipe, latents: Tensor | None, step: int) -> np.ndarray:
+    """Draw one video and write it; whatever stops this, the latents stay."""
+    config, seconds = recipe.settings, dict[str, float]()
+    steps = cast(int, config.num_inference_steps)
+    kept = Path(config.output).with_suffix(".latents.safetensors")
+    go_on = f"Go on with: t2v sample --resume {kept}"
+    watch = Watch(config, latents, step)
+    if latents is None or step < steps:
+        if not continues(pipeline):
+            watch = Watch(config)
+        with _clock(seconds, "text"):
+            text = embed(pipeline, recipe.prompt, config)
+        try:
+            with _clock(seconds, "denoise"), _memory(config):
+                latents = draw(pipeline, text, watch)
+        except KeyboardInterrupt:
+            if watch.latents is None or not continues(pipeline):
+                raise KeyboardInterrupt(
+                    "Nothing was finished; the same command starts anew."
+                ) from None
+            write_latents(kept, watch.latents, recipe, watch.step)
+            raise KeyboardInterrupt(f"{watch.step} of {steps} steps are kept. {go_on}") from None
+    write_latents(kept, latents, recipe, steps)
+    try:
+        with _clock(seconds, "decode"), _memory(config):
+            frames = decode(pipeline, latents, config.num_frames)
+        _write(frames, recipe, seconds)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"The latents are kept. {go_on}") from None
+    except UserError as error:
+        raise UserError(f"{error} The latents are kept. {go_on}") from error
+    except Exception:
+        logger.error("The latents are kept. %s", go_on)
+        raise
+    kept.unlink(missing_ok=True)
+    preview_path(config).unlink(missing_ok=True)
+    return frames
+
+
+def _make_elsewhere(pipeline: DiffusionPipeline, recipe: Recipe) -> np.ndarray:
+    """Draw one video with another package's pipeline, which decodes inside its own call."""
+    seconds: dict[str, float] = {}
+    with _clock(seconds, "draw"), _memory(recipe.settings):
+        frames = draw_elsewhere(pipeline, recipe.prompt, Watch(recipe.settings))
+    _write(frames, recipe, seconds)
+    return frames
+
+
+def _write(frames: np.ndarray, recipe: Recipe, seconds: dict[str, float]) -> None:
+    config, path = recipe.settings, Path(recipe.settings.output)
+    assert config.fps is not None
+    with _clock(seconds, "encode"):
+        write_video(path, frames, config.fps, recipe.to_json())
+        path.with_suffix(".json").write_text(json.dumps(recipe.to_json(), indent=1) + "\n")
+        if config.gif:
+            write_gif(path.with_suffix(".gif"), frames, config.fps)
+    logger.info(", ".join(f"{name} {value:.2f} s" for name, value in seconds.items()))
+
+
+@contextmanager
+def _clock(seconds: dict[str, float], name: str) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    seconds[name] = time.perf_counter() - started
+
+
+@contextmanager
+def _memory(config: SampleConfig) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        full = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        if not full and "allocate memory" not in str(error):
+            raise
+        raise UserError(
+            f"{config.num_frames} frames of {config.height}x{config.width} do not fit into the "
+            "memory of this machine. Ask for fewer frames or a smaller size."
+        ) from error

@@ -56,11 +56,10 @@ class CausalConv3d(nn.Conv3d):
         taps = self.kernel_size[0]
         if taps == 1:
             return x
-        if is_first(cache):
-            past = torch.zeros_like(x[:, :, :1]).expand(-1, -1, taps - 1, -1, -1)
+        if cache is None or not cache.started:
+            x = F.pad(x, (0, 0, 0, 0, taps - 1, 0))
         else:
-            past = cache.past[self]
-        x = torch.cat([past, x], dim=2)
+            x = torch.cat([cache.past[self], x], dim=2)
         if cache is not None:
             cache.past[self] = x[:, :, 1 - taps :].clone()  # a view would keep the whole chunk
         return x
@@ -179,9 +178,9 @@ class Upsample(nn.Module):
 
 def halve_frames(x: Tensor, first: bool) -> Tensor:
     """Mean of each pair of frames; frame 0 of a video stays alone (xGen-VideoSyn-1)."""
-    head, tail = (x[:, :, :1], x[:, :, 1:]) if first else (x[:, :, :0], x)
-    pairs = (tail[:, :, 0::2] + tail[:, :, 1::2]) * 0.5
-    return torch.cat([head, pairs], dim=2)
+    start = 1 if first else 0
+    pairs = (x[:, :, start::2] + x[:, :, start + 1 :: 2]) * 0.5
+    return torch.cat([x[:, :, :1], pairs], dim=2) if first else pairs
 
 
 def double_frames(x: Tensor, first: bool) -> Tensor:

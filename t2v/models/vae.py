@@ -1,12 +1,11 @@
-"""`AutoencoderKLT2V`: the causal video autoencoder, streamed over time."""
+"""`AutoencoderKLT2V`: the causal video autoencoder, streamed over time and tiled over space."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
-from math import prod
 
 import torch
+from diffusers import AutoencoderKL
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.loaders import FromOriginalModelMixin
 from diffusers.models.autoencoders.vae import (
@@ -18,204 +17,12 @@ from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 
 from t2v.errors import UserError
-from t2v.models.causal import (
-    CausalConv3d,
-    Downsample,
-    FeatureCache,
-    FrameAttention,
-    ResidualBlock,
-    Upsample,
-    channels_first,
-    double_frames,
-    fold_patches,
-    halve_frames,
-    is_first,
-    norm_layer,
-    silu,
-    unfold_patches,
-)
-
-Patch = tuple[int, int, int]
-
-
-class DownBlock(nn.Module):
-    """Residual blocks, then half the height and width, then half the frames, where asked."""
-
-    def __init__(self, widths: Sequence[int], norm: str, taps: int, space: bool, time: bool):
-        super().__init__()
-        self.resnets = nn.ModuleList(ResidualBlock(i, o, norm) for i, o in pairwise(widths))
-        self.downsamplers = nn.ModuleList([Downsample(widths[-1], taps)] if space else [])
-        self.time = time
-
-    def forward(self, x: Tensor, cache: FeatureCache | None = None) -> Tensor:
-        for layer in (*self.resnets, *self.downsamplers):
-            x = layer(x, cache=cache)
-        return halve_frames(x, is_first(cache)) if self.time else x
-
-
-class UpBlock(nn.Module):
-    """Residual blocks, then twice the frames, then twice the height and width, where asked."""
-
-    def __init__(self, widths: Sequence[int], norm: str, taps: int, space: bool, time: bool):
-        super().__init__()
-        self.resnets = nn.ModuleList(ResidualBlock(i, o, norm) for i, o in pairwise(widths))
-        self.upsamplers = nn.ModuleList([Upsample(widths[-1], taps)] if space else [])
-        self.time = time
-
-    def forward(self, x: Tensor, cache: FeatureCache | None = None) -> Tensor:
-        for layer in self.resnets:
-            x = layer(x, cache=cache)
-        if self.time:
-            x = double_frames(x, is_first(cache))
-        for layer in self.upsamplers:
-            x = layer(x, cache=cache)
-        return x
-
-
-class MidBlock(nn.Module):
-    """Two residual blocks with attention inside each frame between them."""
-
-    def __init__(self, channels: int, norm: str, attention: bool) -> None:
-        super().__init__()
-        self.resnets = nn.ModuleList(ResidualBlock(channels, channels, norm) for _ in range(2))
-        self.attentions = nn.ModuleList([FrameAttention(channels, norm)] if attention else [])
-
-    def forward(self, x: Tensor, cache: FeatureCache | None = None) -> Tensor:
-        x = self.resnets[0](x, cache=cache)
-        for attention in self.attentions:
-            x = attention(x)
-        return self.resnets[1](x, cache=cache)
-
-
-class Encoder(nn.Module):
-    """Video `b c t h w` to the mean and log-variance of its latents, `b 2z t' h' w'`."""
-
-    def __init__(
-        self,
-        in_channels: int,
-        latent_channels: int,
-        patch: Patch,
-        whole_patch: Patch,
-        widths: Sequence[int],
-        layers: int,
-        norm: str,
-        taps: int,
-        space: Sequence[bool],
-        time: Sequence[bool],
-        mid_block: bool,
-        mid_attention: bool,
-        shortcut: bool,
-    ) -> None:
-        super().__init__()
-        self.gradient_checkpointing = False
-        self.patch, self.whole_patch = patch, whole_patch
-        self.conv_in = CausalConv3d(in_channels * prod(patch), widths[0])
-        self.down_blocks = nn.ModuleList(
-            DownBlock([before, *[width] * layers], norm, taps, *halve)
-            for before, width, *halve in zip(
-                (widths[0], *widths), widths, (*space, False), (*time, False), strict=False
-            )
-        )
-        self.mid_block = MidBlock(widths[-1], norm, mid_attention) if mid_block else None
-        self.conv_norm_out = norm_layer(norm, widths[-1])
-        self.conv_out = CausalConv3d(widths[-1], 2 * latent_channels)
-        patch_dim = in_channels * prod(whole_patch)
-        self.shortcut = nn.Linear(patch_dim, latent_channels) if shortcut else None
-        self._initialise_output()
-
-    @torch.no_grad()
-    def _initialise_output(self) -> None:
-        mean_bias, logvar_bias = self.conv_out.bias.chunk(2)
-        nn.init.zeros_(mean_bias)
-        nn.init.constant_(logvar_bias, -5.0)  # noise of std 1 would drown a fresh encoder's signal
-        if self.shortcut is not None:
-            nn.init.zeros_(self.conv_out.weight)  # a fresh encoder is its linear shortcut
-
-    def forward(self, x: Tensor, cache: FeatureCache | None = None) -> Tensor:
-        first = is_first(cache)
-        h = channels_first(fold_patches(x, self.patch, first))
-        h = self.conv_in(h, cache=cache)
-        h = run_blocks(self, (*self.down_blocks, self.mid_block), h, cache)
-        moments = self.conv_out(silu(self.conv_norm_out(h)), cache=cache)
-        if self.shortcut is None:
-            return moments
-        mean, logvar = moments.chunk(2, dim=1)
-        linear = channels_first(self.shortcut(fold_patches(x, self.whole_patch, first)))
-        return torch.cat([mean + linear, logvar], dim=1)
-
-
-class Decoder(nn.Module):
-    """Latents `b z t' h' w'` to video `b c t h w`, the mirror of `Encoder`."""
-
-    def __init__(
-        self,
-        out_channels: int,
-        latent_channels: int,
-        patch: Patch,
-        whole_patch: Patch,
-        widths: Sequence[int],
-        layers: int,
-        norm: str,
-        taps: int,
-        space: Sequence[bool],
-        time: Sequence[bool],
-        mid_block: bool,
-        mid_attention: bool,
-        shortcut: bool,
-    ) -> None:
-        super().__init__()
-        self.gradient_checkpointing = False
-        self.patch, self.whole_patch = patch, whole_patch
-        widths = tuple(reversed(widths))
-        self.conv_in = CausalConv3d(latent_channels, widths[0])
-        self.mid_block = MidBlock(widths[0], norm, mid_attention) if mid_block else None
-        self.up_blocks = nn.ModuleList(
-            UpBlock([before, *[width] * layers], norm, taps, *double)
-            for before, width, *double in zip(
-                (widths[0], *widths),
-                widths,
-                (*space[::-1], False),
-                (*time[::-1], False),
-                strict=False,
-            )
-        )
-        self.conv_norm_out = norm_layer(norm, widths[-1])
-        self.conv_out = CausalConv3d(widths[-1], out_channels * prod(patch))
-        patch_dim = out_channels * prod(whole_patch)
-        self.shortcut = nn.Linear(latent_channels, patch_dim) if shortcut else None
-        if shortcut:
-            nn.init.zeros_(self.conv_out.weight)  # a fresh decoder is its linear shortcut
-            nn.init.zeros_(self.conv_out.bias)
-
-    def forward(self, z: Tensor, cache: FeatureCache | None = None) -> Tensor:
-        first = is_first(cache)
-        z = z.contiguous(memory_format=torch.channels_last_3d)
-        h = self.conv_in(z, cache=cache)
-        h = run_blocks(self, (self.mid_block, *self.up_blocks), h, cache)
-        h = self.conv_out(silu(self.conv_norm_out(h)), cache=cache)
-        x = unfold_patches(h.movedim(1, -1), self.patch, first)
-        if self.shortcut is None:
-            return x
-        return x + unfold_patches(self.shortcut(z.movedim(1, -1)), self.whole_patch, first)
-
-
-def run_blocks(
-    net: Encoder | Decoder,
-    blocks: Sequence[nn.Module | None],
-    x: Tensor,
-    cache: FeatureCache | None,
-) -> Tensor:
-    """`x` through the blocks, recomputed in the backward pass where `net` checkpoints."""
-    # recomputing would advance a cache twice, so only whole videos are checkpointed
-    checkpoint = net.gradient_checkpointing and cache is None and torch.is_grad_enabled()
-    for block in blocks:
-        if block is None:
-            continue
-        x = net._gradient_checkpointing_func(block, x) if checkpoint else block(x, cache=cache)
-    return x
+from t2v.models.causal import FeatureCache, fold_patches
+from t2v.models.coder import Decoder, Encoder, Patch
+from t2v.models.tiling import run_tiled
 
 
 class AutoencoderKLT2V(ModelMixin, AutoencoderMixin, ConfigMixin, FromOriginalModelMixin):
@@ -239,7 +46,7 @@ class AutoencoderKLT2V(ModelMixin, AutoencoderMixin, ConfigMixin, FromOriginalMo
 
     _supports_gradient_checkpointing = True
     _no_split_modules = ("ResidualBlock", "FrameAttention")
-    _group_offload_block_modules = ("quant_conv", "post_quant_conv", "encoder", "decoder")
+    _group_offload_block_modules = ("encoder", "decoder")
     _skip_keys = ("cache",)
 
     @register_to_config
@@ -289,16 +96,99 @@ class AutoencoderKLT2V(ModelMixin, AutoencoderMixin, ConfigMixin, FromOriginalMo
             time=tuple(temporal_downsample),
             mid_block=mid_block,
             mid_attention=mid_attention,
+            quant_conv=quant_conv,
             shortcut=linear_shortcut,
         )
         z = latent_channels
         self.encoder = Encoder(in_channels, z, layers=layers_per_block, **shared)
         self.decoder = Decoder(in_channels, z, layers=decoder_layers_per_block, **shared)
-        self.quant_conv = nn.Conv3d(2 * z, 2 * z, 1) if quant_conv else None
-        self.post_quant_conv = nn.Conv3d(z, z, 1) if quant_conv else None
         self.chunk_latent_frames = 5
         self.use_slicing = False
         self.use_tiling = False
+        self.tile_sample_min_size = 256
+
+    @classmethod
+    @torch.no_grad()
+    def from_image_vae(
+        cls, image_vae: AutoencoderKL, temporal_downsample: Sequence[bool]
+    ) -> AutoencoderKLT2V:
+        """`image_vae` inflated to video: the same function of one image and of any still video.
+
+        Every 2D convolution becomes a causal 3D one whose last tap, the present frame, holds the
+        2D weights and whose past taps are zero (xGen-VideoSyn-1, arXiv 2408.12590).
+
+        Args:
+            image_vae: a diffusers `AutoencoderKL` with 32 norm groups and SiLU.
+            temporal_downsample: for each step between two blocks, whether to halve the frames.
+
+        Raises:
+            UserError: the image VAE has parts this class does not know.
+        """
+        config = image_vae.config
+        widths = tuple(config.block_out_channels)
+        mean, scale = config.shift_factor or 0.0, config.scaling_factor
+        vae = cls(
+            in_channels=config.in_channels,
+            latent_channels=config.latent_channels,
+            patch_size=(1, 1, 1),
+            block_out_channels=widths,
+            layers_per_block=config.layers_per_block,
+            decoder_layers_per_block=config.layers_per_block + 1,
+            temporal_downsample=tuple(temporal_downsample),
+            spatial_downsample=(True,) * (len(widths) - 1),
+            resample_taps=3,
+            norm="group",
+            mid_block=True,
+            mid_attention=config.mid_block_add_attention,
+            quant_conv=config.use_quant_conv,
+            linear_shortcut=False,
+            latents_mean=[mean] * config.latent_channels,
+            latents_std=[1 / scale] * config.latent_channels,
+        ).to(image_vae.device, image_vae.dtype)
+        homes = {
+            "quant_conv": "encoder.",
+            "post_quant_conv": "decoder.",
+        }  # elsewhere the same names
+        weights = {
+            homes.get(name.split(".")[0], "") + name: weight
+            for name, weight in image_vae.state_dict().items()
+        }
+        known = {name: weight.shape[:2] for name, weight in vae.state_dict().items()}
+        if known != {name: weight.shape[:2] for name, weight in weights.items()} or (
+            config.norm_num_groups,
+            config.act_fn,
+        ) != (32, "silu"):
+            raise UserError(
+                "This image VAE cannot be inflated: it must be an AutoencoderKL of plain "
+                'DownEncoderBlock2D and UpDecoderBlock2D, with norm_num_groups=32, act_fn="silu" '
+                "and as many output as input channels."
+            )
+        for name, parameter in vae.named_parameters():
+            if parameter.ndim == 5:
+                parameter.zero_()
+                parameter[:, :, -1] = weights[name]
+            else:
+                parameter.copy_(weights[name])
+        return vae
+
+    def enable_tiling(self, tile_sample_min_size: int | None = None) -> None:
+        """Encode and decode in square tiles of `tile_sample_min_size` pixels (at first 256).
+
+        Each tile is shown a margin of its neighbours. With `norm="rms"` and no attention the
+        margin is all that the networks see, so the result is that of the whole up to float
+        rounding; otherwise the margin is a quarter of a tile and neighbours are mixed over it.
+
+        Raises:
+            UserError: a size that is not a positive multiple of `scale_factor_spatial`.
+        """
+        size = tile_sample_min_size or self.tile_sample_min_size
+        space = self.config.scale_factor_spatial
+        if size < space or size % space:
+            raise UserError(
+                f"tile_sample_min_size={size} does not fit the VAE: give a multiple of {space}."
+            )
+        self.tile_sample_min_size = size
+        super().enable_tiling()
 
     @apply_forward_hook
     def encode(
@@ -314,18 +204,21 @@ class AutoencoderKLT2V(ModelMixin, AutoencoderMixin, ConfigMixin, FromOriginalMo
             UserError: another shape; the message names the nearest allowed sizes.
         """
         self.check_video(x)
-        posterior = DiagonalGaussianDistribution(self._by_slice(self._encode, x))
+        zoom = self.config.scale_factor_spatial
+        moments = self._by_part(self._encode, x, self.encoder.reach, -zoom)
+        posterior = DiagonalGaussianDistribution(moments)
         return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
 
     @apply_forward_hook
     def decode(self, z: Tensor, return_dict: bool = True) -> DecoderOutput | tuple[Tensor]:
         """The videos, about [-1, 1] and not clamped, `b c t h w`, of latents `z`, `b z t h w`."""
-        if z.ndim != 5 or z.shape[1] != self.config.latent_channels:
+        if z.ndim != 5 or z.shape[1] != self.config.latent_channels or 0 in z.shape:
             raise UserError(
                 f"Latents of shape {tuple(z.shape)} do not fit this VAE, which decodes "
                 f"(batch, {self.config.latent_channels}, frames, height, width)."
             )
-        video = self._by_slice(self._decode, z)
+        zoom = self.config.scale_factor_spatial
+        video = self._by_part(self._decode, z, self.decoder.reach, zoom)
         return DecoderOutput(sample=video) if return_dict else (video,)
 
     def forward(
@@ -384,24 +277,30 @@ class AutoencoderKLT2V(ModelMixin, AutoencoderMixin, ConfigMixin, FromOriginalMo
         outward.bias.copy_(mean)
         return variance.sqrt()
 
-    def _by_slice(self, run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        return torch.cat([run(one) for one in x.split(1)]) if self.use_slicing else run(x)
+    def _by_part(self, run: Callable[[Tensor], Tensor], x: Tensor, reach: int, zoom: int) -> Tensor:
+        """`run(x)`, video by video and tile by tile where slicing and tiling are on."""
+        if self.use_slicing and len(x) > 1:
+            return torch.cat([self._by_part(run, one, reach, zoom) for one in x.split(1)])
+        tile = self.tile_sample_min_size // self.config.scale_factor_spatial
+        if not self.use_tiling or max(x.shape[-2:]) <= tile * max(1, -zoom):
+            return run(x)
+        # only convolutions and per-position norms look no further than their reach
+        exact = self.config.norm == "rms" and not self.config.mid_attention
+        halo = reach if exact else max(1, tile // 4)
+        return run_tiled(run, x, tile, halo, blend=not exact, zoom=zoom)
 
     def _encode(self, x: Tensor) -> Tensor:
         stride = self.config.scale_factor_temporal
         chunks = []
         for start, stop, cache in self._chunks(1 + (x.shape[2] - 1) // stride):
             begin, end = (max(0, 1 + (n - 1) * stride) for n in (start, stop))
-            h = self.encoder(x[:, :, begin:end], cache=cache)
-            chunks.append(h if self.quant_conv is None else self.quant_conv(h))
+            chunks.append(self.encoder(x[:, :, begin:end], cache=cache))
         return torch.cat(chunks, dim=2)
 
     def _decode(self, z: Tensor) -> Tensor:
         chunks = []
         for start, stop, cache in self._chunks(z.shape[2]):
-            h = z[:, :, start:stop]
-            h = h if self.post_quant_conv is None else self.post_quant_conv(h)
-            chunks.append(self.decoder(h, cache=cache))
+            chunks.append(self.decoder(z[:, :, start:stop], cache=cache))
         return torch.cat(chunks, dim=2)
 
     def _chunks(self, frames: int) -> Iterator[tuple[int, int, FeatureCache | None]]:
@@ -424,7 +323,7 @@ class AutoencoderKLT2V(ModelMixin, AutoencoderMixin, ConfigMixin, FromOriginalMo
         time, space = self.config.scale_factor_temporal, self.config.scale_factor_spatial
         frames, height, width = x.shape[2:]
         if (frames - 1) % time:
-            below = (frames - 1) // time * time + 1
+            below = max(frames - 1, 0) // time * time + 1
             raise UserError(
                 f"num_frames={frames} does not fit the VAE, which takes {time}k+1 frames. "
                 f"Nearest: {below} or {below + time}."

@@ -1,0 +1,78 @@
+"""Spatial tiles: a function of latents' size run window by window, its outputs merged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from einops import einsum
+from torch import Tensor
+
+
+class Span(NamedTuple):
+    """One tile along one axis, in latent cells."""
+
+    start: int  # the tile's own cells: start to stop
+    stop: int
+    begin: int  # what its network is shown: begin to end
+    end: int
+
+
+def spans(size: int, tile: int, halo: int) -> list[Span]:
+    """Tiles of `tile` cells covering `size`, each shown `halo` more cells on every inner side."""
+    starts = range(0, size, tile)
+    stops = [min(start + tile, size) for start in starts]
+    return [
+        Span(start, stop, max(start - halo, 0), min(stop + halo, size))
+        for start, stop in zip(starts, stops, strict=True)
+    ]
+
+
+def weights(span: Span, size: int, ramp: int, scale: int) -> Tensor:
+    """The weight of each of a span's outputs; over all spans they add up to one.
+
+    It rises from 0 to 1 over `ramp` cells on both sides of an inner edge; a `ramp` of 0 is a cut.
+    """
+    place = torch.arange(span.begin * scale, span.end * scale) + 0.5
+
+    def rise(edge: int) -> Tensor:
+        return ((place - edge * scale) / (2 * ramp * scale) + 0.5).clamp(0, 1)
+
+    left = rise(span.start) if span.start > 0 else torch.ones_like(place)
+    return left - rise(span.stop) if span.stop < size else left
+
+
+def run_tiled(
+    run: Callable[[Tensor], Tensor], x: Tensor, tile: int, halo: int, blend: bool, zoom: int
+) -> Tensor:
+    """`run(x)`, computed in spatial tiles.
+
+    Args:
+        run: from `b c t h w` to `b c' t' h' w'`.
+        x: `b c t h w`.
+        tile: own cells of a tile; a cell is one latent's place.
+        halo: further cells shown on each inner side. If `run` looks no further than `halo` cells,
+            cut tiles (not `blend`) give what the whole gives.
+        blend: mix neighbours linearly over the halo, for a `run` that looks further.
+        zoom: pixels per cell: positive if `run` decodes cells, negative if it encodes pixels.
+    """
+    enlarge, reduce = (zoom, 1) if zoom > 0 else (1, -zoom)
+    rows, columns = x.shape[-2] // reduce, x.shape[-1] // reduce
+    ramp = halo if blend else 0
+    merged = None
+    for row in spans(rows, tile, halo):
+        for column in spans(columns, tile, halo):
+            shown = x[..., row.begin * reduce : row.end * reduce, :]
+            out = run(shown[..., column.begin * reduce : column.end * reduce])
+            if merged is None:
+                merged = out.new_zeros(*out.shape[:-2], rows * enlarge, columns * enlarge)
+            share = einsum(
+                weights(row, rows, ramp, enlarge),
+                weights(column, columns, ramp, enlarge),
+                "h, w -> h w",
+            )
+            place = merged[..., row.begin * enlarge : row.end * enlarge, :]
+            place[..., column.begin * enlarge : column.end * enlarge] += out * share.to(out)
+    assert merged is not None
+    return merged

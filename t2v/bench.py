@@ -72,6 +72,7 @@ def bench(config: BenchConfig) -> dict[str, Any]:
     return report
 
 
+@torch.no_grad()
 def stages(pipe: T2VPipeline, config: BenchConfig) -> dict[str, Run]:
     """What a video takes, stage by stage: text, denoise, decode; and encode, the way back."""
     text = pipe.encode_prompt(PROMPT, dtype=pipe.transformer.dtype)
@@ -89,15 +90,15 @@ def stages(pipe: T2VPipeline, config: BenchConfig) -> dict[str, Run]:
 
     latents = denoise()
     video = pipe.decode_latents(latents).clamp(-1, 1)
-    return {
+    runs: dict[str, Run] = {
         "text": lambda: pipe.encode_prompt(PROMPT),
         "denoise": denoise,
         "decode": lambda: pipe.decode_latents(latents),
         "encode": lambda: encode(pipe, video),
     }
+    return {name: torch.no_grad()(run) for name, run in runs.items()}
 
 
-@torch.no_grad()
 def encode(pipe: T2VPipeline, video: Tensor) -> Tensor:
     """The latents of `video`, `b c t h w` in [-1, 1]."""
     return pipe.vae.encode(video.to(pipe.vae.dtype)).latent_dist.mode()
@@ -176,10 +177,11 @@ def gemm_gflops(device: torch.device, dtype: torch.dtype) -> float:
     if device.type == "cpu" and torch.backends.mkldnn.is_available():
         onednn = torch.ops.mkldnn._linear_pointwise
         paths.append(lambda: onednn(x, weight, None, "none", [], ""))
-    best = min(milliseconds(path, device, warmup=1, repeats=5)["ms_min"] for path in paths)
+    best = min(milliseconds(path, device, warmup=1, repeats=3)["ms_min"] for path in paths)
     return 2 * size**3 / best / 1e6
 
 
+@torch.no_grad()
 def vae_memory(pipe: T2VPipeline, frames: int, config: BenchConfig) -> dict[str, Any]:
     """Peak memory of encoding and decoding `frames` frames, and what the video itself takes."""
     vae, device = pipe.vae, pipe.device
@@ -188,9 +190,8 @@ def vae_memory(pipe: T2VPipeline, frames: int, config: BenchConfig) -> dict[str,
     grid = 1 + (frames - 1) // stride, height // space, width // space
     channels, generator = pipe.transformer.config.in_channels, torch.Generator().manual_seed(0)
     latents = torch.randn(1, channels, *grid, generator=generator).to(device, vae.dtype)
-    decode = torch.no_grad()(lambda: vae.decode(latents, return_dict=False)[0])
-    peak = {"decode_mib": peak_memory(decode, device)}
-    video = decode().clamp(-1, 1)
+    peak = {"decode_mib": peak_memory(lambda: vae.decode(latents), device)}
+    video = vae.decode(latents).sample.clamp(-1, 1)
     peak["encode_mib"] = peak_memory(lambda: encode(pipe, video), device)
     return {"frames": video.shape[2], **peak, "video_mib": video.nbytes / MIB}
 

@@ -85,8 +85,9 @@ def stages(pipe: T2VPipeline, config: BenchConfig) -> dict[str, Run]:
             num_inference_steps=config.num_inference_steps,
             generator=torch.Generator().manual_seed(0),
             output_type="latent",
+            return_dict=False,
             **size,
-        ).frames
+        )[0]
 
     latents = denoise()
     video = pipe.decode_latents(latents).clamp(-1, 1)

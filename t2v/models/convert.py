@@ -1,0 +1,118 @@
+"""A Wan text-to-video pipeline folder becomes one of ours: the same weights under our classes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from t2v.errors import UserError
+from t2v.models.transformer import T2VTransformer3DModel
+
+_COMPONENTS = {  # name in model_index.json -> the classes that T2VPipeline can use there
+    "transformer": ("WanTransformer3DModel",),
+    "vae": ("AutoencoderKLWan",),
+    "text_encoder": ("UMT5EncoderModel",),
+    "tokenizer": ("T5Tokenizer", "T5TokenizerFast", "TokenizersBackend"),
+    "scheduler": (),  # any: every scheduler of diffusers is driven the same way
+}
+# what the weights were trained on, and how Wan's authors sample from them
+_WAN_21: dict[str, float] = {"fps": 16, "height": 480, "width": 832, "num_frames": 81}
+_WAN_22_5B: dict[str, float] = {"fps": 24, "height": 704, "width": 1280, "num_frames": 121}
+_SAMPLING = {"num_inference_steps": 50, "guidance_scale": 5.0, "max_sequence_length": 512}
+
+
+def convert_wan_pipeline(src_folder: str | Path, dst_folder: str | Path) -> None:
+    """Copy a Wan pipeline folder (diffusers layout) to `dst_folder` as a `T2VPipeline` folder.
+
+    The transformer's weights are copied as they are, since `T2VTransformer3DModel` bears Wan's
+    names; VAE, text encoder, tokenizer and scheduler keep their classes. `dst_folder` appears
+    whole or not at all.
+
+    Raises:
+        UserError: no such folder, not a Wan text-to-video pipeline, or `dst_folder` exists.
+    """
+    src, dst = Path(src_folder), Path(dst_folder)
+    if dst.exists():
+        raise UserError(f"{dst} already exists. Remove it or give another folder.")
+    index = _read_json(src / "model_index.json")
+    _check_index(index, src)
+    config = _read_json(src / "transformer" / "config.json")
+    _check_weights(config, src / "transformer")
+
+    partial = dst.with_name(dst.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of an earlier, interrupted conversion
+    partial.mkdir(parents=True)
+    for name in _COMPONENTS:
+        shutil.copytree(src / name, partial / name)
+    transformer = T2VTransformer3DModel
+    config["_class_name"] = transformer.__name__
+    _write_json(partial / "transformer" / "config.json", config)
+    components = {name: index[name] for name in _COMPONENTS}
+    components["transformer"] = [transformer.__module__, transformer.__name__]
+    names = {"_class_name": "T2VPipeline", "_diffusers_version": index.get("_diffusers_version")}
+    sizes = _WAN_22_5B if index.get("expand_timesteps") else _WAN_21
+    _write_json(partial / "model_index.json", names | components | sizes | _SAMPLING)
+    partial.rename(dst)
+
+
+def _check_index(index: dict[str, Any], src: Path) -> None:
+    pipeline = index.get("_class_name")
+    if pipeline != "WanPipeline":
+        raise UserError(
+            f"{src} holds a {pipeline}; only text-to-video pipelines of Wan (WanPipeline) can be "
+            "converted. Image-to-video, VACE and Animate ones have parts this package lacks."
+        )
+    if (index.get("transformer_2") or [None])[0] is not None:
+        raise UserError(
+            f"{src} has two transformers (Wan 2.2 A14B), one for each half of the noise; this "
+            "package runs one. Use Wan 2.1, or Wan 2.2 TI2V-5B."
+        )
+    for name, classes in _COMPONENTS.items():
+        found = (index.get(name) or [None, None])[1]
+        if found is None or not (src / name).is_dir():
+            raise UserError(f"{src} has no {name}. Download the whole pipeline folder.")
+        if classes and found not in classes:
+            raise UserError(
+                f"{src}: {name} is a {found}; a text-to-video pipeline of Wan has "
+                f"{' or '.join(classes)}. Give the folder of such a one."
+            )
+
+
+def _check_weights(config: dict[str, Any], folder: Path) -> None:
+    """Compare the names and shapes in the files with those of our class, reading no weights."""
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise UserError(f"{folder} has no .safetensors file. Save the weights in that format.")
+    found: dict[str, list[int]] = {}
+    for file in files:
+        with safe_open(file, framework="pt") as weights:
+            found |= {name: weights.get_slice(name).get_shape() for name in weights.keys()}  # noqa: SIM118
+    with torch.device("meta"):
+        model = T2VTransformer3DModel.from_config(config)
+    wanted = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+    wrong = sorted(
+        name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)
+    )
+    if wrong:
+        raise UserError(
+            f"{folder}: {len(wrong)} weights are missing, unknown or of another shape, "
+            f"first {wrong[0]!r}. Is this a text-to-video Wan transformer with its own config.json?"
+        )
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise UserError(
+            f"{file} does not exist. Give the folder of a Wan pipeline in diffusers' layout, for "
+            "example after `hf download Wan-AI/Wan2.1-T2V-1.3B-Diffusers --local-dir wan`."
+        )
+    return json.loads(file.read_text())
+
+
+def _write_json(file: Path, content: dict[str, Any]) -> None:
+    file.write_text(json.dumps(content, indent=2) + "\n")

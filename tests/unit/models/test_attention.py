@@ -1,0 +1,126 @@
+"""Attention: every backend that runs here agrees, and one that does not says what to do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from diffusers.models.attention_dispatch import _AttentionBackendRegistry, attention_backend
+from torch import Tensor, nn
+
+from t2v.errors import UserError
+from t2v.models.attention import Attention, portable_mask
+from t2v.models.transformer import T2VTransformer3DModel
+
+ON_CPU = ["native", "_native_math", "_native_flash", "flex"]
+TAKE_MASKS = ["native", "_native_math", "flex"]
+# flex warns that it is slow without torch.compile
+pytestmark = pytest.mark.filterwarnings("ignore:.*flex_attention.*")
+
+
+@pytest.fixture
+def model() -> Any:
+    model = T2VTransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=16,
+        in_channels=4,
+        out_channels=4,
+        text_dim=16,
+        ffn_dim=32,
+        num_layers=2,
+        attention="factorized",
+    )
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.2, generator=generator)
+    return model.eval()
+
+
+def predict(model: nn.Module, tokens: int = 9, **more: Any) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        return model(
+            hidden_states=torch.randn(2, 4, 2, 6, 6, generator=generator),
+            timestep=torch.tensor([100.0, 700.0]),
+            encoder_hidden_states=torch.randn(2, 18, 16, generator=generator)[:, :tokens],
+            return_dict=False,
+            **more,
+        )[0]
+
+
+@pytest.mark.parametrize("backend", ON_CPU)
+def test_backends_agree(model, backend):
+    wanted = predict(model)
+    model.set_attention_backend(backend)
+    torch.testing.assert_close(predict(model), wanted, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("tokens", [9, 18])  # 18 text tokens are as many as the video has
+@pytest.mark.parametrize("backend", TAKE_MASKS)
+def test_hidden_tokens_are_as_absent(model, backend, tokens):
+    model.set_attention_backend(backend)
+    mask = (torch.arange(tokens) < 7).expand(2, tokens)
+    masked = predict(model, tokens, encoder_attention_mask=mask)
+    torch.testing.assert_close(masked, predict(model, 7), atol=1e-5, rtol=1e-5)
+
+
+def test_a_mask_follows_the_backend_of_the_context_too(model):
+    mask = torch.ones(2, 9, dtype=torch.bool)
+    with attention_backend("_native_flash"), pytest.raises(UserError, match='"native"'):
+        predict(model, encoder_attention_mask=mask)
+
+
+def test_each_backend_gets_the_mask_form_it_reads_rightly():
+    mask = torch.ones(2, 9, dtype=torch.bool)
+    for name, shape in {"native": (2, 1, 1, 9), "xformers": (2, 9), "flash_varlen": (2, 9)}.items():
+        backend = next(b for b in _AttentionBackendRegistry._backends if b.value == name)
+        assert portable_mask(mask, backend).shape == shape
+    flash = next(b for b in _AttentionBackendRegistry._backends if b.value == "flash")
+    with pytest.raises(UserError, match="cannot hide tokens"):
+        portable_mask(mask, flash)
+    assert portable_mask(None, flash) is None
+
+
+@pytest.mark.parametrize("backend", ["xformers", "flash", "_flash_3", "sage", "_native_efficient"])
+def test_a_missing_backend_names_itself_the_reason_and_the_remedy(model, backend):
+    with pytest.raises(UserError) as error:
+        model.set_attention_backend(backend)
+    message = str(error.value)
+    assert f'"{backend}"' in message
+    assert "cpu" in message
+    assert '"native"' in message
+    assert predict(model).isfinite().all()  # and nothing has changed
+
+
+def test_an_unknown_backend_is_answered_with_the_known_ones(model):
+    with pytest.raises(UserError, match="Known: .*native.*xformers"):
+        model.set_attention_backend("fast")
+
+
+def test_choosing_a_backend_leaves_other_models_alone(model):
+    before = _AttentionBackendRegistry.get_active_backend()[0]
+    model.set_attention_backend("_native_math")
+    assert _AttentionBackendRegistry.get_active_backend()[0] == before
+    assert model.blocks[0].attn1.processor._attention_backend.value == "_native_math"
+    model.reset_attention_backend()
+    assert model.blocks[0].attn1.processor._attention_backend is None
+
+
+def test_disabling_xformers_goes_back_to_the_default():
+    attention = Attention(32, 2, 16, qk_norm="none", eps=1e-6)
+    attention.set_attention_backend("_native_math")
+    attention.set_use_memory_efficient_attention_xformers(False)
+    assert attention.processor._attention_backend is None
+
+
+@pytest.mark.parametrize("qk_norm", ["rms_norm_across_heads", "rms_norm"])
+def test_the_norm_bounds_queries_and_keys(qk_norm):
+    attention = Attention(32, 2, 16, qk_norm=qk_norm, eps=1e-6)
+    x = torch.randn(1, 5, 32, generator=torch.Generator().manual_seed(0))
+    query, key, _ = attention.project(x)
+    again, _, _ = attention.project(1000 * x)
+    for each in (query, key):
+        axes = (-2, -1) if qk_norm == "rms_norm_across_heads" else -1
+        assert torch.allclose(each.square().mean(axes), torch.tensor(1.0), atol=1e-3)
+    assert again.abs().max() < 10

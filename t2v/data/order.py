@@ -12,7 +12,7 @@ from torch import Tensor
 def keyed_generator(*keys: int | str) -> torch.Generator:
     """A CPU generator whose seed is a stable hash of `keys`, such as (seed, step, rank, "noise").
 
-    Resuming at any step needs no stored generator state; draws on the CPU are the same on any device.
+    Resuming at any step needs no stored state, and draws on the CPU are the same for any device.
     """
     digest = hashlib.blake2b(repr(keys).encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)

@@ -1,4 +1,4 @@
-"""The noise path: how clean latents become noisy ones, at which times, and what is learned from them."""
+"""The noise path: how latents become noisy, at which times, and what is learned from them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def interpolate(data: Tensor, noise: Tensor, t: Tensor) -> Tensor:
 
 
 def velocity(data: Tensor, noise: Tensor) -> Tensor:
-    """The constant speed of the straight path, `noise - data` (rectified flow, arXiv 2209.03003)."""
+    """The speed of the straight path, `noise - data` (rectified flow, arXiv 2209.03003)."""
     return noise - data
 
 
@@ -65,7 +65,7 @@ def build_scheduler(
     """The stock sampling scheduler that belongs to `objective`; it is saved with the weights.
 
     `shift` concerns flow alone. v runs with zero terminal SNR (arXiv 2305.08891): its last step is
-    pure noise, so sampling starts where training did. Epsilon cannot: it would divide by zero there.
+    pure noise, so sampling starts where training did. Epsilon cannot: it would divide by zero.
     """
     if objective == "flow":
         return FlowMatchEulerDiscreteScheduler(num_train_timesteps=NUM_TRAIN_TIMESTEPS, shift=shift)
@@ -102,7 +102,7 @@ def diffusion_loss(
 ) -> Tensor:
     """Mean squared error of the network's answer for each sample, `b`, in float32.
 
-    Takes the arguments of `add_noise` and `predict(noisy, timestep)`, the network with its text bound.
+    Takes what `add_noise` takes and `predict(noisy, timestep)`, the network with its text bound.
     """
     sample = add_noise(objective, data, noise, t)
     error = predict(sample.latents, sample.timestep).float() - sample.target

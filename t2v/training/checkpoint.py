@@ -1,4 +1,4 @@
-"""Checkpoints that are either complete or absent: `checkpoint-000500/`, hashed, renamed into place."""
+"""Checkpoints that are complete or absent: `checkpoint-000500/`, hashed, renamed into place."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 from t2v.errors import UserError
 
@@ -36,7 +38,7 @@ def save_checkpoint(
         _write_synced(temporary, write)
         temporary.rename(final)
         _sync(output)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise UserError(
             f"{final} could not be written: {error}. Last complete checkpoint: "
@@ -63,8 +65,8 @@ def verify_checkpoint(folder: Path) -> None:
         path = folder / name
         if not path.is_file() or _sha256(path) != digest:
             raise UserError(
-                f"{path} is {'damaged' if path.is_file() else 'missing'}: it is not the file that was "
-                f"saved. Remove {folder} to go on from the checkpoint before it."
+                f"{path} is {'not the file that was saved' if path.is_file() else 'missing'}. "
+                f"Remove {folder} to go on from the checkpoint before it."
             )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
@@ -12,12 +11,12 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoTokenizer, T5EncoderModel
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, T5EncoderModel
 
 from t2v.config import TrainDiTConfig
 from t2v.data.captions import Captions
 from t2v.data.clips import read_rows, train_count
-from t2v.data.latents import encode_folder
+from t2v.data.latents import encode_folder, latents_name
 from t2v.data.order import keyed_generator, step_indices
 from t2v.errors import UserError
 from t2v.models.diffusion import build_scheduler, diffusion_loss, draw_times
@@ -29,8 +28,6 @@ from t2v.training.loop import autocast
 from t2v.training.optim import ParameterGroup, split_parameters
 from t2v.training.run import run
 from t2v.training.sheet import contact_sheet
-
-logger = logging.getLogger(__name__)
 
 VALIDATION_BINS = 4
 VALIDATION_BATCH = 64
@@ -61,6 +58,7 @@ class DiTTask:
         self.rows = read_rows(config.data)
         self.train_count = train_count(len(self.rows), config.held_out)
         self.vae = load_vae(config.vae).to(config.device)
+        self.sources = {"latents": latents_name(self.vae, config.data, config.precision)}
         self.latents = encode_folder(self.vae, config.data, config.precision)
         tokenizer, text_encoder = load_text(config.text)
         self.tokenizer = tokenizer
@@ -168,7 +166,7 @@ class DiTTask:
         return pipeline
 
     def _sheet(self) -> Image.Image:
-        """One row of frames for each of `config.prompts`, drawn as anyone draws from the checkpoint."""
+        """A row of frames for each of `config.prompts`, drawn as anyone draws from a checkpoint."""
         seeds = [torch.Generator().manual_seed(self.config.seed) for _ in self.config.prompts]
         videos = self._pipeline()(list(self.config.prompts), generator=seeds, output_type="np")
         return contact_sheet(torch.from_numpy(videos.frames))
@@ -209,7 +207,7 @@ def load_vae(folder: str | Path) -> AutoencoderKLT2V:
     )
 
 
-def load_text(folder: str | Path) -> tuple[object, T5EncoderModel]:
+def load_text(folder: str | Path) -> tuple[PreTrainedTokenizerBase, T5EncoderModel]:
     """The tokenizer and text encoder of a folder with `tokenizer/` and `text_encoder/`.
 
     Raises:

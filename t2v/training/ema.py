@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 class EMA:
     """Exponential moving average of a model's parameters, in float32.
 
-    The decay starts low, `(1 + step) / (10 + step)`, so that a young average is not the initial weights.
+    The decay starts low, `(1 + step) / (10 + step)`, so that a young average forgets the weights
+    training began with.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -47,6 +48,6 @@ class EMA:
             average.copy_(tensors[name])
 
     @torch.no_grad()
-    def _fill(self, values: Iterator[Tensor] | object) -> None:
+    def _fill(self, values: Iterable[Tensor]) -> None:
         for parameter, value in zip(self._parameters.values(), values, strict=True):
             parameter.copy_(value)

@@ -24,6 +24,7 @@ class Task(Protocol):
     """One kind of training: what is learned, from which batches, how it is judged and saved."""
 
     model: nn.Module  # holds every trained parameter, already on its device
+    sources: dict[str, str]  # hashes of what the run reads; going on with others is refused
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """Who steps which parameters, and how fast."""

@@ -42,7 +42,7 @@ def split_parameters(
 
 
 def lr_factor(step: int, steps: int, config: OptimConfig) -> float:
-    """What multiplies every learning rate at `step`: warm-up, constant, cosine to zero, in [0, 1]."""
+    """What multiplies the learning rates at `step`, in [0, 1]: warm-up, constant, cosine to zero."""
     warmup = min(1.0, (step + 1) / max(1, config.warmup_steps))
     tail = max(1.0, steps * (1 - config.decay_from))
     done = min(1.0, max(0.0, (step - steps * config.decay_from) / tail))
@@ -84,7 +84,7 @@ class Optimizer:
             self._optimizers.append((optimizer, group.lr))
 
     def step(self, factor: float) -> None:
-        """Update the parameters from their gradients at `factor` times the learning rates, then drop the gradients."""
+        """Update the parameters at `factor` times the learning rates, and drop their gradients."""
         for name, owner in self._owners.items():
             grad = owner.grad
             self._stepped[name].grad = None if grad is None else rearrange(grad, "o ... -> o (...)")

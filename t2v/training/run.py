@@ -43,8 +43,11 @@ def run(task: Task, config: TrainConfig) -> Path:
     """
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
+    checkpoint = newest_checkpoint(output)
+    if config.start_from and not checkpoint:
+        start_from(Path(config.start_from), task)
     state = start_state(task, config)
-    if checkpoint := newest_checkpoint(output):
+    if checkpoint:
         load_state(checkpoint, task, config, state)
         logger.info("%s: going on from step %d of %d", output, state.step, config.steps)
     save_config(config, output / "config.yaml")
@@ -52,15 +55,15 @@ def run(task: Task, config: TrainConfig) -> Path:
     with _stop_requests() as stopped, (output / "metrics.jsonl").open("a") as log:
         bar = _Progress(config, state.step)
         for metrics in fit(task, config, state):
-            record = {**asdict(metrics), **metrics.extra}
-            del record["extra"]
-            last = state.step == config.steps or bool(stopped)
-            if state.step % config.validate_every == 0 or state.step == config.steps:
+            record = asdict(metrics)
+            record |= record.pop("extra")
+            done = state.step == config.steps
+            if done or state.step % config.validate_every == 0:
                 record |= _validate(task, state, output)
             log.write(json.dumps(record) + "\n")
             log.flush()
             bar.advance(metrics, record)
-            if last or state.step % config.save_every == 0:
+            if done or stopped or state.step % config.save_every == 0:
                 save_state(output, task, config, state)
             if stopped:
                 logger.warning("%s: stopped and saved at step %d", output, state.step)
@@ -80,7 +83,8 @@ def save_state(output: Path, task: Task, config: TrainConfig, state: TrainState)
         for name, tensors in _state_tensors(task, state).items():
             contiguous = {key: value.detach().contiguous() for key, value in tensors.items()}
             save_file(contiguous, training / f"{name}.safetensors")
-        (training / "state.json").write_text(json.dumps({"step": state.step}))
+        record = {"step": state.step, "sources": task.sources}
+        (training / "state.json").write_text(json.dumps(record))
         save_config(config, training / "config.yaml")
 
     return save_checkpoint(output, state.step, write, config.keep_checkpoints)
@@ -94,13 +98,39 @@ def load_state(checkpoint: Path, task: Task, config: TrainConfig, state: TrainSt
     """
     verify_checkpoint(checkpoint)
     training = checkpoint / "training"
-    _refuse_changes(config, load_config(type(config), training / "config.yaml", ()), checkpoint)
+    record = json.loads((training / "state.json").read_text())
+    saved = asdict(load_config(type(config), training / "config.yaml", ()))
+    _refuse_changes(asdict(config) | task.sources, saved | record.get("sources", task.sources), checkpoint)
     weights = load_file(training / "weights.safetensors")
     for name, parameter in task.model.named_parameters():
         parameter.data.copy_(weights[name])
     state.optimizer.load_state_tensors(load_file(training / "optimizer.safetensors"))
     state.ema.load_tensors(load_file(training / "ema.safetensors"))
-    state.step = json.loads((training / "state.json").read_text())["step"]
+    state.step = record["step"]
+
+
+def start_from(checkpoint: Path, task: Task) -> None:
+    """Give the task's model the average weights of another run's checkpoint, or of its newest.
+
+    Raises:
+        UserError: there is no checkpoint, a file is damaged, or the weights are of another model.
+    """
+    if not (checkpoint / "training").is_dir():
+        newest = newest_checkpoint(checkpoint)
+        if newest is None:
+            raise UserError(f"start_from={checkpoint} holds no checkpoint. Give one, or leave it out.")
+        checkpoint = newest
+    verify_checkpoint(checkpoint)
+    weights = load_file(checkpoint / "training" / "ema.safetensors")
+    own = dict(task.model.named_parameters())
+    fitting = [name for name in own if name in weights and weights[name].shape == own[name].shape]
+    if not len(fitting) == len(own) == len(weights):
+        raise UserError(
+            f"start_from={checkpoint} is another model: of {len(weights)} weights {len(fitting)} fit "
+            f"the {len(own)} of this one. Give the model settings it was trained with."
+        )
+    for name, parameter in own.items():
+        parameter.data.copy_(weights[name])
 
 
 def _state_tensors(task: Task, state: TrainState) -> dict[str, dict[str, Tensor]]:
@@ -111,12 +141,12 @@ def _state_tensors(task: Task, state: TrainState) -> dict[str, dict[str, Tensor]
     }
 
 
-def _refuse_changes(config: TrainConfig, saved: TrainConfig, checkpoint: Path) -> None:
-    now, then = _flat(asdict(config)), _flat(asdict(saved))
+def _refuse_changes(now: dict[str, Any], then: dict[str, Any], checkpoint: Path) -> None:
+    now, then = _flat(now), _flat(then)
     changed = [
-        f"{name}: {then[name]} -> {now[name]}"
+        f"{name}: {then.get(name)} -> {now[name]}"
         for name in now
-        if now[name] != then[name] and name not in FREE_TO_CHANGE
+        if now[name] != then.get(name) and name not in FREE_TO_CHANGE
     ]
     if changed:
         raise UserError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -48,7 +49,9 @@ class VAETask:
 
     def __init__(self, config: TrainVAEConfig) -> None:
         self.config = config
+        manifest = Path(config.data) / "manifest.jsonl"
         clips = load_clips(config.data)
+        self.sources = {"clips": hashlib.sha256(manifest.read_bytes()).hexdigest()[:16]}
         count = train_count(len(clips), config.held_out)
         self.train_clips, self.val_clips = clips[:count], clips[count:]
         with torch.random.fork_rng(devices=[]):  # the layers draw their start from the global state
@@ -117,7 +120,8 @@ class VAETask:
 
     def save(self, folder: Path) -> None:
         """Write `vae/`, with the mean and spread of its latents in the config."""
-        mean, std = latent_statistics(self.model, self.train_clips[:STATISTICS_CLIPS])
+        with autocast(self.config):
+            mean, std = latent_statistics(self.model, self.train_clips[:STATISTICS_CLIPS])
         self.model.register_to_config(latents_mean=mean, latents_std=std)
         self.model.save_pretrained(folder / "vae")
 

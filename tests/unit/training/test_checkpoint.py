@@ -1,0 +1,63 @@
+"""A checkpoint folder is whole, or it does not count."""
+
+import errno
+
+import pytest
+
+from t2v.errors import UserError
+from t2v.training.checkpoint import newest_checkpoint, save_checkpoint, verify_checkpoint
+
+
+def write(folder):
+    (folder / "vae").mkdir()
+    (folder / "vae" / "weights").write_bytes(b"weights")
+
+
+def test_the_newest_complete_checkpoint_is_found_and_old_ones_are_dropped(tmp_path):
+    assert newest_checkpoint(tmp_path) is None
+    for step in (5, 10, 1_000_000):
+        saved = save_checkpoint(tmp_path, step, write, keep=2)
+    assert newest_checkpoint(tmp_path) == saved == tmp_path / "checkpoint-1000000"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "checkpoint-000010", "checkpoint-1000000",
+    ]
+    verify_checkpoint(saved)
+
+
+def test_a_half_written_folder_does_not_count(tmp_path):
+    good = save_checkpoint(tmp_path, 5, write, keep=2)
+    half = tmp_path / "checkpoint-000010"
+    half.mkdir()
+    write(half)
+    assert newest_checkpoint(tmp_path) == good
+
+
+def test_a_write_that_dies_leaves_nothing_that_counts(tmp_path):
+    def die(folder):
+        write(folder)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(tmp_path, 5, die, keep=2)
+    assert newest_checkpoint(tmp_path) is None
+    save_checkpoint(tmp_path, 5, write, keep=2)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-000005"]
+
+
+def test_a_full_disk_names_the_last_good_checkpoint(tmp_path):
+    def fill(folder):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    save_checkpoint(tmp_path, 5, write, keep=2)
+    with pytest.raises(UserError, match=r"No space left.*checkpoint-000005.*Make room"):
+        save_checkpoint(tmp_path, 10, fill, keep=2)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-000005"]
+
+
+@pytest.mark.parametrize("damage", ["changed", "missing"])
+def test_a_damaged_file_is_named(tmp_path, damage):
+    saved = save_checkpoint(tmp_path, 5, write, keep=2)
+    file = saved / "vae" / "weights"
+    file.unlink() if damage == "missing" else file.write_bytes(b"weight5")
+    with pytest.raises(UserError, match=r"checkpoint-000005/vae/weights is .*Remove"):
+        verify_checkpoint(saved)

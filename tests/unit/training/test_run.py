@@ -1,0 +1,192 @@
+"""The loop and its driver on the smallest real task: a line through points."""
+
+import json
+import signal
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from t2v.config import OptimConfig, TrainConfig
+from t2v.data.order import keyed_generator
+from t2v.errors import UserError
+from t2v.training.checkpoint import newest_checkpoint
+from t2v.training.loop import fit, start_state
+from t2v.training.optim import split_parameters
+from t2v.training.run import run
+
+
+class LineTask:
+    """Fit y = x W with noise on x; `at` runs something in the middle of a step."""
+
+    def __init__(self, at=lambda step: None):
+        self.model = nn.Linear(4, 3)
+        for parameter in self.model.parameters():
+            nn.init.normal_(parameter, generator=torch.Generator().manual_seed(0))
+        self.sources = {"points": "1"}
+        self.at = at
+
+    def parameter_groups(self):
+        named = dict(self.model.named_parameters())
+        return split_parameters(named, OptimConfig(), lambda name: True)
+
+    def batch(self, step, rank):
+        self.at(step)
+        return torch.randn(8, 4, generator=keyed_generator(0, step, rank, "points"))
+
+    def loss(self, batch, generator):
+        noisy = batch + 0.1 * torch.randn(batch.shape, generator=generator)
+        loss = (self.model(noisy) - batch[:, :3]).square().mean()
+        return loss, {"bias": self.model.bias.detach().sum()}
+
+    def validate(self):
+        return {"val_bias": self.model.bias.sum().item()}, Image.new("RGB", (2, 2))
+
+    def save(self, folder):
+        (folder / "line").mkdir()
+        save_file({"bias": self.model.bias.detach()}, folder / "line" / "line.safetensors")
+
+
+@pytest.fixture
+def config(tmp_path):
+    optim = OptimConfig(warmup_steps=2, decay_from=1.0, ema_decay=0.5)
+    return TrainConfig(
+        output=str(tmp_path / "run"), steps=8, batch_size=8, save_every=3, validate_every=4,
+        precision="fp32", optim=optim, held_out=1,
+    )  # fmt: skip
+
+
+def tensors(folder):
+    return {
+        f"{path.name}:{name}": tensor
+        for path in sorted(folder.rglob("*.safetensors"))
+        for name, tensor in load_file(path).items()
+    }
+
+
+def logged(output, timed=False):
+    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if timed or k != "seconds"} for line in lines]
+
+
+def assert_same_run(one, other):
+    a, b = tensors(one), tensors(other)
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert logged(one.parent) == logged(other.parent)
+
+
+def test_a_run_leaves_config_metrics_sheets_and_checkpoints(config, tmp_path):
+    last = run(LineTask(), config)
+    output = tmp_path / "run"
+    assert last == newest_checkpoint(output) == output / "checkpoint-000008"
+    assert {path.name for path in output.iterdir()} == {
+        "config.yaml", "metrics.jsonl", "sheets", "checkpoint-000006", "checkpoint-000008",
+    }  # fmt: skip
+    assert [line["step"] for line in logged(output) if "val_bias" in line] == [4, 8]
+    assert {path.name for path in (output / "sheets").iterdir()} == {"000004.png", "000008.png"}
+
+
+def test_half_and_half_equals_whole_to_the_bit(config, tmp_path):
+    whole = run(LineTask(), config)
+    other = replace(config, output=str(tmp_path / "other"))
+    run(LineTask(), replace(other, steps=5, validate_every=100))
+    resumed = run(LineTask(), other)
+    a, b = tensors(whole), tensors(resumed)
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_request_saves_exits_130_and_goes_on_to_the_same_end(config, tmp_path, number):
+    whole = run(LineTask(), config)
+
+    def stop(step):
+        if step == 4:
+            signal.raise_signal(number)
+
+    other = replace(config, output=str(tmp_path / "other"))
+    before = signal.getsignal(number)
+    with pytest.raises(SystemExit) as exit_:
+        run(LineTask(at=stop), other)
+    assert exit_.value.code == 130
+    assert signal.getsignal(number) == before
+    assert newest_checkpoint(other.output).name == "checkpoint-000005"
+    assert_same_run(whole, run(LineTask(), other))
+
+
+def test_a_killed_run_repeats_the_steps_no_checkpoint_holds(config, tmp_path):
+    whole = run(LineTask(), config)
+
+    def die(step):
+        if step == 5:
+            raise MemoryError
+
+    other = replace(config, output=str(tmp_path / "other"))
+    with pytest.raises(MemoryError):
+        run(LineTask(at=die), other)
+    with (tmp_path / "other" / "metrics.jsonl").open("a") as log:
+        log.write('{"step": 6, "lo')  # the line it was writing
+    assert_same_run(whole, run(LineTask(), other))
+
+
+def test_a_changed_setting_is_refused_and_shown(config):
+    run(LineTask(), replace(config, steps=3))
+    changed = replace(config, seed=5, optim=replace(config.optim, lr=0.5))
+    with pytest.raises(UserError, match=r"seed: 0 -> 5; optim\.lr: 0\.003 -> 0\.5"):
+        run(LineTask(), changed)
+    run(LineTask(), replace(config, steps=4, keep_checkpoints=1, validate_every=2, save_every=1))
+
+
+def test_changed_sources_are_refused(config):
+    run(LineTask(), replace(config, steps=3))
+    task = LineTask()
+    task.sources = {"points": "2"}
+    with pytest.raises(UserError, match="points: 1 -> 2"):
+        run(task, config)
+
+
+def test_a_new_run_begins_with_the_average_of_another(config, tmp_path):
+    run(LineTask(), config)
+    task = LineTask()
+    other = replace(config, output=str(tmp_path / "other"), start_from=config.output, steps=0)
+    run(task, other)
+    average = tensors(newest_checkpoint(config.output))["ema.safetensors:weight"]
+    assert torch.equal(task.model.weight, average)
+
+
+def test_start_from_another_model_says_how_much_fits(config, tmp_path):
+    run(LineTask(), config)
+    task = LineTask()
+    task.model = nn.Linear(4, 5)
+    other = replace(config, output=str(tmp_path / "other"), start_from=config.output)
+    with pytest.raises(UserError, match="of 2 weights 0 fit the 2"):
+        run(task, other)
+    with pytest.raises(UserError, match="holds no checkpoint"):
+        run(task, replace(other, start_from=str(tmp_path / "nothing")))
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_weights_take_it(config, tmp_path):
+    task = LineTask()
+
+    def poison(step):
+        if step == 4:
+            task.model.bias.data[1] = torch.nan
+
+    task.at = poison
+    with pytest.raises(UserError) as error:
+        run(task, config)
+    for part in ("Step 5", "nan", "weight", "checkpoint-000003", "Lower optim.lr"):
+        assert part in str(error.value)
+    assert task.model.weight.isfinite().all()
+
+
+def test_steps_depend_on_rank(config):
+    def first_loss(rank):
+        task = LineTask()
+        return next(fit(task, config, start_state(task, config), rank)).loss
+
+    assert first_loss(0) == first_loss(0) != first_loss(1)

@@ -12,11 +12,10 @@ import diffusers
 import numpy as np
 import torch
 from diffusers import AutoencoderKLWan, DiffusionPipeline, SchedulerMixin
-from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.guiders import BaseGuidance
 from diffusers.loaders import WanLoraLoaderMixin
 from diffusers.utils import BaseOutput
-from diffusers.utils.torch_utils import get_module_execution_device, randn_tensor
+from diffusers.utils.torch_utils import randn_tensor
 from diffusers.video_processor import VideoProcessor
 from einops import repeat
 from PIL import Image
@@ -25,6 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from t2v.errors import UserError
 from t2v.models.guidance import CFGMode, Guidance, Step
+from t2v.models.placement import ready
 from t2v.models.request import check_prompts, count_frames, latent_shape
 from t2v.models.schedule import sample_generators, set_timesteps, step_options
 from t2v.models.text import count_tokens, encode_prompts, unknown_words
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 Generators = torch.Generator | list[torch.Generator] | None
 Prompts = str | list[str] | None
-Callback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any]]  # or diffusers' classes
+Callback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any]]
 
 
 @dataclass
@@ -77,12 +77,12 @@ class T2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         transformer: T2VTransformer3DModel,
         vae: AutoencoderKLT2V | AutoencoderKLWan,
         scheduler: SchedulerMixin,
-        fps: float = 16,
+        fps: int | float = 16,
         height: int = 480,
         width: int = 832,
         num_frames: int = 81,
         num_inference_steps: int = 50,
-        guidance_scale: float = 5.0,
+        guidance_scale: int | float = 5.0,
         max_sequence_length: int = 512,
     ) -> None:
         super().__init__()
@@ -94,21 +94,13 @@ class T2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
             scheduler=scheduler,
         )
         self.register_to_config(fps=fps, height=height, width=width, num_frames=num_frames)
-        self.register_to_config(
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-            max_sequence_length=max_sequence_length,
-        )
-        self.video_processor = VideoProcessor(vae_scale_factor=self.vae_scale_factor_spatial)
+        self.register_to_config(num_inference_steps=num_inference_steps)
+        self.register_to_config(guidance_scale=guidance_scale)
+        self.register_to_config(max_sequence_length=max_sequence_length)
+        self.video_processor = VideoProcessor()
 
-    @property
-    def vae_scale_factor_temporal(self) -> int:
-        return self.vae.config.scale_factor_temporal if self.vae is not None else 4
-
-    @property
-    def vae_scale_factor_spatial(self) -> int:
-        return self.vae.config.scale_factor_spatial if self.vae is not None else 8
-
+    vae_scale_factor_temporal = property(attrgetter("vae.config.scale_factor_temporal"))
+    vae_scale_factor_spatial = property(attrgetter("vae.config.scale_factor_spatial"))
     guidance_scale = property(attrgetter("_guidance_scale"))
     attention_kwargs = property(attrgetter("_attention_kwargs"))
     num_timesteps = property(attrgetter("_num_timesteps"))
@@ -120,7 +112,7 @@ class T2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         return self._guidance_scale > 1
 
     def count_tokens(self, prompt: str) -> tuple[int, int]:
-        """How many tokens the prompt takes, and how many it may take."""
+        """How many tokens the prompt takes, and how many fit."""
         return count_tokens(self.tokenizer, prompt), self.config.max_sequence_length
 
     def unknown_words(self, prompt: str) -> list[str]:
@@ -134,7 +126,11 @@ class T2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         fps: float | None = None,
     ) -> int:
         """How many frames a call with these arguments gives; see `t2v.models.request`."""
-        return count_frames(num_frames, duration, fps or self.config.fps, self.config.num_frames)
+        (fps,) = self._or_saved(fps=fps)
+        return count_frames(num_frames, duration, fps, self.config.num_frames)
+
+    def _or_saved(self, **given: Any) -> list[Any]:
+        return [self.config[name] if value is None else value for name, value in given.items()]
 
     def check_inputs(
         self,
@@ -146,11 +142,7 @@ class T2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         negative_prompt_embeds: Tensor | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = (),
     ) -> None:
-        """Refuse what cannot work.
-
-        Raises:
-            UserError: the first mistake found, with what to do about it.
-        """
+        """Raise `UserError` for the first thing that cannot work."""
         latent_shape(self.transformer, self.vae, 1, 1, height, width)
         check_prompts(
             prompt=(prompt, prompt_embeds),
@@ -197,7 +189,7 @@ class T2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         if prompt_embeds is None:
             prompts = [prompt] if isinstance(prompt, str) else prompt
             prompt_embeds = self._embed(prompts, length, truncate)
-        count = len(prompt_embeds)
+        count, length, _ = prompt_embeds.shape
         if do_classifier_free_guidance and negative_prompt_embeds is None:
             negative = negative_prompt or ""
             negatives = [negative] * count if isinstance(negative, str) else negative
@@ -209,23 +201,17 @@ class T2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
                 f"{tuple(both[0].shape)} (prompts, tokens, width). Give one for all or one each."
             )
         device = device or self._execution_device
-        prompt_embeds, negative_prompt_embeds = (
-            repeat(text, "b m d -> (b n) m d", n=num_videos_per_prompt).to(device, dtype)
-            if text is not None
-            else None
-            for text in both
-        )
+        for i, text in enumerate(both):
+            if text is not None:
+                both[i] = repeat(text, "b m d -> (b n) m d", n=num_videos_per_prompt)
+                both[i] = both[i].to(device, dtype)
+        prompt_embeds, negative_prompt_embeds = both
         return prompt_embeds, negative_prompt_embeds
 
-    @classmethod
-    def _maybe_expand_t2v_lora_for_i2v(cls, transformer: Any, state_dict: Any) -> Any:
-        return state_dict  # there is no image branch to fill up
-
+    @torch.no_grad()
     def _embed(self, prompts: list[str], length: int, truncate: bool) -> Tensor:
         if self.text_encoder is None or self.tokenizer is None:
-            raise UserError(
-                "This pipeline has no text encoder. Give prompt_embeds and negative_prompt_embeds."
-            )
+            raise UserError("There is no text encoder: give prompt and negative_prompt embeds.")
         for prompt in dict.fromkeys(prompts):
             if words := self.unknown_words(prompt):
                 logger.warning("Words the model was not trained on: %s", ", ".join(words))
@@ -272,8 +258,7 @@ class T2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         Returns:
             `b c t h w` in [-1, 1]; `self.video_processor.postprocess_video` makes frames of it.
         """
-        config = self.vae.config
-        device = get_module_execution_device(self.vae)
+        config, device = self.vae.config, ready(self.vae)
         latents = latents.to(device)
         mean = torch.tensor(config.latents_mean, device=device)[:, None, None, None]  # c 1 1 1
         std = torch.tensor(config.latents_std, device=device)[:, None, None, None]
@@ -320,18 +305,21 @@ class T2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         Raises:
             UserError: something given does not fit the model; says what does.
         """
-        height, width = height or self.config.height, width or self.config.width
         num_frames = self.count_frames(num_frames, duration, fps)
-        if isinstance(callback_on_step_end, PipelineCallback | MultiPipelineCallbacks):
-            callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
-        tensors = callback_on_step_end_tensor_inputs
+        height, width, fps, guidance_scale, num_inference_steps = self._or_saved(
+            height=height,
+            width=width,
+            fps=fps,
+            guidance_scale=guidance_scale,
+            num_inference_steps=num_inference_steps,
+        )
+        asked = callback_on_step_end_tensor_inputs
+        tensors = getattr(callback_on_step_end, "tensor_inputs", asked)  # diffusers' classes ask
         self.check_inputs(
             prompt, negative_prompt, height, width, prompt_embeds, negative_prompt_embeds, tensors
         )
-        saved = self.config.guidance_scale
-        self._guidance_scale = saved if guidance_scale is None else guidance_scale
-        self._attention_kwargs, self._current_timestep = attention_kwargs, None
-        self._interrupt = False
+        self._guidance_scale, self._attention_kwargs = guidance_scale, attention_kwargs
+        self._current_timestep, self._interrupt = None, False
         device = self._execution_device
         prompt_embeds, negative_prompt_embeds = self.encode_prompt(
             prompt,
@@ -348,8 +336,6 @@ class T2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         generators = sample_generators(generator, len(prompt_embeds))
         size = len(prompt_embeds), height, width, num_frames
         latents = self.prepare_latents(*size, torch.float32, device, generators, latents)
-        if num_inference_steps is None:
-            num_inference_steps = self.config.num_inference_steps
         tokens = latents[0, 0].numel() // math.prod(self.transformer.config.patch_size)
         set_timesteps(self.scheduler, num_inference_steps, tokens, sigmas, device)
         guidance = Guidance(self.transformer, cfg_mode, guider, attention_kwargs)
@@ -364,7 +350,7 @@ class T2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         self.maybe_free_model_hooks()  # also empties the caches
         if not return_dict:
             return (frames,)
-        return T2VPipelineOutput(frames=frames, fps=fps or self.config.fps)
+        return T2VPipelineOutput(frames=frames, fps=fps)
 
     def _denoise(
         self,
@@ -400,8 +386,10 @@ class T2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
 
 
 def _register() -> None:
-    """Make our classes known where diffusers looks names up, so that its loaders find them."""
-    diffusers.T2VPipeline = T2VPipeline
+    """Put our classes where diffusers looks names up, so that its loaders find them."""
+    for loadable in (T2VPipeline, T2VTransformer3DModel, AutoencoderKLT2V):
+        setattr(diffusers, loadable.__name__, loadable)
+    diffusers.pipelines.T2VPipeline = T2VPipeline
     # not public: without it, folders name classes by module and only T2VPipeline loads them
     with suppress(ImportError, AttributeError):
         from diffusers.pipelines.pipeline_loading_utils import LOADABLE_CLASSES

@@ -1,14 +1,18 @@
 """Tiny but real parts, every parameter woken with noise, and random states put back."""
 
+import json
 import random
 import re
 from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
+from einops import rearrange
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 from torch import nn
@@ -137,3 +141,27 @@ def pipe(components) -> T2VPipeline:
     )
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> Path:
+    """A finished folder of 12 clips in two shards: 5 smooth frames of 16 x 24, two captions each."""
+    generator = torch.Generator().manual_seed(3)
+    coarse = torch.rand(12, 3, 2, 4, 6, generator=generator)
+    video = nn.functional.interpolate(coarse, size=(5, 16, 24), mode="trilinear") * 255
+    video = rearrange(video, "n c t h w -> n t h w c").contiguous().to(torch.uint8)
+    mask = torch.zeros(12, 5, 16, 24, dtype=torch.uint8)
+    mask[:, :, 4:12, 4:12] = 255
+    folder, rows = tmp_path / "clips", []
+    folder.mkdir()
+    for shard, span in (("clips-00000.safetensors", 0), ("clips-00001.safetensors", 6)):
+        tensors = {"video": video[span : span + 6].clone(), "mask": mask[span : span + 6].clone()}
+        save_file(tensors, folder / shard)
+        rows += [{"shard": shard, "index": index} for index in range(6)]
+    for number, row in enumerate(rows):
+        colour = ("red", "blue")[number % 2]
+        captions = [f"a {colour} ball rolls on the grass", f"the {colour} ball"]
+        row |= {"caption": captions[0], "captions": captions, "truth": {}}
+        row |= {"fps": 8, "height": 16, "width": 24, "num_frames": 5}
+    (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder

@@ -6,9 +6,10 @@ from typing import Any, Literal
 import torch
 from diffusers.guiders import BaseGuidance
 from diffusers.models.modeling_utils import ModelMixin
-from diffusers.utils.torch_utils import get_module_execution_device
 from einops import rearrange
 from torch import Tensor
+
+from t2v.models.placement import ready
 
 CFGMode = Literal["sequential", "batched"]
 
@@ -48,11 +49,13 @@ class Guidance:
         attention_kwargs: dict[str, Any] | None = None,
     ) -> None:
         caches = _stateful_hooks(transformer)
+        if caches:
+            transformer._reset_stateful_cache()  # an interrupted run leaves its own behind
         self.transformer = transformer
         self.guider = guider
         self.attention_kwargs = attention_kwargs
         self.batched = mode == "batched" if mode else bool(caches & UNKEYED_CACHES)
-        self.alone = not caches and get_module_execution_device(transformer).type == "cpu"
+        self.alone = ready(transformer).type == "cpu" and not caches
 
     def __call__(
         self, latents: Tensor, positive: Tensor, negative: Tensor | None, scale: float, step: Step

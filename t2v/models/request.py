@@ -44,10 +44,11 @@ def latent_shape(
     for name, size, step in (("height", height, patch[0]), ("width", width, patch[1])):
         below = size // (space * step) * space * step
         if size != below or size < 1:
-            nearest = [str(each) for each in (below, below + space * step) if each > 0]
+            above = max(below, 0) + space * step
+            nearest = f"{below} or {above}" if below > 0 else f"{above}"
             raise UserError(
                 f"{name}={size}: this model works in multiples of {space * step}. "
-                f"Nearest: {' or '.join(nearest)}."
+                f"Nearest: {nearest}."
             )
     frames = -(-(num_frames - 1) // time) + 1
     frames = -(-frames // patch_t) * patch_t

@@ -32,8 +32,10 @@ def set_timesteps(
     Raises:
         UserError: no steps, or a scheduler that takes no sigmas of its own.
     """
-    if num_inference_steps < 1:
-        raise UserError(f"num_inference_steps={num_inference_steps}: take at least 1.")
+    if num_inference_steps < 1 or (sigmas is not None and not len(sigmas)):
+        raise UserError(
+            f"num_inference_steps={num_inference_steps}, sigmas={sigmas}: take at least one step."
+        )
     takes = inspect.signature(scheduler.set_timesteps).parameters
     options: dict[str, Any] = {}
     if sigmas is not None and "sigmas" not in takes:

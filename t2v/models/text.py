@@ -6,12 +6,12 @@ import re
 
 import ftfy
 import torch
-from diffusers.utils.torch_utils import get_module_execution_device
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from t2v.errors import UserError
+from t2v.models.placement import ready
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ def encode_prompts(
     Raises:
         UserError: a prompt is longer than `max_length`.
     """
-    device = get_module_execution_device(encoder)
+    device = ready(encoder)
     embeds = {}
     for prompt in dict.fromkeys(prompts):
         if (count := count_tokens(tokenizer, prompt)) > max_length:

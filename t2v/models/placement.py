@@ -1,0 +1,23 @@
+"""Where a network computes, and its weights laid out for that."""
+
+import torch
+from diffusers.utils.torch_utils import get_module_execution_device
+from torch import nn
+
+ALIGNMENT = 64  # bytes; what torch's own CPU allocations start at
+
+
+@torch.no_grad()
+def ready(module: nn.Module) -> torch.device:
+    """The device the module computes on; on a CPU its weights are first moved to aligned memory.
+
+    Weights read from safetensors lie where the file has them. MKL and oneDNN sum in another order
+    on unaligned memory, so a loaded model would not give the bits of the one that was saved.
+    """
+    device = get_module_execution_device(module)
+    if device.type == "cpu":
+        for weight in module.parameters():
+            plain = type(weight) is nn.Parameter and weight.device.type == "cpu"
+            if plain and weight.data_ptr() % ALIGNMENT:
+                weight.data = weight.data.clone()
+    return device

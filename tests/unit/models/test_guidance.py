@@ -1,0 +1,85 @@
+"""Guidance and the caches of the transformer."""
+
+import pytest
+import torch
+from diffusers import (
+    FasterCacheConfig,
+    FirstBlockCacheConfig,
+    PyramidAttentionBroadcastConfig,
+)
+from torch import Tensor
+
+from t2v.models.guidance import Guidance, Step
+
+STEP = Step(torch.tensor(500.0), index=0, count=2, sigma=0.5)
+UNKEYED = {
+    "pyramid": PyramidAttentionBroadcastConfig(
+        spatial_attention_block_skip_range=2, current_timestep_callback=lambda: 500
+    ),
+    "faster": FasterCacheConfig(
+        spatial_attention_block_skip_range=2,
+        tensor_format="BCFHW",
+        attention_weight_callback=lambda _: 0.5,
+        current_timestep_callback=lambda: 500,
+    ),
+}
+
+
+@pytest.fixture
+def given() -> tuple[Tensor, Tensor, Tensor]:
+    """Latents, what to come near, what to keep away from; two samples."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = (2, 8, 3, 4, 4), (2, 6, 32), (2, 6, 32)
+    return tuple(torch.randn(shape, generator=generator) for shape in shapes)
+
+
+def batch_sizes(transformer, guidance, given, scale=3.0) -> list[int]:
+    """How many rows each forward of one guided prediction has."""
+    sizes = []
+    hook = transformer.register_forward_pre_hook(
+        lambda _, args, kwargs: sizes.append(len(kwargs["hidden_states"])), with_kwargs=True
+    )
+    with torch.no_grad():
+        guidance(*given, scale, STEP)
+    hook.remove()
+    return sizes
+
+
+@torch.no_grad()
+def test_guidance_goes_from_the_negative_through_the_positive(transformer, given):
+    latents, positive, negative = given
+    guidance = Guidance(transformer)
+    cond = guidance(latents, positive, None, 3.0, STEP)
+    uncond = guidance(latents, negative, None, 3.0, STEP)
+    expected = uncond + 3.0 * (cond - uncond)
+    torch.testing.assert_close(guidance(*given, 3.0, STEP), expected)
+    assert torch.equal(guidance(*given, 1.0, STEP), cond)
+    torch.testing.assert_close(Guidance(transformer, "batched")(*given, 3.0, STEP), expected)
+
+
+def test_on_a_cpu_every_sample_goes_alone(transformer, given):
+    assert batch_sizes(transformer, Guidance(transformer), given) == [1, 1, 1, 1]
+    assert batch_sizes(transformer, Guidance(transformer, "batched"), given) == [2, 2]
+    assert batch_sizes(transformer, Guidance(transformer), given, scale=1.0) == [1, 1]
+
+
+def test_a_cache_keyed_by_condition_sees_whole_batches(transformer, given):
+    transformer.enable_cache(FirstBlockCacheConfig(threshold=0.1))
+    assert batch_sizes(transformer, Guidance(transformer), given) == [2, 2]
+
+
+@pytest.mark.filterwarnings("ignore:torch.meshgrid:UserWarning")  # diffusers' FasterCache
+@pytest.mark.parametrize("name", UNKEYED)
+def test_a_cache_with_one_state_sees_both_conditions_at_once(transformer, given, name):
+    plain = Guidance(transformer)(*given, 3.0, STEP)
+    transformer.enable_cache(UNKEYED[name])
+    assert batch_sizes(transformer, Guidance(transformer), given) == [4]
+    torch.testing.assert_close(Guidance(transformer)(*given, 3.0, STEP), plain)
+
+
+@torch.no_grad()
+def test_a_new_run_does_not_see_the_cache_of_an_interrupted_one(transformer, given):
+    fresh = Guidance(transformer)(*given, 3.0, STEP)
+    transformer.enable_cache(FirstBlockCacheConfig(threshold=1e9))
+    Guidance(transformer)(given[0] + 1, *given[1:], 3.0, STEP)
+    torch.testing.assert_close(Guidance(transformer)(*given, 3.0, STEP), fresh)

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from t2v.config import (
     BenchConfig,
     ConvertConfig,
+    EvalConfig,
     SampleConfig,
     TrainDiTConfig,
     TrainVAEConfig,
@@ -122,6 +123,13 @@ def _convert(args: argparse.Namespace, overrides: list[str]) -> None:
     print(Path(config.dst).resolve())
 
 
+def _eval(args: argparse.Namespace, overrides: list[str]) -> None:
+    config = load_config(EvalConfig, args.config, overrides)
+    from t2v.evaluation.world import evaluate
+
+    print(evaluate(config))
+
+
 def _bench(args: argparse.Namespace, overrides: list[str]) -> None:
     from t2v.bench import bench
 
@@ -136,6 +144,7 @@ COMMANDS = {
     "convert": Command(
         ConvertConfig, _convert, "turn a Wan pipeline folder into one of ours", ("src", "dst")
     ),
+    "eval": Command(EvalConfig, _eval, "judge a pipeline folder on held-out prompts", ("model",)),
     "bench": Command(BenchConfig, _bench, "time, memory and utilisation of every stage"),
 }
 
@@ -216,6 +225,8 @@ def _parser(name: str) -> argparse.ArgumentParser:
     if name == "sample":
         free = ["PROMPT"]
         _add_sample_options(parser)
+    if name == "eval":
+        parser.add_argument("-o", "--output", help="the setting output")
     parser.add_argument("free", nargs="*", metavar=" ".join([*free, "name=value"]))
     return parser
 
@@ -261,6 +272,8 @@ def _overrides(command: Command, args: argparse.Namespace) -> list[str]:
     if command.schema is SampleConfig:
         chosen = {name: getattr(args, name) for name in [*OPTIONS.values(), *FLAGS.values()]}
         return given + [f"{name}={value}" for name, value in chosen.items() if value is not None]
+    if command.schema is EvalConfig and args.output is not None:
+        given.append(f"output={args.output}")
     by_position = dict(zip(command.positional, free, strict=False))
     too_many = free[len(by_position) :]  # `load_config` says that they are no settings
     return [*(f"{name}={value}" for name, value in by_position.items()), *given, *too_many]

@@ -69,11 +69,11 @@ ATTRIBUTES = (
 )
 
 
-def evaluate(config: EvalConfig) -> dict[str, Any]:
-    """Sample held-out prompts, judge them beside real clips, write `world.json`, `world.md` and a sheet.
+def evaluate(config: EvalConfig) -> str:
+    """Judge videos of held-out prompts beside real clips; writes `world.json`, `world.md`, a sheet.
 
-    Rows: the model, real clips through its VAE (the ceiling), real clips (the judge itself), and the
-    most common answer (chance). Intervals are Wilson's, 95 %.
+    Returns the table, as in `world.md`. Rows: the model, real clips through its VAE (the ceiling),
+    real clips (the judge itself), the most common answer (chance). Intervals are Wilson's, 95 %.
 
     Raises:
         UserError: the model or the judge is missing or is of another kind.
@@ -100,9 +100,10 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
         for prompt, truth, seen in zip(prompts, truths, judged["model"], strict=True)
     ]
     (output / "world.json").write_text(json.dumps(report | {"details": details}, indent=1))
-    (output / "world.md").write_text(table(rows))
+    text = table(rows) + f"\nVAE: {report['psnr']:.1f} dB on these {len(prompts)} real clips\n"
+    (output / "world.md").write_text(text)
     _sheet(generated, 24).save(output / "world.png")
-    return report
+    return text
 
 
 def load_pipeline(model: str) -> T2VPipeline:
@@ -123,7 +124,9 @@ def load_oracle(folder: str) -> WorldOracle:
         UserError: it is not there.
     """
     if not Path(folder, "config.json").is_file():
-        raise UserError(f"{folder} holds no judge. Train one with `t2v world make=oracle output={folder}`.")
+        raise UserError(
+            f"{folder} holds no judge. Train one with `t2v world make=oracle output={folder}`."
+        )
     return WorldOracle.from_pretrained(folder).eval()
 
 
@@ -211,7 +214,9 @@ def through_vae(pipeline: T2VPipeline, videos: Tensor) -> Tensor:
     for chunk in videos.split(16):
         latents = pipeline.vae.encode(to_network(chunk)).latent_dist.mean
         video = pipeline.vae.decode(latents).sample.clamp(-1, 1)
-        recons.append(rearrange((video + 1) * 127.5, "b c t h w -> b t h w c").round().to(torch.uint8))
+        recons.append(
+            rearrange((video + 1) * 127.5, "b c t h w -> b t h w c").round().to(torch.uint8)
+        )
     return torch.cat(recons)
 
 

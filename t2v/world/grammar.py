@@ -151,7 +151,9 @@ def _draw_things(camera: str, generator: torch.Generator) -> tuple[Thing, ...]:
     return (first,) * (2 if kind < 0.94 else 3)
 
 
-def draw_scene(generator: torch.Generator, split: str = "train", camera: str | None = None) -> Scene:
+def draw_scene(
+    generator: torch.Generator, split: str = "train", camera: str | None = None
+) -> Scene:
     """A random scene: `train` never holds a held-out combination, `heldout` at least one."""
     while True:
         moving = float(torch.rand((), generator=generator)) < 0.25
@@ -208,5 +210,9 @@ def words() -> list[str]:
     plain = (COLOURS, SIZES, BACKGROUNDS, CAMERAS, NUMBERS)
     phrases = [phrase for table in plain for options in table.values() for phrase in options]
     paired = (SHAPES, MOTIONS)
-    phrases += [form for table in paired for forms in table.values() for both in forms for form in both]
-    return sorted({word for phrase in (*phrases, *PREFIXES, "a an and while") for word in phrase.split()})
+    phrases += [
+        form for table in paired for forms in table.values() for both in forms for form in both
+    ]
+    return sorted(
+        {word for phrase in (*phrases, *PREFIXES, "a an and while") for word in phrase.split()}
+    )

@@ -135,7 +135,9 @@ def _sky(backdrop: Backdrop, x: Tensor, y: Tensor, edge: float) -> Tensor:
         haze = sum(
             torch.exp(-(((x - cx) / rx) ** 2) - ((y - cy) / ry) ** 2) for cx, cy, rx, ry in CLOUDS
         )
-        image = _blend(image, _colour((1.0, 1.0, 1.0), x), backdrop.clouds * (1.3 * haze).clamp(0, 1))
+        image = _blend(
+            image, _colour((1.0, 1.0, 1.0), x), backdrop.clouds * (1.3 * haze).clamp(0, 1)
+        )
     if backdrop.stars:
         shine = sum(torch.exp(-(((x - sx) ** 2 + (y - sy) ** 2) / 0.014**2)) for sx, sy in STARS)
         image = _blend(image, _colour((1.0, 1.0, 0.95), x), backdrop.stars * shine.clamp(0, 1))

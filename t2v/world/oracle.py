@@ -81,10 +81,12 @@ def _layer(inputs: int, outputs: int, stride: tuple[int, int, int]) -> list[nn.M
 
 
 def read_clips(folder: Path) -> tuple[Tensor, Tensor, list[dict[str, Any]]]:
-    """A folder of `t2v world`: videos `n t h w c` uint8, coverage `n t h w` uint8, manifest rows."""
+    """A folder of `t2v world`: videos `n t h w c` and coverage `n t h w`, uint8; manifest rows."""
     manifest = folder / "manifest.jsonl"
     if not manifest.exists():
-        raise UserError(f"{folder} holds no manifest.jsonl. Make it with `t2v world output={folder}`.")
+        raise UserError(
+            f"{folder} holds no manifest.jsonl. Make it with `t2v world output={folder}`."
+        )
     rows = [json.loads(line) for line in manifest.read_text().splitlines()]
     shards = [load_file(folder / name) for name in dict.fromkeys(row["shard"] for row in rows)]
     videos, masks = (torch.cat([shard[key] for shard in shards]) for key in ("video", "mask"))

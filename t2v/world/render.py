@@ -53,7 +53,9 @@ def render(
     y = HORIZON + (y - HORIZON) / rearrange(zoom, "t -> t 1 1")
     x = x / rearrange(zoom, "t -> t 1 1")  # t h w
     pan = rearrange(pan, "t -> t 1 1")
-    image = landscape(BACKDROP[scene.background], x + pan + 0.12 * scene.backdrop, y, clock)  # t c h w
+    image = landscape(
+        BACKDROP[scene.background], x + pan + 0.12 * scene.backdrop, y, clock
+    )  # t c h w
     coverage = torch.zeros_like(x)
     light = torch.tensor(BACKDROP[scene.background].light, device=device)
     pixel = rearrange(1 / (height * zoom), "t -> t 1 1")

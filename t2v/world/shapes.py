@@ -12,7 +12,9 @@ TILT = 0.42  # how far the camera looks down on solids, radians
 YAW = 0.55  # how far solids are turned at rest, radians
 
 
-def shape_surface(shape: str, u: Tensor, v: Tensor, turn: Tensor, pixel: Tensor) -> tuple[Tensor, Tensor]:
+def shape_surface(
+    shape: str, u: Tensor, v: Tensor, turn: Tensor, pixel: Tensor
+) -> tuple[Tensor, Tensor]:
     """One shape of unit radius seen along -z.
 
     Args:
@@ -130,7 +132,9 @@ def _pyramid_planes(turn: Tensor) -> tuple[Tensor, Tensor]:
     return normals, normals.new_tensor([top, top, top, top, 0.65])
 
 
-def _solid(u: Tensor, v: Tensor, planes: tuple[Tensor, Tensor], pixel: Tensor) -> tuple[Tensor, Tensor]:
+def _solid(
+    u: Tensor, v: Tensor, planes: tuple[Tensor, Tensor], pixel: Tensor
+) -> tuple[Tensor, Tensor]:
     """A convex solid under parallel rays: between its nearest exit and its farthest entry."""
     normals, distances = planes  # t k 3, k
     nx, ny, nz = (part[..., None, None] for part in normals.unbind(-1))  # t k 1 1

@@ -139,7 +139,9 @@ def _text_loss(
     truth = labels([scene.truth() for scene in scenes])
     losses, accuracy = [], {}
     for name, read, pooled in reader(text, tokens.attention_mask.bool()):
-        losses += [F.cross_entropy(logits, truth[name], ignore_index=-1) for logits in (read, pooled)]
+        losses += [
+            F.cross_entropy(logits, truth[name], ignore_index=-1) for logits in (read, pooled)
+        ]
         known = truth[name] >= 0
         accuracy[name] = (read.argmax(-1) == truth[name])[known].float().mean().item()
     return torch.stack(losses).sum(), accuracy

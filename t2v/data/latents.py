@@ -61,7 +61,7 @@ def encode_folder(vae: AutoencoderKLT2V, folder: str | Path, precision: str) -> 
 def _encode(vae: AutoencoderKLT2V, video: Tensor, precision: str) -> Tensor:
     with torch.autocast(vae.device.type, torch.bfloat16, enabled=precision == "bf16"):
         posterior = vae.encode(pixels(video.to(vae.device))).latent_dist
-    return posterior.mean.half().cpu()
+    return posterior.mean.half().cpu().contiguous()  # the network leaves channels last
 
 
 def _batches(folder: str | Path, count: int):  # noqa: ANN202

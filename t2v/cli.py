@@ -131,9 +131,10 @@ def _eval(args: argparse.Namespace, overrides: list[str]) -> None:
 
 
 def _bench(args: argparse.Namespace, overrides: list[str]) -> None:
+    config = load_config(BenchConfig, args.config, overrides)
     from t2v.bench import bench
 
-    bench(load_config(BenchConfig, args.config, overrides))
+    bench(config)
 
 
 COMMANDS = {
@@ -225,7 +226,7 @@ def _parser(name: str) -> argparse.ArgumentParser:
     if name == "sample":
         free = ["PROMPT"]
         _add_sample_options(parser)
-    if name == "eval":
+    elif "output" in settings(command.schema):
         parser.add_argument("-o", "--output", help="the setting output")
     parser.add_argument("free", nargs="*", metavar=" ".join([*free, "name=value"]))
     return parser
@@ -272,7 +273,7 @@ def _overrides(command: Command, args: argparse.Namespace) -> list[str]:
     if command.schema is SampleConfig:
         chosen = {name: getattr(args, name) for name in [*OPTIONS.values(), *FLAGS.values()]}
         return given + [f"{name}={value}" for name, value in chosen.items() if value is not None]
-    if command.schema is EvalConfig and args.output is not None:
+    if getattr(args, "output", None) is not None:
         given.append(f"output={args.output}")
     by_position = dict(zip(command.positional, free, strict=False))
     too_many = free[len(by_position) :]  # `load_config` says that they are no settings

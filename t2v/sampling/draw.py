@@ -73,11 +73,12 @@ def preview_path(config: SampleConfig) -> Path:
 
 
 def continues(pipeline: DiffusionPipeline) -> bool:
-    """Can a run be taken up in its middle? Not where the scheduler remembers earlier steps."""
+    """Can a run be taken up in its middle? Not where the scheduler remembers earlier steps, draws
+    noise in each, or spaces its times by their number."""
     scheduler = pipeline.scheduler
-    return (
-        isinstance(scheduler, FlowMatchEulerDiscreteScheduler)
-        and not scheduler.config.stochastic_sampling
+    spaced = ("stochastic_sampling", "use_karras_sigmas", "use_exponential_sigmas")
+    return isinstance(scheduler, FlowMatchEulerDiscreteScheduler) and not any(
+        scheduler.config[name] for name in (*spaced, "use_beta_sigmas")
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from diffusers import DiffusionPipeline
+from huggingface_hub.errors import HTTPError  # httpx's, under whichever name the Hub has it
 from safetensors import SafetensorError
 
 from t2v.config import SampleConfig
@@ -48,7 +49,7 @@ def model_folder(model: str) -> Path:
         raise UserError(f"model={model}: there is no such folder. The embedded model: {EMBEDDED}.")
     try:
         return Path(DiffusionPipeline.download(model))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPError) as error:
         raise UserError(
             f"model={model}: neither a folder here nor to be had from the Hugging Face Hub: {error}"
         ) from error
@@ -86,7 +87,7 @@ def load_pipeline(config: SampleConfig) -> tuple[DiffusionPipeline, str]:
     try:
         weights = weights_hash(folder)
         pipeline = DiffusionPipeline.from_pretrained(
-            folder, torch_dtype=pick_dtype(config.dtype, device), local_files_only=True
+            folder, dtype=pick_dtype(config.dtype, device), local_files_only=True
         )
     except (
         OSError,

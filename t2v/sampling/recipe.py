@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from t2v.config import SampleConfig, load_config
 from t2v.errors import UserError
 
-PACKAGES = ("torch", "diffusers", "transformers")
+PACKAGES = ("t2v", "torch", "diffusers", "transformers")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -75,11 +75,28 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: cannot be read as a recipe ({error}).") from error
 
 
+def write_json(path: Path, recipe: Recipe) -> None:
+    """Write a recipe as JSON.
+
+    Raises:
+        UserError: the place cannot be written.
+    """
+    try:
+        path.write_text(json.dumps(recipe.to_json(), indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}).") from error
+
+
 def versions() -> dict[str, str]:
     """The versions that a recipe names."""
-    from t2v import __version__
+    return {name: _version(name) for name in PACKAGES}
 
-    return {"t2v": __version__, **{name: version(name) for name in PACKAGES}}
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"  # t2v itself, run from a clone
 
 
 def weights_hash(folder: Path) -> str:

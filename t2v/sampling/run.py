@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import json
 import logging
+import shlex
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -74,6 +74,8 @@ def repeat(path: Path, overrides: Sequence[str]) -> Path:
     values = recipes.read_json(path) if path.suffix == ".json" else read_recipe(path)
     again = path.with_name(f"{path.stem}-again.mp4")
     old = recipes.read(values, path, [f"output={again}", *overrides])
+    if old.settings.num_videos_per_prompt > 1:
+        raise UserError("A recipe makes one video: leave num_videos_per_prompt (--num-videos) out.")
     check_writable(Path(old.settings.output))
     pipeline, weights = load_pipeline(old.settings)
     new = _recipe(pipeline, weights, old.prompt, resolve(pipeline, old.prompt, old.settings))
@@ -143,15 +145,15 @@ def resolve(pipeline: DiffusionPipeline, prompt: str, config: SampleConfig) -> S
         given["num_frames"] = count_frames(None, config.duration, fps, None)
     if unknown := [name for name in given if name not in saved]:
         raise UserError(f"{type(pipeline).__name__} takes no {' or '.join(unknown)}.")
-    dtype = next(name for name, each in DTYPES.items() if each == pipeline.dtype)
+    dtype = next((name for name, each in DTYPES.items() if each == pipeline.dtype), config.dtype)
     filled: dict[str, Any] = {**saved, **given, "fps": fps, "duration": None, "dtype": dtype}
     full = replace(config, **filled)
-    if full.height and full.width:
-        check_size(full.num_frames or 1, full.height, full.width)
     if isinstance(pipeline, T2VPipeline):
         _check_ours(pipeline, prompt, full)
     elif config.preview_every:
         raise UserError(f"{type(pipeline).__name__} shows no previews; leave preview_every out.")
+    if full.height and full.width:
+        check_size(full.num_frames or 1, full.height, full.width)
     return full
 
 
@@ -215,7 +217,7 @@ def _make_all(
         videos.append(
             _make(pipeline, recipe, latents, step) if ours else _make_elsewhere(pipeline, recipe)
         )
-    paths = [Path(recipe.settings.output) for recipe in drawn]
+    paths = [Path(recipe.settings.output).resolve() for recipe in drawn]
     if drawn[0].settings.sheet:
         sheet = contact_sheet(videos, [recipe.prompt for recipe in drawn])
         save_image(paths[0].with_suffix(".sheet.png"), sheet)
@@ -227,7 +229,7 @@ def _make(pipeline: T2VPipeline, recipe: Recipe, latents: Tensor | None, step: i
     config, seconds = recipe.settings, dict[str, float]()
     steps = cast(int, config.num_inference_steps)
     kept = Path(config.output).with_suffix(".latents.safetensors")
-    go_on = f"Go on with: t2v sample --resume {kept}"
+    go_on = f"Go on with: t2v sample --resume {shlex.quote(str(kept))}"
     watch = Watch(config, latents, step)
     if latents is None or step < steps:
         if not continues(pipeline):
@@ -275,7 +277,7 @@ def _write(frames: np.ndarray, recipe: Recipe, seconds: dict[str, float]) -> Non
     assert config.fps is not None
     with _clock(seconds, "encode"):
         write_video(path, frames, config.fps, recipe.to_json())
-        path.with_suffix(".json").write_text(json.dumps(recipe.to_json(), indent=1) + "\n")
+        recipes.write_json(path.with_suffix(".json"), recipe)
         if config.gif:
             write_gif(path.with_suffix(".gif"), frames, config.fps)
     logger.info(", ".join(f"{name} {value:.2f} s" for name, value in seconds.items()))

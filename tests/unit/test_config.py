@@ -60,7 +60,8 @@ def test_the_file_beats_the_default_and_the_override_beats_the_file(tmp_path):
 
 @pytest.mark.parametrize("text", ["yes", "1e3", "null:", "[a", "a: b", "${home}", "1", ""])
 def test_text_is_taken_as_it_stands(text):
-    assert load_config(SampleConfig, None, [f"output={text}"]).output == text
+    loaded = load_config(SampleConfig, None, [f"negative_prompt={text}"])
+    assert loaded.negative_prompt == text
 
 
 def test_an_optional_number_can_be_set_and_unset():

@@ -1,0 +1,316 @@
+"""`t2v sample` through its door: prompt to mp4, recipes, interruptions, mistakes."""
+
+import json
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import (
+    AutoencoderKLWan,
+    FlowMatchEulerDiscreteScheduler,
+    UniPCMultistepScheduler,
+    WanPipeline,
+    WanTransformer3DModel,
+)
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import UMT5Config, UMT5EncoderModel
+
+from t2v.cli import main
+from t2v.pipeline import T2VPipeline
+from t2v.sampling import recipe
+from t2v.video import read_recipe, read_video
+
+PROMPT = "a red ball rolls on the grass"
+
+
+@pytest.fixture
+def model(tmp_path):
+    """Where the folder of the tiny pipeline will be; `run` writes it when it is needed."""
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def run(pipe, model, tmp_path, monkeypatch, capsys):
+    """`t2v sample` in an empty folder with the tiny model; returns exit code, stdout, stderr."""
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+
+    def run(*argv, use_model=True):
+        if use_model and not model.exists():
+            pipe.save_pretrained(model)
+        code = main(["sample", *argv, *(["--model", str(model)] if use_model else [])])
+        shown = capsys.readouterr()
+        return code, shown.out, shown.err
+
+    return run
+
+
+def interrupt(monkeypatch, owner, name, call=1):
+    """Ctrl-C in the given call of a method."""
+    method, calls = getattr(owner, name), count(1)
+
+    def stop(*args, **kwargs):
+        if next(calls) == call:
+            raise KeyboardInterrupt
+        return method(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, stop)
+
+
+def test_a_prompt_becomes_an_mp4_with_its_recipe_beside_it(run, tmp_path):
+    code, out, err = run(PROMPT, "--seed", "3")
+    video = tmp_path / "work" / "video.mp4"
+    assert code == 0, err
+    assert out.splitlines()[-1] == str(video)
+    frames, fps = read_video(video)
+    assert frames.shape == (9, 32, 48, 3) and fps == 8
+    assert sorted(each.name for each in video.parent.iterdir()) == ["video.json", "video.mp4"]
+    stored = read_recipe(video)
+    assert stored == json.loads(video.with_suffix(".json").read_text())
+    assert (stored["prompt"], stored["settings"]["seed"]) == (PROMPT, 3)
+    assert None not in (stored["settings"][name] for name in ("height", "num_frames", "fps"))
+    for words in ("tokens 8/12", "seed 3", "denoise", "decode"):
+        assert words in err
+
+
+def test_a_sample_is_the_one_the_pipeline_draws(run, pipe, monkeypatch):
+    written = []
+    monkeypatch.setattr(
+        "t2v.sampling.run.write_video", lambda path, frames, *rest: written.append(frames)
+    )
+    assert run(PROMPT, "--seed", "5")[0] == 0
+    frames = pipe(PROMPT, generator=torch.Generator().manual_seed(5)).frames[0]
+    np.testing.assert_array_equal(written[0], (frames * 255).round().astype(np.uint8))
+
+
+def test_the_recipe_makes_the_same_video_again(run, tmp_path):
+    run(PROMPT, "--seed", "3", "--frames", "6", "--steps", "3", "-o", "a.mp4", "--fps", "7.5")
+    for source in ("a.mp4", "a.json"):
+        code, out, err = run("--recipe", source, use_model=False)
+        assert code == 0, err
+        assert out.strip() == str(tmp_path / "work" / "a-again.mp4")
+        np.testing.assert_array_equal(read_video("a.mp4")[0], read_video("a-again.mp4")[0])
+    assert read_video("a.mp4")[0].shape[0] == 6
+    assert float(read_video("a-again.mp4")[1]) == 7.5
+
+
+def test_a_recipe_refuses_another_model_unless_it_is_named(run, model, pipe, tmp_path):
+    run(PROMPT, "-o", "a.mp4")
+    with torch.no_grad():
+        pipe.transformer.proj_out.bias.add_(1)
+    pipe.save_pretrained(model)
+    code, _, err = run("--recipe", "a.mp4", use_model=False)
+    assert code == 2 and "are not those of the recipe" in err
+    code, _, err = run("--recipe", "a.mp4")
+    assert code == 0 and "made with weights" in err
+
+
+def test_several_prompts_and_videos_get_numbered_names_and_their_own_seeds(run, tmp_path):
+    code, out, _ = run(PROMPT, "a blue box", "--num-videos", "2", "--seed", "7", "-o", "v/x.mp4")
+    names = ["x.mp4", "x-1.mp4", "x-2.mp4", "x-3.mp4"]
+    assert code == 0
+    assert out.split() == [str(tmp_path / "work" / "v" / name) for name in names]
+    made = [read_recipe(tmp_path / "work" / "v" / name) for name in names]
+    assert [each["settings"]["seed"] for each in made] == [7, 8, 7, 8]
+    assert [each["prompt"] for each in made] == [PROMPT] * 2 + ["a blue box"] * 2
+    run("a blue box", "--seed", "8", "-o", "alone.mp4")
+    np.testing.assert_array_equal(read_video("v/x-3.mp4")[0], read_video("alone.mp4")[0])
+
+
+def test_prompts_come_from_a_file(run, tmp_path):
+    (tmp_path / "work" / "p.txt").write_text("a red ball\n\n a blue box \n")
+    code, out, _ = run("--prompt-file", "p.txt", "--sheet", "--gif")
+    assert code == 0 and len(out.split()) == 2
+    with Image.open("video.sheet.png") as sheet, Image.open("video-1.gif") as gif:
+        assert sheet.size == (8 * 48 * 4, 2 * (32 * 4 + 20))
+        assert gif.n_frames == 9
+
+
+def test_a_duration_gives_exactly_its_frames(run):
+    assert run(PROMPT, "--duration", "1.25")[0] == 0
+    assert len(read_video("video.mp4")[0]) == 10
+
+
+@pytest.mark.parametrize("step", [2, 4])
+def test_ctrl_c_while_denoising_keeps_the_steps_and_resume_gives_the_same_video(
+    step, run, monkeypatch
+):
+    run(PROMPT, "--steps", "5", "-o", "whole.mp4")
+    with monkeypatch.context() as patch:
+        interrupt(patch, FlowMatchEulerDiscreteScheduler, "step", step)
+        code, _, err = run(PROMPT, "--steps", "5", "-o", "a.mp4")
+    assert code == 130
+    assert f"{step - 1} of 5 steps are kept" in err and "t2v sample --resume" in err
+    code, _, err = run("--resume", "a.latents.safetensors", use_model=False)
+    assert code == 0, err
+    np.testing.assert_array_equal(read_video("whole.mp4")[0], read_video("a.mp4")[0])
+    assert not list(Path().glob("*.safetensors"))
+
+
+def test_ctrl_c_while_decoding_keeps_the_latents_for_resume(run, monkeypatch):
+    run(PROMPT, "-o", "whole.mp4")
+    with monkeypatch.context() as patch:
+        interrupt(patch, T2VPipeline, "decode_latents")
+        code, _, err = run(PROMPT, "-o", "a.mp4")
+    assert code == 130 and "The latents are kept" in err
+    assert load_file("a.latents.safetensors")["latents"].shape == (1, 8, 3, 4, 6)
+    assert run("--resume", "a.latents.safetensors", "-o", "b.mp4", use_model=False)[0] == 0
+    np.testing.assert_array_equal(read_video("whole.mp4")[0], read_video("b.mp4")[0])
+
+
+def test_a_failed_decode_keeps_the_latents_and_says_so(run, monkeypatch):
+    def no_memory(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(T2VPipeline, "decode_latents", no_memory)
+    code, _, err = run(PROMPT)
+    assert code == 2
+    assert "do not fit into the memory" in err and "--resume" in err
+    assert load_file("video.latents.safetensors")
+
+
+def test_a_run_whose_scheduler_remembers_starts_anew(run, model, pipe, monkeypatch):
+    pipe.scheduler = UniPCMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
+    )
+    pipe.save_pretrained(model)
+
+    interrupt(monkeypatch, UniPCMultistepScheduler, "step", 2)
+    code, _, err = run(PROMPT)
+    assert code == 130 and "starts anew" in err
+
+
+def test_resume_refuses_what_would_change_the_drawing(run, monkeypatch):
+    with monkeypatch.context() as patch:
+        interrupt(patch, T2VPipeline, "decode_latents")
+        run(PROMPT)
+    code, _, err = run("--resume", "video.latents.safetensors", "--seed", "9", use_model=False)
+    assert code == 2 and "seed: fixed by" in err
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        ([], "There is no prompt"),
+        (["  "], "A prompt is empty"),
+        ([PROMPT, "--height", "-16"], "more than 0"),
+        ([PROMPT, "--frames", "0"], "more than 0"),
+        ([PROMPT, "--steps", "0"], "more than 0"),
+        ([PROMPT, "--frames", "9", "--duration", "1"], "give one of them"),
+        ([PROMPT, "--num-videos", "0"], "num_videos_per_prompt=0"),
+        ([PROMPT, "-o", "video.avi"], "end the name so"),
+        ([PROMPT, "-o", "/proc/nowhere/video.mp4"], "cannot be written"),
+        ([PROMPT, "--device", "abacus"], "not on this machine"),
+        (["--resume", "nowhere.safetensors"], "holds no latents"),
+        (["--recipe", "nowhere.mp4"], "cannot be read"),
+    ],
+)
+def test_a_mistake_is_found_before_the_model_is_loaded(argv, words, run):
+    code, out, err = run(*argv, use_model=False)
+    assert (code, out) == (2, "")
+    assert words in err and "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["a ball " * 20], "takes 41 tokens and 12 fit"),
+        ([PROMPT, "--height", "33"], "Nearest: 32 or 48"),
+        ([PROMPT, "--attention", "warp"], "warp"),
+        ([PROMPT, "--attention", "flash"], "flash"),
+        ([PROMPT, "a ball " * 20], "takes 41 tokens and 12 fit"),
+    ],
+)
+def test_a_mistake_is_found_before_anything_is_drawn(argv, words, run):
+    code, out, err = run(*argv)
+    assert (code, out) == (2, "")
+    assert words in err and "Traceback" not in err
+    assert not list(Path().iterdir())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_cuda_without_a_gpu_is_a_users_error(run):
+    code, _, err = run(PROMPT, "--device", "cuda", use_model=False)
+    assert code == 2 and "device=cuda: not on this machine" in err
+
+
+def test_a_too_long_prompt_is_cut_off_on_request(run):
+    code, _, err = run("a ball " * 20, "--truncate")
+    assert code == 0 and "cut off" in err
+
+
+def test_words_the_model_never_saw_are_named(run):
+    _, _, err = run("a red zebra rolls")
+    assert "never seen: zebra" in err
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("nowhere", "no such folder"), (".", "no model_index.json"), ("nobody/nothing", "Hub")],
+)
+def test_a_missing_model_is_named(name, words, run, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    code, _, err = run(PROMPT, "--model", name, use_model=False)
+    assert code == 2 and f"model={name}" in err and words in err
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_broken_weights_are_a_users_error(damage, run, pipe, model):
+    pipe.save_pretrained(model)
+    weights = model / "transformer" / "diffusion_pytorch_model.safetensors"
+    if damage == "cut":
+        weights.write_bytes(weights.read_bytes()[:1000])
+    else:
+        weights.unlink()
+    code, _, err = run(PROMPT)
+    assert code == 2 and "cannot be loaded" in err
+
+
+def test_a_recipe_reads_back_as_the_settings_that_made_it(run, tmp_path):
+    run(PROMPT, "--frames", "5", "--negative-prompt", "no", "--guidance", "2.5")
+    path = tmp_path / "work" / "video.mp4"
+    read = recipe.read(read_recipe(path), path)
+    assert read.settings.num_frames == 5 and read.settings.negative_prompt == "no"
+    assert read.to_json() == read_recipe(path)
+
+
+def test_a_preview_is_drawn_and_removed(run, monkeypatch):
+    seen = []
+    monkeypatch.setattr("t2v.sampling.draw.save_image", lambda path, image: seen.append(path.name))
+    assert run(PROMPT, "--steps", "4", "--preview-every", "2")[0] == 0
+    assert seen == ["video.preview.png"] * 2
+
+
+def test_another_packages_pipeline_runs_too(run, tokenizer, tmp_path):
+    config = UMT5Config(
+        vocab_size=64, d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2, pad_token_id=0
+    )
+    vae = AutoencoderKLWan(
+        base_dim=3, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1,
+        temperal_downsample=[False, True, True],
+    )  # fmt: skip
+    transformer = WanTransformer3DModel(
+        patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=16,
+        out_channels=16, text_dim=32, freq_dim=32, ffn_dim=32, num_layers=2,
+    )  # fmt: skip
+    WanPipeline(
+        tokenizer=tokenizer,
+        text_encoder=UMT5EncoderModel(config).eval(),
+        vae=vae,
+        transformer=transformer,
+        scheduler=UniPCMultistepScheduler(
+            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
+        ),
+    ).save_pretrained(tmp_path / "wan")
+    argv = [PROMPT, "--model", str(tmp_path / "wan"), "--height", "16", "--width", "16"]
+    code, _, err = run(*argv, "--frames", "6", "--steps", "2", use_model=False)
+    assert code == 0, err
+    frames, fps = read_video("video.mp4")
+    assert frames.shape == (6, 16, 16, 3) and fps == 16
+    code, _, err = run("--recipe", "video.mp4", use_model=False)
+    assert code == 0, err
+    np.testing.assert_array_equal(frames, read_video("video-again.mp4")[0])

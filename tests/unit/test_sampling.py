@@ -1,0 +1,132 @@
+"""Parts of `t2v sample` that need no model."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from t2v.config import SampleConfig
+from t2v.errors import UserError
+from t2v.sampling.load import embedded_model, model_folder, pick_device, pick_dtype
+from t2v.sampling.recipe import (
+    Recipe,
+    read,
+    read_json,
+    read_latents,
+    versions,
+    weights_hash,
+    write_latents,
+)
+from t2v.sampling.run import check_writable, output_paths
+
+RECIPE = Recipe(
+    prompt='a "red" ball = ${x}',
+    settings=SampleConfig(height=64, width=48, fps=7.5, negative_prompt="no", gif=True),
+    weights="0" * 64,
+    device="cpu",
+    versions=versions(),
+)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Something like a pipeline folder, with a training's state in it."""
+    for name in ("vae", "transformer", "training"):
+        (tmp_path / "model" / name).mkdir(parents=True)
+        (tmp_path / "model" / name / "w.safetensors").write_bytes(name.encode())
+    index = {"_class_name": "X", "vae": ["t2v", "V"], "transformer": ["t2v", "T"]}
+    (tmp_path / "model" / "model_index.json").write_text(json.dumps(index))
+    return tmp_path / "model"
+
+
+def test_a_recipe_survives_json():
+    assert read(json.loads(json.dumps(RECIPE.to_json())), Path("a.mp4")) == RECIPE
+
+
+def test_overrides_go_over_a_recipe():
+    assert read(RECIPE.to_json(), Path("a.mp4"), ["seed=4", "height=null"]).settings.seed == 4
+
+
+@pytest.mark.parametrize("values", [[], {}, None, {"settings": {}}, {"settings": 3}, "text"])
+def test_what_is_no_recipe_is_named(values):
+    with pytest.raises(UserError, match=r"a\.mp4: holds no recipe"):
+        read(values, Path("a.mp4"))
+
+
+def test_a_recipe_with_a_setting_of_a_later_version_is_named():
+    values = RECIPE.to_json()
+    values["settings"]["colour"] = "red"
+    with pytest.raises(UserError, match="no setting 'colour'"):
+        read(values, Path("a.mp4"))
+
+
+def test_latents_come_back_with_their_steps_and_recipe(tmp_path):
+    latents = torch.randn(1, 4, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    path = tmp_path / "a.latents.safetensors"
+    write_latents(path, latents, RECIPE, step=3)
+    back, step, values = read_latents(path)
+    assert torch.equal(back, latents) and step == 3
+    assert read(values, path) == RECIPE
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("content", [None, b"", b"nonsense" * 9])
+def test_broken_latents_are_named(content, tmp_path):
+    path = tmp_path / "a.latents.safetensors"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match="holds no latents"):
+        read_latents(path)
+
+
+def test_latents_without_room_are_a_users_error(tmp_path):
+    with pytest.raises(UserError, match="cannot be written"):
+        write_latents(tmp_path / "nowhere" / "a.safetensors", torch.zeros(1), RECIPE, 0)
+
+
+def test_the_weights_hash_sees_weights_and_nothing_else(folder, tmp_path):
+    before = weights_hash(folder)
+    (folder / "training" / "w.safetensors").write_bytes(b"later")
+    (folder / "vae" / "config.json").write_text("{}")
+    shutil.copytree(folder, tmp_path / "copy")
+    assert weights_hash(folder) == weights_hash(tmp_path / "copy") == before
+    (folder / "vae" / "w.safetensors").write_bytes(b"other")
+    assert weights_hash(folder) != before
+
+
+def test_a_missing_json_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"a\.json: cannot be read"):
+        read_json(tmp_path / "a.json")
+
+
+def test_names_are_numbered_from_the_second_on(tmp_path):
+    names = [path.name for path in output_paths(str(tmp_path / "x.y.mp4"), 3)]
+    assert names == ["x.y.mp4", "x.y-1.mp4", "x.y-2.mp4"]
+
+
+def test_a_folder_is_made_for_the_output_but_is_no_output(tmp_path):
+    check_writable(tmp_path / "new" / "deep" / "x.mp4")
+    (tmp_path / "new" / "y.mp4").mkdir()
+    with pytest.raises(UserError, match="is a folder"):
+        check_writable(tmp_path / "new" / "y.mp4")
+
+
+def test_a_name_is_a_folder_before_it_is_a_hub_id(folder, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    assert model_folder("./model") == Path("model")
+
+
+def test_the_embedded_model_is_a_pipeline_folder_or_its_absence_is_told():
+    try:
+        assert (embedded_model() / "model_index.json").is_file()
+    except UserError as error:
+        assert "carries no t2v-tiny" in str(error)
+
+
+def test_auto_is_fp32_on_a_cpu_and_bf16_on_a_gpu():
+    assert pick_dtype("auto", torch.device("cpu")) == torch.float32
+    assert pick_dtype("auto", torch.device("cuda")) == torch.bfloat16
+    assert pick_dtype("fp16", torch.device("cpu")) == torch.float16
+    assert pick_device("cpu").type == "cpu"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil, prod
 
@@ -27,6 +28,25 @@ from t2v.models.causal import (
 )
 
 Patch = tuple[int, int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoderShape:
+    """What the encoder and the decoder have in common, seen from the encoder."""
+
+    channels: int  # of the video
+    latent_channels: int
+    patch: Patch  # frames, height, width in pixels that the stem folds into channels
+    whole_patch: Patch  # what one latent stands for
+    widths: tuple[int, ...]  # of each block
+    norm: str
+    taps: int  # frames that the resampling convolutions see
+    space: tuple[bool, ...]  # for each step between two blocks: halve height and width
+    time: tuple[bool, ...]  # likewise: halve the frames
+    mid_block: bool
+    mid_attention: bool
+    quant_conv: bool
+    shortcut: bool
 
 
 class DownBlock(nn.Module):
@@ -81,40 +101,30 @@ class MidBlock(nn.Module):
 class Encoder(nn.Module):
     """Video `b c t h w` to the mean and log-variance of its latents, `b 2z t' h' w'`."""
 
-    def __init__(
-        self,
-        in_channels: int,
-        latent_channels: int,
-        patch: Patch,
-        whole_patch: Patch,
-        widths: Sequence[int],
-        layers: int,
-        norm: str,
-        taps: int,
-        space: Sequence[bool],
-        time: Sequence[bool],
-        mid_block: bool,
-        mid_attention: bool,
-        quant_conv: bool,
-        shortcut: bool,
-    ) -> None:
+    def __init__(self, shape: CoderShape, layers: int) -> None:
         super().__init__()
         self.gradient_checkpointing = False
-        self.patch, self.whole_patch = patch, whole_patch
-        self.conv_in = CausalConv3d(in_channels * prod(patch), widths[0])
+        self.patch, self.whole_patch = shape.patch, shape.whole_patch
+        widths, norm, moments = shape.widths, shape.norm, 2 * shape.latent_channels
+        self.conv_in = CausalConv3d(shape.channels * prod(shape.patch), widths[0])
         self.down_blocks = nn.ModuleList(
-            DownBlock([before, *[width] * layers], norm, taps, *halve)
-            for before, width, *halve in zip(
-                (widths[0], *widths), widths, (*space, False), (*time, False), strict=False
+            DownBlock([before, *[width] * layers], norm, shape.taps, space, time)
+            for before, width, space, time in zip(
+                (widths[0], *widths[:-1]),
+                widths,
+                (*shape.space, False),
+                (*shape.time, False),
+                strict=True,
             )
         )
-        self.mid_block = MidBlock(widths[-1], norm, mid_attention) if mid_block else None
+        self.mid_block = (
+            MidBlock(widths[-1], norm, shape.mid_attention) if shape.mid_block else None
+        )
         self.conv_norm_out = norm_layer(norm, widths[-1])
-        self.conv_out = CausalConv3d(widths[-1], 2 * latent_channels)
-        moments = 2 * latent_channels
-        self.quant_conv = CausalConv3d(moments, moments, (1, 1)) if quant_conv else None
-        patch_dim = in_channels * prod(whole_patch)
-        self.shortcut = nn.Linear(patch_dim, latent_channels) if shortcut else None
+        self.conv_out = CausalConv3d(widths[-1], moments)
+        self.quant_conv = CausalConv3d(moments, moments, (1, 1)) if shape.quant_conv else None
+        patch_dim = shape.channels * prod(shape.whole_patch)
+        self.shortcut = nn.Linear(patch_dim, shape.latent_channels) if shape.shortcut else None
         self._initialise_output()
 
     @torch.no_grad()
@@ -155,46 +165,29 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Latents `b z t' h' w'` to video `b c t h w`, the mirror of `Encoder`."""
 
-    def __init__(
-        self,
-        out_channels: int,
-        latent_channels: int,
-        patch: Patch,
-        whole_patch: Patch,
-        widths: Sequence[int],
-        layers: int,
-        norm: str,
-        taps: int,
-        space: Sequence[bool],
-        time: Sequence[bool],
-        mid_block: bool,
-        mid_attention: bool,
-        quant_conv: bool,
-        shortcut: bool,
-    ) -> None:
+    def __init__(self, shape: CoderShape, layers: int) -> None:
         super().__init__()
         self.gradient_checkpointing = False
-        self.patch, self.whole_patch = patch, whole_patch
-        widths = tuple(reversed(widths))
-        z = latent_channels
-        self.post_quant_conv = CausalConv3d(z, z, (1, 1)) if quant_conv else None
+        self.patch, self.whole_patch = shape.patch, shape.whole_patch
+        widths, norm, z = shape.widths[::-1], shape.norm, shape.latent_channels
+        self.post_quant_conv = CausalConv3d(z, z, (1, 1)) if shape.quant_conv else None
         self.conv_in = CausalConv3d(z, widths[0])
-        self.mid_block = MidBlock(widths[0], norm, mid_attention) if mid_block else None
+        self.mid_block = MidBlock(widths[0], norm, shape.mid_attention) if shape.mid_block else None
         self.up_blocks = nn.ModuleList(
-            UpBlock([before, *[width] * layers], norm, taps, *double)
-            for before, width, *double in zip(
-                (widths[0], *widths),
+            UpBlock([before, *[width] * layers], norm, shape.taps, space, time)
+            for before, width, space, time in zip(
+                (widths[0], *widths[:-1]),
                 widths,
-                (*space[::-1], False),
-                (*time[::-1], False),
-                strict=False,
+                (*shape.space[::-1], False),
+                (*shape.time[::-1], False),
+                strict=True,
             )
         )
         self.conv_norm_out = norm_layer(norm, widths[-1])
-        self.conv_out = CausalConv3d(widths[-1], out_channels * prod(patch))
-        patch_dim = out_channels * prod(whole_patch)
-        self.shortcut = nn.Linear(z, patch_dim) if shortcut else None
-        if shortcut:
+        self.conv_out = CausalConv3d(widths[-1], shape.channels * prod(shape.patch))
+        patch_dim = shape.channels * prod(shape.whole_patch)
+        self.shortcut = nn.Linear(z, patch_dim) if shape.shortcut else None
+        if self.shortcut is not None:
             nn.init.zeros_(self.conv_out.weight)  # a fresh decoder is its linear shortcut
             nn.init.zeros_(self.conv_out.bias)
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from t2v.errors import UserError
 from t2v.models.causal import FeatureCache, fold_patches
-from t2v.models.coder import Decoder, Encoder, Patch
+from t2v.models.coder import CoderShape, Decoder, Encoder, Patch
 from t2v.models.tiling import run_tiled
 
 
@@ -86,8 +86,10 @@ class AutoencoderKLT2V(ModelMixin, AutoencoderMixin, ConfigMixin, FromOriginalMo
             latents_mean=latents_mean or [0.0] * latent_channels,
             latents_std=latents_std or [1.0] * latent_channels,
         )
-        shared = dict(
-            patch=tuple(patch_size),
+        shape = CoderShape(
+            channels=in_channels,
+            latent_channels=latent_channels,
+            patch=(patch_size[0], patch_size[1], patch_size[2]),
             whole_patch=(temporal, spatial, spatial),
             widths=tuple(block_out_channels),
             norm=norm,
@@ -99,9 +101,8 @@ class AutoencoderKLT2V(ModelMixin, AutoencoderMixin, ConfigMixin, FromOriginalMo
             quant_conv=quant_conv,
             shortcut=linear_shortcut,
         )
-        z = latent_channels
-        self.encoder = Encoder(in_channels, z, layers=layers_per_block, **shared)
-        self.decoder = Decoder(in_channels, z, layers=decoder_layers_per_block, **shared)
+        self.encoder = Encoder(shape, layers_per_block)
+        self.decoder = Decoder(shape, decoder_layers_per_block)
         self.chunk_latent_frames = 5
         self.use_slicing = False
         self.use_tiling = False
@@ -254,13 +255,15 @@ class AutoencoderKLT2V(ModelMixin, AutoencoderMixin, ConfigMixin, FromOriginalMo
         inward, outward = self.encoder.shortcut, self.decoder.shortcut
         if inward is None or outward is None:
             raise UserError("This VAE has no linear shortcut: build it with linear_shortcut=true.")
-        count, total, square = 0, 0.0, 0.0
+        count = 0
+        total = inward.weight.new_zeros(inward.in_features, dtype=torch.float64)
+        square = torch.zeros_like(torch.outer(total, total))
         for batch in videos.split(16):
             patches = fold_patches(batch.to(inward.weight), self.encoder.whole_patch, first=True)
             patches = rearrange(patches, "b t h w p -> (b t h w) p").double()
             count += len(patches)
-            total = total + patches.sum(dim=0)
-            square = square + patches.T @ patches
+            total += patches.sum(dim=0)
+            square += patches.T @ patches
         mean = total / count
         variance, basis = torch.linalg.eigh(square / count - torch.outer(mean, mean))
         z = inward.out_features

@@ -145,12 +145,12 @@ def pipe(components) -> T2VPipeline:
 
 @pytest.fixture
 def clips(tmp_path: Path) -> Path:
-    """A finished folder of 12 clips in two shards: 5 smooth frames of 16 x 24, two captions each."""
+    """A finished folder: 12 clips in two shards, 5 smooth frames of 16 x 32, two captions each."""
     generator = torch.Generator().manual_seed(3)
-    coarse = torch.rand(12, 3, 2, 4, 6, generator=generator)
-    video = nn.functional.interpolate(coarse, size=(5, 16, 24), mode="trilinear") * 255
+    coarse = torch.rand(12, 3, 2, 4, 8, generator=generator)
+    video = nn.functional.interpolate(coarse, size=(5, 16, 32), mode="trilinear") * 255
     video = rearrange(video, "n c t h w -> n t h w c").contiguous().to(torch.uint8)
-    mask = torch.zeros(12, 5, 16, 24, dtype=torch.uint8)
+    mask = torch.zeros(12, 5, 16, 32, dtype=torch.uint8)
     mask[:, :, 4:12, 4:12] = 255
     folder, rows = tmp_path / "clips", []
     folder.mkdir()
@@ -162,6 +162,6 @@ def clips(tmp_path: Path) -> Path:
         colour = ("red", "blue")[number % 2]
         captions = [f"a {colour} ball rolls on the grass", f"the {colour} ball"]
         row |= {"caption": captions[0], "captions": captions, "truth": {}}
-        row |= {"fps": 8, "height": 16, "width": 24, "num_frames": 5}
+        row |= {"fps": 8, "height": 16, "width": 32, "num_frames": 5}
     (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder

@@ -1,0 +1,180 @@
+"""VAE and transformer training on tiny parts, end to end."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from t2v.config import (
+    OptimConfig,
+    TrainDiTConfig,
+    TrainVAEConfig,
+    TransformerConfig,
+    VAEConfig,
+)
+from t2v.data.clips import load_clips, pixels
+from t2v.errors import UserError
+from t2v.models.vae import AutoencoderKLT2V
+from t2v.pipeline import T2VPipeline
+from t2v.training.checkpoint import newest_checkpoint
+from t2v.training.dit import DiTTask, encode_tokens, load_text, load_vae, train_dit
+from t2v.training.loop import fit, start_state
+from t2v.training.vae import VAETask, train_vae
+
+TINY_VAE = VAEConfig(
+    latent_channels=8,
+    patch_size=(4, 4, 4),
+    block_out_channels=(16, 16),
+    layers_per_block=1,
+    spatial_downsample=(False,),
+)
+TINY_TRANSFORMER = TransformerConfig(
+    num_attention_heads=2,
+    attention_head_dim=16,
+    in_channels=8,
+    out_channels=8,
+    text_dim=32,
+    freq_dim=32,
+    ffn_dim=64,
+    num_layers=2,
+)
+STEADY = OptimConfig(warmup_steps=2, decay_from=1.0, lr=3e-3, adam_lr=3e-3, ema_decay=0.9)
+
+
+@pytest.fixture
+def vae_config(clips, tmp_path):
+    return TrainVAEConfig(
+        output=str(tmp_path / "vae"), data=str(clips), model=TINY_VAE, steps=4, batch_size=3,
+        held_out=3, save_every=2, validate_every=4, image_ratio=0.4, optim=STEADY,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def dit_config(clips, tmp_path, vae, tokenizer, text_encoder):
+    vae.save_pretrained(tmp_path / "model" / "vae")
+    tokenizer.save_pretrained(tmp_path / "text" / "tokenizer")
+    text_encoder.save_pretrained(tmp_path / "text" / "text_encoder")
+    return TrainDiTConfig(
+        output=str(tmp_path / "dit"), data=str(clips), vae=str(tmp_path / "model"),
+        text=str(tmp_path / "text"), model=TINY_TRANSFORMER, steps=4, batch_size=3, held_out=3,
+        save_every=2, validate_every=4, max_sequence_length=12, num_inference_steps=2,
+        caption_dropout=0.3, prompts=("a red ball", "the blue ball"), optim=STEADY,
+    )  # fmt: skip
+
+
+def state_of(checkpoint):
+    return {
+        f"{path.relative_to(checkpoint)}:{name}": tensor
+        for path in sorted(checkpoint.rglob("*.safetensors"))
+        for name, tensor in load_file(path).items()
+    }
+
+
+def losses_of(output):
+    lines = (output / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["loss"] for line in lines]
+
+
+@pytest.mark.parametrize("kind", ["vae", "dit"])
+def test_two_and_two_steps_equal_four_to_the_bit(kind, tmp_path, request):
+    config = request.getfixturevalue(f"{kind}_config")
+    train = {"vae": train_vae, "dit": train_dit}[kind]
+    whole = train(config)
+    other = replace(config, output=str(tmp_path / "other"))
+    train(replace(other, steps=2))
+    resumed = train(other)
+    a, b = state_of(whole), state_of(resumed)
+    assert a.keys() == b.keys()
+    assert [name for name in a if not torch.equal(a[name], b[name])] == []
+    assert losses_of(whole.parent) == losses_of(resumed.parent)
+
+
+def test_a_vae_checkpoint_loads_with_the_statistics_of_its_latents(vae_config, clips):
+    checkpoint = train_vae(vae_config)
+    vae = AutoencoderKLT2V.from_pretrained(checkpoint / "vae")
+    with torch.no_grad():
+        posterior = vae.encode(pixels(load_clips(clips).video[:9])).latent_dist
+    sampled = posterior.mean + posterior.std * torch.randn(posterior.mean.shape)
+    mean, std = torch.tensor(vae.config.latents_mean), torch.tensor(vae.config.latents_std)
+    torch.testing.assert_close(sampled.mean(dim=(0, 2, 3, 4)), mean, atol=0.05, rtol=0.05)
+    torch.testing.assert_close(sampled.std(dim=(0, 2, 3, 4)), std, atol=0.05, rtol=0.1)
+    line = json.loads((checkpoint.parent / "metrics.jsonl").read_text().splitlines()[-1])
+    assert line["val_psnr"] > 10
+    assert line["val_psnr_object"] > 10
+    with Image.open(checkpoint.parent / "sheets" / "000004.png") as sheet:
+        assert sheet.size == (5 * 32, 2 * 3 * 16)
+
+
+def test_a_vae_learns_and_sees_images_too(vae_config):
+    config = replace(vae_config, steps=30, precision="fp32")
+    task = VAETask(config)
+    assert {task.batch(step, 0).video.shape[2] for step in range(10)} == {1, 5}
+    losses = [metrics.extra["mse"] for metrics in fit(task, config, start_state(task, config))]
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+
+
+@pytest.mark.parametrize("attention", ["full", "factorized"])
+@pytest.mark.parametrize("objective", ["flow", "v", "epsilon"])
+def test_both_layouts_learn_every_objective(dit_config, attention, objective):
+    config = replace(
+        dit_config, steps=30, batch_size=9, precision="fp32", objective=objective,
+        model=replace(TINY_TRANSFORMER, attention=attention),
+    )  # fmt: skip
+    task = DiTTask(config)
+    before = task.validate()[0]["val_loss"]
+    for metrics in fit(task, config, start_state(task, config)):
+        assert metrics.loss > 0
+    assert task.validate()[0]["val_loss"] < 0.97 * before
+
+
+def test_a_transformer_checkpoint_is_a_pipeline_that_draws_the_same_sheet(dit_config):
+    checkpoint = train_dit(dit_config)
+    pipe = T2VPipeline.from_pretrained(checkpoint)
+    pipe.set_progress_bar_config(disable=True)
+    assert pipe.config.num_frames == 5
+    assert pipe.scheduler.config.shift == dit_config.shift
+    seeds = [torch.Generator().manual_seed(dit_config.seed) for _ in dit_config.prompts]
+    frames = pipe(list(dit_config.prompts), generator=seeds, output_type="pt").frames
+    with Image.open(checkpoint.parent / "sheets" / "000004.png") as sheet:
+        drawn = torch.frombuffer(bytearray(sheet.tobytes()), dtype=torch.uint8)
+    expected = (frames.permute(0, 3, 1, 4, 2).reshape(-1) * 255).round().to(torch.uint8)
+    assert torch.equal(drawn, expected)
+
+
+def test_the_text_encoder_learns_only_when_asked(dit_config):
+    for trained in (True, False):
+        config = replace(dit_config, train_text_encoder=trained, steps=1, caption_dropout=0.0)
+        task = DiTTask(config)
+        weight = task.model["text_encoder"].shared.weight
+        before = weight.detach().clone()
+        with torch.no_grad():  # a fresh transformer does not look at the text yet
+            for parameter in task.model["transformer"].parameters():
+                parameter.add_(0.05)
+        next(fit(task, config, start_state(task, config)))
+        assert torch.equal(weight, before) is not trained
+
+
+def test_text_in_a_batch_is_what_the_pipeline_makes_of_it(dit_config, text_encoder):
+    task = DiTTask(dit_config)
+    tokens, lengths = task.captions.first(torch.tensor([0, 1]))
+    text = encode_tokens(text_encoder, tokens, lengths, 12)
+    pipe = task._pipeline()
+    pipe.register_modules(text_encoder=text_encoder)
+    alone, _ = pipe.encode_prompt(
+        [row["caption"] for row in task.rows[:2]], do_classifier_free_guidance=False
+    )
+    torch.testing.assert_close(text, alone, atol=1e-5, rtol=1e-5)
+
+
+def test_what_is_missing_is_named_with_the_way_to_make_it(tmp_path, vae_config):
+    with pytest.raises(UserError, match="holds no VAE.*t2v train-vae"):
+        load_vae(tmp_path)
+    with pytest.raises(UserError, match="no tokenizer/.*make=text"):
+        load_text(tmp_path)
+    train_vae(replace(vae_config, steps=1))
+    found = load_vae(vae_config.output)
+    assert not any(parameter.requires_grad for parameter in found.parameters())
+    assert newest_checkpoint(vae_config.output) is not None

@@ -43,8 +43,9 @@ class _AfterDiffusers(MetaPathFinder):
     ) -> ModuleSpec | None:
         if name != _DIFFUSERS:
             return None
-        sys.meta_path.remove(self)
+        sys.meta_path.remove(self)  # let the others find it
         spec = find_spec(name)
+        sys.meta_path.insert(0, self)
         assert spec is not None and spec.loader is not None
         load = spec.loader.exec_module
 

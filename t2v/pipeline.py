@@ -17,7 +17,6 @@ from diffusers.loaders import WanLoraLoaderMixin
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from diffusers.video_processor import VideoProcessor
-from einops import repeat
 from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -187,25 +186,23 @@ class T2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
             truncate = max_sequence_length is not None
         length = max_sequence_length or self.config.max_sequence_length
         if prompt_embeds is None:
-            prompts = [prompt] if isinstance(prompt, str) else prompt
+            prompts = [prompt] if isinstance(prompt, str) else prompt or []
             prompt_embeds = self._embed(prompts, length, truncate)
         count, length, _ = prompt_embeds.shape
         if do_classifier_free_guidance and negative_prompt_embeds is None:
             negative = negative_prompt or ""
             negatives = [negative] * count if isinstance(negative, str) else negative
             negative_prompt_embeds = self._embed(negatives, length, truncate)
-        both = [prompt_embeds, negative_prompt_embeds]
-        if both[1] is not None and both[1].shape != both[0].shape:
-            raise UserError(
-                f"Negative prompts of shape {tuple(both[1].shape)} do not match prompts of shape "
-                f"{tuple(both[0].shape)} (prompts, tokens, width). Give one for all or one each."
-            )
-        device = device or self._execution_device
-        for i, text in enumerate(both):
-            if text is not None:
-                both[i] = repeat(text, "b m d -> (b n) m d", n=num_videos_per_prompt)
-                both[i] = both[i].to(device, dtype)
-        prompt_embeds, negative_prompt_embeds = both
+        rows, device = num_videos_per_prompt, device or self._execution_device
+        if negative_prompt_embeds is not None:
+            if negative_prompt_embeds.shape != prompt_embeds.shape:
+                raise UserError(
+                    f"Negative prompts of shape {tuple(negative_prompt_embeds.shape)} do not match "
+                    f"prompts of shape {tuple(prompt_embeds.shape)}. Give one for all or one each."
+                )
+            negative_prompt_embeds = negative_prompt_embeds.repeat_interleave(rows, dim=0)
+            negative_prompt_embeds = negative_prompt_embeds.to(device, dtype)
+        prompt_embeds = prompt_embeds.repeat_interleave(rows, dim=0).to(device, dtype)
         return prompt_embeds, negative_prompt_embeds
 
     @torch.no_grad()
@@ -293,7 +290,7 @@ class T2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         sigmas: list[float] | None = None,
         cfg_mode: CFGMode | None = None,
         guider: BaseGuidance | None = None,
-    ) -> T2VPipelineOutput | tuple:
+    ) -> Any:
         """Make videos of prompts. What is None is as saved with the pipeline.
 
         Args, besides the usual ones of diffusers:
@@ -301,6 +298,9 @@ class T2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
             generator: one, or one a sample. Only its seed counts: see `sample_generators`.
             truncate: as in `encode_prompt`.
             cfg_mode, guider: as in `Guidance`.
+
+        Returns:
+            `T2VPipelineOutput`, or `(frames,)` without `return_dict`.
 
         Raises:
             UserError: something given does not fit the model; says what does.
@@ -340,8 +340,8 @@ class T2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         set_timesteps(self.scheduler, num_inference_steps, tokens, sigmas, device)
         guidance = Guidance(self.transformer, cfg_mode, guider, attention_kwargs)
         latents = latents * getattr(self.scheduler, "init_noise_sigma", 1.0)
-        state = {"latents": latents, "prompt_embeds": prompt_embeds}
-        state["negative_prompt_embeds"] = negative_prompt_embeds
+        text = {"prompt_embeds": prompt_embeds, "negative_prompt_embeds": negative_prompt_embeds}
+        state = {"latents": latents, **text}
         latents = self._denoise(state, guidance, generators, callback_on_step_end, tensors)
         frames = latents
         if output_type != "latent":
@@ -354,7 +354,7 @@ class T2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
 
     def _denoise(
         self,
-        state: dict[str, Tensor | None],
+        state: dict[str, Any],
         guidance: Guidance,
         generators: list[torch.Generator],
         callback: Callback | None,

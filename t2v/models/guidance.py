@@ -72,7 +72,7 @@ class Guidance:
             The prediction, shape and dtype of `latents`.
         """
         if self.guider is not None:
-            return self._guide(latents, positive, negative, step)
+            return self._guide(self.guider, latents, (positive, negative), step)
         if negative is None or scale <= 1:
             return self._predict("cond", latents, positive, step)
         if self.batched:
@@ -84,18 +84,16 @@ class Guidance:
         return uncond + scale * (cond - uncond)
 
     def _guide(
-        self, latents: Tensor, positive: Tensor, negative: Tensor | None, step: Step
+        self, guider: BaseGuidance, latents: Tensor, texts: tuple[Tensor, Tensor | None], step: Step
     ) -> Tensor:
-        self.guider.set_state(
-            step=step.index, num_inference_steps=step.count, timestep=step.timestep
-        )
-        batches = self.guider.prepare_inputs({"encoder_hidden_states": (positive, negative)})
+        guider.set_state(step=step.index, num_inference_steps=step.count, timestep=step.timestep)
+        batches = guider.prepare_inputs({"encoder_hidden_states": texts})
         for batch in batches:
-            self.guider.prepare_models(self.transformer)
+            guider.prepare_models(self.transformer)
             name, text = batch.__guidance_identifier__, batch.encoder_hidden_states
             batch.noise_pred = self._predict(name, latents, text, step)
-            self.guider.cleanup_models(self.transformer)
-        return self.guider(batches)[0]
+            guider.cleanup_models(self.transformer)
+        return guider(batches)[0]
 
     def _predict(
         self, name: str, latents: Tensor, text: Tensor, step: Step, conditions: int = 1

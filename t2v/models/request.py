@@ -8,9 +8,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from t2v.errors import UserError
 
 
-def count_frames(
-    num_frames: int | None, duration: float | None, fps: float, saved: int | None
-) -> int:
+def count_frames(num_frames: float | None, duration: float | None, fps: float, saved: int) -> int:
     """The frames asked for: `num_frames`, or `duration` seconds at `fps`, rounded half up and at
     least one; `saved` when neither is given.
 
@@ -25,7 +23,7 @@ def count_frames(
     if duration is not None:
         return max(1, math.floor(duration * fps + 0.5))
     frames = saved if num_frames is None else num_frames
-    if frames != int(frames):
+    if frames is None or frames != int(frames):
         raise UserError(f"num_frames={frames}: give a whole number.")
     return int(frames)
 

@@ -139,10 +139,12 @@ class VAETask:
 
 @torch.no_grad()
 def latent_statistics(vae: AutoencoderKLT2V, clips: Clips) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each latent channel over `clips`.
+    """Mean of each latent channel over `clips`, and what the channel is divided by.
 
-    The spread is that of the sampled latent, `sqrt(var(mean) + E[sigma^2])`: a channel that carries
-    little has a wide posterior, is divided by it, and so weighs little in the diffusion loss.
+    That is the geometric mean of the channel's own spread and the widest one, the spread being that
+    of the sampled latent, `sqrt(var(mean) + E[sigma^2])`. Divided by its own, a channel that holds
+    faint texture would weigh as much in the diffusion loss as the one that holds the colour; so it
+    weighs less, and is settled later on the way from noise.
     """
     means, variances = [], []
     for video, _ in _chunks(clips, vae.device):
@@ -151,7 +153,7 @@ def latent_statistics(vae: AutoencoderKLT2V, clips: Clips) -> tuple[list[float],
         variances.append(rearrange(posterior.var.double(), "b c t h w -> c (b t h w)"))
     mean, variance = torch.cat(means, dim=1), torch.cat(variances, dim=1)
     std = (mean.var(dim=1) + variance.mean(dim=1)).sqrt()
-    return mean.mean(dim=1).tolist(), std.tolist()
+    return mean.mean(dim=1).tolist(), (std * std.max()).sqrt().tolist()
 
 
 def _chunks(clips: Clips, device: str | torch.device) -> Iterator[tuple[Tensor, Tensor]]:

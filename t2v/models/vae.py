@@ -293,18 +293,29 @@ class AutoencoderKLT2V(ModelMixin, AutoencoderMixin, ConfigMixin, FromOriginalMo
         return run_tiled(run, x, tile, halo, blend=not exact, zoom=zoom)
 
     def _encode(self, x: Tensor) -> Tensor:
-        stride = self.config.scale_factor_temporal
-        chunks = []
-        for start, stop, cache in self._chunks(1 + (x.shape[2] - 1) // stride):
-            begin, end = (max(0, 1 + (n - 1) * stride) for n in (start, stop))
-            chunks.append(self.encoder(x[:, :, begin:end], cache=cache))
-        return torch.cat(chunks, dim=2)
+        moments = []
+        for start, stop, cache in self._chunks(
+            1 + (x.shape[2] - 1) // self.config.scale_factor_temporal
+        ):
+            span = slice(self._first_frame(start), self._first_frame(stop))
+            moments.append(self.encoder(x[:, :, span], cache=cache))
+        return torch.cat(moments, dim=2) if len(moments) > 1 else moments[0]
 
     def _decode(self, z: Tensor) -> Tensor:
-        chunks = []
+        video = None
         for start, stop, cache in self._chunks(z.shape[2]):
-            chunks.append(self.decoder(z[:, :, start:stop], cache=cache))
-        return torch.cat(chunks, dim=2)
+            chunk = self.decoder(z[:, :, start:stop], cache=cache)
+            if cache is None:
+                return chunk
+            if video is None:  # allocated once: a list of chunks would hold the video twice
+                frames = self._first_frame(z.shape[2])
+                video = chunk.new_empty(*chunk.shape[:2], frames, *chunk.shape[3:])
+            video[:, :, self._first_frame(start) : self._first_frame(stop)] = chunk
+        assert video is not None
+        return video
+
+    def _first_frame(self, latent_frame: int) -> int:
+        return max(0, 1 + (latent_frame - 1) * self.config.scale_factor_temporal)
 
     def _chunks(self, frames: int) -> Iterator[tuple[int, int, FeatureCache | None]]:
         """Spans of latent frames to pass one after the other, with the cache to pass along."""

@@ -134,7 +134,7 @@ class Attention(nn.Module, AttentionModuleMixin):
         query = self._heads(self.to_q(x), self.norm_q)
         if context is None:
             return query, *self._key_value(x)
-        if self.text_memory is None or torch.is_grad_enabled():
+        if self.text_memory is None:
             return query, *self._key_value(context)
         return query, *self.text_memory.recall(context, self._key_value)
 

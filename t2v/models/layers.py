@@ -99,7 +99,12 @@ class Memory:
         self._kept: list[tuple[Tensor, object]] = []
 
     def recall(self, x: Tensor, function: Callable[[Tensor], T]) -> T:
-        """`function(x)`, computed unless `x` is one of the tensors just seen."""
+        """`function(x)`, computed unless `x` is one of the tensors just seen.
+
+        It is always computed for a gradient, and in a compiled graph, which has no identities.
+        """
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return function(x)
         for kept, answer in self._kept:
             if kept is x:
                 return answer  # type: ignore[return-value]
@@ -245,7 +250,7 @@ class TimeTextEmbedding(nn.Module):
             temb = temb + self.pooled_text(_pool(text, text_mask))
         modulation = self.time_proj(self.act_fn(temb))
         modulation = rearrange(modulation, "b n (six d) -> b n six d", six=6)
-        if self.text_memory is None or torch.is_grad_enabled():
+        if self.text_memory is None:
             return temb, modulation, self.text_embedder(text)
         return temb, modulation, self.text_memory.recall(text, self.text_embedder)
 

@@ -156,7 +156,8 @@ class T2VTransformer3DModel(
         "rope": {0: ContextParallelInput(split_dim=1, expected_dims=4, split_output=True)},
         "blocks.0": {"hidden_states": ContextParallelInput(split_dim=1, expected_dims=3)},
         "proj_out": ContextParallelOutput(gather_dim=1, expected_dims=3),
-        "": {"timestep": ContextParallelInput(split_dim=1, expected_dims=2)},
+        # one time per token is split with the tokens; a time per sample has one axis and is not
+        "condition_embedder": {"timestep": ContextParallelInput(split_dim=1, expected_dims=2)},
     }
 
     blocks: Any  # a ModuleList of T2VTransformerBlock
@@ -299,7 +300,7 @@ class T2VTransformer3DModel(
 
         For a sampling loop that gives the same `encoder_hidden_states` object at every step (one
         for the prompt, one for the negative prompt). Neither weights, adapters nor the tensor's
-        content may change meanwhile. Idle while gradients are recorded.
+        content may change meanwhile. Idle while gradients are recorded and in compiled blocks.
         """
         keepers = [self.condition_embedder, *(block.attn2 for block in self.blocks)]
         for keeper in keepers:

@@ -94,7 +94,7 @@ def test_a_missing_backend_names_itself_the_reason_and_the_remedy(model, backend
 
 
 def test_an_unknown_backend_is_answered_with_the_known_ones(model):
-    with pytest.raises(UserError, match="Known: .*native.*xformers"):
+    with pytest.raises(UserError, match=r"Known: .*native.*xformers"):
         model.set_attention_backend("fast")
 
 

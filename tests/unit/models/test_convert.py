@@ -104,7 +104,7 @@ def test_an_existing_destination_is_never_overwritten(wan_folder, tmp_path):
 
 
 def test_a_folder_that_is_no_pipeline_is_refused(tmp_path):
-    with pytest.raises(UserError, match="model_index.json does not exist"):
+    with pytest.raises(UserError, match=r"model_index\.json does not exist"):
         convert_wan_pipeline(tmp_path, tmp_path / "ours")
 
 

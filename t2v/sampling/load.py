@@ -6,7 +6,9 @@ import re
 import sys
 from pathlib import Path
 
+import diffusers
 import torch
+import transformers
 from diffusers import DiffusionPipeline
 from huggingface_hub.errors import HTTPError  # httpx's, under whichever name the Hub has it
 from safetensors import SafetensorError
@@ -82,6 +84,9 @@ def load_pipeline(config: SampleConfig) -> tuple[DiffusionPipeline, str]:
     Raises:
         UserError: the model, the device or the attention backend is not to be had.
     """
+    if not sys.stderr.isatty():
+        diffusers.utils.logging.disable_progress_bar()
+        transformers.utils.logging.disable_progress_bar()
     device = pick_device(config.device)
     folder = model_folder(config.model)
     try:

@@ -142,7 +142,7 @@ def resolve(pipeline: DiffusionPipeline, prompt: str, config: SampleConfig) -> S
     fps = float(config.fps or saved.get("fps") or OTHERS_FPS)
     given = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
     if config.duration is not None:
-        given["num_frames"] = count_frames(None, config.duration, fps, None)
+        given["num_frames"] = count_frames(None, config.duration, fps, saved=1)
     if unknown := [name for name in given if name not in saved]:
         raise UserError(f"{type(pipeline).__name__} takes no {' or '.join(unknown)}.")
     dtype = next((name for name, each in DTYPES.items() if each == pipeline.dtype), config.dtype)
@@ -168,8 +168,6 @@ def _check_ours(pipeline: T2VPipeline, prompt: str, config: SampleConfig) -> Non
                 "Shorten it, or ask for it to be cut off with --truncate."
             )
     logger.info("%r: tokens %d/%d", prompt, *pipeline.count_tokens(prompt))
-    if unknown := pipeline.unknown_words(prompt):
-        logger.warning("words this model has never seen: %s", ", ".join(unknown))
 
 
 def _recipe(

@@ -244,7 +244,7 @@ def test_a_too_long_prompt_is_cut_off_on_request(run):
 
 def test_words_the_model_never_saw_are_named(run):
     _, _, err = run("a red zebra rolls")
-    assert "never seen: zebra" in err
+    assert err.count("zebra") == 2  # the prompt itself, and the warning
 
 
 @pytest.mark.parametrize(

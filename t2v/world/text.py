@@ -13,7 +13,7 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
 from t2v.config import WorldConfig, save_config
-from t2v.world.grammar import Scene, caption, draw_scene
+from t2v.world.grammar import Scene, caption, draw_scene, words
 from t2v.world.labels import HEADS, labels
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,11 @@ def build_tokenizer(captions: Iterator[str]) -> PreTrainedTokenizerFast:
         single="$A </s>", special_tokens=[("</s>", tokenizer.token_to_id("</s>"))]
     )
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        known_words=words(),
     )
 
 

@@ -299,11 +299,8 @@ class T2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
             truncate: as in `encode_prompt`.
             cfg_mode, guider: as in `Guidance`.
 
-        Returns:
-            `T2VPipelineOutput`, or `(frames,)` without `return_dict`.
-
-        Raises:
-            UserError: something given does not fit the model; says what does.
+        Returns `T2VPipelineOutput`, or `(frames,)` without `return_dict`. Raises `UserError` for
+        what does not fit the model, and says what does.
         """
         num_frames = self.count_frames(num_frames, duration, fps)
         height, width, fps, guidance_scale, num_inference_steps = self._or_saved(
@@ -320,18 +317,11 @@ class T2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         )
         self._guidance_scale, self._attention_kwargs = guidance_scale, attention_kwargs
         self._current_timestep, self._interrupt = None, False
-        device = self._execution_device
+        device, dtype = self._execution_device, self.transformer.dtype
+        guided = self.do_classifier_free_guidance or guider is not None
+        rows = num_videos_per_prompt, prompt_embeds, negative_prompt_embeds
         prompt_embeds, negative_prompt_embeds = self.encode_prompt(
-            prompt,
-            negative_prompt,
-            self.do_classifier_free_guidance or guider is not None,
-            num_videos_per_prompt,
-            prompt_embeds,
-            negative_prompt_embeds,
-            max_sequence_length,
-            truncate,
-            device,
-            self.transformer.dtype,
+            prompt, negative_prompt, guided, *rows, max_sequence_length, truncate, device, dtype
         )
         generators = sample_generators(generator, len(prompt_embeds))
         size = len(prompt_embeds), height, width, num_frames
@@ -339,14 +329,13 @@ class T2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         tokens = latents[0, 0].numel() // math.prod(self.transformer.config.patch_size)
         set_timesteps(self.scheduler, num_inference_steps, tokens, sigmas, device)
         guidance = Guidance(self.transformer, cfg_mode, guider, attention_kwargs)
-        latents = latents * getattr(self.scheduler, "init_noise_sigma", 1.0)
         text = {"prompt_embeds": prompt_embeds, "negative_prompt_embeds": negative_prompt_embeds}
-        state = {"latents": latents, **text}
+        state = {"latents": latents * getattr(self.scheduler, "init_noise_sigma", 1.0), **text}
         latents = self._denoise(state, guidance, generators, callback_on_step_end, tensors)
-        frames = latents
+        frames: Any = latents
         if output_type != "latent":
-            video = self.decode_latents(latents, num_frames)
-            frames = self.video_processor.postprocess_video(video, output_type=output_type)
+            frames = self.decode_latents(latents, num_frames)
+            frames = self.video_processor.postprocess_video(frames, output_type=output_type)
         self.maybe_free_model_hooks()  # also empties the caches
         if not return_dict:
             return (frames,)

@@ -116,10 +116,8 @@ def test_a_lora_in_wans_own_format_loads(pipe):
 
 
 IMPORTS = {
-    "t2v first": "import t2v\nfrom diffusers import DiffusionPipeline",
+    "t2v first": "import t2v\nfrom diffusers import WanPipeline, DiffusionPipeline",
     "diffusers first": "from diffusers import DiffusionPipeline\nimport t2v",
-    "through another pipeline": "import t2v\nfrom diffusers import WanPipeline, DiffusionPipeline",
-    "the pipeline alone": "from t2v import T2VPipeline as DiffusionPipeline",
     "one model first": "from t2v.models.transformer import T2VTransformer3DModel\n"
     "from diffusers import DiffusionPipeline",
 }
@@ -129,6 +127,8 @@ IMPORTS = {
 def test_a_fresh_process_loads_the_folder(folder, order):
     script = IMPORTS[order] + textwrap.dedent(f"""
         pipe = DiffusionPipeline.from_pretrained({str(folder)!r})
+        import t2v
+        assert type(pipe) is t2v.T2VPipeline
         print(type(pipe).__module__, type(pipe.vae).__module__, pipe.config.fps)
     """)
     printed = subprocess.run(

@@ -215,7 +215,8 @@ def test_guidance_of_one_is_the_plain_conditional(pipe):
 def test_batched_guidance_equals_sequential(pipe):
     options = {"prompt": [PROMPT, OTHER], "negative_prompt": ["snow", "sky"]}
     batched = run(pipe, cfg_mode="batched", **options)
-    torch.testing.assert_close(batched, run(pipe, cfg_mode="sequential", **options))
+    sequential = run(pipe, cfg_mode="sequential", **options)
+    torch.testing.assert_close(batched, sequential, atol=1e-4, rtol=1e-4)
     assert torch.equal(
         batched[1:], run(pipe, OTHER, seed=1, negative_prompt="sky", cfg_mode="batched")
     )
@@ -223,7 +224,7 @@ def test_batched_guidance_equals_sequential(pipe):
 
 def test_a_guider_takes_the_place_of_guidance(pipe):
     guided = run(pipe, guider=ClassifierFreeGuidance(guidance_scale=4.0), guidance_scale=1.0)
-    torch.testing.assert_close(guided, run(pipe, guidance_scale=4.0))
+    torch.testing.assert_close(guided, run(pipe, guidance_scale=4.0), atol=1e-4, rtol=1e-4)
 
 
 SCHEDULERS = {

@@ -52,14 +52,15 @@ def test_guidance_goes_from_the_negative_through_the_positive(transformer, given
     cond = guidance(latents, positive, None, 3.0, STEP)
     uncond = guidance(latents, negative, None, 3.0, STEP)
     expected = uncond + 3.0 * (cond - uncond)
-    torch.testing.assert_close(guidance(*given, 3.0, STEP), expected)
+    torch.testing.assert_close(guidance(*given, 3.0, STEP), expected, atol=1e-4, rtol=1e-4)
     assert torch.equal(guidance(*given, 1.0, STEP), cond)
-    torch.testing.assert_close(Guidance(transformer, "batched")(*given, 3.0, STEP), expected)
+    sequential = Guidance(transformer, "sequential")(*given, 3.0, STEP)
+    torch.testing.assert_close(sequential, expected, atol=1e-4, rtol=1e-4)
 
 
-def test_on_a_cpu_every_sample_goes_alone(transformer, given):
-    assert batch_sizes(transformer, Guidance(transformer), given) == [1, 1, 1, 1]
-    assert batch_sizes(transformer, Guidance(transformer, "batched"), given) == [2, 2]
+def test_on_a_cpu_every_sample_goes_alone_with_its_conditions(transformer, given):
+    assert batch_sizes(transformer, Guidance(transformer), given) == [2, 2]
+    assert batch_sizes(transformer, Guidance(transformer, "sequential"), given) == [1, 1, 1, 1]
     assert batch_sizes(transformer, Guidance(transformer), given, scale=1.0) == [1, 1]
 
 
@@ -74,7 +75,8 @@ def test_a_cache_with_one_state_sees_both_conditions_at_once(transformer, given,
     plain = Guidance(transformer)(*given, 3.0, STEP)
     transformer.enable_cache(UNKEYED[name])
     assert batch_sizes(transformer, Guidance(transformer), given) == [4]
-    torch.testing.assert_close(Guidance(transformer)(*given, 3.0, STEP), plain)
+    cached = Guidance(transformer)(*given, 3.0, STEP)
+    torch.testing.assert_close(cached, plain, atol=1e-4, rtol=1e-4)
 
 
 @torch.no_grad()
@@ -82,4 +84,5 @@ def test_a_new_run_does_not_see_the_cache_of_an_interrupted_one(transformer, giv
     fresh = Guidance(transformer)(*given, 3.0, STEP)
     transformer.enable_cache(FirstBlockCacheConfig(threshold=1e9))
     Guidance(transformer)(given[0] + 1, *given[1:], 3.0, STEP)
-    torch.testing.assert_close(Guidance(transformer)(*given, 3.0, STEP), fresh)
+    rerun = Guidance(transformer)(*given, 3.0, STEP)
+    torch.testing.assert_close(rerun, fresh, atol=1e-4, rtol=1e-4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -31,7 +32,7 @@ def latents_name(vae: AutoencoderKLT2V, folder: str | Path, precision: str) -> s
 
 
 def encode_folder(vae: AutoencoderKLT2V, folder: str | Path, precision: str) -> Tensor:
-    """The posterior mean of every clip of `folder`, `n c t h w`, float16 on the CPU, not normalised.
+    """Posterior means of the clips of `folder`, not normalised: `n c t h w`, float16, on the CPU.
 
     Encoded with bfloat16 autocast where `precision` is "bf16". Kept in `folder` under a name that
     changes with the weights and the clips, so a stale latent is never read.
@@ -64,9 +65,13 @@ def _encode(vae: AutoencoderKLT2V, video: Tensor, precision: str) -> Tensor:
     return posterior.mean.half().cpu().contiguous()  # the network leaves channels last
 
 
-def _batches(folder: str | Path, count: int):  # noqa: ANN202
+def _batches(folder: str | Path, count: int) -> Iterator[Tensor]:
+    done = 0
     with tqdm(total=count, unit=" clips", desc="encode", disable=None) as bar:
         for video, _ in read_shards(folder):
             for batch in video.split(CLIPS_AT_ONCE):
                 yield batch
                 bar.update(len(batch))
+            done += len(video)
+            if bar.disable:  # no terminal
+                logger.info("encoded %d of %d clips", done, count)

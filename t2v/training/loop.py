@@ -21,7 +21,10 @@ from t2v.training.optim import Optimizer, ParameterGroup, lr_factor
 
 
 class Task(Protocol):
-    """One kind of training: what is learned, from which batches, how it is judged and saved."""
+    """One kind of training: what is learned, from which batches, how it is judged and saved.
+
+    While `validate` and `save` run, the model holds the average weights.
+    """
 
     model: nn.Module  # holds every trained parameter, already on its device
     sources: dict[str, str]  # hashes of what the run reads; going on with others is refused
@@ -39,11 +42,11 @@ class Task(Protocol):
         ...
 
     def validate(self) -> tuple[dict[str, float], Image.Image]:
-        """Held-out figures and a contact sheet, the same draws every time; holds the average weights."""
+        """Held-out figures and a contact sheet of the average weights, the same draws each time."""
         ...
 
     def save(self, folder: Path) -> None:
-        """Write what loads without the training code; the model holds the average weights."""
+        """Write the average weights so that they load without the training code."""
         ...
 
 

@@ -26,7 +26,7 @@ class ParameterGroup:
 def split_parameters(
     parameters: Mapping[str, nn.Parameter], config: OptimConfig, is_matrix: Callable[[str], bool]
 ) -> list[ParameterGroup]:
-    """The trainable ones: matrices and kernels that `is_matrix` names to Muon, the rest to AdamW."""
+    """The trainable ones: matrices and kernels named by `is_matrix` to Muon, others to AdamW."""
     trainable = {name: p for name, p in parameters.items() if p.requires_grad}
     matrices = {
         name: p
@@ -42,7 +42,7 @@ def split_parameters(
 
 
 def lr_factor(step: int, steps: int, config: OptimConfig) -> float:
-    """What multiplies the learning rates at `step`, in [0, 1]: warm-up, constant, cosine to zero."""
+    """What multiplies learning rates at `step`, in [0, 1]: warm-up, constant, cosine to zero."""
     warmup = min(1.0, (step + 1) / max(1, config.warmup_steps))
     tail = max(1.0, steps * (1 - config.decay_from))
     done = min(1.0, max(0.0, (step - steps * config.decay_from) / tail))

@@ -19,8 +19,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from t2v.config import TrainConfig, load_config, save_config
+from t2v.config import TrainConfig
 from t2v.errors import UserError
+from t2v.settings import load_config, save_config
 from t2v.training.checkpoint import newest_checkpoint, save_checkpoint, verify_checkpoint
 from t2v.training.loop import StepMetrics, Task, TrainState, fit, start_state
 
@@ -100,7 +101,8 @@ def load_state(checkpoint: Path, task: Task, config: TrainConfig, state: TrainSt
     training = checkpoint / "training"
     record = json.loads((training / "state.json").read_text())
     saved = asdict(load_config(type(config), training / "config.yaml", ()))
-    _refuse_changes(asdict(config) | task.sources, saved | record.get("sources", task.sources), checkpoint)
+    saved |= record.get("sources", task.sources)
+    _refuse_changes(asdict(config) | task.sources, saved, checkpoint)
     weights = load_file(training / "weights.safetensors")
     for name, parameter in task.model.named_parameters():
         parameter.data.copy_(weights[name])
@@ -118,7 +120,7 @@ def start_from(checkpoint: Path, task: Task) -> None:
     if not (checkpoint / "training").is_dir():
         newest = newest_checkpoint(checkpoint)
         if newest is None:
-            raise UserError(f"start_from={checkpoint} holds no checkpoint. Give one, or leave it out.")
+            raise UserError(f"start_from={checkpoint} holds no checkpoint. Give one, or omit it.")
         checkpoint = newest
     verify_checkpoint(checkpoint)
     weights = load_file(checkpoint / "training" / "ema.safetensors")
@@ -126,8 +128,8 @@ def start_from(checkpoint: Path, task: Task) -> None:
     fitting = [name for name in own if name in weights and weights[name].shape == own[name].shape]
     if not len(fitting) == len(own) == len(weights):
         raise UserError(
-            f"start_from={checkpoint} is another model: of {len(weights)} weights {len(fitting)} fit "
-            f"the {len(own)} of this one. Give the model settings it was trained with."
+            f"start_from={checkpoint} is another model: of {len(weights)} weights {len(fitting)} "
+            f"fit the {len(own)} of this one. Give the model settings it was trained with."
         )
     for name, parameter in own.items():
         parameter.data.copy_(weights[name])

@@ -59,14 +59,17 @@ class VAETask:
             self.model = AutoencoderKLT2V(**asdict(config.model))
         if config.model.linear_shortcut:
             self.model.init_linear_shortcut(pixels(self.train_clips.video[:SHORTCUT_CLIPS]))
-            # Steps sized for fresh kernels would undo the closed form; what it lacks, the kernels add.
+            # Steps sized for fresh kernels would undo the closed form; kernels add what it lacks.
             self.model.encoder.shortcut.requires_grad_(False)
             self.model.decoder.shortcut.requires_grad_(False)
         self.model.to(config.device)
 
     def parameter_groups(self) -> list[ParameterGroup]:
         parameters = dict(self.model.named_parameters())
-        return split_parameters(parameters, self.config.optim, is_matrix=lambda name: "conv_" not in name)
+        # An orthogonal step on an output kernel that starts at zero moves every latent at once.
+        return split_parameters(
+            parameters, self.config.optim, is_matrix=lambda name: "conv_" not in name
+        )
 
     def batch(self, step: int, rank: int) -> VAEBatch:
         """Whole clips, or in `image_ratio` of the steps one frame of each."""

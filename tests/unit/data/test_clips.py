@@ -35,10 +35,10 @@ def test_an_unfinished_folder_names_the_command_that_makes_one(tmp_path):
 def test_a_missing_or_short_shard_is_named(clips):
     shard = clips / "clips-00001.safetensors"
     save_file({name: t[:4].clone() for name, t in load_file(shard).items()}, shard)
-    with pytest.raises(UserError, match="clips-00001.safetensors does not hold the 6 clips"):
+    with pytest.raises(UserError, match=r"clips-00001\.safetensors does not hold the 6 clips"):
         load_clips(clips)
     shard.unlink()
-    with pytest.raises(UserError, match="clips-00001.safetensors does not hold the 6 clips"):
+    with pytest.raises(UserError, match=r"clips-00001\.safetensors does not hold the 6 clips"):
         load_clips(clips)
 
 
@@ -93,6 +93,6 @@ def test_other_weights_or_other_clips_never_serve_stale_latents(clips, vae):
 def test_latents_that_are_not_finite_are_refused_and_not_kept(clips, vae):
     with torch.no_grad():
         next(vae.parameters()).fill_(torch.nan)
-    with pytest.raises(UserError, match="12 of 12 clips.*the first is clip 0"):
+    with pytest.raises(UserError, match=r"12 of 12 clips.*the first is clip 0"):
         encode_folder(vae, clips, "fp32")
     assert not list(clips.glob("latents-*"))

@@ -57,12 +57,10 @@ def test_one_sampling_step_with_the_target_finds_the_data(objective, data, noise
     scheduler.set_timesteps(20)
     index = 10
     timestep = scheduler.timesteps[index]
-    if objective == "flow":
-        t = scheduler.sigmas[index]
-    else:
-        t = timestep / (NUM_TRAIN_TIMESTEPS - 1)
+    flow = objective == "flow"
+    t = scheduler.sigmas[index] if flow else timestep / (NUM_TRAIN_TIMESTEPS - 1)
     sample = add_noise(objective, data, noise, t.float().expand(3))
-    if objective == "flow":
+    if flow:
         found = sample.latents - t * sample.target
     else:
         found = scheduler.step(sample.target, timestep, sample.latents).pred_original_sample

@@ -19,7 +19,8 @@ def test_the_newest_complete_checkpoint_is_found_and_old_ones_are_dropped(tmp_pa
         saved = save_checkpoint(tmp_path, step, write, keep=2)
     assert newest_checkpoint(tmp_path) == saved == tmp_path / "checkpoint-1000000"
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "checkpoint-000010", "checkpoint-1000000",
+        "checkpoint-000010",
+        "checkpoint-1000000",
     ]
     verify_checkpoint(saved)
 

@@ -74,7 +74,10 @@ def test_saved_state_goes_on_bit_for_bit():
     for one, other in zip(whole.parameters(), half.parameters(), strict=True):
         assert torch.equal(one, other)
     assert {name.rpartition("/")[2] for name in state} == {
-        "momentum_buffer", "exp_avg", "exp_avg_sq", "step",
+        "momentum_buffer",
+        "exp_avg",
+        "exp_avg_sq",
+        "step",
     }
 
 

@@ -20,11 +20,9 @@ from t2v.config import (
     TrainDiTConfig,
     TrainVAEConfig,
     WorldConfig,
-    load_config,
-    settings,
-    type_words,
 )
 from t2v.errors import UserError
+from t2v.settings import load_config, settings, type_words
 
 EXIT_CODES = "exit codes: 0 done, 1 a bug, 2 something you can fix, 130 interrupted"
 SETTING = re.compile(r"[A-Za-z_][\w.]*=")

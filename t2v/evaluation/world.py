@@ -17,9 +17,10 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from t2v.config import EvalConfig, save_config
+from t2v.config import EvalConfig
 from t2v.errors import UserError
 from t2v.pipeline import T2VPipeline
+from t2v.settings import save_config
 from t2v.world.grammar import DIRECTIONS, Scene, caption, draw_scene
 from t2v.world.labels import HEADS, labels
 from t2v.world.oracle import WorldOracle, to_network

@@ -15,8 +15,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from t2v.config import SampleConfig, load_config
+from t2v.config import SampleConfig
 from t2v.errors import UserError
+from t2v.settings import load_config
 
 PACKAGES = ("t2v", "torch", "diffusers", "transformers")
 SHA256 = re.compile(r"[0-9a-f]{64}")

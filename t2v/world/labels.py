@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -9,7 +10,12 @@ from torch import Tensor
 
 from t2v.world.grammar import BACKGROUNDS, CAMERAS, COLOURS, MOTIONS, SHAPES, SIZES
 
-THING = {"shape": SHAPES, "colour": COLOURS, "size": SIZES, "motion": MOTIONS}
+THING: dict[str, Collection[str]] = {
+    "shape": SHAPES,
+    "colour": COLOURS,
+    "size": SIZES,
+    "motion": MOTIONS,
+}
 # name -> (its classes, whose it is: 0 the scene, 1 the first thing, 2 the second)
 HEADS: dict[str, tuple[tuple[str, ...], int]] = {
     "background": (tuple(BACKGROUNDS), 0),

@@ -132,14 +132,16 @@ def _sky(backdrop: Backdrop, x: Tensor, y: Tensor, edge: float) -> Tensor:
     image = _blend(image, _colour(colour, x), halo)
     image = _blend(image, _colour(colour, x), ((radius - distance) / edge + 0.5).clamp(0, 1))
     if backdrop.clouds:
-        haze = sum(
-            torch.exp(-(((x - cx) / rx) ** 2) - ((y - cy) / ry) ** 2) for cx, cy, rx, ry in CLOUDS
-        )
+        haze = torch.zeros_like(x)
+        for cx, cy, rx, ry in CLOUDS:
+            haze += torch.exp(-(((x - cx) / rx) ** 2) - ((y - cy) / ry) ** 2)
         image = _blend(
             image, _colour((1.0, 1.0, 1.0), x), backdrop.clouds * (1.3 * haze).clamp(0, 1)
         )
     if backdrop.stars:
-        shine = sum(torch.exp(-(((x - sx) ** 2 + (y - sy) ** 2) / 0.014**2)) for sx, sy in STARS)
+        shine = torch.zeros_like(x)
+        for sx, sy in STARS:
+            shine += torch.exp(-((x - sx) ** 2 + (y - sy) ** 2) / 0.014**2)
         image = _blend(image, _colour((1.0, 1.0, 0.95), x), backdrop.stars * shine.clamp(0, 1))
     return image
 

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from t2v.config import WorldConfig, save_config
+from t2v.config import WorldConfig
 from t2v.errors import UserError
+from t2v.settings import save_config
 from t2v.world.labels import HEADS, labels
 
 logger = logging.getLogger(__name__)

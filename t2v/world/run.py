@@ -14,8 +14,9 @@ import torch
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-from t2v.config import WorldConfig, save_config
+from t2v.config import WorldConfig
 from t2v.errors import UserError
+from t2v.settings import save_config
 from t2v.world.grammar import caption, draw_scene
 from t2v.world.render import render
 

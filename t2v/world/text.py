@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
-from t2v.config import WorldConfig, save_config
+from t2v.config import WorldConfig
+from t2v.settings import save_config
 from t2v.world.grammar import Scene, caption, draw_scene, words
 from t2v.world.labels import HEADS, labels
 

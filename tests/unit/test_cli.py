@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 
 from t2v.cli import COMMANDS, main
-from t2v.config import SampleConfig, load_config, settings
+from t2v.config import SampleConfig
 from t2v.errors import UserError
+from t2v.settings import load_config, settings
 
 
 @pytest.fixture

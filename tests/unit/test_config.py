@@ -7,17 +7,9 @@ from dataclasses import MISSING, fields, is_dataclass
 import pytest
 
 from t2v import config
-from t2v.config import (
-    ConvertConfig,
-    SampleConfig,
-    TrainDiTConfig,
-    TrainVAEConfig,
-    load_config,
-    save_config,
-    settings,
-    type_words,
-)
+from t2v.config import ConvertConfig, SampleConfig, TrainDiTConfig, TrainVAEConfig
 from t2v.errors import UserError
+from t2v.settings import load_config, save_config, settings, type_words
 
 REQUIRED = ["output=runs/a", "data=d", "vae=v", "text=t"]
 SCHEMAS = [each for each in vars(config).values() if isinstance(each, type) and is_dataclass(each)]
@@ -135,7 +127,7 @@ def test_settings_lists_nested_names_types_and_defaults():
 
 
 def test_the_package_settings_import_neither_torch_nor_omegaconf():
-    code = "import sys, t2v.config; sys.exit(bool({'torch', 'omegaconf'} & set(sys.modules)))"
+    code = "import sys, t2v.settings; sys.exit(bool({'torch', 'omegaconf'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -20,9 +20,10 @@ from packaging.requirements import Requirement
 
 from t2v import cli
 from t2v.cli import COMMANDS
-from t2v.config import TrainDiTConfig, TrainVAEConfig, load_config, settings
+from t2v.config import TrainDiTConfig, TrainVAEConfig
 from t2v.models.transformer import T2VTransformer3DModel
 from t2v.models.vae import AutoencoderKLT2V
+from t2v.settings import load_config, settings
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -31,7 +32,7 @@ TREES = {
 }
 FLOORS = [
     {"errors"},
-    {"config"},
+    {"config", "settings"},
     {"models", "diffusion", "video", "manifest", "distributed", "log"},
     {"pipeline", "data", "curation", "world"},
     {"evaluation"},

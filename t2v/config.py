@@ -122,6 +122,7 @@ class TrainDiTConfig(TrainConfig):
     text: str  # folder with tokenizer/ and text_encoder/ written by `t2v world make=text`
     objective: Literal["flow", "v", "epsilon"] = "flow"
     shift: float = 2.0
+    attention: str = "native"  # the kernel of the training steps; samples use the default
     caption_dropout: float = 0.1
     train_text_encoder: bool = True
     text_lr: float = 2e-4

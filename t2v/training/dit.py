@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from diffusers.models.attention_dispatch import attention_backend
 from einops import rearrange
 from PIL import Image
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from t2v.data.clips import read_rows, train_count
 from t2v.data.latents import encode_folder, latents_name
 from t2v.data.order import keyed_generator, step_indices
 from t2v.errors import UserError
+from t2v.models.attention import check_backend
 from t2v.models.diffusion import build_scheduler, diffusion_loss, draw_times
 from t2v.models.transformer import T2VTransformer3DModel
 from t2v.models.vae import AutoencoderKLT2V
@@ -68,6 +70,8 @@ class DiTTask:
         self.model = nn.ModuleDict({"transformer": transformer, "text_encoder": text_encoder})
         self.model.to(config.device)
         text_encoder.requires_grad_(config.train_text_encoder)
+        head_dim = config.model.attention_head_dim
+        check_backend(config.attention, head_dim, torch.device(config.device), torch.float32)
 
     def parameter_groups(self) -> list[ParameterGroup]:
         config = self.config
@@ -145,9 +149,10 @@ class DiTTask:
         def predict(noisy: Tensor, timestep: Tensor) -> Tensor:
             return self.model["transformer"](noisy, timestep, text, return_dict=False)[0]
 
-        return diffusion_loss(
-            self.config.objective, predict, batch.latents, noise.to(device), t.to(device)
-        )
+        with attention_backend(self.config.attention):
+            return diffusion_loss(
+                self.config.objective, predict, batch.latents, noise.to(device), t.to(device)
+            )
 
     def _pipeline(self) -> T2VPipeline:
         config, clip = self.config, self.rows[0]

@@ -28,7 +28,10 @@ from t2v.training.loop import StepMetrics, Task, TrainState, fit, start_state
 logger = logging.getLogger(__name__)
 
 # A resumed run may change these; anything else would make it another run.
-FREE_TO_CHANGE = {"steps", "output", "save_every", "validate_every", "keep_checkpoints", "device"}
+FREE_TO_CHANGE = {
+    *("steps", "output", "save_every", "validate_every", "keep_checkpoints"),
+    *("device", "attention"),
+}
 SECONDS_BETWEEN_LINES = 30  # without a terminal
 
 

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from t2v.config import EvalConfig
 from t2v.errors import UserError
+from t2v.models.load import loading, refuse_missing
 from t2v.pipeline import T2VPipeline
 from t2v.settings import save_config
 from t2v.world.grammar import DIRECTIONS, Scene, caption, draw_scene
@@ -111,24 +112,30 @@ def load_pipeline(model: str) -> T2VPipeline:
     """The pipeline folder `model`.
 
     Raises:
-        UserError: it is not there.
+        UserError: it is not there, or it is damaged.
     """
     if not Path(model, "model_index.json").is_file():
         raise UserError(f"{model} is not a pipeline folder: it has no model_index.json.")
-    return T2VPipeline.from_pretrained(model)
+    with loading(f"model={model}"):
+        pipeline = T2VPipeline.from_pretrained(model)
+    refuse_missing(f"model={model}", pipeline.transformer, pipeline.text_encoder, pipeline.vae)
+    return pipeline
 
 
 def load_oracle(folder: str) -> WorldOracle:
     """The judge in `folder`, ready to read.
 
     Raises:
-        UserError: it is not there.
+        UserError: it is not there, or it is damaged.
     """
     if not Path(folder, "config.json").is_file():
         raise UserError(
             f"{folder} holds no judge. Train one with `t2v world make=oracle output={folder}`."
         )
-    return WorldOracle.from_pretrained(folder).eval()
+    with loading(f"oracle={folder}"):
+        oracle = WorldOracle.from_pretrained(folder)
+    refuse_missing(f"oracle={folder}", oracle)
+    return oracle.eval()
 
 
 def heldout_prompts(count: int, seed: int) -> tuple[list[Scene], list[str]]:

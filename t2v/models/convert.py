@@ -11,6 +11,7 @@ import torch
 from safetensors import safe_open
 
 from t2v.errors import UserError
+from t2v.models.load import loading
 from t2v.models.transformer import T2VTransformer3DModel
 
 _COMPONENTS = {  # name in model_index.json -> the classes that T2VPipeline can use there
@@ -90,7 +91,7 @@ def _check_weights(config: dict[str, Any], folder: Path) -> None:
         raise UserError(f"{folder} has no .safetensors file. Save the weights in that format.")
     found: dict[str, list[int]] = {}
     for file in files:
-        with safe_open(file, framework="pt") as weights:
+        with loading(str(file)), safe_open(file, framework="pt") as weights:
             found |= {name: weights.get_slice(name).get_shape() for name in weights.keys()}  # noqa: SIM118
     with torch.device("meta"):
         model = T2VTransformer3DModel.from_config(config)
@@ -111,7 +112,8 @@ def _read_json(file: Path) -> dict[str, Any]:
             f"{file} does not exist. Give the folder of a Wan pipeline in diffusers' layout, for "
             "example after `hf download Wan-AI/Wan2.1-T2V-1.3B-Diffusers --local-dir wan`."
         )
-    return json.loads(file.read_text())
+    with loading(str(file)):
+        return json.loads(file.read_text())
 
 
 def _write_json(file: Path, content: dict[str, Any]) -> None:

@@ -4,7 +4,25 @@ import torch
 from diffusers.utils.torch_utils import get_module_execution_device
 from torch import nn
 
+from t2v.errors import UserError
+
 ALIGNMENT = 64  # bytes; what torch's own CPU allocations start at
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of that name; `auto` is the GPU where there is one.
+
+    Raises:
+        UserError: this machine has no such device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device={name}: not on this machine. Use auto or cpu.") from error
+    return device
 
 
 @torch.no_grad()

@@ -11,10 +11,11 @@ import torch
 import transformers
 from diffusers import DiffusionPipeline
 from huggingface_hub.errors import HTTPError  # httpx's, under whichever name the Hub has it
-from safetensors import SafetensorError
 
 from t2v.config import SampleConfig
 from t2v.errors import UserError
+from t2v.models.load import loading, refuse_missing
+from t2v.models.placement import pick_device
 from t2v.sampling.recipe import weights_hash
 
 EMBEDDED = "t2v-tiny"
@@ -57,22 +58,6 @@ def model_folder(model: str) -> Path:
         ) from error
 
 
-def pick_device(name: str) -> torch.device:
-    """The device of that name; `auto` is the GPU where there is one.
-
-    Raises:
-        UserError: this machine has no such device.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device={name}: not on this machine. Use auto or cpu.") from error
-    return device
-
-
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     """The number format of that name; `auto` is bf16 on a GPU and fp32 elsewhere."""
     return DTYPES[name if name != "auto" else "bf16" if device.type == "cuda" else "fp32"]
@@ -89,23 +74,13 @@ def load_pipeline(config: SampleConfig) -> tuple[DiffusionPipeline, str]:
         transformers.utils.logging.disable_progress_bar()
     device = pick_device(config.device)
     folder = model_folder(config.model)
-    try:
+    with loading(f"model={config.model}"):
         weights = weights_hash(folder)
         pipeline = DiffusionPipeline.from_pretrained(
             folder, dtype=pick_dtype(config.dtype, device), local_files_only=True
         )
-    except (
-        OSError,
-        ValueError,
-        AttributeError,
-        ImportError,
-        RuntimeError,
-        SafetensorError,
-    ) as error:
-        raise UserError(f"model={config.model}: cannot be loaded. {error}") from error
     parts = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
-    if any(value.is_meta for part in parts for value in part.parameters()):
-        raise UserError(f"model={config.model}: some of its weights are missing. Get it anew.")
+    refuse_missing(f"model={config.model}", *parts)
     pipeline.to(device)
     pipeline.set_progress_bar_config(desc="denoising", disable=not sys.stderr.isatty())
     if config.attention != "native":

@@ -73,7 +73,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as a recipe ({error}).") from error
+        raise UserError(f"{path}: cannot be read as JSON ({error}).") from error
 
 
 def write_json(path: Path, recipe: Recipe) -> None:

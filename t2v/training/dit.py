@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from diffusers import AutoencoderKLWan
 from diffusers.models.attention_dispatch import attention_backend
 from einops import rearrange
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, T5EncoderModel
+from transformers import (
+    AutoModelForTextEncoding,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from t2v.config import TrainDiTConfig
 from t2v.data.captions import Captions
@@ -22,6 +29,8 @@ from t2v.data.order import keyed_generator, step_indices
 from t2v.errors import UserError
 from t2v.models.attention import check_backend
 from t2v.models.diffusion import build_scheduler, diffusion_loss, draw_times
+from t2v.models.load import loading, refuse_missing
+from t2v.models.placement import pick_device
 from t2v.models.transformer import T2VTransformer3DModel
 from t2v.models.vae import AutoencoderKLT2V
 from t2v.pipeline import T2VPipeline
@@ -31,6 +40,7 @@ from t2v.training.optim import ParameterGroup, split_parameters
 from t2v.training.run import run
 from t2v.training.sheet import contact_sheet
 
+VAES = {each.__name__: each for each in (AutoencoderKLT2V, AutoencoderKLWan)}
 VALIDATION_BINS = 4
 VALIDATION_BATCH = 64
 
@@ -47,8 +57,9 @@ def train_dit(config: TrainDiTConfig) -> Path:
     """`t2v train`: train on a folder of clips and return the last checkpoint, a pipeline folder.
 
     Raises:
-        UserError: see `load_vae`, `encode_folder`, `Captions` and `run`.
+        UserError: see `pick_device`, `load_vae`, `encode_folder`, `Captions` and `run`.
     """
+    config = replace(config, device=str(pick_device(config.device)))
     return run(DiTTask(config), config)
 
 
@@ -194,11 +205,11 @@ def encode_tokens(
     return F.pad(text, (0, 0, 0, max_sequence_length - text.shape[1]))
 
 
-def load_vae(folder: str | Path) -> AutoencoderKLT2V:
+def load_vae(folder: str | Path) -> AutoencoderKLT2V | AutoencoderKLWan:
     """The frozen VAE of a VAE folder, a checkpoint that holds `vae/`, or a `t2v train-vae` output.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, it is damaged, or it is of a class that training does not know.
     """
     folder = Path(folder)
     places = [folder, folder / "vae"]
@@ -206,22 +217,30 @@ def load_vae(folder: str | Path) -> AutoencoderKLT2V:
         places.append(newest / "vae")
     for place in places:
         if (place / "config.json").is_file():
-            return AutoencoderKLT2V.from_pretrained(place).requires_grad_(False)
+            with loading(f"vae={place}"):
+                name = json.loads((place / "config.json").read_text()).get("_class_name")
+                if name not in VAES:
+                    raise UserError(f"It is a {name}; known are {', '.join(VAES)}.")
+                vae = VAES[name].from_pretrained(place)
+            refuse_missing(f"vae={place}", vae)
+            return vae.requires_grad_(False)
     raise UserError(
         f"vae={folder} holds no VAE. Give a VAE folder, or the output of `t2v train-vae`."
     )
 
 
-def load_text(folder: str | Path) -> tuple[PreTrainedTokenizerBase, T5EncoderModel]:
-    """The tokenizer and text encoder of a folder with `tokenizer/` and `text_encoder/`.
+def load_text(folder: str | Path) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+    """The tokenizer and text encoder, of the class it was saved as, of a folder with both.
 
     Raises:
-        UserError: one of the two is missing.
+        UserError: `tokenizer/` or `text_encoder/` is missing or damaged.
     """
     for part in ("tokenizer", "text_encoder"):
         if not (Path(folder) / part).is_dir():
             raise UserError(
                 f"text={folder} has no {part}/. Make it: t2v world make=text output={folder}"
             )
-    tokenizer = AutoTokenizer.from_pretrained(Path(folder) / "tokenizer")
-    return tokenizer, T5EncoderModel.from_pretrained(Path(folder) / "text_encoder")
+    with loading(f"text={folder}"):
+        tokenizer = AutoTokenizer.from_pretrained(Path(folder) / "tokenizer")
+        encoder = AutoModelForTextEncoding.from_pretrained(Path(folder) / "text_encoder")
+    return tokenizer, encoder

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from t2v.config import TrainVAEConfig
 from t2v.data.clips import Clips, load_clips, pixels, train_count
 from t2v.data.order import keyed_generator, step_indices
+from t2v.models.placement import pick_device
 from t2v.models.vae import AutoencoderKLT2V
 from t2v.training.loop import autocast
 from t2v.training.optim import ParameterGroup, split_parameters
@@ -39,8 +40,9 @@ def train_vae(config: TrainVAEConfig) -> Path:
     """`t2v train-vae`: train on a folder of clips; returns the last checkpoint, with `vae/`.
 
     Raises:
-        UserError: see `load_clips` and `run`.
+        UserError: see `pick_device`, `load_clips` and `run`.
     """
+    config = replace(config, device=str(pick_device(config.device)))
     return run(VAETask(config), config)
 
 

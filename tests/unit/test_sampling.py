@@ -9,7 +9,8 @@ import torch
 
 from t2v.config import SampleConfig
 from t2v.errors import UserError
-from t2v.sampling.load import embedded_model, model_folder, pick_device, pick_dtype
+from t2v.models.placement import pick_device
+from t2v.sampling.load import embedded_model, model_folder, pick_dtype
 from t2v.sampling.recipe import (
     Recipe,
     read,

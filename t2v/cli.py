@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import re
 import sys
 import traceback
@@ -25,6 +26,10 @@ from t2v.errors import UserError
 from t2v.settings import load_config, settings, type_words
 
 EXIT_CODES = "exit codes: 0 done, 1 a bug, 2 something you can fix, 130 interrupted"
+REFUSED = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
+    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG),
+}  # what the disk answers where the user chose the place
 SETTING = re.compile(r"[A-Za-z_][\w.]*=")
 
 # Options of `t2v sample` and the settings they stand for.
@@ -84,7 +89,7 @@ def _sample(args: argparse.Namespace, overrides: list[str]) -> None:
 def _prompts_in(file: Path) -> list[str]:
     """The lines of a prompt file that are not blank."""
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--prompt-file {file}: cannot be read as text. {error}") from error
     if prompts := [line.strip() for line in lines if line.strip()]:
@@ -158,11 +163,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:
         print(f"\nt2v: interrupted. {interrupt}".rstrip(), file=sys.stderr)
         return 130
-    except Exception:
+    except Exception as error:
+        if _is_refused_by_the_disk(error):
+            reason = re.sub(r"^\[Errno \d+\] ", "", str(error))
+            print(f"t2v: {reason}. Make room there, or choose another place.", file=sys.stderr)
+            return 2
         traceback.print_exc()
         print("t2v: this is a bug; please report it with the lines above.", file=sys.stderr)
         return 1
     return 0
+
+
+def _is_refused_by_the_disk(error: Exception) -> bool:
+    # safetensors and shutil raise errors of their own, with the system's words in them
+    return "No space left on device" in str(error) or (
+        isinstance(error, OSError) and error.errno in REFUSED
+    )
 
 
 def _dispatch(argv: list[str]) -> None:
@@ -235,7 +251,9 @@ def _add_sample_options(parser: argparse.ArgumentParser) -> None:
         short = ["-o"] if option == "--output" else []
         parser.add_argument(*short, option, dest=setting, help=f"the setting {setting}")
     for option, setting in FLAGS.items():
-        parser.add_argument(option, dest=setting, action="store_const", const="true")
+        parser.add_argument(
+            option, dest=setting, action="store_const", const="true", help=f"{setting}=true"
+        )
     parser.add_argument("--prompt-file", type=Path, metavar="FILE", help="one prompt a line")
     parser.add_argument(
         "--resume", type=Path, metavar="FILE", help="go on from the latents an interrupted run kept"

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from t2v.errors import UserError
+
+
+def _at_least_one(config: Any, *names: str) -> None:
+    for name in names:
+        if getattr(config, name) < 1:
+            raise UserError(f"{name}={getattr(config, name)}: it must be at least 1.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +103,9 @@ class TrainConfig:
     held_out: int = 256  # the last clips of the data, kept for validation
     start_from: str | None = None  # a checkpoint whose averaged weights a new run begins with
 
+    def __post_init__(self) -> None:
+        _at_least_one(self, "batch_size", "save_every", "validate_every", "keep_checkpoints")
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainVAEConfig(TrainConfig):
@@ -156,6 +165,12 @@ class WorldConfig:
     seed: int = 0
     workers: int = 2
 
+    def __post_init__(self) -> None:
+        _at_least_one(self, "count", "num_frames", "height", "width", "fps", "workers")
+        _at_least_one(self, "steps", "batch_size")
+        if self.make == "oracle" and not self.data:
+            raise UserError("make=oracle learns from clips: add data=FOLDER, made by `t2v world`.")
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig:
@@ -169,6 +184,9 @@ class EvalConfig:
     num_inference_steps: int | None = None  # None: what the model was saved with
     guidance_scale: float | None = None
     batch_size: int = 16
+
+    def __post_init__(self) -> None:
+        _at_least_one(self, "count", "batch_size")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,11 +222,11 @@ class SampleConfig:
             raise UserError(
                 f"num_frames={self.num_frames} and duration={self.duration}: give one of them."
             )
-        if self.num_videos_per_prompt < 1 or self.preview_every < 0 or self.seed < 0:
-            raise UserError(
-                f"num_videos_per_prompt={self.num_videos_per_prompt}, "
-                f"preview_every={self.preview_every}, seed={self.seed}: take at least 1, 0 and 0."
-            )
+        _at_least_one(self, "num_videos_per_prompt")
+        if self.preview_every < 0:
+            raise UserError(f"preview_every={self.preview_every}: it must be at least 0.")
+        if not 0 <= self.seed < 2**63:
+            raise UserError(f"seed={self.seed}: it must be from 0 to 2^63 - 1.")
         if not self.output.endswith(".mp4"):
             raise UserError(f"output={self.output}: videos are written as .mp4; end the name so.")
 

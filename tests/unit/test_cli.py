@@ -1,10 +1,12 @@
 """The command line: help, exit codes, options and what they become."""
 
+import errno
 import subprocess
 import sys
 from dataclasses import replace
 
 import pytest
+from safetensors import SafetensorError
 
 from t2v.cli import COMMANDS, main
 from t2v.config import SampleConfig
@@ -68,6 +70,13 @@ def test_help_imports_no_torch(argv):
         (["sample", "--prompt-file", "nowhere.txt"], "nowhere.txt"),
         (["sample", "a dog", "--resume", "x"], "without prompts"),
         (["sample", "--recipe", "x", "--resume", "x"], "one of them"),
+        (["sample", "a dog", "--seed", "-1"], "seed=-1: it must be from 0"),
+        (["sample", "a dog", "--num-videos", "0"], "num_videos_per_prompt=0: it must be at least"),
+        (["world", "output=x", "workers=0"], "workers=0: it must be at least 1"),
+        (["world", "output=x", "make=oracle"], "add data=FOLDER"),
+        (["eval", "x", "output=y", "oracle=z", "count=0"], "count=0"),
+        (["train-vae", "output=x", "data=y", "save_every=0"], "save_every=0"),
+        (["world", "output=/dev/null/x"], "Not a directory: '/dev/null/x'. Make room there"),
     ],
 )
 def test_a_mistake_is_one_message_and_exit_code_2(argv, words, capsys):
@@ -81,6 +90,18 @@ def test_a_bug_shows_its_traceback_and_exits_with_1(monkeypatch, capsys):
     sample_that_raises(monkeypatch, ZeroDivisionError("by design"))
     assert main(["sample", "a dog"]) == 1
     assert "ZeroDivisionError: by design" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_the_users_to_mend_whoever_tells_of_it(monkeypatch, capsys):
+    for error in (
+        OSError(errno.ENOSPC, "No space left on device", "x.mp4"),
+        SafetensorError("I/O error: No space left on device (os error 28)"),
+    ):
+        sample_that_raises(monkeypatch, error)
+        assert main(["sample", "a dog"]) == 2
+        message = capsys.readouterr().err
+        assert "No space left on device" in message and "Make room" in message
+        assert "Traceback" not in message
 
 
 def test_an_interrupt_says_what_was_kept_and_exits_with_130(monkeypatch, capsys):

@@ -113,12 +113,18 @@ class TrainVAEConfig(TrainConfig):
 
     model: VAEConfig = field(default_factory=VAEConfig)
     data: str  # folder written by `t2v world`
+    train_encoder: bool = True  # false: the latents of start_from stay, only the decoder learns
     image_ratio: float = 0.1  # share of the steps that see single frames
     mse_weight: float = 10.0
     kl_weight: float = 3e-4
     l1_weight: float = 0.25
     gradient_weight: float = 3.0
     foreground_weight: float = 4.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.train_encoder and self.start_from is None:
+            raise UserError("train_encoder=false keeps a trained encoder: name it by start_from.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -114,17 +114,25 @@ def load_state(checkpoint: Path, task: Task, config: TrainConfig, state: TrainSt
     state.step = record["step"]
 
 
+def starting_checkpoint(folder: Path) -> Path:
+    """The checkpoint `folder` is, or the newest one in it.
+
+    Raises:
+        UserError: it is none and holds none.
+    """
+    checkpoint = folder if (folder / "training").is_dir() else newest_checkpoint(folder)
+    if checkpoint is None:
+        raise UserError(f"start_from={folder} holds no checkpoint. Give one, or omit it.")
+    return checkpoint
+
+
 def start_from(checkpoint: Path, task: Task) -> None:
     """Give the task's model the average weights of another run's checkpoint, or of its newest.
 
     Raises:
         UserError: there is no checkpoint, a file is damaged, or the weights are of another model.
     """
-    if not (checkpoint / "training").is_dir():
-        newest = newest_checkpoint(checkpoint)
-        if newest is None:
-            raise UserError(f"start_from={checkpoint} holds no checkpoint. Give one, or omit it.")
-        checkpoint = newest
+    checkpoint = starting_checkpoint(checkpoint)
     verify_checkpoint(checkpoint)
     weights = load_file(checkpoint / "training" / "ema.safetensors")
     own = dict(task.model.named_parameters())

@@ -20,7 +20,7 @@ from t2v.models.placement import pick_device
 from t2v.models.vae import AutoencoderKLT2V
 from t2v.training.loop import autocast
 from t2v.training.optim import ParameterGroup, split_parameters
-from t2v.training.run import run
+from t2v.training.run import run, starting_checkpoint
 from t2v.training.sheet import contact_sheet
 
 STATISTICS_CLIPS = 512  # enough for two digits of a mean and a standard deviation
@@ -64,6 +64,8 @@ class VAETask:
             # Steps sized for fresh kernels would undo the closed form; kernels add what it lacks.
             self.model.encoder.shortcut.requires_grad_(False)
             self.model.decoder.shortcut.requires_grad_(False)
+        if not config.train_encoder:
+            self.model.encoder.requires_grad_(False)
         self.model.to(config.device)
 
     def parameter_groups(self) -> list[ParameterGroup]:
@@ -125,8 +127,14 @@ class VAETask:
 
     def save(self, folder: Path) -> None:
         """Write `vae/`, with the mean and spread of its latents in the config."""
-        with autocast(self.config):
-            mean, std = latent_statistics(self.model, self.train_clips[:STATISTICS_CLIPS])
+        if self.config.start_from and not self.config.train_encoder:
+            # A transformer was trained on latents of this scale; other clips must not change it.
+            start = starting_checkpoint(Path(self.config.start_from))
+            saved = AutoencoderKLT2V.load_config(start / "vae")
+            mean, std = saved["latents_mean"], saved["latents_std"]
+        else:
+            with autocast(self.config):
+                mean, std = latent_statistics(self.model, self.train_clips[:STATISTICS_CLIPS])
         self.model.register_to_config(latents_mean=mean, latents_std=std)
         self.model.save_pretrained(folder / "vae")
 

@@ -110,6 +110,19 @@ def test_a_vae_checkpoint_loads_with_the_statistics_of_its_latents(vae_config, c
         assert sheet.size == (5 * 32, 2 * 3 * 16)
 
 
+def test_a_decoder_learns_alone_and_the_latents_stay(vae_config, tmp_path):
+    first = train_vae(vae_config)
+    with pytest.raises(UserError, match="start_from"):
+        replace(vae_config, train_encoder=False)
+    alone = replace(vae_config, train_encoder=False, start_from=str(first), seed=5)
+    second = train_vae(replace(alone, output=str(tmp_path / "alone")))
+    before, after = (AutoencoderKLT2V.from_pretrained(folder / "vae") for folder in (first, second))
+    assert before.config.latents_std == after.config.latents_std
+    for name, weight in before.state_dict().items():
+        same = torch.equal(weight, after.state_dict()[name])
+        assert same == (name.startswith("encoder.") or "shortcut" in name)
+
+
 def test_a_vae_learns_and_sees_images_too(vae_config):
     config = replace(vae_config, steps=30, precision="fp32")
     task = VAETask(config)

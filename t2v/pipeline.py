@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
@@ -354,7 +354,8 @@ class T2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         timesteps, options = scheduler.timesteps, step_options(scheduler, generators)
         sigmas = scheduler.sigmas.tolist() if hasattr(scheduler, "sigmas") else None
         self._num_timesteps = len(timesteps)
-        with self.progress_bar(total=len(timesteps)) as bar:
+        keep_text = getattr(self.transformer, "keep_text", nullcontext)
+        with self.progress_bar(total=len(timesteps)) as bar, keep_text():
             for i, t in enumerate(timesteps):
                 if self.interrupt:
                     continue
@@ -369,6 +370,8 @@ class T2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
                 if callback is not None:
                     shown = {name: state[name] for name in names}
                     state |= callback(self, i, t, shown) or {}
+                    if not getattr(callback, "only_looks", False):
+                        guidance.forget_text()  # it may have set adapters or written into the text
                 bar.update()
         self._current_timestep = None
         return state["latents"]

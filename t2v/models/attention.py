@@ -134,9 +134,10 @@ class Attention(nn.Module, AttentionModuleMixin):
         query = self._heads(self.to_q(x), self.norm_q)
         if context is None:
             return query, *self._key_value(x)
-        if self.text_memory is None:
-            return query, *self._key_value(context)
-        return query, *self.text_memory.recall(context, self._key_value)
+        memory = self.text_memory
+        return query, *(
+            memory.recall(context, self._key_value) if memory else self._key_value(context)
+        )
 
     def _key_value(self, context: Tensor) -> tuple[Tensor, Tensor]:
         if self.is_cross_attention and self.fused_projections:

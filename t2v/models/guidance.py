@@ -59,6 +59,11 @@ class Guidance:
         self.alone = ready(transformer).type == "cpu" and not caches
         together = self.alone or bool(caches & UNKEYED_CACHES)
         self.batched = mode == "batched" if mode else together
+        self._texts: dict[str, tuple[tuple[Tensor, ...], list[Tensor]]] = {}
+
+    def forget_text(self) -> None:
+        """Hand the transformer new tensors in the next step: what it kept of the old is void."""
+        self._texts.clear()
 
     def __call__(
         self, latents: Tensor, positive: Tensor, negative: Tensor | None, scale: float, step: Step
@@ -77,13 +82,13 @@ class Guidance:
         if self.guider is not None:
             return self._guide(self.guider, latents, (positive, negative), step)
         if negative is None or scale <= 1:
-            return self._predict("cond", latents, positive, step)
+            return self._predict("cond", latents, (positive,), step)
         if self.batched:
-            both = torch.cat([latents, latents]), torch.cat([negative, positive])
-            uncond, cond = self._predict("cond_uncond", *both, step, conditions=2).chunk(2)
+            both = torch.cat([latents, latents]), (negative, positive)
+            uncond, cond = self._predict("cond_uncond", *both, step).chunk(2)
         else:
-            cond = self._predict("cond", latents, positive, step)
-            uncond = self._predict("uncond", latents, negative, step)
+            cond = self._predict("cond", latents, (positive,), step)
+            uncond = self._predict("uncond", latents, (negative,), step)
         return uncond + scale * (cond - uncond)
 
     def _guide(
@@ -94,20 +99,35 @@ class Guidance:
         for batch in batches:
             guider.prepare_models(self.transformer)
             name, text = batch.__guidance_identifier__, batch.encoder_hidden_states
-            batch.noise_pred = self._predict(name, latents, text, step)
+            batch.noise_pred = self._predict(name, latents, (text,), step)
             guider.cleanup_models(self.transformer)
         return guider(batches)[0]
 
     def _predict(
-        self, name: str, latents: Tensor, text: Tensor, step: Step, conditions: int = 1
+        self, name: str, latents: Tensor, conditions: tuple[Tensor, ...], step: Step
     ) -> Tensor:
         # rows are ordered (condition, sample); a group holds all conditions of its samples
-        samples = len(latents) // conditions
+        samples = len(latents) // len(conditions)
         groups = [slice(i, None, samples) for i in range(samples)] if self.alone else [slice(None)]
-        predictions = [self._forward(name, latents[rows], text[rows], step) for rows in groups]
+        texts = self._in_groups(name, conditions, groups)
+        predictions = [
+            self._forward(name, latents[rows], text, step)
+            for rows, text in zip(groups, texts, strict=True)
+        ]
         if len(predictions) == 1:
             return predictions[0].to(latents.dtype)
         return rearrange(predictions, "s k c t h w -> (k s) c t h w").to(latents.dtype)
+
+    def _in_groups(
+        self, name: str, conditions: tuple[Tensor, ...], groups: list[slice]
+    ) -> list[Tensor]:
+        """The text of each group: while the conditions stay, the same objects for `keep_text`."""
+        kept, texts = self._texts.get(name, ((), []))
+        if [id(each) for each in kept] != [id(each) for each in conditions]:
+            whole = torch.cat(conditions)
+            texts = [whole[rows] for rows in groups]
+            self._texts[name] = conditions, texts
+        return texts
 
     def _forward(self, name: str, latents: Tensor, text: Tensor, step: Step) -> Tensor:
         place = {"step_index": step.index, "num_inference_steps": step.count, "sigma": step.sigma}

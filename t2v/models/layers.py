@@ -21,6 +21,7 @@ from diffusers.models.embeddings import (
 from diffusers.models.normalization import FP32LayerNorm
 from einops import rearrange, reduce, repeat
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from t2v.errors import UserError
 
@@ -93,23 +94,21 @@ class _LinearGELU(nn.Module):
 
 
 class Memory:
-    """Keeps the answers of a function for the last two tensors it was asked about, by identity."""
+    """Keeps the answers of a function for the tensors it was asked about, while these live."""
 
     def __init__(self) -> None:
-        self._kept: list[tuple[Tensor, object]] = []
+        self._kept = WeakTensorKeyDictionary()  # by identity
 
     def recall(self, x: Tensor, function: Callable[[Tensor], T]) -> T:
-        """`function(x)`, computed unless `x` is one of the tensors just seen.
+        """`function(x)`, computed unless this very tensor was seen before.
 
         It is always computed for a gradient, and in a compiled graph, which has no identities.
         """
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
             return function(x)
-        for kept, answer in self._kept:
-            if kept is x:
-                return answer  # type: ignore[return-value]
-        answer = function(x)
-        self._kept = [*self._kept[-1:], (x, answer)]
+        answer = self._kept.get(x)
+        if answer is None:
+            answer = self._kept[x] = function(x)
         return answer
 
 
@@ -250,9 +249,9 @@ class TimeTextEmbedding(nn.Module):
             temb = temb + self.pooled_text(_pool(text, text_mask))
         modulation = self.time_proj(self.act_fn(temb))
         modulation = rearrange(modulation, "b n (six d) -> b n six d", six=6)
-        if self.text_memory is None:
-            return temb, modulation, self.text_embedder(text)
-        return temb, modulation, self.text_memory.recall(text, self.text_embedder)
+        memory = self.text_memory  # read once: a run in another thread may end and clear it
+        embedded = memory.recall(text, self.text_embedder) if memory else self.text_embedder(text)
+        return temb, modulation, embedded
 
 
 def _pool(text: Tensor, text_mask: Tensor | None) -> Tensor:

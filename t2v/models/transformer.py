@@ -298,9 +298,9 @@ class T2VTransformer3DModel(
     def keep_text(self) -> Iterator[None]:
         """Within it, the text's keys and values are computed once per tensor passed as text.
 
-        For a sampling loop that gives the same `encoder_hidden_states` object at every step (one
-        for the prompt, one for the negative prompt). Neither weights, adapters nor the tensor's
-        content may change meanwhile. Idle while gradients are recorded and in compiled blocks.
+        For a sampling loop that gives the same `encoder_hidden_states` objects at every step. What
+        belongs to an object is dropped with it. Neither weights, adapters nor a tensor's content
+        may change meanwhile. Idle while gradients are recorded and in compiled blocks.
         """
         keepers = [self.condition_embedder, *(block.attn2 for block in self.blocks)]
         for keeper in keepers:

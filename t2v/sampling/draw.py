@@ -31,6 +31,8 @@ class Watch:
     where no terminal shows a bar; writes a preview every `preview_every` steps.
     """
 
+    only_looks = True  # the pipeline may keep the text's keys and values from step to step
+
     def __init__(self, config: SampleConfig, latents: Tensor | None = None, step: int = 0) -> None:
         self.config, self.latents, self.step = config, latents, step
         self._started = self._spoke = time.monotonic()

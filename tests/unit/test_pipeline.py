@@ -1,5 +1,8 @@
 """The pipeline: what it promises to a caller."""
 
+from collections import Counter
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
@@ -9,11 +12,13 @@ from diffusers import (
     DDIMScheduler,
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
+    FirstBlockCacheConfig,
     FlowMatchEulerDiscreteScheduler,
     FlowMatchHeunDiscreteScheduler,
     UniPCMultistepScheduler,
 )
 from diffusers.callbacks import SDCFGCutoffCallback
+from peft import LoraConfig
 from PIL import Image
 
 from t2v.errors import UserError
@@ -177,6 +182,78 @@ def test_callbacks_see_and_change_the_tensors_and_the_guidance(pipe):
     assert seen == [(0, 1000.0, set(names), 4.0), (1, 750.0, set(names), 5.0)]
     assert not latents.any()
     assert pipe.num_timesteps == 2 and pipe.current_timestep is None
+
+
+def text_calls(pipe) -> Counter:
+    """How often text is embedded, and projected by the first block, from now on."""
+    embedder, attention = pipe.transformer.condition_embedder, pipe.transformer.blocks[0].attn2
+    calls = Counter()
+    for name, part in {"embed": embedder.text_embedder, "project": attention.to_k}.items():
+        part.register_forward_hook(lambda *_, name=name: calls.update([name]))
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("options", "cached", "calls"),
+    [
+        ({}, False, 2),  # each sample with both conditions
+        ({"cfg_mode": "sequential"}, False, 4),
+        ({"guider": ClassifierFreeGuidance(guidance_scale=4.0)}, False, 4),
+        ({}, True, 2),  # each condition with both samples
+    ],
+)
+def test_text_goes_through_the_transformer_once_a_run(pipe, monkeypatch, options, cached, calls):
+    if cached:
+        pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=0.1))
+    options |= {"prompt": [PROMPT, OTHER], "num_inference_steps": 3}
+    seen = text_calls(pipe)
+    kept = run(pipe, **options)
+    assert seen == {"embed": calls, "project": calls}
+    monkeypatch.setattr(type(pipe.transformer), "keep_text", nullcontext)
+    assert torch.equal(kept, run(pipe, **options))
+    assert seen == {"embed": 4 * calls, "project": 4 * calls}
+
+
+def other_text(pipe, *_):
+    embeds, _ = pipe.encode_prompt(OTHER, do_classifier_free_guidance=False)
+    return {"prompt_embeds": embeds}
+
+
+def text_in_place(pipe, step, timestep, tensors):
+    tensors["prompt_embeds"].neg_()
+    return {}
+
+
+def no_adapters(pipe, *_):
+    pipe.transformer.disable_adapters()
+    return {}
+
+
+@pytest.mark.parametrize("callback", [other_text, text_in_place, no_adapters])
+def test_text_a_callback_changes_is_not_kept(pipe, monkeypatch, callback):
+    pipe.transformer.add_adapter(LoraConfig(init_lora_weights=False, target_modules=["to_k"]))
+    options = {"callback_on_step_end": callback, "num_inference_steps": 3}
+    options["callback_on_step_end_tensor_inputs"] = ["prompt_embeds"]
+    plain = run(pipe, num_inference_steps=3)
+    changed = run(pipe, **options)
+    assert (changed - plain).abs().max() > 1e-3
+    pipe.transformer.enable_adapters()
+    monkeypatch.setattr(type(pipe.transformer), "keep_text", nullcontext)
+    assert torch.equal(changed, run(pipe, **options))
+
+
+def test_text_is_kept_under_a_callback_that_only_looks(pipe):
+    class Look:
+        only_looks = True
+
+        def __call__(self, *_):
+            return {}
+
+    seen = text_calls(pipe)
+    run(pipe, callback_on_step_end=Look())
+    assert seen == {"embed": 1, "project": 1}
+    run(pipe, callback_on_step_end=lambda *_: {})
+    assert seen == {"embed": 3, "project": 3}
 
 
 def test_guidance_follows_what_a_callback_sets(pipe):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -273,6 +274,15 @@ def test_text_is_kept_within_the_context_only():
     assert len(calls) == 2
     predict(model, **given)
     assert len(calls) == 3
+
+
+def test_what_is_kept_of_a_text_goes_when_the_text_goes():
+    memory, text = layers.Memory(), torch.zeros(2)
+    with torch.no_grad():
+        answer = weakref.ref(memory.recall(text, torch.exp))
+        assert memory.recall(text, torch.exp) is answer()
+    del text
+    assert answer() is None
 
 
 def test_the_onednn_product_agrees_with_torchs(monkeypatch):

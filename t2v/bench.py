@@ -66,9 +66,9 @@ def bench(config: BenchConfig) -> dict[str, Any]:
         "stages": rows,
         "vae_memory": memory,
     }
-    print_report(report)
     if config.json:
         Path(config.json).write_text(json.dumps(report, indent=2) + "\n")
+    print_report(report)
     return report
 
 

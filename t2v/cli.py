@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import os
 import re
 import sys
 import traceback
@@ -157,6 +158,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code (0 done, 2 user error, 1 bug, 130 interrupted)."""
     try:
         _dispatch(list(sys.argv[1:] if argv is None else argv))
+        print(end="", flush=True)  # what cannot be written should be known here
     except UserError as error:
         print(f"t2v: {error}", file=sys.stderr)
         return 2
@@ -164,6 +166,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"\nt2v: interrupted. {interrupt}".rstrip(), file=sys.stderr)
         return 130
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _reader_has_left():
+            return 0
         if _is_refused_by_the_disk(error):
             reason = re.sub(r"^\[Errno \d+\] ", "", str(error))
             print(f"t2v: {reason}. Make room there, or choose another place.", file=sys.stderr)
@@ -172,6 +176,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("t2v: this is a bug; please report it with the lines above.", file=sys.stderr)
         return 1
     return 0
+
+
+def _reader_has_left() -> bool:
+    """Does nobody read stdout any more, as after `| head -1`? The rest then goes nowhere."""
+    try:
+        print(flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 def _is_refused_by_the_disk(error: Exception) -> bool:

@@ -1,6 +1,7 @@
 """The command line: help, exit codes, options and what they become."""
 
 import errno
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -102,6 +103,23 @@ def test_a_full_disk_is_the_users_to_mend_whoever_tells_of_it(monkeypatch, capsy
         message = capsys.readouterr().err
         assert "No space left on device" in message and "Make room" in message
         assert "Traceback" not in message
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_leaves_early_is_no_bug(monkeypatch, unbuffered):
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
+    reader, writer = os.pipe()
+    os.close(reader)
+    argv = [sys.executable, "-m", "t2v", "sample", "--help"]
+    done = subprocess.run(argv, stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_pipe_that_breaks_elsewhere_is_a_bug(monkeypatch, capsys):
+    sample_that_raises(monkeypatch, BrokenPipeError("a worker died"))
+    assert main(["sample", "a dog"]) == 1
+    assert "a worker died" in capsys.readouterr().err
 
 
 def test_an_interrupt_says_what_was_kept_and_exits_with_130(monkeypatch, capsys):

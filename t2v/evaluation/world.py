@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -13,20 +14,25 @@ from typing import Any
 import numpy as np
 import torch
 from einops import rearrange
-from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
 from t2v.config import EvalConfig
+from t2v.data.clips import pixels
 from t2v.errors import UserError
 from t2v.models.load import loading, refuse_missing
 from t2v.pipeline import T2VPipeline
 from t2v.settings import save_config
+from t2v.video import contact_sheet, save_image
 from t2v.world.grammar import DIRECTIONS, Scene, caption, draw_scene
 from t2v.world.labels import HEADS, labels
-from t2v.world.oracle import WorldOracle, to_network
+from t2v.world.oracle import WorldOracle
 from t2v.world.render import render
 from t2v.world.run import clip_generator
+
+logger = logging.getLogger(__name__)
+
+SHEET_CLIPS = 24
 
 Truth = dict[str, Any]
 Answer = dict[str, str]
@@ -84,16 +90,19 @@ def evaluate(config: EvalConfig) -> str:
     oracle = load_oracle(config.oracle)
     scenes, prompts = heldout_prompts(config.count, config.seed)
     truths = [scene.truth() for scene in scenes]
-    real = torch.stack([render(scene)[0] for scene in scenes])  # n t h w c
+    clips = [render(scene) for scene in scenes]
+    real, masks = (torch.stack(each) for each in zip(*clips, strict=True))  # n t h w c, n t h w
+    rebuilt = through_vae(pipeline, real)
     generated = torch.cat(list(_generate(pipeline, prompts, config)))
     judged = {
         "model": _judge(oracle, generated),
-        "real clips through the VAE": _judge(oracle, through_vae(pipeline, real)),
+        "real clips through the VAE": _judge(oracle, rebuilt),
         "real clips": _judge(oracle, real),
     }
     rows = {name: score(truths, answers) for name, answers in judged.items()}
     rows["most common answer"] = score(truths, most_common(truths))
-    report = {"prompts": len(prompts), "rows": rows, "psnr": _psnr(pipeline, real)}
+    psnr, psnr_object = psnrs(rebuilt, real, masks)
+    report = {"prompts": len(prompts), "rows": rows, "psnr": psnr, "psnr_object": psnr_object}
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
     save_config(config, output / "config.yaml")
@@ -102,9 +111,11 @@ def evaluate(config: EvalConfig) -> str:
         for prompt, truth, seen in zip(prompts, truths, judged["model"], strict=True)
     ]
     (output / "world.json").write_text(json.dumps(report | {"details": details}, indent=1))
-    text = table(rows) + f"\nVAE: {report['psnr']:.1f} dB on these {len(prompts)} real clips\n"
+    figures = f"{psnr:.1f} dB, {psnr_object:.1f} dB inside the objects"
+    text = table(rows) + f"\nVAE: {figures}, on these {len(prompts)} real clips\n"
     (output / "world.md").write_text(text)
-    _sheet(generated, 24).save(output / "world.png")
+    shown = contact_sheet(list(generated[:SHEET_CLIPS].numpy()), prompts[:SHEET_CLIPS], columns=5)
+    save_image(output / "world.png", shown)
     return text
 
 
@@ -202,7 +213,10 @@ def table(rows: dict[str, dict[str, dict[str, float]]]) -> str:
 def _generate(pipeline: T2VPipeline, prompts: list[str], config: EvalConfig) -> Iterator[Tensor]:
     """Videos of each batch of prompts, `b t h w c` uint8; prompt i is drawn with seed + i."""
     pipeline.set_progress_bar_config(disable=True)
-    for first in tqdm(range(0, len(prompts), config.batch_size), unit="batch"):
+    bar = tqdm(range(0, len(prompts), config.batch_size), unit="batch", disable=None)
+    for first in bar:
+        if bar.disable:  # no terminal
+            logger.info("drawing %d of %d", first + 1, len(prompts))
         chosen = prompts[first : first + config.batch_size]
         seeds = range(config.seed + first, config.seed + first + len(chosen))
         frames = pipeline(
@@ -220,7 +234,7 @@ def through_vae(pipeline: T2VPipeline, videos: Tensor) -> Tensor:
     """What the VAE makes of `n t h w c` uint8 videos, of the same kind."""
     recons = []
     for chunk in videos.split(16):
-        latents = pipeline.vae.encode(to_network(chunk)).latent_dist.mean
+        latents = pipeline.vae.encode(pixels(chunk)).latent_dist.mean
         video = pipeline.vae.decode(latents).sample.clamp(-1, 1)
         recons.append(
             rearrange((video + 1) * 127.5, "b c t h w -> b t h w c").round().to(torch.uint8)
@@ -228,18 +242,18 @@ def through_vae(pipeline: T2VPipeline, videos: Tensor) -> Tensor:
     return torch.cat(recons)
 
 
-def _psnr(pipeline: T2VPipeline, videos: Tensor) -> float:
-    error = (through_vae(pipeline, videos).float() - videos.float()).square().flatten(1).mean(1)
-    return (10 * torch.log10(255**2 / error)).mean().item()
+def psnrs(rebuilt: Tensor, real: Tensor, masks: Tensor) -> tuple[float, float]:
+    """PSNR in dB: the mean over clips, and that of all pixels of objects together.
+
+    Args:
+        rebuilt, real: `n t h w c`, uint8.
+        masks: how far objects cover each pixel, `n t h w`, uint8.
+    """
+    square = (rebuilt.float() - real.float()).square().mean(-1)  # n t h w
+    errors = square.flatten(1).mean(1), square[masks > 127].mean()
+    per_clip, inside = (10 * torch.log10(255**2 / error) for error in errors)
+    return per_clip.mean().item(), inside.item()
 
 
 def _judge(oracle: WorldOracle, videos: Tensor) -> list[Answer]:
-    return [seen for chunk in videos.split(32) for seen in oracle.judge(to_network(chunk))]
-
-
-def _sheet(videos: Tensor, count: int) -> Image.Image:
-    """The first clips, one a row, five frames each, two clips side by side."""
-    frames = torch.linspace(0, videos.shape[1] - 1, 5).round().long()
-    chosen = videos[: count - count % 2, frames]
-    sheet = rearrange(chosen, "(r k) t h w c -> (r h) (k t w) c", k=2)
-    return Image.fromarray(sheet.numpy())
+    return [seen for chunk in videos.split(32) for seen in oracle.judge(pixels(chunk))]

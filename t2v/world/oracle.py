@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
 from t2v.config import WorldConfig
-from t2v.errors import UserError
+from t2v.data.clips import load_clips, pixels, read_rows
 from t2v.settings import save_config
 from t2v.world.labels import HEADS, labels
 
@@ -81,38 +78,24 @@ def _layer(inputs: int, outputs: int, stride: tuple[int, int, int]) -> list[nn.M
     return [convolution, nn.BatchNorm3d(outputs), nn.ReLU()]
 
 
-def read_clips(folder: Path) -> tuple[Tensor, Tensor, list[dict[str, Any]]]:
-    """A folder of `t2v world`: videos `n t h w c` and coverage `n t h w`, uint8; manifest rows."""
-    manifest = folder / "manifest.jsonl"
-    if not manifest.exists():
-        raise UserError(
-            f"{folder} holds no manifest.jsonl. Make it with `t2v world output={folder}`."
-        )
-    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
-    shards = [load_file(folder / name) for name in dict.fromkeys(row["shard"] for row in rows)]
-    videos, masks = (torch.cat([shard[key] for shard in shards]) for key in ("video", "mask"))
-    return videos, masks, rows
-
-
-def to_network(videos: Tensor) -> Tensor:
-    """`b t h w c` uint8 as `b c t h w` in [-1, 1]."""
-    return rearrange(videos, "b t h w c -> b c t h w").float() / 127.5 - 1
-
-
 def train_oracle(config: WorldConfig) -> None:
-    """Train the judge on the clips of `config.data`; leaves a model folder in `config.output`."""
-    videos, _, rows = read_clips(Path(config.data))
-    truth = labels([row["truth"] for row in rows])
+    """Train the judge on the clips of `config.data`; leaves a model folder in `config.output`.
+
+    Raises:
+        UserError: see `load_clips`.
+    """
+    videos = load_clips(config.data).video
+    truth = labels([row["truth"] for row in read_rows(config.data)])
     generator = torch.Generator().manual_seed(config.seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         oracle = WorldOracle(width=48)
     optimizer = torch.optim.AdamW(oracle.parameters(), lr=config.lr, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, total_steps=config.steps)
-    bar = tqdm(range(config.steps), unit="step")
+    bar = tqdm(range(config.steps), unit="step", disable=None)
     for step in bar:
         chosen = torch.randint(len(videos), (config.batch_size,), generator=generator)
-        video = _soften(to_network(videos[chosen]), generator)
+        video = _soften(pixels(videos[chosen]), generator)
         with torch.autocast("cpu", torch.bfloat16):
             logits = oracle(video)
         losses = {
@@ -123,9 +106,11 @@ def train_oracle(config: WorldConfig) -> None:
         torch.stack(list(losses.values())).sum().backward()
         optimizer.step()
         schedule.step()
-        if step % 25 == 0:
+        if step % 25 == 0 or step == config.steps - 1:
             worst = max(losses, key=lambda name: losses[name].item())
             bar.set_postfix(worst=f"{worst} {losses[worst].item():.3f}")
+            if bar.disable:  # no terminal
+                logger.info("step %d worst %s %.3f", step, worst, losses[worst].item())
     oracle.eval()
     oracle.save_pretrained(config.output)
     save_config(config, Path(config.output) / "config.yaml")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -16,7 +17,7 @@ from tqdm import tqdm
 
 from t2v.config import WorldConfig
 from t2v.errors import UserError
-from t2v.settings import save_config
+from t2v.settings import load_config, save_config
 from t2v.world.grammar import caption, draw_scene
 from t2v.world.render import render
 
@@ -49,21 +50,39 @@ def write_clips(config: WorldConfig) -> None:
     """Shards `clips-NNNNN.safetensors` (`video` n t h w c and `mask` n t h w, uint8), then
     `manifest.jsonl`, one row a clip in order; a folder with a manifest is complete.
 
-    Finished shards are kept when the command is run again.
+    Finished shards are kept when the command is run again with the same settings.
+
+    Raises:
+        UserError: the folder is finished, or was begun with other settings.
     """
     output = Path(config.output)
     if (output / "manifest.jsonl").exists():
         raise UserError(f"{output} already holds a finished set of clips. Choose another output.")
+    _refuse_other_shards(config, output / "config.yaml")
     output.mkdir(parents=True, exist_ok=True)
     save_config(config, output / "config.yaml")
     firsts = range(0, config.count, CLIPS_PER_SHARD)
     spawn = get_context("spawn")  # forked torch threads deadlock
     with ProcessPoolExecutor(config.workers, mp_context=spawn, initializer=_one_thread) as pool:
         shards = pool.map(partial(_write_shard, config), firsts)
-        rows = [row for shard in tqdm(shards, total=len(firsts), unit="shard") for row in shard]
+        rows = [
+            row
+            for shard in tqdm(shards, total=len(firsts), unit="shard", disable=None)
+            for row in shard
+        ]
     text = "".join(json.dumps(row) + "\n" for row in rows)
     (output / "manifest.jsonl.part").write_text(text)
     (output / "manifest.jsonl.part").rename(output / "manifest.jsonl")
+
+
+def _refuse_other_shards(config: WorldConfig, begun_with: Path) -> None:
+    if begun_with.exists():
+        before = load_config(WorldConfig, begun_with, [])
+        if replace(before, output=config.output, workers=config.workers) != config:
+            raise UserError(
+                f"{config.output} was begun with the settings of {begun_with}, and its clips would "
+                "not fit these. Give the old ones, choose another output, or remove the folder."
+            )
 
 
 def _one_thread() -> None:

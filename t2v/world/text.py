@@ -111,7 +111,7 @@ def train_text(config: WorldConfig) -> None:
     parameters = [*encoder.parameters(), *reader.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, total_steps=config.steps)
-    bar = tqdm(range(config.steps), unit="step")
+    bar = tqdm(range(config.steps), unit="step", disable=None)
     for step in bar:
         chosen = torch.randint(len(scenes), (config.batch_size,), generator=generator).tolist()
         loss, accuracy = _text_loss(
@@ -125,7 +125,8 @@ def train_text(config: WorldConfig) -> None:
         if step % 50 == 0 or step == config.steps - 1:
             worst = min(accuracy, key=lambda name: accuracy[name])
             bar.set_postfix(loss=f"{loss.item():.3f}", worst=f"{worst} {accuracy[worst]:.2f}")
-            logger.info("step %d loss %.3f accuracy %s", step, loss.item(), accuracy)
+            if bar.disable:  # no terminal
+                logger.info("step %d loss %.3f accuracy %s", step, loss.item(), accuracy)
     tokenizer.save_pretrained(output / "tokenizer")
     encoder.save_pretrained(output / "text_encoder")
     save_config(config, output / "config.yaml")

@@ -1,0 +1,82 @@
+"""`t2v world` and `t2v eval` through their doors: clips, text, judge, table."""
+
+import json
+
+import pytest
+import torch
+from transformers import AutoTokenizer, T5EncoderModel
+
+from t2v.cli import main
+from t2v.data.clips import load_clips, read_rows
+from t2v.evaluation.world import load_oracle, psnrs
+from t2v.models.text import unknown_words
+from t2v.world.grammar import BACKGROUNDS
+from t2v.world.labels import HEADS
+
+CLIPS = ["count=6", "workers=1", "num_frames=5", "height=16", "width=16"]
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("world") / "clips"
+    assert main(["world", f"output={folder}", *CLIPS]) == 0
+    return folder
+
+
+def test_clips_come_with_captions_and_truth(clips):
+    video = load_clips(clips).video
+    assert video.shape == (6, 5, 16, 16, 3) and video.float().std() > 10
+    rows = read_rows(clips)
+    assert {row["num_frames"] for row in rows} == {5}
+    assert all(len(row["captions"]) == 4 for row in rows)
+    assert all(row["truth"]["background"] in BACKGROUNDS for row in rows)
+
+
+def test_a_finished_folder_is_not_written_again(clips, capsys):
+    assert main(["world", f"output={clips}", *CLIPS]) == 2
+    assert "already holds" in capsys.readouterr().err
+
+
+def test_shards_of_other_settings_are_never_mixed_in(clips, tmp_path, capsys):
+    unfinished = tmp_path / "clips"
+    unfinished.mkdir()
+    for name in ("config.yaml", "clips-00000.safetensors"):
+        (unfinished / name).write_bytes((clips / name).read_bytes())
+    assert main(["world", f"output={unfinished}", *CLIPS, "seed=1"]) == 2
+    assert "begun with" in capsys.readouterr().err
+    assert not (unfinished / "manifest.jsonl").exists()
+
+
+def test_text_learns_and_knows_the_words_of_the_world(tmp_path):
+    words = ["make=text", "count=200", "steps=2", "batch_size=8"]
+    assert main(["world", f"output={tmp_path}", *words]) == 0
+    T5EncoderModel.from_pretrained(tmp_path / "text_encoder")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "tokenizer")
+    assert unknown_words(tokenizer, "a red ball bounces on Mars") == ["mars"]
+
+
+def test_a_pipeline_is_judged_beside_real_clips(clips, pipe, tmp_path, capsys):
+    oracle = tmp_path / "oracle"
+    words = ["make=oracle", f"data={clips}", "steps=2", "batch_size=4"]
+    assert main(["world", f"output={oracle}", *words]) == 0
+    seen = load_oracle(str(oracle)).judge(torch.zeros(2, 3, 5, 16, 16))
+    assert all(answer[name] in HEADS[name][0] for answer in seen for name in HEADS)
+    pipe.register_to_config(max_sequence_length=40, height=16, width=16, num_frames=5)
+    pipe.save_pretrained(tmp_path / "model")
+    words = [f"oracle={oracle}", "count=3", "batch_size=2", "num_inference_steps=1"]
+    assert main(["eval", str(tmp_path / "model"), "-o", str(tmp_path / "eval"), *words]) == 0
+    table = capsys.readouterr().out
+    for row in ("model", "real clips through the VAE", "real clips", "most common answer"):
+        assert f"| {row} |" in table
+    report = json.loads((tmp_path / "eval" / "world.json").read_text())
+    assert len(report["details"]) == report["prompts"] == 3
+    assert f"{report['psnr_object']:.1f} dB inside the objects" in table
+
+
+def test_psnr_inside_objects_looks_nowhere_else():
+    real = torch.full((2, 3, 4, 4, 3), 100, dtype=torch.uint8)
+    rebuilt, masks = real.clone(), torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
+    masks[:, :, :2], rebuilt[:, :, :2] = 255, 110
+    whole, inside = psnrs(rebuilt, real, masks)
+    assert inside == pytest.approx(28.13, abs=0.01)  # 20 log10(255 / 10)
+    assert whole == pytest.approx(inside + 3.01, abs=0.01)  # half of the pixels are right

@@ -30,10 +30,11 @@ def save_checkpoint(
     """
     output = Path(output)
     final = output / f"checkpoint-{step:06d}"
-    if final.is_dir():
+    if (final / MANIFEST).is_file():
         return final
     temporary = output / f".{final.name}.partial"
-    shutil.rmtree(temporary, ignore_errors=True)
+    for left_by_a_kill in output.glob(".checkpoint-*.partial"):
+        shutil.rmtree(left_by_a_kill, ignore_errors=True)
     try:
         _write_synced(temporary, write)
         temporary.rename(final)
@@ -45,7 +46,8 @@ def save_checkpoint(
             f"{newest_checkpoint(output) or 'none'}. Make room, then run the same command to go on."
         ) from error
     for old in _complete(output)[: -max(1, keep)]:
-        shutil.rmtree(old)
+        # renamed first: a kill in the middle must not leave half a checkpoint under its name
+        shutil.rmtree(old.rename(output / f".{old.name}.partial"))
     return final
 
 

@@ -31,6 +31,8 @@ def test_a_half_written_folder_does_not_count(tmp_path):
     half.mkdir()
     write(half)
     assert newest_checkpoint(tmp_path) == good
+    with pytest.raises(UserError, match="checkpoint-000010 could not be written"):
+        save_checkpoint(tmp_path, 10, write, keep=2)
 
 
 def test_a_write_that_dies_leaves_nothing_that_counts(tmp_path):
@@ -43,6 +45,21 @@ def test_a_write_that_dies_leaves_nothing_that_counts(tmp_path):
     assert newest_checkpoint(tmp_path) is None
     save_checkpoint(tmp_path, 5, write, keep=2)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-000005"]
+
+
+def test_a_kill_while_an_old_one_is_dropped_leaves_no_half_of_it(tmp_path, monkeypatch):
+    def die(folder, **options):
+        (folder / "vae" / "weights").unlink(missing_ok=True)
+        raise KeyboardInterrupt
+
+    save_checkpoint(tmp_path, 5, write, keep=1)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("shutil.rmtree", die)
+        save_checkpoint(tmp_path, 10, write, keep=1)
+    for folder in tmp_path.glob("checkpoint-*"):
+        verify_checkpoint(folder)
+    save_checkpoint(tmp_path, 15, write, keep=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-000015"]
 
 
 def test_a_full_disk_names_the_last_good_checkpoint(tmp_path):

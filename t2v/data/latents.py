@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from t2v.data.clips import pixels, read_rows, read_shards
 from t2v.errors import UserError
+from t2v.models.placement import ready
 from t2v.models.vae import AutoencoderKLT2V
 
 logger = logging.getLogger(__name__)
@@ -60,8 +61,9 @@ def encode_folder(vae: AutoencoderKLT2V, folder: str | Path, precision: str) -> 
 
 @torch.no_grad()
 def _encode(vae: AutoencoderKLT2V, video: Tensor, precision: str) -> Tensor:
-    with torch.autocast(vae.device.type, torch.bfloat16, enabled=precision == "bf16"):
-        posterior = vae.encode(pixels(video.to(vae.device))).latent_dist
+    device = ready(vae)
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        posterior = vae.encode(pixels(video.to(device))).latent_dist
     return posterior.mean.half().cpu().contiguous()  # the network leaves channels last
 
 

@@ -21,6 +21,7 @@ from t2v.config import EvalConfig
 from t2v.data.clips import pixels
 from t2v.errors import UserError
 from t2v.models.load import loading, refuse_missing
+from t2v.models.placement import ready
 from t2v.pipeline import T2VPipeline
 from t2v.settings import save_config
 from t2v.video import contact_sheet, save_image
@@ -232,13 +233,11 @@ def _generate(pipeline: T2VPipeline, prompts: list[str], config: EvalConfig) -> 
 @torch.no_grad()
 def through_vae(pipeline: T2VPipeline, videos: Tensor) -> Tensor:
     """What the VAE makes of `n t h w c` uint8 videos, of the same kind."""
-    recons = []
+    recons, device = [], ready(pipeline.vae)
     for chunk in videos.split(16):
-        latents = pipeline.vae.encode(pixels(chunk)).latent_dist.mean
-        video = pipeline.vae.decode(latents).sample.clamp(-1, 1)
-        recons.append(
-            rearrange((video + 1) * 127.5, "b c t h w -> b t h w c").round().to(torch.uint8)
-        )
+        latents = pipeline.vae.encode(pixels(chunk.to(device))).latent_dist.mean
+        video = (pipeline.vae.decode(latents).sample.clamp(-1, 1) + 1) * 127.5
+        recons.append(rearrange(video, "b c t h w -> b t h w c").round().to("cpu", torch.uint8))
     return torch.cat(recons)
 
 

@@ -16,7 +16,9 @@ from t2v.config import (
     VAEConfig,
 )
 from t2v.data.clips import load_clips, pixels
+from t2v.data.latents import encode_folder
 from t2v.errors import UserError
+from t2v.models.placement import ALIGNMENT
 from t2v.models.vae import AutoencoderKLT2V
 from t2v.pipeline import T2VPipeline
 from t2v.training.checkpoint import newest_checkpoint
@@ -60,7 +62,7 @@ def dit_config(clips, tmp_path, vae, tokenizer, text_encoder):
     return TrainDiTConfig(
         output=str(tmp_path / "dit"), data=str(clips), vae=str(tmp_path / "model"),
         text=str(tmp_path / "text"), model=TINY_TRANSFORMER, steps=4, batch_size=3, held_out=3,
-        save_every=2, validate_every=4, max_sequence_length=12, num_inference_steps=2,
+        save_every=2, validate_every=2, max_sequence_length=12, num_inference_steps=2,
         caption_dropout=0.3, prompts=("a red ball", "the blue ball"), optim=STEADY,
     )  # fmt: skip
 
@@ -151,12 +153,22 @@ def test_a_transformer_checkpoint_is_a_pipeline_that_draws_the_same_sheet(dit_co
     pipe.set_progress_bar_config(disable=True)
     assert pipe.config.num_frames == 5
     assert pipe.scheduler.config.shift == dit_config.shift
-    seeds = [torch.Generator().manual_seed(dit_config.seed) for _ in dit_config.prompts]
-    frames = pipe(list(dit_config.prompts), generator=seeds, output_type="pt").frames
+    alone = [
+        pipe(prompt, generator=torch.Generator().manual_seed(dit_config.seed), output_type="pt")
+        for prompt in dit_config.prompts
+    ]
+    frames = torch.cat([each.frames for each in alone])
     with Image.open(checkpoint.parent / "sheets" / "000004.png") as sheet:
         drawn = torch.frombuffer(bytearray(sheet.tobytes()), dtype=torch.uint8)
     expected = (frames.permute(0, 3, 1, 4, 2).reshape(-1) * 255).round().to(torch.uint8)
     assert torch.equal(drawn, expected)
+
+
+def test_latents_are_encoded_by_weights_that_give_the_bits_of_those_saved(dit_config):
+    vae = load_vae(dit_config.vae)
+    assert any(weight.data_ptr() % ALIGNMENT for weight in vae.parameters())
+    encode_folder(vae, dit_config.data, "fp32")
+    assert not any(weight.data_ptr() % ALIGNMENT for weight in vae.parameters())
 
 
 def test_the_text_encoder_learns_only_when_asked(dit_config):

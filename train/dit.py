@@ -1,4 +1,4 @@
-"""Train the video transformer: torchrun train/dit.py --config configs/train/tiny.yaml steps=100"""
+"""Train the video transformer: python train/dit.py --config configs/train/tiny.yaml steps=100"""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Train the video autoencoder: torchrun train/vae.py --config configs/train-vae/tiny.yaml"""
+"""Train the video autoencoder: python train/vae.py --config configs/train-vae/tiny.yaml"""
 
 import sys
 

@@ -37,7 +37,7 @@ from t2v.pipeline import T2VPipeline
 from t2v.training.checkpoint import newest_checkpoint
 from t2v.training.loop import autocast
 from t2v.training.optim import ParameterGroup, split_parameters
-from t2v.training.run import run
+from t2v.training.run import refuse_many_processes, run
 from t2v.training.sheet import contact_sheet
 
 VAES = {each.__name__: each for each in (AutoencoderKLT2V, AutoencoderKLWan)}
@@ -57,8 +57,10 @@ def train_dit(config: TrainDiTConfig) -> Path:
     """`t2v train`: train on a folder of clips and return the last checkpoint, a pipeline folder.
 
     Raises:
-        UserError: see `pick_device`, `load_vae`, `encode_folder`, `Captions` and `run`.
+        UserError: see `pick_device`, `load_vae`, `encode_folder`, `Captions` and `run`; or
+            more than one process.
     """
+    refuse_many_processes()
     config = replace(config, device=str(pick_device(config.device)))
     return run(DiTTask(config), config)
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from t2v.config import TrainConfig
+from t2v.distributed import world_size
 from t2v.errors import UserError
 from t2v.settings import load_config, save_config
 from t2v.training.checkpoint import newest_checkpoint, save_checkpoint, verify_checkpoint
@@ -74,6 +75,15 @@ def run(task: Task, config: TrainConfig) -> Path:
                 sys.exit(130)
         bar.close()
     return save_state(output, task, config, state)
+
+
+def refuse_many_processes() -> None:
+    """Raise `UserError` where a launcher started several, which would write into one output."""
+    if (count := world_size()) > 1:
+        raise UserError(
+            f"WORLD_SIZE={count}: training takes one process so far. Start it without a launcher "
+            "such as torchrun: t2v train, or t2v train-vae."
+        )
 
 
 def save_state(output: Path, task: Task, config: TrainConfig, state: TrainState) -> Path:

@@ -20,7 +20,7 @@ from t2v.models.placement import pick_device
 from t2v.models.vae import AutoencoderKLT2V
 from t2v.training.loop import autocast
 from t2v.training.optim import ParameterGroup, split_parameters
-from t2v.training.run import run, starting_checkpoint
+from t2v.training.run import refuse_many_processes, run, starting_checkpoint
 from t2v.training.sheet import contact_sheet
 
 STATISTICS_CLIPS = 512  # enough for two digits of a mean and a standard deviation
@@ -40,8 +40,9 @@ def train_vae(config: TrainVAEConfig) -> Path:
     """`t2v train-vae`: train on a folder of clips; returns the last checkpoint, with `vae/`.
 
     Raises:
-        UserError: see `pick_device`, `load_clips` and `run`.
+        UserError: see `pick_device`, `load_clips` and `run`; or more than one process.
     """
+    refuse_many_processes()
     config = replace(config, device=str(pick_device(config.device)))
     return run(VAETask(config), config)
 

@@ -14,9 +14,11 @@ from t2v.config import OptimConfig, TrainConfig
 from t2v.data.order import keyed_generator
 from t2v.errors import UserError
 from t2v.training.checkpoint import newest_checkpoint
+from t2v.training.dit import train_dit
 from t2v.training.loop import fit, start_state
 from t2v.training.optim import split_parameters
 from t2v.training.run import run
+from t2v.training.vae import train_vae
 
 
 class LineTask:
@@ -156,6 +158,13 @@ def test_a_new_run_begins_with_the_average_of_another(config, tmp_path):
     run(task, other)
     average = tensors(newest_checkpoint(config.output))["ema.safetensors:weight"]
     assert torch.equal(task.model.weight, average)
+
+
+@pytest.mark.parametrize("train", [train_dit, train_vae])
+def test_more_than_one_process_is_refused_before_anything_else(train, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="WORLD_SIZE=2: training takes one process"):
+        train(None)
 
 
 def test_start_from_another_model_says_how_much_fits(config, tmp_path):

@@ -140,6 +140,7 @@ class T2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         prompt_embeds: Tensor | None = None,
         negative_prompt_embeds: Tensor | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = (),
+        num_videos_per_prompt: int = 1,
     ) -> None:
         """Raise `UserError` for the first thing that cannot work."""
         latent_shape(self.transformer, self.vae, 1, 1, height, width)
@@ -149,6 +150,8 @@ class T2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         )
         if prompt is None and prompt_embeds is None:
             raise UserError("There is no prompt: give prompt or prompt_embeds.")
+        if num_videos_per_prompt < 1:
+            raise UserError(f"num_videos_per_prompt={num_videos_per_prompt}: ask for at least 1.")
         allowed = self._callback_tensor_inputs
         if unknown := [each for each in callback_on_step_end_tensor_inputs if each not in allowed]:
             raise UserError(f"callback_on_step_end_tensor_inputs={unknown}: choose from {allowed}.")
@@ -312,14 +315,15 @@ class T2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         )
         asked = callback_on_step_end_tensor_inputs
         tensors = getattr(callback_on_step_end, "tensor_inputs", asked)  # diffusers' classes ask
+        embeds = prompt_embeds, negative_prompt_embeds
         self.check_inputs(
-            prompt, negative_prompt, height, width, prompt_embeds, negative_prompt_embeds, tensors
+            prompt, negative_prompt, height, width, *embeds, tensors, num_videos_per_prompt
         )
         self._guidance_scale, self._attention_kwargs = guidance_scale, attention_kwargs
         self._current_timestep, self._interrupt = None, False
         device, dtype = self._execution_device, self.transformer.dtype
         guided = self.do_classifier_free_guidance or guider is not None
-        rows = num_videos_per_prompt, prompt_embeds, negative_prompt_embeds
+        rows = num_videos_per_prompt, *embeds
         prompt_embeds, negative_prompt_embeds = self.encode_prompt(
             prompt, negative_prompt, guided, *rows, max_sequence_length, truncate, device, dtype
         )

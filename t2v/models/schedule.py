@@ -30,7 +30,7 @@ def set_timesteps(
         sigmas: own times in (0, 1], falling.
 
     Raises:
-        UserError: no steps, or a scheduler that takes no sigmas of its own.
+        UserError: no steps, more than the scheduler has, or one that takes no sigmas of its own.
     """
     if num_inference_steps < 1 or (sigmas is not None and not len(sigmas)):
         raise UserError(
@@ -47,7 +47,14 @@ def set_timesteps(
     if "mu" in takes and scheduler.config.get("use_dynamic_shifting", False):
         options["mu"] = dynamic_shift(scheduler, num_tokens)
     steps = len(options["sigmas"]) if "sigmas" in options else num_inference_steps
-    scheduler.set_timesteps(steps, device=device, **options)
+    try:
+        scheduler.set_timesteps(steps, device=device, **options)
+    except ValueError as error:  # DDIM's kind; others go on to times between the trained ones
+        if steps <= (trained := scheduler.config.num_train_timesteps):
+            raise
+        raise UserError(
+            f"num_inference_steps={steps}: {type(scheduler).__name__} has {trained} at most."
+        ) from error
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(0)  # saves a look-up on the device in every step
     return scheduler.timesteps

@@ -391,6 +391,7 @@ def test_words_never_seen_are_named(pipe, caplog):
         ({"num_frames": 9, "duration": 1.0}, "give one of them"),
         ({"duration": float("nan")}, "duration=nan"),
         ({"num_inference_steps": 0}, "num_inference_steps=0"),
+        ({"num_videos_per_prompt": 0}, "num_videos_per_prompt=0: ask for at least 1"),
         ({"prompt": None}, "There is no prompt"),
         ({"prompt": []}, "at least one"),
         ({"prompt": 3}, "prompt=3: give a text"),

@@ -49,6 +49,12 @@ def test_own_sigmas_must_be_taken_and_not_be_empty():
         set_timesteps(FlowMatchEulerDiscreteScheduler(), 0, 100)
 
 
+def test_more_steps_than_the_scheduler_has_are_refused():
+    with pytest.raises(UserError, match="num_inference_steps=1001: DDIMScheduler has 1000"):
+        set_timesteps(DDIMScheduler(), 1001, 100)
+    assert len(set_timesteps(FlowMatchEulerDiscreteScheduler(), 1001, 100)) == 1001
+
+
 def test_only_schedulers_that_draw_are_given_generators():
     generators = sample_generators(None, 2)
     assert step_options(DDIMScheduler(), generators) == {"generator": generators}

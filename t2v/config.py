@@ -136,7 +136,7 @@ class TrainDiTConfig(TrainConfig):
     vae: str  # a VAE folder or a checkpoint of `t2v train-vae`
     text: str  # folder with tokenizer/ and text_encoder/ written by `t2v world make=text`
     objective: Literal["flow", "v", "epsilon"] = "flow"
-    shift: float = 2.0
+    shift: float = 2.0  # of the times of objective=flow; the others do not use it
     attention: str = "native"  # the kernel of the training steps; samples use the default
     caption_dropout: float = 0.1
     train_text_encoder: bool = True

@@ -1,0 +1,66 @@
+"""The model that comes with t2v: what it weighs, knows and promises."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from t2v import T2VPipeline
+from t2v.data.clips import pixels
+from t2v.evaluation.world import heldout_prompts, load_oracle, through_vae
+from t2v.sampling import embedded_model
+from t2v.world.grammar import words
+from t2v.world.render import render
+
+ASSETS = Path(__file__).parents[2] / "assets"
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    pipe = T2VPipeline.from_pretrained(embedded_model())
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(scope="module")
+def clips():
+    return torch.stack([render(scene)[0] for scene in heldout_prompts(8, seed=0)[0]])
+
+
+def test_a_prompt_becomes_what_it_says(pipe):
+    prompts = ["a red ball bounces on grass", "a big blue cube rests at sunset"]
+    frames = pipe(prompts, generator=torch.Generator().manual_seed(0)).frames
+    oracle = load_oracle(str(ASSETS / "world-oracle"))
+    seen = oracle.judge(pixels(torch.from_numpy(frames * 255).round().to(torch.uint8)))
+    assert [(each["colour1"], each["background"]) for each in seen] == [
+        ("red", "grass"),
+        ("blue", "sunset"),
+    ]
+
+
+def test_the_folder_holds_a_card_and_at_most_40_mib():
+    files = [path for path in embedded_model().rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 40 * 2**20
+    assert "README.md" in {path.name for path in files}
+
+
+def test_words_outside_the_world_are_named(pipe):
+    assert pipe.unknown_words("a red dragon bounces on grass") == ["dragon"]
+    assert not pipe.unknown_words(" ".join(words()))
+
+
+def test_the_vae_keeps_held_out_clips(pipe, clips):
+    error = (through_vae(pipe, clips).float() - clips.float()).square().flatten(1).mean(1)
+    psnr = 10 * torch.log10(255**2 / error)
+    assert psnr.mean() > 28.5
+
+
+def test_tiling_leaves_no_seam(pipe, clips):
+    vae = pipe.vae
+    video = pixels(clips[:1]).repeat(1, 1, 1, 2, 2)  # 128 x 128
+    with torch.no_grad():
+        whole = vae.decode(vae.encode(video).latent_dist.mean).sample
+        vae.enable_tiling(tile_sample_min_size=64)
+        tiled = vae.decode(vae.encode(video).latent_dist.mean).sample
+        vae.disable_tiling()
+    assert (tiled - whole).abs().max() < 2 / 255

@@ -120,4 +120,5 @@ def _soften(video: Tensor, generator: torch.Generator) -> Tensor:
     """Blur and noise of random strength, one draw a batch: a generated clip is never as crisp."""
     blur, noise = torch.rand(2, generator=generator).tolist()
     blurred = F.avg_pool3d(video, (1, 3, 3), 1, (0, 1, 1), count_include_pad=False)
-    return video.lerp(blurred, blur) + 0.15 * noise * torch.randn(video.shape, generator=generator)
+    noisy = 0.06 * noise * torch.randn(video.shape, generator=generator)
+    return video.lerp(blurred, 0.7 * blur) + noisy

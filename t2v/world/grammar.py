@@ -151,13 +151,11 @@ def _draw_things(camera: str, generator: torch.Generator) -> tuple[Thing, ...]:
     return (first,) * (2 if kind < 0.94 else 3)
 
 
-def draw_scene(
-    generator: torch.Generator, split: str = "train", camera: str | None = None
-) -> Scene:
+def draw_scene(generator: torch.Generator, split: str = "train") -> Scene:
     """A random scene: `train` never holds a held-out combination, `heldout` at least one."""
     while True:
         moving = float(torch.rand((), generator=generator)) < 0.25
-        chosen = camera or (pick(list(CAMERAS)[1:], generator) if moving else "still")
+        chosen = pick(list(CAMERAS)[1:], generator) if moving else "still"
         things = _draw_things(chosen, generator)
         if any(map(is_heldout, things)) == (split == "heldout"):
             break

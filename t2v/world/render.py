@@ -135,10 +135,10 @@ def _shadow(x: Tensor, y: Tensor, radius: Tensor, lift: Tensor) -> Tensor:
 
 def _shade(normal: Tensor, colour: Tensor, v: Tensor) -> Tensor:
     """Lambert and hemisphere light with a highlight and a dark rim, `t c h w`."""
-    lit = (normal * LIGHT.to(normal).view(3, 1, 1)).sum(1, keepdim=True)  # t 1 h w
+    lit = (normal * LIGHT.to(normal)[:, None, None]).sum(1, keepdim=True)  # t 1 h w
     ambient = 0.46 + 0.14 * normal[:, 1:2]
     half = torch.nn.functional.normalize(LIGHT + torch.tensor([0.0, 0.0, 1.0]), dim=0)
-    gloss = (normal * half.to(normal).view(3, 1, 1)).sum(1, keepdim=True).clamp(min=0) ** 24
+    gloss = (normal * half.to(normal)[:, None, None]).sum(1, keepdim=True).clamp(min=0) ** 24
     contact = 1 - 0.25 * (-v.unsqueeze(1)).clamp(0, 1) ** 2
-    body = colour.view(3, 1, 1) * (ambient + 0.62 * lit.clamp(min=0)) * contact
+    body = colour[:, None, None] * (ambient + 0.62 * lit.clamp(min=0)) * contact
     return body + 0.45 * gloss

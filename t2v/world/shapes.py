@@ -139,7 +139,7 @@ def _solid(
     normals, distances = planes  # t k 3, k
     nx, ny, nz = (part[..., None, None] for part in normals.unbind(-1))  # t k 1 1
     facing = nz > 1e-3
-    depth = (distances.view(-1, 1, 1) - nx * u.unsqueeze(1) - ny * v.unsqueeze(1)) / torch.where(
+    depth = (distances[:, None, None] - nx * u.unsqueeze(1) - ny * v.unsqueeze(1)) / torch.where(
         nz.abs() < 1e-3, 1e-3, nz
     )  # t k h w
     front, nearest = torch.where(facing, depth, torch.inf).min(1)
@@ -154,5 +154,5 @@ def _solid(
 
 def _select(table: Tensor, index: Tensor) -> Tensor:
     """Rows of `table` (`t k c`) at `index` (`t h w`): `t h w c`."""
-    rows = torch.arange(table.shape[0], device=table.device).view(-1, 1, 1)
+    rows = torch.arange(table.shape[0], device=table.device)[:, None, None]
     return table[rows, index]

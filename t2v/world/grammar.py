@@ -141,7 +141,7 @@ def draw_thing(motions: Sequence[str], sizes: Sequence[str], generator: torch.Ge
 
 def _draw_things(camera: str, generator: torch.Generator) -> tuple[Thing, ...]:
     kind = float(torch.rand((), generator=generator))
-    if camera != "still" or kind < 0.75:
+    if camera != "still" or kind < 0.55:
         motions = list(MOTIONS) if camera == "still" else CAMERA_MOTIONS
         return (draw_thing(motions, list(SIZES), generator),)
     first = draw_thing(PAIR_MOTIONS, ("medium",), generator)

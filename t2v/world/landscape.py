@@ -100,7 +100,7 @@ def landscape(backdrop: Backdrop, x: Tensor, y: Tensor, clock: Tensor) -> Tensor
     """
     if not backdrop.waves and bool((x == x[:1]).all() and (y == y[:1]).all()):
         x, y = x[:1], y[:1]  # nothing moves: one frame serves the clip
-    edge = 1.2 / x.shape[1]  # softens every outline by about a pixel
+    edge = 2 / x.shape[1]  # outlines fade over two pixels: nothing aliases
     sky = _sky(backdrop, x, y, edge)
     slope = torch.sin(2 * math.pi * backdrop.hills[2] * x * 0.5 + 0.8)
     ridge = HORIZON - backdrop.hills[1] * (0.45 + 0.40 * slope + 0.15 * torch.sin(11 * x + 2.0))
@@ -141,7 +141,7 @@ def _sky(backdrop: Backdrop, x: Tensor, y: Tensor, edge: float) -> Tensor:
     if backdrop.stars:
         shine = torch.zeros_like(x)
         for sx, sy in STARS:
-            shine += torch.exp(-((x - sx) ** 2 + (y - sy) ** 2) / 0.014**2)
+            shine += torch.exp(-((x - sx) ** 2 + (y - sy) ** 2) / 0.018**2)
         image = _blend(image, _colour((1.0, 1.0, 0.95), x), backdrop.stars * shine.clamp(0, 1))
     return image
 

@@ -13,7 +13,7 @@ from t2v.world.landscape import BACKDROP, GROUND, HORIZON, landscape
 from t2v.world.shapes import FOOT, shape_surface
 
 RADIUS = {"small": 0.125, "medium": 0.17, "big": 0.225}  # of the frame height
-PAIR_RADIUS = 0.145
+PAIR_RADIUS = 0.155
 COLOUR = {
     "red": (0.90, 0.10, 0.10),
     "orange": (1.00, 0.50, 0.05),
@@ -58,14 +58,15 @@ def render(
     )  # t c h w
     coverage = torch.zeros_like(x)
     light = torch.tensor(BACKDROP[scene.background].light, device=device)
-    pixel = rearrange(1 / (height * zoom), "t -> t 1 1")
+    # a one pixel wide edge would alias: what moves by part of a pixel would flicker
+    soft = rearrange(2 / (height * zoom), "t -> t 1 1")
     for place, thing in zip(_places(scene), scene.things, strict=True):
         radius, travel, lift, turn = _pose(thing, len(scene.things), clock)
         centre = GROUND - FOOT[thing.shape] * radius - lift
         beside = x + pan - place - travel
         u, v = beside / radius, (centre - y) / radius
         image = image * (1 - _shadow(beside, y, radius, lift))
-        alpha, normal = shape_surface(thing.shape, u, v, turn, pixel / radius)
+        alpha, normal = shape_surface(thing.shape, u, v, turn, soft / radius)
         colour = torch.tensor(COLOUR[thing.colour], device=device) * light
         alpha = alpha.unsqueeze(1)  # t 1 h w
         image = torch.lerp(image, _shade(normal, colour, v), alpha)

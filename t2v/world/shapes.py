@@ -13,7 +13,7 @@ YAW = 0.55  # how far solids are turned at rest, radians
 
 
 def shape_surface(
-    shape: str, u: Tensor, v: Tensor, turn: Tensor, pixel: Tensor
+    shape: str, u: Tensor, v: Tensor, turn: Tensor, soft: Tensor
 ) -> tuple[Tensor, Tensor]:
     """One shape of unit radius seen along -z.
 
@@ -22,7 +22,7 @@ def shape_surface(
         u: right, in radii, `t h w`.
         v: up, in radii, `t h w`.
         turn: how far the shape has spun, radians, `t 1 1`.
-        pixel: the width of a pixel in radii, `t 1 1`; edges are one pixel soft.
+        soft: how wide an edge fades, in radii, `t 1 1`.
 
     Returns:
         Coverage in [0, 1], `t h w`, and unit normals (right, up, towards the eye), `t 3 h w`.
@@ -30,27 +30,27 @@ def shape_surface(
     match shape:
         case "ball":
             distance = torch.hypot(u, v)
-            return _soft(1 - distance, pixel), _dome(u, v)
+            return _soft(1 - distance, soft), _dome(u, v)
         case "ring":
             distance = torch.hypot(u, v).clamp(min=1e-6)
             across = ((distance - 0.67) / 0.33).clamp(-1, 1)
             return (
-                _soft(0.33 - (distance - 0.67).abs(), pixel),
+                _soft(0.33 - (distance - 0.67).abs(), soft),
                 _dome(across * u / distance, across * v / distance),
             )
         case "star":
-            return _star(*_rotate(u, v, turn), turn, pixel)
+            return _star(*_rotate(u, v, turn), turn, soft)
         case "heart":
-            return _heart(*_rotate(u, v, turn), turn, pixel)
+            return _heart(*_rotate(u, v, turn), turn, soft)
         case "cube":
-            return _solid(u, v, _cube_planes(turn), pixel)
+            return _solid(u, v, _cube_planes(turn), soft)
         case "pyramid":
-            return _solid(u, v, _pyramid_planes(turn), pixel)
+            return _solid(u, v, _pyramid_planes(turn), soft)
     raise AssertionError(shape)
 
 
-def _soft(inside: Tensor, pixel: Tensor) -> Tensor:
-    return (inside / pixel + 0.5).clamp(0, 1)
+def _soft(inside: Tensor, soft: Tensor) -> Tensor:
+    return (inside / soft + 0.5).clamp(0, 1)
 
 
 def _dome(x: Tensor, y: Tensor) -> Tensor:
@@ -64,25 +64,25 @@ def _rotate(x: Tensor, y: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
     return cos * x + sin * y, cos * y - sin * x
 
 
-def _star(u: Tensor, v: Tensor, turn: Tensor, pixel: Tensor) -> tuple[Tensor, Tensor]:
+def _star(u: Tensor, v: Tensor, turn: Tensor, soft: Tensor) -> tuple[Tensor, Tensor]:
     """Five points with a ridge down each; the bevel of a half point is one flat facet."""
     sector = 2 * math.pi / 5
     angle = torch.atan2(u, v)
     nearest = (angle / sector).round() * sector  # the direction of the nearest point
     x, y = _rotate(u, v, -nearest)  # that point is now straight up
-    side = torch.where(x >= 0, 1.0, -1.0)
-    inner = 0.47
+    side = (x / soft).clamp(-1, 1)  # the ridge
+    inner = 0.52
     tip, notch = (0.0, 1.05), (inner * math.sin(sector / 2), inner * math.cos(sector / 2))
     edge = (notch[0] - tip[0], notch[1] - tip[1])
     length = math.hypot(*edge)
     nx, ny = -edge[1] / length, edge[0] / length  # outward for the right half
     distance = x.abs() * nx + (y - tip[1]) * ny
-    slope = 0.72
+    slope = 0.6
     fx, fy = _rotate(side * nx * slope, torch.full_like(u, ny * slope), nearest)
-    return _soft(-distance, pixel), _dome(*_rotate(fx, fy, -turn))
+    return _soft(-distance, soft), _dome(*_rotate(fx, fy, -turn))
 
 
-def _heart(u: Tensor, v: Tensor, turn: Tensor, pixel: Tensor) -> tuple[Tensor, Tensor]:
+def _heart(u: Tensor, v: Tensor, turn: Tensor, soft: Tensor) -> tuple[Tensor, Tensor]:
     """Two discs over a corner, puffed up towards the middle."""
     here = _heart_distance(u, v)
     step = 0.02
@@ -90,7 +90,7 @@ def _heart(u: Tensor, v: Tensor, turn: Tensor, pixel: Tensor) -> tuple[Tensor, T
     gy = (_heart_distance(u, v + step) - here) / step
     steep = 0.8 * (1 + here / 0.3).clamp(0, 1)  # a round rim on a gently domed body
     x, y = torch.lerp(0.5 * u, gx, steep), torch.lerp(0.5 * v, gy, steep)
-    return _soft(-here, pixel), _dome(*_rotate(x, y, -turn))
+    return _soft(-here, soft), _dome(*_rotate(x, y, -turn))
 
 
 def _heart_distance(u: Tensor, v: Tensor) -> Tensor:
@@ -133,26 +133,24 @@ def _pyramid_planes(turn: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _solid(
-    u: Tensor, v: Tensor, planes: tuple[Tensor, Tensor], pixel: Tensor
+    u: Tensor, v: Tensor, planes: tuple[Tensor, Tensor], soft: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """A convex solid under parallel rays: between its nearest exit and its farthest entry."""
+    """A convex solid under parallel rays: where no ray has left one face before it enters another."""
     normals, distances = planes  # t k 3, k
+    facing = normals[..., 2] > 0
+    # Eliminating depth from a face towards us and one away leaves a half-plane of the outline.
+    towards, away = normals[:, :, None], normals[:, None]  # t k 1 3, t 1 k 3
+    lines = away * towards[..., 2:] - towards * away[..., 2:]  # t k k 3
+    reach = distances * towards[..., 2] - distances[:, None] * away[..., 2]  # t k k
+    length = lines[..., :2].norm(dim=-1)
+    outlines = facing[:, :, None] & ~facing[:, None] & (length > 1e-4)
+    lines = lines[..., :2] / length.clamp(min=1e-4)[..., None]
+    reach = torch.where(outlines, reach / length.clamp(min=1e-4), torch.inf)
+    across = torch.einsum("tijc,cthw->tijhw", lines, torch.stack((u, v)))
+    inside = (reach[..., None, None] - across).amin((1, 2))
     nx, ny, nz = (part[..., None, None] for part in normals.unbind(-1))  # t k 1 1
-    facing = nz > 1e-3
-    depth = (distances[:, None, None] - nx * u.unsqueeze(1) - ny * v.unsqueeze(1)) / torch.where(
-        nz.abs() < 1e-3, 1e-3, nz
-    )  # t k h w
-    front, nearest = torch.where(facing, depth, torch.inf).min(1)
-    back, farthest = torch.where(facing, -torch.inf, depth).max(1)
-    slope = torch.stack((nx / nz, ny / nz), dim=-1)[:, :, 0, 0]  # t k 2
-    steepness = (_select(slope, nearest) - _select(slope, farthest)).norm(dim=-1)
-    coverage = _soft((front - back) / steepness.clamp(min=1e-3), pixel)
-    bevel = torch.softmax(-torch.where(facing, depth, torch.inf) / 0.05, dim=1)  # t k h w
+    depth = (distances[:, None, None] - nx * u.unsqueeze(1) - ny * v.unsqueeze(1)) / nz
+    shown = torch.where(nz > 1e-3, depth, torch.inf)
+    bevel = torch.softmax(-shown / 0.09, dim=1)  # t k h w
     normal = torch.einsum("tkhw,tkc->tchw", bevel, normals)
-    return coverage, torch.nn.functional.normalize(normal, dim=1)
-
-
-def _select(table: Tensor, index: Tensor) -> Tensor:
-    """Rows of `table` (`t k c`) at `index` (`t h w`): `t h w c`."""
-    rows = torch.arange(table.shape[0], device=table.device)[:, None, None]
-    return table[rows, index]
+    return _soft(inside, soft), torch.nn.functional.normalize(normal, dim=1)

@@ -1,0 +1,20 @@
+"""Every setting of t2v and its default; imports no torch."""
+
+from t2v.config.models import TransformerConfig, VAEConfig
+from t2v.config.sampling import BenchConfig, ConvertConfig, SampleConfig
+from t2v.config.training import OptimConfig, TrainConfig, TrainDiTConfig, TrainVAEConfig
+from t2v.config.world import EvalConfig, WorldConfig
+
+__all__ = [
+    "BenchConfig",
+    "ConvertConfig",
+    "EvalConfig",
+    "OptimConfig",
+    "SampleConfig",
+    "TrainConfig",
+    "TrainDiTConfig",
+    "TrainVAEConfig",
+    "TransformerConfig",
+    "VAEConfig",
+    "WorldConfig",
+]

@@ -1,0 +1,83 @@
+"""The settings of making videos and of timing it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from t2v.config.checks import at_least_one
+from t2v.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleConfig:
+    """`t2v sample`; prompts are not settings, they come as arguments or from a file."""
+
+    model: str = "t2v-tiny"  # the embedded model, a pipeline folder or a hub id
+    output: str = "video.mp4"
+    negative_prompt: str = ""
+    seed: int = 0
+    height: int | None = None  # None: what the model was saved with
+    width: int | None = None
+    num_frames: int | None = None
+    duration: float | None = None  # seconds, instead of num_frames
+    fps: float | None = None
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    num_videos_per_prompt: int = 1
+    attention: str = "native"
+    device: str = "auto"
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    sheet: bool = False
+    gif: bool = False
+    preview_every: int = 0  # steps between two preview images; 0: none
+    truncate: bool = False  # cut off a prompt that is too long, instead of refusing it
+
+    def __post_init__(self) -> None:
+        for name in ("height", "width", "num_frames", "duration", "fps", "num_inference_steps"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise UserError(f"{name}={value}: it must be more than 0.")
+        if self.num_frames is not None and self.duration is not None:
+            raise UserError(
+                f"num_frames={self.num_frames} and duration={self.duration}: give one of them."
+            )
+        at_least_one(self, "num_videos_per_prompt")
+        if self.preview_every < 0:
+            raise UserError(f"preview_every={self.preview_every}: it must be at least 0.")
+        if not 0 <= self.seed < 2**63:
+            raise UserError(f"seed={self.seed}: it must be from 0 to 2^63 - 1.")
+        if not self.output.endswith(".mp4"):
+            raise UserError(f"output={self.output}: videos are written as .mp4; end the name so.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchConfig:
+    """`t2v bench`"""
+
+    model: str = "t2v-tiny"  # the embedded model, a pipeline folder or a hub id
+    height: int | None = None  # None: what the model was saved with
+    width: int | None = None
+    num_frames: int | None = None
+    num_inference_steps: int | None = None
+    attention: str = "native"
+    device: str = "auto"
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    warmup: int = 1
+    repeats: int = 5
+    memory_frames: tuple[int, ...] = (33, 257)  # lengths whose VAE memory is compared
+    json: str | None = None  # a file to write the figures to
+
+    def __post_init__(self) -> None:
+        if self.warmup < 0 or self.repeats < 1:
+            raise UserError(
+                f"warmup={self.warmup} repeats={self.repeats}: at least 0 and at least 1."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertConfig:
+    """`t2v convert SRC DST`: a Wan pipeline folder in diffusers' layout becomes one of ours."""
+
+    src: str
+    dst: str

@@ -1,0 +1,90 @@
+"""The settings of every kind of training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from t2v.config.checks import at_least_one
+from t2v.config.models import TransformerConfig, VAEConfig
+from t2v.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """Optimizer, schedule and weight average."""
+
+    name: Literal["muon", "adamw"] = "muon"
+    lr: float = 3e-3  # of the matrices under Muon
+    adam_lr: float = 1e-3  # of everything else
+    weight_decay: float = 0.0
+    warmup_steps: int = 100
+    decay_from: float = 0.5  # constant until this fraction of the steps, then cosine to zero
+    clip_norm: float = 1.0
+    ema_decay: float = 0.998
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """What every kind of training shares."""
+
+    output: str
+    seed: int = 0
+    steps: int = 10_000
+    batch_size: int = 48
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    save_every: int = 500
+    keep_checkpoints: int = 2
+    validate_every: int = 500
+    precision: Literal["fp32", "bf16"] = "bf16"
+    device: str = "cpu"
+    held_out: int = 256  # the last clips of the data, kept for validation
+    start_from: str | None = None  # a checkpoint whose averaged weights a new run begins with
+
+    def __post_init__(self) -> None:
+        at_least_one(self, "batch_size", "save_every", "validate_every", "keep_checkpoints")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainVAEConfig(TrainConfig):
+    """`t2v train-vae`"""
+
+    model: VAEConfig = field(default_factory=VAEConfig)
+    data: str  # folder written by `t2v world`
+    train_encoder: bool = True  # false: the latents of start_from stay, only the decoder learns
+    image_ratio: float = 0.1  # share of the steps that see single frames
+    mse_weight: float = 10.0
+    kl_weight: float = 3e-4
+    l1_weight: float = 0.25
+    gradient_weight: float = 3.0
+    foreground_weight: float = 4.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.train_encoder and self.start_from is None:
+            raise UserError("train_encoder=false keeps a trained encoder: name it by start_from.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainDiTConfig(TrainConfig):
+    """`t2v train`"""
+
+    model: TransformerConfig = field(default_factory=TransformerConfig)
+    data: str  # folder written by `t2v world`
+    vae: str  # a VAE folder or a checkpoint of `t2v train-vae`
+    text: str  # folder with tokenizer/ and text_encoder/ written by `t2v world make=text`
+    objective: Literal["flow", "v", "epsilon"] = "flow"
+    shift: float = 2.0  # of the times of objective=flow; the others do not use it
+    attention: str = "native"  # the kernel of the training steps; samples use the default
+    caption_dropout: float = 0.1
+    train_text_encoder: bool = True
+    text_lr: float = 2e-4
+    num_inference_steps: int = 20  # what the saved pipeline does unless told otherwise
+    guidance_scale: float = 3.0
+    max_sequence_length: int = 64  # text tokens the transformer sees, zero rows after the last
+    prompts: tuple[str, ...] = (  # drawn on the contact sheet at every validation
+        "a red ball bounces on grass",
+        "a blue cube spins on sand",
+        "a yellow star moves left over the sea",
+        "a green ring rises at night",
+    )

@@ -20,6 +20,7 @@ class WorldConfig:
     steps: int = 1000  # make=text and make=oracle
     batch_size: int = 128
     lr: float = 2e-3
+    start_from: str | None = None  # make=text: a folder whose tokenizer and encoder learn on
     split: Literal["train", "heldout"] = "train"
     num_frames: int = 17
     height: int = 64

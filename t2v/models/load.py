@@ -2,9 +2,16 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from safetensors import SafetensorError
 from torch import nn
+from transformers import (
+    AutoModelForTextEncoding,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from t2v.errors import UserError
 
@@ -34,3 +41,20 @@ def refuse_missing(what: str, *parts: nn.Module) -> None:
     """Raise `UserError` where diffusers only warned: a weight that no file had has no values."""
     if any(weight.is_meta for part in parts for weight in part.parameters()):
         raise UserError(f"{what}: some of its weights are missing. Get it anew.")
+
+
+def load_text(folder: str | Path) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+    """The tokenizer and text encoder, of the class it was saved as, of a folder with both.
+
+    Raises:
+        UserError: `tokenizer/` or `text_encoder/` is missing or damaged.
+    """
+    for part in ("tokenizer", "text_encoder"):
+        if not (Path(folder) / part).is_dir():
+            raise UserError(
+                f"text={folder} has no {part}/. Make it: t2v world make=text output={folder}"
+            )
+    with loading(f"text={folder}"):
+        tokenizer = AutoTokenizer.from_pretrained(Path(folder) / "tokenizer")
+        encoder = AutoModelForTextEncoding.from_pretrained(Path(folder) / "text_encoder")
+    return tokenizer, encoder

@@ -14,12 +14,6 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import (
-    AutoModelForTextEncoding,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
 
 from t2v.config import TrainDiTConfig
 from t2v.data.captions import Captions
@@ -29,7 +23,7 @@ from t2v.data.order import keyed_generator, step_indices
 from t2v.errors import UserError
 from t2v.models.attention import check_backend
 from t2v.models.diffusion import build_scheduler, diffusion_loss, draw_times
-from t2v.models.load import loading, refuse_missing
+from t2v.models.load import load_text, loading, refuse_missing
 from t2v.models.placement import pick_device
 from t2v.models.transformer import T2VTransformer3DModel
 from t2v.models.vae import AutoencoderKLT2V
@@ -229,20 +223,3 @@ def load_vae(folder: str | Path) -> AutoencoderKLT2V | AutoencoderKLWan:
     raise UserError(
         f"vae={folder} holds no VAE. Give a VAE folder, or the output of `t2v train-vae`."
     )
-
-
-def load_text(folder: str | Path) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
-    """The tokenizer and text encoder, of the class it was saved as, of a folder with both.
-
-    Raises:
-        UserError: `tokenizer/` or `text_encoder/` is missing or damaged.
-    """
-    for part in ("tokenizer", "text_encoder"):
-        if not (Path(folder) / part).is_dir():
-            raise UserError(
-                f"text={folder} has no {part}/. Make it: t2v world make=text output={folder}"
-            )
-    with loading(f"text={folder}"):
-        tokenizer = AutoTokenizer.from_pretrained(Path(folder) / "tokenizer")
-        encoder = AutoModelForTextEncoding.from_pretrained(Path(folder) / "text_encoder")
-    return tokenizer, encoder

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
 from t2v.config import WorldConfig
+from t2v.models.load import load_text
 from t2v.settings import save_config
 from t2v.world.grammar import Scene, caption, draw_scene, words
 from t2v.world.labels import HEADS, labels
@@ -103,10 +104,13 @@ def train_text(config: WorldConfig) -> None:
     generator = torch.Generator().manual_seed(config.seed)
     scenes = [draw_scene(generator) for _ in range(config.count)]
     captions = [caption(scene, generator) for scene in scenes]
-    tokenizer = build_tokenizer(iter(captions))
     with torch.random.fork_rng(devices=[]):  # transformers initialises from the global source
         torch.manual_seed(config.seed)
-        encoder = build_text_encoder(len(tokenizer))
+        if config.start_from:
+            tokenizer, encoder = load_text(config.start_from)
+        else:
+            tokenizer = build_tokenizer(iter(captions))
+            encoder = build_text_encoder(len(tokenizer))
         reader = CaptionReader(encoder.config.d_model)
     parameters = [*encoder.parameters(), *reader.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=0.0)

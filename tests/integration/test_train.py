@@ -18,11 +18,12 @@ from t2v.config import (
 from t2v.data.clips import load_clips, pixels
 from t2v.data.latents import encode_folder
 from t2v.errors import UserError
+from t2v.models.load import load_text
 from t2v.models.placement import ALIGNMENT
 from t2v.models.vae import AutoencoderKLT2V
 from t2v.pipeline import T2VPipeline
 from t2v.training.checkpoint import newest_checkpoint
-from t2v.training.dit import DiTTask, encode_tokens, load_text, load_vae, train_dit
+from t2v.training.dit import DiTTask, encode_tokens, load_vae, train_dit
 from t2v.training.loop import fit, start_state
 from t2v.training.vae import VAETask, train_vae
 

@@ -7,8 +7,8 @@ from transformers import UMT5Config, UMT5EncoderModel
 
 from t2v.errors import UserError
 from t2v.evaluation.world import load_oracle, load_pipeline
-from t2v.models.load import refuse_missing
-from t2v.training.dit import load_text, load_vae
+from t2v.models.load import load_text, refuse_missing
+from t2v.training.dit import load_vae
 from t2v.world.oracle import WorldOracle
 
 

@@ -1,0 +1,108 @@
+"""The settings of curation, one group a stage; where a threshold comes from stands beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from t2v.config.checks import at_least_one
+from t2v.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeConfig:
+    """What a file must be to be looked at at all."""
+
+    min_side: int = 64  # pixels of the shorter side, upright and square
+    min_frames: int = 2
+    hdr: Literal["drop", "keep"] = "drop"  # PQ and HLG look washed out when read as SDR
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScenesConfig:
+    """Where takes begin and end; times in seconds."""
+
+    short_side: int = 144  # of the frames that all stages share
+    min_seconds: float = 1.0
+    max_seconds: float = 10.0  # longer takes are split
+    adaptive_threshold: float = 3.0  # PySceneDetect's AdaptiveDetector
+    min_content: float = 15.0
+    dissolve_seconds: float = 2.0  # the longest dissolve that is looked for
+    black: float = 12.0  # a fade reaches this mean brightness, of 255
+    stitch: float = 0.9  # likeness across a cut from which it is none (Panda-70M)
+    peak: float = 6.0  # a jump this many times its neighbours ends a take (xGen-VideoSyn-1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DedupConfig:
+    """When two clips are the same; measured on true pairs (>= .80) and false ones (<= .25)."""
+
+    correlation: float = 0.6
+    overlap_seconds: float = 0.8  # the least that two clips must share
+
+
+@dataclass(frozen=True, kw_only=True)
+class MotionConfig:
+    """The band of motion, in percent of the shorter side a second at 8 frames a second."""
+
+    min_motion: float = 0.05
+    max_motion: float = 150.0
+    max_frozen: float = 0.5  # share of the clip in which nothing changes at all
+
+
+@dataclass(frozen=True, kw_only=True)
+class QualityConfig:
+    """Blur, exposure and blockiness; the aesthetic head only where a model is named."""
+
+    min_sharpness: float = 2.5
+    max_noise: float = 15.0
+    min_contrast: float = 5.0
+    max_clipped: float = 0.6  # share of pixels at the end of the range
+    max_blockiness: float = 2.0
+    aesthetic_model: str = ""  # a folder or hub id that transformers can load
+    min_aesthetic: float = 4.5  # xGen-VideoSyn-1's, of 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class OverlayConfig:
+    """Burned-in text, logos and bars."""
+
+    text: Literal["drop", "tag"] = "drop"
+    logo: Literal["crop", "drop", "tag"] = "tag"
+    letterbox: Literal["crop", "drop", "tag"] = "crop"
+    max_text: float = 0.02  # share of the picture; xGen-VideoSyn-1: 20,000 pixels at 720p
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurateConfig:
+    """`t2v curate IN -o OUT`"""
+
+    input: str  # a folder of footage, or one file
+    output: str
+    engine: Literal["local", "ray"] = "local"
+    workers: int = 0  # 0: one a core
+    seconds_per_file: float = 600.0  # a file that takes longer has failed
+    memory_gb: float = 4.0  # so has one that needs more
+    skip: tuple[str, ...] = ()  # stages to leave out
+    files: Literal["none", "cut", "shards"] = "none"  # write clips too: mp4, or WebDataset
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
+    scenes: ScenesConfig = field(default_factory=ScenesConfig)
+    motion: MotionConfig = field(default_factory=MotionConfig)
+    quality: QualityConfig = field(default_factory=QualityConfig)
+    overlay: OverlayConfig = field(default_factory=OverlayConfig)
+    dedup: DedupConfig = field(default_factory=DedupConfig)
+
+    def __post_init__(self) -> None:
+        if self.workers < 0:
+            raise UserError(f"workers={self.workers}: it must be at least 0 (0: one a core).")
+        if min(self.seconds_per_file, self.memory_gb) <= 0:
+            raise UserError(
+                f"seconds_per_file={self.seconds_per_file} memory_gb={self.memory_gb}: "
+                "both must be more than 0."
+            )
+        at_least_one(self.scenes, "short_side")
+        if not 0 < self.scenes.min_seconds <= self.scenes.max_seconds:
+            raise UserError(
+                f"scenes.min_seconds={self.scenes.min_seconds} must be more than 0 and at most "
+                f"scenes.max_seconds={self.scenes.max_seconds}."
+            )

@@ -1,4 +1,4 @@
-"""`Clip`, one row of a dataset, and the files that hold them: a manifest, or media with captions."""
+"""`Clip`, one row of a dataset, and the files that hold clips: a manifest, or a media folder."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def write_manifest(path: Path, clips: Iterable[Clip]) -> None:
 
     Equal clips give equal bytes: keys are sorted and every field is written.
     """
-    folder = Path(os.path.abspath(path.parent))
+    folder = Path(_absolute(path.parent))
     partial = path.with_name(f".{path.name}.partial")
     with partial.open("w", encoding="utf-8", newline="\n") as file:
         for clip in clips:
@@ -100,8 +100,12 @@ def write_manifest(path: Path, clips: Iterable[Clip]) -> None:
     partial.replace(path)
 
 
+def _absolute(path: str | Path) -> str:
+    return os.path.abspath(path)  # noqa: PTH100  resolve() would follow links out of the folder
+
+
 def _relative(path: str, folder: Path) -> str:
-    absolute = Path(os.path.abspath(path))
+    absolute = Path(_absolute(path))
     inside = absolute.is_relative_to(folder)
     return (absolute.relative_to(folder) if inside else absolute).as_posix()
 
@@ -117,7 +121,7 @@ def _media_folder(folder: Path) -> list[Clip]:
             f"{folder} holds neither {MANIFEST} nor videos or images "
             f"({' '.join(sorted(VIDEO_SUFFIXES | IMAGE_SUFFIXES))})."
         )
-    return [_with_sidecar(Path(os.path.abspath(each))) for each in media]
+    return [_with_sidecar(Path(_absolute(each))) for each in media]
 
 
 def _with_sidecar(path: Path) -> Clip:
@@ -150,7 +154,7 @@ def _clip(line: str, folder: Path, where: str) -> Clip:
     known = {each.name for each in fields(Clip)} - {"extra"}
     given = {name: value for name, value in row.items() if name in known}
     given |= {name: tuple(given[name]) for name in ("captions", "tags") if name in given}
-    given["path"] = os.path.abspath(folder / row["path"])
+    given["path"] = _absolute(folder / row["path"])
     return Clip(**given, extra={name: value for name, value in row.items() if name not in known})
 
 

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKLWan, DiffusionPipeline, SchedulerMixin
 from diffusers.guiders import BaseGuidance
-from diffusers.loaders import WanLoraLoaderMixin
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from diffusers.video_processor import VideoProcessor
@@ -23,6 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from t2v.errors import UserError
 from t2v.models.guidance import CFGMode, Guidance, Step
+from t2v.models.lora import LoraLoader
 from t2v.models.placement import ready
 from t2v.models.request import check_prompts, count_frames, latent_shape
 from t2v.models.schedule import sample_generators, set_timesteps, step_options
@@ -51,7 +51,7 @@ class T2VPipelineOutput(BaseOutput):
     fps: float | None = None
 
 
-class T2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
+class T2VPipeline(DiffusionPipeline, LoraLoader):
     """Text to video, with the habits of every diffusers pipeline; reads LoRA files made for Wan.
 
     Args:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isfinite
 from typing import Literal
 
 from t2v.config.checks import at_least_one
@@ -32,6 +33,8 @@ class SampleConfig:
     gif: bool = False
     preview_every: int = 0  # steps between two preview images; 0: none
     truncate: bool = False  # cut off a prompt that is too long, instead of refusing it
+    lora: str | None = None  # a LoRA file, or a folder (such as a checkpoint) that holds one
+    lora_scale: float = 1.0  # its strength; 0 is the model without it, bit for bit
 
     def __post_init__(self) -> None:
         for name in ("height", "width", "num_frames", "duration", "fps", "num_inference_steps"):
@@ -43,6 +46,8 @@ class SampleConfig:
                 f"num_frames={self.num_frames} and duration={self.duration}: give one of them."
             )
         at_least_one(self, "num_videos_per_prompt")
+        if not isfinite(self.lora_scale) or (self.lora_scale != 1 and self.lora is None):
+            raise UserError(f"lora_scale={self.lora_scale}: a number, together with lora=FILE.")
         if self.preview_every < 0:
             raise UserError(f"preview_every={self.preview_every}: it must be at least 0.")
         if not 0 <= self.seed < 2**63:

@@ -15,6 +15,7 @@ from huggingface_hub.errors import HTTPError  # httpx's, under whichever name th
 from t2v.config import SampleConfig
 from t2v.errors import UserError
 from t2v.models.load import loading, refuse_missing
+from t2v.models.lora import load_lora
 from t2v.models.placement import pick_device
 from t2v.sampling.recipe import weights_hash
 
@@ -67,7 +68,7 @@ def load_pipeline(config: SampleConfig) -> tuple[DiffusionPipeline, str]:
     """The pipeline of `config.model`, ready on its device, and the hash of its weights.
 
     Raises:
-        UserError: the model, the device or the attention backend is not to be had.
+        UserError: the model, the device, the LoRA or the attention backend is not to be had.
     """
     if not sys.stderr.isatty():
         diffusers.utils.logging.disable_progress_bar()
@@ -82,6 +83,8 @@ def load_pipeline(config: SampleConfig) -> tuple[DiffusionPipeline, str]:
     parts = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
     refuse_missing(f"model={config.model}", *parts)
     pipeline.to(device)
+    if config.lora is not None:
+        load_lora(pipeline, config.lora, config.lora_scale)
     pipeline.set_progress_bar_config(desc="denoising", disable=not sys.stderr.isatty())
     if config.attention != "native":
         _set_attention(pipeline, config.attention)

@@ -30,6 +30,7 @@ class Recipe:
     Args:
         settings: of this video alone: its seed, its file, one video.
         weights: `weights_hash` of the pipeline folder.
+        lora: `file_hash` of the LoRA, where there is one.
         device: kind of the device that drew it.
         versions: of t2v and the packages that do the arithmetic.
     """
@@ -39,6 +40,7 @@ class Recipe:
     weights: str
     device: str
     versions: dict[str, str]
+    lora: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in the mp4 and in the file beside it."""
@@ -56,6 +58,7 @@ def read(values: Any, source: Path, overrides: Sequence[str] = ()) -> Recipe:
             name: "null" if value is None else value for name, value in values["settings"].items()
         }
         rest = {name: values[name] for name in ("prompt", "weights", "device", "versions")}
+        rest["lora"] = values.get("lora")  # recipes of before there were any have none
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{source}: holds no recipe of `t2v sample` ({error} is missing)."
@@ -110,11 +113,12 @@ def weights_hash(folder: Path) -> str:
     for part in sorted(parts):
         for path in sorted((folder / part).rglob("*")):
             if path.suffix in (".safetensors", ".bin"):
-                total.update(f"{path.relative_to(folder).as_posix()} {_file_hash(path)}\n".encode())
+                total.update(f"{path.relative_to(folder).as_posix()} {file_hash(path)}\n".encode())
     return total.hexdigest()
 
 
-def _file_hash(path: Path) -> str:
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file."""
     blob = path.resolve().name  # the Hub's cache names its files by this very hash
     if SHA256.fullmatch(blob):
         return blob

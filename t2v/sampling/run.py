@@ -20,6 +20,7 @@ from torch import Tensor
 
 from t2v.config import SampleConfig
 from t2v.errors import UserError
+from t2v.models.lora import lora_file
 from t2v.models.request import count_frames
 from t2v.pipeline import T2VPipeline
 from t2v.sampling import recipe as recipes
@@ -79,7 +80,7 @@ def repeat(path: Path, overrides: Sequence[str]) -> Path:
     check_writable(Path(old.settings.output))
     pipeline, weights = load_pipeline(old.settings)
     new = _recipe(pipeline, weights, old.prompt, resolve(pipeline, old.prompt, old.settings))
-    _check_same(old, new, weights_may_differ=any(each.startswith("model=") for each in overrides))
+    _check_same(old, new, renamed={each.partition("=")[0] for each in overrides})
     return _make_all(pipeline, [new])[0]
 
 
@@ -101,7 +102,7 @@ def resume(path: Path, overrides: Sequence[str]) -> Path:
     check_writable(Path(old.settings.output))
     pipeline, weights = load_pipeline(old.settings)
     new = _recipe(pipeline, weights, old.prompt, resolve(pipeline, old.prompt, old.settings))
-    _check_same(old, new, weights_may_differ=False)
+    _check_same(old, new, renamed=set())
     (made,) = _make_all(pipeline, [new], latents, step)
     path.unlink(missing_ok=True)
     return made
@@ -177,19 +178,26 @@ def _recipe(
         prompt=prompt,
         settings=resolved,
         weights=weights,
+        lora=None if resolved.lora is None else recipes.file_hash(lora_file(resolved.lora)),
         device=pipeline.device.type,
         versions=recipes.versions(),
     )
 
 
-def _check_same(old: Recipe, new: Recipe, weights_may_differ: bool) -> None:
-    """Name what will make the video another one: a new model is an error, the rest a warning."""
-    if old.weights != new.weights and not weights_may_differ:
+def _check_same(old: Recipe, new: Recipe, renamed: set[str]) -> None:
+    """Name what will make the video another one: other weights are an error, the rest a warning.
+
+    Args:
+        renamed: settings given anew; a model or LoRA among them may be another one.
+    """
+    if old.weights != new.weights and "model" not in renamed:
         raise UserError(
             f"model={new.settings.model}: its weights ({new.weights[:12]}) are not those of the "
             f"recipe ({old.weights[:12]}, {old.settings.model}, t2v {old.versions.get('t2v')}). "
             "Name the right one with --model."
         )
+    if old.lora != new.lora and "lora" not in renamed:
+        raise UserError(f"lora={new.settings.lora}: not the file it was. Name the right one.")
     before = {"device": old.device, "weights": old.weights[:12], **old.versions}
     after = {"device": new.device, "weights": new.weights[:12], **new.versions}
     for name in before.keys() & after.keys():

@@ -14,6 +14,7 @@ from diffusers import (
     WanPipeline,
     WanTransformer3DModel,
 )
+from peft import LoraConfig, get_peft_model_state_dict
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import UMT5Config, UMT5EncoderModel
@@ -315,3 +316,25 @@ def test_another_packages_pipeline_runs_too(run, tokenizer, tmp_path):
     assert code == 0, err
     again = read_video("video-again.mp4")[0]  # bits are promised for our own pipelines only
     assert again.shape == frames.shape
+
+
+def test_a_lora_is_drawn_with_and_its_file_belongs_to_the_recipe(run, pipe, model, tmp_path):
+    pipe.save_pretrained(model)
+    pipe.transformer.add_adapter(LoraConfig(target_modules=["to_q"], init_lora_weights=False))
+    layers = get_peft_model_state_dict(pipe.transformer)
+    pipe.save_lora_weights(tmp_path / "style", transformer_lora_layers=layers)
+    lora = f"lora={tmp_path / 'style'}"
+    assert run(PROMPT, "-o", "plain.mp4")[0] == 0
+    code, _, err = run(PROMPT, lora, "lora_scale=0.8", "-o", "a.mp4")
+    assert code == 0 and "at scale 0.8 changes the prediction by" in err, err
+    assert len(read_recipe("a.mp4")["lora"]) == 64
+    run(PROMPT, lora, "lora_scale=0", "-o", "zero.mp4")
+    plain, tuned, zero = (read_video(f"{name}.mp4")[0] for name in ("plain", "a", "zero"))
+    assert (zero == plain).all() and (tuned != plain).any()
+    assert run("--recipe", "a.mp4", use_model=False)[0] == 0
+    assert (read_video("a-again.mp4")[0] == tuned).all()
+    other = {name: 2 * tensor for name, tensor in layers.items()}
+    pipe.save_lora_weights(tmp_path / "style", transformer_lora_layers=other)
+    code, _, err = run("--recipe", "a.mp4", use_model=False)
+    assert code == 2 and "not the file it was" in err
+    assert run(PROMPT, "lora_scale=0.5")[0] == 2

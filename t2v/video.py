@@ -1,4 +1,4 @@
-"""Reading and writing video files; the only module that imports imageio or PyAV."""
+"""Writing video files, and reading ours; `t2v.footage` reads anybody's."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ TREES = {
 FLOORS = [
     {"errors"},
     {"config", "settings"},
-    {"models", "diffusion", "video", "manifest", "distributed", "log"},
+    {"models", "diffusion", "video", "footage", "workers", "manifest", "distributed", "log"},
     {"pipeline", "data", "curation"},
     {"world"},
     {"evaluation"},

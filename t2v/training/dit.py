@@ -14,6 +14,7 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from t2v.config import TrainDiTConfig
 from t2v.data.captions import Captions
@@ -47,6 +48,15 @@ class DiTBatch(NamedTuple):
     lengths: Tensor  # b, tokens before the padding
 
 
+class DiTParts(NamedTuple):
+    """What a pipeline is made of, beside its scheduler."""
+
+    vae: AutoencoderKLT2V | AutoencoderKLWan
+    tokenizer: PreTrainedTokenizerBase
+    text_encoder: PreTrainedModel
+    transformer: T2VTransformer3DModel
+
+
 def train_dit(config: TrainDiTConfig) -> Path:
     """`t2v train`: train on a folder of clips and return the last checkpoint, a pipeline folder.
 
@@ -62,20 +72,19 @@ def train_dit(config: TrainDiTConfig) -> Path:
 class DiTTask:
     """Predict the objective's target from noisy latents and text; the text encoder learns along."""
 
-    def __init__(self, config: TrainDiTConfig) -> None:
+    def __init__(self, config: TrainDiTConfig, parts: DiTParts | None = None) -> None:
         self.config = config
+        vae, tokenizer, text_encoder, transformer = parts or fresh_parts(config)
         self.rows = read_rows(config.data)
         self.train_count = train_count(len(self.rows), config.held_out)
-        self.vae = load_vae(config.vae).to(config.device)
+        self.vae = vae.to(config.device)
         self.sources = {"latents": latents_name(self.vae, config.data, config.precision)}
         self.latents = encode_folder(self.vae, config.data, config.precision)
-        tokenizer, text_encoder = load_text(config.text)
         self.tokenizer = tokenizer
         self.captions = Captions(self.rows, tokenizer, config.max_sequence_length)
-        transformer = T2VTransformer3DModel(**asdict(config.model))
-        transformer.initialize(keyed_generator(config.seed, "weights"))
         self.model = nn.ModuleDict({"transformer": transformer, "text_encoder": text_encoder})
         self.model.to(config.device)
+        self.parts = dict(self.model.items())
         text_encoder.requires_grad_(config.train_text_encoder)
         head_dim = config.model.attention_head_dim
         check_backend(config.attention, head_dim, torch.device(config.device), torch.float32)
@@ -182,6 +191,15 @@ class DiTTask:
         seeds = [torch.Generator().manual_seed(self.config.seed) for _ in self.config.prompts]
         videos = self._pipeline()(list(self.config.prompts), generator=seeds, output_type="np")
         return contact_sheet(torch.from_numpy(videos.frames))
+
+
+def fresh_parts(config: TrainDiTConfig) -> DiTParts:
+    """The saved VAE and text encoder that `config` names, and a transformer that knows nothing."""
+    vae = load_vae(config.vae)
+    tokenizer, text_encoder = load_text(config.text)
+    transformer = T2VTransformer3DModel(**asdict(config.model))
+    transformer.initialize(keyed_generator(config.seed, "weights"))
+    return DiTParts(vae, tokenizer, text_encoder, transformer)
 
 
 def encode_tokens(

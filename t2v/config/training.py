@@ -39,7 +39,7 @@ class TrainConfig:
     precision: Literal["fp32", "bf16"] = "bf16"
     device: str = "cpu"
     held_out: int = 256  # the last clips of the data, kept for validation
-    start_from: str | None = None  # a checkpoint whose averaged weights a new run begins with
+    start_from: str | None = None  # a pipeline folder or checkpoint whose weights a run begins with
 
     def __post_init__(self) -> None:
         at_least_one(self, "batch_size", "save_every", "validate_every", "keep_checkpoints")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,6 +27,7 @@ class Task(Protocol):
     """
 
     model: nn.Module  # holds every trained parameter, already on its device
+    parts: Mapping[str, nn.Module]  # what of it `save` writes to which folder
     sources: dict[str, str]  # hashes of what the run reads; going on with others is refused
 
     def parameter_groups(self) -> list[ParameterGroup]:

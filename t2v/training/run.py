@@ -25,6 +25,7 @@ from t2v.errors import UserError
 from t2v.settings import load_config, save_config
 from t2v.training.checkpoint import newest_checkpoint, save_checkpoint, verify_checkpoint
 from t2v.training.loop import StepMetrics, Task, TrainState, fit, start_state
+from t2v.training.start import start_from
 
 logger = logging.getLogger(__name__)
 
@@ -122,38 +123,6 @@ def load_state(checkpoint: Path, task: Task, config: TrainConfig, state: TrainSt
     state.optimizer.load_state_tensors(load_file(training / "optimizer.safetensors"))
     state.ema.load_tensors(load_file(training / "ema.safetensors"))
     state.step = record["step"]
-
-
-def starting_checkpoint(folder: Path) -> Path:
-    """The checkpoint `folder` is, or the newest one in it.
-
-    Raises:
-        UserError: it is none and holds none.
-    """
-    checkpoint = folder if (folder / "training").is_dir() else newest_checkpoint(folder)
-    if checkpoint is None:
-        raise UserError(f"start_from={folder} holds no checkpoint. Give one, or omit it.")
-    return checkpoint
-
-
-def start_from(checkpoint: Path, task: Task) -> None:
-    """Give the task's model the average weights of another run's checkpoint, or of its newest.
-
-    Raises:
-        UserError: there is no checkpoint, a file is damaged, or the weights are of another model.
-    """
-    checkpoint = starting_checkpoint(checkpoint)
-    verify_checkpoint(checkpoint)
-    weights = load_file(checkpoint / "training" / "ema.safetensors")
-    own = dict(task.model.named_parameters())
-    fitting = [name for name in own if name in weights and weights[name].shape == own[name].shape]
-    if not len(fitting) == len(own) == len(weights):
-        raise UserError(
-            f"start_from={checkpoint} is another model: of {len(weights)} weights {len(fitting)} "
-            f"fit the {len(own)} of this one. Give the model settings it was trained with."
-        )
-    for name, parameter in own.items():
-        parameter.data.copy_(weights[name])
 
 
 def _state_tensors(task: Task, state: TrainState) -> dict[str, dict[str, Tensor]]:

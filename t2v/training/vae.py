@@ -20,8 +20,9 @@ from t2v.models.placement import pick_device
 from t2v.models.vae import AutoencoderKLT2V
 from t2v.training.loop import autocast
 from t2v.training.optim import ParameterGroup, split_parameters
-from t2v.training.run import refuse_many_processes, run, starting_checkpoint
+from t2v.training.run import refuse_many_processes, run
 from t2v.training.sheet import contact_sheet
+from t2v.training.start import starting_part
 
 STATISTICS_CLIPS = 512  # enough for two digits of a mean and a standard deviation
 SHORTCUT_CLIPS = 256  # some 80,000 patches for a 768-dimensional covariance
@@ -68,6 +69,7 @@ class VAETask:
         if not config.train_encoder:
             self.model.encoder.requires_grad_(False)
         self.model.to(config.device)
+        self.parts = {"vae": self.model}
 
     def parameter_groups(self) -> list[ParameterGroup]:
         parameters = dict(self.model.named_parameters())
@@ -130,8 +132,8 @@ class VAETask:
         """Write `vae/`, with the mean and spread of its latents in the config."""
         if self.config.start_from and not self.config.train_encoder:
             # A transformer was trained on latents of this scale; other clips must not change it.
-            start = starting_checkpoint(Path(self.config.start_from))
-            saved = AutoencoderKLT2V.load_config(start / "vae")
+            start = starting_part(Path(self.config.start_from), "vae")
+            saved = AutoencoderKLT2V.load_config(start)
             mean, std = saved["latents_mean"], saved["latents_std"]
         else:
             with autocast(self.config):

@@ -1,7 +1,7 @@
 """VAE and transformer training on tiny parts, end to end."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -206,3 +206,29 @@ def test_what_is_missing_is_named_with_the_way_to_make_it(tmp_path, vae_config):
     found = load_vae(vae_config.output)
     assert not any(parameter.requires_grad for parameter in found.parameters())
     assert newest_checkpoint(vae_config.output) is not None
+
+
+def test_training_begins_with_the_weights_of_a_plain_pipeline_folder(
+    dit_config, vae_config, pipe, vae, tmp_path
+):
+    pipe.save_pretrained(tmp_path / "plain")
+    saved = pipe.transformer.config
+    model = TransformerConfig(**{name: saved[name] for name in asdict(TINY_TRANSFORMER)})
+    config = replace(dit_config, start_from=str(tmp_path / "plain"), steps=0, model=model)
+    begun = T2VPipeline.from_pretrained(train_dit(config))
+    for part in ("transformer", "text_encoder"):
+        for one, other in zip(
+            getattr(begun, part).parameters(), getattr(pipe, part).parameters(), strict=True
+        ):
+            assert torch.equal(one, other)
+    wide = replace(config, model=replace(model, ffn_dim=96))
+    with pytest.raises(UserError, match=r"of \d+ weights \d+ fit the \d+ of this one"):
+        train_dit(replace(wide, output=str(tmp_path / "wide")))
+    own = VAEConfig(**{name: vae.config[name] for name in asdict(VAEConfig())})
+    for place in ("plain", "plain/vae"):
+        start = str(tmp_path / place)
+        config = replace(
+            vae_config, model=own, start_from=start, steps=0, output=str(tmp_path / place / "out")
+        )
+        learned = AutoencoderKLT2V.from_pretrained(train_vae(config) / "vae")
+        assert torch.equal(learned.decoder.conv_in.weight, vae.decoder.conv_in.weight)

@@ -6,8 +6,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from t2v.config import OptimConfig, TrainConfig
@@ -21,13 +23,24 @@ from t2v.training.run import run
 from t2v.training.vae import train_vae
 
 
+class Line(ModelMixin, ConfigMixin):
+    @register_to_config
+    def __init__(self, inputs=4, outputs=3):
+        super().__init__()
+        self.map = nn.Linear(inputs, outputs)
+        for parameter in self.parameters():
+            nn.init.normal_(parameter, generator=torch.Generator().manual_seed(0))
+
+    def forward(self, x):
+        return self.map(x)
+
+
 class LineTask:
     """Fit y = x W with noise on x; `at` runs something in the middle of a step."""
 
-    def __init__(self, at=lambda step: None):
-        self.model = nn.Linear(4, 3)
-        for parameter in self.model.parameters():
-            nn.init.normal_(parameter, generator=torch.Generator().manual_seed(0))
+    def __init__(self, at=lambda step: None, outputs=3):
+        self.model = Line(outputs=outputs)
+        self.parts = {"line": self.model}
         self.sources = {"points": "1"}
         self.at = at
 
@@ -42,14 +55,13 @@ class LineTask:
     def loss(self, batch, generator):
         noisy = batch + 0.1 * torch.randn(batch.shape, generator=generator)
         loss = (self.model(noisy) - batch[:, :3]).square().mean()
-        return loss, {"bias": self.model.bias.detach().sum()}
+        return loss, {"bias": self.model.map.bias.detach().sum()}
 
     def validate(self):
-        return {"val_bias": self.model.bias.sum().item()}, Image.new("RGB", (2, 2))
+        return {"val_bias": self.model.map.bias.sum().item()}, Image.new("RGB", (2, 2))
 
     def save(self, folder):
-        (folder / "line").mkdir()
-        save_file({"bias": self.model.bias.detach()}, folder / "line" / "line.safetensors")
+        self.model.save_pretrained(folder / "line")
 
 
 @pytest.fixture
@@ -156,8 +168,25 @@ def test_a_new_run_begins_with_the_average_of_another(config, tmp_path):
     task = LineTask()
     other = replace(config, output=str(tmp_path / "other"), start_from=config.output, steps=0)
     run(task, other)
-    average = tensors(newest_checkpoint(config.output))["ema.safetensors:weight"]
-    assert torch.equal(task.model.weight, average)
+    average = tensors(newest_checkpoint(config.output))["ema.safetensors:map.weight"]
+    assert torch.equal(task.model.map.weight, average)
+
+
+@pytest.mark.parametrize("place", [".", "line"])
+def test_a_new_run_begins_with_a_plain_folder_of_weights(config, tmp_path, place):
+    saved = Line()
+    nn.init.constant_(saved.map.weight, 0.5)
+    saved.save_pretrained(tmp_path / "plain" / "line")
+    task = LineTask()
+    run(task, replace(config, start_from=str(tmp_path / "plain" / place), steps=0))
+    assert torch.equal(task.model.map.weight, saved.map.weight)
+
+
+def test_a_damaged_start_is_named(config, tmp_path):
+    Line().save_pretrained(tmp_path / "line")
+    (tmp_path / "line" / "diffusion_pytorch_model.safetensors").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"start_from=.*line: cannot be loaded"):
+        run(LineTask(), replace(config, start_from=str(tmp_path)))
 
 
 @pytest.mark.parametrize("train", [train_dit, train_vae])
@@ -169,12 +198,11 @@ def test_more_than_one_process_is_refused_before_anything_else(train, monkeypatc
 
 def test_start_from_another_model_says_how_much_fits(config, tmp_path):
     run(LineTask(), config)
-    task = LineTask()
-    task.model = nn.Linear(4, 5)
+    task = LineTask(outputs=5)
     other = replace(config, output=str(tmp_path / "other"), start_from=config.output)
     with pytest.raises(UserError, match="of 2 weights 0 fit the 2"):
         run(task, other)
-    with pytest.raises(UserError, match="holds no checkpoint"):
+    with pytest.raises(UserError, match="holds no line/"):
         run(task, replace(other, start_from=str(tmp_path / "nothing")))
 
 
@@ -183,14 +211,14 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_take_it(config, tmp_
 
     def poison(step):
         if step == 4:
-            task.model.bias.data[1] = torch.nan
+            task.model.map.bias.data[1] = torch.nan
 
     task.at = poison
     with pytest.raises(UserError) as error:
         run(task, config)
     for part in ("Step 5", "nan", "weight", "checkpoint-000003", "Lower optim.lr"):
         assert part in str(error.value)
-    assert task.model.weight.isfinite().all()
+    assert task.model.map.weight.isfinite().all()
 
 
 def test_steps_depend_on_rank(config):

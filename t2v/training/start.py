@@ -1,0 +1,67 @@
+"""What a new run begins with: the weights of a saved pipeline, VAE or checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from t2v.errors import UserError
+from t2v.models.load import loading, refuse_missing
+from t2v.training.checkpoint import MANIFEST, newest_checkpoint, verify_checkpoint
+
+if TYPE_CHECKING:
+    from t2v.training.loop import Task
+
+
+@torch.no_grad()
+def start_from(folder: Path, task: Task) -> None:
+    """Give the task's model the weights saved in `folder`; of a training run, its average.
+
+    `folder` is a pipeline folder, a folder of the one part that is trained, a checkpoint, or the
+    output of a run, which stands for its newest checkpoint.
+
+    Raises:
+        UserError: there is no such part, a file is damaged, or the weights are of another model.
+    """
+    own: dict[str, nn.Parameter] = {}
+    given: dict[str, nn.Parameter] = {}
+    for part, module in task.parts.items():
+        saved = _load(starting_part(folder, part), type(module))
+        own |= {f"{part}.{name}": value for name, value in module.named_parameters()}
+        given |= {f"{part}.{name}": value for name, value in saved.named_parameters()}
+    fitting = [name for name in own if name in given and given[name].shape == own[name].shape]
+    if not len(fitting) == len(own) == len(given):
+        raise UserError(
+            f"start_from={folder} is another model: of {len(given)} weights {len(fitting)} "
+            f"fit the {len(own)} of this one. Give the model settings it was trained with."
+        )
+    for name, parameter in own.items():
+        parameter.copy_(given[name])
+
+
+def starting_part(folder: Path, part: str) -> Path:
+    """Where `part`, such as "transformer", is saved under `folder`; a checkpoint is verified.
+
+    Raises:
+        UserError: nowhere, or a file of the checkpoint is not the one that was saved.
+    """
+    place = newest_checkpoint(folder) or folder
+    if (place / MANIFEST).is_file():
+        verify_checkpoint(place)
+    for found in (place / part, place):
+        if (found / "config.json").is_file():
+            return found
+    raise UserError(
+        f"start_from={folder} holds no {part}/. Give a pipeline folder, a checkpoint or the "
+        "output of a training, or omit it."
+    )
+
+
+def _load(folder: Path, kind: Any) -> nn.Module:
+    with loading(f"start_from={folder}"):
+        saved = kind.from_pretrained(folder)
+    refuse_missing(f"start_from={folder}", saved)
+    return saved

@@ -1,5 +1,6 @@
 """Every setting of t2v and its default; imports no torch."""
 
+from t2v.config.data import ClipsConfig, EncodeConfig, StageConfig
 from t2v.config.models import TransformerConfig, VAEConfig
 from t2v.config.sampling import BenchConfig, ConvertConfig, SampleConfig
 from t2v.config.training import OptimConfig, TrainConfig, TrainDiTConfig, TrainVAEConfig
@@ -7,10 +8,13 @@ from t2v.config.world import EvalConfig, WorldConfig
 
 __all__ = [
     "BenchConfig",
+    "ClipsConfig",
     "ConvertConfig",
+    "EncodeConfig",
     "EvalConfig",
     "OptimConfig",
     "SampleConfig",
+    "StageConfig",
     "TrainConfig",
     "TrainDiTConfig",
     "TrainVAEConfig",

@@ -30,6 +30,6 @@ def step_indices(
     return torch.stack([_epoch(count, seed, p // count)[p % count] for p in positions])
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=64)  # one or two a shape of clips
 def _epoch(count: int, seed: int, epoch: int) -> Tensor:
     return torch.randperm(count, generator=keyed_generator(seed, epoch, "epoch"))

@@ -1,0 +1,107 @@
+"""The settings of clips on their way to batches."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from t2v.config.checks import at_least_one
+from t2v.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageConfig:
+    """One stage of a curriculum: what is seen from a step on. None: what `ClipsConfig` says."""
+
+    from_step: int = 0
+    resolution: int | None = None
+    num_frames: int | None = None  # the longest clips of this stage; longer ones are cut
+    image_ratio: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipsConfig:
+    """How the clips of a manifest become batches of equal shape.
+
+    A folder of `t2v world` has a size and a rate of its own: there fps, resolution and num_frames
+    stay null, and a stage may only shorten clips and mix in images.
+    """
+
+    fps: float | None = None  # frames a second the model sees; None: what the model was saved with
+    resolution: int | None = None  # side of the square of a frame's area: 256 is 256x256, 192x336
+    num_frames: int | None = None  # of the longest clips, 4k+1
+    aspects: tuple[str, ...] = ("16:9", "4:3", "1:1", "3:4", "9:16")  # width:height
+    lengths: tuple[int, ...] = ()  # frame counts of the buckets; empty: num_frames and its halves
+    sampling: Literal["dense", "sparse"] = "dense"  # sparse: frames spread over the whole clip
+    max_upscale: float = 1.25  # smaller footage is dropped
+    max_repeat: float = 1.5  # footage slower than fps by more is dropped
+    image_ratio: float = 0.0  # share of the steps that see single frames
+    stages: tuple[StageConfig, ...] = ()
+    cache: str | None = None  # folder of the cached latents; None: `latents` beside the manifest
+    workers: int = 2
+    seconds_per_clip: float = 120.0  # a clip that takes longer to read is dropped
+    gigabytes_per_worker: float = 4.0
+
+    def __post_init__(self) -> None:
+        at_least_one(self, "workers")
+        for name in ("fps", "resolution", "num_frames", "seconds_per_clip", "gigabytes_per_worker"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise UserError(f"{name}={value}: it must be more than 0.")
+        for name in ("max_upscale", "max_repeat"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name}={getattr(self, name)}: it must be at least 1.")
+        for aspect in self.aspects:
+            if not re.fullmatch(r"[1-9]\d*:[1-9]\d*", aspect):
+                raise UserError(f"aspects: {aspect!r} should be width:height, such as 16:9.")
+        if not self.aspects:
+            raise UserError("aspects=[]: name at least one, such as 16:9.")
+        self._check_stages()
+
+    def _check_stages(self) -> None:
+        starts = [stage.from_step for stage in self.stages]
+        if starts and (starts[0] != 0 or sorted(set(starts)) != starts):
+            raise UserError(
+                f"stages begin at the steps {starts}: the first must be 0 and each later one more."
+            )
+        for ratio in (self.image_ratio, *(stage.image_ratio for stage in self.stages)):
+            if ratio is not None and not 0 <= ratio <= 1:
+                raise UserError(f"image_ratio={ratio}: it must be from 0 to 1.")
+
+    def filled(self, *, fps: float, resolution: int, num_frames: int) -> ClipsConfig:
+        """The same with what a model was saved with in the place of what is not given."""
+        return replace(
+            self,
+            fps=self.fps if self.fps is not None else fps,
+            resolution=self.resolution if self.resolution is not None else resolution,
+            num_frames=self.num_frames if self.num_frames is not None else num_frames,
+        )
+
+    def all_stages(self) -> tuple[StageConfig, ...]:
+        """The stages with every null filled in from here; one stage where none is given."""
+        return tuple(
+            StageConfig(
+                from_step=stage.from_step,
+                resolution=self.resolution if stage.resolution is None else stage.resolution,
+                num_frames=self.num_frames if stage.num_frames is None else stage.num_frames,
+                image_ratio=self.image_ratio if stage.image_ratio is None else stage.image_ratio,
+            )
+            for stage in self.stages or (StageConfig(),)
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeConfig:
+    """`t2v encode`: read the clips of a manifest and keep their latents."""
+
+    data: str  # a manifest (JSONL), a folder with manifest.jsonl, or a folder of x.mp4 and x.txt
+    model: str  # pipeline folder, whose VAE, text parts and sizes are used
+    output: str
+    clips: ClipsConfig = field(default_factory=ClipsConfig)
+    precision: Literal["fp32", "bf16"] = "bf16"
+    device: str = "cpu"
+    sheet_clips: int = 12  # on the contact sheet
+
+    def __post_init__(self) -> None:
+        at_least_one(self, "sheet_clips")

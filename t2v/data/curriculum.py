@@ -1,0 +1,151 @@
+"""Which clips make the batch of a step: by shape, by stage, images beside videos."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from t2v.config import StageConfig
+from t2v.data.buckets import Bucket
+from t2v.data.order import keyed_generator, step_indices
+from t2v.errors import UserError
+
+
+class Plan:
+    """Batches of equal shape as a function of (seed, step, rank, world_size).
+
+    Every shape is drawn in proportion to its items, spread evenly over the steps, and within a
+    shape the order is that of `step_indices`: an item comes again only when all others of its
+    shape had their turn. All ranks see one shape in a step, and together what one rank with their
+    joint batch would see.
+    """
+
+    def __init__(self, shapes: Sequence[Hashable], batch_size: int, seed: int) -> None:
+        members: dict[Hashable, list[int]] = {}
+        for number, shape in enumerate(shapes):
+            members.setdefault(shape, []).append(number)
+        self.members = [torch.tensor(each) for each in members.values()]
+        self.batch_size, self.seed = batch_size, seed
+        counts = [len(each) for each in self.members]
+        self.turns = [count // math.gcd(*counts) for count in counts]  # of each shape in a cycle
+
+    def batch(self, step: int, rank: int = 0, world_size: int = 1) -> Tensor:
+        """The items of a step, `batch_size` of them, all of one shape."""
+        cycle, position = divmod(step, sum(self.turns))
+        shapes, visits = _cycle(tuple(self.turns), self.seed, cycle)
+        shape = int(shapes[position])
+        visit = cycle * self.turns[shape] + int(visits[position])
+        members = self.members[shape]
+        return members[
+            step_indices(len(members), self.batch_size, self.seed, visit, rank, world_size)
+        ]
+
+
+@lru_cache(maxsize=4)
+def _cycle(turns: tuple[int, ...], seed: int, cycle: int) -> tuple[Tensor, Tensor]:
+    """The shape of each step of a cycle, and how often that shape came before in it.
+
+    The k-th of n turns falls at a random time in [k/n, (k+1)/n), so no shape runs ahead.
+    """
+    generator = keyed_generator(seed, cycle, "buckets")
+    shapes = torch.repeat_interleave(torch.tensor(turns))
+    visits = torch.cat([torch.arange(each) for each in turns])
+    jitter = torch.rand(len(shapes), generator=generator, dtype=torch.float64)
+    order = ((visits + jitter) / torch.tensor(turns)[shapes]).argsort(stable=True)
+    return shapes[order], visits[order]
+
+
+class Item(NamedTuple):
+    """One cached tensor a batch may hold: which clip it is, at which resolution and shape."""
+
+    clip: int
+    resolution: int | None
+    bucket: Bucket
+
+
+class Draw(NamedTuple):
+    """What a step sees."""
+
+    items: Tensor  # b, indices of items
+    num_frames: int  # how many of their first frames
+
+
+class Curriculum:
+    """The stages of a training over the items of a dataset: sizes, lengths, images beside videos.
+
+    In a stage the steps numbered by `image_ratio` see first frames of clips (and image files), the
+    others see clips cut to the longest of `lengths` that clip and stage allow. The VAE is causal,
+    so a cut clip's latents are the first of the whole one's.
+
+    Raises:
+        UserError: a stage has nothing to see.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[Item],
+        stages: Sequence[StageConfig],
+        lengths: Sequence[int],
+        batch_size: int,
+        seed: int,
+    ) -> None:
+        self.stages = [_Stage(each, items, lengths, batch_size, seed) for each in stages]
+
+    def draw(self, step: int, rank: int = 0, world_size: int = 1) -> Draw:
+        """The items of a step and the frames of them that it sees."""
+        stage = next(each for each in reversed(self.stages) if step >= each.config.from_step)
+        return stage.draw(step - stage.config.from_step, rank, world_size)
+
+
+class _Stage:
+    def __init__(
+        self,
+        config: StageConfig,
+        items: Sequence[Item],
+        lengths: Sequence[int],
+        batch_size: int,
+        seed: int,
+    ) -> None:
+        self.config = config
+        ratio, limit = config.image_ratio, config.num_frames
+        assert ratio is not None
+        self.ratio = ratio
+        seen = [number for number, item in enumerate(items) if item.resolution == config.resolution]
+        cuts = {number: _cut(items[number].bucket.num_frames, limit, lengths) for number in seen}
+        self.videos = torch.tensor([number for number in seen if cuts[number] > 1])
+        self.images = torch.tensor(seen)
+        for kind, found, wanted in (
+            ("videos", self.videos, ratio < 1),
+            ("images", self.images, ratio > 0),
+        ):
+            if wanted and not len(found):
+                raise UserError(
+                    f"The stage from step {config.from_step} (resolution={config.resolution}, "
+                    f"num_frames={limit}, image_ratio={ratio}) has no {kind} to see. "
+                    "Give footage that fits it, or another image_ratio."
+                )
+        self.frames = {number: cuts[number] for number in self.videos.tolist()}
+        self.video_plan = Plan(
+            [items[number].bucket._replace(num_frames=cut) for number, cut in self.frames.items()],
+            *(batch_size, seed),
+        )
+        self.image_plan = Plan([items[number].bucket[1:] for number in seen], batch_size, seed)
+
+    def draw(self, step: int, rank: int, world_size: int) -> Draw:
+        images = math.floor(step * self.ratio)  # before this step
+        if math.floor((step + 1) * self.ratio) > images:
+            return Draw(self.images[self.image_plan.batch(images, rank, world_size)], 1)
+        chosen = self.videos[self.video_plan.batch(step - images, rank, world_size)]
+        return Draw(chosen, self.frames[int(chosen[0])])
+
+
+def _cut(num_frames: int, limit: int | None, lengths: Sequence[int]) -> int:
+    """How many frames of an item a stage sees: all, or the longest length within its limit."""
+    if limit is None or num_frames <= limit:
+        return num_frames
+    return max((length for length in lengths if length <= limit), default=1)

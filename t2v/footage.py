@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain, pairwise
@@ -87,8 +87,7 @@ def probe(path: str | Path) -> Probe:
             file, or nothing in it decodes.
         UserError: there is no such file, or it may not be read.
     """
-    path = Path(path)
-    with _opened(path) as (container, stream):
+    with _opened(path := Path(path)) as (container, stream):
         frame = _first_frame(path, container, stream)
         shape = _shape(stream, frame)
         kind = {
@@ -148,17 +147,14 @@ def iter_frames(
     path = Path(path)
     if start < 0 or (end is not None and end <= start):
         raise UserError(f"{path}: start={start} end={end}: give 0 <= start < end.")
-    frames = _decoded(path, start)
+    pictures = iter_pictures(path, start)
     if fps is not None:
-        frames = _at_rate(frames, start, end, fps)
-    paint = None
-    for time, frame, shape in frames:
+        pictures = _at_rate(pictures, start, end, fps)
+    for time, picture in pictures:
         if end is not None and time >= end - _SLACK:
             return
         if time >= start - _SLACK or fps is not None:
-            if paint is None or paint.shape != shape:
-                paint = _Painter(path, shape, size, crop, fast)
-            yield time, paint(frame)
+            yield time, picture.rgb(size, crop, fast)
 
 
 def read_frames(
@@ -209,48 +205,63 @@ def _shape(stream: Any, frame: Any) -> _Shape:
     return _Shape((frame.height, frame.width), Fraction(aspect) if sane else Fraction(1), turns)
 
 
-class _Painter:
-    """Turns decoded frames of one shape into RGB arrays of one size."""
+class Picture:
+    """A decoded frame that can be painted at any size, as often as wanted."""
 
-    def __init__(
+    def __init__(self, path: Path, frame: Any, shape: _Shape, painters: dict[Any, Any]) -> None:
+        self.path, self.frame, self.shape, self.painters = path, frame, shape, painters
+
+    def rgb(
         self,
-        path: Path,
-        shape: _Shape,
-        size: tuple[int, int] | None,
-        crop: tuple[int, int, int, int] | None,
-        fast: bool,
-    ) -> None:
-        self.shape = shape
-        left, top, width, height = crop or (0, 0, shape.width, shape.height)
-        if min(left, top) < 0 or left + width > shape.width or top + height > shape.height:
-            raise UserError(f"{path}: crop={crop} is not inside {shape.width}x{shape.height}.")
-        rows, columns = size or (height, width)
-        zoom = max(rows / height, columns / width)  # cover the size, then cut the rest off
-        full = [max(1, math.ceil(side * zoom - 1e-9)) for side in (shape.height, shape.width)]
-        first_row = round(top * zoom + (height * zoom - rows) / 2)
-        first_column = round(left * zoom + (width * zoom - columns) / 2)
-        self.window = np.s_[first_row : first_row + rows, first_column : first_column + columns]
-        self.scaled = full if shape.turns % 2 == 0 else full[::-1]
-        self.filter = "FAST_BILINEAR" if fast else ("AREA" if zoom < 1 else "BICUBIC")
-        self.reformatter = VideoReformatter()
+        size: tuple[int, int] | None = None,
+        crop: tuple[int, int, int, int] | None = None,
+        fast: bool = False,
+    ) -> np.ndarray:
+        """`h w c` uint8 RGB; the arguments are those of `iter_frames`."""
+        key = self.shape, size, crop, fast
+        if key not in self.painters:
+            self.painters[key] = _painter(self.path, *key)
+        return self.painters[key](self.frame)
 
-    def __call__(self, frame: Any) -> np.ndarray:
+
+def _painter(
+    path: Path,
+    shape: _Shape,
+    size: tuple[int, int] | None,
+    crop: tuple[int, int, int, int] | None,
+    fast: bool,
+) -> Callable[[Any], np.ndarray]:
+    """Turns decoded frames of one shape into RGB arrays of one size."""
+    left, top, width, height = crop or (0, 0, shape.width, shape.height)
+    if min(left, top) < 0 or left + width > shape.width or top + height > shape.height:
+        raise UserError(f"{path}: crop={crop} is not inside {shape.width}x{shape.height}.")
+    rows, columns = size or (height, width)
+    zoom = max(rows / height, columns / width)  # cover the size, then cut the rest off
+    full = [max(1, math.ceil(side * zoom - 1e-9)) for side in (shape.height, shape.width)]
+    first_row = round(top * zoom + (height * zoom - rows) / 2)
+    first_column = round(left * zoom + (width * zoom - columns) / 2)
+    window = np.s_[first_row : first_row + rows, first_column : first_column + columns]
+    scaled = full if shape.turns % 2 == 0 else full[::-1]
+    reformatter = VideoReformatter()
+
+    def paint(frame: Any) -> np.ndarray:
         matrix = int(frame.colorspace)
         if matrix not in (_BT709, _BT601, 6, 7, 9):  # untagged: what players assume by size
             matrix = _BT709 if min(frame.height, frame.width) >= 720 else _BT601
-        picture = self.reformatter.reformat(
+        picture = reformatter.reformat(
             frame,
-            width=self.scaled[1],
-            height=self.scaled[0],
+            width=scaled[1],
+            height=scaled[0],
             format="rgb24",
             src_colorspace=matrix,
             src_color_range=2 if _is_full(frame) else 1,
             dst_color_range=2,
-            interpolation=self.filter,
+            interpolation="FAST_BILINEAR" if fast else ("AREA" if zoom < 1 else "BICUBIC"),
             threads=1,  # the default starts one a core, in every worker
         )
-        array = np.rot90(picture.to_ndarray(), self.shape.turns)[self.window]
-        return np.ascontiguousarray(array)
+        return np.ascontiguousarray(np.rot90(picture.to_ndarray(), shape.turns)[window])
+
+    return paint
 
 
 def _is_full(frame: Any) -> bool:
@@ -282,16 +293,12 @@ def _film(path: Path, container: Any) -> Any:
     streams = container.streams.video
     if not streams:
         raise Unreadable(path, "no video stream", f"{len(container.streams.audio)} of sound")
-    films = [each for each in streams if not _is_cover(each)]
+    films = [each for each in streams if not each.disposition & av.stream.Disposition.attached_pic]
     if not films:
         raise Unreadable(path, "cover picture, no video")
     if films[0].codec_context is None:
         raise Unreadable(path, "unknown codec")
     return films[0]
-
-
-def _is_cover(stream: Any) -> bool:
-    return bool(stream.disposition & av.stream.Disposition.attached_pic)
 
 
 def _first_frame(path: Path, container: Any, stream: Any) -> Any:
@@ -309,13 +316,11 @@ def _timing(path: Path) -> dict[str, Any]:
     times, last, base, rate = [], 0, Fraction(1), None
     with _opened(path) as (container, stream):
         base, rate = stream.time_base, stream.average_rate
-        try:
+        with suppress(av.FFmpegError):  # a damaged end: `iter_frames` tells where
             for packet in container.demux(stream):
                 if packet.size and packet.pts is not None:
                     times.append(packet.pts)
                     last = packet.duration or last
-        except av.FFmpegError:
-            pass  # a damaged end: `iter_frames` tells where
     times = sorted(set(times))
     steps = np.array([after - before for before, after in pairwise(times)])
     usual = float(np.median(steps) if len(steps) else last or 1 / ((rate or 1) * base))
@@ -329,25 +334,22 @@ def _timing(path: Path) -> dict[str, Any]:
     }
 
 
-def _decoded(path: Path, start: float) -> Iterator[tuple[float, Any, _Shape]]:
-    """Time, frame and shape from the last key frame at or before `start` on."""
-    if start > 0 and (first := _try_seek(path, start)) is not None:
-        yield from first
-        return
-    with _opened(path) as (container, stream):
-        yield from _clocked(path, container, stream)
+def iter_pictures(path: Path, start: float = 0.0) -> Iterator[tuple[float, Picture]]:
+    """Times and frames not yet painted, from the key frame at or before `start` on.
+
+    Raises what `iter_frames` does.
+    """
+    if start > 0:
+        sought = _sought(path, start)
+        first = next(sought, None)
+        if first is not None and first[0] <= start + _SLACK:  # else the container cannot seek
+            yield from chain([first], sought)
+            return
+    with _opened(path) as (_, stream):
+        yield from _clocked(path, stream)
 
 
-def _try_seek(path: Path, start: float) -> Iterator[tuple[float, Any, _Shape]] | None:
-    """As `_decoded`, or None where the container cannot go to a time."""
-    frames = _sought(path, start)
-    first = next(frames, None)
-    if first is None or first[0] > start + _SLACK:
-        return None
-    return chain([first], frames)
-
-
-def _sought(path: Path, start: float) -> Iterator[tuple[float, Any, _Shape]]:
+def _sought(path: Path, start: float) -> Iterator[tuple[float, Picture]]:
     with _opened(path) as (container, stream):
         if stream.start_time is None:
             return
@@ -356,44 +358,43 @@ def _sought(path: Path, start: float) -> Iterator[tuple[float, Any, _Shape]]:
             container.seek(ticks, stream=stream)
         except av.FFmpegError:
             return
-        yield from _clocked(path, container, stream)
+        yield from _clocked(path, stream)
 
 
-def _clocked(path: Path, container: Any, stream: Any) -> Iterator[tuple[float, Any, _Shape]]:
+def _clocked(path: Path, stream: Any) -> Iterator[tuple[float, Picture]]:
     zero, last, shape = stream.start_time, -math.inf, None
     step = float(1 / stream.average_rate) if stream.average_rate else 0.04
+    painters: dict[Any, Any] = {}
     try:
-        for frame in container.decode(stream):
+        for frame in stream.container.decode(stream):
             if shape is None or shape.stored != (frame.height, frame.width):
                 shape = _shape(stream, frame)
             if zero is None and frame.pts is not None:
                 zero = frame.pts
-            known = frame.pts is not None
-            time = (
-                float((frame.pts - zero) * stream.time_base) if known else max(last, -step) + step
-            )
+            time = max(last, -step) + step
+            if frame.pts is not None:
+                time = float((frame.pts - zero) * stream.time_base)
             if time > last:
                 last = time
-                yield time, frame, shape
+                yield time, Picture(path, frame, shape, painters)
     except (av.FFmpegError, MemoryError) as error:
         where = f"decoding stops after {max(last, 0.0):.2f} s: {error}"
         raise Unreadable(path, "damaged", where) from error
 
 
 def _at_rate(
-    frames: Iterator[tuple[float, Any, _Shape]], start: float, end: float | None, fps: float
-) -> Iterator[tuple[float, Any, _Shape]]:
-    """The frame that is on screen at each `start + k / fps`, as often as it takes."""
+    pictures: Iterator[tuple[float, Picture]], start: float, end: float | None, fps: float
+) -> Iterator[tuple[float, Picture]]:
+    """The picture that is on screen at each `start + k / fps`, as often as it takes."""
     shown, wanted = None, 0
     slack = 1e-3 / fps  # timestamps are rounded to the ticks of their container
-    last_time = step = 0.0
-    for time, frame, shape in frames:
+    last = step = 0.0
+    for time, picture in pictures:
         while shown is not None and start + wanted / fps < time - slack:
-            yield start + wanted / fps, *shown
+            yield start + wanted / fps, shown
             wanted += 1
-        shown = frame, shape
-        step, last_time = time - last_time, time
-    stop = last_time + step if end is None else min(end, last_time + max(step, slack))
-    while shown is not None and start + wanted / fps < stop - slack:
-        yield start + wanted / fps, *shown
+        shown, step, last = picture, time - last, time
+    stop = last + max(step, slack)
+    while shown is not None and start + wanted / fps < min(end or stop, stop) - slack:
+        yield start + wanted / fps, shown
         wanted += 1

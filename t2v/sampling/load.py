@@ -2,61 +2,21 @@
 
 from __future__ import annotations
 
-import re
 import sys
-from pathlib import Path
 
 import diffusers
 import torch
 import transformers
 from diffusers import DiffusionPipeline
-from huggingface_hub.errors import HTTPError  # httpx's, under whichever name the Hub has it
 
 from t2v.config import SampleConfig
 from t2v.errors import UserError
+from t2v.models.folder import model_folder, weights_hash
 from t2v.models.load import loading, refuse_missing
 from t2v.models.lora import load_lora
 from t2v.models.placement import pick_device
-from t2v.sampling.recipe import weights_hash
 
-EMBEDDED = "t2v-tiny"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def embedded_model() -> Path:
-    """The pipeline folder that comes with t2v: in the installed package, or in a clone.
-
-    Raises:
-        UserError: this installation has none.
-    """
-    package = Path(__file__).parents[1]
-    for folder in (package / "assets" / EMBEDDED, package.parent / "assets" / EMBEDDED):
-        if (folder / "model_index.json").is_file():
-            return folder
-    raise UserError(f"This installation of t2v carries no {EMBEDDED}. Name a --model folder.")
-
-
-def model_folder(model: str) -> Path:
-    """Where a model is: the embedded one, a folder, or a Hub id, which is fetched into the cache.
-
-    Raises:
-        UserError: there is no such model, or the Hub cannot be reached.
-    """
-    folder = Path(model)
-    if model == EMBEDDED:
-        return embedded_model()
-    if (folder / "model_index.json").is_file():
-        return folder
-    if folder.exists():
-        raise UserError(f"model={model}: has no model_index.json, so it is no pipeline folder.")
-    if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model):
-        raise UserError(f"model={model}: there is no such folder. The embedded model: {EMBEDDED}.")
-    try:
-        return Path(DiffusionPipeline.download(model))
-    except (OSError, ValueError, HTTPError) as error:
-        raise UserError(
-            f"model={model}: neither a folder here nor to be had from the Hugging Face Hub: {error}"
-        ) from error
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:

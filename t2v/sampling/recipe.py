@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -20,7 +18,6 @@ from t2v.errors import UserError
 from t2v.settings import load_config
 
 PACKAGES = ("t2v", "torch", "diffusers", "transformers")
-SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,29 +98,6 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "not installed"  # t2v itself, run from a clone
-
-
-def weights_hash(folder: Path) -> str:
-    """SHA-256 over the weights of a pipeline folder: the names and contents of its weight files.
-
-    What else lies in the folder, such as the state of a training, does not count.
-    """
-    parts = [name for name in read_json(folder / "model_index.json") if not name.startswith("_")]
-    total = hashlib.sha256()
-    for part in sorted(parts):
-        for path in sorted((folder / part).rglob("*")):
-            if path.suffix in (".safetensors", ".bin"):
-                total.update(f"{path.relative_to(folder).as_posix()} {file_hash(path)}\n".encode())
-    return total.hexdigest()
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file."""
-    blob = path.resolve().name  # the Hub's cache names its files by this very hash
-    if SHA256.fullmatch(blob):
-        return blob
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_latents(path: Path, latents: Tensor, recipe: Recipe, step: int) -> None:

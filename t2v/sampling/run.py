@@ -20,6 +20,7 @@ from torch import Tensor
 
 from t2v.config import SampleConfig
 from t2v.errors import UserError
+from t2v.models.folder import file_hash
 from t2v.models.lora import lora_file
 from t2v.models.request import count_frames
 from t2v.pipeline import T2VPipeline
@@ -178,7 +179,7 @@ def _recipe(
         prompt=prompt,
         settings=resolved,
         weights=weights,
-        lora=None if resolved.lora is None else recipes.file_hash(lora_file(resolved.lora)),
+        lora=None if resolved.lora is None else file_hash(lora_file(resolved.lora)),
         device=pipeline.device.type,
         versions=recipes.versions(),
     )

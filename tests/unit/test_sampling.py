@@ -1,7 +1,6 @@
 """Parts of `t2v sample` that need no model."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -10,14 +9,13 @@ import torch
 from t2v.config import SampleConfig
 from t2v.errors import UserError
 from t2v.models.placement import pick_device
-from t2v.sampling.load import embedded_model, model_folder, pick_dtype
+from t2v.sampling.load import pick_dtype
 from t2v.sampling.recipe import (
     Recipe,
     read,
     read_json,
     read_latents,
     versions,
-    weights_hash,
     write_latents,
 )
 from t2v.sampling.run import check_writable, output_paths
@@ -29,17 +27,6 @@ RECIPE = Recipe(
     device="cpu",
     versions=versions(),
 )
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """Something like a pipeline folder, with a training's state in it."""
-    for name in ("vae", "transformer", "training"):
-        (tmp_path / "model" / name).mkdir(parents=True)
-        (tmp_path / "model" / name / "w.safetensors").write_bytes(name.encode())
-    index = {"_class_name": "X", "vae": ["t2v", "V"], "transformer": ["t2v", "T"]}
-    (tmp_path / "model" / "model_index.json").write_text(json.dumps(index))
-    return tmp_path / "model"
 
 
 def test_a_recipe_survives_json():
@@ -87,16 +74,6 @@ def test_latents_without_room_are_a_users_error(tmp_path):
         write_latents(tmp_path / "nowhere" / "a.safetensors", torch.zeros(1), RECIPE, 0)
 
 
-def test_the_weights_hash_sees_weights_and_nothing_else(folder, tmp_path):
-    before = weights_hash(folder)
-    (folder / "training" / "w.safetensors").write_bytes(b"later")
-    (folder / "vae" / "config.json").write_text("{}")
-    shutil.copytree(folder, tmp_path / "copy")
-    assert weights_hash(folder) == weights_hash(tmp_path / "copy") == before
-    (folder / "vae" / "w.safetensors").write_bytes(b"other")
-    assert weights_hash(folder) != before
-
-
 def test_a_missing_json_is_named(tmp_path):
     with pytest.raises(UserError, match=r"a\.json: cannot be read"):
         read_json(tmp_path / "a.json")
@@ -112,18 +89,6 @@ def test_a_folder_is_made_for_the_output_but_is_no_output(tmp_path):
     (tmp_path / "new" / "y.mp4").mkdir()
     with pytest.raises(UserError, match="is a folder"):
         check_writable(tmp_path / "new" / "y.mp4")
-
-
-def test_a_name_is_a_folder_before_it_is_a_hub_id(folder, monkeypatch):
-    monkeypatch.chdir(folder.parent)
-    assert model_folder("./model") == Path("model")
-
-
-def test_the_embedded_model_is_a_pipeline_folder_or_its_absence_is_told():
-    try:
-        assert (embedded_model() / "model_index.json").is_file()
-    except UserError as error:
-        assert "carries no t2v-tiny" in str(error)
 
 
 def test_auto_is_fp32_on_a_cpu_and_bf16_on_a_gpu():

@@ -1,0 +1,82 @@
+"""Pipeline folders: where a model is, and a hash that tells its weights from any others."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+
+from diffusers import DiffusionPipeline
+from huggingface_hub.errors import HTTPError  # httpx's, under whichever name the Hub has it
+
+from t2v.errors import UserError
+
+EMBEDDED = "t2v-tiny"
+SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def embedded_model() -> Path:
+    """The pipeline folder that comes with t2v: in the installed package, or in a clone.
+
+    Raises:
+        UserError: this installation has none.
+    """
+    package = Path(__file__).parents[1]
+    for folder in (package / "assets" / EMBEDDED, package.parent / "assets" / EMBEDDED):
+        if (folder / "model_index.json").is_file():
+            return folder
+    raise UserError(f"This installation of t2v carries no {EMBEDDED}. Name a --model folder.")
+
+
+def model_folder(model: str) -> Path:
+    """Where a model is: the embedded one, a folder, or a Hub id, which is fetched into the cache.
+
+    Raises:
+        UserError: there is no such model, or the Hub cannot be reached.
+    """
+    folder = Path(model)
+    if model == EMBEDDED:
+        return embedded_model()
+    if (folder / "model_index.json").is_file():
+        return folder
+    if folder.exists():
+        raise UserError(f"model={model}: has no model_index.json, so it is no pipeline folder.")
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model):
+        raise UserError(f"model={model}: there is no such folder. The embedded model: {EMBEDDED}.")
+    try:
+        return Path(DiffusionPipeline.download(model))
+    except (OSError, ValueError, HTTPError) as error:
+        raise UserError(
+            f"model={model}: neither a folder here nor to be had from the Hugging Face Hub: {error}"
+        ) from error
+
+
+def weights_hash(folder: Path) -> str:
+    """SHA-256 over the weights of a pipeline folder: the names and contents of its weight files.
+
+    What else lies in the folder, such as the state of a training, does not count.
+
+    Raises:
+        UserError: `model_index.json` cannot be read.
+    """
+    index = folder / "model_index.json"
+    try:
+        parts = [name for name in json.loads(index.read_text("utf-8")) if not name.startswith("_")]
+    except (OSError, ValueError) as error:
+        raise UserError(f"{index}: cannot be read as JSON ({error}).") from error
+    total = hashlib.sha256()
+    for part in sorted(parts):
+        for path in sorted((folder / part).rglob("*")):
+            if path.suffix in (".safetensors", ".bin"):
+                total.update(f"{path.relative_to(folder).as_posix()} {file_hash(path)}\n".encode())
+    return total.hexdigest()
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file."""
+    blob = path.resolve().name  # the Hub's cache names its files by this very hash
+    if SHA256.fullmatch(blob):
+        return blob
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

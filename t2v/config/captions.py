@@ -1,0 +1,114 @@
+"""The settings of captions, topics, balance and the report of a curation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from t2v.config.checks import at_least_one
+from t2v.errors import UserError
+
+AXES = ("topic", "source", "duration")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionConfig:
+    """Who writes captions, and which one is taken.
+
+    `authors`, the most trusted first: `sidecar` (x.txt beside x.mp4, one caption a line), `table`
+    (the caption of the input's table), `folder`, `filename`, `model:FOLDER_OR_HUB_ID` (of
+    transformers) and `https://HOST/v1#MODEL` (an OpenAI-compatible endpoint).
+    """
+
+    authors: tuple[str, ...] = ("sidecar", "table", "filename")
+    rule: str = "{name}"  # of `filename` and `folder`: what is said, {name} the name in words
+    prompt: str = "Describe this video in one paragraph."  # to models that take one
+    frames: int = 4  # that a model is shown
+    max_side: int = 512  # of those frames
+    max_new_tokens: int = 128
+    device: str = "cpu"
+    timeout: float = 60.0  # seconds, of an endpoint's answer
+    retries: int = 4  # after a refusal that may pass, waiting 1, 2, 4, ... seconds
+    key_variable: str = "OPENAI_API_KEY"  # the environment variable with the endpoint's key
+    scorer: str = ""  # a CLIP-like model of transformers picks; without one, agreement does
+    min_match: float = -1.0  # the least cosine of caption and pictures, with a scorer
+    merge: bool = False  # add to the caption what another candidate says beyond it
+    tokenizer: str = ""  # a pipeline or tokenizer (folder, hub id) that counts tokens; empty: none
+    max_tokens: int | None = None  # a longer candidate is not taken
+
+    def __post_init__(self) -> None:
+        at_least_one(self, "frames", "max_side", "max_new_tokens")
+        if not self.authors:
+            raise UserError(
+                "caption.authors=[]: nobody writes captions. To do without: skip=caption."
+            )
+        for author in self.authors:
+            _check_author(author)
+        if "{name}" not in self.rule:
+            raise UserError(
+                f"caption.rule={self.rule}: holds no {{name}}, as in 'a video of {{name}}'."
+            )
+        if self.timeout <= 0 or self.retries < 0:
+            raise UserError(
+                f"caption.timeout={self.timeout} caption.retries={self.retries}: "
+                "the first must be more than 0, the second at least 0."
+            )
+
+
+def _check_author(author: str) -> None:
+    plain = author in ("sidecar", "table", "folder", "filename")
+    model = author.startswith("model:") and len(author) > len("model:")
+    url, _, name = author.partition("#")
+    endpoint = url.startswith(("http://", "https://")) and name
+    if not (plain or model or endpoint):
+        raise UserError(
+            f"caption.authors: {author!r} is none of sidecar, table, folder, filename, "
+            "model:FOLDER_OR_HUB_ID, https://HOST/v1#MODEL."
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TopicsConfig:
+    """Clusters of captions."""
+
+    count: int | None = None  # None: the number with the best silhouette
+    max_count: int = 30  # of those tried
+    encoder: str = ""  # a text encoder of transformers; empty: TF-IDF
+    scorer: str = ""  # a CLIP-like model verifies clip against topic; empty: the caption alone does
+    min_match: float = -1.0  # a clip that fits its topic less is dropped
+    device: str = "cpu"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        at_least_one(self, "max_count")
+        if self.count is not None:
+            at_least_one(self, "count")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BalanceConfig:
+    """How many clips stay, spread as evenly as they can be over the groups of `by`."""
+
+    keep: float = 1.0  # share of the clips; 1: all, and only the entropies are told
+    by: tuple[str, ...] = AXES
+    durations: tuple[float, ...] = (2.0, 4.0, 8.0)  # seconds, between the groups of duration
+
+    def __post_init__(self) -> None:
+        if not 0 < self.keep <= 1:
+            raise UserError(f"balance.keep={self.keep}: a share of the clips, above 0 and up to 1.")
+        if not self.by or set(self.by) - set(AXES):
+            raise UserError(f"balance.by={list(self.by)}: some of {', '.join(AXES)}.")
+        if list(self.durations) != sorted(set(self.durations)):
+            raise UserError(
+                f"balance.durations={list(self.durations)}: seconds, from short to long."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """The page about a curation."""
+
+    pictures: int = 24  # of clips kept, and as many for each reason of dropping
+    side: int = 200  # pixels of a picture's longer side
+
+    def __post_init__(self) -> None:
+        at_least_one(self, "pictures", "side")

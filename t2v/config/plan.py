@@ -1,0 +1,46 @@
+"""The settings of `t2v plan`, beside those of the command it plans."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from t2v.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanConfig:
+    """`t2v plan COMMAND`: what COMMAND, with the same settings, will take before it is run."""
+
+    command: Literal["sample", "train", "train-vae"]
+    height: int | None = None  # None: what the model was saved with, or the first clip of the data
+    width: int | None = None
+    num_frames: int | None = None
+    clips: int | None = None  # in the data; None: as many as its manifest lists
+    text_tokens: int | None = None  # of the longest caption; None: as many as the model takes
+    tflops: float | None = None  # what matrix products reach on a device that is not here
+    bandwidth: float | None = None  # of its memory, GB/s
+    memory: float | None = None  # GiB that may be used; None: what is free on the device at hand
+    calibrate: bool = False  # measure two micro-steps, of a quarter and of half the size
+    verify: bool = False  # then run the planned step itself and show how far the plan was off
+
+    def __post_init__(self) -> None:
+        for name in ("height", "width", "num_frames", "clips", "text_tokens", "tflops"):
+            self._positive(name)
+        self._positive("bandwidth")
+        self._positive("memory")
+        if (self.tflops is None) != (self.bandwidth is None):
+            raise UserError(
+                f"tflops={self.tflops} and bandwidth={self.bandwidth} name a device together: give "
+                "both, such as tflops=790 bandwidth=4300 for an H200, or neither."
+            )
+        if self.tflops is not None and (self.calibrate or self.verify):
+            raise UserError(
+                "calibrate and verify measure the device at hand, and tflops names another one: "
+                "leave one of the two out."
+            )
+
+    def _positive(self, name: str) -> None:
+        value = getattr(self, name)
+        if value is not None and not 0 < value < float("inf"):
+            raise UserError(f"{name}={value}: it must be more than 0.")

@@ -1,0 +1,136 @@
+"""Measures: the rates of the device at hand, and real steps in a fresh process each."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from t2v.bench import MIB, peak_memory
+from t2v.errors import UserError
+from t2v.models.layers import Linear
+from t2v.models.placement import pick_device
+from t2v.plan.trace import Rates
+from t2v.plan.work import Size, Target, Work, build
+
+PROBE = {"cpu": 1024, "cuda": 8192}  # rows and columns of the matrices, channels x tokens alike
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a work really took."""
+
+    peak: int  # bytes above those of the process before the model was built
+    seconds: dict[str, float]  # of one run of each stage
+
+
+def measure(target: Target, size: Size) -> Measured:
+    """Build the work in a process of its own and run every stage twice; the second run is timed.
+
+    On one CPU thread processor time counts, which other programs do not lengthen.
+
+    Raises:
+        UserError: the process died, which is what too little memory looks like.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])  # imports are paid once, and shared
+    with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
+        try:
+            return pool.submit(_measure_here, target, size, torch.get_num_threads()).result()
+        except BrokenProcessPool as error:
+            raise UserError(
+                f"The process that measured {size} died, most likely for want of memory. "
+                "Plan without verify, or at a smaller size."
+            ) from error
+
+
+def _measure_here(target: Target, size: Size, threads: int) -> Measured:
+    torch.set_num_threads(threads)
+    device = pick_device(target.device)
+    seconds: dict[str, float] = {}
+
+    def run() -> Work:
+        work = build(target, size)
+        for _ in range(2):  # the first makes the optimizer's state and warms up
+            for stage in work.stages:
+                seconds[stage.name] = timed(stage.run, device)
+        return work
+
+    peak = peak_memory(run, device)
+    if peak is None:
+        raise UserError("This system keeps no peak of memory that can be reset; Linux does.")
+    return Measured(int(peak * MIB), seconds)
+
+
+def timed(run: Callable[[], Any], device: torch.device) -> float:
+    """Seconds of one run."""
+    clock = time.perf_counter
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif torch.get_num_threads() == 1:
+        clock = time.process_time
+    start = clock()
+    run()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return clock() - start
+
+
+def measured_rates(device: torch.device, dtype: torch.dtype, trains: bool) -> Rates:
+    """Best of a few runs of a product, a convolution, an attention and an addition."""
+    size = PROBE[device.type]
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator).to(device, dtype)
+
+    linear = Linear(size, size).to(device, dtype)
+    tokens, heads = draw(2 * size, size), draw(1, 8, size, 64)
+    video = draw(2, 64, 5, 32, 32).contiguous(memory_format=torch.channels_last_3d)
+    kernel = draw(64, 64, 3, 3, 3)
+    large = torch.zeros(2**24, device=device)
+    small = torch.zeros(16, device=device)
+
+    def best(run: Callable[[], Any], repeats: int = 4) -> float:
+        return min(timed(run, device) for _ in range(repeats))
+
+    def many() -> None:
+        for _ in range(1000):
+            small.add(1)
+
+    with torch.set_grad_enabled(trains):
+        matmul = 2 * tokens.numel() * size / best(lambda: linear(tokens))
+    with torch.no_grad():
+        output = F.conv3d(video, kernel, padding=1)
+        flop = 2 * output.numel() * kernel[0].numel()
+        return Rates(
+            matmul=matmul,
+            convolution=flop / best(lambda: F.conv3d(video, kernel, padding=1)),
+            attention=4
+            * heads.numel()
+            * size
+            / best(lambda: F.scaled_dot_product_attention(heads, heads, heads)),
+            memory=3 * large.nbytes / best(lambda: torch.add(large, 1, out=large)) / 1.5,
+            launch=best(many) / 1000,
+        )
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that may still be taken on `device`; None where the system does not say."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    with suppress(OSError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return None

@@ -1,0 +1,152 @@
+"""A plan in words: what it takes, whether it fits, and what would make it fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from t2v.config import SampleConfig
+from t2v.plan.run import MIB, Figure, Plan, StageTrace
+
+
+def report(plan: Plan) -> str:
+    """The plan as text, one thing a line."""
+    return "\n".join([*_sizes(plan), *_memory(plan), *_time(plan), *_disk(plan), *_verdict(plan)])
+
+
+def comparison(plan: Plan) -> list[tuple[str, Figure, float]]:
+    """What was planned beside what was measured: peak bytes and the seconds of every step."""
+    assert plan.measured is not None
+    whole = plan.estimate
+    rows = [("peak memory", plan.peak, float(plan.measured.peak))]
+    seconds = plan.measured.seconds
+    for stage in whole.stages:
+        rows.append((stage.name, whole.seconds(stage, plan.correction), seconds[stage.name]))
+    counted = [stage for stage in whole.stages if stage.times]
+    planned = _sum([whole.seconds(stage, plan.correction) for stage in counted])
+    rows.append(("time", planned, sum(seconds[stage.name] for stage in counted)))
+    return rows
+
+
+def _sizes(plan: Plan) -> Iterator[str]:
+    whole, size = plan.estimate, plan.estimate.size
+    yield f"t2v {plan.config.command} on {plan.device}"
+    yield (
+        f"size         {size.batch} x {size.frames} frames of {size.width} x {size.height}"
+        + (f", {size.tokens} text tokens" if size.tokens else "")
+    )
+    parts = ", ".join(f"{name} {_count(count)}" for name, count in whole.parameters.items())
+    yield f"parameters   {_count(sum(whole.parameters.values()))}: {parts}"
+    for absent in whole.absent:
+        yield f"not counted  {absent}"
+
+
+def _memory(plan: Plan) -> Iterator[str]:
+    whole = plan.estimate
+    yield f"\nmemory       {_bytes(plan.peak)} at the peak" + (
+        ", corrected by two micro-steps" if plan.micro else ", not calibrated"
+    )
+    yield f"  weights            {_mib(whole.weights)}"
+    if not isinstance(plan.target, SampleConfig):
+        yield f"  gradients          {_mib(whole.gradients)}"
+        yield f"  optimizer          {_mib(whole.optimizer)}"
+        yield f"  averaged weights   {_mib(whole.average)}"
+    for stage in whole.stages:
+        yield f"  {stage.name:<20} rises by {_mib(stage.peak - stage.held)} of tensors"
+    if plan.data:
+        yield f"  data, besides      {_mib(plan.data)} for {plan.clips} clips"
+    for variant in plan.variants:
+        yield f"  with {variant.words:<55} {_bytes(variant.peak)}"
+
+
+def _time(plan: Plan) -> Iterator[str]:
+    whole = plan.estimate
+    yield "\ntime"
+    for stage in whole.stages:
+        took = _duration(whole.seconds(stage, plan.correction)) if plan.timed else "-"
+        yield f"  {stage.name:<20} {_flop(stage.flop)}, {took}, {_times(stage, plan)}"
+    if not plan.timed:
+        yield "  this device is not here: name it by tflops=... bandwidth=... memory=..."
+        return
+    parts = [
+        (whole.seconds(stage, plan.correction), stage.times or plan.clips or 0)
+        for stage in whole.stages
+    ]
+    total = _sum([Figure(each.value * times, each.error * times) for each, times in parts])
+    yield f"  the whole run        {_duration(total)}, without validation and saving"
+    if plan.rates.matmul > 1:
+        rates = plan.rates
+        yield (
+            f"  by the device's rate: products {_flop(rates.matmul)}/s, convolutions "
+            f"{_flop(rates.convolution)}/s, attention {_flop(rates.attention)}/s, memory "
+            f"{rates.memory / 1e9:.3g} GB/s"
+        )
+
+
+def _times(stage: StageTrace, plan: Plan) -> str:
+    times = stage.times or plan.clips
+    return f"{times:,} times" if times else "once a clip; add clips=NUMBER for the whole"
+
+
+def _disk(plan: Plan) -> Iterator[str]:
+    yield "\ndisk"
+    for name, size in plan.disk.items():
+        yield f"  {name:<40} {_mib(size)}"
+
+
+def _verdict(plan: Plan) -> Iterator[str]:
+    yield ""
+    if plan.measured:
+        yield "measured in a process of its own (planned, measured, planned too high by)"
+        for name, planned, measured in comparison(plan):
+            both = (
+                (_bytes(planned), _mib(measured))
+                if name == "peak memory"
+                else (_duration(planned), _seconds(measured))
+            )
+            off = planned.value / measured - 1 if measured else 0.0
+            yield f"  {name:<20} {both[0]}   {both[1]}   {off:+.0%}"
+        yield ""
+    need = plan.peak.most + plan.data
+    if plan.allowed is None:
+        yield f"It needs up to {_mib(need)}. How much there is is not known: add memory=GIB."
+    elif plan.holds(plan.peak):
+        yield f"It fits: up to {_mib(need)} of {_mib(plan.allowed)}."
+    else:
+        yield f"It does NOT fit: up to {_mib(need)} of {_mib(plan.allowed)}."
+        for remedy in plan.remedies:
+            fits = "fits" if plan.holds(remedy.peak) else "does not fit yet"
+            yield f"  {remedy.words}: {_bytes(remedy.peak)}, {fits}"
+        if not any(plan.holds(remedy.peak) for remedy in plan.remedies):
+            yield "  None of these is enough: take a larger device or a smaller model."
+
+
+def _sum(figures: list[Figure]) -> Figure:
+    """Errors of one correction go the same way, so they add up."""
+    return Figure(sum(each.value for each in figures), sum(each.error for each in figures))
+
+
+def _count(count: int) -> str:
+    return f"{count / 1e6:,.2f} M"
+
+
+def _mib(size: float) -> str:
+    return f"{size / MIB:,.1f} MiB" if size < 2**33 else f"{size / 2**30:,.1f} GiB"
+
+
+def _bytes(figure: Figure) -> str:
+    return f"{_mib(figure.value)} +- {_mib(figure.error)}"
+
+
+def _flop(flop: float) -> str:
+    return f"{flop / 1e12:,.3g} TFLOP" if flop >= 1e12 else f"{flop / 1e9:,.3g} GFLOP"
+
+
+def _duration(figure: Figure) -> str:
+    return f"{_seconds(figure.value)} +- {_seconds(figure.error)}"
+
+
+def _seconds(seconds: float) -> str:
+    for limit, unit, name in ((1, 1e-3, "ms"), (120, 1, "s"), (7200, 60, "min"), (2e5, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / unit:.3g} {name}"
+    return f"{seconds / 86400:.3g} days"

@@ -1,0 +1,135 @@
+"""Runs the real code on tensors without content and counts bytes, FLOP and seconds."""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
+
+
+@dataclass(frozen=True)
+class Rates:
+    """How fast a device is."""
+
+    matmul: float  # FLOP/s
+    convolution: float
+    attention: float
+    memory: float  # bytes/s
+    launch: float = 0.0  # seconds that any operation takes at least
+
+    def seconds(self, kind: str, flop: int, bytes_: int) -> float:
+        """The roofline: an operation takes as long as its arithmetic or its memory traffic."""
+        return max(flop / getattr(self, kind), bytes_ / self.memory) + self.launch
+
+
+@dataclass
+class Usage:
+    """What a stage took."""
+
+    peak: int = 0  # bytes held at the worst moment
+    flop: int = 0
+    seconds: float = 0.0
+
+
+def _attention(q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
+    return sdpa_flop_count(q.shape, k.shape, v.shape)
+
+
+def _attention_backward(grad: Any, q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
+    return sdpa_backward_flop_count(grad.shape, q.shape, k.shape, v.shape)
+
+
+def _convolution(x: Any, weight: Any, *_: Any, out_val: Any, **__: Any) -> int:
+    return 2 * out_val.numel() * weight[0].numel()
+
+
+# kernels that only CPUs use and torch's table does not list
+_FORMULAS: dict[Any, Callable[..., int]] = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda *a, out_val, **k: _attention(
+        *a
+    ),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+        lambda *a, out_val, **k: _attention_backward(*a)
+    ),
+    torch.ops.aten.mkldnn_convolution: _convolution,
+    **flop_registry,
+}
+
+
+class Trace(TorchDispatchMode):
+    """Counts every operation inside it; bytes are those of storages that are alive.
+
+    A storage counts from the operation that made it until nobody refers to it, which is when an
+    allocator gets it back. Kernels' own scratch memory is not seen.
+    """
+
+    def __init__(self, rates: Rates) -> None:
+        super().__init__()
+        self.rates, self.live, self.usage = rates, 0, Usage()
+        self._storages: set[int] = set()
+
+    @contextmanager
+    def stage(self) -> Iterator[Usage]:
+        """What is used inside; the peak includes what was held before."""
+        self.usage = Usage(peak=self.live)
+        yield self.usage
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        made = [each for each in tree_iter(out) if isinstance(each, Tensor)]
+        fresh = [self._hold(each) for each in made]
+        self.usage.peak = max(self.usage.peak, self.live)
+        if any(fresh) or func._schema.is_mutable:  # a view costs nothing
+            self._count(func, args, kwargs, out, made)
+        return out
+
+    def _hold(self, tensor: Tensor) -> bool:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._storages:
+            return False
+        self._storages.add(key)
+        self.live += storage.nbytes()
+        weakref.finalize(storage, self._drop, key, storage.nbytes())
+        return True
+
+    def _drop(self, key: int, size: int) -> None:
+        self._storages.discard(key)
+        self.live -= size
+
+    def _count(
+        self, func: Any, args: tuple[Any, ...], kwargs: Any, out: Any, made: list[Tensor]
+    ) -> None:
+        name, formula = func._schema.name, _FORMULAS.get(func.overloadpacket)
+        flop = formula(*args, **kwargs, out_val=out) if formula else 0
+        kind = "matmul"
+        if "convolution" in name:
+            kind = "convolution"
+        elif "attention" in name:
+            kind = "attention"
+        read = [each for each in tree_iter((args, kwargs)) if isinstance(each, Tensor)]
+        moved = sum(each.nbytes for each in (*read, *made))
+        self.usage.flop += flop
+        self.usage.seconds += self.rates.seconds(kind, flop, moved)
+
+
+@contextmanager
+def traced(rates: Rates) -> Iterator[Trace]:
+    """Inside, every tensor made has a shape and no content, and the trace counts."""
+    with warnings.catch_warnings(), FakeTensorMode(allow_non_fake_inputs=True), Trace(rates) as run:
+        # the optimizer's assertion that two views share memory holds here too
+        warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")
+        yield run

@@ -75,6 +75,18 @@ class Draw(NamedTuple):
     num_frames: int  # how many of their first frames
 
 
+def by_shape(items: Sequence[tuple[int, Bucket]], at_once: int) -> tuple[Draw, ...]:
+    """All of the numbered items, whole, at most `at_once` a draw; the commonest shape first."""
+    shapes: dict[Bucket, list[int]] = {}
+    for number, bucket in items:
+        shapes.setdefault(bucket, []).append(number)
+    return tuple(
+        Draw(some, bucket.num_frames)
+        for bucket, numbers in sorted(shapes.items(), key=lambda each: -len(each[1]))
+        for some in torch.tensor(numbers).split(at_once)
+    )
+
+
 class Curriculum:
     """The stages of a training over the items of a dataset: sizes, lengths, images beside videos.
 

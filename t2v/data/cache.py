@@ -1,0 +1,121 @@
+"""Tensors on disk, found by a hash of all they were made from."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from t2v.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+TENSORS_PER_SHARD = 64  # at most this many are lost to a kill
+
+
+def digest(*parts: object) -> str:
+    """A hash of the `repr` of `parts`, 32 hex digits."""
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+
+
+def weights_digest(module: nn.Module) -> str:
+    """A hash of a network's class, names and weights."""
+    hashed = hashlib.sha256(type(module).__name__.encode())
+    for name, tensor in sorted(module.state_dict().items()):
+        hashed.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        hashed.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return hashed.hexdigest()[:32]
+
+
+class Cache:
+    """Tensors by key in the safetensors shards of a folder, written a shard at a time.
+
+    Shards get their names by renaming a complete file, so a kill leaves whole shards only. A shard
+    that cannot be read is named in a warning and counts as absent.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.shards: dict[str, Any] = {}  # key to its open shard
+        self.waiting: dict[str, Tensor] = {}
+        for path in sorted(folder.glob("*.safetensors")):
+            self._open(path)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.shards or key in self.waiting
+
+    def __enter__(self) -> Cache:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.flush()
+
+    def shape(self, key: str) -> tuple[int, ...]:
+        """The shape of a tensor, without reading it."""
+        if key in self.waiting:
+            return tuple(self.waiting[key].shape)
+        return tuple(self.shards[key].get_slice(key).get_shape())
+
+    def read(self, key: str) -> Tensor:
+        """The tensor of a key.
+
+        Raises:
+            UserError: its bytes are no finite numbers, so the disk has changed them.
+        """
+        if key in self.waiting:
+            return self.waiting[key]
+        tensor = self.shards[key].get_tensor(key)
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise UserError(
+                f"{self.folder}: the tensor {key} was written whole and is damaged now. "
+                "Remove the folder; it will be made again."
+            )
+        return tensor
+
+    def add(self, key: str, tensor: Tensor) -> None:
+        """Keep a tensor; it is on disk after the next `flush`, which comes by itself now and then.
+
+        A tensor that is not finite is the caller's mistake.
+        """
+        assert not tensor.is_floating_point() or tensor.isfinite().all()
+        self.waiting[key] = tensor.contiguous()
+        if len(self.waiting) >= TENSORS_PER_SHARD:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what waits."""
+        if not self.waiting:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"{digest(*sorted(self.waiting))[:16]}.safetensors"
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        try:
+            save_file(self.waiting, partial)
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+        self._open(path)
+        self.waiting = {}
+
+    def _open(self, path: Path) -> None:
+        try:
+            shard = safe_open(path, "pt")
+        except (SafetensorError, OSError) as error:
+            logger.warning("%s cannot be read (%s) and is left out.", path, error)
+            return
+        self.shards |= dict.fromkeys(shard.keys(), shard)

@@ -1,0 +1,288 @@
+"""A dataset as a training sees it: tensors, captions, and the batches they make."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLWan
+from einops import rearrange
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from t2v.config import ClipsConfig
+from t2v.data.buckets import Bucket, bucket_lengths
+from t2v.data.cache import Cache, digest, weights_digest
+from t2v.data.clips import pixels, read_rows, train_count
+from t2v.data.curriculum import Curriculum, Draw, Item, by_shape
+from t2v.data.latents import encode_folder, latents_name
+from t2v.data.prepare import Encoder, Prepared, prepare
+from t2v.errors import UserError
+from t2v.manifest import MANIFEST, Clip, read_manifest
+from t2v.models.placement import ready
+from t2v.models.text import count_tokens
+from t2v.models.vae import AutoencoderKLT2V
+
+logger = logging.getLogger(__name__)
+
+VAE = AutoencoderKLT2V | AutoencoderKLWan
+HELD_OUT = "held_out"  # the value of a row's "split" that keeps it for validation
+HELD_OUT_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Clips as tensors `c t h w` of a few shapes, with what a training needs of them.
+
+    Args:
+        rows: of every clip, with its captions; `Item.clip` counts them.
+        items: what a batch is made of.
+        tensors: of each item.
+        temporal: frames a step of their time axis stands for.
+        count: how many of the items are trained on; they come first.
+        train: the batches of the steps.
+        held_out: batches of one shape each, whole clips: all that is kept for validation.
+        sizes: fps, height, width and num_frames that a model trained on it makes by default.
+        sources: hashes of all of it; a run that goes on must find the same.
+    """
+
+    rows: list[dict[str, Any]]
+    items: Sequence[Item]
+    tensors: Tensor | _Cached
+    temporal: int
+    count: int
+    train: Curriculum
+    held_out: tuple[Draw, ...]
+    sizes: dict[str, Any]
+    sources: dict[str, str]
+
+    def read(self, draw: Draw) -> Tensor:
+        """The tensors of a draw, `b c t h w`."""
+        steps = (draw.num_frames - 1) // self.temporal + 1
+        return torch.stack([self.tensors[item][:, :steps] for item in draw.items.tolist()])
+
+    def training(self, at_once: int) -> tuple[Draw, ...]:
+        """Every item that is trained on once, whole, in batches of one shape each."""
+        buckets = [item.bucket for item in self.items[: self.count]]
+        return by_shape(list(enumerate(buckets)), at_once)
+
+    def clips(self, draw: Draw) -> Tensor:
+        """The rows of a draw's items, `b`."""
+        return torch.tensor([self.items[item].clip for item in draw.items.tolist()])
+
+
+class _Cached:
+    """The tensors of items, read when asked for."""
+
+    def __init__(self, cache: Cache, keys: Sequence[str]) -> None:
+        self.cache, self.keys = cache, keys
+
+    def __getitem__(self, item: int) -> Tensor:
+        return self.cache.read(self.keys[item])
+
+
+def is_world(data: str) -> bool:
+    """Is it a folder of `t2v world`, whose clips lie in shards?"""
+    manifest = Path(data) / MANIFEST
+    return manifest.is_file() and read_manifest(manifest)[0].path.endswith(".safetensors")
+
+
+def load_latents(
+    data: str,
+    clips: ClipsConfig,
+    vae: VAE,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    precision: str,
+    max_length: int,
+    batch_size: int,
+    held_out: int,
+    seed: int,
+) -> Dataset:
+    """The latents of a world folder or of a manifest: posterior means, float16, not normalised.
+
+    What the cache lacks is encoded first. Clips of a manifest that cannot be used, also for want
+    of a caption of at most `max_length` tokens, are left out with their reasons in a ledger.
+
+    Args:
+        data: a folder of `t2v world`, a manifest, or a folder of media with captions.
+        clips: for a manifest, fps, resolution and num_frames must be filled in.
+        held_out: how many of the last clips are kept for validation, unless rows of the manifest
+            say `"split": "held_out"`; then these are.
+
+    Raises:
+        UserError: see `prepare` and `encode_folder`; or nothing is left to train or validate on.
+    """
+    if is_world(data):
+        latents = encode_folder(vae, data, precision)
+        sources = {"latents": latents_name(vae, data, precision)}
+        return world_dataset(data, clips, latents, sources, vae, batch_size, held_out, seed)
+    encoder = latents_encoder(vae, precision)
+    prepared = prepare(data, clips, encoder, cache_folder(data, clips))
+    prepared = with_captions(prepared, tokenizer, max_length)
+    return _dataset(prepared, clips, encoder, batch_size, held_out, seed)
+
+
+def load_frames(
+    data: str, clips: ClipsConfig, vae: VAE, *, batch_size: int, held_out: int, seed: int
+) -> Dataset:
+    """The clips of a manifest as uint8 frames, read once and kept in the cache.
+
+    Raises:
+        UserError: see `prepare`; or nothing is left to train or validate on.
+    """
+    encoder = frames_encoder(vae)
+    prepared = prepare(data, clips, encoder, cache_folder(data, clips))
+    return _dataset(prepared, clips, encoder, batch_size, held_out, seed)
+
+
+def cache_folder(data: str, clips: ClipsConfig) -> Path:
+    """Where the tensors of a manifest lie."""
+    if clips.cache is not None:
+        return Path(clips.cache)
+    return (Path(data) if Path(data).is_dir() else Path(data).parent) / "latents"
+
+
+def latents_encoder(vae: VAE, precision: str) -> Encoder:
+    """Posterior means in float16, one clip at a time, so that the bits depend on nothing else."""
+    settings = {
+        name: value
+        for name, value in vae.config.items()
+        if not name.startswith("_") and name not in ("latents_mean", "latents_std")
+    }
+
+    @torch.no_grad()
+    def run(frames: np.ndarray) -> Tensor:
+        device = ready(vae)
+        video = pixels(torch.from_numpy(frames)[None].to(device))
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            posterior = vae.encode(video).latent_dist
+        return posterior.mean[0].half().cpu().contiguous()
+
+    name = digest("latents", weights_digest(vae), sorted(settings.items()), precision)
+    temporal, spatial = vae.config.scale_factor_temporal, vae.config.scale_factor_spatial
+    return Encoder(name, run, temporal, spatial, temporal, 2 * spatial)
+
+
+def frames_encoder(vae: VAE) -> Encoder:
+    """Frames as they are, in the shapes that `vae` takes."""
+
+    def run(frames: np.ndarray) -> Tensor:
+        return rearrange(torch.from_numpy(frames), "t h w c -> c t h w").contiguous()
+
+    config = vae.config
+    return Encoder(
+        "frames", run, 1, 1, config.scale_factor_temporal, 2 * config.scale_factor_spatial
+    )
+
+
+def with_captions(
+    prepared: Prepared, tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> Prepared:
+    """The same without captions that are too long, and without clips that have none left.
+
+    Raises:
+        UserError: no clip is left.
+    """
+    texts, reasons = [], {}
+    for number, clip in enumerate(prepared.clips):
+        counts = {text: count_tokens(tokenizer, text) for text in prepared.texts[number]}
+        texts.append(tuple(text for text, count in counts.items() if count <= max_length))
+        if not counts and not clip.dropped:
+            reasons[number] = 'it has no caption; give one in "caption" or in a .txt beside it'
+        elif not texts[-1] and not clip.dropped:
+            least = min(counts.values())
+            reasons[number] = f"its caption has {least} tokens, {max_length} fit the model"
+    return replace(prepared, texts=texts).without(reasons)
+
+
+def world_dataset(
+    data: str,
+    clips: ClipsConfig,
+    tensors: Tensor,
+    sources: dict[str, str],
+    vae: VAE,
+    batch_size: int,
+    held_out: int,
+    seed: int,
+) -> Dataset:
+    """The clips of a world folder, all of one shape; the last `held_out` are for validation.
+
+    Raises:
+        UserError: settings that its clips cannot follow.
+    """
+    given = [n for n in ("fps", "resolution", "num_frames") if getattr(clips, n) is not None]
+    given += ["stages.resolution" for stage in clips.stages if stage.resolution is not None]
+    if given:
+        raise UserError(
+            f"clips.{given[0]} is given, but {data} is a folder of `t2v world`, whose clips have "
+            "one size and rate. Omit it, or render the world anew."
+        )
+    rows = read_rows(data)
+    sizes = {name: rows[0][name] for name in ("fps", "height", "width", "num_frames")}
+    bucket = Bucket(sizes["num_frames"], sizes["height"], sizes["width"])
+    items = [Item(number, None, bucket) for number in range(len(rows))]
+    count = train_count(len(rows), held_out)
+    stride = vae.config.scale_factor_temporal
+    lengths = bucket_lengths(clips, bucket.num_frames, stride)
+    curriculum = Curriculum(items[:count], clips.all_stages(), lengths, batch_size, seed)
+    rest = torch.arange(count, len(rows)).split(HELD_OUT_AT_ONCE)
+    held = tuple(Draw(items, bucket.num_frames) for items in rest)
+    return Dataset(rows, items, tensors, stride, count, curriculum, held, sizes, sources)
+
+
+def _dataset(
+    prepared: Prepared,
+    clips: ClipsConfig,
+    encoder: Encoder,
+    batch_size: int,
+    held_out: int,
+    seed: int,
+) -> Dataset:
+    kept = [number for number, clip in enumerate(prepared.clips) if not clip.dropped]
+    rows = [_row(prepared.clips[number], prepared.texts[number]) for number in kept]
+    held = _held_out([prepared.clips[number] for number in kept], held_out)
+    position = {number: place for place, number in enumerate(kept)}
+    paired = [
+        (item._replace(clip=position[item.clip]), key)
+        for item, key in zip(prepared.items, prepared.keys, strict=True)
+    ]
+    paired.sort(key=lambda each: each[0].clip in held)  # as in a world folder, these come last
+    items, keys = [item for item, _ in paired], [key for _, key in paired]
+    count = sum(item.clip not in held for item in items)
+    stages = clips.all_stages()
+    assert clips.num_frames is not None
+    lengths = bucket_lengths(clips, clips.num_frames, encoder.stride)
+    train = Curriculum(items[:count], stages, lengths, batch_size, seed)
+    last = [(n, i.bucket) for n, i in enumerate(items) if i.resolution == stages[-1].resolution]
+    validated = by_shape([each for each in last if each[0] >= count], HELD_OUT_AT_ONCE)
+    if not validated:
+        raise UserError(
+            f"None of the {len(held)} clips held out is large enough for the last stage. "
+            'Hold out others: raise held_out, or mark rows with "split": "held_out".'
+        )
+    usual = Counter(bucket for number, bucket in last if number < count).most_common(1)[0][0]
+    sizes = {"fps": clips.fps} | usual._asdict()
+    sources = {"clips": digest(keys, count, [rows[item.clip]["captions"] for item in items])}
+    tensors = _Cached(prepared.cache, keys)
+    return Dataset(rows, items, tensors, encoder.temporal, count, train, validated, sizes, sources)
+
+
+def _held_out(clips: Sequence[Clip], held_out: int) -> set[int]:
+    """Which of the clips are kept for validation: those whose rows say so, else the last."""
+    marked = {n for n, clip in enumerate(clips) if clip.extra.get("split") == HELD_OUT}
+    if not marked:
+        return set(range(train_count(len(clips), held_out), len(clips)))
+    train_count(len(clips), len(marked))
+    logger.info("%d clips are held out as their rows say", len(marked))
+    return marked
+
+
+def _row(clip: Clip, texts: Sequence[str]) -> dict[str, Any]:
+    return {"path": clip.path, "start": clip.start, "caption": clip.caption, "captions": texts}

@@ -1,0 +1,152 @@
+"""A clip as frames of its bucket, or why not; runs in workers, so it imports no torch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from t2v.config import ClipsConfig
+from t2v.data.buckets import Unfit, fit_length, fit_size
+from t2v.errors import UserError
+from t2v.footage import Probe, iter_frames, probe
+from t2v.manifest import IMAGE_SUFFIXES, Clip
+from t2v.workers import Failure, work
+
+VERSION = 1  # of what a clip becomes: raise it when other pixels come out, and no cache is stale
+
+
+@dataclass(frozen=True)
+class Transform:
+    """What is done to a clip; equal transforms of equal files give equal frames."""
+
+    fps: float
+    sizes: tuple[tuple[int, int], ...]  # height, width
+    lengths: tuple[int, ...]
+    sampling: str
+    max_upscale: float
+    max_repeat: float
+
+    @classmethod
+    def of(
+        cls, config: ClipsConfig, sizes: tuple[tuple[int, int], ...], lengths: tuple[int, ...]
+    ) -> Transform:
+        """The one that settings ask for, whose `fps` is filled in."""
+        assert config.fps is not None
+        checks = config.max_upscale, config.max_repeat
+        return cls(config.fps, sizes, lengths, config.sampling, *checks)
+
+
+def read_clip(clip: Clip, transform: Transform) -> np.ndarray:
+    """The frames of a clip in its bucket, `t h w c` uint8: 4k+1 of a video, one of an image.
+
+    Scaled with a filter that averages (no aliasing), cropped around the middle, at `fps` by the
+    timestamps, or spread over the whole clip for `sparse` sampling.
+
+    Raises:
+        Unfit: the clip does not fit any bucket, or is not what it says it is.
+        UserError: the file cannot be read.
+    """
+    path = Path(clip.path)
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        return _read_image(clip, transform)
+    film = probe(path)
+    if film.hdr:
+        raise Unfit(f"HDR ({film.hdr}) would come out with wrong colours")
+    crop = _crop(clip)
+    width, height = crop[2:] if crop else (film.width, film.height)
+    size = fit_size(height, width, transform.sizes, transform.max_upscale)
+    still = film.num_frames == 1
+    rate, wanted = (None, 1) if still else _sampling(clip, film, transform)
+    frames = iter_frames(path, clip.start, clip.end, fps=rate, size=size, crop=crop)
+    video = [frame for _, frame in islice(frames, wanted)]
+    if not video:
+        raise Unfit(f"no frame is shown from {clip.start:g} s on")
+    if still:
+        return video[0][None]
+    return np.stack(video[: fit_length(len(video), transform.lengths)])
+
+
+def read_clips(
+    clips: Sequence[Clip], transform: Transform, config: ClipsConfig
+) -> Iterator[tuple[int, np.ndarray | str]]:
+    """Each clip's number with its frames or the reason why there are none, as they come.
+
+    Read in processes of their own: a file that crashes its decoder, takes more than
+    `seconds_per_clip` or `gigabytes_per_worker` costs itself and nothing else.
+    """
+    results = work(
+        partial(_verdict, transform=transform),
+        clips,
+        workers=min(config.workers, len(clips)),
+        seconds=config.seconds_per_clip,
+        memory_gb=config.gigabytes_per_worker,
+    )
+    for number, result in results:
+        yield number, result.reason if isinstance(result, Failure) else result
+
+
+def file_hashes(paths: Iterator[str], threads: int) -> dict[str, str]:
+    """The SHA-256 of every file that can be read, by its path."""
+    unique = list(dict.fromkeys(paths))
+    with ThreadPoolExecutor(threads) as pool:
+        return {p: found for p, found in zip(unique, pool.map(_hash, unique), strict=True) if found}
+
+
+def _hash(path: str) -> str | None:
+    try:
+        if not Path(path).is_file():  # a pipe would wait for ever
+            return None
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
+
+
+def _verdict(clip: Clip, transform: Transform) -> np.ndarray | str:
+    try:
+        return read_clip(clip, transform)
+    except (Unfit, UserError) as error:
+        return str(error)
+
+
+def _sampling(clip: Clip, film: Probe, transform: Transform) -> tuple[float, int]:
+    """The rate to read a video at, and how many frames of it."""
+    seconds = min(clip.end or film.duration, film.duration) - clip.start
+    if seconds <= 0:
+        raise Unfit(f"the clip starts at {clip.start:g} s and the file ends at {film.duration:g} s")
+    if transform.sampling == "sparse":
+        wanted = fit_length(int(seconds * film.fps + 0.01), transform.lengths)
+        return wanted / seconds, wanted
+    if transform.fps > film.fps * transform.max_repeat:
+        raise Unfit(
+            f"{film.fps:.3g} frames/s are too few for {transform.fps:g}, "
+            f"max_repeat is {transform.max_repeat:g}"
+        )
+    return transform.fps, fit_length(int(seconds * transform.fps + 0.01), transform.lengths)
+
+
+def _crop(clip: Clip) -> tuple[int, int, int, int] | None:
+    """`left, top, width, height` in pixels as shown, where curation found bars around the film."""
+    crop = clip.extra.get("crop")
+    return tuple(crop) if crop else None
+
+
+def _read_image(clip: Clip, transform: Transform) -> np.ndarray:
+    try:
+        with Image.open(clip.path) as file:
+            image = ImageOps.exif_transpose(file).convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise Unfit(f"not an image that can be read ({error})") from error
+    if crop := _crop(clip):
+        left, top, width, height = crop
+        image = image.crop((left, top, left + width, top + height))
+    height, width = fit_size(image.height, image.width, transform.sizes, transform.max_upscale)
+    return np.asarray(ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS))[None]

@@ -18,6 +18,8 @@ from t2v.config import (
     BenchConfig,
     ConvertConfig,
     EvalConfig,
+    FinetuneConfig,
+    PlanConfig,
     SampleConfig,
     TrainDiTConfig,
     TrainVAEConfig,
@@ -105,6 +107,13 @@ def _train(args: argparse.Namespace, overrides: list[str]) -> None:
     print(train_dit(config))
 
 
+def _finetune(args: argparse.Namespace, overrides: list[str]) -> None:
+    config = load_config(FinetuneConfig, args.config, overrides)
+    from t2v.training.finetune import finetune
+
+    print(finetune(config))
+
+
 def _train_vae(args: argparse.Namespace, overrides: list[str]) -> None:
     config = load_config(TrainVAEConfig, args.config, overrides)
     from t2v.training.vae import train_vae
@@ -141,15 +150,37 @@ def _bench(args: argparse.Namespace, overrides: list[str]) -> None:
     bench(config)
 
 
+def _plan(args: argparse.Namespace, overrides: list[str]) -> None:
+    config, target = load_plan(args.config, overrides)
+    from t2v.plan.report import report
+    from t2v.plan.run import plan
+
+    print(report(plan(config, target)))
+
+
+def load_plan(file: Path | None, overrides: Sequence[str]) -> tuple[PlanConfig, Any]:
+    """The settings of `t2v plan`, and those of the command it plans, which the file is for."""
+    own = {each for each in overrides if each.partition("=")[0] in settings(PlanConfig)}
+    config = load_config(PlanConfig, None, [each for each in overrides if each in own])
+    schema = COMMANDS[config.command].schema
+    known = settings(schema)
+    rest = [each for each in overrides if each not in own or each.partition("=")[0] in known]
+    return config, load_config(schema, file, rest)
+
+
 COMMANDS = {
     "sample": Command(SampleConfig, _sample, "prompts to mp4"),
     "world": Command(WorldConfig, _world, "render the captioned world; train its text and judge"),
     "train-vae": Command(TrainVAEConfig, _train_vae, "train the video autoencoder"),
     "train": Command(TrainDiTConfig, _train, "train the transformer; writes a pipeline folder"),
+    "finetune": Command(FinetuneConfig, _finetune, "a saved pipeline learns new footage"),
     "convert": Command(
         ConvertConfig, _convert, "turn a Wan pipeline folder into one of ours", ("src", "dst")
     ),
     "eval": Command(EvalConfig, _eval, "judge a pipeline folder on held-out prompts", ("model",)),
+    "plan": Command(
+        PlanConfig, _plan, "memory, time and disk of a command, before it is run", ("command",)
+    ),
     "bench": Command(BenchConfig, _bench, "time, memory and utilisation of every stage"),
 }
 
@@ -215,8 +246,9 @@ def _dispatch(argv: list[str]) -> None:
         parser.print_help()
         return
     from t2v import log
+    from t2v.distributed import rank
 
-    log.setup()
+    log.setup(rank())
     COMMANDS[name].run(args, _overrides(COMMANDS[name], args))
 
 

@@ -1,8 +1,30 @@
-"""What the launcher that started this process says of the others."""
+"""What the launcher that started this process (torchrun, accelerate launch) says of the others."""
 
 import os
 
+from t2v.errors import UserError
+
 
 def world_size() -> int:
-    """How many processes the launcher (torchrun and its like) started for this run; 1 without."""
+    """How many processes were started for this run; 1 without a launcher."""
     return int(os.environ.get("WORLD_SIZE") or 1)
+
+
+def rank() -> int:
+    """Which of them this is, from 0."""
+    return int(os.environ.get("RANK") or 0)
+
+
+def local_rank() -> int:
+    """Which of those on this machine it is, from 0: the number of its GPU."""
+    return int(os.environ.get("LOCAL_RANK") or 0)
+
+
+def check_launcher() -> None:
+    """Raise `UserError` where WORLD_SIZE names several processes that cannot find each other."""
+    needed = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    if missing := [name for name in needed if not os.environ.get(name)]:
+        raise UserError(
+            f"WORLD_SIZE={world_size()}, but {', '.join(missing)} is not set. Start several "
+            "processes with torchrun or accelerate launch; for one, unset WORLD_SIZE."
+        )

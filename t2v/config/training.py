@@ -31,7 +31,10 @@ class TrainConfig:
     output: str
     seed: int = 0
     steps: int = 10_000
-    batch_size: int = 48
+    batch_size: int = 48  # of one forward pass; a step sees it `accumulate` * processes times
+    accumulate: int = 1
+    gradient_checkpointing: bool = False  # a third more time for far less memory
+    parallel: Literal["ddp", "fsdp"] = "ddp"  # processes hold the weights whole, or split them
     optim: OptimConfig = field(default_factory=OptimConfig)
     save_every: int = 500
     keep_checkpoints: int = 2
@@ -42,7 +45,8 @@ class TrainConfig:
     start_from: str | None = None  # a pipeline folder or checkpoint whose weights a run begins with
 
     def __post_init__(self) -> None:
-        at_least_one(self, "batch_size", "save_every", "validate_every", "keep_checkpoints")
+        at_least_one(self, "batch_size", "accumulate", "save_every", "validate_every")
+        at_least_one(self, "keep_checkpoints")
 
 
 @dataclass(frozen=True, kw_only=True)

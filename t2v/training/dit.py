@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,14 +25,13 @@ from t2v.errors import UserError
 from t2v.models.attention import check_backend
 from t2v.models.diffusion import build_scheduler, diffusion_loss, draw_times
 from t2v.models.load import load_text, loading, refuse_missing
-from t2v.models.placement import pick_device
 from t2v.models.transformer import T2VTransformer3DModel
 from t2v.models.vae import AutoencoderKLT2V
 from t2v.pipeline import T2VPipeline
 from t2v.training.checkpoint import newest_checkpoint
 from t2v.training.loop import autocast
 from t2v.training.optim import ParameterGroup, split_parameters
-from t2v.training.run import refuse_many_processes, run
+from t2v.training.run import train
 from t2v.training.sheet import contact_sheet
 
 VAES = {each.__name__: each for each in (AutoencoderKLT2V, AutoencoderKLWan)}
@@ -61,12 +60,9 @@ def train_dit(config: TrainDiTConfig) -> Path:
     """`t2v train`: train on a folder of clips and return the last checkpoint, a pipeline folder.
 
     Raises:
-        UserError: see `pick_device`, `load_vae`, `encode_folder`, `Captions` and `run`; or
-            more than one process.
+        UserError: see `pick_device`, `load_vae`, `encode_folder`, `Captions` and `run`.
     """
-    refuse_many_processes()
-    config = replace(config, device=str(pick_device(config.device)))
-    return run(DiTTask(config), config)
+    return train(DiTTask, config)
 
 
 class DiTTask:
@@ -93,20 +89,23 @@ class DiTTask:
         config = self.config
         named = dict(self.model.named_parameters())
         text = {name: p for name, p in named.items() if name.startswith("text_encoder.")}
+        learning = {name: p for name, p in text.items() if p.requires_grad}
         groups = split_parameters(
             {name: p for name, p in named.items() if name not in text},
             config.optim,
             # tables, embedders and the first and last projection are not hidden matrices
             is_matrix=lambda name: ".blocks." in name and name.endswith(".weight"),
         )
-        if config.train_text_encoder:
-            groups.append(ParameterGroup(text, "adamw", config.text_lr))
+        if learning:
+            groups.append(ParameterGroup(learning, "adamw", config.text_lr))
         return groups
 
-    def batch(self, step: int, rank: int) -> DiTBatch:
+    def batch(self, step: int, rank: int = 0, world_size: int = 1) -> DiTBatch:
         """Clips in the epoch's order, each with one of its captions or, at times, with none."""
         config = self.config
-        index = step_indices(self.train_count, config.batch_size, config.seed, step, rank)
+        index = step_indices(
+            self.train_count, config.batch_size, config.seed, step, rank, world_size
+        )
         generator = keyed_generator(config.seed, step, rank, "captions")
         choice = torch.rand(2, len(index), generator=generator)
         tokens, lengths = self.captions.pick(index, choice[0], choice[1] < config.caption_dropout)
@@ -118,8 +117,12 @@ class DiTTask:
         with autocast(self.config):
             return self._losses(batch, noise, t).mean(), {}
 
-    @torch.no_grad()
     def validate(self) -> tuple[dict[str, float], Image.Image]:
+        """See `held_out_losses`; the sheet shows `config.prompts`."""
+        return self.held_out_losses(), self._sheet()
+
+    @torch.no_grad()
+    def held_out_losses(self) -> dict[str, float]:
         """The held-out loss at fixed noise and times, in all and in each quarter of the time."""
         held_out = torch.arange(self.train_count, len(self.latents))
         generator = keyed_generator(self.config.seed, "validation")
@@ -138,7 +141,7 @@ class DiTTask:
             for part in range(VALIDATION_BINS)
             if (quarter == part).any()
         }
-        return {"val_loss": loss.mean().item(), **figures}, self._sheet()
+        return {"val_loss": loss.mean().item(), **figures}
 
     def save(self, folder: Path) -> None:
         """Write a pipeline folder."""

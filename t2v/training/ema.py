@@ -8,9 +8,11 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from t2v.training.parallel import split_like
+
 
 class EMA:
-    """Exponential moving average of a model's parameters, in float32.
+    """Exponential moving average of a model's trained parameters, in float32, split as they are.
 
     The decay starts low, `(1 + step) / (10 + step)`, so that a young average forgets the weights
     training began with.
@@ -18,7 +20,7 @@ class EMA:
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
-        self._parameters = dict(model.named_parameters())
+        self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self._average = {name: p.detach().float().clone() for name, p in self._parameters.items()}
 
     @torch.no_grad()
@@ -45,7 +47,7 @@ class EMA:
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Continue from what `tensors` gave."""
         for name, average in self._average.items():
-            average.copy_(tensors[name])
+            average.copy_(split_like(tensors[name], average))
 
     @torch.no_grad()
     def _fill(self, values: Iterable[Tensor]) -> None:

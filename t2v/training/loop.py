@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from t2v.errors import UserError
 from t2v.training.checkpoint import newest_checkpoint
 from t2v.training.ema import EMA
 from t2v.training.optim import Optimizer, ParameterGroup, lr_factor
+from t2v.training.parallel import Worker, mean_over_ranks, whole
 
 
 class Task(Protocol):
@@ -27,15 +29,19 @@ class Task(Protocol):
     """
 
     model: nn.Module  # holds every trained parameter, already on its device
-    parts: Mapping[str, nn.Module]  # what of it `save` writes to which folder
     sources: dict[str, str]  # hashes of what the run reads; going on with others is refused
+
+    @property
+    def parts(self) -> Mapping[str, nn.Module]:
+        """The trained models by the folders that `save` writes them to."""
+        ...
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """Who steps which parameters, and how fast."""
         ...
 
-    def batch(self, step: int, rank: int) -> Any:
-        """The data of a step, a function of (config.seed, step, rank)."""
+    def batch(self, step: int, rank: int, world_size: int) -> Any:
+        """One of the `world_size` batches of a step, a function of these and config.seed."""
         ...
 
     def loss(self, batch: Any, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
@@ -55,6 +61,7 @@ class Task(Protocol):
 class TrainState:
     """What a run is made of beside its weights; `step` counts finished steps."""
 
+    worker: Worker
     optimizer: Optimizer
     ema: EMA
     step: int = 0
@@ -73,15 +80,16 @@ class StepMetrics:
 
 
 def start_state(task: Task, config: TrainConfig) -> TrainState:
-    """A run that has taken no step."""
+    """A run that has taken no step; under several processes the model is split or wrapped here."""
+    worker = Worker(task, config)
     optimizer = Optimizer(task.parameter_groups(), config.optim.weight_decay)
-    return TrainState(optimizer, EMA(task.model, config.optim.ema_decay))
+    return TrainState(worker, optimizer, EMA(task.model, config.optim.ema_decay))
 
 
-def fit(task: Task, config: TrainConfig, state: TrainState, rank: int = 0) -> Iterator[StepMetrics]:
+def fit(task: Task, config: TrainConfig, state: TrainState) -> Iterator[StepMetrics]:
     """Train from `state.step` to `config.steps`, yielding after each step; `state` moves along.
 
-    All that is random in a step is keyed by (seed, step, rank), so that a resumed run equals an
+    All that is random in a step is keyed by (seed, step, shard), so that a resumed run equals an
     uninterrupted one, bit for bit on a CPU.
 
     Raises:
@@ -90,25 +98,36 @@ def fit(task: Task, config: TrainConfig, state: TrainState, rank: int = 0) -> It
     trained = [p for p in task.model.parameters() if p.requires_grad]
     while state.step < config.steps:
         started = time.perf_counter()
-        generator = keyed_generator(config.seed, state.step, rank, "noise")
-        batch = task.batch(state.step, rank)
-        loss, extra = task.loss(batch, generator)
-        loss.backward()
-        grad_norm = nn.utils.clip_grad_norm_(trained, config.optim.clip_norm)
-        if not (loss.isfinite() and grad_norm.isfinite()):
-            raise UserError(_not_finite(task.model, config, state.step, loss))
+        figures = _gradients(task, config, state)
+        grad_norm = whole(nn.utils.clip_grad_norm_(trained, config.optim.clip_norm))
+        if not (math.isfinite(figures["loss"]) and grad_norm.isfinite()):
+            raise UserError(_not_finite(task.model, config, state.step, figures["loss"]))
         factor = lr_factor(state.step, config.steps, config.optim)
         state.optimizer.step(factor)
         state.ema.update(state.step)
         state.step += 1
         yield StepMetrics(
             step=state.step,
-            loss=loss.item(),
+            loss=figures.pop("loss"),
             grad_norm=grad_norm.item(),
             lr_factor=factor,
             seconds=time.perf_counter() - started,
-            extra={name: value.item() for name, value in extra.items()},
+            extra=figures,
         )
+
+
+def _gradients(task: Task, config: TrainConfig, state: TrainState) -> dict[str, float]:
+    """Leave the gradients of a step on the parameters; the means of what its batches tell."""
+    worker, told = state.worker, []
+    for micro in range(config.accumulate):
+        shard = worker.shard(micro)
+        generator = keyed_generator(config.seed, state.step, shard, "noise")
+        batch = task.batch(state.step, shard, worker.shards)
+        loss, extra = worker.backward(batch, generator, last=micro == config.accumulate - 1)
+        figures = {"loss": loss, **extra}
+        told.append(torch.stack([value.detach().float() for value in figures.values()]))
+    means = mean_over_ranks(torch.stack(told).mean(dim=0)).tolist()
+    return dict(zip(figures, means, strict=True))
 
 
 def autocast(config: TrainConfig) -> torch.autocast:
@@ -117,11 +136,11 @@ def autocast(config: TrainConfig) -> torch.autocast:
     return torch.autocast(device_type, torch.bfloat16, enabled=config.precision == "bf16")
 
 
-def _not_finite(model: nn.Module, config: TrainConfig, step: int, loss: Tensor) -> str:
+def _not_finite(model: nn.Module, config: TrainConfig, step: int, loss: float) -> str:
     gradients = ((name, p.grad) for name, p in model.named_parameters() if p.grad is not None)
-    bad = next((name for name, grad in gradients if not grad.isfinite().all()), "none")
+    bad = next((name for name, grad in gradients if not whole(grad).isfinite().all()), "none")
     return (
-        f"Step {step + 1} of {config.output}: loss {loss.item()}, first gradient that is not "
+        f"Step {step + 1} of {config.output}: loss {loss}, first gradient that is not "
         f"finite: {bad}. Training stopped before the weights took it. Last complete checkpoint: "
         f"{newest_checkpoint(config.output) or 'none'}. Lower optim.lr or optim.adam_lr, "
         "or try precision=fp32, with a new output."

@@ -12,6 +12,9 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from t2v.config import OptimConfig
+from t2v.training.parallel import is_split, split_like, whole
+
+MOMENTUM = "momentum_buffer"  # torch's name for it
 
 
 @dataclass(frozen=True)
@@ -53,23 +56,24 @@ class Optimizer:
     """Torch's Muon and AdamW side by side; their state is named tensors.
 
     Muon takes matrices only, so a kernel `o i t h w` is stepped through an `o (i t h w)` view that
-    shares its memory. The parameters must stay where they are from here on: load into them, never
-    replace them (`model.to` another device comes first).
+    shares its memory, or, where FSDP2 split it, as `GatheredMuon` does. The parameters must stay
+    where they are from here on: load into them, never replace them (`model.to` comes first).
     """
 
     def __init__(self, groups: Iterable[ParameterGroup], weight_decay: float) -> None:
         self._stepped: dict[str, Tensor] = {}  # what each algorithm steps, by name
         self._owners: dict[str, nn.Parameter] = {}  # whose gradient a Muon view borrows
         self._optimizers: list[tuple[torch.optim.Optimizer, float]] = []
+        self._gathered: list[tuple[GatheredMuon, float]] = []
         for group in groups:
+            if group.algorithm == "muon" and any(map(is_split, group.parameters.values())):
+                self._gathered.append((GatheredMuon(group.parameters, weight_decay), group.lr))
+                continue
             if group.algorithm == "muon":
                 parameters = {name: _matrix_view(p) for name, p in group.parameters.items()}
                 self._owners.update(group.parameters)
-                optimizer: torch.optim.Optimizer = torch.optim.Muon(
-                    parameters.values(),
-                    lr=group.lr,
-                    weight_decay=weight_decay,
-                    adjust_lr_fn="match_rms_adamw",
+                optimizer: torch.optim.Optimizer = _muon(
+                    parameters.values(), group.lr, weight_decay
                 )
             else:
                 parameters = dict(group.parameters)
@@ -95,15 +99,23 @@ class Optimizer:
             optimizer.zero_grad()
         for owner in self._owners.values():
             owner.grad = None
+        for muon, lr in self._gathered:
+            muon.step(lr * factor)
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """The whole state, flat: `{parameter name}/{entry}`."""
-        return {
+        """The whole state, flat, split as the parameters are: `{parameter name}/{entry}`."""
+        plain = {
             f"{name}/{entry}": value
             for name, parameter in self._stepped.items()
             for optimizer, _ in self._optimizers
             for entry, value in optimizer.state.get(parameter, {}).items()
         }
+        gathered = {
+            f"{name}/{MOMENTUM}": value
+            for muon, _ in self._gathered
+            for name, value in muon.momentum.items()
+        }
+        return plain | gathered
 
     def load_state_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Continue from what `state_tensors` gave."""
@@ -112,10 +124,54 @@ class Optimizer:
             for name, parameter in self._stepped.items():
                 if id(parameter) in held:
                     optimizer.state[parameter] = {
-                        key.rpartition("/")[2]: value.to(parameter.device, copy=True)
+                        key.rpartition("/")[2]: _state_entry(value, parameter)
                         for key, value in tensors.items()
                         if key.rpartition("/")[0] == name
                     }
+        for muon, _ in self._gathered:
+            for name, parameter in muon.parameters.items():
+                if f"{name}/{MOMENTUM}" in tensors:
+                    matrix = tensors[f"{name}/{MOMENTUM}"]
+                    muon.momentum[name] = split_like(matrix, parameter)
+
+
+class GatheredMuon:
+    """Torch's Muon for parameters that FSDP2 split: one matrix at a time is gathered and stepped.
+
+    The orthogonal step needs a whole matrix. Every rank takes it, so that the result is that of one
+    process; weights, gradients and momentum stay split in between.
+    """
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], weight_decay: float) -> None:
+        self.parameters, self.weight_decay = parameters, weight_decay
+        self.momentum: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def step(self, lr: float) -> None:
+        """Update the parameters that have a gradient, and drop it."""
+        for name, parameter in self.parameters.items():
+            if parameter.grad is None:
+                continue
+            matrix = rearrange(whole(parameter.detach()), "o ... -> o (...)").clone()
+            matrix.grad = rearrange(whole(parameter.grad), "o ... -> o (...)")
+            muon = _muon([matrix], lr, self.weight_decay)
+            if name in self.momentum:
+                muon.state[matrix][MOMENTUM] = whole(self.momentum[name])
+            muon.step()
+            parameter.copy_(split_like(matrix.view_as(parameter), parameter))
+            self.momentum[name] = split_like(muon.state[matrix][MOMENTUM], parameter)
+            parameter.grad = None
+
+
+def _muon(matrices: Iterable[Tensor], lr: float, weight_decay: float) -> torch.optim.Optimizer:
+    return torch.optim.Muon(
+        matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
+    )
+
+
+def _state_entry(value: Tensor, parameter: Tensor) -> Tensor:
+    value = value.to(parameter.device, copy=True)
+    return split_like(value, parameter) if value.shape == parameter.shape else value
 
 
 def _matrix_view(parameter: nn.Parameter) -> Tensor:

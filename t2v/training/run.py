@@ -8,40 +8,66 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
 from t2v.config import TrainConfig
-from t2v.distributed import world_size
+from t2v.distributed import rank
 from t2v.errors import UserError
+from t2v.models.placement import pick_device
 from t2v.settings import load_config, save_config
 from t2v.training.checkpoint import newest_checkpoint, save_checkpoint, verify_checkpoint
 from t2v.training.loop import StepMetrics, Task, TrainState, fit, start_state
+from t2v.training.parallel import (
+    any_rank,
+    first_rank_first,
+    is_split,
+    on_first_rank,
+    process_group,
+    split_like,
+    whole,
+)
 from t2v.training.start import start_from
 
 logger = logging.getLogger(__name__)
+Config = TypeVar("Config", bound=TrainConfig)
 
 # A resumed run may change these; anything else would make it another run.
 FREE_TO_CHANGE = {
     *("steps", "output", "save_every", "validate_every", "keep_checkpoints"),
-    *("device", "attention"),
+    *("device", "attention", "accumulate", "parallel", "gradient_checkpointing"),
 }
+SHARDS = "batch_size x (accumulate * processes)"
 SECONDS_BETWEEN_LINES = 30  # without a terminal
+
+
+def train(task_of: Callable[[Config], Task], config: Config) -> Path:
+    """Build the task in every process of the launcher, or in this one alone, and `run` it.
+
+    Raises:
+        UserError: the device is not to be had, or what `task_of` and `run` raise.
+    """
+    with process_group(pick_device(config.device)) as device:
+        config = replace(config, device=str(device))
+        with first_rank_first():
+            task = task_of(config)
+        return run(task, config)
 
 
 def run(task: Task, config: TrainConfig) -> Path:
     """Train `task` to `config.steps` and return its last checkpoint.
 
     Writes `config.yaml`, `metrics.jsonl`, `sheets/` and checkpoints to `config.output`; an output
-    that holds a checkpoint is continued. SIGTERM and Ctrl-C save and exit with 130.
+    that holds a checkpoint is continued. SIGTERM and Ctrl-C save and exit with 130. Of several
+    processes the first one writes.
 
     Raises:
         UserError: the settings differ from those of the run to be continued, a checkpoint is
@@ -56,53 +82,42 @@ def run(task: Task, config: TrainConfig) -> Path:
     if checkpoint:
         load_state(checkpoint, task, config, state)
         logger.info("%s: going on from step %d of %d", output, state.step, config.steps)
-    save_config(config, output / "config.yaml")
-    _drop_metrics_after(output / "metrics.jsonl", state.step)
-    with _stop_requests() as stopped, (output / "metrics.jsonl").open("a") as log:
-        bar = _Progress(config, state.step)
+    with _stop_requests() as stopped, _Record(config, state.step) as record:
         for metrics in fit(task, config, state):
-            record = asdict(metrics)
-            record |= record.pop("extra")
             done = state.step == config.steps
-            if done or state.step % config.validate_every == 0:
-                record |= _validate(task, state, output)
-            log.write(json.dumps(record) + "\n")
-            log.flush()
-            bar.advance(metrics, record)
-            if done or stopped or state.step % config.save_every == 0:
+            judged = done or state.step % config.validate_every == 0
+            record.add(metrics, _validate(task, state, output) if judged else {})
+            stop = any_rank(bool(stopped))
+            if done or stop or state.step % config.save_every == 0:
                 save_state(output, task, config, state)
-            if stopped:
+            if stop:
                 logger.warning("%s: stopped and saved at step %d", output, state.step)
                 sys.exit(130)
-        bar.close()
     return save_state(output, task, config, state)
 
 
-def refuse_many_processes() -> None:
-    """Raise `UserError` where a launcher started several, which would write into one output."""
-    if (count := world_size()) > 1:
-        raise UserError(
-            f"WORLD_SIZE={count}: training takes one process so far. Start it without a launcher "
-            "such as torchrun: t2v train, or t2v train-vae."
-        )
-
-
 def save_state(output: Path, task: Task, config: TrainConfig, state: TrainState) -> Path:
-    """Save what the task makes of the average weights, and `training/` to go on from."""
+    """Save what the task makes of the average weights, and `training/` to go on from.
+
+    The files are those of one process, whatever the number of processes.
+    """
+    kept = {kind: _in_one_piece(each) for kind, each in _state_tensors(task, state).items()}
+    averaged = state.worker.averaged(state.ema)
 
     def write(folder: Path) -> None:
-        with state.ema.applied():
+        with averaged:
             task.save(folder)
         training = folder / "training"
         training.mkdir()
-        for name, tensors in _state_tensors(task, state).items():
-            contiguous = {key: value.detach().contiguous() for key, value in tensors.items()}
-            save_file(contiguous, training / f"{name}.safetensors")
-        record = {"step": state.step, "sources": task.sources}
+        for kind, tensors in kept.items():
+            save_file(tensors, training / f"{kind}.safetensors")
+        record = {"step": state.step, "sources": task.sources, "shards": state.worker.shards}
         (training / "state.json").write_text(json.dumps(record))
         save_config(config, training / "config.yaml")
 
-    return save_checkpoint(output, state.step, write, config.keep_checkpoints)
+    return on_first_rank(
+        lambda: save_checkpoint(output, state.step, write, config.keep_checkpoints)
+    )
 
 
 def load_state(checkpoint: Path, task: Task, config: TrainConfig, state: TrainState) -> None:
@@ -115,11 +130,12 @@ def load_state(checkpoint: Path, task: Task, config: TrainConfig, state: TrainSt
     training = checkpoint / "training"
     record = json.loads((training / "state.json").read_text())
     saved = asdict(load_config(type(config), training / "config.yaml", ()))
-    saved |= record.get("sources", task.sources)
-    _refuse_changes(asdict(config) | task.sources, saved, checkpoint)
+    saved |= record.get("sources", task.sources) | {SHARDS: record.get("shards", 1)}
+    now = asdict(config) | task.sources | {SHARDS: state.worker.shards}
+    _refuse_changes(now, saved, checkpoint)
     weights = load_file(training / "weights.safetensors")
     for name, parameter in task.model.named_parameters():
-        parameter.data.copy_(weights[name])
+        parameter.data.copy_(split_like(weights[name], parameter))
     state.optimizer.load_state_tensors(load_file(training / "optimizer.safetensors"))
     state.ema.load_tensors(load_file(training / "ema.safetensors"))
     state.step = record["step"]
@@ -131,6 +147,16 @@ def _state_tensors(task: Task, state: TrainState) -> dict[str, dict[str, Tensor]
         "optimizer": state.optimizer.state_tensors(),
         "ema": state.ema.tensors(),
     }
+
+
+def _in_one_piece(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors unsplit, on the first rank alone; gathered ones move to the CPU one by one."""
+    kept = {}
+    for name, tensor in tensors.items():
+        value = whole(tensor.detach())
+        if rank() == 0:
+            kept[name] = (value.cpu() if is_split(tensor) else value).contiguous()
+    return kept
 
 
 def _refuse_changes(now: dict[str, Any], then: dict[str, Any], checkpoint: Path) -> None:
@@ -156,11 +182,16 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, object]:
 
 
 def _validate(task: Task, state: TrainState, output: Path) -> dict[str, float]:
-    with state.ema.applied():
-        figures, sheet = task.validate()
-    (output / "sheets").mkdir(exist_ok=True)
-    sheet.save(output / "sheets" / f"{state.step:06d}.png")
-    return figures
+    averaged = state.worker.averaged(state.ema)
+
+    def judge() -> dict[str, float]:
+        with averaged:
+            figures, sheet = task.validate()
+        (output / "sheets").mkdir(exist_ok=True)
+        sheet.save(output / "sheets" / f"{state.step:06d}.png")
+        return figures
+
+    return on_first_rank(judge)
 
 
 def _drop_metrics_after(path: Path, step: int) -> None:
@@ -169,6 +200,34 @@ def _drop_metrics_after(path: Path, step: int) -> None:
         lines = path.read_text().splitlines(keepends=True)
         kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
         path.write_text("".join(kept))
+
+
+class _Record:
+    """What the first rank writes of a run beside its checkpoints, and its progress."""
+
+    def __init__(self, config: TrainConfig, step: int) -> None:
+        self.writes, output = rank() == 0, Path(config.output)
+        if self.writes:
+            save_config(config, output / "config.yaml")
+            _drop_metrics_after(output / "metrics.jsonl", step)
+            self.log = (output / "metrics.jsonl").open("a")
+            self.bar = _Progress(config, step)
+
+    def __enter__(self) -> _Record:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.writes:
+            self.log.close()
+            self.bar.close()
+
+    def add(self, metrics: StepMetrics, figures: dict[str, float]) -> None:
+        if self.writes:
+            record = asdict(metrics)
+            record |= record.pop("extra") | figures
+            self.log.write(json.dumps(record) + "\n")
+            self.log.flush()
+            self.bar.advance(metrics, record)
 
 
 @contextmanager

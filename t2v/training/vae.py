@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,11 +16,10 @@ from torch import Tensor
 from t2v.config import TrainVAEConfig
 from t2v.data.clips import Clips, load_clips, pixels, train_count
 from t2v.data.order import keyed_generator, step_indices
-from t2v.models.placement import pick_device
 from t2v.models.vae import AutoencoderKLT2V
 from t2v.training.loop import autocast
 from t2v.training.optim import ParameterGroup, split_parameters
-from t2v.training.run import refuse_many_processes, run
+from t2v.training.run import train
 from t2v.training.sheet import contact_sheet
 from t2v.training.start import starting_part
 
@@ -41,11 +40,9 @@ def train_vae(config: TrainVAEConfig) -> Path:
     """`t2v train-vae`: train on a folder of clips; returns the last checkpoint, with `vae/`.
 
     Raises:
-        UserError: see `pick_device`, `load_clips` and `run`; or more than one process.
+        UserError: see `pick_device`, `load_clips` and `run`.
     """
-    refuse_many_processes()
-    config = replace(config, device=str(pick_device(config.device)))
-    return run(VAETask(config), config)
+    return train(VAETask, config)
 
 
 class VAETask:
@@ -78,10 +75,12 @@ class VAETask:
             parameters, self.config.optim, is_matrix=lambda name: "conv_" not in name
         )
 
-    def batch(self, step: int, rank: int) -> VAEBatch:
+    def batch(self, step: int, rank: int = 0, world_size: int = 1) -> VAEBatch:
         """Whole clips, or in `image_ratio` of the steps one frame of each."""
         config = self.config
-        index = step_indices(len(self.train_clips), config.batch_size, config.seed, step, rank)
+        index = step_indices(
+            len(self.train_clips), config.batch_size, config.seed, step, rank, world_size
+        )
         video, mask = self.train_clips.video[index], self.train_clips.mask[index]
         draw = torch.rand(2, generator=keyed_generator(config.seed, step, rank, "images"))
         if draw[0] < config.image_ratio:

@@ -8,13 +8,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from t2v.config import (
-    OptimConfig,
-    TrainDiTConfig,
-    TrainVAEConfig,
-    TransformerConfig,
-    VAEConfig,
-)
+from t2v.config import TransformerConfig, VAEConfig
 from t2v.data.clips import load_clips, pixels
 from t2v.data.latents import encode_folder
 from t2v.errors import UserError
@@ -26,46 +20,6 @@ from t2v.training.checkpoint import newest_checkpoint
 from t2v.training.dit import DiTTask, encode_tokens, load_vae, train_dit
 from t2v.training.loop import fit, start_state
 from t2v.training.vae import VAETask, train_vae
-
-TINY_VAE = VAEConfig(
-    latent_channels=8,
-    patch_size=(4, 4, 4),
-    block_out_channels=(16, 16),
-    layers_per_block=1,
-    spatial_downsample=(False,),
-)
-TINY_TRANSFORMER = TransformerConfig(
-    num_attention_heads=2,
-    attention_head_dim=16,
-    in_channels=8,
-    out_channels=8,
-    text_dim=32,
-    freq_dim=32,
-    ffn_dim=64,
-    num_layers=2,
-)
-STEADY = OptimConfig(warmup_steps=2, decay_from=1.0, lr=3e-3, adam_lr=3e-3, ema_decay=0.9)
-
-
-@pytest.fixture
-def vae_config(clips, tmp_path):
-    return TrainVAEConfig(
-        output=str(tmp_path / "vae"), data=str(clips), model=TINY_VAE, steps=4, batch_size=3,
-        held_out=3, save_every=2, validate_every=4, image_ratio=0.4, optim=STEADY,
-    )  # fmt: skip
-
-
-@pytest.fixture
-def dit_config(clips, tmp_path, vae, tokenizer, text_encoder):
-    vae.save_pretrained(tmp_path / "model" / "vae")
-    tokenizer.save_pretrained(tmp_path / "text" / "tokenizer")
-    text_encoder.save_pretrained(tmp_path / "text" / "text_encoder")
-    return TrainDiTConfig(
-        output=str(tmp_path / "dit"), data=str(clips), vae=str(tmp_path / "model"),
-        text=str(tmp_path / "text"), model=TINY_TRANSFORMER, steps=4, batch_size=3, held_out=3,
-        save_every=2, validate_every=2, max_sequence_length=12, num_inference_steps=2,
-        caption_dropout=0.3, prompts=("a red ball", "the blue ball"), optim=STEADY,
-    )  # fmt: skip
 
 
 def state_of(checkpoint):
@@ -139,7 +93,7 @@ def test_a_vae_learns_and_sees_images_too(vae_config):
 def test_both_layouts_learn_every_objective(dit_config, attention, objective):
     config = replace(
         dit_config, steps=30, batch_size=9, precision="fp32", objective=objective,
-        model=replace(TINY_TRANSFORMER, attention=attention),
+        model=replace(dit_config.model, attention=attention),
     )  # fmt: skip
     task = DiTTask(config)
     before = task.validate()[0]["val_loss"]
@@ -213,7 +167,7 @@ def test_training_begins_with_the_weights_of_a_plain_pipeline_folder(
 ):
     pipe.save_pretrained(tmp_path / "plain")
     saved = pipe.transformer.config
-    model = TransformerConfig(**{name: saved[name] for name in asdict(TINY_TRANSFORMER)})
+    model = TransformerConfig(**{name: saved[name] for name in asdict(dit_config.model)})
     config = replace(dit_config, start_from=str(tmp_path / "plain"), steps=0, model=model)
     begun = T2VPipeline.from_pretrained(train_dit(config))
     for part in ("transformer", "text_encoder"):
@@ -232,3 +186,13 @@ def test_training_begins_with_the_weights_of_a_plain_pipeline_folder(
         )
         learned = AutoencoderKLT2V.from_pretrained(train_vae(config) / "vae")
         assert torch.equal(learned.decoder.conv_in.weight, vae.decoder.conv_in.weight)
+
+
+@pytest.mark.parametrize("kind", ["vae", "dit"])
+def test_recomputed_activations_train_the_same(kind, tmp_path, request):
+    config = request.getfixturevalue(f"{kind}_config")
+    train = {"vae": train_vae, "dit": train_dit}[kind]
+    kept = train(config)
+    spared = replace(config, output=str(tmp_path / "spared"), gradient_checkpointing=True)
+    a, b = state_of(kept), state_of(train(spared))
+    assert [name for name in a if not torch.equal(a[name], b[name])] == []

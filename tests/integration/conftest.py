@@ -1,0 +1,51 @@
+"""The smallest trainings of a VAE and a transformer."""
+
+import pytest
+
+from t2v.config import (
+    OptimConfig,
+    TrainDiTConfig,
+    TrainVAEConfig,
+    TransformerConfig,
+    VAEConfig,
+)
+
+TINY_VAE = VAEConfig(
+    latent_channels=8,
+    patch_size=(4, 4, 4),
+    block_out_channels=(16, 16),
+    layers_per_block=1,
+    spatial_downsample=(False,),
+)
+TINY_TRANSFORMER = TransformerConfig(
+    num_attention_heads=2,
+    attention_head_dim=16,
+    in_channels=8,
+    out_channels=8,
+    text_dim=32,
+    freq_dim=32,
+    ffn_dim=64,
+    num_layers=2,
+)
+STEADY = OptimConfig(warmup_steps=2, decay_from=1.0, lr=3e-3, adam_lr=3e-3, ema_decay=0.9)
+
+
+@pytest.fixture
+def vae_config(clips, tmp_path):
+    return TrainVAEConfig(
+        output=str(tmp_path / "vae"), data=str(clips), model=TINY_VAE, steps=4, batch_size=3,
+        held_out=3, save_every=2, validate_every=4, image_ratio=0.4, optim=STEADY,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def dit_config(clips, tmp_path, vae, tokenizer, text_encoder):
+    vae.save_pretrained(tmp_path / "model" / "vae")
+    tokenizer.save_pretrained(tmp_path / "text" / "tokenizer")
+    text_encoder.save_pretrained(tmp_path / "text" / "text_encoder")
+    return TrainDiTConfig(
+        output=str(tmp_path / "dit"), data=str(clips), vae=str(tmp_path / "model"),
+        text=str(tmp_path / "text"), model=TINY_TRANSFORMER, steps=4, batch_size=3, held_out=3,
+        save_every=2, validate_every=2, max_sequence_length=12, num_inference_steps=2,
+        caption_dropout=0.3, prompts=("a red ball", "the blue ball"), optim=STEADY,
+    )  # fmt: skip

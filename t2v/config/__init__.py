@@ -1,7 +1,9 @@
 """Every setting of t2v and its default; imports no torch."""
 
 from t2v.config.data import ClipsConfig, EncodeConfig, StageConfig
+from t2v.config.finetune import FinetuneConfig, LoRAConfig
 from t2v.config.models import TransformerConfig, VAEConfig
+from t2v.config.plan import PlanConfig
 from t2v.config.sampling import BenchConfig, ConvertConfig, SampleConfig
 from t2v.config.training import OptimConfig, TrainConfig, TrainDiTConfig, TrainVAEConfig
 from t2v.config.world import EvalConfig, WorldConfig
@@ -12,7 +14,10 @@ __all__ = [
     "ConvertConfig",
     "EncodeConfig",
     "EvalConfig",
+    "FinetuneConfig",
+    "LoRAConfig",
     "OptimConfig",
+    "PlanConfig",
     "SampleConfig",
     "StageConfig",
     "TrainConfig",

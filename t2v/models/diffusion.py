@@ -7,9 +7,16 @@ from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    SchedulerMixin,
+)
 from einops import rearrange, reduce
 from torch import Tensor
+
+from t2v.errors import UserError
 
 Objective = Literal["flow", "v", "epsilon"]
 Predict = Callable[[Tensor, Tensor], Tensor]  # (noisy b c t h w, timestep b) -> prediction
@@ -76,6 +83,30 @@ def build_scheduler(
         rescale_betas_zero_snr=objective == "v",
         timestep_spacing="trailing",
         clip_sample=False,
+    )
+
+
+def objective_of(scheduler: SchedulerMixin) -> tuple[Objective, float]:
+    """The objective whose models `scheduler` samples from, and its shift (1 where it has none).
+
+    Raises:
+        UserError: it samples models that were trained on another path than `add_noise` has.
+    """
+    config = scheduler.config
+    kind = config.get("prediction_type", "flow_prediction")
+    if kind == "flow_prediction" and not config.get("use_dynamic_shifting", False):
+        return "flow", float(config.get("flow_shift", config.get("shift", 1.0)))
+    known: dict[str, Objective] = {"v_prediction": "v", "epsilon": "epsilon"}
+    if kind in known:
+        ours = build_scheduler(known[kind], shift=1.0).config
+        path = ("num_train_timesteps", "beta_schedule", "beta_start", "beta_end")
+        path = (*path, "rescale_betas_zero_snr")
+        if all(config.get(name) == ours[name] for name in path):
+            return known[kind], 1.0
+    raise UserError(
+        f"{type(scheduler).__name__} (prediction_type={kind}, use_dynamic_shifting="
+        f"{config.get('use_dynamic_shifting', False)}) belongs to models of another noise path. "
+        "Known: flows of a fixed shift, and v and epsilon as `t2v train` has them."
     )
 
 

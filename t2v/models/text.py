@@ -34,7 +34,10 @@ def unknown_words(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[str]:
     A tokenizer saved with `known_words` (an entry of its `tokenizer_config.json`) knows those and
     no others. Any other tokenizer knows every word it has tokens for.
     """
-    words = dict.fromkeys(word.lower() for word in WORD.findall(clean_prompt(prompt)))
+    text = clean_prompt(prompt)
+    for token in tokenizer.get_added_vocab():  # learned later as a whole, such as "<toy>"
+        text = text.replace(token, " ")
+    words = dict.fromkeys(word.lower() for word in WORD.findall(text))
     known = tokenizer.init_kwargs.get("known_words")
     if known is not None:
         return [word for word in words if word not in known and not word.isdigit()]

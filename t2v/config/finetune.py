@@ -1,0 +1,84 @@
+"""The settings of fine-tuning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from t2v.config.checks import at_least_one
+from t2v.config.training import OptimConfig, TrainConfig
+from t2v.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoRAConfig:
+    """What `method=lora` adds beside the frozen weights (arXiv 2106.09685)."""
+
+    rank: int = 16
+    alpha: float = 16.0  # the change is weighed by alpha / rank
+    target_modules: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")  # ends of layer names
+
+    def __post_init__(self) -> None:
+        at_least_one(self, "rank")
+        if not self.alpha > 0:
+            raise UserError(f"lora.alpha={self.alpha}: it must be more than 0.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig(TrainConfig):
+    """`t2v finetune`: a saved pipeline learns new footage."""
+
+    model: str = "t2v-tiny"  # the embedded model, a pipeline folder or a hub id
+    data: str  # a manifest, a folder of x.mp4 and x.txt, or a folder of `t2v world`
+    # full: the whole transformer; frozen_spatial: its temporal attention, or all self-attention
+    # where space and time share one; concept: new words alone
+    method: Literal["lora", "full", "frozen_spatial", "concept"] = "lora"
+    lora: LoRAConfig = field(default_factory=LoRAConfig)
+    concept: tuple[str, ...] = ()  # new words, as the captions spell them: "<toy>"
+    concept_from: tuple[str, ...] = ()  # the text each begins as; empty: its own letters
+    train_text_encoder: bool = False  # with method=full
+    text_lr: float = 1e-4  # of the text encoder and of new words
+    interpolate: float = 1.0  # what is saved: 0 the base model, 1 the tuned one
+    base_prompts: str | None = None  # a file, one prompt a line: what must not be forgotten
+    base_ratio: float = 0.0  # share of the steps that repeat what the base model drew of them
+    shift: float | None = None  # of the times of a flow; None: the saved scheduler's
+    caption_dropout: float = 0.1
+    attention: str = "native"  # the kernel of the training steps; samples use the default
+    steps: int = 500
+    batch_size: int = 8
+    save_every: int = 100
+    validate_every: int = 100
+    held_out: int = 4  # the last clips of the data, kept for validation
+    optim: OptimConfig = field(
+        default_factory=lambda: OptimConfig(
+            name="adamw", adam_lr=1e-4, warmup_steps=20, ema_decay=0.99
+        )
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.start_from is not None:
+            raise UserError(f"start_from={self.start_from}: fine-tuning begins with model=FOLDER.")
+        if self.train_text_encoder and self.method != "full":
+            raise UserError(f"train_text_encoder=true goes with method=full, not {self.method}.")
+        if not 0 <= self.interpolate <= 1:
+            raise UserError(f"interpolate={self.interpolate}: 0 is the base, 1 the tuned model.")
+        if not 0 <= self.base_ratio < 1 or (self.base_ratio and self.base_prompts is None):
+            raise UserError(
+                f"base_ratio={self.base_ratio}: from 0 to below 1, together with base_prompts=FILE."
+            )
+        self._check_concept()
+
+    def _check_concept(self) -> None:
+        if self.method == "concept" and not self.concept:
+            raise UserError('method=concept learns new words: name them, concept=["<toy>"].')
+        if self.concept_from and len(self.concept_from) != len(self.concept):
+            raise UserError(
+                f"concept={list(self.concept)} and concept_from={list(self.concept_from)}: "
+                "give one text for each new word, or none."
+            )
+        if self.concept and self.optim.weight_decay:
+            raise UserError(
+                f"optim.weight_decay={self.optim.weight_decay} would shrink all words while new "
+                "ones are learned. Set it to 0."
+            )

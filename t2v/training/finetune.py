@@ -1,0 +1,218 @@
+"""Fine-tuning: a saved pipeline learns new footage, judged beside what it was before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import fields, replace
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from t2v.config import FinetuneConfig, TrainConfig, TrainDiTConfig, TransformerConfig
+from t2v.data.order import keyed_generator
+from t2v.errors import UserError
+from t2v.models.diffusion import objective_of
+from t2v.models.folder import model_folder, weights_hash
+from t2v.models.load import loading, refuse_missing
+from t2v.pipeline import T2VPipeline
+from t2v.training.dit import DiTBatch, DiTParts, DiTTask
+from t2v.training.loop import autocast
+from t2v.training.prior import Prior, read_prompts
+from t2v.training.run import train
+from t2v.training.trainable import (
+    add_concepts,
+    add_known_words,
+    add_lora,
+    choose_trainable,
+    interpolated,
+    merged,
+    save_lora,
+)
+
+SHEET_CAPTIONS = 4
+SHEET_BASE_PROMPTS = 2
+SAVED = ("fps", "height", "width", "num_frames")
+
+
+def finetune(config: FinetuneConfig) -> Path:
+    """`t2v finetune`: train what the method says and return the last checkpoint.
+
+    That is a pipeline folder with everything learned in it; after `method=lora` it also holds
+    `pytorch_lora_weights.safetensors`, for the base model.
+
+    Raises:
+        UserError: see `FinetuneTask` and `t2v.training.run.run`.
+    """
+    return train(FinetuneTask, config)
+
+
+class FinetuneTask(DiTTask):
+    """The transformer's task on parts that a pipeline folder holds, some of which learn.
+
+    Objective, scheduler, sizes and token limit are the folder's. What is judged and saved is the
+    tuned model, or where `config.interpolate` puts it between the base and the tuned one.
+
+    Raises:
+        UserError: the model is no `T2VPipeline`, the method does not fit it, a new word is in no
+            caption, or see `DiTTask`.
+    """
+
+    def __init__(self, config: FinetuneConfig) -> None:
+        self.method = config
+        folder = model_folder(config.model)
+        pipeline = load_base(config.model, folder)
+        self.scheduler = pipeline.scheduler
+        self.saved = {name: pipeline.config[name] for name in SAVED}
+        weights = weights_hash(folder)
+        self.prior = _prior(config, pipeline, weights)
+        text = pipeline.tokenizer, pipeline.text_encoder
+        if config.concept:
+            add_concepts(*text, config.concept, config.concept_from)
+        if config.method == "lora":
+            add_lora(pipeline.transformer, config.lora, config.seed)
+        parts = DiTParts(pipeline.vae, *text, pipeline.transformer)
+        super().__init__(_as_training(config, pipeline, folder), parts)
+        self.sources["model"] = weights
+        self._check_concepts()
+        add_known_words(pipeline.tokenizer, self._captions())
+        self.config = replace(self.config, prompts=self._sheet_prompts())
+        choose_trainable(self.model, config)
+        self.base = deepcopy(self.model) if self._between() and config.method != "lora" else None
+        self.untuned = {f"{name}_untuned": value for name, value in self._judge().items()}
+
+    def batch(self, step: int, rank: int = 0, world_size: int = 1) -> DiTBatch:
+        """New footage, or in `base_ratio` of the steps what the base model drew."""
+        ratio = self.method.base_ratio
+        if self.prior is None or not self.prior.is_turn(step, ratio):
+            return super().batch(step, rank, world_size)
+        tensors = self.prior.batch(self.method.batch_size, step, rank, world_size)
+        return DiTBatch(*(tensor.to(self.config.device) for tensor in tensors))
+
+    def validate(self) -> tuple[dict[str, float], Image.Image]:
+        """The losses of `held_out_losses` and on the base model's own videos, and the untuned
+        model's beside them; the sheet shows captions held out, then base prompts."""
+        with self._as_saved():
+            return self._judge() | self.untuned, self._sheet()
+
+    def save(self, folder: Path) -> None:
+        """Write a pipeline folder, and for `method=lora` the LoRA in it."""
+        with self._as_saved():
+            self._pipeline().save_pretrained(folder)
+        if self.method.method == "lora":
+            save_lora(self.model["transformer"], folder)
+
+    def _between(self) -> bool:
+        return self.method.interpolate < 1
+
+    @contextmanager
+    def _as_saved(self) -> Iterator[None]:
+        """Inside, the model is what is saved: LoRA added into the weights, interpolated."""
+        trained = dict(self.model.items())
+        share = self.method.interpolate
+        if self.method.method == "lora":
+            self.model["transformer"] = merged(trained["transformer"], share)
+        elif self.base is not None:
+            for name, part in trained.items():
+                self.model[name] = interpolated(self.base[name], part, share)
+        try:
+            yield
+        finally:
+            for name, part in trained.items():
+                self.model[name] = part
+
+    @torch.no_grad()
+    def _judge(self) -> dict[str, float]:
+        figures = self.held_out_losses()
+        if self.prior is not None:
+            tensors, times = self.prior.held_out()
+            batch = DiTBatch(*(tensor.to(self.config.device) for tensor in tensors))
+            generator = keyed_generator(self.config.seed, "prior validation")
+            noise = torch.randn(batch.latents.shape, generator=generator)
+            with autocast(self.config):
+                figures["val_base_loss"] = self._losses(batch, noise, times).mean().item()
+        return figures
+
+    def _pipeline(self) -> T2VPipeline:
+        config = self.config
+        pipeline = T2VPipeline(
+            tokenizer=self.tokenizer,
+            text_encoder=self.model["text_encoder"],
+            transformer=self.model["transformer"],
+            vae=self.vae,
+            scheduler=self.scheduler,
+            **self.saved,
+            num_inference_steps=config.num_inference_steps,
+            guidance_scale=config.guidance_scale,
+            max_sequence_length=config.max_sequence_length,
+        )
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    def _captions(self) -> list[str]:
+        return [text for row in self.rows for text in row.get("captions") or [row["caption"]]]
+
+    def _sheet_prompts(self) -> tuple[str, ...]:
+        held_out = dict.fromkeys(row["caption"] for row in self.rows[self.train_count :])
+        base = self.prior.prompts if self.prior else []
+        return (*list(held_out)[:SHEET_CAPTIONS], *base[-SHEET_BASE_PROMPTS:])
+
+    def _check_concepts(self) -> None:
+        captions = self._captions()
+        for concept in self.method.concept:
+            if not any(concept in caption.split() for caption in captions):
+                raise UserError(
+                    f"concept={concept!r} is in no caption of {self.method.data}, so nothing "
+                    f'would teach it. Write it into captions as a word: "a {concept} on a table".'
+                )
+
+
+def load_base(model: str, folder: Path) -> T2VPipeline:
+    """The pipeline that is tuned, in float32, frozen.
+
+    Raises:
+        UserError: it is damaged or not one of ours.
+    """
+    with loading(f"model={model}"):
+        name = T2VPipeline.load_config(folder).get("_class_name")
+        if name != T2VPipeline.__name__:
+            raise UserError(f"It is a {name}. One of Wan becomes ours by `t2v convert SRC DST`.")
+        pipeline = T2VPipeline.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    parts = pipeline.transformer, pipeline.text_encoder, pipeline.vae
+    refuse_missing(f"model={model}", *parts)
+    for part in parts:
+        part.requires_grad_(False)
+    return pipeline
+
+
+def _prior(config: FinetuneConfig, pipeline: T2VPipeline, weights: str) -> Prior | None:
+    if config.base_prompts is None:
+        return None
+    pipeline.to(config.device)
+    pipeline.set_progress_bar_config(disable=True)
+    prompts = read_prompts(config.base_prompts)
+    return Prior(pipeline, weights, prompts, config.seed, Path(config.output))
+
+
+def _as_training(config: FinetuneConfig, pipeline: T2VPipeline, folder: Path) -> TrainDiTConfig:
+    """What `t2v train` would be told to train this model on these clips."""
+    objective, shift = objective_of(pipeline.scheduler)
+    built = pipeline.transformer.config
+    return TrainDiTConfig(
+        **{each.name: getattr(config, each.name) for each in fields(TrainConfig)},
+        model=TransformerConfig(**{e.name: built[e.name] for e in fields(TransformerConfig)}),
+        data=config.data,
+        vae=str(folder),
+        text=str(folder),
+        objective=objective,
+        shift=shift if config.shift is None else config.shift,
+        attention=config.attention,
+        caption_dropout=config.caption_dropout,
+        train_text_encoder=config.train_text_encoder,
+        text_lr=config.text_lr,
+        num_inference_steps=pipeline.config.num_inference_steps,
+        guidance_scale=pipeline.config.guidance_scale,
+        max_sequence_length=pipeline.config.max_sequence_length,
+    )

@@ -1,0 +1,229 @@
+"""`t2v finetune` on tiny parts: what learns, what is saved, and that others can load it."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+from PIL import Image
+from safetensors.torch import load_file
+
+from t2v.cli import main
+from t2v.config import FinetuneConfig, LoRAConfig, OptimConfig
+from t2v.errors import UserError
+from t2v.models.lora import WEIGHTS, load_lora
+from t2v.pipeline import T2VPipeline
+from t2v.training.finetune import FinetuneTask, finetune
+from t2v.training.loop import fit, start_state
+
+PROMPT = "a red ball rolls on the grass"
+BASE_PROMPTS = ("a blue box", "a red box", "the ball under the sky", "a box on the snow")
+
+
+@pytest.fixture
+def config(pipe, clips, tmp_path):
+    pipe.register_to_config(num_frames=5, height=16, width=32)
+    pipe.save_pretrained(tmp_path / "base")
+    (tmp_path / "prompts.txt").write_text("\n".join(BASE_PROMPTS))
+    return FinetuneConfig(
+        model=str(tmp_path / "base"), data=str(clips), output=str(tmp_path / "tuned"),
+        lora=LoRAConfig(rank=2, alpha=4), steps=4, batch_size=3, held_out=3, save_every=2,
+        validate_every=2, precision="fp32", caption_dropout=0.0,
+        base_prompts=str(tmp_path / "prompts.txt"), base_ratio=0.3,
+        optim=OptimConfig(name="adamw", adam_lr=3e-2, warmup_steps=1, ema_decay=0.5),
+    )  # fmt: skip
+
+
+def latents(pipe):
+    pipe.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(0)
+    return pipe(PROMPT, generator=generator, output_type="latent").frames
+
+
+def tensors(folder):
+    return {
+        f"{path.relative_to(folder)}:{name}": tensor
+        for path in sorted(folder.rglob("*.safetensors"))
+        for name, tensor in load_file(path).items()
+    }
+
+
+def learning(task):
+    return {name for name, p in task.model.named_parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_two_and_two_steps_equal_four_to_the_bit(config, tmp_path, method):
+    config = replace(config, method=method)
+    whole = finetune(config)
+    other = replace(config, output=str(tmp_path / "other"))
+    finetune(replace(other, steps=2))
+    resumed = finetune(other)
+    a, b = tensors(whole), tensors(resumed)
+    assert a.keys() == b.keys()
+    assert [name for name in a if not torch.equal(a[name], b[name])] == []
+    logs = [(each.parent / "metrics.jsonl").read_text().splitlines() for each in (whole, resumed)]
+    strip = [[{**json.loads(line), "seconds": 0} for line in log] for log in logs]
+    assert strip[0] == strip[1]
+
+
+def test_a_lora_checkpoint_is_a_pipeline_and_its_lora_gives_the_same_on_the_base(config):
+    checkpoint = finetune(config)
+    base = T2VPipeline.from_pretrained(config.model)
+    plain = latents(base)
+    tuned = latents(DiffusionPipeline.from_pretrained(checkpoint))
+    assert (tuned - plain).abs().max() > 1e-2
+    base.load_lora_weights(checkpoint)
+    torch.testing.assert_close(latents(base), tuned, atol=1e-4, rtol=1e-4)
+    base.unload_lora_weights()
+    assert load_lora(base, checkpoint, 0.0) == 0
+    assert torch.equal(latents(base), plain)
+    names = load_file(checkpoint / WEIGHTS)
+    assert len(names) == 2 * 4 * 2 * 2  # A and B of four layers in two attentions of two blocks
+    alphas = T2VPipeline.lora_state_dict(checkpoint, return_lora_metadata=True)[1]
+    assert alphas["transformer.lora_alpha"] == 4
+
+
+def test_the_untuned_model_is_judged_beside_the_tuned_and_forgetting_is_seen(config):
+    checkpoint = finetune(replace(config, steps=12, validate_every=4))
+    lines = [json.loads(x) for x in (checkpoint.parent / "metrics.jsonl").read_text().splitlines()]
+    judged = [line for line in lines if "val_loss" in line]
+    assert len(judged) == 3
+    for line in judged:
+        assert line["val_loss"] != line["val_loss_untuned"] == judged[0]["val_loss_untuned"]
+        assert line["val_base_loss"] != line["val_base_loss_untuned"]
+    assert judged[-1]["val_loss"] < judged[-1]["val_loss_untuned"]
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_samples_drawn_in_training_are_those_of_the_checkpoint(config, method):
+    extra = {"interpolate": 0.5}
+    checkpoint = finetune(replace(config, method=method, **extra))
+    pipe = T2VPipeline.from_pretrained(checkpoint)
+    pipe.set_progress_bar_config(disable=True)
+    prompts = [PROMPT, "a blue ball rolls on the grass", *BASE_PROMPTS[-2:]]
+    frames = [
+        pipe(prompt, generator=torch.Generator().manual_seed(0), output_type="pt").frames
+        for prompt in dict.fromkeys(prompts)
+    ]
+    with Image.open(checkpoint.parent / "sheets" / "000004.png") as sheet:
+        drawn = torch.frombuffer(bytearray(sheet.tobytes()), dtype=torch.uint8)
+        assert sheet.size == (5 * 32, 4 * 16)
+    rows = torch.cat(sorted_like(frames, drawn))
+    assert torch.equal(drawn, rows)
+
+
+def sorted_like(frames, drawn):
+    """Rows as on the sheet, whichever held-out caption comes first."""
+    rows = [(f.permute(0, 3, 1, 4, 2).reshape(-1) * 255).round().to(torch.uint8) for f in frames]
+    size = len(rows[0])
+    first = 0 if torch.equal(drawn[:size], rows[0]) else 1
+    return [rows[first], rows[1 - first], *rows[2:]]
+
+
+def test_interpolation_lies_between_base_and_tuned(config, tmp_path):
+    outputs = {}
+    for share in (0.0, 0.5, 1.0):
+        output = str(tmp_path / f"tuned-{share}")
+        outputs[share] = tensors(
+            finetune(replace(config, method="full", interpolate=share, output=output))
+            / "transformer"
+        )
+    base = tensors(tmp_path / "base" / "transformer")
+    for name, weight in base.items():
+        assert torch.equal(outputs[0.0][name], weight)
+        middle = (weight + outputs[1.0][name]) / 2
+        torch.testing.assert_close(outputs[0.5][name], middle, atol=1e-6, rtol=1e-5)
+
+
+def test_frozen_spatial_trains_what_looks_along_time(config, caplog):
+    with caplog.at_level("INFO"):
+        task = FinetuneTask(replace(config, method="frozen_spatial"))
+    assert learning(task) and all(".attn1." in name for name in learning(task))
+    assert "method=frozen_spatial trains" in caplog.text and "blocks.*.attn1.to_q" in caplog.text
+
+
+def test_a_new_word_alone_learns_and_travels_with_the_pipeline(config, clips):
+    manifest = clips / "manifest.jsonl"
+    manifest.write_text(manifest.read_text().replace("red ball", "<toy> ball"))
+    words = {"concept": ("<toy>",), "concept_from": ("red ball",)}
+    config = replace(config, method="concept", text_lr=0.05, **words)
+    checkpoint = finetune(config)
+    base, tuned = (T2VPipeline.from_pretrained(each) for each in (config.model, checkpoint))
+    before, after = (each.text_encoder.shared.weight for each in (base, tuned))
+    assert len(after) == len(before) + 1
+    assert torch.equal(after[:-1], before)
+    red_ball = before[torch.tensor(base.tokenizer.convert_tokens_to_ids(["red", "ball"]))].mean(0)
+    assert 1e-3 < (after[-1] - red_ball).abs().max() < 1
+    for name, weight in base.transformer.state_dict().items():
+        assert torch.equal(tuned.transformer.state_dict()[name], weight)
+    assert tuned.unknown_words("a <toy> ball") == []
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"lora": LoRAConfig(target_modules=("to_qq",))}, r"called 'to_qq'\. Near: attn\d\.to_q"),
+        ({"lora": LoRAConfig(target_modules=())}, "nothing to learn"),
+        ({"model": "nowhere"}, "no such folder"),
+        ({"concept": ("<toy>",), "concept_from": ("red",)}, "in no caption"),
+        ({"concept": ("red",)}, "take a new word"),
+        ({"concept": ("<>",)}, "begins as nothing"),
+        ({"base_prompts": "nowhere.txt"}, "cannot be read as text"),
+        ({"held_out": 12}, "held_out=12"),
+    ],
+)
+def test_what_cannot_work_is_named_before_training(config, change, words):
+    with pytest.raises(UserError, match=words):
+        FinetuneTask(replace(config, **change))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"start_from": "x"}, "begins with model"),
+        ({"method": "concept"}, "name them"),
+        ({"train_text_encoder": True}, "goes with method=full"),
+        ({"interpolate": 2.0}, "interpolate=2.0"),
+        ({"base_prompts": None}, "base_ratio=0.3"),
+        ({"concept": ("a", "b"), "concept_from": ("c",)}, "one text for each"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(config, change, words):
+    with pytest.raises(UserError, match=words):
+        replace(config, **change)
+
+
+def test_a_changed_base_model_is_not_tuned_on(config, pipe):
+    finetune(replace(config, steps=2))
+    with torch.no_grad():
+        pipe.transformer.proj_out.bias.add_(1)
+    pipe.save_pretrained(config.model)
+    with pytest.raises(UserError, match="model: "):
+        finetune(config)
+
+
+def test_what_the_base_model_drew_is_repeated_in_its_share_of_the_steps(config):
+    task = FinetuneTask(replace(config, base_ratio=0.5))
+    turns = [task.prior.is_turn(step, 0.5) for step in range(400)]
+    assert 0.4 < sum(turns) / 400 < 0.6
+    repeated = task.prior.latents[: task.prior.repeated]
+    assert len(repeated) == len(BASE_PROMPTS) - 1  # one is only judged
+    for step in range(20):
+        batch = task.batch(step)
+        known = [any(torch.equal(each, other) for other in repeated) for each in batch.latents]
+        assert known == [turns[step]] * len(batch.latents)
+    again = FinetuneTask(replace(config, base_ratio=0.5))
+    assert torch.equal(again.prior.latents, task.prior.latents)
+    next(fit(task, task.method, start_state(task, task.method)))
+
+
+def test_the_door_prints_the_checkpoint(config, capsys):
+    names = ("model", "data", "output", "base_prompts")
+    given = [f"{name}={getattr(config, name)}" for name in names]
+    code = main(["finetune", *given, "steps=1", "batch_size=2", "held_out=3", "lora.rank=1"])
+    shown = capsys.readouterr()
+    assert code == 0, shown.err
+    assert shown.out.strip().endswith("checkpoint-000001")
+    assert "method=lora trains" in shown.err and "of the text encoder" in shown.err

@@ -26,8 +26,8 @@ FRAMES, SIDE = 17, 64  # what the judge looks at; other clips are resampled to i
 class WorldOracle(ModelMixin, ConfigMixin):
     """Reads background, camera, count and each thing's shape, colour, size and motion.
 
-    Convolutions see local change; the maximum over space of each frame group finds the things
-    wherever they are, and position channels tell left from right.
+    Convolutions see local change; the maximum over each half of each frame group finds the things
+    wherever they are and tells the left one from the right one.
     """
 
     @register_to_config
@@ -41,7 +41,7 @@ class WorldOracle(ModelMixin, ConfigMixin):
             *_layer(3 * width, 4 * width, (2, 1, 1)),
         )
         self.read = nn.Sequential(
-            nn.Linear(5 * 8 * width, 512), nn.BatchNorm1d(512), nn.ReLU(), nn.Dropout(0.1)
+            nn.Linear(5 * 12 * width, 512), nn.BatchNorm1d(512), nn.ReLU(), nn.Dropout(0.1)
         )
         self.heads = nn.ModuleDict(
             {name: nn.Linear(512, len(classes)) for name, (classes, _) in HEADS.items()}
@@ -60,7 +60,8 @@ class WorldOracle(ModelMixin, ConfigMixin):
         places = torch.stack(torch.meshgrid(*axes, indexing="ij")).expand(len(x), -1, -1, -1, -1)
         x = torch.cat((x, places), dim=1).contiguous(memory_format=torch.channels_last_3d)
         x = self.body(x)  # b d 5 8 8
-        x = torch.cat((x.amax((3, 4)), x.mean((3, 4))), dim=1)  # b 2d 5
+        halves = rearrange(x, "b d t h (side w) -> b (side d) t (h w)", side=2)
+        x = torch.cat((halves.amax(-1), x.mean((3, 4))), dim=1)  # b 3d 5
         x = self.read(rearrange(x, "b d t -> b (t d)"))
         return {name: head(x) for name, head in self.heads.items()}
 

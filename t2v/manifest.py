@@ -119,7 +119,8 @@ def _media_folder(folder: Path) -> list[Clip]:
     if not media:
         raise UserError(
             f"{folder} holds neither {MANIFEST} nor videos or images "
-            f"({' '.join(sorted(VIDEO_SUFFIXES | IMAGE_SUFFIXES))})."
+            f"({' '.join(sorted(VIDEO_SUFFIXES | IMAGE_SUFFIXES))}). "
+            "If it is to hold clips of `t2v world`, run that command to its end."
         )
     return [_with_sidecar(Path(_absolute(each))) for each in media]
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from einops import rearrange
+from PIL import Image
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
@@ -22,6 +23,7 @@ from t2v.config import VAEConfig
 from t2v.models.transformer import T2VTransformer3DModel
 from t2v.models.vae import AutoencoderKLT2V
 from t2v.pipeline import T2VPipeline
+from t2v.video import write_video
 
 WORDS = re.findall(r"\S+", "a red blue ball box rolls bounces on the grass snow under sky , .")
 TEXT_DIM = 32
@@ -164,4 +166,29 @@ def clips(tmp_path: Path) -> Path:
         row |= {"caption": captions[0], "captions": captions, "truth": {}}
         row |= {"fps": 8, "height": 16, "width": 32, "num_frames": 5}
     (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def moving(count: int, height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Smooth frames that brighten with time, `t h w c`."""
+    ramp = np.linspace(20, 200, count)[:, None, None, None]
+    across = np.linspace(0, 40, width)[None, None, :, None]
+    tint = np.random.default_rng(seed).integers(0, 15, 3)[None, None, None, :]
+    return (np.zeros((count, height, width, 3)) + ramp + across + tint).astype(np.uint8)
+
+
+@pytest.fixture
+def media(tmp_path: Path) -> Path:
+    """A folder of captioned media: 6 wide videos, 3 tall ones, 1 short one, 2 pictures."""
+    folder = tmp_path / "media"
+    folder.mkdir()
+    for number in range(9):
+        height, width = (48, 80) if number < 6 else (80, 48)
+        write_video(folder / f"{number}.mp4", moving(12, height, width, number), 8)
+        (folder / f"{number}.txt").write_text("a red ball rolls\nthe red ball\n")
+    write_video(folder / "short.mp4", moving(6, 48, 80), 8)
+    (folder / "short.txt").write_text("a blue ball\n")
+    for name in ("one.png", "two.jpg"):
+        Image.fromarray(moving(1, 64, 64)[0]).save(folder / name)
+        (folder / name).with_suffix(".txt").write_text("a box on the snow\n")
     return folder

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from t2v.config.checks import at_least_one
+from t2v.config.data import ClipsConfig
 from t2v.config.models import TransformerConfig, VAEConfig
 from t2v.errors import UserError
 
@@ -42,6 +43,7 @@ class TrainConfig:
     precision: Literal["fp32", "bf16"] = "bf16"
     device: str = "cpu"
     held_out: int = 256  # the last clips of the data, kept for validation
+    clips: ClipsConfig = field(default_factory=ClipsConfig)  # how those of a manifest are batched
     start_from: str | None = None  # a pipeline folder or checkpoint whose weights a run begins with
 
     def __post_init__(self) -> None:
@@ -54,7 +56,7 @@ class TrainVAEConfig(TrainConfig):
     """`t2v train-vae`"""
 
     model: VAEConfig = field(default_factory=VAEConfig)
-    data: str  # folder written by `t2v world`
+    data: str  # folder written by `t2v world`, a manifest, or a folder of media
     train_encoder: bool = True  # false: the latents of start_from stay, only the decoder learns
     image_ratio: float = 0.1  # share of the steps that see single frames
     mse_weight: float = 10.0
@@ -74,7 +76,7 @@ class TrainDiTConfig(TrainConfig):
     """`t2v train`"""
 
     model: TransformerConfig = field(default_factory=TransformerConfig)
-    data: str  # folder written by `t2v world`
+    data: str  # folder written by `t2v world`, a manifest, or a folder of x.mp4 and x.txt
     vae: str  # a VAE folder or a checkpoint of `t2v train-vae`
     text: str  # folder with tokenizer/ and text_encoder/ written by `t2v world make=text`
     objective: Literal["flow", "v", "epsilon"] = "flow"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -24,14 +26,14 @@ from t2v.data.curriculum import Curriculum, Draw, Item, by_shape
 from t2v.data.latents import encode_folder, latents_name
 from t2v.data.prepare import Encoder, Prepared, prepare
 from t2v.errors import UserError
-from t2v.manifest import MANIFEST, Clip, read_manifest
+from t2v.manifest import MANIFEST, Clip
 from t2v.models.placement import ready
 from t2v.models.text import count_tokens
 from t2v.models.vae import AutoencoderKLT2V
 
 logger = logging.getLogger(__name__)
 
-VAE = AutoencoderKLT2V | AutoencoderKLWan
+VAE: TypeAlias = AutoencoderKLT2V | AutoencoderKLWan
 HELD_OUT = "held_out"  # the value of a row's "split" that keeps it for validation
 HELD_OUT_AT_ONCE = 64
 
@@ -41,7 +43,8 @@ class Dataset:
     """Clips as tensors `c t h w` of a few shapes, with what a training needs of them.
 
     Args:
-        rows: of every clip, with its captions; `Item.clip` counts them.
+        rows: of every clip, with its captions; those held out come last. `Item.clip` counts them.
+        train_count: how many of the rows are trained on.
         items: what a batch is made of.
         tensors: of each item.
         temporal: frames a step of their time axis stands for.
@@ -53,6 +56,7 @@ class Dataset:
     """
 
     rows: list[dict[str, Any]]
+    train_count: int
     items: Sequence[Item]
     tensors: Tensor | _Cached
     temporal: int
@@ -90,7 +94,25 @@ class _Cached:
 def is_world(data: str) -> bool:
     """Is it a folder of `t2v world`, whose clips lie in shards?"""
     manifest = Path(data) / MANIFEST
-    return manifest.is_file() and read_manifest(manifest)[0].path.endswith(".safetensors")
+    if not manifest.is_file():
+        return False
+    with manifest.open(encoding="utf-8", errors="replace") as file:
+        first = next((line for line in file if line.strip()), "")
+    try:
+        row = json.loads(first)
+    except json.JSONDecodeError:
+        return False  # `read_manifest` will name the line
+    return isinstance(row, dict) and str(row.get("shard")).endswith(".safetensors")
+
+
+def filled(
+    clips: ClipsConfig, data: str, *, fps: float, height: int, width: int, num_frames: int
+) -> ClipsConfig:
+    """The settings with a model's own rate and sizes where none are given, if `data` needs any."""
+    if is_world(data):
+        return clips
+    resolution = round(math.sqrt(height * width))
+    return clips.filled(fps=fps, resolution=resolution, num_frames=num_frames)
 
 
 def load_latents(
@@ -120,6 +142,7 @@ def load_latents(
         UserError: see `prepare` and `encode_folder`; or nothing is left to train or validate on.
     """
     if is_world(data):
+        train_count(len(read_rows(data)), held_out)  # before the long work
         latents = encode_folder(vae, data, precision)
         sources = {"latents": latents_name(vae, data, precision)}
         return world_dataset(data, clips, latents, sources, vae, batch_size, held_out, seed)
@@ -234,7 +257,7 @@ def world_dataset(
     curriculum = Curriculum(items[:count], clips.all_stages(), lengths, batch_size, seed)
     rest = torch.arange(count, len(rows)).split(HELD_OUT_AT_ONCE)
     held = tuple(Draw(items, bucket.num_frames) for items in rest)
-    return Dataset(rows, items, tensors, stride, count, curriculum, held, sizes, sources)
+    return Dataset(rows, count, items, tensors, stride, count, curriculum, held, sizes, sources)
 
 
 def _dataset(
@@ -246,16 +269,16 @@ def _dataset(
     seed: int,
 ) -> Dataset:
     kept = [number for number, clip in enumerate(prepared.clips) if not clip.dropped]
+    kept, trained = _held_out_last(kept, prepared.clips, held_out)
     rows = [_row(prepared.clips[number], prepared.texts[number]) for number in kept]
-    held = _held_out([prepared.clips[number] for number in kept], held_out)
     position = {number: place for place, number in enumerate(kept)}
     paired = [
         (item._replace(clip=position[item.clip]), key)
         for item, key in zip(prepared.items, prepared.keys, strict=True)
     ]
-    paired.sort(key=lambda each: each[0].clip in held)  # as in a world folder, these come last
+    paired.sort(key=lambda each: each[0].clip)
     items, keys = [item for item, _ in paired], [key for _, key in paired]
-    count = sum(item.clip not in held for item in items)
+    count = sum(item.clip < trained for item in items)
     stages = clips.all_stages()
     assert clips.num_frames is not None
     lengths = bucket_lengths(clips, clips.num_frames, encoder.stride)
@@ -264,24 +287,28 @@ def _dataset(
     validated = by_shape([each for each in last if each[0] >= count], HELD_OUT_AT_ONCE)
     if not validated:
         raise UserError(
-            f"None of the {len(held)} clips held out is large enough for the last stage. "
+            f"None of the {len(kept) - trained} clips held out is large enough for the last stage. "
             'Hold out others: raise held_out, or mark rows with "split": "held_out".'
         )
     usual = Counter(bucket for number, bucket in last if number < count).most_common(1)[0][0]
     sizes = {"fps": clips.fps} | usual._asdict()
     sources = {"clips": digest(keys, count, [rows[item.clip]["captions"] for item in items])}
     tensors = _Cached(prepared.cache, keys)
-    return Dataset(rows, items, tensors, encoder.temporal, count, train, validated, sizes, sources)
+    return Dataset(
+        rows, trained, items, tensors, encoder.temporal, count, train, validated, sizes, sources
+    )
 
 
-def _held_out(clips: Sequence[Clip], held_out: int) -> set[int]:
-    """Which of the clips are kept for validation: those whose rows say so, else the last."""
-    marked = {n for n, clip in enumerate(clips) if clip.extra.get("split") == HELD_OUT}
-    if not marked:
-        return set(range(train_count(len(clips), held_out), len(clips)))
-    train_count(len(clips), len(marked))
-    logger.info("%d clips are held out as their rows say", len(marked))
-    return marked
+def _held_out_last(
+    numbers: list[int], clips: Sequence[Clip], held_out: int
+) -> tuple[list[int], int]:
+    """Clips to train on, then those kept for validation: as rows say, else the last; the count."""
+    marked = [number for number in numbers if clips[number].extra.get("split") == HELD_OUT]
+    count = train_count(len(numbers), len(marked) or held_out)
+    if marked:
+        logger.info("%d clips are held out as their rows say", len(marked))
+        numbers = [number for number in numbers if number not in set(marked)] + marked
+    return numbers, count
 
 
 def _row(clip: Clip, texts: Sequence[str]) -> dict[str, Any]:

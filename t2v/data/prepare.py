@@ -215,15 +215,17 @@ def _fill(
     if not missing:
         return {}
     logger.info("Reading %d of %d clips to %s", len(missing), len(clips), cache.folder)
-    reasons, numbers = {}, list(missing)
+    reasons: dict[int, str] = {}
+    numbers = list(missing)
     results = read_clips([clips[number] for number in numbers], transform, config)
     with tqdm(total=len(missing), unit=" clips", desc="encode", disable=None) as bar:
         for done, (position, frames) in enumerate(results, start=1):
             number = numbers[position]
-            tensor = None if isinstance(frames, str) else encoder.run(frames)
-            if tensor is None:
+            if isinstance(frames, str):
                 reasons[number] = frames
-            elif tensor.is_floating_point() and not tensor.isfinite().all():
+            elif (
+                tensor := encoder.run(frames)
+            ).is_floating_point() and not tensor.isfinite().all():
                 reasons[number] = "its latents are not finite; precision=fp32 may help"
             else:
                 cache.add(missing[number], tensor)

@@ -18,9 +18,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from t2v.config import TrainDiTConfig
 from t2v.data.captions import Captions
-from t2v.data.clips import read_rows, train_count
-from t2v.data.latents import encode_folder, latents_name
-from t2v.data.order import keyed_generator, step_indices
+from t2v.data.curriculum import Draw
+from t2v.data.dataset import load_latents
+from t2v.data.order import keyed_generator
 from t2v.errors import UserError
 from t2v.models.attention import check_backend
 from t2v.models.diffusion import build_scheduler, diffusion_loss, draw_times
@@ -36,7 +36,6 @@ from t2v.training.sheet import contact_sheet
 
 VAES = {each.__name__: each for each in (AutoencoderKLT2V, AutoencoderKLWan)}
 VALIDATION_BINS = 4
-VALIDATION_BATCH = 64
 
 
 class DiTBatch(NamedTuple):
@@ -57,10 +56,10 @@ class DiTParts(NamedTuple):
 
 
 def train_dit(config: TrainDiTConfig) -> Path:
-    """`t2v train`: train on a folder of clips and return the last checkpoint, a pipeline folder.
+    """`t2v train`: train on a folder of clips; returns the last checkpoint, a pipeline folder.
 
     Raises:
-        UserError: see `pick_device`, `load_vae`, `encode_folder`, `Captions` and `run`.
+        UserError: see `pick_device`, `load_vae`, `load_latents`, `Captions` and `run`.
     """
     return train(DiTTask, config)
 
@@ -71,11 +70,20 @@ class DiTTask:
     def __init__(self, config: TrainDiTConfig, parts: DiTParts | None = None) -> None:
         self.config = config
         vae, tokenizer, text_encoder, transformer = parts or fresh_parts(config)
-        self.rows = read_rows(config.data)
-        self.train_count = train_count(len(self.rows), config.held_out)
         self.vae = vae.to(config.device)
-        self.sources = {"latents": latents_name(self.vae, config.data, config.precision)}
-        self.latents = encode_folder(self.vae, config.data, config.precision)
+        self.data = load_latents(
+            config.data,
+            config.clips,
+            self.vae,
+            tokenizer,
+            precision=config.precision,
+            max_length=config.max_sequence_length,
+            batch_size=config.batch_size,
+            held_out=config.held_out,
+            seed=config.seed,
+        )
+        self.rows, self.train_count = self.data.rows, self.data.train_count
+        self.sources = self.data.sources
         self.tokenizer = tokenizer
         self.captions = Captions(self.rows, tokenizer, config.max_sequence_length)
         self.model = nn.ModuleDict({"transformer": transformer, "text_encoder": text_encoder})
@@ -103,13 +111,12 @@ class DiTTask:
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> DiTBatch:
         """Clips in the epoch's order, each with one of its captions or, at times, with none."""
         config = self.config
-        index = step_indices(
-            self.train_count, config.batch_size, config.seed, step, rank, world_size
-        )
+        draw = self.data.train.draw(step, rank, world_size)
         generator = keyed_generator(config.seed, step, rank, "captions")
-        choice = torch.rand(2, len(index), generator=generator)
-        tokens, lengths = self.captions.pick(index, choice[0], choice[1] < config.caption_dropout)
-        return self._batch(index, tokens, lengths)
+        choice = torch.rand(2, len(draw.items), generator=generator)
+        dropped = choice[1] < config.caption_dropout
+        tokens, lengths = self.captions.pick(self.data.clips(draw), choice[0], dropped)
+        return self._batch(draw, tokens, lengths)
 
     def loss(self, batch: DiTBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         t = draw_times(self.config.objective, len(batch.latents), self.config.shift, generator)
@@ -124,14 +131,12 @@ class DiTTask:
     @torch.no_grad()
     def held_out_losses(self) -> dict[str, float]:
         """The held-out loss at fixed noise and times, in all and in each quarter of the time."""
-        held_out = torch.arange(self.train_count, len(self.latents))
+        sizes = [len(draw.items) for draw in self.data.held_out]
         generator = keyed_generator(self.config.seed, "validation")
-        times = (torch.randperm(len(held_out), generator=generator) + 0.5) / len(held_out)
+        times = (torch.randperm(sum(sizes), generator=generator) + 0.5) / sum(sizes)
         losses = []
-        for index, t in zip(
-            held_out.split(VALIDATION_BATCH), times.split(VALIDATION_BATCH), strict=True
-        ):
-            batch = self._batch(index, *self.captions.first(index))
+        for draw, t in zip(self.data.held_out, times.split(sizes), strict=True):
+            batch = self._batch(draw, *self.captions.first(self.data.clips(draw)))
             noise = torch.randn(batch.latents.shape, generator=generator)
             with autocast(self.config):
                 losses.append(self._losses(batch, noise, t).cpu())
@@ -147,13 +152,13 @@ class DiTTask:
         """Write a pipeline folder."""
         self._pipeline().save_pretrained(folder)
 
-    def _batch(self, index: Tensor, tokens: Tensor, lengths: Tensor) -> DiTBatch:
+    def _batch(self, draw: Draw, tokens: Tensor, lengths: Tensor) -> DiTBatch:
         device, config = self.config.device, self.vae.config
         mean, std = (
             rearrange(torch.tensor(values, device=device), "c -> c 1 1 1")
             for values in (config.latents_mean, config.latents_std)
         )
-        latents = (self.latents[index].to(device).float() - mean) / std
+        latents = (self.data.read(draw).to(device).float() - mean) / std
         return DiTBatch(latents, tokens.to(device), lengths.to(device))
 
     def _losses(self, batch: DiTBatch, noise: Tensor, t: Tensor) -> Tensor:
@@ -174,14 +179,14 @@ class DiTTask:
             )
 
     def _pipeline(self) -> T2VPipeline:
-        config, clip = self.config, self.rows[0]
+        config = self.config
         pipeline = T2VPipeline(
             tokenizer=self.tokenizer,
             text_encoder=self.model["text_encoder"],
             transformer=self.model["transformer"],
             vae=self.vae,
             scheduler=build_scheduler(config.objective, config.shift),
-            **{name: clip[name] for name in ("fps", "height", "width", "num_frames")},
+            **self.data.sizes,
             num_inference_steps=config.num_inference_steps,
             guidance_scale=config.guidance_scale,
             max_sequence_length=config.max_sequence_length,

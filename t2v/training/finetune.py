@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from t2v.config import FinetuneConfig, TrainConfig, TrainDiTConfig, TransformerConfig
+from t2v.data.dataset import filled
 from t2v.data.order import keyed_generator
 from t2v.errors import UserError
 from t2v.models.diffusion import objective_of
@@ -201,7 +202,8 @@ def _as_training(config: FinetuneConfig, pipeline: T2VPipeline, folder: Path) ->
     objective, shift = objective_of(pipeline.scheduler)
     built = pipeline.transformer.config
     return TrainDiTConfig(
-        **{each.name: getattr(config, each.name) for each in fields(TrainConfig)},
+        **{e.name: getattr(config, e.name) for e in fields(TrainConfig) if e.name != "clips"},
+        clips=filled(config.clips, config.data, **{e: pipeline.config[e] for e in SAVED}),
         model=TransformerConfig(**{e.name: built[e.name] for e in fields(TransformerConfig)}),
         data=config.data,
         vae=str(folder),

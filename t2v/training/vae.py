@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
@@ -14,8 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from t2v.config import TrainVAEConfig
-from t2v.data.clips import Clips, load_clips, pixels, train_count
-from t2v.data.order import keyed_generator, step_indices
+from t2v.data.clips import pixels
+from t2v.data.dataset import is_world
+from t2v.data.frames import Frames, ManifestFrames, WorldFrames
 from t2v.models.vae import AutoencoderKLT2V
 from t2v.training.loop import autocast
 from t2v.training.optim import ParameterGroup, split_parameters
@@ -25,7 +25,6 @@ from t2v.training.start import starting_part
 
 STATISTICS_CLIPS = 512  # enough for two digits of a mean and a standard deviation
 SHORTCUT_CLIPS = 256  # some 80,000 patches for a 768-dimensional covariance
-CLIPS_AT_ONCE = 32
 SHEET_CLIPS = 6
 
 
@@ -33,14 +32,14 @@ class VAEBatch(NamedTuple):
     """Clips and where their objects are."""
 
     video: Tensor  # b c t h w in [-1, 1]
-    mask: Tensor  # b 1 t h w in [0, 1]
+    mask: Tensor  # b 1 t h w in [0, 1]; zero where none is known
 
 
 def train_vae(config: TrainVAEConfig) -> Path:
     """`t2v train-vae`: train on a folder of clips; returns the last checkpoint, with `vae/`.
 
     Raises:
-        UserError: see `pick_device`, `load_clips` and `run`.
+        UserError: see `pick_device`, `WorldFrames`, `ManifestFrames` and `run`.
     """
     return train(VAETask, config)
 
@@ -50,16 +49,15 @@ class VAETask:
 
     def __init__(self, config: TrainVAEConfig) -> None:
         self.config = config
-        manifest = Path(config.data) / "manifest.jsonl"
-        clips = load_clips(config.data)
-        self.sources = {"clips": hashlib.sha256(manifest.read_bytes()).hexdigest()[:16]}
-        count = train_count(len(clips), config.held_out)
-        self.train_clips, self.val_clips = clips[:count], clips[count:]
         with torch.random.fork_rng(devices=[]):  # the layers draw their start from the global state
             torch.manual_seed(config.seed)
             self.model = AutoencoderKLT2V(**asdict(config.model))
+        world = is_world(config.data)
+        self.data = WorldFrames(config) if world else ManifestFrames(config, self.model)
+        self.sources = self.data.sources
         if config.model.linear_shortcut:
-            self.model.init_linear_shortcut(pixels(self.train_clips.video[:SHORTCUT_CLIPS]))
+            first = next(self.data.training(SHORTCUT_CLIPS, at_once=SHORTCUT_CLIPS))
+            self.model.init_linear_shortcut(pixels(first.video))
             # Steps sized for fresh kernels would undo the closed form; kernels add what it lacks.
             self.model.encoder.shortcut.requires_grad_(False)
             self.model.decoder.shortcut.requires_grad_(False)
@@ -76,18 +74,13 @@ class VAETask:
         )
 
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> VAEBatch:
-        """Whole clips, or in `image_ratio` of the steps one frame of each."""
-        config = self.config
-        index = step_indices(
-            len(self.train_clips), config.batch_size, config.seed, step, rank, world_size
-        )
-        video, mask = self.train_clips.video[index], self.train_clips.mask[index]
-        draw = torch.rand(2, generator=keyed_generator(config.seed, step, rank, "images"))
-        if draw[0] < config.image_ratio:
-            frame = int(draw[1] * video.shape[1])
-            video, mask = video[:, frame : frame + 1], mask[:, frame : frame + 1]
-        mask = rearrange(mask.to(config.device), "b t h w -> b 1 t h w").float() / 255
-        return VAEBatch(pixels(video.to(config.device)), mask)
+        """Clips, or in `image_ratio` of the steps one frame of each."""
+        frames = self.data.batch(step, rank, world_size)
+        video = pixels(frames.video.to(self.config.device))
+        if frames.mask is None:
+            return VAEBatch(video, video.new_zeros(1, 1, 1, 1, 1))
+        mask = rearrange(frames.mask.to(self.config.device), "b t h w -> b 1 t h w")
+        return VAEBatch(video, mask.float() / 255)
 
     def loss(self, batch: VAEBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         config = self.config
@@ -116,15 +109,16 @@ class VAETask:
     def validate(self) -> tuple[dict[str, float], Image.Image]:
         """PSNR in dB of the posterior mean, mean over clips; and inside the objects, pooled."""
         per_clip, inside = [], []
-        for video, mask in _chunks(self.val_clips, self.config.device):
+        for frames in self.data.held_out():
+            video = pixels(frames.video.to(self.config.device))
             recon = self._reconstruct(video)
             square = reduce((recon - video).square(), "b c t h w -> b t h w", "mean")
             per_clip.append(_psnr(reduce(square, "b t h w -> b", "mean")))
-            inside.append(square[mask > 127])
-        figures = {
-            "val_psnr": torch.cat(per_clip).mean().item(),
-            "val_psnr_object": _psnr(torch.cat(inside).mean()).item(),
-        }
+            if frames.mask is not None:
+                inside.append(square[frames.mask.to(square.device) > 127])
+        figures = {"val_psnr": torch.cat(per_clip).mean().item()}
+        if inside:
+            figures["val_psnr_object"] = _psnr(torch.cat(inside).mean()).item()
         return figures, self._sheet()
 
     def save(self, folder: Path) -> None:
@@ -136,13 +130,14 @@ class VAETask:
             mean, std = saved["latents_mean"], saved["latents_std"]
         else:
             with autocast(self.config):
-                mean, std = latent_statistics(self.model, self.train_clips[:STATISTICS_CLIPS])
+                mean, std = latent_statistics(self.model, self.data.training(STATISTICS_CLIPS))
         self.model.register_to_config(latents_mean=mean, latents_std=std)
         self.model.save_pretrained(folder / "vae")
 
     def _sheet(self) -> Image.Image:
         """Some held-out clips, frames left to right; each reconstruction below its original."""
-        video = pixels(self.val_clips.video[:SHEET_CLIPS].to(self.config.device))
+        video = next(iter(self.data.held_out())).video[:SHEET_CLIPS]
+        video = pixels(video.to(self.config.device))
         pairs = torch.stack([video, self._reconstruct(video)]) / 2 + 0.5
         return contact_sheet(rearrange(pairs, "r b c t h w -> (b r) t h w c"))
 
@@ -153,7 +148,9 @@ class VAETask:
 
 
 @torch.no_grad()
-def latent_statistics(vae: AutoencoderKLT2V, clips: Clips) -> tuple[list[float], list[float]]:
+def latent_statistics(
+    vae: AutoencoderKLT2V, clips: Iterable[Frames]
+) -> tuple[list[float], list[float]]:
     """Mean of each latent channel over `clips`, and what the channel is divided by.
 
     That is the geometric mean of the channel's own spread and the widest one, the spread being that
@@ -162,19 +159,13 @@ def latent_statistics(vae: AutoencoderKLT2V, clips: Clips) -> tuple[list[float],
     weighs less, and is settled later on the way from noise.
     """
     means, variances = [], []
-    for video, _ in _chunks(clips, vae.device):
-        posterior = vae.encode(video).latent_dist
+    for frames in clips:
+        posterior = vae.encode(pixels(frames.video.to(vae.device))).latent_dist
         means.append(rearrange(posterior.mean.double(), "b c t h w -> c (b t h w)"))
         variances.append(rearrange(posterior.var.double(), "b c t h w -> c (b t h w)"))
     mean, variance = torch.cat(means, dim=1), torch.cat(variances, dim=1)
     std = (mean.var(dim=1) + variance.mean(dim=1)).sqrt()
     return mean.mean(dim=1).tolist(), (std * std.max()).sqrt().tolist()
-
-
-def _chunks(clips: Clips, device: str | torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    for first in range(0, len(clips), CLIPS_AT_ONCE):
-        chunk = clips[first : first + CLIPS_AT_ONCE]
-        yield pixels(chunk.video.to(device)), chunk.mask.to(device)
 
 
 def _psnr(mse: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Footage built in code: good clips of three shapes, and files broken in every usual way."""
+"""Footage built in code that is unusual, or broken in every usual way."""
 
 import json
 import struct
@@ -8,7 +8,6 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from PIL import Image
 
 from t2v.video import write_video
 
@@ -19,23 +18,6 @@ def moving(count: int, height: int, width: int, seed: int = 0) -> np.ndarray:
     across = np.linspace(0, 40, width)[None, None, :, None]
     tint = np.random.default_rng(seed).integers(0, 15, 3)[None, None, None, :]
     return (np.zeros((count, height, width, 3)) + ramp + across + tint).astype(np.uint8)
-
-
-@pytest.fixture
-def media(tmp_path: Path) -> Path:
-    """A folder of captioned media: 6 wide videos, 3 tall ones, 1 short one, 2 pictures."""
-    folder = tmp_path / "media"
-    folder.mkdir()
-    for number in range(9):
-        height, width = (48, 80) if number < 6 else (80, 48)
-        write_video(folder / f"{number}.mp4", moving(12, height, width, number), 8)
-        (folder / f"{number}.txt").write_text("a red ball rolls\nthe red ball\n")
-    write_video(folder / "short.mp4", moving(6, 48, 80), 8)
-    (folder / "short.txt").write_text("a blue ball\n")
-    for name in ("one.png", "two.jpg"):
-        Image.fromarray(moving(1, 64, 64)[0]).save(folder / name)
-        (folder / name).with_suffix(".txt").write_text("a box on the snow\n")
-    return folder
 
 
 def turned(path: Path) -> None:

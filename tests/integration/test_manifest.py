@@ -1,0 +1,87 @@
+"""Footage on disk, as a manifest or media folder, trains every model and resumes to the bit."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from t2v.config import ClipsConfig, FinetuneConfig, StageConfig
+from t2v.pipeline import T2VPipeline
+from t2v.training.dit import DiTTask, train_dit
+from t2v.training.finetune import FinetuneTask
+from t2v.training.vae import VAETask, train_vae
+
+CLIPS = ClipsConfig(
+    fps=8, resolution=64, num_frames=9, workers=1, aspects=("5:3", "3:5", "1:1"),
+    stages=(StageConfig(num_frames=5), StageConfig(from_step=2, image_ratio=0.5)),
+)  # fmt: skip
+
+
+def state_of(checkpoint):
+    return {
+        f"{path.relative_to(checkpoint)}:{name}": tensor
+        for path in sorted(checkpoint.rglob("*.safetensors"))
+        for name, tensor in load_file(path).items()
+    }
+
+
+def losses_of(output):
+    lines = (output / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["loss"] for line in lines]
+
+
+def test_a_transformer_trains_on_a_folder_through_its_stages_and_resumes(
+    dit_config, media, tmp_path
+):
+    config = replace(dit_config, data=str(media), clips=CLIPS, steps=4)
+    whole = train_dit(config)
+    other = replace(config, output=str(tmp_path / "other"))
+    train_dit(replace(other, steps=3))
+    resumed = train_dit(other)
+    a, b = state_of(whole), state_of(resumed)
+    assert [name for name in a if not torch.equal(a[name], b[name])] == []
+    assert losses_of(whole.parent) == losses_of(resumed.parent)
+    assert T2VPipeline.from_pretrained(whole).config.num_frames == 9
+    task = DiTTask(config)
+    shapes = [tuple(task.batch(step).latents.shape[2:]) for step in range(8)]
+    assert {shape[0] for shape in shapes[:2]} == {2}
+    assert [shape[0] for shape in shapes[2:]].count(1) == 3
+    joint = DiTTask(replace(config, batch_size=6))
+    ranks = [task.batch(5, rank, 2).latents for rank in (0, 1)]
+    assert torch.equal(torch.cat(ranks), joint.batch(5).latents)
+
+
+def test_a_vae_trains_on_a_folder_and_resumes(vae_config, media, tmp_path):
+    clips = replace(CLIPS, stages=())
+    config = replace(vae_config, data=str(media), clips=clips, image_ratio=0.5)
+    whole = train_vae(config)
+    other = replace(config, output=str(tmp_path / "other"))
+    train_vae(replace(other, steps=2))
+    a, b = state_of(whole), state_of(train_vae(other))
+    assert [name for name in a if not torch.equal(a[name], b[name])] == []
+    task = VAETask(config)
+    frames = [task.batch(step).video.shape[2] for step in range(8)]
+    assert frames.count(1) == 4
+    assert set(frames) <= {1, 5, 9}
+    figures, _ = task.validate()
+    assert set(figures) == {"val_psnr"}
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_fine_tune_takes_footage_at_the_sizes_of_its_base(pipe, media, tmp_path, listed):
+    pipe.register_to_config(num_frames=9, height=48, width=80)
+    pipe.save_pretrained(tmp_path / "base")
+    if listed:
+        rows = [{"path": f"{n}.mp4", "caption": "the red ball"} for n in range(9)]
+        (media / "list.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = FinetuneConfig(
+        model=str(tmp_path / "base"), data=str(media / "list.jsonl" if listed else media),
+        output=str(tmp_path / "tuned"), batch_size=2, held_out=2, clips=ClipsConfig(workers=1),
+    )  # fmt: skip
+    task = FinetuneTask(config)
+    assert len(task.rows) == (9 if listed else 10)  # the pictures are left out
+    assert task.train_count == len(task.rows) - 2
+    assert {tuple(task.batch(step).latents.shape) for step in range(6)} >= {(2, 8, 3, 6, 10)}
+    assert task.untuned["val_loss_untuned"] > 0

@@ -43,6 +43,13 @@ class CaptionConfig:
             )
         for author in self.authors:
             _check_author(author)
+        if self.max_tokens is not None:
+            at_least_one(self, "max_tokens")
+            if not self.tokenizer:
+                raise UserError(
+                    f"caption.max_tokens={self.max_tokens}: tokens of what? Name a "
+                    "text encoder's tokenizer: caption.tokenizer=t2v-tiny or a pipeline folder."
+                )
         if "{name}" not in self.rule:
             raise UserError(
                 f"caption.rule={self.rule}: holds no {{name}}, as in 'a video of {{name}}'."

@@ -1,0 +1,256 @@
+"""The caption stage: authors speak, defects are cleaned, one caption is taken."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from t2v.config.captions import CaptionConfig
+from t2v.curation.clean import defects, unrepeated, words
+from t2v.curation.endpoint import NoAnswer, ask
+from t2v.curation.selection import NAMES, Candidate, agreement, choose, merged
+from t2v.errors import UserError
+from t2v.footage import iter_frames
+from t2v.manifest import Clip
+
+LONGEST = 5000  # characters of a caption
+
+
+class Stills:
+    """The frames of a clip that models are shown, decoded when the first asks for them."""
+
+    def __init__(self, clip: Clip, count: int, max_side: int) -> None:
+        self.clip, self.count, self.max_side = clip, count, max_side
+        self.times: list[float] = []
+        self._frames: list[np.ndarray] = []
+
+    @property
+    def frames(self) -> list[np.ndarray]:
+        """Each `h w c` uint8 RGB, evenly spread from the first to the last."""
+        if not self._frames:
+            shown = list(_spread(self.clip, self.count, self.max_side))
+            self.times = [time for time, _ in shown]
+            self._frames = [frame for _, frame in shown]
+        return self._frames
+
+
+def caption(clip: Clip, config: CaptionConfig) -> Clip:
+    """The clip with the best caption that its authors give, or dropped where none is fit.
+
+    The row keeps every candidate with its author, and why it was not taken, in `candidates`, and
+    the chosen one's author in `caption_author`. `captions` are the caption and what else is fit of
+    the same author. Scores: `caption_words`, `caption_tokens` with a tokenizer, and
+    `caption_match` with a scorer or else `caption_agreement` with several candidates.
+
+    Raises:
+        UserError: a model or endpoint cannot be used, or the footage not be read.
+    """
+    stills = Stills(clip, config.frames, config.max_side)
+    heard = [
+        _judged(each, config)
+        for name in config.authors
+        for each in _hear(name, clip, stills, config)
+    ]
+    candidates, kind = _scored(heard, stills, config)
+    clip = replace(clip, extra=clip.extra | {"candidates": [each.row() for each in candidates]})
+    chosen = choose(candidates)
+    if chosen is None:
+        return replace(clip, caption="", captions=()).drop("caption", _why(candidates, config))
+    alike = [
+        each.text
+        for each in candidates
+        if each.author == chosen.author and each is not chosen and not each.verdict
+    ]
+    text = chosen.text
+    if config.merge:
+        text = _merged(chosen, candidates, config)
+    scores = clip.scores | _counts(text, config)
+    if kind:
+        scores[kind] = round(chosen.score or 0.0, 4)
+    return replace(
+        clip,
+        caption=text,
+        captions=tuple(dict.fromkeys([text, *alike])),
+        scores=scores,
+        extra=clip.extra | {"caption_author": chosen.author},
+    )
+
+
+def tidy(text: str) -> str:
+    """The text on one line, without marks that cannot be printed."""
+    return " ".join("".join(c for c in text if c.isprintable() or c.isspace()).split())
+
+
+def _spread(clip: Clip, count: int, max_side: int) -> list[tuple[float, np.ndarray]]:
+    width, height = clip.width, clip.height
+    if clip.end is None or width is None or height is None:
+        raise UserError(f"{clip.path}: its end and size are not known; probe it first.")
+    crop = clip.extra.get("crop")
+    if crop:
+        width, height = crop[2], crop[3]
+    zoom = min(1.0, max_side / max(width, height))
+    size = (max(1, round(height * zoom)), max(1, round(width * zoom)))
+    rate = count / (clip.end - clip.start)
+    shown = iter_frames(
+        clip.path, clip.start, clip.end, fps=rate, size=size, crop=tuple(crop) if crop else None
+    )
+    return [(round(time - clip.start, 2), frame) for time, frame in shown][:count]
+
+
+def _hear(name: str, clip: Clip, stills: Stills, config: CaptionConfig) -> list[Candidate]:
+    """What one author says; an endpoint that gives no answer is heard with that verdict."""
+    if name.startswith("model:"):
+        return _ask_model(name, stills, config)
+    if name.startswith(("http://", "https://")):
+        try:
+            return [Candidate(author=name, text=ask(name, stills.frames, config))]
+        except NoAnswer as error:
+            return [Candidate(author=name, text="", verdict=f"no answer: {tidy(str(error))}")]
+    return [Candidate(author=name, text=text) for text in _PLAIN[name](clip, config)]
+
+
+def _ask_model(name: str, stills: Stills, config: CaptionConfig) -> list[Candidate]:
+    from t2v.curation.vision import captioner
+
+    model = captioner(name.removeprefix("model:"), config.device)
+    texts = model.describe(stills.frames, config.prompt, config.max_new_tokens)
+    if len(texts) == 1:
+        return [Candidate(author=name, text=texts[0])]
+    return [
+        Candidate(author=f"{name} @ {time:g} s", text=text)
+        for time, text in zip(stills.times, texts, strict=True)
+    ]
+
+
+def _sidecar(clip: Clip, config: CaptionConfig) -> list[str]:
+    path = Path(clip.path).with_suffix(".txt")
+    if not path.is_file():
+        return []
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as text ({error}). Save it as UTF-8.") from error
+
+
+def _table(clip: Clip, config: CaptionConfig) -> list[str]:
+    return list(clip.texts())  # as the input's table gave them
+
+
+def _filename(clip: Clip, config: CaptionConfig) -> list[str]:
+    return _said_of(Path(clip.path).stem, config)
+
+
+def _folder(clip: Clip, config: CaptionConfig) -> list[str]:
+    return _said_of(Path(clip.path).parent.name, config)
+
+
+_PLAIN: dict[str, Callable[[Clip, CaptionConfig], list[str]]] = {
+    "sidecar": _sidecar,
+    "table": _table,
+    "filename": _filename,
+    "folder": _folder,
+}
+
+
+def _said_of(name: str, config: CaptionConfig) -> list[str]:
+    said = " ".join(re.sub(r"[\W_]+|(?<=[a-z])(?=[A-Z])", " ", name).split())
+    return [config.rule.replace("{name}", said)] if re.search(r"[^\W\d]", said) else []
+
+
+def _judged(candidate: Candidate, config: CaptionConfig) -> Candidate:
+    """The candidate tidied, its loops said once, with the verdict of the rules and the limits."""
+    if candidate.verdict:
+        return candidate
+    text = tidy(candidate.text)
+    if len(text) > LONGEST:
+        verdict = f"{len(text)} characters are no caption ({LONGEST} at most)"
+        return replace(candidate, text=text[:LONGEST], verdict=verdict)
+    text = unrepeated(text)
+    found = defects(text)
+    verdict = ", ".join(found) if words(text) else "says nothing"
+    if config.max_tokens and not verdict:
+        count = _counts(text, config)["caption_tokens"]
+        if count > config.max_tokens:
+            verdict = f"{count:g} tokens, {config.max_tokens} fit"
+    return replace(candidate, text=text, verdict=verdict)
+
+
+def _scored(
+    candidates: list[Candidate], stills: Stills, config: CaptionConfig
+) -> tuple[list[Candidate], str]:
+    """The candidates, those without verdict with a score, and the name of that score."""
+    fit = [each for each in candidates if not each.verdict]
+    scores, kind = [0.0] * len(fit), ""
+    if config.scorer and fit:
+        from t2v.curation.vision import scorer
+
+        texts = [each.text for each in fit]
+        scores = scorer(config.scorer, config.device).match(stills.frames, texts)
+        kind = "caption_match"
+    elif sum(each.author not in NAMES for each in fit) > 1:
+        scores, kind = agreement(fit), "caption_agreement"
+    by_candidate = iter(round(score, 4) for score in scores)
+    scored = [
+        each if each.verdict else replace(each, score=next(by_candidate)) for each in candidates
+    ]
+    if config.scorer:
+        scored = [_refused_below(each, config.min_match) for each in scored]
+    return scored, kind
+
+
+def _refused_below(candidate: Candidate, least: float) -> Candidate:
+    if candidate.score is None or candidate.score >= least:
+        return candidate
+    return replace(candidate, verdict=f"matches the pictures by {candidate.score} < {least}")
+
+
+def _merged(chosen: Candidate, candidates: list[Candidate], config: CaptionConfig) -> str:
+    others = [each for each in candidates if each is not chosen and not each.verdict]
+    others = [each for each in others if each.author not in NAMES]
+    text = merged(chosen.text, [each.text for each in others])
+    whole = _judged(replace(chosen, text=text), config)
+    return chosen.text if whole.verdict else whole.text
+
+
+def _why(candidates: list[Candidate], config: CaptionConfig) -> str:
+    said = [f"{each.author}: {each.verdict}" for each in candidates]
+    silent = [
+        name
+        for name in config.authors
+        if not any(each.author.partition(" @ ")[0] == name for each in candidates)
+    ]
+    said += [f"{name}: nothing" for name in silent]
+    return f"no caption ({'; '.join(said)})"
+
+
+def _counts(text: str, config: CaptionConfig) -> dict[str, float]:
+    counts: dict[str, float] = {"caption_words": len(words(text))}
+    if config.tokenizer:
+        from t2v.models.text import count_tokens
+
+        counts["caption_tokens"] = count_tokens(tokenizer(config.tokenizer), text)
+    return counts
+
+
+@lru_cache(maxsize=1)
+def tokenizer(name: str) -> Any:
+    """The tokenizer of a pipeline (its folder or hub id, or the embedded one), or one alone.
+
+    Raises:
+        UserError: there is none.
+    """
+    from transformers import AutoTokenizer
+
+    from t2v.models.folder import EMBEDDED, embedded_model
+    from t2v.models.load import loading
+
+    folder = embedded_model() if name == EMBEDDED else Path(name)
+    inside = (folder / "tokenizer").is_dir()
+    with loading(f"caption.tokenizer={name}"):
+        return AutoTokenizer.from_pretrained(folder / "tokenizer" if inside else name)

@@ -1,0 +1,116 @@
+"""Captions from an OpenAI-compatible endpoint, over plain HTTP."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import io
+import json
+import os
+import time
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+from PIL import Image
+
+from t2v.config.captions import CaptionConfig
+from t2v.errors import UserError
+
+LONGEST_ANSWER = 1 << 20  # bytes
+FIRST_WAIT = 1.0  # seconds
+LONGEST_WAIT = 60.0
+PASSING = {408, 409, 425, 429, 500, 502, 503, 504}  # may go better the next time
+
+
+class NoAnswer(Exception):
+    """The endpoint gave no caption for this clip; others may fare better."""
+
+
+def ask(address: str, frames: Sequence[np.ndarray], config: CaptionConfig) -> str:
+    """What the model at `address` says of the frames.
+
+    Args:
+        address: `https://HOST/v1#MODEL`.
+        frames: each `h w c` uint8 RGB; they travel as JPEG.
+
+    Raises:
+        NoAnswer: refused or unintelligible for this clip, after `config.retries` further tries.
+        UserError: it cannot be reached, or knows neither the key nor the model.
+    """
+    url, _, model = address.partition("#")
+    content: list[dict[str, Any]] = [{"type": "text", "text": config.prompt}]
+    content += [{"type": "image_url", "image_url": {"url": data_uri(frame)}} for frame in frames]
+    body = json.dumps(
+        {
+            "model": model,
+            "messages": [{"role": "user", "content": content}],
+            "max_tokens": config.max_new_tokens,
+            "temperature": 0,
+        }
+    ).encode()
+    return _caption_in(_post_until_answered(url.rstrip("/"), body, config))
+
+
+def data_uri(frame: np.ndarray, quality: int = 85) -> str:
+    """A frame, `h w c` uint8 RGB, as a JPEG that stands in the text itself."""
+    file = io.BytesIO()
+    Image.fromarray(frame).save(file, "JPEG", quality=quality)
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def _post_until_answered(url: str, body: bytes, config: CaptionConfig) -> bytes:
+    wait, said = FIRST_WAIT, ""
+    for attempt in range(config.retries + 1):
+        try:
+            status, answer, asked_wait = _post(url, body, config)
+        except (OSError, http.client.HTTPException) as error:
+            said, asked_wait, status = f"{type(error).__name__}: {error}", None, 0
+        else:
+            if status == 200:
+                return answer
+            said = f"HTTP {status}: {answer[:200].decode(errors='replace')}"
+        if status and status not in PASSING:
+            break
+        if attempt < config.retries:
+            time.sleep(min(wait if asked_wait is None else asked_wait, LONGEST_WAIT))
+            wait *= 2
+    if status == 0 or status in (401, 403, 404):
+        raise UserError(
+            f"caption.authors: {url} cannot be used ({said}). Check the address, the model's name "
+            f"and the key in the environment variable {config.key_variable}, then run again: "
+            "the captions made so far are kept."
+        )
+    raise NoAnswer(said)
+
+
+def _post(url: str, body: bytes, config: CaptionConfig) -> tuple[int, bytes, float | None]:
+    """Status, body and the wait the server asks for; redirects are not followed, nor the key."""
+    parts = urlsplit(url)
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    connection = kind(parts.hostname or "", parts.port, timeout=config.timeout)
+    headers = {"Content-Type": "application/json"}
+    if key := os.environ.get(config.key_variable):
+        headers["Authorization"] = f"Bearer {key}"
+    try:
+        connection.request("POST", f"{parts.path}/chat/completions", body, headers)
+        response = connection.getresponse()
+        asked = response.headers.get("Retry-After", "")
+        return (
+            response.status,
+            response.read(LONGEST_ANSWER),
+            float(asked) if asked.isdecimal() else None,
+        )
+    finally:
+        connection.close()
+
+
+def _caption_in(answer: bytes) -> str:
+    try:
+        caption = json.loads(answer)["choices"][0]["message"]["content"]
+    except (ValueError, LookupError, TypeError) as error:
+        raise NoAnswer(f"no chat completion: {answer[:200].decode(errors='replace')}") from error
+    if not isinstance(caption, str):
+        raise NoAnswer(f"a completion without text: {str(caption)[:200]}")
+    return caption

@@ -1,0 +1,121 @@
+"""An OpenAI-compatible server of our own: what it is sent, when it is asked again, what stops."""
+
+import base64
+import io
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from t2v.config.captions import CaptionConfig
+from t2v.curation import endpoint
+from t2v.curation.endpoint import NoAnswer, ask
+from t2v.errors import UserError
+
+FRAMES = [np.full((24, 32, 3), level, np.uint8) for level in (20, 200)]
+CAPTION = {"choices": [{"message": {"content": " A cat. "}}]}
+
+
+class Server(HTTPServer):
+    """Gives the answers of `script` one after the other, the last for ever; keeps requests."""
+
+    script: list[tuple[int, object]]
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.script, self.requests = [(200, CAPTION)], []
+        self.address = f"http://127.0.0.1:{self.server_port}/v1#tiny"
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        server = self.server
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        server.requests.append((self.path, dict(self.headers), json.loads(body)))
+        status, answer = server.script.pop(0) if len(server.script) > 1 else server.script[0]
+        self.send_response(status)
+        if status == 302:
+            self.send_header("Location", f"http://127.0.0.1:{server.server_port}/elsewhere")
+        self.end_headers()
+        self.wfile.write(answer if isinstance(answer, bytes) else json.dumps(answer).encode())
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setattr(endpoint, "FIRST_WAIT", 0.01)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def test_the_server_gets_model_prompt_key_and_the_frames_as_jpeg(server, monkeypatch):
+    monkeypatch.setenv("MY_KEY", "secret")
+    config = CaptionConfig(prompt="What is it?", max_new_tokens=7, key_variable="MY_KEY")
+    assert ask(server.address, FRAMES, config) == " A cat. "
+    [(path, headers, body)] = server.requests
+    assert path == "/v1/chat/completions"
+    assert headers["Authorization"] == "Bearer secret"
+    assert (body["model"], body["max_tokens"], body["temperature"]) == ("tiny", 7, 0)
+    text, *images = body["messages"][0]["content"]
+    assert text == {"type": "text", "text": "What is it?"}
+    for frame, image in zip(FRAMES, images, strict=True):
+        kind, _, data = image["image_url"]["url"].partition(",")
+        assert kind == "data:image/jpeg;base64"
+        decoded = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
+        assert np.abs(decoded.astype(int) - frame).max() <= 2
+
+
+def test_without_a_key_in_the_environment_none_is_sent(server):
+    ask(server.address, FRAMES, CaptionConfig())
+    assert "Authorization" not in server.requests[0][1]
+
+
+def test_a_refusal_that_may_pass_is_asked_again(server):
+    server.script = [(503, b"busy"), (429, b"slow down"), (200, CAPTION)]
+    assert ask(server.address, FRAMES, CaptionConfig()) == " A cat. "
+    assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize(
+    ("script", "asked", "message"),
+    [
+        ([(500, b"out of memory")], 3, "HTTP 500: out of memory"),
+        ([(400, b"too many images")], 1, "HTTP 400: too many images"),
+        ([(302, b"")], 1, "HTTP 302"),
+        ([(200, b"<html>")], 1, "no chat completion: <html>"),
+        ([(200, {"choices": []})], 1, "no chat completion"),
+        ([(200, {"choices": [{"message": {"content": None}}]})], 1, "without text"),
+    ],
+)
+def test_a_clip_without_answer_says_what_came_instead(server, script, asked, message):
+    server.script = script
+    with pytest.raises(NoAnswer, match=message):
+        ask(server.address, FRAMES, CaptionConfig(retries=2))
+    assert len(server.requests) == asked
+
+
+def test_a_wrong_key_or_address_stops_with_what_to_do(server, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "very-secret")
+    server.script = [(401, b"bad key")]
+    with pytest.raises(UserError, match=r"HTTP 401.*OPENAI_API_KEY.*are kept") as caught:
+        ask(server.address, FRAMES, CaptionConfig())
+    assert "very-secret" not in str(caught.value)
+    with pytest.raises(UserError, match=r"cannot be used \(ConnectionRefusedError"):
+        ask("http://127.0.0.1:9/v1#x", FRAMES, CaptionConfig(retries=1))
+
+
+def test_a_server_that_stays_silent_is_given_up_in_time():
+    with HTTPServer(("127.0.0.1", 0), Handler) as silent:  # takes the connection, never answers
+        address = f"http://127.0.0.1:{silent.server_port}/v1#x"
+        with pytest.raises(UserError, match="TimeoutError"):
+            ask(address, FRAMES, CaptionConfig(timeout=0.2, retries=0))

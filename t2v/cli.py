@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 from t2v.config import (
     BenchConfig,
     ConvertConfig,
+    CurateConfig,
     EvalConfig,
     FinetuneConfig,
     PlanConfig,
@@ -65,6 +66,7 @@ class Command:
     run: Callable[[argparse.Namespace, list[str]], None]
     help: str
     positional: tuple[str, ...] = ()  # settings that may be given by position
+    options: tuple[str, ...] = ()  # settings that may be given as --name
 
 
 def _sample(args: argparse.Namespace, overrides: list[str]) -> None:
@@ -138,9 +140,18 @@ def _convert(args: argparse.Namespace, overrides: list[str]) -> None:
 
 def _eval(args: argparse.Namespace, overrides: list[str]) -> None:
     config = load_config(EvalConfig, args.config, overrides)
-    from t2v.evaluation.world import evaluate
-
+    if config.data is None:
+        from t2v.evaluation.world import evaluate
+    else:
+        from t2v.evaluation.likeness import evaluate
     print(evaluate(config))
+
+
+def _curate(args: argparse.Namespace, overrides: list[str]) -> None:
+    config = load_config(CurateConfig, args.config, overrides)
+    from t2v.curation.run import curate
+
+    print(curate(config))
 
 
 def _bench(args: argparse.Namespace, overrides: list[str]) -> None:
@@ -177,9 +188,12 @@ COMMANDS = {
     "convert": Command(
         ConvertConfig, _convert, "turn a Wan pipeline folder into one of ours", ("src", "dst")
     ),
-    "eval": Command(EvalConfig, _eval, "judge a pipeline folder on held-out prompts", ("model",)),
+    "eval": Command(EvalConfig, _eval, "judge a pipeline by prompts of the world or by clips", ("model",)),
     "plan": Command(
         PlanConfig, _plan, "memory, time and disk of a command, before it is run", ("command",)
+    ),
+    "curate": Command(
+        CurateConfig, _curate, "footage to a manifest of clips", ("input",), ("engine",)
     ),
     "bench": Command(BenchConfig, _bench, "time, memory and utilisation of every stage"),
 }
@@ -282,6 +296,8 @@ def _parser(name: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("-h", "--help", action="store_true", help="show this and stop")
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML with settings")
+    for option in command.options:
+        parser.add_argument(f"--{option}", help=f"the setting {option}")
     free = [each.upper() for each in command.positional]
     if name == "sample":
         free = ["PROMPT"]
@@ -335,8 +351,9 @@ def _overrides(command: Command, args: argparse.Namespace) -> list[str]:
     if command.schema is SampleConfig:
         chosen = {name: getattr(args, name) for name in [*OPTIONS.values(), *FLAGS.values()]}
         return given + [f"{name}={value}" for name, value in chosen.items() if value is not None]
-    if getattr(args, "output", None) is not None:
-        given.append(f"output={args.output}")
+    for name in ("output", *command.options):
+        if getattr(args, name, None) is not None:
+            given.append(f"{name}={getattr(args, name)}")
     by_position = dict(zip(command.positional, free, strict=False))
     too_many = free[len(by_position) :]  # `load_config` says that they are no settings
     return [*(f"{name}={value}" for name, value in by_position.items()), *given, *too_many]

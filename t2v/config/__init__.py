@@ -1,5 +1,6 @@
 """Every setting of t2v and its default; imports no torch."""
 
+from t2v.config.curation import CurateConfig
 from t2v.config.data import ClipsConfig, EncodeConfig, StageConfig
 from t2v.config.finetune import FinetuneConfig, LoRAConfig
 from t2v.config.models import TransformerConfig, VAEConfig
@@ -12,6 +13,7 @@ __all__ = [
     "BenchConfig",
     "ClipsConfig",
     "ConvertConfig",
+    "CurateConfig",
     "EncodeConfig",
     "EvalConfig",
     "FinetuneConfig",

@@ -28,49 +28,51 @@ class ScenesConfig:
     adaptive_threshold: float = 3.0  # PySceneDetect's AdaptiveDetector
     min_content: float = 15.0
     dissolve_seconds: float = 2.0  # the longest dissolve that is looked for
-    black: float = 12.0  # a fade reaches this mean brightness, of 255
     stitch: float = 0.9  # likeness across a cut from which it is none (Panda-70M)
     peak: float = 6.0  # a jump this many times its neighbours ends a take (xGen-VideoSyn-1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DedupConfig:
-    """When two clips are the same; measured on true pairs (>= .80) and false ones (<= .25)."""
+    """When two clips are the same: true pairs lie above .8, false ones below .25."""
 
-    correlation: float = 0.6
-    overlap_seconds: float = 0.8  # the least that two clips must share
+    correlation: float = 0.55
+    overlap: float = 0.6  # of the shorter clip, the least that two clips must share
 
 
 @dataclass(frozen=True, kw_only=True)
 class MotionConfig:
-    """The band of motion, in percent of the shorter side a second at 8 frames a second."""
+    """The band of motion, in percent of the shorter side a second."""
 
-    min_motion: float = 0.05
-    max_motion: float = 150.0
-    max_frozen: float = 0.5  # share of the clip in which nothing changes at all
+    min_motion: float = 0.3  # frozen film with grain has 0.1, a slow stream 1
+    max_motion: float = 120.0  # a camera that shakes has 76
+    max_frozen: float = 0.5  # share of the time in which nothing moves
+    max_chaos: float = 0.5  # share of the change that is no motion
 
 
 @dataclass(frozen=True, kw_only=True)
 class QualityConfig:
-    """Blur, exposure and blockiness; the aesthetic head only where a model is named."""
+    """Blur, exposure and blockiness; beauty only where a model is named."""
 
     min_sharpness: float = 2.5
     max_noise: float = 15.0
     min_contrast: float = 5.0
-    max_clipped: float = 0.6  # share of pixels at the end of the range
-    max_blockiness: float = 2.0
-    aesthetic_model: str = ""  # a folder or hub id that transformers can load
+    min_brightness: float = 8.0
+    max_clipped: float = 0.6
+    max_blockiness: float = 1.8
+    aesthetic_model: str = ""  # a folder or hub id of a transformers image classifier
     min_aesthetic: float = 4.5  # xGen-VideoSyn-1's, of 10
 
 
 @dataclass(frozen=True, kw_only=True)
 class OverlayConfig:
-    """Burned-in text, logos and bars."""
+    """What becomes of burned-in text, logos and bars; what cannot be cropped is dropped."""
 
-    text: Literal["drop", "tag"] = "drop"
+    text: Literal["crop", "drop", "tag"] = "crop"
     logo: Literal["crop", "drop", "tag"] = "tag"
     letterbox: Literal["crop", "drop", "tag"] = "crop"
-    max_text: float = 0.02  # share of the picture; xGen-VideoSyn-1: 20,000 pixels at 720p
+    max_text: float = 0.004  # share of the picture below which text is let be
+    min_left: float = 0.7  # share of the picture that a crop must leave, bars not counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +84,7 @@ class CurateConfig:
     engine: Literal["local", "ray"] = "local"
     workers: int = 0  # 0: one a core
     seconds_per_file: float = 600.0  # a file that takes longer has failed
-    memory_gb: float = 4.0  # so has one that needs more
+    memory_gb: float = 8.0  # so has one that needs more
     skip: tuple[str, ...] = ()  # stages to leave out
     files: Literal["none", "cut", "shards"] = "none"  # write clips too: mp4, or WebDataset
     probe: ProbeConfig = field(default_factory=ProbeConfig)

@@ -1,0 +1,169 @@
+"""Which clips show the same: how their pictures change, compared over time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+from einops import rearrange
+
+from t2v.config.curation import DedupConfig
+from t2v.curation.journal import load_prints
+from t2v.curation.take import Take
+from t2v.manifest import Clip
+
+SIZE = (32, 18)  # width, height of a fingerprint's pictures
+STATIC = 1.5  # of 255: below, a clip has nothing but grain that changes
+ZOOMS = (1.0, 0.9)  # of a copy's picture that may be left
+
+
+def fingerprint(take: Take) -> np.ndarray:
+    """Small pictures of the clip, 8 a second, `t h w` uint8, within its crop."""
+    grey = take.grey()
+    if crop := take.clip.extra.get("crop"):
+        whole = take.clip.extra["shown"]
+        across, down = grey.shape[2] / whole[0], grey.shape[1] / whole[1]
+        left, top = round(crop[0] * across), round(crop[1] * down)
+        grey = grey[:, top : round(top + crop[3] * down), left : round(left + crop[2] * across)]
+    return np.stack([cv2.resize(each, SIZE, interpolation=cv2.INTER_AREA) for each in grey])
+
+
+def dedup(clips: list[Clip], config: DedupConfig, folder: Path) -> list[Clip]:
+    """The clips, of each set of copies all but one dropped: the longest, then the largest and
+    sharpest, stays.
+
+    Two clips are copies when what changes in their pictures correlates at one offset in time, as
+    it is, mirrored, or with a tenth cut off. What stands still does not count: two films of one
+    place are no copies. Clips in which nothing changes are compared as pictures.
+    """
+    prints = [_Print(load_prints(folder, clip)) for clip in clips]
+    best = list(range(len(clips)))  # union-find
+    closeness: dict[int, tuple[float, int]] = {}
+    for a, b in _candidates(prints):
+        likeness = prints[a].likeness(prints[b], config.overlap)
+        if likeness >= config.correlation:
+            first, second = _root(best, a), _root(best, b)
+            best[max(first, second)] = min(first, second)
+            for one, other in ((a, b), (b, a)):
+                closeness[one] = max(closeness.get(one, (0.0, 0)), (likeness, other))
+    groups: dict[int, list[int]] = {}
+    for number in range(len(clips)):
+        groups.setdefault(_root(best, number), []).append(number)
+    result = list(clips)
+    for group in groups.values():
+        stays = min(group, key=lambda number: _rank(clips[number]))
+        for number in set(group) - {stays}:
+            result[number] = _copy_of(clips[number], clips[stays], closeness[number][0])
+    return result
+
+
+def _copy_of(clip: Clip, stays: Clip, likeness: float) -> Clip:
+    span = f"{stays.start:.2f}-{stays.end:.2f} s" if stays.end else "all of it"
+    reason = f"shows what {Path(stays.path).name} shows, {span} (correlation {likeness:.2f})"
+    clip = replace(clip, extra=clip.extra | {"duplicate_of": stays.extra["id"]})
+    return clip.drop("dedup", reason)
+
+
+def _rank(clip: Clip) -> tuple[float, float, float, str, float]:
+    """What sorts first stays."""
+    length = (clip.end or 0.0) - clip.start
+    area = (clip.width or 0) * (clip.height or 0)
+    return (
+        -round(length, 1),
+        -area,
+        -clip.scores.get("sharpness", 0.0),
+        clip.path,
+        clip.start,
+    )
+
+
+def _root(best: list[int], number: int) -> int:
+    while best[number] != number:
+        best[number] = best[best[number]]
+        number = best[number]
+    return number
+
+
+class _Print:
+    """A clip's fingerprint, ready to be compared with others."""
+
+    def __init__(self, pictures: np.ndarray) -> None:
+        light = pictures.astype(np.float32)
+        self.mean = light.mean(0)
+        self.looks = [_changes(_zoomed(light, zoom)) for zoom in ZOOMS]
+        self.mirrored = [_changes(_zoomed(light[:, :, ::-1], zoom)) for zoom in ZOOMS]
+        self.is_static = float(np.sqrt((light - self.mean).var())) < STATIC
+        self.coarse = [
+            _unit(cv2.resize(each, (8, 5), interpolation=cv2.INTER_AREA).ravel())
+            for each in (self.mean, np.ascontiguousarray(self.mean[:, ::-1]))
+        ]
+
+    def likeness(self, other: _Print, overlap: float) -> float:
+        """The best correlation over offsets, mirrorings and crops; 0 to 1."""
+        if self.is_static and other.is_static:
+            means = (other.mean, other.mean[:, ::-1])
+            near = min(float(np.abs(self.mean - mean).mean()) for mean in means)
+            return 1.0 if near < 3 else 0.0
+        if self.is_static or other.is_static:
+            return 0.0
+        pairs = [
+            (mine, theirs)
+            for looks in (other.looks, other.mirrored)
+            for mine, theirs in (
+                (self.looks[0], looks[0]),
+                (self.looks[1], looks[0]),
+                (self.looks[0], looks[1]),
+            )
+        ]
+        return max(0.0, *(_correlation(a, b, overlap) for a, b in pairs))
+
+
+def _changes(light: np.ndarray) -> np.ndarray:
+    """What differs from the mean over time, `t d`."""
+    return rearrange(light - light.mean(0), "t h w -> t (h w)")
+
+
+def _zoomed(light: np.ndarray, zoom: float) -> np.ndarray:
+    """The middle of each picture, enlarged to the whole."""
+    if zoom == 1:
+        return light
+    shift = (1 - zoom) / 2 * np.array(SIZE)
+    matrix = np.array([[zoom, 0, shift[0]], [0, zoom, shift[1]]], np.float32)
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return np.stack(
+        [cv2.warpAffine(np.ascontiguousarray(x), matrix, SIZE, flags=flags) for x in light]
+    )
+
+
+def _correlation(a: np.ndarray, b: np.ndarray, overlap: float) -> float:
+    """Of the frames that two clips share, at the offset where it is best."""
+    product = a @ b.T
+    power_a, power_b = (np.r_[0, np.cumsum((x**2).sum(1))] for x in (a, b))
+    least = max(2, round(overlap * min(len(a), len(b))))
+    best = 0.0
+    for offset in range(least - len(a), len(b) - least + 1):  # frame k of a is k + offset of b
+        first, last = max(0, -offset), min(len(a), len(b) - offset)
+        norm = (power_a[last] - power_a[first]) * (power_b[last + offset] - power_b[first + offset])
+        best = max(best, float(np.trace(product, offset)) / max(float(norm) ** 0.5, 1e-6))
+    return best
+
+
+def _unit(values: np.ndarray) -> np.ndarray:
+    values = values - values.mean()
+    return values / max(float(np.linalg.norm(values)), 1e-6)
+
+
+def _candidates(prints: list[_Print]) -> Iterator[tuple[int, int]]:
+    """Pairs whose mean pictures are roughly alike, as they are or mirrored; in blocks of rows."""
+    if not prints:
+        return
+    plain, mirrored = (np.stack([each.coarse[side] for each in prints]) for side in (0, 1))
+    for number in range(len(prints)):
+        alike = np.maximum(
+            plain[number + 1 :] @ plain[number], mirrored[number + 1 :] @ plain[number]
+        )
+        for other in np.flatnonzero(alike > 0.5).tolist():
+            yield number, number + 1 + other

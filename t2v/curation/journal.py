@@ -1,0 +1,109 @@
+"""What is already done, on disk: one entry a source, whole or not there at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from t2v.manifest import Clip
+
+WORK = "work"
+THUMBS = "thumbs"
+
+
+@dataclass
+class Examined:
+    """What came of one source: its clips in order, and by clip id what later stages need."""
+
+    clips: list[Clip]
+    prints: dict[str, np.ndarray] = field(default_factory=dict)  # `t h w` uint8
+    thumbs: dict[str, bytes] = field(default_factory=dict)  # JPEG
+    seconds: dict[str, float] = field(default_factory=dict)  # by stage
+
+
+def save_examined(folder: Path, key: str, examined: Examined) -> None:
+    """Write a source's entry; the entry itself comes last, so that one that exists is complete."""
+    for name, picture in examined.thumbs.items():
+        write_whole(folder / THUMBS / f"{name}.jpg", picture)
+    for name, pictures in examined.prints.items():
+        write_whole(folder / WORK / f"{name}.print", _packed(pictures))
+    row = {"clips": [asdict(clip) for clip in examined.clips], "seconds": examined.seconds}
+    write_whole(folder / WORK / f"{key}.json", json.dumps(row).encode())
+
+
+def load_examined(folder: Path, key: str) -> Examined | None:
+    """A source's entry without its prints and thumbnails; None when there is none."""
+    path = folder / WORK / f"{key}.json"
+    if not path.is_file():
+        return None
+    row = json.loads(path.read_text(encoding="utf-8"))
+    return Examined([clip_of(each) for each in row["clips"]], seconds=row["seconds"])
+
+
+def clip_of(row: dict[str, Any]) -> Clip:
+    """The clip whose `asdict` went through JSON."""
+    lists = {name: tuple(row[name]) for name in ("captions", "tags")}
+    return Clip(**row | lists)
+
+
+def load_prints(folder: Path, clip: Clip) -> np.ndarray:
+    """The fingerprint of a clip, `t h w` uint8."""
+    return _unpacked((folder / WORK / f"{clip.extra['id']}.print").read_bytes())
+
+
+def _packed(pictures: np.ndarray) -> bytes:
+    head = json.dumps(pictures.shape).encode()
+    return head + b"\n" + zlib.compress(pictures.tobytes(), 1)
+
+
+def _unpacked(data: bytes) -> np.ndarray:
+    head, _, body = data.partition(b"\n")
+    return np.frombuffer(zlib.decompress(body), np.uint8).reshape(json.loads(head))
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file under a temporary name, sync it, rename it."""
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+class ClipLog:
+    """The clips a stage has done, appended one line each; a torn last line does not count."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.done = dict(self._read()) if path.is_file() else {}
+        whole = "".join(_line(name, clip) for name, clip in self.done.items())
+        write_whole(path, whole.encode())
+        self.file = path.open("a", encoding="utf-8")
+
+    def _read(self) -> Iterator[tuple[str, Clip]]:
+        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.endswith("}}"):
+                row = json.loads(line)
+                yield row["id"], clip_of(row["clip"])
+
+    def add(self, name: str, clip: Clip) -> None:
+        """Note a clip as done, on disk before this returns."""
+        self.file.write(_line(name, clip))
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.done[name] = clip
+
+    def close(self) -> None:
+        self.file.close()
+
+
+def _line(name: str, clip: Clip) -> str:
+    return json.dumps({"id": name, "clip": asdict(clip)}) + "\n"

@@ -1,0 +1,157 @@
+"""The clips as files of their own: copied where that is exact, else encoded; WebDataset shards."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+from t2v.config import CurateConfig
+from t2v.footage import iter_frames
+from t2v.manifest import Clip
+
+CLIPS, SHARDS = "clips", "shards"
+PER_SHARD = 1000
+COPIED = ("h264", "hevc", "av1", "vp9")  # what an mp4 may hold as it is
+TICKS = 90_000  # a second
+
+
+def write_files(clips: Sequence[Clip], config: CurateConfig, folder: Path) -> list[Clip]:
+    """The clips, the kept ones with files of their own where `config.files` asks for them.
+
+    A clip with a file has it as its path; where it was cut from stands in `extra["cut_from"]`.
+    Files that are there already are not written again.
+    """
+    if config.files == "none":
+        return list(clips)
+    (folder / CLIPS).mkdir(exist_ok=True)
+    result = [clip if clip.dropped else _with_file(clip, folder) for clip in clips]
+    if config.files == "shards":
+        (folder / SHARDS).mkdir(exist_ok=True)
+        _write_shards([clip for clip in result if not clip.dropped], folder)
+    return result
+
+
+def _with_file(clip: Clip, folder: Path) -> Clip:
+    path = (folder / CLIPS / f"{clip.extra['id']}.mp4").absolute()
+    if not path.is_file():
+        partial = path.with_suffix(".partial")
+        try:
+            if not _copied(clip, partial):
+                _encoded(clip, partial)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    origin = {"path": clip.path, "start": clip.start, "end": clip.end}
+    extra = {name: value for name, value in clip.extra.items() if name != "crop"}
+    length = None if clip.end is None else round(clip.end - clip.start, 6)
+    cut = {"path": str(path), "start": 0.0, "end": length}
+    return replace(clip, **cut, extra=extra | {"cut_from": origin | _crop(clip)})
+
+
+def _crop(clip: Clip) -> dict[str, Any]:
+    return {"crop": clip.extra["crop"]} if "crop" in clip.extra else {}
+
+
+def _copied(clip: Clip, path: Path) -> bool:
+    """Copy the packets, where that gives the very frames: from a key frame on, nothing to turn,
+    crop or stretch, and no packet needed that comes later."""
+    told = clip.extra["probe"]
+    plain = told["rotation"] == 0 and told["sample_aspect"] == "1" and "crop" not in clip.extra
+    if not plain or told["codec"] not in COPIED:
+        return False
+    with av.open(Path(clip.path).absolute()) as source:
+        stream = source.streams.video[0]
+        packets = list(_span(source, stream, clip))
+        first = min((each.pts for each in packets), default=None)
+        if not packets or not packets[0].is_keyframe or packets[0].pts != first:
+            return False
+        if len(packets) != clip.num_frames:
+            return False
+        shown = float((first - (stream.start_time or 0)) * stream.time_base)
+        if abs(shown - clip.start) > 1e-3:
+            return False
+        with av.open(path, "w", format="mp4", options={"movflags": "+faststart"}) as file:
+            target = file.add_stream_from_template(stream)
+            begin = packets[0].dts if packets[0].dts is not None else first
+            for packet in packets:
+                packet.pts -= first
+                packet.dts = None if packet.dts is None else packet.dts - begin
+                packet.stream = target
+                file.mux(packet)
+    return True
+
+
+def _span(source: Any, stream: Any, clip: Clip) -> Iterator[Any]:
+    """The packets shown in the clip's span, in the order they are stored."""
+    zero = stream.start_time or 0
+    low = clip.start - 1e-4
+    high = float("inf") if clip.end is None else clip.end - 1e-4
+    if clip.start > 0:
+        source.seek(zero + int(clip.start / stream.time_base), stream=stream)
+    after = 0
+    for packet in source.demux(stream):
+        if packet.pts is None or not packet.size:
+            continue
+        time = float((packet.pts - zero) * stream.time_base)
+        after = after + 1 if time >= high else 0
+        if after > 32:  # frames are stored at most 16 places out of order
+            return
+        if low <= time < high:
+            yield packet
+
+
+def _encoded(clip: Clip, path: Path) -> None:
+    """The clip as H.264, each frame at its own time."""
+    crop = clip.extra.get("crop")
+    frames = iter_frames(clip.path, clip.start, clip.end, crop=tuple(crop) if crop else None)
+    with av.open(path, "w", format="mp4", options={"movflags": "+faststart"}) as file:
+        rate = Fraction(clip.fps or 25).limit_denominator(1001)
+        stream = file.add_stream("libx264", rate=rate, options={"crf": "16", "bf": "0"})
+        context, tick = stream.codec_context, Fraction(1, TICKS)
+        stream.time_base = context.time_base = tick
+        context.colorspace = context.color_primaries = context.color_trc = 1
+        begin = None
+        for time, array in frames:
+            begin = time if begin is None else begin
+            even = array[: array.shape[0] // 2 * 2, : array.shape[1] // 2 * 2]
+            if stream.width != even.shape[1]:
+                stream.height, stream.width, stream.pix_fmt = *even.shape[:2], "yuv420p"
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(even), format="rgb24")
+            frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709")
+            frame.pts, frame.time_base = round((time - begin) * TICKS), tick
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+
+
+def _write_shards(clips: Sequence[Clip], folder: Path) -> None:
+    """Tar files of `ID.mp4`, `ID.txt` (the caption) and `ID.json` (the row), as WebDataset reads."""
+    for number in range(0, len(clips), PER_SHARD):
+        path = folder / SHARDS / f"{number // PER_SHARD:06d}.tar"
+        partial = path.with_suffix(".partial")
+        with tarfile.open(partial, "w") as tar:
+            for clip in clips[number : number + PER_SHARD]:
+                name = clip.extra["id"]
+                row = {"caption": clip.caption, "captions": clip.captions, "scores": clip.scores}
+                row |= {"tags": clip.tags, "source": clip.source, "license": clip.license}
+                _add(tar, f"{name}.mp4", Path(clip.path).read_bytes())
+                _add(tar, f"{name}.txt", clip.caption.encode())
+                _add(tar, f"{name}.json", json.dumps(row, sort_keys=True).encode())
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    entry = tarfile.TarInfo(name)  # no owner and no time: equal clips give equal shards
+    entry.size = len(data)
+    tar.addfile(entry, io.BytesIO(data))

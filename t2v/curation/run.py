@@ -1,0 +1,227 @@
+"""`t2v curate`: footage in, a manifest out; it goes on where it was stopped."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from t2v import __version__
+from t2v.config import CurateConfig
+from t2v.curation import engine
+from t2v.curation.examine import FAILED, examine
+from t2v.curation.journal import (
+    THUMBS,
+    WORK,
+    ClipLog,
+    Examined,
+    load_examined,
+    save_examined,
+    write_whole,
+)
+from t2v.curation.output import write_files
+from t2v.curation.sources import Source, find_sources
+from t2v.curation.stages import STAGES, Stage
+from t2v.errors import UserError
+from t2v.manifest import MANIFEST, Clip, write_manifest
+from t2v.settings import save_config
+from t2v.workers import Failure
+
+logger = logging.getLogger(__name__)
+STATS = "stats.json"
+
+
+def curate(config: CurateConfig) -> Path:
+    """Judge all footage of `config.input`; returns the path of the manifest.
+
+    `output` gets `manifest.jsonl` (every clip, kept or dropped, with the reason), `stats.json` (the
+    funnel and the seconds by stage), `thumbs/`, `config.yaml`, and in `work/` what is done so far:
+    the same command goes on from there, and its manifest is the same to the byte.
+
+    Raises:
+        UserError: no footage, an unknown stage to skip, or another run works in this output.
+    """
+    known = ["probe", "scenes", *(stage.name for stage in STAGES)]
+    if unknown := [name for name in config.skip if name not in known]:
+        raise UserError(f"skip={unknown}: there are no such stages. Allowed: {', '.join(known)}.")
+    start = time.monotonic()
+    folder = Path(config.output)
+    sources = find_sources(config.input, folder)
+    for name in (WORK, THUMBS):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    with _alone_in(folder):
+        save_config(config, folder / "config.yaml")
+        clips, seconds = _examined(sources, config, folder)
+        for stage in STAGES:
+            if stage.kind != "take" and stage.name not in config.skip:
+                began = time.monotonic()
+                clips = _apply(stage, clips, config, folder)
+                took = time.monotonic() - began
+                seconds[stage.name] = seconds.get(stage.name, 0.0) + took
+        clips = write_files(clips, config, folder)
+        manifest = folder / MANIFEST
+        write_manifest(manifest, clips)
+        stats = statistics(clips, seconds, len(sources))
+        stats["wall_seconds"] = round(time.monotonic() - start, 3)
+        write_whole(folder / STATS, (json.dumps(stats, indent=2) + "\n").encode())
+    for line in in_words(stats):
+        logger.info("%s", line)
+    return manifest
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Hold the output folder; the lock goes with the process, however it ends."""
+    with (folder / WORK / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"output={folder}: another run is at work there. Wait for it, or choose another."
+            ) from error
+        yield
+
+
+def _settings(config: CurateConfig) -> str:
+    """What the examination of a source depends on; other settings may change and keep it."""
+    names = ["probe", "scenes", *(stage.name for stage in STAGES if stage.kind == "take")]
+    groups = {name: asdict(getattr(config, name)) for name in names}
+    skipped = sorted(set(config.skip) & set(names))
+    return json.dumps([__version__, groups, skipped], sort_keys=True)
+
+
+def _examined(
+    sources: list[Source], config: CurateConfig, folder: Path
+) -> tuple[list[Clip], dict[str, float]]:
+    """The clips of all sources in order, and seconds by stage; what is on disk is not redone."""
+    settings = _settings(config)
+    keys = [source.key(settings) for source in sources]
+    todo = [number for number, key in enumerate(keys) if load_examined(folder, key) is None]
+    if len(todo) < len(sources):
+        logger.info("%d of %d files are done already", len(sources) - len(todo), len(sources))
+    items = [sources[number] for number in todo]
+    results = engine.run(partial(examine, config=config), items, config)
+    with _progress(len(items), "file", "looking") as advance:
+        for number, result in results:
+            if isinstance(result, Failure):
+                result = _failure(items[number], result)
+            save_examined(folder, keys[todo[number]], result)
+            advance()
+    clips: list[Clip] = []
+    seconds: dict[str, float] = {}
+    for source, key in zip(sources, keys, strict=True):
+        entry = load_examined(folder, key)
+        assert entry is not None
+        clips += [replace(clip, path=source.path) for clip in entry.clips]
+        for name, value in entry.seconds.items():
+            seconds[name] = seconds.get(name, 0.0) + value
+    return clips, seconds
+
+
+def _failure(source: Source, failure: Failure) -> Examined:
+    name = hashlib.sha256(source.path.encode(errors="surrogateescape")).hexdigest()[:32]
+    clip = Clip(path=source.path, source=source.source, license=source.license, extra={"id": name})
+    return Examined([clip.drop(FAILED, failure.reason)])
+
+
+def _apply(stage: Stage, clips: list[Clip], config: CurateConfig, folder: Path) -> list[Clip]:
+    """The clips in their order after a stage that sees only those still kept."""
+    kept = [number for number, clip in enumerate(clips) if not clip.dropped]
+    given = [clips[number] for number in kept]
+    settings = getattr(config, stage.name)
+    if stage.kind == "all":
+        done = stage.run(given, settings, folder)
+    else:
+        done = _one_by_one(stage, given, settings, config, folder)
+    assert len(done) == len(given), stage.name
+    result = list(clips)
+    for number, clip in zip(kept, done, strict=True):
+        result[number] = clip
+    return result
+
+
+def _one_by_one(
+    stage: Stage, clips: Sequence[Clip], settings: Any, config: CurateConfig, folder: Path
+) -> list[Clip]:
+    log = ClipLog(folder / WORK / f"{stage.name}.jsonl")
+    words = json.dumps(asdict(settings), sort_keys=True)
+    names = [
+        hashlib.sha256(json.dumps([words, asdict(clip)], sort_keys=True).encode()).hexdigest()
+        for clip in clips
+    ]
+    todo = [number for number, name in enumerate(names) if name not in log.done]
+    results = engine.run(
+        partial(stage.run, config=settings), [clips[number] for number in todo], config
+    )
+    try:
+        with _progress(len(todo), "clip", stage.name) as advance:
+            for number, result in results:
+                if isinstance(result, Failure):
+                    result = clips[todo[number]].drop(FAILED, f"{stage.name}: {result.reason}")
+                log.add(names[todo[number]], result)
+                advance()
+    finally:
+        log.close()
+    return [log.done[name] for name in names]
+
+
+@contextmanager
+def _progress(total: int, unit: str, title: str) -> Iterator[Any]:
+    """A bar with rate and time left at a terminal, else a line now and then."""
+    began = last = time.monotonic()
+    done = 0
+    with tqdm(total=total, unit=unit, desc=title, disable=None) as bar:
+
+        def advance() -> None:
+            nonlocal done, last
+            done += 1
+            bar.update()
+            now = time.monotonic()
+            if bar.disable and (now - last > 30 or done == total):
+                last, rate = now, done / max(now - began, 1e-6)
+                left = (total - done) / rate
+                words = "%s: %d of %d, %.2f %ss a second, %.0f s left"
+                logger.info(words, title, done, total, rate, unit, left)
+
+        yield advance
+
+
+def statistics(clips: list[Clip], seconds: dict[str, float], files: int) -> dict[str, Any]:
+    """The funnel: what came to each stage, what it dropped, what went on; and where time went."""
+    failed = sum(clip.dropped == FAILED for clip in clips)
+    left, rows = len(clips) - failed, []
+    for name in ["probe", "scenes", *(stage.name for stage in STAGES)]:
+        dropped = sum(clip.dropped == name for clip in clips)
+        row = {"stage": name, "in": left, "dropped": dropped, "out": left - dropped}
+        rows.append(row | {"seconds": round(seconds.get(name, 0.0), 3)})
+        left -= dropped
+    return {
+        "files": files,
+        "clips": len(clips),
+        "kept": left,
+        "dropped": len(clips) - left - failed,
+        "failed": failed,
+        "decode_seconds": round(seconds.get("decode", 0.0), 3),
+        "stages": rows,
+    }
+
+
+def in_words(stats: dict[str, Any]) -> Iterator[str]:
+    """The funnel in lines."""
+    yield (
+        f"{stats['files']} files, {stats['clips']} clips = {stats['kept']} kept "
+        f"+ {stats['dropped']} dropped + {stats['failed']} failed"
+    )
+    for row in stats["stages"]:
+        passed = row["out"] / row["in"] if row["in"] else 1.0
+        yield f"{row['stage']:<8} {row['in']:>6} in {row['dropped']:>6} dropped  {passed:>4.0%} pass"

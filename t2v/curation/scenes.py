@@ -1,0 +1,295 @@
+"""Where takes begin and end: cuts, fades and dissolves, false cuts stitched, long takes split."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+from typing import Any
+
+import cv2
+import numpy as np
+from einops import rearrange
+
+from t2v.config.curation import ScenesConfig
+from t2v.errors import UserError
+
+Span = tuple[int, int]  # first frame, and one after the last
+THUMB = (32, 18)  # width, height
+FLAT = 5.0  # standard deviation of a thumbnail, of 255, below which it shows nothing
+BLEND = np.linspace(0.2, 0.8, 7)  # where in it a dissolve is looked at
+
+
+class SceneFinder:
+    """Takes of a film, found while its frames come by; the same however long the film is.
+
+    Push every frame's small picture in order; each call gives the spans (frame numbers) that are
+    settled by then, and `finish` the rest. Gaps between spans are transitions.
+    """
+
+    def __init__(self, config: ScenesConfig, splits_only: bool = False) -> None:
+        self.config, self.splits_only = config, splits_only
+        self.cutter = _cutter(config)
+        self.times: list[float] = []
+        self.thumbs: list[np.ndarray] = []
+        self.first = 0  # the frame number of times[0] and thumbs[0]
+        self.cuts: list[int] = []
+        self.open = 0  # where the take begins that has no end yet
+        self.settled = 0  # up to where transitions are known
+
+    def push(self, time: float, frame: np.ndarray) -> list[Span]:
+        """Spans that end before `frame`, `h w c` uint8 RGB, shown at `time` seconds."""
+        from scenedetect import FrameTimecode
+
+        number = self.first + len(self.times)
+        self.times.append(time)
+        self.thumbs.append(cv2.resize(frame, THUMB, interpolation=cv2.INTER_AREA))
+        found = self.cutter.process_frame(FrameTimecode(number, fps=25.0), frame)
+        self.cuts += [each.frame_num for each in found]
+        lag = self.config.dissolve_seconds + 0.5
+        if time - self.times[max(self.settled - self.first, 0)] < 3 * lag:
+            return []
+        until = self.first + int(np.searchsorted(self.times, time - lag))
+        return self._settle(until)
+
+    def finish(self) -> list[Span]:
+        """The spans that are left when the film is over."""
+        end = self.first + len(self.times)
+        spans = self._settle(end)
+        return spans + (self._split(end) if end > self.open else [])
+
+    def _settle(self, until: int) -> list[Span]:
+        cuts = [cut - self.first for cut in self.cuts]
+        times, thumbs = np.asarray(self.times), np.stack(self.thumbs)
+        gaps = [] if self.splits_only else find_gaps(times, thumbs, cuts, self.config)
+        spans: list[Span] = []
+        for start, end in gaps:
+            start, end = start + self.first, end + self.first
+            if self.settled <= end <= until and end > self.open:
+                if start > self.open:
+                    spans += self._split(start)
+                self.open = end
+        spans += self._ripe(until)
+        self.settled = until
+        self._forget()
+        return spans
+
+    def _split(self, end: int) -> list[Span]:
+        """The open take up to `end`, in pieces no longer than `max_seconds`, the last two even."""
+        spans = self._ripe(end)
+        left = self._seconds(self.open, end)
+        count = max(1, math.ceil(left / self.config.max_seconds - 1e-6))
+        edges = np.linspace(self.open, end, count + 1).round().astype(int).tolist()
+        return spans + list(pairwise(edges))
+
+    def _ripe(self, until: int) -> list[Span]:
+        """Pieces of the open take that are whole whatever follows: two more would still fit."""
+        spans = []
+        longest = self.config.max_seconds
+        while self._seconds(self.open, until) >= 2 * longest:
+            begin = self.times[self.open - self.first]
+            end = self.first + int(np.searchsorted(self.times, begin + longest - 1e-6))
+            spans.append((self.open, end))
+            self.open = end
+        return spans
+
+    def _seconds(self, start: int, end: int) -> float:
+        last = min(end - self.first, len(self.times) - 1)
+        return self.times[last] - self.times[start - self.first] if last >= 0 else 0.0
+
+    def _forget(self) -> None:
+        lag = self.config.dissolve_seconds + 0.5
+        known = self.times[min(self.settled - self.first, len(self.times) - 1)] - lag
+        needless = min(int(np.searchsorted(self.times, known)), self.open - self.first)
+        if needless > 0:
+            del self.times[:needless], self.thumbs[:needless]
+            self.first += needless
+            self.cuts = [cut for cut in self.cuts if cut >= self.first]
+
+
+def _cutter(config: ScenesConfig) -> Any:
+    try:
+        from scenedetect.detectors import AdaptiveDetector
+    except ImportError as error:
+        raise UserError('finding cuts needs PySceneDetect: pip install "t2v[curate]".') from error
+    return AdaptiveDetector(
+        adaptive_threshold=config.adaptive_threshold,
+        min_content_val=config.min_content,
+        min_scene_len=1,
+        window_width=2,
+    )
+
+
+def find_gaps(
+    times: np.ndarray, thumbs: np.ndarray, cuts: Iterable[int], config: ScenesConfig
+) -> list[Span]:
+    """Transitions as (end of the take before, start of the take after); equal for a hard cut.
+
+    Args:
+        times: seconds, `t`.
+        thumbs: small pictures, `t h w c` uint8.
+        cuts: frames at which a detector saw a new scene begin.
+    """
+    grey = thumbs.astype(np.float32).mean(-1)
+    gaps = [*_fades(times, grey, config), *_dissolves(times, grey, config)]
+    is_flat = grey.std((1, 2)) < FLAT
+    for cut in sorted({*_stitched(grey, cuts, config), *_jumps(grey, config)}):
+        inside = any(start - 1 <= cut <= end + 1 for start, end in gaps)
+        if not inside and not (is_flat[cut - 1] and is_flat[cut]):
+            gaps.append((cut, cut))
+    return _merged(gaps)
+
+
+def _merged(gaps: Iterable[Span]) -> list[Span]:
+    merged: list[Span] = []
+    for start, end in sorted(gaps):
+        if merged and start < merged[-1][1]:
+            merged[-1] = merged[-1][0], max(end, merged[-1][1])
+        else:
+            merged.append((start, end))
+    return merged
+
+
+def likeness(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Pearson's correlation of pictures, `... h w`: what light and contrast do not change."""
+    a, b = (x - x.mean((-2, -1), keepdims=True) for x in (a, b))
+    norm = np.sqrt((a**2).mean((-2, -1)) * (b**2).mean((-2, -1)))
+    return (a * b).mean((-2, -1)) / np.maximum(norm, 1e-3)
+
+
+def _stitched(grey: np.ndarray, cuts: Iterable[int], config: ScenesConfig) -> Iterator[int]:
+    """The cuts across which the picture really changes (Panda-70M, section 3.1: stitching).
+
+    A flash, a lamp switched on or a hand before the lens looks like a cut to a detector of
+    differences; before and after it the pictures are alike but for their light.
+    """
+    for cut in cuts:
+        before, after = max(cut - 2, 0), min(cut + 1, len(grey) - 1)
+        if cut > 0 and likeness(grey[before], grey[after]) < config.stitch:
+            yield cut
+
+
+def _jumps(grey: np.ndarray, config: ScenesConfig) -> Iterator[int]:
+    """Frames where the picture moves on at once by far more than around them (xGen-VideoSyn-1's
+    re-clipping at peaks of motion): jump cuts in one scene, which a detector of cuts passes over.
+    """
+    if len(grey) < 8:
+        return
+    level = grey - grey.mean((1, 2), keepdims=True)
+    step = np.abs(level[1:] - level[:-1]).mean((1, 2))
+    across = np.abs(level[3:] - level[:-3]).mean((1, 2))  # frames k - 2 and k + 1 around cut k
+    for cut in range(2, len(grey) - 1):
+        near = np.r_[step[max(cut - 7, 0) : cut - 1], step[cut : cut + 6]]
+        usual = max(float(near.max(initial=0.0)), 1.0)
+        lasting = across[cut - 2] if cut - 2 < len(across) else 0.0
+        if step[cut - 1] > config.peak * usual and lasting > 0.7 * step[cut - 1]:
+            yield cut
+
+
+def _fades(times: np.ndarray, grey: np.ndarray, config: ScenesConfig) -> Iterator[Span]:
+    """Runs of frames that show nothing, with the fade before and after; long runs are takes."""
+    contrast = grey.std((1, 2))
+    flat = np.flatnonzero(np.diff(np.r_[0, (contrast < FLAT).astype(np.int8), 0]))
+    for start, end in flat.reshape(-1, 2).tolist():
+        before = _slope(contrast, times, start, -1, config.dissolve_seconds)
+        after = _slope(contrast, times, end - 1, 1, config.dissolve_seconds)
+        if times[end - 1] - times[start] < config.dissolve_seconds:
+            yield before + 1, after
+        else:
+            yield before + 1, start
+            yield end, after
+
+
+def _slope(contrast: np.ndarray, times: np.ndarray, start: int, step: int, seconds: float) -> int:
+    """The first frame from `start` on at which the contrast no longer grows as in a fade."""
+    at = start
+    while 0 <= at + 2 * step < len(contrast) and abs(times[at] - times[start]) < seconds:
+        if contrast[at + 2 * step] < contrast[at] * 1.02 + 0.1:
+            break
+        at += step
+    return at if 0 <= at + 2 * step < len(contrast) else at + step
+
+
+def _dissolves(times: np.ndarray, grey: np.ndarray, config: ScenesConfig) -> Iterator[Span]:
+    """Stretches whose frames are blends of their two ends, which are unlike each other.
+
+    Between pictures A and B a frame is fitted as `a A + (1 - a) B + c`. In a dissolve little is
+    left over and `a` falls from 1 to 0; what merely moves is no blend of its ends.
+    """
+    rate = (len(times) - 1) / max(times[-1] - times[0], 1e-6) if len(times) > 1 else 0.0
+    found: list[tuple[float, int, int]] = []
+    coarse, fine = _coarse(grey), _fine(grey)
+    for seconds in config.dissolve_seconds * np.array([0.2, 0.4, 0.7, 1.0, 1.3]):
+        width = round(seconds * rate)
+        if 4 <= width < len(grey):
+            found += _blends(coarse, fine, width)
+    taken: list[Span] = []
+    for _, start, end in sorted(found):
+        if not any(start < other_end and other_start < end for other_start, other_end in taken):
+            taken.append((start, end))
+    yield from _trimmed(grey, taken)
+
+
+def _blends(coarse: np.ndarray, fine: np.ndarray, width: int) -> list[tuple[float, int, int]]:
+    """Windows of `width` frames that look like one dissolve: what is left over, start, end."""
+    apart, unlike, share, rest, dip = _fit(coarse, width)
+    _, _, _, fine_rest, fine_dip = _fit(fine, width)
+    falls = np.diff(share, axis=0)
+    is_blend = (apart > 60) & (unlike < 0.6) & (falls.max(0) < 0.02) & (falls.min(0) > -0.35)
+    is_blend &= (share[0] > 0.6) & (share[-1] < 0.4)
+    # Contrast is lost halfway in a dissolve even when both scenes move; a pan over a smooth
+    # picture does the same in the coarse picture, but not in the fine one.
+    is_blend &= (rest < 0.2) & (dip < 0.35) & (fine_rest < 0.32) & (fine_dip < 0.55)
+    return [(float(rest[at]), at, at + width) for at in np.flatnonzero(is_blend).tolist()]
+
+
+def _fit(level: np.ndarray, width: int) -> tuple[np.ndarray, ...]:
+    """How the frames between the ends A, B of each window are made of them; `level` is `t d`.
+
+    Returns:
+        The mean square of A - B, the correlation of A and B, the share of A at each of `BLEND`,
+        what is left over (of A - B), and how far the power is from that of a blend of strangers.
+    """
+    level = level - level.mean(1, keepdims=True)
+    power = np.maximum((level**2).mean(1), 1e-3)
+    a, b = level[:-width], level[width:]
+    size = np.maximum(((a - b) ** 2).mean(1), 1e-3)
+    unlike = (a * b).mean(1) / np.sqrt(power[:-width] * power[width:])
+    shares, left, dips = [], [], []
+    for place in BLEND:
+        middle = slice(round(place * width), round(place * width) + len(a))
+        share = ((level[middle] - b) * (a - b)).mean(1) / size
+        rest = level[middle] - b - share[:, None] * (a - b)
+        blend = (1 - place) ** 2 * power[:-width] + place**2 * power[width:]
+        shares.append(share)
+        left.append((rest**2).mean(1) / size)
+        dips.append(np.abs(np.log(power[middle] / blend)))
+    return size, unlike, np.stack(shares), np.mean(left, 0), np.max(dips, 0)
+
+
+def _coarse(grey: np.ndarray) -> np.ndarray:
+    """Pictures of 16 x 9 as vectors, `t d`: small motion does not show in them."""
+    small = [cv2.resize(each, (16, 9), interpolation=cv2.INTER_AREA) for each in grey]
+    return rearrange(small, "t h w -> t (h w)")
+
+
+def _fine(grey: np.ndarray) -> np.ndarray:
+    """What is finer than two thumbnail pixels, as vectors, `t d`."""
+    detail = [each - cv2.GaussianBlur(each, (0, 0), 2.0) for each in grey]
+    return rearrange(detail, "t h w -> t (h w)")
+
+
+def _trimmed(grey: np.ndarray, spans: Iterable[Span]) -> Iterator[Span]:
+    """The spans without what is before and after the blend, or with what they missed of it."""
+    level = _coarse(grey)
+    for start, end in spans:
+        width = end - start
+        first, last = max(start - width // 2, 0), min(end + width // 2, len(grey) - 1)
+        a, b = level[first], level[last]
+        apart = a - b
+        share = ((level[first : last + 1] - b) @ apart) / max(float(apart @ apart), 1e-3)
+        sure = np.flatnonzero(share > 0.93)
+        before = first + int(sure[sure <= (start + end) // 2 - first].max(initial=0))
+        gone = np.flatnonzero(share < 0.07)
+        after = first + int(gone[gone >= (start + end) // 2 - first].min(initial=last - first))
+        yield before + 1, after

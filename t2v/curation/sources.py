@@ -1,0 +1,126 @@
+"""The files of footage, and what a table beside them says of their source, licence and caption."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from t2v.errors import UserError
+from t2v.manifest import VIDEO_SUFFIXES
+
+logger = logging.getLogger(__name__)
+# The columns a table may have, in whatever spelling people use; the first one found counts.
+COLUMNS = {
+    "file": ("file", "path", "filename", "file_name", "video", "name"),
+    "source": ("source", "repo", "url", "origin"),
+    "license": ("license", "licence", "rights"),
+    "caption": ("caption", "text", "description"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """One file of footage: its absolute path, a name below the input, and what a table says."""
+
+    path: str
+    name: str
+    size: int
+    modified: int  # nanoseconds
+    source: str = ""
+    license: str = ""
+    caption: str = ""
+
+    def key(self, settings: str) -> str:
+        """What changes when the file, its rights or the settings do, and at nothing else."""
+        facts = [self.name, self.size, self.modified, self.source, self.license, self.caption]
+        return hashlib.sha256(json.dumps([*facts, settings]).encode()).hexdigest()[:32]
+
+
+def find_sources(given: str, output: Path) -> list[Source]:
+    """The videos of a folder and all below it in the order of their names, or the one file.
+
+    A `.csv`, `.json` or `.jsonl` table in the folder or beside it gives source, licence and
+    caption of the files it names, by path from the table's own folder.
+
+    Raises:
+        UserError: nothing is there, no file has the suffix of a video, or a table is unreadable.
+    """
+    top = Path(os.path.abspath(given))  # not resolved: a link's name is the user's name for it
+    if top.is_file():
+        files, folder = [top], top.parent
+    elif top.is_dir():
+        files, folder = sorted(_videos(top, output.absolute())), top
+    else:
+        raise UserError(f"input={given}: there is no such file or folder.")
+    if not files:
+        raise UserError(
+            f"input={given}: holds no video. Files are known by their suffix: "
+            f"{' '.join(sorted(VIDEO_SUFFIXES))}."
+        )
+    told = _tables(folder)
+    return [_source(path, folder, told.get(path, {})) for path in files]
+
+
+def _videos(top: Path, output: Path) -> Iterator[Path]:
+    others = 0
+    for path in top.rglob("*"):
+        if path.is_dir() or path.is_relative_to(output):
+            continue
+        if path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith("."):
+            yield path
+        else:
+            others += 1
+    if others:
+        logger.info("%s: %d files without the suffix of a video are left alone", top, others)
+
+
+def _source(path: Path, folder: Path, told: dict[str, str]) -> Source:
+    facts = path.stat()
+    name = path.relative_to(folder).as_posix()
+    return Source(path=str(path), name=name, size=facts.st_size, modified=facts.st_mtime_ns, **told)
+
+
+def _tables(folder: Path) -> dict[Path, dict[str, str]]:
+    """What the tables in the folder and beside it say, by absolute path; the nearer one counts."""
+    told: dict[Path, dict[str, str]] = {}
+    for place in (folder.parent, folder):
+        for suffix in ("csv", "json", "jsonl"):
+            for table in sorted(place.glob(f"*.{suffix}")) if os.access(place, os.R_OK) else []:
+                for row in _rows(table, place == folder):
+                    name = _column(row, "file")
+                    if name:
+                        path = Path(os.path.abspath(place / name))
+                        told[path] = {
+                            each: _column(row, each) for each in ("source", "license", "caption")
+                        }
+    return told
+
+
+def _column(row: dict[str, Any], name: str) -> str:
+    lower = {str(key).strip().lower(): value for key, value in row.items()}
+    values = [lower[each] for each in COLUMNS[name] if isinstance(lower.get(each), str)]
+    return values[0].strip() if values else ""
+
+
+def _rows(table: Path, is_ours: bool) -> list[dict[str, Any]]:
+    """The rows of a table; one beside the input that is no table is none of our business."""
+    try:
+        text = table.read_text(encoding="utf-8-sig")
+        if table.suffix == ".csv":
+            return list(csv.DictReader(text.splitlines()))
+        if table.suffix == ".jsonl":
+            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+        else:
+            rows = json.loads(text)
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, csv.Error) as error:
+        if is_ours:
+            raise UserError(f"{table}: cannot be read as a table ({error}).") from error
+        return []
+    return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []

@@ -175,13 +175,12 @@ def test_a_video_model_with_chat_is_shown_a_video(onevision, frames):
     assert set(said.split()) <= set(WORDS)
     assert model.describe(frames, "describe this", 6) == [said]
     seen = []
-    hook = model.model.register_forward_pre_hook(
-        lambda module, args, kwargs: seen.append(kwargs.get("pixel_values_videos")),
-        with_kwargs=True,
+    hook = model.model.model.vision_tower.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.extend([*args, *kwargs.values()]), with_kwargs=True
     )
     model.describe(frames, "describe this", 1)
     hook.remove()
-    assert seen[0].shape == (1, 3, 3, 16, 16)
+    assert seen[0].shape == (3, 3, 16, 16)
 
 
 def test_an_image_model_with_chat_is_shown_every_frame_and_adds_to_no_prompt(llava, frames):

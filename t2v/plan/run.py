@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 
 from t2v.config import PlanConfig, SampleConfig, TrainDiTConfig, TrainVAEConfig
 from t2v.data.clips import read_rows
+from t2v.data.dataset import is_world
 from t2v.errors import UserError
 from t2v.models.placement import pick_device
 from t2v.plan.measure import Measured, free_memory, measure, measured_rates
@@ -310,14 +310,16 @@ def _time_factor(whole: float, traced_: Sequence[float], took: Sequence[float]) 
 
 
 def _clips(target: Target) -> int | None:
-    if isinstance(target, SampleConfig) or not (Path(target.data) / "manifest.jsonl").is_file():
+    if isinstance(target, SampleConfig) or not is_world(target.data):
         return None
     return len(read_rows(target.data))
 
 
 def _data(target: Target, whole: Estimate, clips: int) -> int:
-    """Bytes that training keeps in the host's memory: latents, or pixels and masks."""
+    """Bytes of a world that training keeps in the host's memory: latents, or pixels and masks."""
     size = whole.size
+    if isinstance(target, SampleConfig) or not is_world(target.data):
+        return 0  # clips of a manifest stay on the disk
     if isinstance(target, TrainDiTConfig):
         return clips * whole.latents
     if isinstance(target, TrainVAEConfig):
@@ -361,6 +363,17 @@ def _variants(target: Target, size: Size) -> Iterator[tuple[str, Target, Size]]:
             yield words, other, size
 
 
+def _fitting_batch(over: Plan, target: Target) -> int:
+    """The largest batch that fits, or 1: memory is a line over the batch, drawn through 1 and 2."""
+    one, two = (
+        estimate(target, replace(over.estimate.size, batch=batch), UNKNOWN).peak(over.correction)
+        for batch in (1, 2)
+    )
+    each = two.most - one.most
+    room = SPARE * (over.allowed or 0) - over.data - one.most
+    return max(1, min(over.estimate.size.batch // 2, int(1 + 0.99 * room / each)))
+
+
 def _smaller_ways(over: Plan) -> Iterator[tuple[str, Target, Size]]:
     """What to change, one thing after the other, until it fits."""
     target, size = over.target, over.estimate.size
@@ -377,8 +390,8 @@ def _smaller_ways(over: Plan) -> Iterator[tuple[str, Target, Size]]:
             words.append("gradient_checkpointing=true")
             target = replace(target, gradient_checkpointing=True)
             yield " ".join(words), target, size
-        while size.batch > 1:
-            size = smaller(size)
+        if size.batch > 1:
+            size = replace(size, batch=_fitting_batch(over, target))
             times = -(-over.estimate.size.batch // size.batch) * target.accumulate
             yield " ".join([*words, f"batch_size={size.batch} accumulate={times}"]), target, size
     for _ in range(4):

@@ -49,20 +49,13 @@ def _attention_backward(grad: Any, q: Any, k: Any, v: Any, *_: Any, **__: Any) -
     return sdpa_backward_flop_count(grad.shape, q.shape, k.shape, v.shape)
 
 
-def _convolution(x: Any, weight: Any, *_: Any, out_val: Any, **__: Any) -> int:
-    return 2 * out_val.numel() * weight[0].numel()
-
-
-# kernels that only CPUs use and torch's table does not list
+_CPU_FLASH = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_CPU_FLASH_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+# torch's table does not list the attention of CPUs
 _FORMULAS: dict[Any, Callable[..., int]] = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda *a, out_val, **k: _attention(
-        *a
-    ),
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
-        lambda *a, out_val, **k: _attention_backward(*a)
-    ),
-    torch.ops.aten.mkldnn_convolution: _convolution,
     **flop_registry,
+    _CPU_FLASH: _attention,
+    _CPU_FLASH_BACKWARD: _attention_backward,
 }
 
 
@@ -88,6 +81,12 @@ class Trace(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
+        if func is torch.ops.prim.device.default:  # half of all calls, and no work
+            return func(*args, **kwargs)
+        if func is torch.ops.aten.mkldnn_convolution.default:  # it knows no tensor without content
+            x, weight, bias, padding, stride, dilation, groups = args
+            func, args = torch.ops.aten.convolution.default, (x, weight, bias, stride, padding)
+            args = (*args, dilation, False, [0] * len(padding), groups)
         out = func(*args, **kwargs)
         made = [each for each in tree_iter(out) if isinstance(each, Tensor)]
         fresh = [self._hold(each) for each in made]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from math import prod
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan
+from diffusers.models.attention_dispatch import attention_backend
 from einops import rearrange
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForTextEncoding
@@ -18,6 +20,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from t2v.config import SampleConfig, TrainConfig, TrainDiTConfig, TrainVAEConfig
 from t2v.data.clips import read_rows
+from t2v.data.dataset import is_world
 from t2v.errors import UserError
 from t2v.models.folder import model_folder
 from t2v.models.guidance import Guidance, Step
@@ -97,11 +100,12 @@ def build(target: Target, size: Size) -> Work:
     Raises:
         UserError: a folder that is needed is not there, or `size` does not fit the model.
     """
-    if isinstance(target, TrainDiTConfig):
-        return _train(_PlannedDiT(target, size), target)
-    if isinstance(target, TrainVAEConfig):
-        return _train(_PlannedVAE(target, size), target)
-    return _sample(target, size)
+    with pick_device(target.device):  # parts are made there: what has no content cannot be moved
+        if isinstance(target, TrainDiTConfig):
+            return _train(_PlannedDiT(target, size), target)
+        if isinstance(target, TrainVAEConfig):
+            return _train(_PlannedVAE(target, size), target)
+        return _sample(target, size)
 
 
 def planned_size(target: Target, asked: dict[str, int | None], tokens: int | None) -> Size:
@@ -118,13 +122,15 @@ def planned_size(target: Target, asked: dict[str, int | None], tokens: int | Non
         known |= {side: getattr(target, side) or known[side] for side in ("height", "width")}
         batch = 1
     else:
-        manifest = Path(target.data) / "manifest.jsonl"
-        known = read_rows(target.data)[0] if manifest.is_file() else {}
+        side = target.clips.resolution
+        known = {"num_frames": target.clips.num_frames, "height": side, "width": side}
+        if is_world(target.data):
+            known = read_rows(target.data)[0]
         batch = target.batch_size
     sizes = {name: value or known.get(name) for name, value in asked.items()}
     if missing := [name for name, value in sizes.items() if not value]:
         raise UserError(
-            f"{', '.join(missing)}: neither given nor known, since there is no clip to look at. "
+            f"{', '.join(missing)}: neither given nor known from the data. "
             f"Add {' '.join(f'{name}=NUMBER' for name in missing)}."
         )
     longest = 0
@@ -140,8 +146,10 @@ def _train(task: _PlannedDiT | _PlannedVAE, config: TrainConfig) -> Work:
     trained = [p for p in task.model.parameters() if p.requires_grad]
 
     def backward() -> None:
-        loss, _ = task.loss(task.fixed_batch(), torch.Generator().manual_seed(0))
-        (loss / config.accumulate).backward()
+        # around both passes: checkpointing runs the attention again in the second
+        with attention_backend(getattr(config, "attention", "native")):
+            loss, _ = task.loss(task.fixed_batch(), torch.Generator().manual_seed(0))
+            (loss / config.accumulate).backward()
 
     def update() -> None:
         nn.utils.clip_grad_norm_(trained, config.optim.clip_norm)
@@ -164,7 +172,7 @@ class _PlannedVAE(VAETask):
 
     def __init__(self, config: TrainVAEConfig, size: Size) -> None:
         self.config, self.size, self.absent, self.vae = config, size, [], None
-        self.model = AutoencoderKLT2V(**asdict(config.model)).to(config.device)
+        self.model = AutoencoderKLT2V(**asdict(config.model))
         if config.model.linear_shortcut:
             self.model.encoder.shortcut.requires_grad_(False)
             self.model.decoder.shortcut.requires_grad_(False)
@@ -195,7 +203,6 @@ class _PlannedDiT(DiTTask):
             self.absent.append(f"the text encoder: {folder} is not there")
         transformer = T2VTransformer3DModel(**asdict(config.model))
         self.model = nn.ModuleDict({"transformer": transformer, "text_encoder": text_encoder})
-        self.model.to(config.device)
         text_encoder.requires_grad_(config.train_text_encoder)
         self.parts = dict(self.model.items())
 
@@ -204,7 +211,7 @@ class _PlannedDiT(DiTTask):
         newest = newest_checkpoint(folder)
         for place in (folder, folder / "vae", *([newest / "vae"] if newest else [])):
             if (place / "config.json").is_file():
-                return _diffusers_part(place).requires_grad_(False).to(self.config.device)
+                return _diffusers_part(place).requires_grad_(False)
         self.absent.append(f"the VAE: {folder} holds none; 4 x 8 x 8 is assumed")
         return None
 
@@ -256,16 +263,15 @@ def _sample(config: SampleConfig, size: Size) -> Work:
     folder, device = model_folder(config.model), pick_device(config.device)
     index = _saved(folder, "model_index.json")
     dtype = pick_dtype(config.dtype, device)
-    transformer = _diffusers_part(folder / "transformer")
-    if not isinstance(transformer, T2VTransformer3DModel):
-        raise UserError(f"model={config.model}: t2v plan sample takes T2VPipeline folders.")
-    parts = {
-        "text_encoder": _text_encoder(folder / "text_encoder"),
-        "transformer": transformer,
-        "vae": _diffusers_part(folder / "vae"),
-    }
-    for part in parts.values():
-        part.requires_grad_(False).to(device, dtype)
+    with _default_dtype(dtype):
+        transformer = _diffusers_part(folder / "transformer")
+        if not isinstance(transformer, T2VTransformer3DModel):
+            raise UserError(f"model={config.model}: t2v plan sample takes T2VPipeline folders.")
+        parts = {
+            "text_encoder": _text_encoder(folder / "text_encoder"),
+            "transformer": transformer,
+            "vae": _diffusers_part(folder / "vae"),
+        }
     pipeline = T2VPipeline(tokenizer=None, scheduler=None, **parts)  # type: ignore[arg-type]
     guidance = Guidance(transformer)
     scale = index["guidance_scale"] if config.guidance_scale is None else config.guidance_scale
@@ -304,6 +310,16 @@ def black(size: Size, device: str | torch.device) -> Tensor:
     """Clips `b c t h w` in the memory order that read ones have."""
     shape = size.batch, size.frames, size.height, size.width, 3
     return rearrange(torch.zeros(shape, device=device), "b t h w c -> b c t h w")
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def _saved(folder: Path, name: str) -> dict[str, Any]:

@@ -1,0 +1,247 @@
+"""`t2v plan`: its figures are those of the real model, exactly where arithmetic can be exact."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from t2v.bench import count_flop
+from t2v.cli import load_plan
+from t2v.config import (
+    OptimConfig,
+    PlanConfig,
+    SampleConfig,
+    TrainDiTConfig,
+    TrainVAEConfig,
+    TransformerConfig,
+    VAEConfig,
+)
+from t2v.errors import UserError
+from t2v.plan.measure import Measured
+from t2v.plan.report import comparison, report
+from t2v.plan.run import DEFAULTS, MIB, UNKNOWN, calibrated, estimate, plan, smaller
+from t2v.plan.trace import Rates, traced
+from t2v.plan.work import Size, build
+from t2v.settings import load_config
+
+SIZE = Size(batch=2, frames=5, height=32, width=32, tokens=6)
+DEVICE = {"tflops": 100.0, "bandwidth": 1000.0}
+ROOT = Path(__file__).parents[2]
+
+
+def stage(work, name):
+    return next(each for each in work.stages if each.name == name)
+
+
+@pytest.fixture
+def training(pipe, tmp_path) -> TrainDiTConfig:
+    """A tiny training whose VAE and text encoder are saved and whose data is not there yet."""
+    pipe.save_pretrained(tmp_path / "model")
+    model = TransformerConfig(
+        num_attention_heads=2,
+        attention_head_dim=16,
+        in_channels=8,
+        out_channels=8,
+        text_dim=32,
+        freq_dim=32,
+        ffn_dim=64,
+        num_layers=2,
+    )
+    folder = str(tmp_path / "model")
+    return TrainDiTConfig(
+        output=str(tmp_path / "run"),
+        data="nowhere",
+        vae=folder,
+        text=folder,
+        model=model,
+        batch_size=2,
+        max_sequence_length=12,
+        attention="_native_math",
+    )
+
+
+@pytest.fixture
+def vae_training(tmp_path) -> TrainVAEConfig:
+    model = VAEConfig(latent_channels=4, patch_size=(2, 4, 4), block_out_channels=(16, 16))
+    return TrainVAEConfig(output=str(tmp_path / "run"), data="nowhere", model=model, batch_size=2)
+
+
+def test_a_trace_knows_the_bytes_the_flop_and_the_seconds_of_each_operation():
+    rates = Rates(matmul=1e3, convolution=1e3, attention=1e3, memory=1e3, launch=1.0)
+    with traced(rates) as trace:
+        x = torch.ones(100, 100)
+        with trace.stage() as usage:
+            y = x @ x
+            z = (y + 1).T.reshape(100, 100)[3:]  # a sum, and then a copy of it
+            del y
+        assert trace.live == 2 * 40_000
+        assert usage.peak == 4 * 40_000 - 40_000 + 40_000
+        assert usage.flop == 2 * 100**3
+        assert usage.seconds == pytest.approx(2e6 / 1e3 + 80_000 / 1e3 + 80_000 / 1e3 + 3)
+        del z
+        assert trace.live == 40_000
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_bytes_of_weights_gradients_state_and_average_are_those_of_the_real_training(
+    training, name
+):
+    target = replace(training, optim=OptimConfig(name=name))
+    planned, work = estimate(target, SIZE, UNKNOWN), build(target, SIZE)
+    for each in work.stages[:1]:
+        each.run()
+    grads = [p.grad for part in work.parts.values() for p in part.parameters()]
+    assert planned.gradients == sum(each.nbytes for each in grads if each is not None)
+    work.stages[1].run()
+    assert planned.weights == work.weights()
+    assert planned.average == work.average()
+    assert planned.optimizer == work.optimizer() > 0
+    counts = {k: sum(p.numel() for p in part.parameters()) for k, part in work.parts.items()}
+    assert planned.parameters == counts
+
+
+def test_muon_keeps_half_the_state_of_adamw(training):
+    adamw, muon = (
+        estimate(replace(training, optim=OptimConfig(name=name)), SIZE, UNKNOWN).optimizer
+        for name in ("adamw", "muon")
+    )
+    assert adamw / 2 < muon < adamw
+
+
+def test_flop_are_those_torch_counts_on_the_real_step(training, vae_training):
+    for target in (training, vae_training):
+        planned, work = estimate(target, SIZE, UNKNOWN), build(target, SIZE)
+        for traced_, real in zip(planned.stages, work.stages, strict=True):
+            assert traced_.flop == count_flop(real.run), real.name
+
+
+def test_flop_of_sampling_are_those_torch_counts(training):
+    target = SampleConfig(model=training.vae, device="cpu", guidance_scale=4.0)
+    planned, work = estimate(target, replace(SIZE, batch=1), UNKNOWN), build(target, SIZE)
+    work = build(target, replace(SIZE, batch=1))
+    for traced_, real in zip(planned.stages, work.stages, strict=True):
+        assert traced_.flop == count_flop(real.run), real.name
+
+
+def test_checkpointing_and_flash_attention_take_less(training):
+    size = replace(SIZE, frames=17, height=64, width=64)
+    rises = {}
+    for kernel in ("native", "_native_math"):
+        for checkpointing in (False, True):
+            target = replace(training, attention=kernel, gradient_checkpointing=checkpointing)
+            first = estimate(target, size, UNKNOWN).stages[0]
+            rises[kernel, checkpointing] = first.peak - first.held
+    assert rises["native", True] < rises["native", False] < rises["_native_math", False]
+    assert rises["_native_math", True] < rises["_native_math", False]
+
+
+def test_decoding_streams_at_flat_memory_beside_the_video_itself(training):
+    target = SampleConfig(model=training.vae, device="cpu")
+    beside = []
+    for frames in (41, 81):
+        decode = estimate(target, Size(1, frames, 64, 64, 6), UNKNOWN).stages[-1]
+        video = frames * 64 * 64 * 3 * 4
+        beside.append((decode.peak - decode.held) / video)
+    assert beside[1] == pytest.approx(beside[0], rel=0.05)
+
+
+def test_measurements_twice_the_trace_double_the_plan(training):
+    rates = Rates(1e9, 1e9, 1e9, 1e9)
+    sizes = [replace(SIZE, batch=batch) for batch in (2, 4, 8)]
+    small, half, whole = (estimate(training, size, rates) for size in sizes)
+    default = DEFAULTS["cpu"]
+
+    def twice(step):
+        first = step.stages[0]
+        peak = default.library + first.held + 2 * (first.peak - first.held)
+        return Measured(peak, {each.name: 2 * each.seconds for each in step.stages})
+
+    correction = calibrated(whole, [(small, twice(small)), (half, twice(half))], default)
+    assert correction.heap.value == pytest.approx(2)
+    first = whole.stages[0]
+    assert whole.seconds(first, correction).value == pytest.approx(2 * first.seconds)
+    assert whole.seconds(first, correction).error == pytest.approx(0.3 * first.seconds)
+
+
+def test_what_does_not_fit_is_told_with_a_change_that_does(training):
+    roomy = {"command": "train", "num_frames": 17, "height": 64, "width": 64, **DEVICE}
+    target = replace(training, batch_size=64, attention="native")
+    done = plan(PlanConfig(memory=1.0, **roomy), target)
+    assert done.holds(done.peak)
+    assert "It fits" in report(done)
+    need = done.estimate.peak(DEFAULTS["cpu"]).most / 2**30
+    tight = plan(PlanConfig(memory=need * 0.8, **roomy), target)
+    text = report(tight)
+    assert "It does NOT fit" in text
+    last = tight.remedies[-1]
+    assert tight.holds(last.peak)
+    assert f"{last.words}: " in text
+    for part in ("parameters", "optimizer", "latents of a clip", "TFLOP/s", "+-"):
+        assert part in text
+
+
+def test_a_part_that_is_not_there_is_named_and_the_rest_is_planned(training):
+    target = replace(training, text="elsewhere", vae="nowhere")
+    config = PlanConfig(command="train", height=32, width=32, num_frames=5, **DEVICE)
+    text = report(plan(config, target))
+    assert "not counted  the text encoder: elsewhere" in text
+    assert "not counted  the VAE: nowhere" in text
+
+
+def test_sizes_nobody_knows_are_asked_for(training):
+    with pytest.raises(UserError, match="height, width: neither given"):
+        plan(PlanConfig(command="train", num_frames=5, **DEVICE), training)
+
+
+def test_the_file_and_the_settings_go_to_whom_they_belong():
+    file = ROOT / "configs/train/tiny.yaml"
+    own, target = load_plan(file, ["command=train", "height=64", "batch_size=3", "memory=2"])
+    assert (own.height, own.memory, target.batch_size) == (64, 2.0, 3)
+    own, target = load_plan(None, ["command=sample", "num_frames=9"])
+    assert own.num_frames == target.num_frames == 9
+    with pytest.raises(UserError, match="no setting 'colour'"):
+        load_plan(None, ["command=sample", "colour=red"])
+
+
+def test_half_a_device_is_a_mistake_that_is_named():
+    with pytest.raises(UserError, match="give both"):
+        PlanConfig(command="train", tflops=100)
+    with pytest.raises(UserError, match="memory=0"):
+        PlanConfig(command="train", memory=0)
+
+
+def test_steps_shrink_until_they_cannot():
+    size = Size(4, 17, 64, 64)
+    shapes = [size := smaller(size) for _ in range(7)]
+    assert [each.batch for each in shapes[:2]] == [2, 1]
+    assert [each.frames for each in shapes[2:4]] == [9, 5]
+    assert shapes[-1] == smaller(shapes[-1])
+
+
+TINY = ["vae=assets/t2v-tiny/vae", "text=assets/t2v-tiny", "data=nowhere"]
+WIDE = ["batch_size=4", "model.num_layers=8", "model.num_attention_heads=8", "attention=native"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("schema", "file", "given", "frames", "side"),
+    [
+        (TrainDiTConfig, "train/tiny", TINY, 17, 64),
+        (TrainDiTConfig, "train/tiny", [*TINY, *WIDE, "gradient_checkpointing=true"], 33, 96),
+        (TrainVAEConfig, "train-vae/tiny", ["data=nowhere"], 17, 64),
+    ],
+    ids=["embedded", "wide", "vae"],
+)
+def test_calibrated_plans_meet_the_measured_step(schema, file, given, frames, side, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)  # processor time is then the step's
+    target = load_config(schema, ROOT / f"configs/{file}.yaml", given)
+    command = "train" if schema is TrainDiTConfig else "train-vae"
+    sizes = {"num_frames": frames, "height": side, "width": side, "text_tokens": 20}
+    done = plan(PlanConfig(command=command, calibrate=True, verify=True, **sizes), target)
+    rows = {name: (planned.value, measured) for name, planned, measured in comparison(done)}
+    planned, measured = rows["peak memory"]
+    assert planned / MIB == pytest.approx(measured / MIB, rel=0.15)
+    planned, measured = rows["time"]
+    assert planned == pytest.approx(measured, rel=0.25)

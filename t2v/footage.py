@@ -275,7 +275,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
     try:
         if path.stat().st_size == 0:
             raise Unreadable(path, "empty file")
-        # An absolute path can never be read as the name of a protocol.
+        # absolute: a path can then never be read as the name of a protocol
         container = av.open(path.absolute(), options=_OPEN, metadata_errors="ignore")
     except av.FFmpegError as error:
         if isinstance(error, PermissionError):
@@ -294,10 +294,8 @@ def _film(path: Path, container: Any) -> Any:
     if not streams:
         raise Unreadable(path, "no video stream", f"{len(container.streams.audio)} of sound")
     films = [each for each in streams if not each.disposition & av.stream.Disposition.attached_pic]
-    if not films:
-        raise Unreadable(path, "cover picture, no video")
-    if films[0].codec_context is None:
-        raise Unreadable(path, "unknown codec")
+    if not films or films[0].codec_context is None:
+        raise Unreadable(path, "unknown codec" if films else "cover picture, no video")
     return films[0]
 
 
@@ -378,7 +376,8 @@ def _clocked(path: Path, stream: Any) -> Iterator[tuple[float, Picture]]:
                 last = time
                 yield time, Picture(path, frame, shape, painters)
     except (av.FFmpegError, MemoryError) as error:
-        where = f"decoding stops after {max(last, 0.0):.2f} s: {error}"
+        why = getattr(error, "strerror", None) or error
+        where = f"decoding stops after {max(last, 0.0):.2f} s: {why}"
         raise Unreadable(path, "damaged", where) from error
 
 

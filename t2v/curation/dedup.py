@@ -72,7 +72,7 @@ def _rank(clip: Clip) -> tuple[float, float, float, str, float]:
     length = (clip.end or 0.0) - clip.start
     area = (clip.width or 0) * (clip.height or 0)
     return (
-        -round(length, 1),
+        -round(length),  # a few frames more are not worth a smaller picture
         -area,
         -clip.scores.get("sharpness", 0.0),
         clip.path,
@@ -133,9 +133,8 @@ def _zoomed(light: np.ndarray, zoom: float) -> np.ndarray:
     shift = (1 - zoom) / 2 * np.array(SIZE)
     matrix = np.array([[zoom, 0, shift[0]], [0, zoom, shift[1]]], np.float32)
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return np.stack(
-        [cv2.warpAffine(np.ascontiguousarray(x), matrix, SIZE, flags=flags) for x in light]
-    )
+    pictures = np.ascontiguousarray(light)
+    return np.stack([cv2.warpAffine(each, matrix, SIZE, flags=flags) for each in pictures])
 
 
 def _correlation(a: np.ndarray, b: np.ndarray, overlap: float) -> float:
@@ -162,8 +161,7 @@ def _candidates(prints: list[_Print]) -> Iterator[tuple[int, int]]:
         return
     plain, mirrored = (np.stack([each.coarse[side] for each in prints]) for side in (0, 1))
     for number in range(len(prints)):
-        alike = np.maximum(
-            plain[number + 1 :] @ plain[number], mirrored[number + 1 :] @ plain[number]
-        )
+        others = np.s_[number + 1 :]
+        alike = np.maximum(plain[others] @ plain[number], mirrored[others] @ plain[number])
         for other in np.flatnonzero(alike > 0.5).tolist():
             yield number, number + 1 + other

@@ -26,9 +26,13 @@ def run(
     if config.engine == "ray":
         yield from _on_ray(function, items, config)
         return
-    limits = {"seconds": config.seconds_per_file, "memory_gb": config.memory_gb}
-    workers = min(config.workers or len(os.sched_getaffinity(0)), max(1, len(items)))
-    yield from work(function, items, workers=workers, **limits)
+    yield from work(
+        function,
+        items,
+        workers=min(config.workers or len(os.sched_getaffinity(0)), max(1, len(items))),
+        seconds=config.seconds_per_file,
+        memory_gb=config.memory_gb,
+    )
 
 
 @dataclass(frozen=True)
@@ -40,10 +44,12 @@ class _Alone:
     memory_gb: float
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        limits = {"seconds": self.seconds, "memory_gb": self.memory_gb}
+        items = [pickle.loads(row["item"])]
         try:
-            item = pickle.loads(row["item"])
-            _, result = next(work(self.function, [item], workers=1, **limits))
+            results = work(
+                self.function, items, workers=1, seconds=self.seconds, memory_gb=self.memory_gb
+            )
+            result: Any = next(results)[1]
         except UserError as error:
             result = error
         return {"number": row["number"], "result": pickle.dumps(result)}

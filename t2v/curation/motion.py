@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import cv2
 import numpy as np
 
@@ -54,10 +56,10 @@ def motion(take: Take, config: MotionConfig) -> Clip:
 
 def _flow(grey: np.ndarray) -> tuple[np.ndarray, float]:
     """Flow of each pair at a grid of points, `t n 2` in pixels (x, y), and what it leaves over."""
-    finder = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+    finder = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
     rows, columns = np.mgrid[: grey.shape[1], : grey.shape[2]].astype(np.float32)
     points, left = [], []
-    for before, after in zip(grey[:-1], grey[1:], strict=True):
+    for before, after in pairwise(grey):
         flow = finder.calc(before, after, None)
         found = cv2.remap(after, columns + flow[..., 0], rows + flow[..., 1], cv2.INTER_LINEAR)
         spread = float(before.std()) + float(after.std())

@@ -54,8 +54,8 @@ def _with_file(clip: Clip, folder: Path) -> Clip:
     origin = {"path": clip.path, "start": clip.start, "end": clip.end}
     extra = {name: value for name, value in clip.extra.items() if name != "crop"}
     length = None if clip.end is None else round(clip.end - clip.start, 6)
-    cut = {"path": str(path), "start": 0.0, "end": length}
-    return replace(clip, **cut, extra=extra | {"cut_from": origin | _crop(clip)})
+    extra |= {"cut_from": origin | _crop(clip)}
+    return replace(clip, path=str(path), start=0.0, end=length, extra=extra)
 
 
 def _crop(clip: Clip) -> dict[str, Any]:
@@ -134,7 +134,7 @@ def _encoded(clip: Clip, path: Path) -> None:
 
 
 def _write_shards(clips: Sequence[Clip], folder: Path) -> None:
-    """Tar files of `ID.mp4`, `ID.txt` (the caption) and `ID.json` (the row), as WebDataset reads."""
+    """Tar files of `ID.mp4`, `ID.txt` (the caption) and `ID.json` (the row): WebDataset's form."""
     for number in range(0, len(clips), PER_SHARD):
         path = folder / SHARDS / f"{number // PER_SHARD:06d}.tar"
         partial = path.with_suffix(".partial")

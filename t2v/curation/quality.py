@@ -1,4 +1,4 @@
-"""Whether a picture is sharp, well exposed and free of blocks; its beauty where a model is named."""
+"""Is a picture sharp, well exposed, free of blocks; how beautiful, where a model is named."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ NOISE = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)  # Immerkær
 def quality(take: Take, config: QualityConfig) -> Clip:
     """The clip with its looks scored, dropped where a score is out of bounds.
 
-    Scores, each the median over the stills: `brightness` and `contrast` of 255; `clipped`, the share of
-    pixels at either end of the range; `sharpness`, the logarithm of the Laplacian's variance
-    without the noise; `noise`, its standard deviation of 255; `blockiness`, how much larger steps
-    are at every eighth pixel (1: not at all). `aesthetic` where a model is named.
+    Scores, each the median over the stills: `brightness` and `contrast` of 255; `clipped`, the
+    share of pixels at either end of the range; `sharpness`, the logarithm of the Laplacian's
+    variance without the noise; `noise`, its standard deviation of 255; `blockiness`, how much
+    larger small steps are at every eighth pixel (1: not at all). `aesthetic` by a named model.
 
     Raises:
         UserError: the aesthetic model cannot be loaded.
@@ -54,6 +54,8 @@ def _faults(scores: dict[str, float], config: QualityConfig) -> list[str]:
         ("blocks of compression", "blockiness", None, config.max_blockiness),
         ("plain", "aesthetic", config.min_aesthetic, None),
     ]
+    if scores["noise"] > config.max_noise:  # the sharpness of noise says nothing
+        bounds = [bound for bound in bounds if bound[1] != "sharpness"]
     faults = []
     for word, name, least, most in bounds:
         value = scores.get(name)
@@ -87,6 +89,7 @@ def _blockiness(grey: np.ndarray) -> float:
 
 
 def _grid(grey: np.ndarray) -> float:
-    steps = np.abs(np.diff(grey, axis=1)).mean(0)
+    # A block's edge is a small step everywhere; a large one is an edge in the picture.
+    steps = np.minimum(np.abs(np.diff(grey, axis=1)), 8).mean(0)
     steps = steps[: len(steps) // 8 * 8].reshape(-1, 8).mean(0)
     return float((steps.max() + 0.5) / (np.median(steps) + 0.5)) if steps.size == 8 else 1.0

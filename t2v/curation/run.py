@@ -224,4 +224,7 @@ def in_words(stats: dict[str, Any]) -> Iterator[str]:
     )
     for row in stats["stages"]:
         passed = row["out"] / row["in"] if row["in"] else 1.0
-        yield f"{row['stage']:<8} {row['in']:>6} in {row['dropped']:>6} dropped  {passed:>4.0%} pass"
+        yield (
+            f"{row['stage']:<8} {row['in']:>6} in {row['dropped']:>6} dropped {passed:>5.0%} pass "
+            f"{row['seconds']:>8.1f} s"
+        )

@@ -86,7 +86,7 @@ class SceneFinder:
         """Pieces of the open take that are whole whatever follows: two more would still fit."""
         spans = []
         longest = self.config.max_seconds
-        while self._seconds(self.open, until) >= 2 * longest:
+        while self.open < until and self._seconds(self.open, until) >= 2 * longest:
             begin = self.times[self.open - self.first]
             end = self.first + int(np.searchsorted(self.times, begin + longest - 1e-6))
             spans.append((self.open, end))

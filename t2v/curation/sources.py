@@ -52,7 +52,7 @@ def find_sources(given: str, output: Path) -> list[Source]:
     Raises:
         UserError: nothing is there, no file has the suffix of a video, or a table is unreadable.
     """
-    top = Path(os.path.abspath(given))  # not resolved: a link's name is the user's name for it
+    top = Path(os.path.abspath(given))  # noqa: PTH100  a link keeps the name the user knows
     if top.is_file():
         files, folder = [top], top.parent
     elif top.is_dir():
@@ -96,7 +96,7 @@ def _tables(folder: Path) -> dict[Path, dict[str, str]]:
                 for row in _rows(table, place == folder):
                     name = _column(row, "file")
                     if name:
-                        path = Path(os.path.abspath(place / name))
+                        path = Path(os.path.abspath(place / name))  # noqa: PTH100
                         told[path] = {
                             each: _column(row, each) for each in ("source", "license", "caption")
                         }

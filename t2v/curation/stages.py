@@ -38,8 +38,8 @@ class Stage:
 
 # `probe` and `scenes` come before these: they turn a file into takes.
 STAGES = (
+    Stage("quality", "take", quality),  # before motion: a black clip is black, not just still
     Stage("motion", "take", motion),
-    Stage("quality", "take", quality),
     Stage("overlay", "take", overlay),
     Stage("dedup", "all", dedup),
 )

@@ -144,6 +144,7 @@ def constraints() -> dict[str, str]:
 def test_every_dependency_is_pinned_within_its_floor():
     extras = project()["optional-dependencies"]
     wanted = project()["dependencies"] + extras["train"] + extras["test"] + extras["dev"]
+    wanted += extras["curate"] + extras["curate-ray"]
     pins = constraints()
     for requirement in map(Requirement, wanted):
         if requirement.name != "t2v":
@@ -159,7 +160,16 @@ def test_every_import_is_a_declared_dependency():
     imported |= {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
     modules = {name.split(".")[0] for name in imported} - sys.stdlib_module_names - {"t2v"}
     names = [canonical(Requirement(line).name) for line in project()["dependencies"]]
-    optional = {"peft", "xformers"}
+    optional = {
+        "peft",
+        "xformers",
+        "cv2",
+        "scenedetect",
+        "ray",
+        "sklearn",
+        "threadpoolctl",
+        "jinja2",
+    }
     owners = packages_distributions()
     undeclared = {
         module

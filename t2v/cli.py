@@ -18,6 +18,7 @@ from t2v.config import (
     BenchConfig,
     ConvertConfig,
     CurateConfig,
+    EncodeConfig,
     EvalConfig,
     FinetuneConfig,
     PlanConfig,
@@ -130,6 +131,13 @@ def _world(args: argparse.Namespace, overrides: list[str]) -> None:
     run(config)
 
 
+def _encode(args: argparse.Namespace, overrides: list[str]) -> None:
+    config = load_config(EncodeConfig, args.config, overrides)
+    from t2v.training.encode import encode
+
+    print(encode(config))
+
+
 def _convert(args: argparse.Namespace, overrides: list[str]) -> None:
     config = load_config(ConvertConfig, args.config, overrides)
     from t2v.models.convert import convert_wan_pipeline
@@ -185,10 +193,11 @@ COMMANDS = {
     "train-vae": Command(TrainVAEConfig, _train_vae, "train the video autoencoder"),
     "train": Command(TrainDiTConfig, _train, "train the transformer; writes a pipeline folder"),
     "finetune": Command(FinetuneConfig, _finetune, "a saved pipeline learns new footage"),
+    "encode": Command(EncodeConfig, _encode, "clips to cached latents, with a report", ("data",)),
     "convert": Command(
         ConvertConfig, _convert, "turn a Wan pipeline folder into one of ours", ("src", "dst")
     ),
-    "eval": Command(EvalConfig, _eval, "judge a pipeline by prompts of the world or by clips", ("model",)),
+    "eval": Command(EvalConfig, _eval, "judge a pipeline by prompts or real clips", ("model",)),
     "plan": Command(
         PlanConfig, _plan, "memory, time and disk of a command, before it is run", ("command",)
     ),

@@ -66,7 +66,7 @@ def load_config(schema: type[Config], file: Path | None, overrides: Sequence[str
         if _is_text(hint) and not isinstance(value, str | NoneType):
             raise UserError(f"{given}: {name} takes {type_words(hint)}; put the value in quotes.")
         try:
-            merged = OmegaConf.merge(merged, _nested(name, _escape(value)))
+            merged = OmegaConf.merge(merged, _nested(name, _typed(hint, _escape(value))))
         except (OmegaConfBaseException, TypeError) as error:
             raise UserError(f"{given}: {name} takes {type_words(hint)}.") from error
     if missing := [name for name in known if name in OmegaConf.missing_keys(merged)]:
@@ -140,6 +140,21 @@ def _escape(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_escape(each) for each in value]
     return str(value).replace("${", "\\${") if isinstance(value, str) else value
+
+
+def _typed(hint: Any, value: Any) -> Any:
+    """`value`, its items checked and completed where a tuple of dataclasses is asked for.
+
+    OmegaConf does that for lists only.
+    """
+    from omegaconf import OmegaConf
+
+    of = get_args(hint)[0] if get_origin(hint) is tuple else None
+    if not is_dataclass(of) or not isinstance(value, list):
+        return value
+    if not all(isinstance(each, dict) for each in value):
+        raise TypeError
+    return [OmegaConf.merge(OmegaConf.structured(of), each) for each in value]
 
 
 def _nested(name: str, value: Any) -> dict[str, Any]:

@@ -5,8 +5,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
+from t2v.cli import main
 from t2v.config import ClipsConfig, FinetuneConfig, StageConfig
 from t2v.pipeline import T2VPipeline
 from t2v.training.dit import DiTTask, train_dit
@@ -65,7 +67,7 @@ def test_a_vae_trains_on_a_folder_and_resumes(vae_config, media, tmp_path):
     frames = [task.batch(step).video.shape[2] for step in range(8)]
     assert frames.count(1) == 4
     assert set(frames) <= {1, 5, 9}
-    figures, _ = task.validate()
+    figures = task.validate().figures
     assert set(figures) == {"val_psnr"}
 
 
@@ -85,3 +87,40 @@ def test_a_fine_tune_takes_footage_at_the_sizes_of_its_base(pipe, media, tmp_pat
     assert task.train_count == len(task.rows) - 2
     assert {tuple(task.batch(step).latents.shape) for step in range(6)} >= {(2, 8, 3, 6, 10)}
     assert task.untuned["val_loss_untuned"] > 0
+
+
+def test_encode_reports_every_clip_and_training_takes_what_it_made(
+    pipe, awkward, dit_config, tmp_path, capsys
+):
+    pipe.register_to_config(num_frames=9, height=48, width=80)
+    pipe.save_pretrained(tmp_path / "base")
+    output = tmp_path / "encoded"
+    words = [
+        "encode", str(awkward), f"model={tmp_path / 'base'}", f"output={output}",
+        "clips.workers=1", "precision=fp32", "clips.image_ratio=0.5",
+    ]  # fmt: skip
+    assert main(words) == 0
+    assert capsys.readouterr().out.strip() == str(output / "report.txt")
+    report = json.loads((output / "report.json").read_text())
+    rows = [json.loads(line) for line in (output / "manifest.jsonl").read_text().splitlines()]
+    assert report["in"] == len(rows) == 19
+    assert report["kept"] + report["dropped"] == report["in"]
+    assert report["dropped"] == sum(bool(row["dropped"]) for row in rows)
+    assert report["dropped"] == sum(report["reasons"].values())
+    assert sum(report["buckets (frames x height x width)"].values()) == report["kept"] == 6
+    assert sum(report["tokens of a caption"].values()) == report["captions"] == 6
+    with Image.open(output / "sheet.png") as sheet:
+        assert sheet.height > 6 * 48
+        assert len(sheet.getcolors(1 << 24)) > 100
+    shards = {path.name: path.read_bytes() for path in (output / "latents").glob("*.safetensors")}
+    for name in ("0.mp4", "turned.mp4"):  # the footage is not needed any more
+        (awkward / name).unlink()
+    clips = ClipsConfig(fps=8, resolution=62, num_frames=9, workers=1, image_ratio=0.5)
+    config = replace(
+        dit_config, data=str(output), vae=str(tmp_path / "base"), clips=clips, held_out=1,
+        precision="fp32",
+    )  # fmt: skip
+    assert DiTTask(config).train_count == 5
+    assert shards == {p.name: p.read_bytes() for p in (output / "latents").glob("*.safetensors")}
+    assert main(["encode", str(output), *words[2:]]) == 2
+    assert "would be written over" in capsys.readouterr().err

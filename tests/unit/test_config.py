@@ -7,7 +7,7 @@ from dataclasses import MISSING, fields, is_dataclass
 import pytest
 
 from t2v import config
-from t2v.config import ConvertConfig, SampleConfig, TrainDiTConfig, TrainVAEConfig
+from t2v.config import ConvertConfig, SampleConfig, StageConfig, TrainDiTConfig, TrainVAEConfig
 from t2v.errors import UserError
 from t2v.settings import load_config, save_config, settings, type_words
 
@@ -140,3 +140,18 @@ def test_every_schema_is_frozen_and_every_field_has_a_plain_type():
 
 def test_convert_takes_a_source_and_a_target():
     assert load_config(ConvertConfig, None, ["src=a", "dst=b"]) == ConvertConfig(src="a", dst="b")
+
+
+def test_a_list_of_groups_is_read_checked_and_written_back(tmp_path):
+    given = "clips.stages=[{num_frames: 5, image_ratio: 0.25}, {from_step: 100}]"
+    config = load_config(TrainDiTConfig, None, [given, *REQUIRED])
+    first, second = config.clips.stages
+    assert (first, second) == (
+        StageConfig(num_frames=5, image_ratio=0.25),
+        StageConfig(from_step=100),
+    )
+    save_config(config, tmp_path / "config.yaml")
+    assert load_config(TrainDiTConfig, tmp_path / "config.yaml", []) == config
+    for wrong in ("[{frames: 5}]", "[{num_frames: five}]", "[5]", "[{from_step: null}]"):
+        with pytest.raises(UserError, match=r"clips\.stages takes \[StageConfig, \.\.\.\]"):
+            load_config(TrainDiTConfig, None, [f"clips.stages={wrong}", *REQUIRED])

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from t2v.config import EvalConfig
 from t2v.data.clips import pixels
 from t2v.errors import UserError
+from t2v.models.folder import model_folder
 from t2v.models.load import loading, refuse_missing
 from t2v.models.placement import ready
 from t2v.pipeline import T2VPipeline
@@ -87,6 +88,7 @@ def evaluate(config: EvalConfig) -> str:
     Raises:
         UserError: the model or the judge is missing or is of another kind.
     """
+    assert config.oracle is not None
     pipeline = load_pipeline(config.model)
     oracle = load_oracle(config.oracle)
     scenes, prompts = heldout_prompts(config.count, config.seed)
@@ -121,15 +123,14 @@ def evaluate(config: EvalConfig) -> str:
 
 
 def load_pipeline(model: str) -> T2VPipeline:
-    """The pipeline folder `model`.
+    """The pipeline of the embedded model, a folder or a hub id.
 
     Raises:
         UserError: it is not there, or it is damaged.
     """
-    if not Path(model, "model_index.json").is_file():
-        raise UserError(f"{model} is not a pipeline folder: it has no model_index.json.")
+    folder = model_folder(model)
     with loading(f"model={model}"):
-        pipeline = T2VPipeline.from_pretrained(model)
+        pipeline = T2VPipeline.from_pretrained(folder)
     refuse_missing(f"model={model}", pipeline.transformer, pipeline.text_encoder, pipeline.vae)
     return pipeline
 

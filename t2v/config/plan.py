@@ -12,7 +12,7 @@ from t2v.errors import UserError
 class PlanConfig:
     """`t2v plan COMMAND`: what COMMAND, with the same settings, will take before it is run."""
 
-    command: Literal["sample", "train", "train-vae"]
+    command: Literal["sample", "train", "train-vae", "finetune"]
     height: int | None = None  # None: what the model was saved with, or the first clip of the data
     width: int | None = None
     num_frames: int | None = None

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from t2v.config import SampleConfig
-from t2v.plan.run import MIB, Figure, Plan, StageTrace
+from t2v.plan.estimate import MIB, Figure, StageTrace
+from t2v.plan.run import Plan
 
 
 def report(plan: Plan) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,14 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForTextEncoding
 from transformers.modeling_outputs import BaseModelOutput
 
-from t2v.config import SampleConfig, TrainConfig, TrainDiTConfig, TrainVAEConfig
+from t2v.config import (
+    FinetuneConfig,
+    SampleConfig,
+    TrainConfig,
+    TrainDiTConfig,
+    TrainVAEConfig,
+    TransformerConfig,
+)
 from t2v.data.clips import read_rows
 from t2v.data.dataset import is_world
 from t2v.errors import UserError
@@ -34,11 +41,13 @@ from t2v.sampling.load import pick_dtype
 from t2v.training.checkpoint import newest_checkpoint
 from t2v.training.dit import DiTBatch, DiTTask
 from t2v.training.loop import TrainState, start_state
+from t2v.training.trainable import add_lora, choose_trainable
 from t2v.training.vae import VAEBatch, VAETask
 
 VAES = {each.__name__: each for each in (AutoencoderKLT2V, AutoencoderKLWan)}
+SAVED_FILES = "model_index.json", "transformer/config.json"
 UPDATE = "update"
-Target = SampleConfig | TrainDiTConfig | TrainVAEConfig
+Target = SampleConfig | TrainDiTConfig | TrainVAEConfig | FinetuneConfig
 
 
 @dataclass(frozen=True)
@@ -103,6 +112,8 @@ def build(target: Target, size: Size) -> Work:
     with pick_device(target.device):  # parts are made there: what has no content cannot be moved
         if isinstance(target, TrainDiTConfig):
             return _train(_PlannedDiT(target, size), target)
+        if isinstance(target, FinetuneConfig):
+            return _train(_PlannedFinetune(target, size), target)
         if isinstance(target, TrainVAEConfig):
             return _train(_PlannedVAE(target, size), target)
         return _sample(target, size)
@@ -122,11 +133,14 @@ def planned_size(target: Target, asked: dict[str, int | None], tokens: int | Non
         known |= {side: getattr(target, side) or known[side] for side in ("height", "width")}
         batch = 1
     else:
-        side = target.clips.resolution
-        known = {"num_frames": target.clips.num_frames, "height": side, "width": side}
+        known, batch = {}, target.batch_size
+        if isinstance(target, FinetuneConfig):
+            known = _saved(model_folder(target.model), "model_index.json")
+        clips = {"num_frames": target.clips.num_frames, "height": target.clips.resolution}
+        clips["width"] = clips["height"]
         if is_world(target.data):
-            known = read_rows(target.data)[0]
-        batch = target.batch_size
+            clips = {name: read_rows(target.data)[0][name] for name in asked}
+        known |= {name: value for name, value in clips.items() if value}
     sizes = {name: value or known.get(name) for name, value in asked.items()}
     if missing := [name for name, value in sizes.items() if not value]:
         raise UserError(
@@ -245,6 +259,30 @@ class _PlannedDiT(DiTTask):
                 f"transformer take 4k+1 frames and multiples of {tile_h} x {tile_w} pixels."
             )
         return size.batch, channels, 1 + (frames - 1) // 4, height // 8, width // 8
+
+
+class _PlannedFinetune(_PlannedDiT):
+    """`FinetuneTask` without its data; new words are too few to count."""
+
+    def __init__(self, config: FinetuneConfig, size: Size) -> None:
+        folder = model_folder(config.model)
+        index, built = (_saved(folder, each) for each in SAVED_FILES)
+        training = TrainDiTConfig(
+            **{each.name: getattr(config, each.name) for each in fields(TrainConfig)},
+            model=TransformerConfig(
+                **{each.name: built[each.name] for each in fields(TransformerConfig)}
+            ),
+            data=config.data,
+            vae=str(folder),
+            text=str(folder),
+            attention=config.attention,
+            train_text_encoder=config.train_text_encoder,
+            max_sequence_length=index["max_sequence_length"],
+        )
+        super().__init__(training, size)
+        if config.method == "lora":
+            add_lora(self.model["transformer"], config.lora, config.seed)
+        choose_trainable(self.model, config)
 
 
 class _Embeddings(nn.Module):

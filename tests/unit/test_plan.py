@@ -9,6 +9,7 @@ import torch
 from t2v.bench import count_flop
 from t2v.cli import load_plan
 from t2v.config import (
+    FinetuneConfig,
     OptimConfig,
     PlanConfig,
     SampleConfig,
@@ -18,9 +19,11 @@ from t2v.config import (
     VAEConfig,
 )
 from t2v.errors import UserError
+from t2v.plan.calibrate import calibrated, smaller
+from t2v.plan.estimate import DEFAULTS, MIB, estimate
 from t2v.plan.measure import Measured
 from t2v.plan.report import comparison, report
-from t2v.plan.run import DEFAULTS, MIB, UNKNOWN, calibrated, estimate, plan, smaller
+from t2v.plan.run import UNKNOWN, plan
 from t2v.plan.trace import Rates, traced
 from t2v.plan.work import Size, build
 from t2v.settings import load_config
@@ -187,6 +190,15 @@ def test_a_part_that_is_not_there_is_named_and_the_rest_is_planned(training):
     text = report(plan(config, target))
     assert "not counted  the text encoder: elsewhere" in text
     assert "not counted  the VAE: nowhere" in text
+
+
+def test_a_lora_learns_little_beside_the_model_it_is_added_to(training):
+    target = FinetuneConfig(output="run", model=training.vae, data="nowhere", batch_size=2)
+    lora = estimate(target, SIZE, UNKNOWN)
+    full = estimate(replace(target, method="full"), SIZE, UNKNOWN)
+    assert lora.weights > full.weights > full.gradients > lora.gradients > 0
+    assert lora.optimizer == pytest.approx(2 * lora.gradients, rel=0.01)
+    assert lora.stages[0].peak < full.stages[0].peak
 
 
 def test_sizes_nobody_knows_are_asked_for(training):

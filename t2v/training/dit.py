@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
@@ -11,12 +12,11 @@ import torch
 from diffusers import AutoencoderKLWan
 from diffusers.models.attention_dispatch import attention_backend
 from einops import rearrange
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from t2v.config import TrainDiTConfig
+from t2v.config import SampleConfig, TrainDiTConfig
 from t2v.data.captions import Captions
 from t2v.data.curriculum import Draw
 from t2v.data.dataset import load_latents
@@ -28,14 +28,21 @@ from t2v.models.load import load_text, loading, refuse_missing
 from t2v.models.transformer import T2VTransformer3DModel
 from t2v.models.vae import AutoencoderKLT2V
 from t2v.pipeline import T2VPipeline
+from t2v.sampling.draw import Watch, decode, embed
+from t2v.sampling.draw import draw as draw_video
+from t2v.sampling.run import resolve
 from t2v.training.checkpoint import newest_checkpoint
-from t2v.training.loop import autocast
+from t2v.training.loop import Validation, autocast
 from t2v.training.optim import ParameterGroup, split_parameters
 from t2v.training.run import train
 from t2v.training.sheet import contact_sheet
+from t2v.training.verdict import BASE, HELD_OUT, TRAINING, memorised, nearest
 
 VAES = {each.__name__: each for each in (AutoencoderKLT2V, AutoencoderKLWan)}
 VALIDATION_BINS = 4
+VALIDATION_BATCH = 64
+NEAREST_CLIPS = 4096
+NAMES = {HELD_OUT: "val_loss", TRAINING: "val_train_loss", BASE: "val_base_loss"}
 
 
 class DiTBatch(NamedTuple):
@@ -124,42 +131,89 @@ class DiTTask:
         with autocast(self.config):
             return self._losses(batch, noise, t).mean(), {}
 
-    def validate(self) -> tuple[dict[str, float], Image.Image]:
-        """See `held_out_losses`; the sheet shows `config.prompts`."""
-        return self.held_out_losses(), self._sheet()
-
     @torch.no_grad()
-    def held_out_losses(self) -> dict[str, float]:
-        """The held-out loss at fixed noise and times, in all and in each quarter of the time."""
-        sizes = [len(draw.items) for draw in self.data.held_out]
-        generator = keyed_generator(self.config.seed, "validation")
-        times = (torch.randperm(sum(sizes), generator=generator) + 0.5) / sum(sizes)
-        losses = []
-        for draw, t in zip(self.data.held_out, times.split(sizes), strict=True):
+    def validate(self) -> Validation:
+        """The means of `losses`, the held-out one in each quarter of the time too; whether samples
+        of `config.prompts` are copies of training clips; and a sheet of them."""
+        losses = self.losses()
+        held_out = losses[HELD_OUT]
+        quarter = (self._times(len(held_out)) * VALIDATION_BINS).long()
+        figures = {NAMES[name]: each.mean().item() for name, each in losses.items()}
+        figures |= {
+            f"val_loss_{part}": held_out[quarter == part].mean().item()
+            for part in range(VALIDATION_BINS)
+            if (quarter == part).any()
+        }
+        latents, frames = self._samples()
+        return Validation(figures | self._copies(latents), contact_sheet(frames), losses)
+
+    def losses(self) -> dict[str, Tensor]:
+        """The loss of every held-out clip, and of as many that are trained on, at fixed noise."""
+        held_out = self.data.held_out
+        count = sum(len(draw.items) for draw in held_out)
+        trained = first_items(self.data.training(VALIDATION_BATCH), count)
+        return {HELD_OUT: self._fixed_losses(held_out), TRAINING: self._fixed_losses(trained)}
+
+    def _fixed_losses(self, draws: Sequence[Draw]) -> Tensor:
+        sizes = [len(draw.items) for draw in draws]
+        times = self._times(sum(sizes)).split(sizes)
+        generator, losses = keyed_generator(self.config.seed, "validation noise"), []
+        for draw, t in zip(draws, times, strict=True):
             batch = self._batch(draw, *self.captions.first(self.data.clips(draw)))
             noise = torch.randn(batch.latents.shape, generator=generator)
             with autocast(self.config):
                 losses.append(self._losses(batch, noise, t).cpu())
-        loss, quarter = torch.cat(losses), (times * VALIDATION_BINS).long()
-        figures = {
-            f"val_loss_{part}": loss[quarter == part].mean().item()
-            for part in range(VALIDATION_BINS)
-            if (quarter == part).any()
-        }
-        return {"val_loss": loss.mean().item(), **figures}
+        return torch.cat(losses)
+
+    def _times(self, count: int) -> Tensor:
+        order = torch.randperm(count, generator=keyed_generator(self.config.seed, "validation"))
+        return (order + 0.5) / count
+
+    def _copies(self, samples: Tensor) -> dict[str, float]:
+        """How near samples and held-out clips of their shape lie to training clips of that shape,
+        the first `NEAREST_CLIPS` of them; nothing where there are none of that shape."""
+        trained = self._of_shape(
+            first_items(self.data.training(VALIDATION_BATCH), NEAREST_CLIPS), samples
+        )
+        held_out = self._of_shape(self.data.held_out, samples)
+        if not (trained and held_out):
+            return {}
+        new, distances = torch.cat(held_out), []
+        for chunk in trained:
+            distances.append(nearest(torch.cat([samples, new]), chunk))
+        distance = torch.stack(distances).min(dim=0).values
+        return memorised(distance[: len(samples)], distance[len(samples) :])
+
+    def _of_shape(self, draws: Sequence[Draw], like: Tensor) -> list[Tensor]:
+        latents = map(self._latents, draws)
+        return [each for each in latents if each.shape[1:] == like.shape[1:]]
+
+    def _samples(self) -> tuple[Tensor, Tensor]:
+        """Latents `n c t h w` and frames `n t h w c` in [0, 1] of `config.prompts`, drawn by what
+        `t2v sample` draws a checkpoint with."""
+        pipeline, latents, frames = self._pipeline(), [], []
+        for prompt in self.config.prompts:
+            asked = resolve(pipeline, prompt, SampleConfig(seed=self.config.seed))
+            drawn = draw_video(pipeline, embed(pipeline, prompt, asked), Watch(asked))
+            latents.append(drawn)
+            frames.append(torch.from_numpy(decode(pipeline, drawn, asked.num_frames)))
+        return torch.cat(latents), torch.stack(frames) / 255
 
     def save(self, folder: Path) -> None:
         """Write a pipeline folder."""
         self._pipeline().save_pretrained(folder)
 
     def _batch(self, draw: Draw, tokens: Tensor, lengths: Tensor) -> DiTBatch:
+        device = self.config.device
+        return DiTBatch(self._latents(draw), tokens.to(device), lengths.to(device))
+
+    def _latents(self, draw: Draw) -> Tensor:
         device, config = self.config.device, self.vae.config
         mean, std = (
             rearrange(torch.tensor(values, device=device), "c -> c 1 1 1")
             for values in (config.latents_mean, config.latents_std)
         )
-        latents = (self.data.read(draw).to(device).float() - mean) / std
-        return DiTBatch(latents, tokens.to(device), lengths.to(device))
+        return (self.data.read(draw).to(device).float() - mean) / std
 
     def _losses(self, batch: DiTBatch, noise: Tensor, t: Tensor) -> Tensor:
         text = encode_tokens(
@@ -194,11 +248,15 @@ class DiTTask:
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
-    def _sheet(self) -> Image.Image:
-        """A row of frames for each of `config.prompts`, drawn as anyone draws from a checkpoint."""
-        seeds = [torch.Generator().manual_seed(self.config.seed) for _ in self.config.prompts]
-        videos = self._pipeline()(list(self.config.prompts), generator=seeds, output_type="np")
-        return contact_sheet(torch.from_numpy(videos.frames))
+
+def first_items(draws: Iterable[Draw], count: int) -> list[Draw]:
+    """The first `count` items of some draws."""
+    first = []
+    for draw in draws:
+        if count > 0:
+            first.append(Draw(draw.items[:count], draw.num_frames))
+        count -= len(draw.items)
+    return first
 
 
 def fresh_parts(config: TrainDiTConfig) -> DiTParts:

@@ -9,7 +9,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
-from PIL import Image
+from einops import reduce
+from torch import Tensor
 
 from t2v.config import FinetuneConfig, TrainConfig, TrainDiTConfig, TransformerConfig
 from t2v.data.dataset import filled
@@ -20,8 +21,8 @@ from t2v.models.folder import model_folder, weights_hash
 from t2v.models.load import loading, refuse_missing
 from t2v.pipeline import T2VPipeline
 from t2v.training.dit import DiTBatch, DiTParts, DiTTask
-from t2v.training.loop import autocast
-from t2v.training.prior import Prior, read_prompts
+from t2v.training.loop import Validation, autocast
+from t2v.training.prior import TIMES, Prior, read_prompts
 from t2v.training.run import train
 from t2v.training.trainable import (
     add_concepts,
@@ -32,6 +33,7 @@ from t2v.training.trainable import (
     merged,
     save_lora,
 )
+from t2v.training.verdict import BASE
 
 SHEET_CAPTIONS = 4
 SHEET_BASE_PROMPTS = 2
@@ -82,7 +84,6 @@ class FinetuneTask(DiTTask):
         self.config = replace(self.config, prompts=self._sheet_prompts())
         choose_trainable(self.model, config)
         self.base = deepcopy(self.model) if self._between() and config.method != "lora" else None
-        self.untuned = {f"{name}_untuned": value for name, value in self._judge().items()}
 
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> DiTBatch:
         """New footage, or in `base_ratio` of the steps what the base model drew."""
@@ -92,11 +93,23 @@ class FinetuneTask(DiTTask):
         tensors = self.prior.batch(self.method.batch_size, step, rank, world_size)
         return DiTBatch(*(tensor.to(self.config.device) for tensor in tensors))
 
-    def validate(self) -> tuple[dict[str, float], Image.Image]:
-        """The losses of `held_out_losses` and on the base model's own videos, and the untuned
-        model's beside them; the sheet shows captions held out, then base prompts."""
+    def validate(self) -> Validation:
+        """As `DiTTask` does, with the losses on the base model's own videos; the sheet shows
+        captions held out, then base prompts."""
         with self._as_saved():
-            return self._judge() | self.untuned, self._sheet()
+            return super().validate()
+
+    def losses(self) -> dict[str, Tensor]:
+        """Besides those of the clips, the loss of every base prompt that is never repeated."""
+        if self.prior is None:
+            return super().losses()
+        tensors, times = self.prior.held_out()
+        batch = DiTBatch(*(tensor.to(self.config.device) for tensor in tensors))
+        generator = keyed_generator(self.config.seed, "prior validation")
+        noise = torch.randn(batch.latents.shape, generator=generator)
+        with autocast(self.config):
+            losses = self._losses(batch, noise, times).cpu()
+        return super().losses() | {BASE: reduce(losses, "(n t) -> n", "mean", t=TIMES)}
 
     def save(self, folder: Path) -> None:
         """Write a pipeline folder, and for `method=lora` the LoRA in it."""
@@ -123,18 +136,6 @@ class FinetuneTask(DiTTask):
         finally:
             for name, part in trained.items():
                 self.model[name] = part
-
-    @torch.no_grad()
-    def _judge(self) -> dict[str, float]:
-        figures = self.held_out_losses()
-        if self.prior is not None:
-            tensors, times = self.prior.held_out()
-            batch = DiTBatch(*(tensor.to(self.config.device) for tensor in tensors))
-            generator = keyed_generator(self.config.seed, "prior validation")
-            noise = torch.randn(batch.latents.shape, generator=generator)
-            with autocast(self.config):
-                figures["val_base_loss"] = self._losses(batch, noise, times).mean().item()
-        return figures
 
     def _pipeline(self) -> T2VPipeline:
         config = self.config

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from PIL import Image
@@ -20,6 +20,18 @@ from t2v.training.checkpoint import newest_checkpoint
 from t2v.training.ema import EMA
 from t2v.training.optim import Optimizer, ParameterGroup, lr_factor
 from t2v.training.parallel import Worker, mean_over_ranks, whole
+
+
+class Validation(NamedTuple):
+    """What a task says of the weights it holds.
+
+    `losses` are those of single clips, at the same noise every time, for `t2v.training.verdict`:
+    "held_out", "training", and for a fine-tune "base".
+    """
+
+    figures: dict[str, float]
+    sheet: Image.Image
+    losses: dict[str, Tensor]
 
 
 class Task(Protocol):
@@ -48,8 +60,8 @@ class Task(Protocol):
         """The scalar to minimise, and scalars to log; all noise comes from `generator`."""
         ...
 
-    def validate(self) -> tuple[dict[str, float], Image.Image]:
-        """Held-out figures and a contact sheet of the average weights, the same draws each time."""
+    def validate(self) -> Validation:
+        """How good the average weights are, by the same draws each time."""
         ...
 
     def save(self, folder: Path) -> None:

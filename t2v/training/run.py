@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -17,7 +15,6 @@ from typing import Any, TypeVar
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from tqdm import tqdm
 
 from t2v.config import TrainConfig
 from t2v.distributed import rank
@@ -25,7 +22,7 @@ from t2v.errors import UserError
 from t2v.models.placement import pick_device
 from t2v.settings import load_config, save_config
 from t2v.training.checkpoint import newest_checkpoint, save_checkpoint, verify_checkpoint
-from t2v.training.loop import StepMetrics, Task, TrainState, fit, start_state
+from t2v.training.loop import Task, TrainState, fit, start_state
 from t2v.training.parallel import (
     any_rank,
     first_rank_first,
@@ -35,6 +32,7 @@ from t2v.training.parallel import (
     split_like,
     whole,
 )
+from t2v.training.record import Record
 from t2v.training.start import start_from
 
 logger = logging.getLogger(__name__)
@@ -46,7 +44,6 @@ FREE_TO_CHANGE = {
     *("device", "attention", "accumulate", "parallel", "gradient_checkpointing"),
 }
 SHARDS = "batch_size x (accumulate * processes)"
-SECONDS_BETWEEN_LINES = 30  # without a terminal
 
 
 def train(task_of: Callable[[Config], Task], config: Config) -> Path:
@@ -65,9 +62,9 @@ def train(task_of: Callable[[Config], Task], config: Config) -> Path:
 def run(task: Task, config: TrainConfig) -> Path:
     """Train `task` to `config.steps` and return its last checkpoint.
 
-    Writes `config.yaml`, `metrics.jsonl`, `sheets/` and checkpoints to `config.output`; an output
-    that holds a checkpoint is continued. SIGTERM and Ctrl-C save and exit with 130. Of several
-    processes the first one writes.
+    Writes `config.yaml`, checkpoints and what `Record` keeps to `config.output`; an output that
+    holds a checkpoint is continued. A new run is validated before its first step as well. SIGTERM
+    and Ctrl-C save and exit with 130. Of several processes the first one writes.
 
     Raises:
         UserError: the settings differ from those of the run to be continued, a checkpoint is
@@ -82,11 +79,14 @@ def run(task: Task, config: TrainConfig) -> Path:
     if checkpoint:
         load_state(checkpoint, task, config, state)
         logger.info("%s: going on from step %d of %d", output, state.step, config.steps)
-    with _stop_requests() as stopped, _Record(config, state.step) as record:
+    begun = state.step if checkpoint else None
+    with _stop_requests() as stopped, Record(config, begun) as record:
+        if begun is None and config.steps:
+            _validate(task, state, record)
         for metrics in fit(task, config, state):
             done = state.step == config.steps
             judged = done or state.step % config.validate_every == 0
-            record.add(metrics, _validate(task, state, output) if judged else {})
+            record.add(metrics, _validate(task, state, record) if judged else {})
             stop = any_rank(bool(stopped))
             if done or stop or state.step % config.save_every == 0:
                 save_state(output, task, config, state)
@@ -181,53 +181,15 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, object]:
     return flat
 
 
-def _validate(task: Task, state: TrainState, output: Path) -> dict[str, float]:
+def _validate(task: Task, state: TrainState, record: Record) -> dict[str, Any]:
     averaged = state.worker.averaged(state.ema)
 
-    def judge() -> dict[str, float]:
+    def judge() -> dict[str, Any]:
         with averaged:
-            figures, sheet = task.validate()
-        (output / "sheets").mkdir(exist_ok=True)
-        sheet.save(output / "sheets" / f"{state.step:06d}.png")
-        return figures
+            validation = task.validate()
+        return record.judge(state.step, validation)
 
     return on_first_rank(judge)
-
-
-def _drop_metrics_after(path: Path, step: int) -> None:
-    # A killed run has logged steps that no checkpoint holds; they are about to be taken again.
-    if path.is_file():
-        lines = path.read_text().splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-        path.write_text("".join(kept))
-
-
-class _Record:
-    """What the first rank writes of a run beside its checkpoints, and its progress."""
-
-    def __init__(self, config: TrainConfig, step: int) -> None:
-        self.writes, output = rank() == 0, Path(config.output)
-        if self.writes:
-            save_config(config, output / "config.yaml")
-            _drop_metrics_after(output / "metrics.jsonl", step)
-            self.log = (output / "metrics.jsonl").open("a")
-            self.bar = _Progress(config, step)
-
-    def __enter__(self) -> _Record:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self.writes:
-            self.log.close()
-            self.bar.close()
-
-    def add(self, metrics: StepMetrics, figures: dict[str, float]) -> None:
-        if self.writes:
-            record = asdict(metrics)
-            record |= record.pop("extra") | figures
-            self.log.write(json.dumps(record) + "\n")
-            self.log.flush()
-            self.bar.advance(metrics, record)
 
 
 @contextmanager
@@ -246,44 +208,3 @@ def _stop_requests() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-class _Progress:
-    """A bar in a terminal, a plain line now and then without one."""
-
-    def __init__(self, config: TrainConfig, step: int) -> None:
-        self.batch_size = config.batch_size
-        self.plain = not sys.stderr.isatty()
-        self.spoke = -math.inf
-        self.loss = math.nan
-        self.bar = tqdm(
-            total=config.steps * config.batch_size,
-            initial=step * config.batch_size,
-            unit=" samples",
-            unit_scale=True,
-            smoothing=0.05,
-            disable=self.plain,
-            dynamic_ncols=True,
-        )
-        self.steps = config.steps
-        self.first_step, self.started = step, time.monotonic()
-
-    def advance(self, metrics: StepMetrics, record: dict[str, float]) -> None:
-        first = math.isnan(self.loss)
-        self.loss = metrics.loss if first else 0.98 * self.loss + 0.02 * metrics.loss
-        self.bar.set_postfix(loss=f"{self.loss:.4f}", refresh=False)
-        self.bar.update(self.batch_size)
-        figures = " ".join(f"{k}={v:.4g}" for k, v in record.items() if k.startswith("val_"))
-        if figures and not self.plain:
-            self.bar.write(f"step {metrics.step}: {figures}", file=sys.stderr)
-        if self.plain and (figures or time.monotonic() - self.spoke > SECONDS_BETWEEN_LINES):
-            self.spoke = time.monotonic()
-            pace = (self.spoke - self.started) / (metrics.step - self.first_step)
-            logger.info(
-                "step %d/%d loss %.4f, %.1f samples/s, %.0f min left %s",
-                *(metrics.step, self.steps, self.loss, self.batch_size / pace),
-                *(pace * (self.steps - metrics.step) / 60, figures),
-            )
-
-    def close(self) -> None:
-        self.bar.close()

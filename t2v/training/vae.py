@@ -17,11 +17,12 @@ from t2v.data.clips import pixels
 from t2v.data.dataset import is_world
 from t2v.data.frames import Frames, ManifestFrames, WorldFrames
 from t2v.models.vae import AutoencoderKLT2V
-from t2v.training.loop import autocast
+from t2v.training.loop import Validation, autocast
 from t2v.training.optim import ParameterGroup, split_parameters
 from t2v.training.run import train
 from t2v.training.sheet import contact_sheet
 from t2v.training.start import starting_part
+from t2v.training.verdict import HELD_OUT, TRAINING
 
 STATISTICS_CLIPS = 512  # enough for two digits of a mean and a standard deviation
 SHORTCUT_CLIPS = 256  # some 80,000 patches for a 768-dimensional covariance
@@ -106,20 +107,30 @@ class VAETask:
         return loss, {"mse": mse.detach(), "kl": kl.detach()}
 
     @torch.no_grad()
-    def validate(self) -> tuple[dict[str, float], Image.Image]:
-        """PSNR in dB of the posterior mean, mean over clips; and inside the objects, pooled."""
-        per_clip, inside = [], []
-        for frames in self.data.held_out():
+    def validate(self) -> Validation:
+        """PSNR in dB of the posterior mean, mean over clips; and inside the objects, pooled. The
+        losses are squared errors."""
+        held_out, inside = self._errors(self.data.held_out())
+        trained, _ = self._errors(self.data.training(len(held_out)))
+        figures = {
+            "val_psnr": _psnr(held_out).mean().item(),
+            "val_train_psnr": _psnr(trained).mean().item(),
+        }
+        if len(inside):
+            figures["val_psnr_object"] = _psnr(inside.mean()).item()
+        return Validation(figures, self._sheet(), {HELD_OUT: held_out, TRAINING: trained})
+
+    def _errors(self, clips: Iterable[Frames]) -> tuple[Tensor, Tensor]:
+        """The mean squared error of each clip, and the squared error of each pixel of objects."""
+        per_clip, inside = [], [torch.empty(0)]
+        for frames in clips:
             video = pixels(frames.video.to(self.config.device))
-            recon = self._reconstruct(video)
-            square = reduce((recon - video).square(), "b c t h w -> b t h w", "mean")
-            per_clip.append(_psnr(reduce(square, "b t h w -> b", "mean")))
+            square = (self._reconstruct(video) - video).square()
+            square = reduce(square, "b c t h w -> b t h w", "mean").cpu()
+            per_clip.append(reduce(square, "b t h w -> b", "mean"))
             if frames.mask is not None:
-                inside.append(square[frames.mask.to(square.device) > 127])
-        figures = {"val_psnr": torch.cat(per_clip).mean().item()}
-        if inside:
-            figures["val_psnr_object"] = _psnr(torch.cat(inside).mean()).item()
-        return figures, self._sheet()
+                inside.append(square[frames.mask > 127])
+        return torch.cat(per_clip), torch.cat(inside)
 
     def save(self, folder: Path) -> None:
         """Write `vae/`, with the mean and spread of its latents in the config."""

@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from t2v.config import TransformerConfig, VAEConfig
+from t2v import sampling
+from t2v.config import SampleConfig, TransformerConfig, VAEConfig
 from t2v.data.clips import load_clips, pixels
 from t2v.data.latents import encode_folder
 from t2v.errors import UserError
@@ -96,10 +97,10 @@ def test_both_layouts_learn_every_objective(dit_config, attention, objective):
         model=replace(dit_config.model, attention=attention),
     )  # fmt: skip
     task = DiTTask(config)
-    before = task.validate()[0]["val_loss"]
+    before = task.validate().figures["val_loss"]
     for metrics in fit(task, config, start_state(task, config)):
         assert metrics.loss > 0
-    assert task.validate()[0]["val_loss"] < 0.97 * before
+    assert task.validate().figures["val_loss"] < 0.97 * before
 
 
 def test_a_transformer_checkpoint_is_a_pipeline_that_draws_the_same_sheet(dit_config):
@@ -117,6 +118,36 @@ def test_a_transformer_checkpoint_is_a_pipeline_that_draws_the_same_sheet(dit_co
         drawn = torch.frombuffer(bytearray(sheet.tobytes()), dtype=torch.uint8)
     expected = (frames.permute(0, 3, 1, 4, 2).reshape(-1) * 255).round().to(torch.uint8)
     assert torch.equal(drawn, expected)
+
+
+def test_a_sample_of_a_training_is_what_t2v_sample_draws_from_the_checkpoint(
+    dit_config, tmp_path, monkeypatch
+):
+    config = replace(dit_config, seed=7)
+    checkpoint = train_dit(config)
+    written = []
+    write = sampling.run.write_video
+
+    def watched(path, frames, *rest):
+        written.append(torch.from_numpy(frames))
+        write(path, frames, *rest)
+
+    monkeypatch.setattr(sampling.run, "write_video", watched)
+    output = str(tmp_path / "video.mp4")
+    sampling.sample(SampleConfig(model=str(checkpoint), seed=7, output=output), config.prompts)
+    with Image.open(checkpoint.parent / "sheets" / "000004.png") as sheet:
+        drawn = torch.frombuffer(bytearray(sheet.tobytes()), dtype=torch.uint8)
+    assert torch.equal(drawn, torch.stack(written).permute(0, 2, 1, 3, 4).reshape(-1))
+
+
+def test_a_transformer_is_told_how_near_its_samples_are_to_what_it_was_trained_on(dit_config):
+    task = DiTTask(dit_config)
+    trained = task._latents(task.data.training(64)[0])
+    copied = task._copies(trained[:2] + 1e-3)
+    assert copied["val_memorised"] == 1
+    assert copied["val_nearest"] < 2e-3 < copied["val_nearest_held_out"]
+    assert task._copies(trained[:2] + 3)["val_memorised"] == 0
+    assert task._copies(trained[:2, :, :1]) == {}
 
 
 def test_latents_are_encoded_by_weights_that_give_the_bits_of_those_saved(dit_config):

@@ -11,13 +11,14 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from PIL import Image
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
 from t2v.config import OptimConfig, TrainConfig
 from t2v.data.order import keyed_generator, step_indices
 from t2v.errors import UserError
 from t2v.training.checkpoint import newest_checkpoint
-from t2v.training.loop import fit, start_state
+from t2v.training.loop import Validation, fit, start_state
 from t2v.training.optim import split_parameters
 from t2v.training.run import run
 
@@ -59,7 +60,11 @@ class LineTask:
         return loss, {"bias": self.model.map.bias.detach().sum()}
 
     def validate(self):
-        return {"val_bias": self.model.map.bias.sum().item()}, Image.new("RGB", (2, 2))
+        points = torch.randn(2, 6, 4, generator=keyed_generator("held out"))
+        seen, new = (self.model(points) - points[..., :3]).square().mean(dim=2).detach()
+        figures = {"val_bias": self.model.map.bias.sum().item(), "val_loss": new.mean().item()}
+        losses = {"held_out": new, "training": seen}
+        return Validation(figures, Image.new("RGB", (2, 2)), losses)
 
     def save(self, folder):
         self.model.save_pretrained(folder / "line")
@@ -92,6 +97,8 @@ def assert_same_run(one, other):
     assert a.keys() == b.keys()
     assert all(torch.equal(a[name], b[name]) for name in a)
     assert logged(one.parent) == logged(other.parent)
+    lines = [(each.parent / "validations.jsonl").read_text() for each in (one, other)]
+    assert lines[0] == lines[1]
 
 
 def test_a_run_leaves_config_metrics_sheets_and_checkpoints(config, tmp_path):
@@ -99,10 +106,35 @@ def test_a_run_leaves_config_metrics_sheets_and_checkpoints(config, tmp_path):
     output = tmp_path / "run"
     assert last == newest_checkpoint(output) == output / "checkpoint-000008"
     assert {path.name for path in output.iterdir()} == {
-        "config.yaml", "metrics.jsonl", "sheets", "checkpoint-000006", "checkpoint-000008",
+        "config.yaml", "metrics.jsonl", "validations.jsonl", "sheets", "tensorboard",
+        "checkpoint-000006", "checkpoint-000008",
     }  # fmt: skip
     assert [line["step"] for line in logged(output) if "val_bias" in line] == [4, 8]
-    assert {path.name for path in (output / "sheets").iterdir()} == {"000004.png", "000008.png"}
+    assert {path.name for path in (output / "sheets").iterdir()} == {
+        "000000.png", "000004.png", "000008.png",
+    }  # fmt: skip
+
+
+def test_every_validation_has_a_verdict_and_the_loss_from_before_any_step(config, tmp_path):
+    run(LineTask(), config)
+    written = (tmp_path / "run" / "validations.jsonl").read_text().splitlines()
+    begun, *lines = map(json.loads, written)
+    judged = [line for line in logged(tmp_path / "run") if "verdict" in line]
+    assert [line["step"] for line in judged] == [line["step"] for line in lines] == [4, 8]
+    for line in judged:
+        assert line["val_loss_untuned"] == begun["figures"]["val_loss"] > line["val_loss"]
+        assert line["val_change"] < -line["val_chance"] < 0
+        assert line["verdict"].startswith("learning: held-out loss")
+
+
+def test_tensorboard_shows_what_was_logged(config, tmp_path):
+    run(LineTask(), replace(config, steps=3))
+    run(LineTask(), config)
+    board = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    shown = [(event.step, event.value) for event in board.Scalars("loss")]
+    wanted = [(line["step"], line["loss"]) for line in logged(tmp_path / "run")]
+    assert [step for step, _ in shown] == [step for step, _ in wanted] == list(range(1, 9))
+    assert [value for _, value in shown] == pytest.approx([value for _, value in wanted])
 
 
 def test_half_and_half_equals_whole_to_the_bit(config, tmp_path):
@@ -223,7 +255,8 @@ def test_small_batches_accumulate_to_the_step_of_one_big_one(config, tmp_path):
         # a sum in another order, which Muon's bfloat16 iteration may round the other way
         torch.testing.assert_close(b[name], value, atol=2e-4, rtol=0, msg=name)
     for line, other in zip(logged(big.parent), logged(Path(small.output)), strict=True):
-        assert line == pytest.approx(other, rel=1e-3)
+        numbers = [{k: v for k, v in each.items() if k != "verdict"} for each in (line, other)]
+        assert numbers[0] == pytest.approx(numbers[1], rel=1e-3)
 
 
 def test_accumulated_halves_equal_the_whole_to_the_bit(config, tmp_path):

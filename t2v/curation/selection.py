@@ -40,7 +40,7 @@ class Candidate:
 
 def content_words(text: str) -> frozenset[str]:
     """The words of a text that carry its meaning, without their endings."""
-    return frozenset(_stem(word) for word in words(text) if word not in STOP)
+    return frozenset(stem(word) for word in words(text) if word not in STOP)
 
 
 def agreement(candidates: Sequence[Candidate]) -> list[float]:
@@ -94,7 +94,8 @@ def _f1(one: frozenset[str], other: frozenset[str]) -> float:
     return 2 * len(one & other) / max(len(one) + len(other), 1)
 
 
-def _stem(word: str) -> str:
+def stem(word: str) -> str:
+    """The word in lower case without its ending, roughly: running, runs and run are one."""
     for ending in ("ing", "ed", "es", "s"):
         if word.endswith(ending) and len(word) - len(ending) >= 3 and not word.endswith("ss"):
             stem = word.removesuffix(ending)

@@ -114,6 +114,8 @@ def _verdict(plan: Plan) -> Iterator[str]:
         yield f"It fits: up to {_mib(need)} of {_mib(plan.allowed)}."
     else:
         yield f"It does NOT fit: up to {_mib(need)} of {_mib(plan.allowed)}."
+        if plan.config.verify:
+            yield "  It was therefore not run to be measured."
         for remedy in plan.remedies:
             fits = "fits" if plan.holds(remedy.peak) else "does not fit yet"
             yield f"  {remedy.words}: {_bytes(remedy.peak)}, {fits}"

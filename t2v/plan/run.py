@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 
@@ -68,6 +69,9 @@ def plan(config: PlanConfig, target: Target) -> Plan:
     asked = {name: getattr(config, name) for name in ("num_frames", "height", "width")}
     size = planned_size(target, asked, config.text_tokens)
     device, rates, name = _device(config, target)
+    if isinstance(target, SampleConfig) and target.dtype == "auto":  # which is the device's choice
+        dtype: Literal["fp32", "bf16"] = "bf16" if device.type == "cuda" else "fp32"
+        target = replace(target, dtype=dtype)
     correction = DEFAULTS[device.type]
     whole = estimate(target, size, rates or UNKNOWN)
     allowed = int(config.memory * GIB) if config.memory else None
@@ -96,10 +100,10 @@ def plan(config: PlanConfig, target: Target) -> Plan:
         variants=tuple(_remedies(_variants(target, size), correction)),
         remedies=(),
         micro=micro,
-        measured=measure(target, size) if config.verify else None,
+        measured=None,
     )
     if done.holds(done.peak):
-        return done
+        return replace(done, measured=measure(target, size)) if config.verify else done
     tried = []
     for remedy in _remedies(_smaller_ways(done), correction):
         tried.append(remedy)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import _lru_cache_wrapper
 from typing import Any
 
 import torch
@@ -128,7 +130,24 @@ class Trace(TorchDispatchMode):
 @contextmanager
 def traced(rates: Rates) -> Iterator[Trace]:
     """Inside, every tensor made has a shape and no content, and the trace counts."""
-    with warnings.catch_warnings(), FakeTensorMode(allow_non_fake_inputs=True), Trace(rates) as run:
-        # the optimizer's assertion that two views share memory holds here too
-        warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")
-        yield run
+    _forget_cached_tensors()
+    try:
+        with (
+            warnings.catch_warnings(),
+            FakeTensorMode(allow_non_fake_inputs=True),
+            Trace(rates) as run,
+        ):
+            # the optimizer's assertion that two views share memory holds here too
+            warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")
+            yield run
+    finally:
+        _forget_cached_tensors()
+
+
+def _forget_cached_tensors() -> None:
+    # a table that is computed once would be handed, without its content, to whoever asks next
+    for name, module in list(sys.modules.items()):
+        if name.startswith("t2v."):
+            for value in vars(module).values():
+                if isinstance(value, _lru_cache_wrapper):
+                    value.cache_clear()

@@ -4,12 +4,13 @@ import json
 import random
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -268,3 +269,52 @@ def awkward(media: Path) -> Path:
     ]
     (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
+
+
+@pytest.fixture
+def scene() -> Callable[..., np.ndarray]:
+    """Makes film, `t h w c` uint8: a textured place, a camera, a ball, grain; all by `seed`."""
+    return _scene
+
+
+def _scene(
+    seed: int,
+    length: int,
+    *,
+    pan: float = 0.0,
+    ball: float = 3.0,
+    zoom: float = 0.0,
+    shake: float = 0.0,
+    size: tuple[int, int] = (144, 256),
+) -> np.ndarray:
+    """`pan` and `ball` in pixels a frame, `zoom` in shares a frame, `shake` a deviation."""
+    generator = np.random.default_rng(seed)
+    height, width = size
+    place = _texture(generator, 2 * height, 4 * width)
+    reach = place.shape[1] - width - 1
+    begin, level = generator.random(2) * (reach, height - 1)
+    centre, colour = generator.random(2) * (width, height), generator.random(3) * 255
+    frames = []
+    for step in range(length):
+        across, down = generator.normal(size=2) * shake
+        x = (begin + pan * step + across) % (2 * reach)  # turns round at the edge of the place
+        x, y = min(x, 2 * reach - x), float(np.clip(level + down, 0, height - 1))
+        side = width * (1 - zoom) ** step, height * (1 - zoom) ** step
+        middle = x + width / 2, y + height / 2
+        rounded = max(2, round(side[0])), max(2, round(side[1]))
+        frame = cv2.resize(cv2.getRectSubPix(place, rounded, middle), (width, height))
+        at = int(centre[0] + ball * step) % width, int(centre[1])
+        frame = cv2.circle(frame, at, height // 8, colour.tolist(), -1)
+        frame = frame + generator.normal(size=(height, width, 1)) * 2
+        frames.append(frame.clip(0, 255).astype(np.uint8))
+    return np.stack(frames)
+
+
+def _texture(generator: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """Spots of all sizes and colours, `h w c` float in 0 to 255."""
+    place = np.zeros((height, width, 3), np.float32)
+    for cell, weight in ((160, 1.0), (48, 0.6), (12, 0.4)):
+        spots = generator.random((height // cell + 2, width // cell + 2, 3), np.float32)
+        place += weight * cv2.resize(spots, (width, height), interpolation=cv2.INTER_CUBIC)
+    place -= place.min()
+    return 20 + 200 * place / place.max()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from t2v.config.captions import BalanceConfig, CaptionConfig, ReportConfig, TopicsConfig
 from t2v.config.checks import at_least_one
 from t2v.errors import UserError
 
@@ -93,6 +94,10 @@ class CurateConfig:
     quality: QualityConfig = field(default_factory=QualityConfig)
     overlay: OverlayConfig = field(default_factory=OverlayConfig)
     dedup: DedupConfig = field(default_factory=DedupConfig)
+    caption: CaptionConfig = field(default_factory=CaptionConfig)
+    topics: TopicsConfig = field(default_factory=TopicsConfig)
+    balance: BalanceConfig = field(default_factory=BalanceConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
 
     def __post_init__(self) -> None:
         if self.workers < 0:

@@ -72,7 +72,7 @@ def _rank(clip: Clip) -> tuple[float, float, float, str, float]:
     length = (clip.end or 0.0) - clip.start
     area = (clip.width or 0) * (clip.height or 0)
     return (
-        -round(length),  # a few frames more are not worth a smaller picture
+        -round(2 * length),  # a few frames more are not worth a smaller picture
         -area,
         -clip.scores.get("sharpness", 0.0),
         clip.path,

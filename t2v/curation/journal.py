@@ -71,11 +71,14 @@ def _unpacked(data: bytes) -> np.ndarray:
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file under a temporary name, sync it, rename it."""
     partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 class ClipLog:

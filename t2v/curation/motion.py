@@ -13,6 +13,7 @@ from t2v.manifest import Clip
 
 STEP = 8  # pixels between the points at which flow is read
 STILL = 0.02  # pixels between two frames, below which nothing has moved
+GRAIN = 0.3, 0.6  # pixels and grey levels, of 255: so little of both is grain and no motion
 
 
 def motion(take: Take, config: MotionConfig) -> Clip:
@@ -26,15 +27,19 @@ def motion(take: Take, config: MotionConfig) -> Clip:
     grey = take.grey()
     if len(grey) < 2:
         return take.clip.drop("motion", "one frame: nothing can move")
+    # grain is no motion, and flow would follow it
+    grey = np.stack([cv2.GaussianBlur(each, (0, 0), 1.5) for each in grey])
     flow, unexplained = _flow(grey)
     camera, parts = _camera(flow, _places(*grey.shape[1:]))
     unit = 100 * MOTION_RATE / min(grey.shape[1:])
     amount = np.linalg.norm(flow, axis=-1).mean(1)  # t
+    change = np.array([cv2.absdiff(*pair).mean() for pair in pairwise(grey)])
+    is_grain = (amount < GRAIN[0]) & (change < GRAIN[1])
     scores = {
         "motion": amount.mean() * unit,
         "camera_motion": np.linalg.norm(camera, axis=-1).mean() * unit,
         "object_motion": np.linalg.norm(flow - camera, axis=-1).mean() * unit,
-        "frozen": float((amount < STILL).mean()),
+        "frozen": float(((amount < STILL) | is_grain).mean()),
         "chaos": unexplained,
     }
     parts = {name: value * unit for name, value in parts.items()}
@@ -60,7 +65,7 @@ def _flow(grey: np.ndarray) -> tuple[np.ndarray, float]:
     rows, columns = np.mgrid[: grey.shape[1], : grey.shape[2]].astype(np.float32)
     points, left = [], []
     for before, after in pairwise(grey):
-        flow = finder.calc(before, after, None)
+        flow = finder.calc(before, after, None)  # type: ignore[call-overload]
         found = cv2.remap(after, columns + flow[..., 0], rows + flow[..., 1], cv2.INTER_LINEAR)
         spread = float(before.std()) + float(after.std())
         left.append(2 * float(cv2.absdiff(found, before).mean()) / max(spread, 10.0))

@@ -1,0 +1,39 @@
+"""Takes of films that the tests make."""
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+import pytest
+
+from t2v.curation.take import Take
+from t2v.manifest import Clip
+
+
+@pytest.fixture
+def take() -> Callable[..., Take]:
+    """Makes a take of frames, `t h w c` uint8, at 24 a second; stills are `zoom` times as large."""
+    return _take
+
+
+def _take(frames: np.ndarray, name: str = "film", fps: float = 24.0, zoom: int = 2) -> Take:
+    height, width = (zoom * side for side in frames.shape[1:3])
+    shown = frames[:: max(1, round(fps / 2))]
+    stills = np.stack([cv2.resize(each, (width, height)) for each in shown])
+    clip = Clip(
+        path=f"/{name}.mp4",
+        end=len(frames) / fps,
+        fps=fps,
+        width=width,
+        height=height,
+        num_frames=len(frames),
+        extra={"id": name, "shown": [width, height]},
+    )
+    middle = frames[: len(shown), :128, :128]
+    return Take(
+        clip=clip,
+        frames=frames,
+        times=np.arange(len(frames)) / fps,
+        stills=stills,
+        details=np.ascontiguousarray(middle),
+    )

@@ -1,0 +1,121 @@
+"""Cuts, dissolves and fades are found where they are, and none where there is none."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from t2v.config.curation import ScenesConfig
+from t2v.curation.scenes import SceneFinder
+
+FPS = 25.0
+WHOLE = ScenesConfig(max_seconds=1e6)  # takes are not split
+
+
+def spans(frames, config=WHOLE, fps=FPS):
+    """The takes that are found, as (first frame, one after the last)."""
+    finder = SceneFinder(config)
+    found = []
+    for number, frame in enumerate(frames):
+        found += finder.push(number / fps, frame)
+    return found + finder.finish()
+
+
+def gaps(frames):
+    return [(before[1], after[0]) for before, after in pairwise(spans(frames))]
+
+
+def f1(truth, found, tolerance=2):
+    """Of transitions as (start, end) in frames; one counts when they meet within `tolerance`."""
+    left = list(found)
+    hits = 0
+    for start, end in truth:
+        near = [g for g in left if g[0] <= end + tolerance and g[1] >= start - tolerance]
+        hits += bool(near)
+        left = [gap for gap in left if gap not in near[:1]]
+    return 2 * hits / (len(truth) + len(found))
+
+
+def blended(before, after, length, through=None):
+    """The second film after the first by a dissolve, or by a fade through a grey level."""
+    share = np.linspace(0, 1, length + 2)[1:-1, None, None, None]
+    if through is None:
+        middle = before[-length:] * (1 - share) + after[:length] * share
+    else:
+        out = before[-length:] * (1 - share) + through * share
+        black = np.full((3, *before.shape[1:]), through)
+        middle = np.concatenate([out, black, after[:length] * share + through * (1 - share)])
+    film = np.concatenate([before[:-length], middle.astype(np.uint8), after[length:]])
+    return film, (len(before) - length, len(before) - length + len(middle))
+
+
+def test_hard_cuts_are_found_within_two_frames(scene):
+    pans = [0, 1, 3, 0, 8, 2, 0, 5, 1, 0, 3, 8, 0, 2]
+    parts = [
+        scene(number, 26 + 3 * number % 17, pan=pan, ball=number % 4)
+        for number, pan in enumerate(pans)
+    ]
+    edges = np.cumsum([len(part) for part in parts])[:-1]
+    assert f1([(edge, edge) for edge in edges], gaps(np.concatenate(parts))) >= 0.95
+
+
+def test_dissolves_and_fades_are_found(scene):
+    truth_and_found = []
+    for number, (length, through) in enumerate(
+        [(12, None), (18, None), (25, None), (35, None), (8, 0), (25, 0), (12, 255)]
+    ):
+        before = scene(100 + number, 60, pan=number % 3, ball=2)
+        after = scene(200 + number, 60, pan=(number + 1) % 3, ball=1)
+        film, span = blended(before, after, length, through)
+        truth_and_found.append(([span], gaps(film)))
+    hits = sum(f1(truth, found) > 0 for truth, found in truth_and_found)
+    found = sum(len(found) for _, found in truth_and_found)
+    assert 2 * hits / (len(truth_and_found) + found) >= 0.8
+
+
+@pytest.mark.parametrize("pan", [3, 8, 15, 30, 60])
+def test_no_cut_is_invented_in_pans(scene, pan):
+    assert gaps(scene(pan, 80, pan=pan)) == []
+
+
+def test_no_cut_is_invented_when_the_camera_shakes(scene):
+    assert gaps(scene(1, 60, shake=15)) == []
+
+
+def test_a_flash_is_no_cut(scene):
+    film = scene(7, 60, pan=1)
+    film[30:33] = np.clip(film[30:33].astype(int) + 60, 0, 255)
+    assert gaps(film) == []
+
+
+def test_a_jump_in_one_scene_ends_the_take(scene):
+    film = scene(8, 120, pan=2, ball=0)
+    assert f1([(40, 40)], gaps(np.concatenate([film[:40], film[80:]]))) == 1
+
+
+def test_a_long_take_is_split_into_pieces_of_which_the_last_two_are_even(scene):
+    film = np.repeat(scene(9, 60, pan=2), 4, axis=0)  # 9.6 s
+    lengths = [end - start for start, end in spans(film, ScenesConfig(max_seconds=2.0))]
+    assert lengths == [50, 50, 50, 45, 45]
+
+
+def test_what_is_kept_of_a_long_film_stays_small(scene):
+    film = scene(10, 40, pan=2)
+    finder = SceneFinder(ScenesConfig(max_seconds=2.0))
+    most = 0
+    found = []
+    for number in range(1500):
+        found += finder.push(number / FPS, film[min(number % 80, 79 - number % 80)])
+        most = max(most, len(finder.times))
+    found += finder.finish()
+    assert found[0][0] == 0
+    assert found[-1][1] == 1500
+    assert most < 600
+
+
+def test_a_black_film_is_a_take_for_others_to_judge():
+    assert spans(np.zeros((75, 144, 256, 3), np.uint8)) == [(0, 75)]
+
+
+def test_a_film_of_one_frame_is_a_take(scene):
+    assert spans(scene(0, 1)) == [(0, 1)]

@@ -42,6 +42,7 @@ Config = TypeVar("Config", bound=TrainConfig)
 FREE_TO_CHANGE = {
     *("steps", "output", "save_every", "validate_every", "keep_checkpoints"),
     *("device", "attention", "accumulate", "parallel", "gradient_checkpointing"),
+    *("clips.cache", "clips.workers", "clips.seconds_per_clip", "clips.gigabytes_per_worker"),
 }
 SHARDS = "batch_size x (accumulate * processes)"
 

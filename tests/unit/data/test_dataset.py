@@ -3,12 +3,14 @@
 import json
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from safetensors import safe_open
 
 from t2v.config import ClipsConfig, StageConfig
+from t2v.data import cache
 from t2v.data.clips import pixels
 from t2v.data.dataset import frames_encoder, load_frames, load_latents
 from t2v.data.decode import Transform, read_clip
@@ -137,6 +139,33 @@ def test_a_cache_is_served_where_the_footage_is_gone(media, load, tmp_path, vae)
     clips = replace(CLIPS, cache=str(tmp_path / "cache"), image_ratio=0.0)
     data = load_frames(str(tmp_path / "list.jsonl"), clips, vae, **(GIVEN | {"held_out": 1}))
     assert data.read(data.held_out[0]).shape == (1, 3, 9, 48, 80)
+
+
+def test_what_was_done_before_a_kill_is_not_done_again(media, vae, tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "TENSORS_PER_SHARD", 2)
+    monkeypatch.setattr(cache.Cache, "__exit__", lambda *error: None)  # a kill asks nobody
+    whole, done = frames_encoder(vae), []
+
+    def run(frames, fatal):
+        if len(done) == fatal:
+            raise KeyboardInterrupt
+        done.append(frames)
+        return whole.run(frames)
+
+    for fatal in (5, 8):  # of which 4 and 6 were on disk
+        with pytest.raises(KeyboardInterrupt):
+            encoder = replace(whole, run=partial(run, fatal=fatal))
+            prepare(str(media), CLIPS, encoder, tmp_path / "cache")
+    prepared = prepare(
+        str(media), CLIPS, replace(whole, run=partial(run, fatal=None)), tmp_path / "cache"
+    )
+    assert len(done) == 12 + 1 + 1
+    assert len(prepared.items) == 12
+    monkeypatch.undo()
+    alone = prepare(str(media), CLIPS, whole, tmp_path / "another")
+    assert prepared.keys == alone.keys
+    for key in alone.keys:
+        assert torch.equal(prepared.cache.read(key), alone.cache.read(key))
 
 
 def test_a_half_written_or_damaged_shard_is_made_again(media, load, caplog):

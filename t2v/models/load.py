@@ -1,9 +1,12 @@
 """Loading saved parts: whatever is wrong with a folder becomes one message that names it."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import diffusers
+import transformers
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
@@ -41,6 +44,13 @@ def refuse_missing(what: str, *parts: nn.Module) -> None:
     """Raise `UserError` where diffusers only warned: a weight that no file had has no values."""
     if any(weight.is_meta for part in parts for weight in part.parameters()):
         raise UserError(f"{what}: some of its weights are missing. Get it anew.")
+
+
+def quiet_bars() -> None:
+    """Without a terminal the loaders' own progress bars are noise in a log: switch them off."""
+    if not sys.stderr.isatty():
+        diffusers.utils.logging.disable_progress_bar()
+        transformers.utils.logging.disable_progress_bar()
 
 
 def load_text(folder: str | Path) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:

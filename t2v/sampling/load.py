@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import sys
 
-import diffusers
 import torch
-import transformers
 from diffusers import DiffusionPipeline
 
 from t2v.config import SampleConfig
 from t2v.errors import UserError
 from t2v.models.folder import model_folder, weights_hash
-from t2v.models.load import loading, refuse_missing
+from t2v.models.load import loading, quiet_bars, refuse_missing
 from t2v.models.lora import load_lora
 from t2v.models.placement import pick_device
 
@@ -30,9 +28,7 @@ def load_pipeline(config: SampleConfig) -> tuple[DiffusionPipeline, str]:
     Raises:
         UserError: the model, the device, the LoRA or the attention backend is not to be had.
     """
-    if not sys.stderr.isatty():
-        diffusers.utils.logging.disable_progress_bar()
-        transformers.utils.logging.disable_progress_bar()
+    quiet_bars()
     device = pick_device(config.device)
     folder = model_folder(config.model)
     with loading(f"model={config.model}"):

@@ -1,0 +1,97 @@
+"""What chance alone does to a figure: intervals of means and shares, paired tests."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import torch
+from torch import Tensor
+
+DRAWS = 2_000
+NORMAL = NormalDist()
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure, its 95 % interval and the number of videos behind it."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+def summary(values: Tensor, generator: torch.Generator) -> Interval:
+    """The mean of what is known (not nan): Wilson's interval of a share, else a bootstrap's."""
+    known = values[~values.isnan()].double()
+    n = len(known)
+    if n == 0:
+        return Interval(math.nan, math.nan, math.nan, 0)
+    mean = known.mean().item()
+    if ((known == 0) | (known == 1)).all():
+        return Interval(mean, *wilson(int(known.sum()), n), n)
+    return Interval(mean, *bootstrap(known, generator), n)
+
+
+def wilson(right: int, n: int, z: float = 1.96) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share (Wilson 1927, JASA 22:209)."""
+    if n == 0:
+        return math.nan, math.nan
+    share = right / n
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    reach = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return centre - reach, centre + reach
+
+
+def bootstrap(values: Tensor, generator: torch.Generator) -> tuple[float, float]:
+    """The 95 % interval of a mean, bias-corrected and accelerated (Efron 1987, JASA 82:171).
+
+    Plain percentiles cover 92 % at 60 videos. Of one video nothing can be said: nan.
+    """
+    n = len(values)
+    if n < 2:
+        return math.nan, math.nan
+    if values.min() == values.max():
+        return values[0].item(), values[0].item()
+    drawn = torch.randint(n, (DRAWS, n), generator=generator)
+    means = values[drawn].mean(1).sort().values
+    below = (means < values.mean()).double().mean().clamp(1 / DRAWS, 1 - 1 / DRAWS).item()
+    bias = NORMAL.inv_cdf(below)
+    left = values.mean() - values  # the jackknife of a mean, but for a factor
+    skew = (left**3).sum().item() / (6 * (left**2).sum().item() ** 1.5)
+    ends = []
+    for share in (0.025, 0.975):
+        z = bias + NORMAL.inv_cdf(share)
+        at = NORMAL.cdf(bias + z / (1 - skew * z))
+        ends.append(means[min(DRAWS - 1, int(at * DRAWS))].item())
+    return ends[0], ends[1]
+
+
+def paired_p(differences: Tensor, generator: torch.Generator) -> float:
+    """How often chance alone gives a mean difference this far from 0, two-sided.
+
+    Differences of shares by McNemar's exact test (binomial over the pairs that disagree), others by
+    flipping signs at random (Fisher's permutation test).
+    """
+    moved = differences[differences != 0].double()
+    n = len(moved)
+    if n == 0:
+        return 1.0
+    if (moved.abs() == 1).all():
+        fewer = min(int((moved > 0).sum()), int((moved < 0).sum()))
+        return min(1.0, 2 * sum(math.comb(n, k) for k in range(fewer + 1)) / 2**n)
+    signs = torch.randint(2, (10_000, n), generator=generator).double() * 2 - 1
+    extreme = ((signs @ moved).abs() >= moved.sum().abs() * (1 - 1e-12)).sum().item()
+    return (extreme + 1) / (len(signs) + 1)
+
+
+def holm(chances: list[float]) -> list[float]:
+    """The same chances, raised for their number (Holm 1979): asking often finds something."""
+    order = sorted(range(len(chances)), key=chances.__getitem__)
+    raised, highest = [1.0] * len(chances), 0.0
+    for rank, index in enumerate(order):
+        highest = max(highest, min(1.0, (len(chances) - rank) * chances[index]))
+        raised[index] = highest
+    return raised

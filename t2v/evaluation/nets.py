@@ -1,0 +1,226 @@
+"""The networks that measure, each under the name that its figures carry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from einops import rearrange, reduce
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor
+
+from t2v.data.cache import weights_digest
+from t2v.data.clips import pixels
+from t2v.errors import UserError
+from t2v.evaluation.measure import CHUNK
+from t2v.models.load import loading
+from t2v.world.oracle import WorldOracle
+
+LAYERS = 4  # of a network's hidden states, spread over its depth
+
+
+@dataclass(frozen=True)
+class PictureNet:
+    """Features of single frames: `look` takes `n c h w` in [-1, 1] and gives maps `n d y x`."""
+
+    name: str
+    look: Callable[[Tensor], list[Tensor]]
+
+    @torch.inference_mode()
+    def maps(self, video: Tensor) -> list[Tensor]:
+        """Maps of the frames of `n t h w c` uint8 videos, `n t d y x` a layer."""
+        n = len(video)
+        frames = rearrange(pixels(video), "n c t h w -> (n t) c h w")
+        looked = [self.look(chunk) for chunk in frames.split(64)]
+        layers = [torch.cat(layer) for layer in zip(*looked, strict=True)]
+        return [rearrange(each.float(), "(n t) d y x -> n t d y x", n=n) for each in layers]
+
+    def distance(self, ours: Tensor, theirs: Tensor) -> Tensor:
+        """How far frames look apart, `n t`: LPIPS (Zhang et al. 2018, eq. 1) without its weights.
+
+        Squared difference of features of unit length, averaged over places, summed over layers.
+
+        Args:
+            ours, theirs: `n t h w c`, uint8.
+        """
+        far = torch.zeros(ours.shape[:2])
+        for a, b in zip(self.maps(ours), self.maps(theirs), strict=True):
+            square = (F.normalize(a, dim=2) - F.normalize(b, dim=2)).square().sum(2)
+            far = far + square.mean((2, 3))
+        return far
+
+
+@dataclass(frozen=True)
+class ClipNet:
+    """Features of whole videos: `look` takes `n t h w c` uint8 and gives `n d`."""
+
+    name: str
+    look: Callable[[Tensor], Tensor]
+
+    @torch.inference_mode()
+    def features(self, video: Tensor) -> Tensor:
+        """Features of videos, `n d`, double."""
+        return torch.cat([self.look(chunk).double() for chunk in video.split(CHUNK)])
+
+
+@dataclass(frozen=True)
+class Aligner:
+    """Two towers: `see` gives unit vectors `n k d` of videos (k: frames or 1), `read` `m d`."""
+
+    name: str
+    see: Callable[[Tensor], Tensor]
+    read: Callable[[Sequence[str]], Tensor]
+
+
+@dataclass(frozen=True)
+class Nets:
+    """What measures a model; None: none was named."""
+
+    strides: tuple[int, int] = (8, 4)  # of the model's VAE: pixels and frames
+    perceptual: PictureNet | None = None
+    features: ClipNet | None = None
+    aligners: tuple[Aligner, ...] = ()
+    oracle: WorldOracle | None = None
+
+
+def vae_pictures(vae: nn.Module) -> PictureNet:
+    """The latents that a VAE of ours gives a frame as a picture."""
+    mean, std = (
+        rearrange(torch.tensor(values), "c -> c 1 1")
+        for values in (vae.config.latents_mean, vae.config.latents_std)
+    )
+
+    def look(frames: Tensor) -> list[Tensor]:
+        latents = vae.encode(frames.unsqueeze(2)).latent_dist.mean.squeeze(2)
+        return [(latents - mean) / std]
+
+    return PictureNet(f"vae {weights_digest(vae)[:8]}", look)
+
+
+def oracle_features(oracle: WorldOracle) -> ClipNet:
+    """What the judge of the world answers: the logits of all its heads, side by side."""
+
+    def look(video: Tensor) -> Tensor:
+        return torch.cat(list(oracle(pixels(video)).values()), dim=1)
+
+    return ClipNet(f"world oracle {weights_digest(oracle)[:8]}", look)
+
+
+def pictures_of(name: str) -> PictureNet:
+    """Any image model of transformers (ViT, DINOv2, CLIP, ResNet, ...), by four of its layers.
+
+    Raises:
+        UserError: it cannot be loaded, or gives no maps.
+    """
+    with loading(f"perceptual={name}"):
+        model = AutoModel.from_pretrained(name).eval()
+        model = getattr(model, "vision_model", model)
+        prepare = _preparation(name, model)
+
+    def look(frames: Tensor) -> list[Tensor]:
+        states = model(pixel_values=prepare(frames), output_hidden_states=True).hidden_states
+        picked = torch.linspace(1, len(states) - 1, min(LAYERS, len(states) - 1)).long().tolist()
+        return [_as_map(states[index], name) for index in picked]
+
+    return PictureNet(f"{name} {weights_digest(model)[:8]}", look)
+
+
+def _as_map(state: Tensor, name: str) -> Tensor:
+    if state.ndim == 4:
+        return state
+    if state.ndim != 3:
+        raise UserError(f"perceptual={name}: gives no map of a picture. Name a ViT, DINOv2, CLIP.")
+    side = int(state.shape[1] ** 0.5)  # other tokens (class, registers) come before the places
+    return rearrange(state[:, -side * side :], "n (y x) d -> n d y x", y=side)
+
+
+def features_of(name: str) -> ClipNet:
+    """Any video model of transformers (VideoMAE, ...), or an image model, whose frames are averaged.
+
+    Raises:
+        UserError: it cannot be loaded.
+    """
+    with loading(f"features={name}"):
+        model = AutoModel.from_pretrained(name).eval()
+        model = getattr(model, "vision_model", model)
+        prepare = _preparation(name, model)
+    takes = getattr(model.config, "num_frames", getattr(model.config, "frames_per_clip", None))
+
+    def look(video: Tensor) -> Tensor:
+        frames = rearrange(pixels(video), "n c t h w -> n t c h w")
+        if takes is None:
+            seen = model(pixel_values=prepare(frames.flatten(0, 1))).last_hidden_state
+            seen = seen.flatten(2).mean(2) if seen.ndim == 4 else seen.mean(1)
+            return reduce(seen.float(), "(n t) d -> n d", "mean", n=len(video))
+        shown = prepare(spread(frames, takes).flatten(0, 1)).unflatten(0, (len(video), takes))
+        word = "pixel_values_videos" if "vjepa" in model.config.model_type else "pixel_values"
+        return model(**{word: shown}).last_hidden_state.float().mean(1)
+
+    blind = ", frames averaged: blind to time" if takes is None else ""
+    return ClipNet(f"{name} {weights_digest(model)[:8]}{blind}", look)
+
+
+def aligner_of(name: str) -> Aligner:
+    """Any model of transformers with a picture or video tower and a text tower (CLIP, X-CLIP, ...).
+
+    Raises:
+        UserError: it cannot be loaded, or has no such towers.
+    """
+    with loading(f"clip={name}"):
+        model = AutoModel.from_pretrained(name).eval()
+        processor = AutoProcessor.from_pretrained(name)
+        if not (hasattr(model, "get_image_features") or hasattr(model, "get_video_features")):
+            raise ValueError("It compares no videos with texts; CLIP, SigLIP and X-CLIP do.")
+        prepare = _preparation(name, model)
+    watches = hasattr(model, "get_video_features") and hasattr(model, "mit")  # X-CLIP
+
+    @torch.inference_mode()
+    def see(video: Tensor) -> Tensor:
+        frames = rearrange(pixels(video), "n c t h w -> n t c h w")
+        if watches:
+            count = model.config.vision_config.num_frames
+            shown = prepare(spread(frames, count).flatten(0, 1)).unflatten(0, (-1, count))
+            return F.normalize(_vector(model.get_video_features(pixel_values=shown)), dim=-1)[:, None]
+        seen = _vector(model.get_image_features(pixel_values=prepare(frames.flatten(0, 1))))
+        return F.normalize(seen, dim=-1).unflatten(0, (len(video), -1))
+
+    @torch.inference_mode()
+    def read(texts: Sequence[str]) -> Tensor:
+        options = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
+        tokens = processor(text=list(texts), **options)
+        return F.normalize(_vector(model.get_text_features(**tokens)), dim=-1)
+
+    return Aligner(f"{name} {weights_digest(model)[:8]}", see, read)
+
+
+def _vector(output: Any) -> Tensor:
+    """transformers 5 gives an output where 4 gave a tensor."""
+    return (output if isinstance(output, Tensor) else output.pooler_output).float()
+
+
+def spread(frames: Tensor, count: int) -> Tensor:
+    """`count` frames of `n t c h w`, spread from the first to the last."""
+    return frames[:, torch.linspace(0, frames.shape[1] - 1, count).round().long()]
+
+
+def _preparation(name: str, model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Frames `n c h w` in [-1, 1] as a model takes them: its size, mean and spread."""
+    config = AutoConfig.from_pretrained(name)
+    config = getattr(config, "vision_config", config)
+    size = getattr(config, "image_size", getattr(config, "crop_size", None))
+    processor = AutoImageProcessor.from_pretrained(name)
+    mean, std = (
+        rearrange(torch.tensor(values), "c -> c 1 1")
+        for values in (processor.image_mean, processor.image_std)
+    )
+
+    def prepare(frames: Tensor) -> Tensor:
+        if size is not None:
+            wanted = (size, size) if isinstance(size, int) else tuple(size)
+            frames = F.interpolate(frames, wanted, mode="bilinear", antialias=True)
+        return ((frames + 1) / 2 - mean) / std
+
+    return prepare

@@ -1,0 +1,356 @@
+"""Metrics whose answer is known: identity, published formulas, graded damage."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPProcessor,
+    VideoMAEConfig,
+    VideoMAEImageProcessor,
+    VideoMAEModel,
+)
+
+from t2v.errors import UserError
+from t2v.evaluation.alignment import alignment, by_text, hits, relative
+from t2v.evaluation.dynamics import (
+    change,
+    displacement,
+    dynamics,
+    jerk,
+    persistence,
+    sharpness,
+)
+from t2v.evaluation.fidelity import extrapolated, fidelity, frechet, kernel_distance
+from t2v.evaluation.measure import Column, Figure, NotRun, Videos, blurred_copy, still_copy
+from t2v.evaluation.nets import (
+    ClipNet,
+    Nets,
+    aligner_of,
+    features_of,
+    oracle_features,
+    pictures_of,
+    vae_pictures,
+)
+from t2v.evaluation.reconstruction import psnr, reconstruction, seam, seam_time, ssim
+from t2v.world.grammar import Scene, Thing
+from t2v.world.oracle import WorldOracle
+from t2v.world.render import render
+
+THINGS = (
+    Thing(shape="cube", colour="red", size="big", motion="left"),
+    Thing(shape="ball", colour="blue", size="medium", motion="rise"),
+    Thing(shape="star", colour="yellow", size="small", motion="right"),
+)
+
+
+@pytest.fixture(scope="module")
+def real():
+    """Three clips of the world in which something goes somewhere, `3 9 48 64 3`."""
+    scenes = [
+        Scene(things=(thing,), background=place, camera="still")
+        for thing, place in zip(THINGS, ("grass", "snow", "night"), strict=True)
+    ]
+    return torch.stack([render(scene, 9, 48, 64)[0] for scene in scenes])
+
+
+def noisy(video, amount):
+    noise = torch.randn(video.shape, generator=torch.Generator().manual_seed(0))
+    return (video.float() + amount * noise).clamp(0, 255).to(torch.uint8)
+
+
+def blurred(video, amount):
+    return blurred_copy(video, 2 * amount + 1)
+
+
+def jittered(video, amount):
+    steps = torch.randint(-1, 2, (video.shape[1],), generator=torch.Generator().manual_seed(0))
+    frames = [video[:, t].roll(int(steps[t]) * amount, dims=2) for t in range(video.shape[1])]
+    return torch.stack(frames, dim=1)
+
+
+def held(video, amount):
+    """Only every `amount + 1`th frame, each shown as often."""
+    return video[:, torch.arange(video.shape[1]) // (amount + 1) * (amount + 1)]
+
+
+def shuffled(video, amount):
+    """`amount` exchanges of two frames."""
+    order = list(range(video.shape[1]))
+    for first in range(amount):
+        order[2 * first], order[-1 - 2 * first] = order[-1 - 2 * first], order[2 * first]
+    return video[:, order]
+
+
+def tinted(video, amount):
+    shift = torch.tensor([amount, 0, -amount])
+    return (video.int() + shift).clamp(0, 255).to(torch.uint8)
+
+
+def rises(values):
+    return all((after > before).all() for before, after in zip(values, values[1:], strict=False))
+
+
+LADDERS = {
+    noisy: (0, 4, 12, 32),
+    blurred: (0, 1, 2, 4),
+    jittered: (0, 1, 3),
+    held: (0, 1, 3),
+    shuffled: (0, 1, 2),
+    tinted: (0, 5, 15, 40),
+}
+
+
+@pytest.mark.parametrize("damage", LADDERS, ids=lambda each: each.__name__)
+def test_worse_videos_are_further_from_the_real_ones(real, damage):
+    steps = [damage(real, amount) for amount in LADDERS[damage]]
+    assert rises([-psnr(each, real) for each in steps])
+    if damage is not tinted:  # which hardly changes structure
+        assert rises([-ssim(each, real) for each in steps])
+
+
+def test_psnr_and_ssim_are_those_of_scikit_image(real):
+    bad = blurred(noisy(real, 20), 1)
+    for ours, theirs, got_psnr, got_ssim in zip(
+        bad.numpy(), real.numpy(), psnr(bad, real), ssim(bad, real), strict=True
+    ):
+        assert got_psnr == pytest.approx(peak_signal_noise_ratio(theirs, ours), abs=1e-4)
+        wanted = [structural_similarity(a, b, channel_axis=-1) for a, b in zip(theirs, ours)]  # noqa: B905
+        assert got_ssim == pytest.approx(np.mean(wanted), abs=1e-4)
+
+
+def test_reconstruction_is_exact_on_identity_and_looks_inside_things(real, vae):
+    mask = torch.zeros(real.shape[:4], dtype=torch.uint8)
+    mask[:, :, :8, :8] = 255
+    mask[2] = 0
+    bad = real.clone()
+    bad[:, :, :8, :8] = real[:, :, :8, :8] // 2
+    videos = Videos(real, ("a",) * 3, 8, real, mask)
+    nets = Nets(perceptual=vae_pictures(vae))
+    same = reconstruction(videos, nets)
+    values = {name: column.values[:2].tolist() for name, column in same.items()}
+    assert values == {
+        "psnr": [100, 100], "ssim": [1, 1], "seam": [1, 1], "seam_time": [1, 1],
+        "psnr_things": [100, 100], "psnr_backdrop": [100, 100], "perceptual": [0, 0],
+    }  # fmt: skip
+    found = reconstruction(videos.showing(bad), nets)
+    assert (found["psnr_backdrop"].values[:2] == 100).all()
+    assert (found["psnr_things"].values[:2] < found["psnr"].values[:2]).all()
+    assert found["psnr_things"].values[2].isnan()
+    assert found["perceptual"].method.startswith("vae ")
+    assert isinstance(reconstruction(videos, Nets())["perceptual"], NotRun)
+
+
+def test_perceptual_distance_rises_with_damage(real, vae):
+    net = vae_pictures(vae)
+    for damage in (noisy, blurred, tinted):
+        assert rises([net.distance(damage(real, a), real).mean(1) for a in LADDERS[damage]])
+
+
+def test_seams_are_found_where_blocks_and_groups_meet(real):
+    grey = torch.full((2, 9, 32, 48, 3), 100, dtype=torch.uint8)
+    blocks, groups = noisy(grey, 1), noisy(grey, 1)
+    blocks[:, :, :, 8:16] += 10
+    blocks[:, :, :, 24:32] += 10
+    assert (seam(blocks, grey, 8) > 3).all() and (seam(noisy(grey, 5), grey, 8) < 1.2).all()
+    groups[:, 1:5] += 10  # the first frame, then groups of four
+    assert (seam_time(groups, grey, 4) > 3).all() and (seam_time(blocks, grey, 4) < 1.2).all()
+
+
+def test_a_moving_square_moves_as_far_as_it_does():
+    noise = torch.randint(0, 255, (1, 64, 64, 3), generator=torch.Generator().manual_seed(0))
+    for y, x in ((0, 1), (3, -2), (-5, 5)):
+        frames = [noise.roll((t * y, t * x), dims=(1, 2)) for t in range(4)]
+        moved = displacement(torch.stack(frames, dim=1).to(torch.uint8))
+        inner = moved[:, :, 1:-1, 1:-1].reshape(-1, 2)
+        assert inner.mode(0).values.tolist() == [y, x]
+
+
+def test_motion_stands_beside_the_consistency_that_a_still_video_wins(real, vae):
+    nets = Nets(perceptual=vae_pictures(vae))
+    moving, still = (
+        dynamics(Videos(video, ("a",) * 3, 8), nets) for video in (real, still_copy(real))
+    )
+    assert list(moving)[:2] == ["motion", "frozen"]
+    assert (moving["motion"].values > 0.5).all() and (moving["frozen"].values < 0.5).all()
+    assert (still["motion"].values == 0).all() and (still["frozen"].values == 1).all()
+    assert (still["flickering"].values == 1).all() and (still["jerk"].values == 0).all()
+    assert (still["max_running"].values == 0).all()
+    assert torch.allclose(still["background"].values, torch.ones(3), atol=1e-5)
+    assert still["subject"].values.isnan().all()  # nothing moves
+    assert (moving["max_running"].values > 0).all() and (moving["subject"].values < 1).all()
+
+
+def test_motion_falls_with_a_slower_clip_and_does_not_depend_on_the_frame_rate():
+    thing = Thing(shape="cube", colour="red", size="big", motion="left")
+    scene = Scene(things=(thing,), background="snow", camera="still")
+    clips = {n: render(scene, n, 64, 64)[0][None] for n in (9, 17)}  # one motion, n frames
+    motion = {
+        (n, fps): dynamics(Videos(clips[n], ("a",), fps), Nets())["motion"].values.item()
+        for n, fps in ((9, 8), (17, 16), (17, 8))
+    }
+    assert motion[9, 8] == pytest.approx(motion[17, 16], rel=0.25)
+    assert motion[17, 8] == pytest.approx(motion[17, 16] / 2)
+
+
+@pytest.mark.parametrize("damage", [noisy, jittered, shuffled], ids=lambda each: each.__name__)
+def test_unrest_raises_change_and_jerk(real, damage):
+    for measure in (lambda video: change(video).mean(1), jerk):
+        assert rises([measure(damage(real, amount)) for amount in LADDERS[damage]])
+
+
+def test_blur_and_freezing_are_told_by_sharpness_and_frozen_frames(real):
+    assert rises([-sharpness(blurred(real, amount)) for amount in LADDERS[blurred]])
+    frozen = [
+        dynamics(Videos(held(real, amount), ("a",) * 3, 8), Nets())["frozen"].values
+        for amount in LADDERS[held]
+    ]
+    assert rises(frozen)
+
+
+def test_what_changes_is_less_persistent():
+    base = torch.rand(2, 5, 6, 4, 4, generator=torch.Generator().manual_seed(0)) - 0.5
+    base[:] = base[:, :1]
+    other = torch.rand(base.shape, generator=torch.Generator().manual_seed(1)) - 0.5
+    where = torch.ones(2, 32, 32, dtype=torch.bool)
+    steps = [persistence(base + amount * other, where) for amount in (0, 0.2, 0.5, 2)]
+    assert torch.allclose(steps[0], torch.ones(2)) and rises([-each for each in steps])
+
+
+def test_frechet_has_the_closed_form_of_gaussians_and_its_bias_is_told():
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(20_000, 3, generator=generator, dtype=torch.double)
+    b = 2 * torch.randn(20_000, 3, generator=generator, dtype=torch.double)
+    assert frechet(a, b + 1) == pytest.approx(3 * 1 + 3 * (2 - 1) ** 2, abs=0.15)
+    assert frechet(a, a) == pytest.approx(0, abs=1e-9)
+    few, others = a[:64], a[64:128]
+    assert frechet(few, others) > 2 * abs(extrapolated(few, others, generator))
+    estimates = [kernel_distance(*a[i : i + 40].chunk(2))[0] for i in range(0, 20_000, 40)]
+    spread = np.std(estimates) / math.sqrt(len(estimates))
+    assert abs(np.mean(estimates)) < 3 * spread  # unbiased even at 20 clips a side
+    told = np.mean([kernel_distance(*a[i : i + 40].chunk(2))[1] for i in range(0, 4_000, 40)])
+    assert told == pytest.approx(np.std(estimates), rel=0.5)
+
+
+def test_set_distances_rise_with_damage(real):
+    generator = torch.Generator().manual_seed(0)
+    crops = [real[:, :, y : y + 32, x : x + 32] for y in range(0, 16, 4) for x in range(0, 32, 4)]
+    clips = torch.cat(crops)  # 96 of 32 x 32
+    clips = clips[torch.randperm(len(clips), generator=generator)]
+    net = ClipNet("mean and change", _mean_and_change)
+    for damage in (noisy, tinted, jittered):
+        found = [
+            fidelity(damage(clips[:48], amount), clips[48:], net, generator)
+            for amount in LADDERS[damage]
+        ]
+        for name in ("kernel", "frechet"):
+            values = [each[name].value for each in found]
+            assert values == sorted(values), (damage, name)
+    assert "halves of the real clips" in found[0]["frechet"].method
+
+
+def _mean_and_change(video):
+    frames = video.float() / 255
+    moves = (frames[:, 1:] - frames[:, :-1]).abs().mean((1, 2, 3, 4))
+    return torch.cat((frames.mean((1, 2, 3)), moves[:, None]), dim=1)
+
+
+def test_the_judge_is_a_net_of_features_and_few_clips_have_no_frechet_distance(real):
+    net = oracle_features(WorldOracle(width=8).eval())
+    few = real.repeat(3, 1, 1, 1, 1)
+    found = fidelity(few, few, net, torch.Generator().manual_seed(0))
+    assert isinstance(found["kernel"], Figure) and "world oracle" in found["kernel"].method
+    assert "64 features need 128 videos" in found["frechet"].reason
+    with pytest.raises(UserError, match="needs at least 8 videos, there are 3"):
+        fidelity(real, few, net, torch.Generator())
+
+
+@pytest.fixture
+def clip_folder(tokenizer, tmp_path):
+    """A CLIP of random weights that takes 32 x 32."""
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,
+             "num_attention_heads": 2}  # fmt: skip
+    text = {**sizes, "vocab_size": len(tokenizer), "max_position_embeddings": 16,
+            "eos_token_id": 1, "pad_token_id": 0, "bos_token_id": 2}  # fmt: skip
+    vision = {**sizes, "image_size": 32, "patch_size": 8}
+    torch.manual_seed(0)
+    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8))
+    tokenizer.model_max_length = 16
+    pictures = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32)
+    model.save_pretrained(tmp_path / "clip")
+    CLIPProcessor(image_processor=pictures, tokenizer=tokenizer).save_pretrained(tmp_path / "clip")
+    return str(tmp_path / "clip")
+
+
+def test_a_clip_model_measures_alignment_and_a_real_clip_has_rm_one(real, clip_folder):
+    prompts = ("a red box", "a blue ball", "a ball on snow")
+    aligner = aligner_of(clip_folder)
+    videos = Videos(real, prompts, 8, real)
+    found = alignment(videos, Nets(aligners=(aligner,)))
+    frames, text = aligner.see(real), aligner.read(prompts)
+    sim = torch.stack([(frames[i] @ text[i]).mean() for i in range(3)])
+    assert torch.allclose(found["sim"].values, sim, atol=1e-5)
+    assert clip_folder in found["sim"].method
+    positive = sim > 0
+    assert torch.allclose(found["rm"].values[positive], torch.ones(int(positive.sum())))
+    assert (found["sim_weighed"].values >= found["sim"].values - 1e-6).all()
+
+
+def test_rm_falls_as_the_picture_is_damaged_and_retrieval_is_right_by_known_answers():
+    prompts = tuple("abcdef")
+    assert hits(torch.eye(6), prompts, 1).mean() == 1
+    assert hits(torch.zeros(6, 6), prompts, 5).sum() == 0  # ties find nothing
+    assert hits(torch.zeros(6, 6), ("a",) * 6, 1).mean() == 1  # no rivals
+    assert hits(torch.eye(6).roll(1, 0), prompts, 1).sum() == 0
+    score = torch.tensor([[0.1, 0.5], [0.3, 0.3]])
+    weighed = by_text(score)
+    assert score.mean(1)[0] < weighed[0] <= 0.5 and weighed[1] == pytest.approx(0.3)
+    assert relative(torch.tensor([0.2, 0.1]), torch.tensor([0.2, -0.1]))[0] == 1
+    assert relative(torch.tensor([0.2, 0.1]), torch.tensor([0.2, -0.1]))[1].isnan()
+
+
+def test_named_models_of_pictures_and_of_videos_give_features(real, clip_folder, tmp_path):
+    net = pictures_of(clip_folder)
+    assert (net.distance(real, real) == 0).all()
+    assert rises([net.distance(noisy(real, a), real).mean(1) for a in (0, 12, 60)])
+    assert net.maps(real)[-1].shape == (3, 9, 16, 4, 4)
+    assert "blind to time" in features_of(clip_folder).name
+    config = VideoMAEConfig(image_size=32, patch_size=8, num_frames=4, hidden_size=16,
+                            intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)  # fmt: skip
+    VideoMAEModel(config).save_pretrained(tmp_path / "mae")
+    VideoMAEImageProcessor().save_pretrained(tmp_path / "mae")
+    video = features_of(str(tmp_path / "mae"))
+    assert video.features(real).shape == (3, 16) and "blind" not in video.name
+    assert not torch.allclose(video.features(real), video.features(real.flip(1)))
+
+
+@pytest.mark.parametrize("load", [pictures_of, features_of, aligner_of])
+def test_a_model_that_is_not_there_is_named(load, tmp_path):
+    with pytest.raises(UserError, match="cannot be loaded"):
+        load(str(tmp_path / "nothing"))
+
+
+def test_a_model_without_towers_and_sizes_that_differ_are_refused(real, tmp_path):
+    VideoMAEModel(
+        VideoMAEConfig(hidden_size=16, intermediate_size=32, num_hidden_layers=1,
+                       num_attention_heads=2, image_size=32, patch_size=8)
+    ).save_pretrained(tmp_path / "mae")  # fmt: skip
+    VideoMAEImageProcessor().save_pretrained(tmp_path / "mae")
+    with pytest.raises(UserError, match=r"cannot be loaded\. It compares no videos|processor"):
+        aligner_of(str(tmp_path / "mae"))
+    with pytest.raises(UserError, match="3 of 9 frames 48x64, the real clips 3 of 9 frames 48x32"):
+        Videos(real, ("a",) * 3, 8, real[:, :, :, :32])
+    with pytest.raises(UserError, match="at least 3"):
+        dynamics(Videos(real[:, :2], ("a",) * 3, 8), Nets())
+    assert isinstance(alignment(Videos(real, ("a",) * 3, 8), Nets())["sim"], NotRun)
+    assert isinstance(reconstruction(Videos(real, ("a",) * 3, 8), Nets())["psnr"], NotRun)
+
+
+def test_columns_hold_one_value_a_video(real):
+    found = dynamics(Videos(real, ("a",) * 3, 8), Nets())
+    assert all(len(each.values) == 3 for each in found.values() if isinstance(each, Column))

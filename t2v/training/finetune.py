@@ -18,7 +18,7 @@ from t2v.data.order import keyed_generator
 from t2v.errors import UserError
 from t2v.models.diffusion import objective_of
 from t2v.models.folder import model_folder, weights_hash
-from t2v.models.load import loading, refuse_missing
+from t2v.models.load import loading, quiet_bars, refuse_missing
 from t2v.pipeline import T2VPipeline
 from t2v.training.dit import DiTBatch, DiTParts, DiTTask
 from t2v.training.loop import Validation, autocast
@@ -177,6 +177,7 @@ def load_base(model: str, folder: Path) -> T2VPipeline:
     Raises:
         UserError: it is damaged or not one of ours.
     """
+    quiet_bars()
     with loading(f"model={model}"):
         name = T2VPipeline.load_config(folder).get("_class_name")
         if name != T2VPipeline.__name__:

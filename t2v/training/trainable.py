@@ -23,6 +23,8 @@ from t2v.pipeline import T2VPipeline
 
 logger = logging.getLogger(__name__)
 
+NUMBER = re.compile(r"\.\d+\.")
+
 
 def choose_trainable(model: nn.ModuleDict, config: FinetuneConfig) -> None:
     """Freeze all of `transformer` and `text_encoder` but what `config.method` trains; logs counts.
@@ -52,9 +54,8 @@ def choose_trainable(model: nn.ModuleDict, config: FinetuneConfig) -> None:
         *(config.method, counts[0], counts[2], counts[1], counts[3]),
         f" (the rows of {', '.join(config.concept)})" if config.concept else "",
     )
-    logger.info(
-        "trained: %s", ", ".join(dict.fromkeys(re.sub(r"\.\d+\.", ".*.", n) for n in learning))
-    )
+    layers = [re.sub(r"(\.lora_[AB]\.default)?\.(weight|bias)$", "", name) for name in learning]
+    logger.info("trained: %s", ", ".join(dict.fromkeys(NUMBER.sub(".*.", each) for each in layers)))
 
 
 def _chosen(config: FinetuneConfig, transformer: T2VTransformer3DModel) -> Callable[[str], bool]:

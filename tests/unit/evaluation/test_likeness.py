@@ -10,7 +10,7 @@ from t2v.errors import UserError
 from t2v.evaluation.likeness import evaluate, nearest
 from t2v.pipeline import T2VPipeline
 
-CLIPS = ClipsConfig(workers=1, aspects=("3:2",), num_frames=5)
+CLIPS = ClipsConfig(workers=1, aspects=("3:2",), resolution=40, num_frames=5)
 
 
 @pytest.fixture

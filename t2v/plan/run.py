@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -175,12 +175,11 @@ def _variants(target: Target, size: Size) -> Iterator[tuple[str, Target, Size]]:
     kernels = (None,) if isinstance(target, TrainVAEConfig) else ("native", "_native_math")
     for kernel in kernels:
         for checkpointing in (False, True):
-            other: Target = replace(target, gradient_checkpointing=checkpointing)
-            words = f"gradient_checkpointing={str(checkpointing).lower()}"
+            changes: dict[str, Any] = {"gradient_checkpointing": checkpointing}
             if kernel:
-                other = replace(other, attention=kernel)
-                words += f" attention={kernel}"
-            yield words, other, size
+                changes["attention"] = kernel
+            words = " ".join(f"{name}={str(value).lower()}" for name, value in changes.items())
+            yield words, replace(target, **changes), size
 
 
 def _fitting_batch(over: Plan, target: Target) -> int:

@@ -141,7 +141,7 @@ def planned_size(target: Target, asked: dict[str, int | None], tokens: int | Non
         if is_world(target.data):
             clips = {name: read_rows(target.data)[0][name] for name in asked}
         known |= {name: value for name, value in clips.items() if value}
-    sizes = {name: value or known.get(name) for name, value in asked.items()}
+    sizes: dict[str, Any] = {name: value or known.get(name) for name, value in asked.items()}
     if missing := [name for name, value in sizes.items() if not value]:
         raise UserError(
             f"{', '.join(missing)}: neither given nor known from the data. "
@@ -156,14 +156,13 @@ def planned_size(target: Target, asked: dict[str, int | None], tokens: int | Non
 
 
 def _train(task: _PlannedDiT | _PlannedVAE, config: TrainConfig) -> Work:
-    state = start_state(task, config)  # type: ignore[arg-type]  # only what a step asks of a task
+    state = start_state(task, config)
     trained = [p for p in task.model.parameters() if p.requires_grad]
 
     def backward() -> None:
         # around both passes: checkpointing runs the attention again in the second
         with attention_backend(getattr(config, "attention", "native")):
-            loss, _ = task.loss(task.fixed_batch(), torch.Generator().manual_seed(0))
-            (loss / config.accumulate).backward()
+            (task.fixed_loss() / config.accumulate).backward()
 
     def update() -> None:
         nn.utils.clip_grad_norm_(trained, config.optim.clip_norm)
@@ -175,7 +174,7 @@ def _train(task: _PlannedDiT | _PlannedVAE, config: TrainConfig) -> Work:
         Stage(UPDATE, update, config.steps),
     ]
     parts = dict(task.parts)
-    if task.vae is not None:
+    if isinstance(task, _PlannedDiT) and task.vae is not None:
         parts["vae"] = task.vae
         stages.append(Stage("encode a clip", task.encode, 0))
     return Work(parts, stages, task.latents(), state, task.absent)
@@ -185,7 +184,8 @@ class _PlannedVAE(VAETask):
     """`VAETask` without its data: black clips."""
 
     def __init__(self, config: TrainVAEConfig, size: Size) -> None:
-        self.config, self.size, self.absent, self.vae = config, size, [], None
+        self.config, self.size = config, size
+        self.absent: list[str] = []
         self.model = AutoencoderKLT2V(**asdict(config.model))
         if config.model.linear_shortcut:
             self.model.encoder.shortcut.requires_grad_(False)
@@ -197,17 +197,19 @@ class _PlannedVAE(VAETask):
     def latents(self) -> int:
         return 0  # none is kept
 
-    def fixed_batch(self) -> VAEBatch:
+    def fixed_loss(self) -> Tensor:
         video = black(self.size, self.config.device)
         self.model.check_video(video)
-        return VAEBatch(video, torch.zeros_like(video[:, :1]))
+        batch = VAEBatch(video, torch.zeros_like(video[:, :1]))
+        return self.loss(batch, torch.Generator().manual_seed(0))[0]
 
 
 class _PlannedDiT(DiTTask):
     """`DiTTask` without its data: latents of zeros, captions of equal length."""
 
     def __init__(self, config: TrainDiTConfig, size: Size) -> None:
-        self.config, self.size, self.absent = config, size, []
+        self.config, self.size = config, size
+        self.absent: list[str] = []
         self.vae = self._vae()
         text_encoder: nn.Module = _Embeddings(config.model.text_dim)
         folder = Path(config.text) / "text_encoder"
@@ -229,12 +231,13 @@ class _PlannedDiT(DiTTask):
         self.absent.append(f"the VAE: {folder} holds none; 4 x 8 x 8 is assumed")
         return None
 
-    def fixed_batch(self) -> DiTBatch:
+    def fixed_loss(self) -> Tensor:
         size, device = self.size, self.config.device
         latents = torch.zeros(self._latent_shape(), device=device)
         tokens = torch.zeros(size.batch, size.tokens, dtype=torch.long, device=device)
         lengths = torch.full((size.batch,), size.tokens, device=device)
-        return DiTBatch(latents, tokens, lengths)
+        batch = DiTBatch(latents, tokens, lengths)
+        return self.loss(batch, torch.Generator().manual_seed(0))[0]
 
     def latents(self) -> int:
         return 2 * prod(self._latent_shape()[1:])
@@ -310,7 +313,7 @@ def _sample(config: SampleConfig, size: Size) -> Work:
             "transformer": transformer,
             "vae": _diffusers_part(folder / "vae"),
         }
-    pipeline = T2VPipeline(tokenizer=None, scheduler=None, **parts)  # type: ignore[arg-type]
+    pipeline = T2VPipeline(tokenizer=None, scheduler=None, **parts)
     guidance = Guidance(transformer)
     scale = index["guidance_scale"] if config.guidance_scale is None else config.guidance_scale
     steps = config.num_inference_steps or index["num_inference_steps"]

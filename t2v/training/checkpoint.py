@@ -41,10 +41,7 @@ def save_checkpoint(
         _sync(output)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise UserError(
-            f"{final} could not be written: {error}. Last complete checkpoint: "
-            f"{newest_checkpoint(output) or 'none'}. Make room, then run the same command to go on."
-        ) from error
+        raise not_written(final, output, error) from error
     for old in _complete(output)[: -max(1, keep)]:
         # renamed first: a kill in the middle must not leave half a checkpoint under its name
         shutil.rmtree(old.rename(output / f".{old.name}.partial"))
@@ -55,6 +52,14 @@ def newest_checkpoint(output: str | Path) -> Path | None:
     """The complete checkpoint with the most steps, or None."""
     found = _complete(Path(output))
     return found[-1] if found else None
+
+
+def not_written(path: Path, output: Path, error: Exception) -> UserError:
+    """What to say when the disk refused `path`, a file of the run in `output`."""
+    return UserError(
+        f"{path} could not be written: {error}. Last complete checkpoint: "
+        f"{newest_checkpoint(output) or 'none'}. Make room, then run the same command to go on."
+    )
 
 
 def verify_checkpoint(folder: Path) -> None:

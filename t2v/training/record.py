@@ -7,6 +7,8 @@ import logging
 import math
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +22,7 @@ from tqdm import tqdm
 from t2v.config import TrainConfig
 from t2v.distributed import rank
 from t2v.settings import save_config
+from t2v.training.checkpoint import not_written
 from t2v.training.loop import StepMetrics, Validation
 from t2v.training.verdict import verdict
 
@@ -56,13 +59,23 @@ class Record:
 
     def __exit__(self, *error: object) -> None:
         if self.writes:
-            self.log.close()
             self.progress.close()
+            with suppress(OSError):  # what the disk refused was told by `add`
+                self.log.close()
             if self.board is not None:
-                self.board.close()
+                with suppress(OSError):
+                    self.board.close()
 
     def judge(self, step: int, validation: Validation) -> dict[str, Any]:
-        """Keep a validation; gives its figures, those from before any step, and the verdict."""
+        """Keep a validation; gives its figures, those from before any step, and the verdict.
+
+        Raises:
+            UserError: the disk refused, as in `add`.
+        """
+        with self._writing(VALIDATIONS):
+            return self._judge(step, validation)
+
+    def _judge(self, step: int, validation: Validation) -> dict[str, Any]:
         (self.output / "sheets").mkdir(exist_ok=True)
         validation.sheet.save(self.output / "sheets" / f"{step:06d}.png")
         if self.board is not None:
@@ -82,20 +95,35 @@ class Record:
         return told
 
     def add(self, metrics: StepMetrics, validated: dict[str, Any]) -> None:
-        """Write the line of a step, with what `judge` gave at this step or nothing."""
+        """Write the line of a step, with what `judge` gave at this step or nothing.
+
+        Raises:
+            UserError: the disk refused; the last checkpoint is named.
+        """
         if not self.writes:
             return
         record = asdict(metrics)
         record |= record.pop("extra") | validated
-        self.log.write(json.dumps(record) + "\n")
-        self.log.flush()
+        with self._writing(METRICS):
+            self.log.write(json.dumps(record) + "\n")
+            self.log.flush()
+            self._show(metrics.step, record)
         self.progress.advance(metrics, record)
+
+    def _show(self, step: int, record: dict[str, Any]) -> None:
         if self.board is not None:
             for name, value in record.items():
                 if isinstance(value, str):
-                    self.board.add_text(name, value, metrics.step)
+                    self.board.add_text(name, value, step)
                 elif name != "step":
-                    self.board.add_scalar(name, value, metrics.step)
+                    self.board.add_scalar(name, value, step)
+
+    @contextmanager
+    def _writing(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise not_written(self.output / name, self.output, error) from error
 
 
 def _tensors(losses: dict[str, list[float]]) -> dict[str, Tensor]:

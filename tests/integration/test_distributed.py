@@ -4,6 +4,8 @@ import json
 import multiprocessing
 import os
 import socket
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from safetensors.torch import load_file
 
 from t2v.distributed import world_size
 from t2v.errors import UserError
+from t2v.settings import save_config
 from t2v.training.checkpoint import newest_checkpoint
 from t2v.training.dit import train_dit
 from t2v.training.vae import train_vae
@@ -110,3 +113,30 @@ def test_a_launcher_that_says_too_little_is_refused(vae_config, monkeypatch):
     assert world_size() == 2
     with pytest.raises(UserError, match=r"MASTER_ADDR, MASTER_PORT is not set\. Start several"):
         train_vae(vae_config)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        ["torch.distributed.run", "--nproc-per-node=2", "--master-port=0"],
+        ["accelerate.commands.launch", "--cpu", "--num_processes=2", "--main_process_port=0"],
+    ],
+    ids=["torchrun", "accelerate"],
+)
+def test_the_launchers_start_a_training(launcher, vae_config, tmp_path):
+    config = replace(vae_config, parallel="fsdp")
+    save_config(config, tmp_path / "config.yaml")
+    door = Path(__file__).parents[2] / "train" / "vae.py"
+    command = [
+        sys.executable,
+        "-m",
+        *launcher,
+        str(door),
+        "--config",
+        str(tmp_path / "config.yaml"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+    assert [line["step"] for line in metrics_of(config)] == [1, 2, 3, 4]
+    assert newest_checkpoint(config.output).name == "checkpoint-000004"

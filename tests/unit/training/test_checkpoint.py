@@ -1,8 +1,12 @@
 """A checkpoint folder is whole, or it does not count."""
 
 import errno
+import resource
+from contextlib import contextmanager
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from t2v.errors import UserError
 from t2v.training.checkpoint import newest_checkpoint, save_checkpoint, verify_checkpoint
@@ -70,6 +74,30 @@ def test_a_full_disk_names_the_last_good_checkpoint(tmp_path):
     with pytest.raises(UserError, match=r"No space left.*checkpoint-000005.*Make room"):
         save_checkpoint(tmp_path, 10, fill, keep=2)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-000005"]
+
+
+@contextmanager
+def files_up_to(size):
+    """No file may grow beyond `size` bytes, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_disk_that_really_refuses_leaves_the_last_good_checkpoint(tmp_path):
+    def weights(folder):
+        save_file({"weight": torch.zeros(100_000)}, folder / "weights.safetensors")
+
+    save_checkpoint(tmp_path, 5, weights, keep=2)
+    refused = pytest.raises(UserError, match=r"checkpoint-000010 could not.*checkpoint-000005")
+    with files_up_to(50_000), refused:
+        save_checkpoint(tmp_path, 10, weights, keep=2)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-000005"]
+    verify_checkpoint(newest_checkpoint(tmp_path))
+    assert save_checkpoint(tmp_path, 10, weights, keep=2).is_dir()
 
 
 @pytest.mark.parametrize("damage", ["changed", "missing"])

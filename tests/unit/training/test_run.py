@@ -1,6 +1,7 @@
 """The loop and its driver on the smallest real task: a line through points."""
 
 import json
+import resource
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -284,3 +285,21 @@ def test_every_batch_of_a_step_has_noise_of_its_own(config):
 def test_recomputing_activations_is_refused_where_no_part_can(config):
     with pytest.raises(UserError, match="gradient_checkpointing=true: line cannot"):
         run(LineTask(), replace(config, gradient_checkpointing=True))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # tensorboard's
+def test_metrics_that_cannot_be_written_stop_the_run_and_name_the_last_checkpoint(config, tmp_path):
+    whole = run(LineTask(), config)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(step):
+        if step == 4:  # no file may grow, as on a full disk
+            resource.setrlimit(resource.RLIMIT_FSIZE, (64, limits[1]))
+
+    other = replace(config, output=str(tmp_path / "other"))
+    try:
+        with pytest.raises(UserError, match=r"metrics\.jsonl could not.*checkpoint-000003"):
+            run(LineTask(at=fill), other)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert_same_run(whole, run(LineTask(), other))

@@ -103,25 +103,32 @@ def _prompts_in(file: Path) -> list[str]:
     raise UserError(f"--prompt-file {file}: holds no prompt. Write one a line.")
 
 
+def _print_once(path: Path) -> None:
+    from t2v.distributed import rank
+
+    if rank() == 0:
+        print(path)
+
+
 def _train(args: argparse.Namespace, overrides: list[str]) -> None:
     config = load_config(TrainDiTConfig, args.config, overrides)
     from t2v.training.dit import train_dit
 
-    print(train_dit(config))
+    _print_once(train_dit(config))
 
 
 def _finetune(args: argparse.Namespace, overrides: list[str]) -> None:
     config = load_config(FinetuneConfig, args.config, overrides)
     from t2v.training.finetune import finetune
 
-    print(finetune(config))
+    _print_once(finetune(config))
 
 
 def _train_vae(args: argparse.Namespace, overrides: list[str]) -> None:
     config = load_config(TrainVAEConfig, args.config, overrides)
     from t2v.training.vae import train_vae
 
-    print(train_vae(config))
+    _print_once(train_vae(config))
 
 
 def _world(args: argparse.Namespace, overrides: list[str]) -> None:

@@ -22,7 +22,7 @@ class Bucket(NamedTuple):
 
 
 class Unfit(Exception):
-    """A clip that cannot be used as asked, with the reason in words."""
+    """A clip that cannot be used as asked: `kind: detail`, the kind being what is counted."""
 
 
 def bucket_sizes(
@@ -92,8 +92,8 @@ def fit_size(
     zoom = max(size[0] / height, size[1] / width)
     if zoom > max_upscale:
         raise Unfit(
-            f"{width}x{height} would be enlarged {zoom:.2f} times for {size[1]}x{size[0]}, "
-            f"max_upscale is {max_upscale}"
+            f"too small: {width}x{height} would be enlarged {zoom:.2f} times for "
+            f"{size[1]}x{size[0]}, max_upscale is {max_upscale}"
         )
     return size
 
@@ -106,7 +106,9 @@ def fit_length(available: int, lengths: Sequence[int]) -> int:
     """
     if fitting := [length for length in lengths if length <= available]:
         return max(fitting)
-    raise Unfit(f"{available} frames at the model's rate, the shortest bucket has {min(lengths)}")
+    if not lengths:
+        raise Unfit("too long: a video, and only images are asked for")
+    raise Unfit(f"too short: {available} frames at the model's rate, {min(lengths)} are needed")
 
 
 def _apart(one: tuple[int, int], other: tuple[int, int]) -> float:

@@ -218,10 +218,10 @@ def with_captions(
         counts = {text: count_tokens(tokenizer, text) for text in prepared.texts[number]}
         texts.append(tuple(text for text, count in counts.items() if count <= max_length))
         if not counts and not clip.dropped:
-            reasons[number] = 'it has no caption; give one in "caption" or in a .txt beside it'
+            reasons[number] = 'no caption: give one in "caption", or in a .txt beside it'
         elif not texts[-1] and not clip.dropped:
             least = min(counts.values())
-            reasons[number] = f"its caption has {least} tokens, {max_length} fit the model"
+            reasons[number] = f"long caption: {least} tokens, {max_length} fit the model"
     return replace(prepared, texts=texts).without(reasons)
 
 

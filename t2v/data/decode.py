@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from t2v.config import ClipsConfig
 from t2v.data.buckets import Unfit, fit_length, fit_size
 from t2v.errors import UserError
-from t2v.footage import Probe, iter_frames, probe
+from t2v.footage import Probe, Unreadable, iter_frames, probe
 from t2v.manifest import IMAGE_SUFFIXES, Clip
 from t2v.workers import Failure, work
 
@@ -59,7 +59,7 @@ def read_clip(clip: Clip, transform: Transform) -> np.ndarray:
         return _read_image(clip, transform)
     film = probe(path)
     if film.hdr:
-        raise Unfit(f"HDR ({film.hdr}) would come out with wrong colours")
+        raise Unfit(f"HDR: {film.hdr} would come out with wrong colours")
     crop = _crop(clip)
     width, height = crop[2:] if crop else (film.width, film.height)
     size = fit_size(height, width, transform.sizes, transform.max_upscale)
@@ -68,7 +68,7 @@ def read_clip(clip: Clip, transform: Transform) -> np.ndarray:
     frames = iter_frames(path, clip.start, clip.end, fps=rate, size=size, crop=crop)
     video = [frame for _, frame in islice(frames, wanted)]
     if not video:
-        raise Unfit(f"no frame is shown from {clip.start:g} s on")
+        raise Unfit(f"empty: no frame is shown from {clip.start:g} s on")
     if still:
         return video[0][None]
     return np.stack(video[: fit_length(len(video), transform.lengths)])
@@ -90,7 +90,8 @@ def read_clips(
         memory_gb=config.gigabytes_per_worker,
     )
     for number, result in results:
-        yield number, result.reason if isinstance(result, Failure) else result
+        failed = isinstance(result, Failure)
+        yield number, f"{result.kind}: {result.reason}" if failed else result
 
 
 def file_hashes(paths: Iterator[str], threads: int) -> dict[str, str]:
@@ -113,7 +114,11 @@ def _hash(path: str) -> str | None:
 def _verdict(clip: Clip, transform: Transform) -> np.ndarray | str:
     try:
         return read_clip(clip, transform)
-    except (Unfit, UserError) as error:
+    except Unreadable as error:
+        return f"{error.verdict}: {error.detail}"
+    except UserError as error:
+        return f"unreadable: {error}"
+    except Unfit as error:
         return str(error)
 
 
@@ -121,13 +126,15 @@ def _sampling(clip: Clip, film: Probe, transform: Transform) -> tuple[float, int
     """The rate to read a video at, and how many frames of it."""
     seconds = min(clip.end or film.duration, film.duration) - clip.start
     if seconds <= 0:
-        raise Unfit(f"the clip starts at {clip.start:g} s and the file ends at {film.duration:g} s")
+        raise Unfit(
+            f"empty: it starts at {clip.start:g} s and the file ends at {film.duration:g} s"
+        )
     if transform.sampling == "sparse":
         wanted = fit_length(int(seconds * film.fps + 0.01), transform.lengths)
         return wanted / seconds, wanted
     if transform.fps > film.fps * transform.max_repeat:
         raise Unfit(
-            f"{film.fps:.3g} frames/s are too few for {transform.fps:g}, "
+            f"too slow: {film.fps:.3g} frames/s are too few for {transform.fps:g}, "
             f"max_repeat is {transform.max_repeat:g}"
         )
     return transform.fps, fit_length(int(seconds * transform.fps + 0.01), transform.lengths)
@@ -144,7 +151,7 @@ def _read_image(clip: Clip, transform: Transform) -> np.ndarray:
         with Image.open(clip.path) as file:
             image = ImageOps.exif_transpose(file).convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise Unfit(f"not an image that can be read ({error})") from error
+        raise Unfit(f"not an image: {error}") from error
     if crop := _crop(clip):
         left, top, width, height = crop
         image = image.crop((left, top, left + width, top + height))

@@ -23,6 +23,7 @@ from t2v.manifest import Clip, read_manifest
 
 logger = logging.getLogger(__name__)
 
+WARNINGS = 10  # at most; the ledger has all
 DROPPED_BY = "data"  # what a clip that cannot be used is said to be dropped by
 
 
@@ -78,7 +79,11 @@ class Prepared:
         ]
         paired = zip(self.items, self.keys, strict=True)
         left = [(item, key) for item, key in paired if item.clip not in reasons]
-        write_ledger(self.cache.folder / "ledger.jsonl", clips)
+        _write_ledger(self.cache.folder / "ledger.jsonl", clips)
+        for number, reason in list(reasons.items())[:WARNINGS]:
+            logger.warning("left out: %s: %s", clips[number].path, reason)
+        if len(reasons) > WARNINGS:
+            logger.warning("left out: %d more, see ledger.jsonl", len(reasons) - WARNINGS)
         if all(clip.dropped for clip in clips):
             raise UserError(_nothing_left(clips))
         return replace(
@@ -99,37 +104,38 @@ def prepare(data: str, config: ClipsConfig, encoder: Encoder, cache: Path) -> Pr
     _require(data, config)
     clips = read_manifest(data)
     transforms = _transforms(config, encoder)
+    failed: dict[int, str] = {}
     sees_images = any(stage.image_ratio for stage in config.all_stages())
     with Cache(cache) as kept:
-        clips = _identified(clips, config)
+        clips, reasons = _identified(clips, config)
         keys = {
             resolution: [_key(clip, transform, encoder) for clip in clips]
             for resolution, transform in transforms.items()
         }
-        reasons: dict[int, str] = {}
         for resolution, transform in transforms.items():
             missing = {
                 number: key
                 for number, (clip, key) in enumerate(zip(clips, keys[resolution], strict=True))
-                if not clip.dropped and key not in kept
+                if not clip.dropped and number not in reasons and key not in kept
             }
-            reasons |= _fill(clips, missing, transform, config, encoder, kept)
-    items, item_keys, failed = [], [], {}
+            failed |= _fill(clips, missing, transform, config, encoder, kept)
+    items, item_keys = [], []
     for number, clip in enumerate(clips):
-        found = [r for r in transforms if not clip.dropped and keys[r][number] in kept]
+        usable = not clip.dropped and number not in reasons
+        found = [r for r in transforms if usable and keys[r][number] in kept]
         buckets = [encoder.bucket(kept.shape(keys[r][number])) for r in found]
         if buckets and not sees_images and all(bucket.num_frames == 1 for bucket in buckets):
-            reasons[number], found = "one frame only, and image_ratio=0 sees no images", []
-        if not clip.dropped and not found:
-            failed[number] = reasons[number]
+            failed[number], found = "image: one frame, and image_ratio=0 sees no images", []
+        if usable and not found:
+            reasons[number] = failed[number]
         for resolution, bucket in zip(found, buckets, strict=False):
             items.append(Item(number, resolution, bucket))
             item_keys.append(keys[resolution][number])
     texts = [clip.texts() for clip in clips]
-    return Prepared(clips, texts, items, item_keys, kept).without(failed)
+    return Prepared(clips, texts, items, item_keys, kept).without(reasons)
 
 
-def write_ledger(path: Path, clips: Sequence[Clip]) -> None:
+def _write_ledger(path: Path, clips: Sequence[Clip]) -> None:
     """One line for each clip that was given and cannot be used: path, start, end, reason."""
     path.parent.mkdir(parents=True, exist_ok=True)
     names = ("path", "start", "end", "dropped", "reason")
@@ -137,19 +143,19 @@ def write_ledger(path: Path, clips: Sequence[Clip]) -> None:
     partial = path.with_suffix(".partial")
     partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     partial.replace(path)
-    ours = [row for row in rows if row["dropped"] == DROPPED_BY]
-    for row in ours[:10]:
-        logger.warning("left out: %s: %s", row["path"], row["reason"])
-    if len(ours) > 10:
-        logger.warning("left out: %d more clips, see %s", len(ours) - 10, path)
+
+
+def count_reasons(clips: Sequence[Clip]) -> dict[str, int]:
+    """How many clips were dropped by whom and for what kind of reason, the commonest first."""
+    kinds = (f"{clip.dropped}: {clip.reason.split(':')[0]}" for clip in clips if clip.dropped)
+    return dict(Counter(kinds).most_common())
 
 
 def _nothing_left(clips: Sequence[Clip]) -> str:
-    counted = Counter(f"{clip.dropped}: {clip.reason}" for clip in clips)
-    most = "; ".join(f"{count} x {reason}" for reason, count in counted.most_common(5))
+    counted = "; ".join(f"{count} x {kind}" for kind, count in count_reasons(clips).items())
     return (
-        f"None of the {len(clips)} clips can be used. {most}"
-        f"{'; and more' if len(counted) > 5 else ''}. Mend the clips or the settings clips.*."
+        f"None of the {len(clips)} clips can be used ({counted}). The first: {clips[0].reason}. "
+        "Mend the clips, or the settings clips.*."
     )
 
 
@@ -178,24 +184,22 @@ def _transforms(config: ClipsConfig, encoder: Encoder) -> dict[int, Transform]:
     return transforms
 
 
-def _identified(clips: list[Clip], config: ClipsConfig) -> list[Clip]:
-    """The clips with the hash of their files; one whose file is another than stated is dropped.
+def _identified(clips: list[Clip], config: ClipsConfig) -> tuple[list[Clip], dict[int, str]]:
+    """The clips with the hashes of their files, and why some have none, by number.
 
     A file that is gone keeps the hash its manifest states: its latents may still be there.
     """
     hashes = file_hashes((clip.path for clip in clips if not clip.dropped), config.workers)
 
-    def identified(clip: Clip) -> Clip:
+    identified, reasons = [], {}
+    for number, clip in enumerate(clips):
         found = hashes.get(clip.path)
-        if clip.dropped or (found is None and clip.sha256):
-            return clip
-        if found is None:
-            return clip.drop(DROPPED_BY, "the file is not there, or may not be read")
-        if clip.sha256 and clip.sha256 != found:
-            return clip.drop(DROPPED_BY, "the file is not the one of the manifest (sha256)")
-        return replace(clip, sha256=found)
-
-    return [identified(clip) for clip in clips]
+        if clip.sha256 and found and clip.sha256 != found:
+            reasons[number] = "another file: its sha256 is not the one of the manifest"
+        elif not (clip.dropped or found or clip.sha256):
+            reasons[number] = "no file: it is not there, or may not be read"
+        identified.append(replace(clip, sha256=found or clip.sha256))
+    return identified, reasons
 
 
 def _key(clip: Clip, transform: Transform, encoder: Encoder) -> str:
@@ -226,7 +230,7 @@ def _fill(
             elif (
                 tensor := encoder.run(frames)
             ).is_floating_point() and not tensor.isfinite().all():
-                reasons[number] = "its latents are not finite; precision=fp32 may help"
+                reasons[number] = "not finite: its latents are no numbers; precision=fp32 may help"
             else:
                 cache.add(missing[number], tensor)
             bar.update()

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from t2v.config import ClipsConfig, EncodeConfig
 from t2v.data.dataset import VAE, filled, is_world, latents_encoder, with_captions
-from t2v.data.prepare import Prepared, prepare
+from t2v.data.prepare import Prepared, count_reasons, prepare
 from t2v.errors import UserError
 from t2v.manifest import MANIFEST, write_manifest
 from t2v.models.folder import model_folder
@@ -73,8 +73,6 @@ def encode(config: EncodeConfig) -> Path:
 
 def summary(prepared: Prepared, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """Counts of clips, buckets, token lengths and reasons; `in` is `kept` plus `dropped`."""
-    dropped = [clip for clip in prepared.clips if clip.dropped]
-    reasons = Counter(f"{clip.dropped}: {clip.reason}" for clip in dropped)
     buckets = Counter(
         f"{item.bucket.num_frames} x {item.bucket.height} x {item.bucket.width}"
         for item in prepared.items
@@ -85,8 +83,8 @@ def summary(prepared: Prepared, tokenizer: PreTrainedTokenizerBase) -> dict[str,
     return {
         "in": len(prepared.clips),
         "kept": len(kept),
-        "dropped": len(dropped),
-        "reasons": dict(reasons.most_common()),
+        "dropped": len(prepared.clips) - len(kept),
+        "dropped by": count_reasons(prepared.clips),
         "buckets (frames x height x width)": dict(buckets.most_common()),
         "captions": len(counts),
         "tokens of a caption": {

@@ -106,7 +106,7 @@ def test_encode_reports_every_clip_and_training_takes_what_it_made(
     assert report["in"] == len(rows) == 19
     assert report["kept"] + report["dropped"] == report["in"]
     assert report["dropped"] == sum(bool(row["dropped"]) for row in rows)
-    assert report["dropped"] == sum(report["reasons"].values())
+    assert report["dropped"] == sum(report["dropped by"].values())
     assert sum(report["buckets (frames x height x width)"].values()) == report["kept"] == 6
     assert sum(report["tokens of a caption"].values()) == report["captions"] == 6
     with Image.open(output / "sheet.png") as sheet:

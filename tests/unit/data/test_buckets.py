@@ -49,7 +49,7 @@ def test_footage_goes_to_the_nearest_shape_and_is_never_blown_up():
     with pytest.raises(Unfit, match=r"200x200 would be enlarged 1\.28 times for 256x256"):
         fit_size(200, 200, sizes, 1.25)
     assert fit_length(16, (17, 9, 5)) == 9
-    with pytest.raises(Unfit, match=r"4 frames .* shortest bucket has 5"):
+    with pytest.raises(Unfit, match=r"too short: 4 frames .* 5 are needed"):
         fit_length(4, (17, 9, 5))
 
 

@@ -271,7 +271,7 @@ def awkward(media: Path) -> Path:
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def scene() -> Callable[..., np.ndarray]:
     """Makes film, `t h w c` uint8: a textured place, a camera, a ball, grain; all by `seed`."""
     return _scene

@@ -188,7 +188,7 @@ class _Pass:
             end = max(self.told.duration, start + 1e-3)
             self.found.clips.append(_named(_failed(replace(rest, end=round(end, 6)), damage)))
         elif not self.found.clips:
-            nothing = "nothing but transitions" if self.times else "no frame decodes"
+            nothing = "nothing but transitions and plain pictures" if self.times else "no frame decodes"
             self.found.clips.append(_named(self.blank.drop("scenes", nothing)))
 
     def _judge(self, start: int, end: int) -> None:

@@ -82,10 +82,9 @@ def _copied(clip: Clip, path: Path) -> bool:
             return False
         with av.open(path, "w", format="mp4", options={"movflags": "+faststart"}) as file:
             target = file.add_stream_from_template(stream)
-            begin = packets[0].dts if packets[0].dts is not None else first
             for packet in packets:
                 packet.pts -= first
-                packet.dts = None if packet.dts is None else packet.dts - begin
+                packet.dts = None if packet.dts is None else packet.dts - first
                 packet.stream = target
                 file.mux(packet)
     return True

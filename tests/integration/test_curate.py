@@ -19,26 +19,28 @@ import pytest
 from t2v.cli import main
 from t2v.config import CurateConfig
 from t2v.curation.run import curate
+from t2v.curation.stages import STAGES
 from t2v.footage import probe, read_frames
 from t2v.manifest import read_manifest
 from t2v.video import write_video
 
 ROOT = Path(__file__).parents[2]
-SKIP = ("caption", "topics", "balance")  # what is tested elsewhere
+OTHERS = ("caption", "topics", "balance")  # what is tested elsewhere
+SKIP = tuple(stage.name for stage in STAGES if stage.name in OTHERS)
 SETTINGS = ["scenes.min_seconds=0.5", "quality.min_sharpness=0", f"skip=[{','.join(SKIP)}]"]
 
 
-@pytest.fixture
-def footage(tmp_path, scene) -> Path:
+@pytest.fixture(scope="module")
+def footage(tmp_path_factory, scene) -> Path:
     """Names that a shell would trip over, a cut, a copy, a frozen film, damage, and a table."""
-    folder = tmp_path / "foot age"
+    folder = tmp_path_factory.mktemp("given") / "foot age"
     (folder / "sub 'dir'").mkdir(parents=True)
     films = {
         'a "quoted" $(touch owned).mp4': scene(1, 36, pan=2),
         "sub 'dir'/ünïcode; rm.mp4": np.concatenate([scene(2, 30, pan=1), scene(3, 30, pan=3)]),
-        "zcopy.mp4": scene(1, 36, pan=2)[:, :, ::-1],
+        "zcopy.mp4": scene(1, 30, pan=2)[:, :, ::-1],
         "frozen.mp4": np.repeat(scene(4, 1), 36, axis=0),
-        "black.mp4": np.zeros((36, 144, 256, 3), np.uint8),
+        "black.mp4": np.zeros((60, 144, 256, 3), np.uint8),
     }
     for name, film in films.items():
         write_video(folder / name, np.ascontiguousarray(film), 24)
@@ -93,7 +95,7 @@ def test_every_file_gets_its_verdict_and_the_counts_add_up(footage, tmp_path, ca
     stats = json.loads((output / "stats.json").read_text())
     assert stats["clips"] == stats["kept"] + stats["dropped"] + stats["failed"] == 9
     assert {path: path.stat().st_mtime_ns for path in footage.rglob("*")} == before
-    assert not list(tmp_path.rglob("owned"))
+    assert not list(tmp_path.rglob("owned")) and not Path("owned").exists()
     kept = [clip for clip in read_manifest(output) if not clip.dropped]
     for clip in kept:
         assert len(read_frames(clip.path, clip.start, clip.end)) == clip.num_frames
@@ -108,7 +110,7 @@ def test_a_run_that_is_killed_goes_on_and_ends_with_the_same_bytes(footage, tmp_
     while len(list((broken / "work").glob("*.json"))) < 3 and time.monotonic() < deadline:
         time.sleep(0.02)
     process.kill()
-    process.wait()
+    process.communicate()
     done = {path: path.stat().st_mtime_ns for path in (broken / "work").glob("*.json")}
     assert 3 <= len(done) < 8
     assert not (broken / "manifest.jsonl").exists()
@@ -122,16 +124,15 @@ def test_a_run_that_is_killed_goes_on_and_ends_with_the_same_bytes(footage, tmp_
 def test_killed_at_twenty_random_instants_it_ends_with_the_same_bytes(footage, tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     began = time.monotonic()
-    run = start(command(footage, whole))
-    assert run.wait() == 0
+    finished(command(footage, whole))
     took = time.monotonic() - began
     chance = random.Random(0)
     for _ in range(20):
         process = start(command(footage, broken))
         time.sleep(chance.uniform(0.3, 1.0) * took)
         process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert start(command(footage, broken)).wait() == 0
+        process.communicate()
+    finished(command(footage, broken))
     same = [(folder / "manifest.jsonl").read_bytes() for folder in (whole, broken)]
     assert same[0] == same[1]
 
@@ -140,6 +141,12 @@ def start(words: list[str], **options) -> subprocess.Popen:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "env": environment}
     return subprocess.Popen([sys.executable, "-m", "t2v", *words], **quiet, **options)
+
+
+def finished(words: list[str]) -> None:
+    process = start(words)
+    told = process.communicate()[1].decode()
+    assert process.returncode == 0, told
 
 
 def test_a_full_disk_is_told_and_nothing_done_is_lost(footage, tmp_path):
@@ -194,9 +201,7 @@ def test_settings_that_cannot_be_are_refused(footage, tmp_path, capsys):
 def test_ray_gives_the_same_manifest(footage, tmp_path):
     pytest.importorskip("ray")
     assert main(command(footage, tmp_path / "local")) == 0
-    process = start(command(footage, tmp_path / "ray", "--engine", "ray"))
-    words = process.communicate()[1].decode()
-    assert process.returncode == 0, words
+    finished(command(footage, tmp_path / "ray", "--engine", "ray"))
     same = [(tmp_path / each / "manifest.jsonl").read_bytes() for each in ("local", "ray")]
     assert same[0] == same[1]
 

@@ -126,14 +126,6 @@ def test_flop_are_those_torch_counts_on_the_real_step(training, vae_training):
             assert traced_.flop == count_flop(real.run), real.name
 
 
-def test_flop_of_sampling_are_those_torch_counts(training):
-    target = SampleConfig(model=training.vae, device="cpu", guidance_scale=4.0)
-    planned = estimate(target, replace(SIZE, batch=1), UNKNOWN)
-    work = build(target, replace(SIZE, batch=1))
-    for traced_, real in zip(planned.stages, work.stages, strict=True):
-        assert traced_.flop == count_flop(real.run), real.name
-
-
 def test_checkpointing_and_flash_attention_take_less(training):
     size = replace(SIZE, frames=17, height=64, width=64)
     rises = {}

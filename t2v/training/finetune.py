@@ -35,7 +35,7 @@ from t2v.training.trainable import (
 )
 from t2v.training.verdict import BASE
 
-SHEET_CAPTIONS = 4
+SHEET_CAPTIONS = 6
 SHEET_BASE_PROMPTS = 2
 SAVED = ("fps", "height", "width", "num_frames")
 

@@ -2,8 +2,13 @@
 
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers import (
+    DDIMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
 
+from t2v.errors import UserError
 from t2v.models.diffusion import (
     NUM_TRAIN_TIMESTEPS,
     add_noise,
@@ -11,6 +16,7 @@ from t2v.models.diffusion import (
     diffusion_loss,
     draw_times,
     interpolate,
+    objective_of,
     velocity,
 )
 
@@ -106,3 +112,29 @@ def test_shift_moves_flow_times_towards_noise():
 
     assert median(1.0) == pytest.approx(0.5, abs=0.03)
     assert median(3.0) == pytest.approx(0.75, abs=0.03)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_scheduler_tells_the_objective_it_was_built_for(objective):
+    shift = 3.0 if objective == "flow" else 1.0
+    assert objective_of(build_scheduler(objective, shift)) == (objective, shift)
+
+
+def test_the_scheduler_of_wan_is_a_shifted_flow():
+    scheduler = UniPCMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=5.0
+    )
+    assert objective_of(scheduler) == ("flow", 5.0)
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        DDIMScheduler(beta_schedule="linear"),
+        DDIMScheduler(prediction_type="sample"),
+        FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+    ],
+)
+def test_a_scheduler_of_another_noise_path_is_refused(scheduler):
+    with pytest.raises(UserError, match="another noise path"):
+        objective_of(scheduler)

@@ -30,6 +30,7 @@ from t2v.curation.journal import (
     write_whole,
 )
 from t2v.curation.output import write_files
+from t2v.curation.report import write_report
 from t2v.curation.sources import Source, find_sources
 from t2v.curation.stages import STAGES, Stage
 from t2v.errors import UserError
@@ -44,8 +45,9 @@ STATS = "stats.json"
 def curate(config: CurateConfig) -> Path:
     """Judge all footage of `config.input`; returns the path of the manifest.
 
-    `output` gets `manifest.jsonl` (every clip, kept or dropped, with the reason), `stats.json` (the
-    funnel and the seconds by stage), `thumbs/`, `config.yaml`, and in `work/` what is done so far:
+    `output` gets `manifest.jsonl` (every clip, kept or dropped, and why), `report.html` (the
+    page about it), `DATA.md` (for a model card), `stats.json` (the funnel and the seconds by
+    stage), `thumbs/`, `config.yaml`, and in `work/` what is done so far:
     the same command goes on from there, and its manifest is the same to the byte.
 
     Raises:
@@ -74,8 +76,10 @@ def curate(config: CurateConfig) -> Path:
         stats = statistics(clips, seconds, len(sources))
         stats["wall_seconds"] = round(time.monotonic() - start, 3)
         write_whole(folder / STATS, (json.dumps(stats, indent=2) + "\n").encode())
+        page = write_report(folder, clips, stats, config)
     for line in in_words(stats):
         logger.info("%s", line)
+    logger.info("look at %s", page)
     return manifest
 
 

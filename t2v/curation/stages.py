@@ -7,7 +7,7 @@ what it loads (a model) it caches itself. There are three kinds, by what the fun
 
 - `take`: `stage(take: Take, config) -> Clip`, in a worker, while the take's frames are at hand;
 - `all`: `stage(clips: list[Clip], config, folder: Path) -> list[Clip]`, in the driver, over the
-  whole set in a fixed order; `folder` is the output folder (`t2v.curation.evidence` reads from it);
+  whole set in a fixed order; `folder` is the output folder;
 - `clip`: `stage(clip: Clip, config) -> Clip`, in a worker, one clip at a time, journaled: for what
   is slow (a captioning model) and only worth doing for clips that are still kept by then.
 
@@ -21,10 +21,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from t2v.curation.balance import balance
+from t2v.curation.caption import caption
 from t2v.curation.dedup import dedup
 from t2v.curation.motion import motion
 from t2v.curation.overlay import overlay
 from t2v.curation.quality import quality
+from t2v.curation.topics import topics
 
 
 @dataclass(frozen=True)
@@ -42,4 +45,7 @@ STAGES = (
     Stage("motion", "take", motion),
     Stage("overlay", "take", overlay),
     Stage("dedup", "all", dedup),
+    Stage("caption", "clip", caption),
+    Stage("topics", "all", topics),
+    Stage("balance", "all", balance),
 )

@@ -9,14 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from einops import rearrange
-from sklearn.cluster import KMeans
-from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, TfidfVectorizer
-from sklearn.metrics import silhouette_score
-from sklearn.preprocessing import normalize
-from sklearn.utils.extmath import randomized_svd
-from threadpoolctl import threadpool_limits
 
 from t2v.config.captions import TopicsConfig
 from t2v.curation.caption import Stills
@@ -65,6 +58,9 @@ def features_of(captions: Sequence[str], config: TopicsConfig) -> np.ndarray:
     Of the TF-IDF of their content words or of an encoder's vectors, by a singular value
     decomposition (Deerwester et al., 1990): captions that share no word can still be near.
     """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.utils.extmath import randomized_svd
+
     if config.encoder:
         vectors = _encoded(captions, config)
     else:
@@ -81,6 +77,8 @@ def clusters(features: np.ndarray, config: TopicsConfig) -> np.ndarray:
     `config.count`, k is the number with the best silhouette (Rousseeuw, 1987): a guess, often a
     few too many or too few where topics share words.
     """
+    from threadpoolctl import threadpool_limits
+
     different = len(np.unique(features.round(4), axis=0))
     if config.count and config.count > different:
         raise UserError(
@@ -137,9 +135,9 @@ def _placed(clip: Clip, name: str, label: int, match: np.ndarray, judge: str, le
 
 def _by_caption(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """The cosine of each caption with the mean of each topic, `n k`."""
-    features = normalize(features)
+    features = _unit(features)
     means = [features[labels == label].mean(0) for label in range(int(labels.max()) + 1)]
-    return features @ normalize(np.stack(means)).T
+    return features @ _unit(np.stack(means)).T
 
 
 def _by_pictures(clips: Sequence[Clip], names: Sequence[str], config: TopicsConfig) -> np.ndarray:
@@ -152,21 +150,30 @@ def _by_pictures(clips: Sequence[Clip], names: Sequence[str], config: TopicsConf
 
 
 def _best_count(features: np.ndarray, different: int, config: TopicsConfig) -> int:
+    from sklearn.metrics import silhouette_score
+
     sample = features[:: max(1, math.ceil(len(features) / SAMPLE))]
     most = min(config.max_count, different - 1, len(sample) // 2)
     scores = {}
     for count in range(2, most + 1):
         labels = _kmeans(sample, count, config.seed)
         if 1 < len(set(labels)) < len(sample):
-            points = normalize(sample[:, :count])
+            points = _unit(sample[:, :count])
             scores[count] = float(silhouette_score(points, labels, metric="cosine"))
     return max(scores, key=lambda count: (round(scores[count], 6), -count), default=1)
 
 
 def _kmeans(features: np.ndarray, count: int, seed: int) -> np.ndarray:
-    points = normalize(features[:, :count])
+    from sklearn.cluster import KMeans
+
+    points = _unit(features[:, :count])
     different = len(np.unique(points.round(4), axis=0))  # directions may tell fewer apart
     return KMeans(min(count, different), n_init=10, random_state=seed).fit_predict(points)
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    """Each row at length 1; one of nothing stays nothing."""
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
 def _stems(caption: str) -> list[str]:
@@ -174,12 +181,12 @@ def _stems(caption: str) -> list[str]:
 
 
 def _means_something(word: str) -> bool:
-    return word not in STOP and word not in ENGLISH_STOP_WORDS and len(word) > 1
+    return word not in STOP and len(word) > 1
 
 
-@torch.inference_mode()
 def _encoded(captions: Sequence[str], config: TopicsConfig) -> np.ndarray:
     """The mean of an encoder's last hidden states over the tokens, of unit length, `n d`."""
+    import torch
     from transformers import AutoModel, AutoTokenizer
 
     from t2v.models.load import load_text, loading
@@ -194,8 +201,7 @@ def _encoded(captions: Sequence[str], config: TopicsConfig) -> np.ndarray:
     vectors = []
     for caption in captions:
         tokens = tokenizer(caption, truncation=True, return_tensors="pt").to(config.device)
-        hidden = encoder(
-            input_ids=tokens.input_ids, attention_mask=tokens.attention_mask
-        ).last_hidden_state
+        with torch.inference_mode():
+            hidden = encoder(**dict(tokens)).last_hidden_state
         vectors.append(rearrange(hidden, "1 m d -> m d").mean(0).float().cpu().numpy())
-    return np.asarray(normalize(np.stack(vectors)))
+    return _unit(np.stack(vectors))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
@@ -34,6 +35,8 @@ from t2v.training.trainable import (
     save_lora,
 )
 from t2v.training.verdict import BASE
+
+logger = logging.getLogger(__name__)
 
 SHEET_CAPTIONS = 6
 SHEET_BASE_PROMPTS = 2
@@ -83,6 +86,8 @@ class FinetuneTask(DiTTask):
         add_known_words(pipeline.tokenizer, self._captions())
         self.config = replace(self.config, prompts=self._sheet_prompts())
         choose_trainable(self.model, config)
+        if config.concept and config.method == "lora":
+            logger.warning("The new words lie in the checkpoint's text encoder, not in its LoRA.")
         self.base = deepcopy(self.model) if self._between() and config.method != "lora" else None
 
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> DiTBatch:

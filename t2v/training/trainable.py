@@ -41,21 +41,21 @@ def choose_trainable(model: nn.ModuleDict, config: FinetuneConfig) -> None:
     text_encoder.requires_grad_(config.train_text_encoder)
     if config.concept:
         text_encoder.get_input_embeddings().weight.requires_grad_(True)
-    counts = [
-        sum(p.numel() for p in part.parameters() if p.requires_grad or not learns)
-        for learns in (True, False)
-        for part in (transformer, text_encoder)
-    ]
     learning = [name for name, p in model.named_parameters() if p.requires_grad]
     if not learning:
         raise UserError(f"method={config.method} leaves nothing to learn in this model.")
     logger.info(
-        "method=%s trains %d of %d weights of the transformer, %d of %d of the text encoder%s",
-        *(config.method, counts[0], counts[2], counts[1], counts[3]),
+        "method=%s trains %s weights of the transformer, %s of the text encoder%s",
+        *(config.method, _count(transformer), _count(text_encoder)),
         f" (the rows of {', '.join(config.concept)})" if config.concept else "",
     )
     layers = [re.sub(r"(\.lora_[AB]\.default)?\.(weight|bias)$", "", name) for name in learning]
     logger.info("trained: %s", ", ".join(dict.fromkeys(NUMBER.sub(".*.", each) for each in layers)))
+
+
+def _count(part: nn.Module) -> str:
+    sizes = [(p.numel(), p.requires_grad) for p in part.parameters()]
+    return f"{sum(n for n, learns in sizes if learns)} of {sum(n for n, _ in sizes)}"
 
 
 def _chosen(config: FinetuneConfig, transformer: T2VTransformer3DModel) -> Callable[[str], bool]:

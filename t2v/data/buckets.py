@@ -10,6 +10,7 @@ from typing import NamedTuple
 from t2v.config import ClipsConfig
 from t2v.errors import UserError
 
+ALIKE = 0.04  # shapes this near to each other count as one, and the larger is taken
 LEAST_AREA = 0.75  # of the budget; at 64x64 that leaves 48x64 for 4:3
 
 
@@ -47,8 +48,10 @@ def bucket_sizes(
     found = []
     for aspect in aspects:
         width, height = map(int, aspect.split(":"))
-        shape = height, width  # of two sizes equally near, the larger
-        found.append(min(near, key=lambda size: (round(_apart(size, shape), 6), -math.prod(size))))
+        shape = height, width
+        found.append(
+            min(near, key=lambda size: (round(_apart(size, shape) / ALIKE), -math.prod(size)))
+        )
     return tuple(dict.fromkeys(found))
 
 

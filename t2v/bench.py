@@ -32,6 +32,23 @@ Run = Callable[[], Any]
 
 
 def bench(config: BenchConfig) -> dict[str, Any]:
+    """Measure what `config.what` names, print a table, and return its figures."""
+    report = bench_curation(config) if config.what == "curate" else bench_pipeline(config)
+    if config.json:
+        Path(config.json).write_text(json.dumps(report, indent=2) + "\n")
+    return report
+
+
+def bench_curation(config: BenchConfig) -> dict[str, Any]:
+    """The stages of curation that look at frames, beside decoding and PySceneDetect alone."""
+    from t2v.curation.speed import speed
+
+    rows = speed(config.footage, config.repeats)
+    print_table(rows, ("run", "files", "frames", "cpu_s", "frames_s", "by_decode"))
+    return {"config": asdict(config), "curation": rows}
+
+
+def bench_pipeline(config: BenchConfig) -> dict[str, Any]:
     """Measure the pipeline of `config.model`, print a table, and return its figures.
 
     Every stage runs alone on the outputs of the one before it. FLOP are those of matrix products,
@@ -66,8 +83,6 @@ def bench(config: BenchConfig) -> dict[str, Any]:
         "stages": rows,
         "vae_memory": memory,
     }
-    if config.json:
-        Path(config.json).write_text(json.dumps(report, indent=2) + "\n")
     print_report(report)
     return report
 

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from t2v.config import (
     BenchConfig,
+    CompareConfig,
     ConvertConfig,
     CurateConfig,
     EncodeConfig,
@@ -23,6 +24,7 @@ from t2v.config import (
     FinetuneConfig,
     PlanConfig,
     SampleConfig,
+    ScorerConfig,
     TrainDiTConfig,
     TrainVAEConfig,
     WorldConfig,
@@ -156,10 +158,24 @@ def _convert(args: argparse.Namespace, overrides: list[str]) -> None:
 def _eval(args: argparse.Namespace, overrides: list[str]) -> None:
     config = load_config(EvalConfig, args.config, overrides)
     if config.data is None:
-        from t2v.evaluation.world import evaluate
+        from t2v.evaluation.run import evaluate
     else:
         from t2v.evaluation.likeness import evaluate
     print(evaluate(config))
+
+
+def _compare(args: argparse.Namespace, overrides: list[str]) -> None:
+    config = load_config(CompareConfig, args.config, overrides)
+    from t2v.evaluation.compare import compare
+
+    print(compare(config))
+
+
+def _scorer(args: argparse.Namespace, overrides: list[str]) -> None:
+    config = load_config(ScorerConfig, args.config, overrides)
+    from t2v.evaluation.train_scorer import train_scorer
+
+    print(train_scorer(config))
 
 
 def _curate(args: argparse.Namespace, overrides: list[str]) -> None:
@@ -205,13 +221,22 @@ COMMANDS = {
         ConvertConfig, _convert, "turn a Wan pipeline folder into one of ours", ("src", "dst")
     ),
     "eval": Command(EvalConfig, _eval, "judge a pipeline by prompts or real clips", ("model",)),
+    "eval compare": Command(
+        CompareConfig, _compare, "which differences of two evaluations are real", ("a", "b")
+    ),
+    "scorer": Command(ScorerConfig, _scorer, "train what tells how well a video fits a text"),
     "plan": Command(
         PlanConfig, _plan, "memory, time and disk of a command, before it is run", ("command",)
     ),
     "curate": Command(
         CurateConfig, _curate, "footage to a manifest of clips", ("input",), ("engine",)
     ),
-    "bench": Command(BenchConfig, _bench, "time, memory and utilisation of every stage"),
+    "bench": Command(
+        BenchConfig,
+        _bench,
+        "time, memory and utilisation of every stage",
+        ("what", "footage"),
+    ),
 }
 
 
@@ -257,7 +282,7 @@ def _is_refused_by_the_disk(error: Exception) -> bool:
 
 
 def _dispatch(argv: list[str]) -> None:
-    name = argv[0] if argv else "--help"
+    name = command_name(argv)
     if name in ("-h", "--help", "help"):
         print(_overview())
         return
@@ -271,7 +296,7 @@ def _dispatch(argv: list[str]) -> None:
         hint = f"Did you mean `t2v {close[0]}`?" if close else f"Allowed: {', '.join(COMMANDS)}."
         raise UserError(f"there is no command {name!r}. {hint}")
     parser = _parser(name)
-    args = parser.parse_intermixed_args(argv[1:])
+    args = parser.parse_intermixed_args(argv[len(name.split()) :])
     if args.help:
         parser.print_help()
         return
@@ -282,8 +307,14 @@ def _dispatch(argv: list[str]) -> None:
     COMMANDS[name].run(args, _overrides(COMMANDS[name], args))
 
 
+def command_name(argv: Sequence[str]) -> str:
+    """The command that words begin with: two of them where there is such a command."""
+    both = " ".join(argv[:2])
+    return both if both in COMMANDS else argv[0] if argv else "--help"
+
+
 def _overview() -> str:
-    rows = "\n".join(f"  {name:<12}{command.help}" for name, command in COMMANDS.items())
+    rows = "\n".join(f"  {name:<13}{command.help}" for name, command in COMMANDS.items())
     return (
         "usage: t2v COMMAND [--config FILE] [name=value ...]\n\nText to video.\n\n"
         f"commands:\n{rows}\n\n`t2v COMMAND --help` lists every setting.\n{EXIT_CODES}"

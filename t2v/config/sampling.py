@@ -58,8 +58,10 @@ class SampleConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class BenchConfig:
-    """`t2v bench`"""
+    """`t2v bench`, and `t2v bench curate FOOTAGE`"""
 
+    what: Literal["pipeline", "curate"] = "pipeline"
+    footage: str = ""  # what=curate: films to look at
     model: str = "t2v-tiny"  # the embedded model, a pipeline folder or a hub id
     height: int | None = None  # None: what the model was saved with
     width: int | None = None
@@ -78,6 +80,8 @@ class BenchConfig:
             raise UserError(
                 f"warmup={self.warmup} repeats={self.repeats}: at least 0 and at least 1."
             )
+        if self.what == "curate" and not self.footage:
+            raise UserError("t2v bench curate FOOTAGE: name a film or a folder of films.")
 
 
 @dataclass(frozen=True, kw_only=True)

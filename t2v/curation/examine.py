@@ -24,7 +24,7 @@ from t2v.footage import Picture, Probe, Unreadable, iter_pictures, probe
 from t2v.manifest import Clip
 
 STILL_SIDE = 640  # the longer side of a still
-STILL_EVERY = 0.5  # seconds
+STILL_EVERY = 1.0  # seconds
 DETAIL_SIDE = 256
 FAILED = "failed"  # in `dropped`: nobody judged the clip, it could not be read
 
@@ -188,7 +188,9 @@ class _Pass:
             end = max(self.told.duration, start + 1e-3)
             self.found.clips.append(_named(_failed(replace(rest, end=round(end, 6)), damage)))
         elif not self.found.clips:
-            nothing = "nothing but transitions and plain pictures" if self.times else "no frame decodes"
+            nothing = (
+                "nothing but transitions and plain pictures" if self.times else "no frame decodes"
+            )
             self.found.clips.append(_named(self.blank.drop("scenes", nothing)))
 
     def _judge(self, start: int, end: int) -> None:

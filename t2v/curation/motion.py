@@ -11,7 +11,8 @@ from t2v.config.curation import MotionConfig
 from t2v.curation.take import MOTION_RATE, Take, scored
 from t2v.manifest import Clip
 
-STEP = 8  # pixels between the points at which flow is read
+STEP = 12  # pixels between the points at which flow is read
+RIDGE = 1e-6 * np.eye(3)  # a picture of one row of points has no best fit
 STILL = 0.02  # pixels between two frames, below which nothing has moved
 GRAIN = 0.3, 0.6  # pixels and grey levels, of 255: so little of both is grain and no motion
 
@@ -87,7 +88,7 @@ def _camera(flow: np.ndarray, place: np.ndarray) -> tuple[np.ndarray, dict[str, 
         weight = np.ones((len(place), 1))
         for _ in range(3):  # reweighted least squares: what moves alone counts ever less
             heavy = place * weight
-            fit = np.linalg.lstsq(heavy.T @ place, heavy.T @ each, rcond=None)[0]
+            fit = np.linalg.solve(heavy.T @ place + RIDGE, heavy.T @ each)
             left = np.linalg.norm(each - place @ fit, axis=1, keepdims=True)
             weight = 1 / (0.1 + left / (0.05 + np.median(left))) ** 2
         moved.append(place @ fit)

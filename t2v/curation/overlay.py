@@ -12,6 +12,8 @@ from t2v.config.curation import OverlayConfig
 from t2v.curation.take import Take, scored
 from t2v.manifest import Clip
 
+MOST = 5  # stills that are compared
+
 
 class Box(NamedTuple):
     """A rectangle in pixels."""
@@ -30,11 +32,13 @@ def overlay(take: Take, config: OverlayConfig) -> Clip:
     Tags: `letterbox`, `text`, `logo`.
     """
     clip, stills = take.clip, take.stills
+    shown = stills[np.linspace(0, len(stills) - 1, min(len(stills), MOST)).astype(int)]
+    stays = _Stays(shown)
     whole = Box(0, 0, stills.shape[2], stills.shape[1])
     inner = bars(stills)
     share = 1 - inner.width * inner.height / (whole.width * whole.height)
-    lines = text_lines(stills)
-    marks = logos(stills)
+    lines = text_lines(stays)
+    marks = logos(stays)
     covered = sum(each.width * each.height for each in lines) / (whole.width * whole.height)
     clip = scored(clip, bars=share, text=covered)
     found = [
@@ -110,7 +114,10 @@ def bars(stills: np.ndarray) -> Box:
 
     A row or column belongs to a bar when less than 2 % of it is ever brighter than 24 of 255.
     """
-    light = stills.max(axis=(0, 3)) > 24  # h w
+    light = stills[0].copy()
+    for each in stills[1:]:
+        cv2.max(light, each, light)
+    light = light.max(axis=2) > 24  # h w
     rows, columns = (np.flatnonzero(light.mean(axis) > 0.02) for axis in (1, 0))
     height, width = light.shape
     if not len(rows) or not len(columns):
@@ -120,15 +127,23 @@ def bars(stills: np.ndarray) -> Box:
     return Box(0, 0, width, height) if thin else box
 
 
-def text_lines(stills: np.ndarray) -> list[Box]:
+class _Stays:
+    """What of a few stills stays where it is: their median, and how far each pixel wanders."""
+
+    def __init__(self, stills: np.ndarray) -> None:
+        greys = np.stack([cv2.cvtColor(each, cv2.COLOR_RGB2GRAY) for each in stills])
+        self.count = len(greys)
+        self.median = np.sort(greys, axis=0)[len(greys) // 2]
+        self.wander = greys.std(axis=0, dtype=np.float32)
+
+
+def text_lines(stays: _Stays) -> list[Box]:
     """Lines of burned-in text: parts like characters, of one colour, in a row, that stay in place.
 
     Light and dark parts narrower than a stroke are found in the picture that most stills share;
     what does not stay the same from still to still is not burned in.
     """
-    greys = np.stack([cv2.cvtColor(each, cv2.COLOR_RGB2GRAY) for each in stills])
-    shared = np.median(greys, axis=0).astype(np.uint8)
-    wander = greys.astype(np.float32).std(0)
+    shared, wander = stays.median, stays.wander
     side = max(9, shared.shape[0] // 20 | 1)
     kernel = cv2.getStructuringElement(cv2.MORPH_RECT, (side, side))
     lines = []
@@ -188,13 +203,12 @@ def _around(boxes: list[Box]) -> Box:
     return Box(left, top, right - left, bottom - top)
 
 
-def logos(stills: np.ndarray) -> list[Box]:
+def logos(stays: _Stays) -> list[Box]:
     """Marks in the corners that stand still, with sharp edges, while the rest moves."""
-    greys = np.stack([cv2.cvtColor(each, cv2.COLOR_RGB2GRAY) for each in stills]).astype(np.float32)
-    wander = greys.std(0)
-    if len(greys) < 3 or np.median(wander) < 8:
+    wander = stays.wander
+    if stays.count < 3 or np.median(wander) < 8:
         return []  # where all stands still a mark cannot be told from the scene
-    edges = np.abs(cv2.Laplacian(np.median(greys, axis=0), cv2.CV_32F)) > 40
+    edges = np.abs(cv2.Laplacian(stays.median, cv2.CV_32F)) > 40
     height, width = wander.shape
     mask = (edges & (wander < 5)).astype(np.uint8)
     mask[height // 4 : -(height // 4), :] = 0

@@ -43,8 +43,10 @@ class SceneFinder:
 
         number = self.first + len(self.times)
         self.times.append(time)
-        self.thumbs.append(cv2.resize(frame, THUMB, interpolation=cv2.INTER_AREA))
-        found = self.cutter.process_frame(FrameTimecode(number, fps=25.0), frame)
+        half = cv2.resize(frame, (frame.shape[1] // 2, frame.shape[0] // 2))
+        thumb = cv2.resize(half, THUMB, interpolation=cv2.INTER_AREA)
+        self.thumbs.append(cv2.cvtColor(thumb, cv2.COLOR_RGB2GRAY))
+        found = self.cutter.process_frame(FrameTimecode(number, fps=25.0), half)
         self.cuts += [each.frame_num for each in found]
         lag = self.config.dissolve_seconds + 0.5
         if time - self.times[max(self.settled - self.first, 0)] < 3 * lag:
@@ -127,10 +129,10 @@ def find_gaps(
 
     Args:
         times: seconds, `t`.
-        thumbs: small pictures, `t h w c` uint8.
+        thumbs: small grey pictures, `t h w` uint8.
         cuts: frames at which a detector saw a new scene begin.
     """
-    grey = thumbs.astype(np.float32).mean(-1)
+    grey = thumbs.astype(np.float32)
     gaps = [*_fades(times, grey, config), *_dissolves(times, grey, config)]
     is_flat = grey.std((1, 2)) < FLAT
     for cut in sorted({*_stitched(grey, cuts, config), *_jumps(grey, config)}):

@@ -63,7 +63,7 @@ _TRANSITIONS = (
     # It fades to black.
     rf"\b(?:{_FILM}|screen|image|picture|view|^it)\s+(?:\w+ly\s+)?(?:cross-?)?fades\s+(?:in|out|to|into|from)\b",
     r"\bthe\s+(?:screen|picture|image)\s+(?:goes|turns)\s+(?:black|white|dark)\b",
-    r"(?:^|,\s*|\bwith\s+an?\s+|\b(?:slow|quick|gentle)\s+)fad(?:e|es|ing)\s+"
+    r"(?:^|[,:;]\s*|\bwith\s+an?\s+|\b(?:slow|quick|gentle)\s+)fad(?:e|es|ing)\s+"
     r"(?:in|out|(?:in\s+)?from|(?:out\s+)?to)\s+(?:from\s+|to\s+)?(?:black|white)\b",
     # A scene change, a cut to the crowd, a montage of clips.
     r"\b(?:scene|shot|video)\s+(?:transition|change|cut)s?\b(?!\s+(?:colou?rs?|lanes?))",

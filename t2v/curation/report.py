@@ -54,6 +54,7 @@ def write_report(
         "duplicates": duplicates(clips, folder, config.report.pictures),
         "authors": authors(clips),
         "spoken": _sample([c for c in clips if c.extra.get("candidates")], config.report.pictures),
+        "shared": shared_captions(clips),
         "topics": topics(clips),
         "judges": sorted({str(c.extra["topic_judge"]) for c in clips if "topic_judge" in c.extra}),
         "entropies": _entropies(clips, config),
@@ -175,6 +176,12 @@ def authors(clips: Iterable[Clip]) -> list[dict[str, Any]]:
         }
         for name, counts in said.items()
     ]
+
+
+def shared_captions(clips: Iterable[Clip]) -> int:
+    """Kept clips whose caption also stands at another clip of the same file: it tells of both."""
+    counts = Counter((clip.path, clip.caption) for clip in _kept(clips) if clip.caption)
+    return sum(count for count in counts.values() if count > 1)
 
 
 def topics(clips: Iterable[Clip]) -> list[dict[str, Any]]:

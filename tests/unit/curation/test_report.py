@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from t2v.config import CurateConfig
-from t2v.curation.report import funnel, histograms, reasons, rights, write_report
+from t2v.curation.report import funnel, histograms, reasons, rights, shared_captions, write_report
 from t2v.manifest import Clip
 from t2v.settings import save_config
 
@@ -127,6 +127,13 @@ def test_duplicates_stand_beside_what_stays(page):
     section = page.read_text().split('<h2 id="duplicates">')[1].split("</section>")[0]
     assert section.count("<article") == 2
     assert section.index("copy.mp4") < section.index("0.00 to 2.00 s", section.index("<article", 9))
+
+
+def test_a_caption_of_a_file_at_several_of_its_clips_is_told(tmp_path):
+    clips, _ = footage(tmp_path)
+    assert shared_captions(clips) == 0
+    parts = [Clip(path="/x", start=i, end=i + 1.0, caption="both") for i in range(2)]
+    assert shared_captions([*clips, *parts, parts[0].drop("motion", "still")]) == 2
 
 
 def test_rights_are_counted_by_source_and_licence(tmp_path, page):

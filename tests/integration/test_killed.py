@@ -26,19 +26,22 @@ def work(kind, config):
 
 
 def attempt(kind, config, seconds):
-    """Train in a process that is killed after so much processor time: did it end before?"""
+    """Train in a process that is killed after so much processor time: did it end before, and the
+    time it had used."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
         ["t2v.training.dit", "t2v.training.vae", "torch.utils.tensorboard"]
     )
     process = context.Process(target=work, args=(kind, config))
     process.start()
-    while process.is_alive() and used(process.pid) < seconds:
+    spent = 0.0
+    while process.is_alive() and spent < seconds:
+        spent = max(spent, used(process.pid))
         time.sleep(TICK / 2)
     process.kill()
     process.join()
     assert process.exitcode in (0, -9)
-    return process.exitcode == 0
+    return process.exitcode == 0, spent
 
 
 def used(pid):
@@ -67,15 +70,19 @@ def end_of(config):
 def test_every_resume_after_a_kill_ends_in_the_same_state(kind, tmp_path, request):
     config = request.getfixturevalue(f"{kind}_config")
     config = replace(config, steps=8, save_every=1, validate_every=2, accumulate=2)
-    assert attempt(kind, config, seconds=1e9)
+    ended, whole = attempt(kind, config, seconds=1e9)
+    assert ended
     tensors, metrics, validations = end_of(config)
     instants = random.Random(0)
     kills, runs, saved = 0, 0, set()
     while kills < KILLS:
         runs += 1
         other = replace(config, output=str(tmp_path / f"killed-{runs}"))
-        while not attempt(kind, other, instants.uniform(0, 2.5) if kills < KILLS else 1e9):
-            kills += 1
+        ended = False
+        while not ended:
+            instant = instants.uniform(0, 0.7 * whole) if kills < KILLS else 1e9
+            ended, _ = attempt(kind, other, instant)
+            kills += not ended
             saved.add(newest_checkpoint(other.output))
         reached, logged, judged = end_of(other)
         assert reached.keys() == tensors.keys()

@@ -7,21 +7,30 @@ import math
 import torch
 from torch import Tensor
 
+from t2v.data.order import keyed_generator
 from t2v.errors import UserError
-from t2v.evaluation.measure import Figure, Findings, NotRun, at_least
-from t2v.evaluation.nets import ClipNet
+from t2v.evaluation.measure import Figure, Findings, NotRun, Videos, at_least
+from t2v.evaluation.nets import ClipNet, Nets
 
 FEWEST = 8
 PARTS = (1.0, 0.75, 0.5)  # of the videos, for what their number does to the Frechet distance
 
 
-def fidelity(
+def fidelity(videos: Videos, nets: Nets) -> Findings:
+    """Kernel and Frechet distance of videos to other real clips; no FVD, whose net is I3D."""
+    if nets.features is None:
+        return {"kernel": NotRun("no network is named: features=MODEL or oracle=FOLDER")}
+    if videos.others is None:
+        return {"kernel": NotRun("these prompts have no real clips")}
+    if min(len(videos), len(videos.others)) < FEWEST:
+        return {"kernel": NotRun(f"a distance of sets needs {FEWEST} videos")}
+    return distances(videos.video, videos.others, nets.features, keyed_generator(0, "fidelity"))
+
+
+def distances(
     video: Tensor, reference: Tensor, net: ClipNet, generator: torch.Generator
 ) -> Findings:
-    """Kernel and Frechet distance of videos to other real clips; no FVD, whose net is I3D.
-
-    Args:
-        video, reference: `n t h w c` and `m t h w c`, uint8.
+    """The same of `n t h w c` uint8 videos and `m t h w c` clips of any size.
 
     Raises:
         UserError: fewer than 8 videos or clips.
@@ -32,9 +41,7 @@ def fidelity(
     distance, spread = kernel_distance(ours, theirs)
     reach = 1.96 * spread
     found: Findings = {
-        "kernel": Figure(
-            distance, distance - reach, distance + reach, len(ours), "lower", net.name
-        )
+        "kernel": Figure(distance, distance - reach, distance + reach, len(ours), "lower", net.name)
     }
     fewest = 2 * ours.shape[1]
     if min(len(ours), len(theirs)) < fewest:

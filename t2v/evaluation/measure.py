@@ -28,6 +28,7 @@ class Videos:
     fps: float
     real: Tensor | None = None  # the clip each prompt describes, of the same shape
     mask: Tensor | None = None  # how far things cover each pixel of it, n t h w, uint8
+    others: Tensor | None = None  # real clips of other scenes, which sets are compared with
     truths: tuple[dict[str, Any], ...] | None = None
 
     def __post_init__(self) -> None:

@@ -138,7 +138,7 @@ def _as_map(state: Tensor, name: str) -> Tensor:
 
 
 def features_of(name: str) -> ClipNet:
-    """Any video model of transformers (VideoMAE, ...), or an image model, whose frames are averaged.
+    """Any video model of transformers (VideoMAE, ...), or an image model, averaged over frames.
 
     Raises:
         UserError: it cannot be loaded.
@@ -183,7 +183,9 @@ def aligner_of(name: str) -> Aligner:
         if watches:
             count = model.config.vision_config.num_frames
             shown = prepare(spread(frames, count).flatten(0, 1)).unflatten(0, (-1, count))
-            return F.normalize(_vector(model.get_video_features(pixel_values=shown)), dim=-1)[:, None]
+            return F.normalize(_vector(model.get_video_features(pixel_values=shown)), dim=-1)[
+                :, None
+            ]
         seen = _vector(model.get_image_features(pixel_values=prepare(frames.flatten(0, 1))))
         return F.normalize(seen, dim=-1).unflatten(0, (len(video), -1))
 

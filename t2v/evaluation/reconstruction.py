@@ -1,4 +1,4 @@
-"""How far a video is from the very clip it should be: PSNR, SSIM, seams, inside and outside things."""
+"""How far a video is from the very clip it should be: PSNR, SSIM, seams, things and backdrop."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WINDOW = 7
 
 
 def reconstruction(videos: Videos, nets: Nets) -> Findings:
-    """PSNR, SSIM and seams of each video beside its real clip, `perceptual` where a net is named."""
+    """PSNR, SSIM and seams of each video beside its real clip; `perceptual` by the named net."""
     if videos.real is None:
         return {"psnr": NotRun("these prompts have no real clips")}
     space, time = nets.strides

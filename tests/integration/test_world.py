@@ -8,7 +8,8 @@ from transformers import AutoTokenizer, T5EncoderModel
 
 from t2v.cli import main
 from t2v.data.clips import load_clips, read_rows
-from t2v.evaluation.world import load_oracle, psnrs
+from t2v.evaluation.reconstruction import psnr
+from t2v.evaluation.world import load_oracle
 from t2v.models.text import unknown_words
 from t2v.world.grammar import BACKGROUNDS
 from t2v.world.labels import HEADS
@@ -68,15 +69,16 @@ def test_a_pipeline_is_judged_beside_real_clips(clips, pipe, tmp_path, capsys):
     table = capsys.readouterr().out
     for row in ("model", "real clips through the VAE", "real clips", "most common answer"):
         assert f"| {row} |" in table
-    report = json.loads((tmp_path / "eval" / "world.json").read_text())
-    assert len(report["details"]) == report["prompts"] == 3
-    assert f"{report['psnr_object']:.1f} dB inside the objects" in table
+    report = json.loads((tmp_path / "eval" / "eval.json").read_text())["suites"]["world"]
+    assert len(report["videos"]) == report["prompts"] == 3
+    inside = report["tables"]["reconstruction"]["real clips through the VAE"]["psnr_things"]
+    assert f"{inside['value']:.3g} [" in table
 
 
 def test_psnr_inside_objects_looks_nowhere_else():
     real = torch.full((2, 3, 4, 4, 3), 100, dtype=torch.uint8)
     rebuilt, masks = real.clone(), torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
     masks[:, :, :2], rebuilt[:, :, :2] = 255, 110
-    whole, inside = psnrs(rebuilt, real, masks)
-    assert inside == pytest.approx(28.13, abs=0.01)  # 20 log10(255 / 10)
-    assert whole == pytest.approx(inside + 3.01, abs=0.01)  # half of the pixels are right
+    whole, inside = psnr(rebuilt, real), psnr(rebuilt, real, masks > 127)
+    assert inside[0] == pytest.approx(28.13, abs=0.01)  # 20 log10(255 / 10)
+    assert whole[0] == pytest.approx(inside[0] + 3.01, abs=0.01)  # half of the pixels are right

@@ -202,8 +202,9 @@ def readme_commands() -> list[list[str]]:
 @pytest.mark.parametrize("words", readme_commands(), ids=" ".join)
 def test_readme_commands_are_understood(words, monkeypatch):
     monkeypatch.chdir(ROOT)
-    args = cli._parser(words[1]).parse_intermixed_args(words[2:])
-    command = COMMANDS[words[1]]
+    name = cli.command_name(words[1:])
+    args = cli._parser(name).parse_intermixed_args(words[1 + len(name.split()) :])
+    command = COMMANDS[name]
     overrides = cli._overrides(command, args)
     if words[1] == "plan":  # its file is the planned command's
         assert cli.load_plan(args.config, overrides)

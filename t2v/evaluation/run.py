@@ -1,0 +1,290 @@
+"""`t2v eval`: suites of prompts drawn, measured beside real clips, told in a file and a page."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from t2v.config import EvalConfig
+from t2v.data.cache import digest, weights_digest
+from t2v.data.order import keyed_generator
+from t2v.evaluation import cheats
+from t2v.evaluation.alignment import alignment
+from t2v.evaluation.draw import draw, kept_in, recipes, through_vae
+from t2v.evaluation.dynamics import dynamics
+from t2v.evaluation.fidelity import fidelity
+from t2v.evaluation.intervals import Interval, summary
+from t2v.evaluation.measure import (
+    Column,
+    Figure,
+    Findings,
+    NotRun,
+    Videos,
+    blurred_copy,
+    still_copy,
+)
+from t2v.evaluation.nets import (
+    Nets,
+    aligner_of,
+    features_of,
+    oracle_features,
+    pictures_of,
+    vae_pictures,
+)
+from t2v.evaluation.page import write_page
+from t2v.evaluation.reconstruction import reconstruction
+from t2v.evaluation.scorer import load_scorer, scorer_aligner
+from t2v.evaluation.suites import Suite, load_suite
+from t2v.evaluation.table import markdown
+from t2v.evaluation.world import attributes, columns, load_oracle, load_pipeline, most_common
+from t2v.pipeline import T2VPipeline
+from t2v.settings import save_config
+
+logger = logging.getLogger(__name__)
+
+MODEL, CEILING, REAL = "model", "real clips through the VAE", "real clips"
+CHANCE, GUESS = "another real clip", "most common answer"
+STILL, BLUR = "real clips standing still", "real clips blurred"
+WORST_TOPICS = 3
+
+
+@dataclass(frozen=True)
+class Family:
+    """Metrics of one kind, and the rows they are shown for."""
+
+    measure: Callable[[Videos, Nets], Findings]
+    rows: tuple[str, ...]
+
+
+METRICS = {
+    "world": Family(attributes, (MODEL, CEILING, REAL)),
+    "alignment": Family(alignment, (MODEL, CEILING, REAL, CHANCE)),
+    "dynamics": Family(dynamics, (MODEL, CEILING, REAL, STILL, BLUR)),
+    "fidelity": Family(fidelity, (MODEL, CEILING, REAL, STILL, BLUR)),
+    "reconstruction": Family(reconstruction, (CEILING, BLUR, CHANCE)),
+}
+# by which the page sorts its videos, the first that was run
+RANKING = ("world.all", "alignment.sim_weighed", "alignment.sim", "dynamics.subject")
+
+
+def evaluate(config: EvalConfig) -> str:
+    """Measure a model on every suite; returns the tables, as in `eval.md`.
+
+    Writes `eval.json` (protocol, tables, every video's values), `eval.md`, `page.html` and the
+    drawn videos. Rows of real clips stand beside the model wherever prompts have any. The same
+    command again draws nothing and gives the same figures.
+
+    Raises:
+        UserError: a model or a file is missing or of another kind.
+    """
+    suites = [load_suite(name, config.count, config.seed) for name in config.suites]
+    pipeline = load_pipeline(config.model)
+    nets = load_nets(config, pipeline)
+    output = Path(config.output)
+    output.mkdir(parents=True, exist_ok=True)
+    save_config(config, output / "config.yaml")
+    report: dict[str, Any] = {"protocol": protocol(config, pipeline), "suites": {}}
+    videos = {}
+    for suite in suites:
+        logger.info("suite %s: %d prompts", suite.name, len(suite.prompts))
+        keys = recipes(pipeline, suite.prompts, config)
+        rows = rows_of(suite, draw(pipeline, suite.prompts, keys, config), pipeline, config.seed)
+        report["suites"][suite.name] = judge(suite, rows, nets, keys, config)
+        shown = {name: rows[name].video for name in (MODEL, REAL) if name in rows}
+        videos[suite.name] = shown
+    text = json.dumps(report, indent=1, allow_nan=False)
+    (output / "eval.json").write_text(text)
+    (output / "eval.md").write_text(markdown(report))
+    write_page(output / "page.html", report, videos, pipeline.config.fps, config.page_videos)
+    return markdown(report)
+
+
+def load_nets(config: EvalConfig, pipeline: T2VPipeline) -> Nets:
+    """Every network that the settings name.
+
+    Raises:
+        UserError: one cannot be loaded.
+    """
+    oracle = load_oracle(config.oracle) if config.oracle else None
+    match config.perceptual:
+        case None:
+            perceptual = None
+        case "vae":
+            perceptual = vae_pictures(pipeline.vae)
+        case name:
+            perceptual = pictures_of(name)
+    features = oracle_features(oracle) if oracle else None
+    aligners = [aligner_of(config.clip)] if config.clip else []
+    if config.scorer:
+        aligners.append(scorer_aligner(load_scorer(config.scorer)))
+    vae = pipeline.vae.config
+    return Nets(
+        strides=(vae.scale_factor_spatial, vae.scale_factor_temporal),
+        perceptual=perceptual,
+        features=features_of(config.features) if config.features else features,
+        aligners=tuple(aligners),
+        oracle=oracle,
+    )
+
+
+def protocol(config: EvalConfig, pipeline: T2VPipeline) -> dict[str, Any]:
+    """What must be said for a figure to mean anything."""
+    saved = {name: pipeline.config[name] for name in ("height", "width", "num_frames", "fps")}
+    parts = ("transformer", "text_encoder", "vae")
+    scale = config.guidance_scale
+    return {
+        "model": config.model,
+        "weights": {name: weights_digest(getattr(pipeline, name)) for name in parts},
+        "scheduler": type(pipeline.scheduler).__name__,
+        "steps": config.num_inference_steps or pipeline.config.num_inference_steps,
+        "guidance": pipeline.config.guidance_scale if scale is None else scale,
+        "seeds": f"{config.seed} + number of the prompt",
+        "fps": saved["fps"],
+        "size": [saved[name] for name in ("num_frames", "height", "width")],
+        "intervals": "95 %: Wilson for shares, BCa bootstrap over prompts for means",
+        "clips": str(kept_in(config).resolve()),
+        "versions": {name: version(name) for name in ("torch", "diffusers", "transformers")},
+    }
+
+
+def rows_of(suite: Suite, drawn: Tensor, pipeline: T2VPipeline, seed: int) -> dict[str, Videos]:
+    """The model's videos, and where the prompts have real clips, the rows beside them."""
+    prompts, fps = suite.prompts, float(pipeline.config.fps)
+    known = suite.real(*drawn.shape[1:4])
+    if known is None:
+        return {MODEL: Videos(drawn, prompts, fps)}
+    real, mask = known
+    size = (int(real.shape[1]), int(real.shape[2]), int(real.shape[3]))
+    others = load_suite("world", len(prompts), seed + 1_000).real(*size)
+    assert others is not None
+    model = Videos(drawn, prompts, fps, real, mask, others[0], suite.truths())
+    return {
+        MODEL: model,
+        CEILING: model.showing(through_vae(pipeline, real)),
+        REAL: model.showing(real),
+        CHANCE: model.showing(real.roll(1, 0)),
+        STILL: model.showing(still_copy(real)),
+        BLUR: model.showing(blurred_copy(real)),
+    }
+
+
+def judge(
+    suite: Suite, rows: dict[str, Videos], nets: Nets, keys: list[str], config: EvalConfig
+) -> dict[str, Any]:
+    """The tables of one suite, the values of every video of the model, and what is suspicious."""
+    found: dict[str, dict[str, Findings]] = {
+        family: {row: metric.measure(rows[row], nets) for row in metric.rows if row in rows}
+        for family, metric in METRICS.items()
+    }
+    truths = suite.truths()
+    if truths is not None and nets.oracle is not None:
+        guess = columns(list(truths), most_common(list(truths)), "one answer for all")
+        found["world"][GUESS] = guess
+    marks, told, nearest = _suspicions(rows, found["dynamics"], config.training)
+    values = {
+        f"{family}.{name}": column.values.tolist()
+        for family, by_row in found.items()
+        for name, column in by_row.get(MODEL, {}).items()
+        if isinstance(column, Column)
+    }
+    ranking = next((name for name in RANKING if name in values), None)
+    videos = [
+        {
+            "prompt": prompt,
+            "topic": suite.topics[i],
+            "seed": config.seed + i,
+            "key": keys[i],
+            "values": {name: _finite(column[i]) for name, column in values.items()},
+            "marks": [name for name, mark in marks.items() if mark[i]],
+            **({"nearest_training": nearest[i]} if nearest else {}),
+        }
+        for i, prompt in enumerate(suite.prompts)
+    ]
+    return {
+        "prompts": len(videos),
+        "prompts_hash": digest(*suite.prompts),
+        "warnings": told,
+        "ranking": ranking,
+        "worst_topics": _worst_topics(videos, ranking),
+        "tables": {
+            family: {row: _cells(findings) for row, findings in by_row.items()}
+            for family, by_row in found.items()
+        },
+        "videos": videos,
+    }
+
+
+def _suspicions(
+    rows: dict[str, Videos], moving: dict[str, Findings], training: str | None
+) -> tuple[cheats.Marks, list[str], list[str]]:
+    def column(row: str, name: str) -> Tensor:
+        found = moving[row][name]
+        assert isinstance(found, Column)
+        return found.values
+
+    motion, frozen = column(MODEL, "motion"), column(MODEL, "frozen")
+    if REAL not in rows:
+        marks = {"still": cheats.still(motion, frozen, None)}
+        return marks, cheats.warnings(marks, len(motion)), []
+    real = column(REAL, "motion")
+    marks = {
+        "still": cheats.still(motion, frozen, real),
+        "blurred": cheats.blurred(column(MODEL, "sharpness"), column(REAL, "sharpness")),
+    }
+    captions: list[str] = []
+    if training is not None:
+        distance, captions = cheats.nearest_training(rows[MODEL].video, training)
+        new, _ = cheats.nearest_training(rows[REAL].video, training)
+        marks["copied"] = cheats.copied(distance, new)
+        captions = [
+            f"{far:.1f} grey levels from '{caption}'; new clips are {new.min():.1f} or more away"
+            for far, caption in zip(distance.tolist(), captions, strict=True)
+        ]
+    return marks, cheats.warnings(marks, int((real > cheats.MOVES).sum())), captions
+
+
+def _cells(findings: Findings) -> dict[str, Any]:
+    """Each metric with its interval, in numbers that JSON knows."""
+    cells: dict[str, Any] = {}
+    for name, found in findings.items():
+        match found:
+            case NotRun():
+                cells[name] = {"not_run": found.reason}
+            case Column():
+                interval = summary(found.values, keyed_generator(0, "bootstrap"))
+                cells[name] = _plain(interval) | {"better": found.better, "method": found.method}
+            case Figure():
+                figures = Interval(found.value, found.low, found.high, found.n)
+                cells[name] = _plain(figures) | {"better": found.better, "method": found.method}
+    return cells
+
+
+def _plain(interval: Interval) -> dict[str, Any]:
+    return {name: _finite(value) for name, value in asdict(interval).items()}
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _worst_topics(videos: list[dict[str, Any]], ranking: str | None) -> list[dict[str, Any]]:
+    """The topics in which the model is worst (VideoUFO's way of telling)."""
+    topics = defaultdict(list)
+    for video in videos:
+        value = video["values"].get(ranking)
+        if video["topic"] and value is not None:
+            topics[video["topic"]].append(value)
+    means = [
+        {"topic": topic, "value": sum(values) / len(values), "n": len(values)}
+        for topic, values in topics.items()
+    ]
+    return sorted(means, key=lambda each: each["value"])[:WORST_TOPICS]

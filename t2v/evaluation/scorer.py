@@ -1,0 +1,137 @@
+"""Two towers that tell how well a video fits a text; small enough to be trained at home."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from t2v.data.cache import weights_digest
+from t2v.data.clips import pixels
+from t2v.errors import UserError
+from t2v.evaluation.nets import Aligner
+from t2v.models.load import load_text, loading, refuse_missing
+
+FRAMES, SIDE = 16, 64  # what the video tower looks at; other videos are resampled to it
+PATCH = (2, 16, 16)
+TOKENS = (FRAMES // PATCH[0]) * (SIDE // PATCH[1]) * (SIDE // PATCH[2])
+
+
+class ScorerTowers(ModelMixin, ConfigMixin):
+    """The video tower, attention over space and time at once, and the head of the text tower."""
+
+    @register_to_config
+    def __init__(self, width: int, layers: int, heads: int, dim: int, text_dim: int) -> None:
+        super().__init__()
+        self.patch = nn.Conv3d(3, width, PATCH, PATCH)
+        self.place = nn.Parameter(0.02 * torch.randn(TOKENS, width))
+        layer = nn.TransformerEncoderLayer(
+            width, heads, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True
+        )
+        self.blocks = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+        self.norm = nn.LayerNorm(width)
+        self.video_head = nn.Linear(width, dim)
+        self.text_head = nn.Sequential(
+            nn.Linear(text_dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim)
+        )
+        self.scale = nn.Parameter(torch.tensor(10.0).log())  # SigLIP's first values
+        self.bias = nn.Parameter(torch.tensor(-10.0))
+
+    def see(self, video: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Unit vectors of videos, `b d`.
+
+        Args:
+            video: `b c t h w` in [-1, 1], any length and size.
+            keep: the tokens that are looked at, `b n` indices; None: all.
+        """
+        if video.shape[2:] != (FRAMES, SIDE, SIDE):
+            video = F.interpolate(video, (FRAMES, SIDE, SIDE), mode="trilinear")
+        x = rearrange(self.patch(video), "b d t h w -> b (t h w) d") + self.place
+        if keep is not None:
+            x = x.gather(1, keep.unsqueeze(-1).expand(-1, -1, x.shape[2]))
+        x = self.norm(self.blocks(x)).mean(1)  # b d
+        return F.normalize(self.video_head(x), dim=-1)
+
+    def read(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Unit vectors of texts, `b d`.
+
+        Args:
+            tokens: what a text encoder made of them, `b m d`.
+            mask: 1 where there is text, `b m`.
+        """
+        summed = (tokens * mask.unsqueeze(-1)).sum(1)
+        pooled = F.rms_norm(summed, summed.shape[-1:])
+        return F.normalize(self.text_head(pooled), dim=-1)
+
+    def logits(self, seen: Tensor, said: Tensor) -> Tensor:
+        """How well each video fits each text, `b m`; the logit of a yes."""
+        return self.scale.exp() * seen @ said.mT + self.bias
+
+
+class Scorer(nn.Module):
+    """The towers with the tokenizer and encoder of the text."""
+
+    def __init__(
+        self, towers: ScorerTowers, tokenizer: PreTrainedTokenizerBase, encoder: PreTrainedModel
+    ) -> None:
+        super().__init__()
+        self.towers, self.tokenizer, self.encoder = towers, tokenizer, encoder
+
+    def read(self, texts: Sequence[str]) -> Tensor:
+        """Unit vectors of texts, `m d`."""
+        tokens = self.tokenizer(list(texts), padding=True, return_tensors="pt")
+        ids, mask = tokens.input_ids, tokens.attention_mask
+        encoded = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+        return self.towers.read(encoded.float(), mask)
+
+    @torch.inference_mode()
+    def score(self, video: Tensor, texts: Sequence[str]) -> Tensor:
+        """The cosine of each video with its own text, `n`.
+
+        Args:
+            video: `n t h w c`, uint8.
+            texts: one for each.
+        """
+        seen = torch.cat([self.towers.see(pixels(chunk)) for chunk in video.split(32)])
+        return (seen * self.read(texts)).sum(-1)
+
+    def save(self, folder: str | Path) -> None:
+        """Leave `towers/`, `tokenizer/` and `text_encoder/` in a folder."""
+        self.towers.save_pretrained(Path(folder, "towers"))
+        self.tokenizer.save_pretrained(str(Path(folder, "tokenizer")))
+        self.encoder.save_pretrained(Path(folder, "text_encoder"))
+
+
+def load_scorer(folder: str) -> Scorer:
+    """The scorer in a folder, ready to score.
+
+    Raises:
+        UserError: it is not there, or it is damaged.
+    """
+    if not Path(folder, "towers", "config.json").is_file():
+        raise UserError(f"scorer={folder}: holds no scorer. Train one: t2v scorer output={folder}")
+    with loading(f"scorer={folder}"):
+        towers = ScorerTowers.from_pretrained(Path(folder, "towers"))
+    refuse_missing(f"scorer={folder}", towers)
+    return Scorer(towers, *load_text(folder)).eval()
+
+
+def scorer_aligner(scorer: Scorer) -> Aligner:
+    """The scorer as one of the models that measure alignment."""
+
+    @torch.inference_mode()
+    def see(video: Tensor) -> Tensor:
+        return scorer.towers.see(pixels(video)).unsqueeze(1)
+
+    @torch.inference_mode()
+    def read(texts: Sequence[str]) -> Tensor:
+        return scorer.read(texts)
+
+    return Aligner(f"scorer {weights_digest(scorer.towers)[:8]}", see, read)

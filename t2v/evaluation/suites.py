@@ -1,0 +1,105 @@
+"""Suites of prompts: the held-out ones of the world, those in `suites/`, or a user's file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from t2v.errors import UserError
+from t2v.world.grammar import Scene, Thing, caption, draw_scene
+from t2v.world.render import render
+from t2v.world.run import clip_generator
+
+FOLDER = Path(__file__).parent / "suites"
+DRAWN = "world"
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Prompts, the topic of each, and the scene each describes where it is one of the world."""
+
+    name: str
+    prompts: tuple[str, ...]
+    topics: tuple[str, ...]
+    scenes: tuple[Scene, ...] | None
+
+    def truths(self) -> tuple[dict[str, Any], ...] | None:
+        return self.scenes and tuple(scene.truth() for scene in self.scenes)
+
+    def real(self, num_frames: int, height: int, width: int) -> tuple[Tensor, Tensor] | None:
+        """The clips that the prompts describe, `n t h w c`, and their masks `n t h w`."""
+        if self.scenes is None:
+            return None
+        clips = [render(scene, num_frames, height, width) for scene in self.scenes]
+        video, mask = zip(*clips, strict=True)
+        return torch.stack(video), torch.stack(mask)
+
+
+def heldout_prompts(count: int, seed: int) -> tuple[list[Scene], list[str]]:
+    """Scenes that training never saw, and one caption of each; the same for the same seed."""
+    scenes, prompts = [], []
+    for index in range(count):
+        # a seed of its own: the clips of `split=heldout` serve to follow training
+        generator = clip_generator(seed + 1_000, "heldout", index)
+        scenes.append(draw_scene(generator, "heldout"))
+        prompts.append(caption(scenes[-1], generator))
+    return scenes, prompts
+
+
+def load_suite(name: str, count: int, seed: int) -> Suite:
+    """The first `count` prompts of a suite.
+
+    Args:
+        name: `world`, which is drawn with `seed`; a file of `suites/`; or the path of a file with
+            one prompt a line, or one JSON object with `prompt` and perhaps `topic` and `truth`.
+
+    Raises:
+        UserError: there is no such suite, or a line of it cannot be read.
+    """
+    if name == DRAWN:
+        scenes, prompts = heldout_prompts(count, seed)
+        topics = tuple(scene.things[0].motion for scene in scenes)
+        return Suite(name, tuple(prompts), topics, tuple(scenes))
+    own = {path.stem: path for path in sorted(FOLDER.glob("*.jsonl"))}
+    path = own.get(name, Path(name))
+    if not path.is_file():
+        raise UserError(
+            f"suites={name}: no such suite or file. Allowed: {DRAWN}, {', '.join(own)}, or a "
+            "file with one prompt a line."
+        )
+    lines = [line for line in path.read_text("utf-8").splitlines() if line.strip()][:count]
+    if not lines:
+        raise UserError(f"suites={name}: holds no prompt. Write one a line.")
+    rows = [_row(path, number, line) for number, line in enumerate(lines, start=1)]
+    known = all("truth" in row for row in rows)
+    return Suite(
+        path.stem,
+        tuple(row["prompt"] for row in rows),
+        tuple(str(row.get("topic", "")) for row in rows),
+        tuple(_scene(path, row["truth"]) for row in rows) if known else None,
+    )
+
+
+def _row(path: Path, number: int, line: str) -> dict[str, Any]:
+    if path.suffix != ".jsonl":
+        return {"prompt": line.strip()}
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise UserError(f"{path}, line {number}: is no JSON ({error}).") from error
+    if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
+        raise UserError(f'{path}, line {number}: needs a text under "prompt".')
+    return row
+
+
+def _scene(path: Path, truth: dict[str, Any]) -> Scene:
+    try:
+        things = tuple(Thing(**thing) for thing in truth["things"])
+        return Scene(things=things, background=truth["background"], camera=truth["camera"])
+    except (KeyError, TypeError) as error:
+        raise UserError(f'{path}: a "truth" is no scene of the world ({error}).') from error

@@ -1,0 +1,44 @@
+"""Intervals cover what they promise, tests find what is there and nothing else."""
+
+import math
+
+import pytest
+import torch
+
+from t2v.evaluation.intervals import bootstrap, holm, paired_p, summary
+
+
+@pytest.fixture
+def generator():
+    return torch.Generator().manual_seed(0)
+
+
+def test_bootstrap_intervals_cover_the_mean_of_a_skewed_source(generator):
+    covered = 0
+    for _ in range(200):
+        values = torch.empty(60, dtype=torch.double).exponential_(1.0, generator=generator)
+        low, high = bootstrap(values, generator)
+        covered += low <= 1 <= high
+    assert 178 <= covered <= 198  # 95 % of 200, less the little that 60 values cost
+
+
+def test_one_video_has_no_interval_and_unknown_values_do_not_count(generator):
+    assert all(map(math.isnan, bootstrap(torch.ones(1), generator)))
+    found = summary(torch.tensor([1.0, 0.0, 1.0, math.nan]), generator)
+    assert (found.n, found.value) == (3, pytest.approx(2 / 3))
+    assert found.low == pytest.approx(0.2077, abs=1e-3)  # Wilson's
+    assert summary(torch.tensor([math.nan]), generator).n == 0
+
+
+def test_pairs_are_judged_by_mcnemar_and_by_flipped_signs(generator):
+    ones = torch.tensor([1.0] * 9 + [-1.0] + [0.0] * 40)
+    assert paired_p(ones, generator) == pytest.approx(2 * 11 / 2**10)
+    assert paired_p(torch.zeros(9), generator) == 1
+    noise = torch.randn(50, generator=generator)
+    assert paired_p(noise - noise.mean(), generator) > 0.9
+    assert paired_p(0.8 + noise, generator) < 0.001
+
+
+def test_asking_often_raises_chances(generator):
+    assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
+    assert holm([0.9, 0.8]) == [1, 1]

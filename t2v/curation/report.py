@@ -6,6 +6,7 @@ import base64
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +99,12 @@ def histograms(clips: Sequence[Clip]) -> list[dict[str, Any]]:
     """Of the duration and of every score: where kept and dropped clips lie."""
     names = sorted({name for clip in clips for name in clip.scores})
     found = [_histogram("seconds", clips, lambda clip: seconds_of(clip) or None)]
-    found += [_histogram(name, clips, lambda clip, n=name: clip.scores.get(n)) for name in names]
+    found += [_histogram(name, clips, partial(_score, name)) for name in names]
     return [each for each in found if each]
+
+
+def _score(name: str, clip: Clip) -> float | None:
+    return clip.scores.get(name)
 
 
 def _histogram(

@@ -115,7 +115,7 @@ def _verdict(clip: Clip, transform: Transform) -> np.ndarray | str:
     try:
         return read_clip(clip, transform)
     except Unreadable as error:
-        return f"{error.verdict}: {error.detail}"
+        return ": ".join(filter(None, (error.verdict, error.detail)))
     except UserError as error:
         return f"unreadable: {error}"
     except Unfit as error:

@@ -33,13 +33,16 @@ def overlay(take: Take, config: OverlayConfig) -> Clip:
     """
     clip, stills = take.clip, take.stills
     shown = stills[np.linspace(0, len(stills) - 1, min(len(stills), MOST)).astype(int)]
-    stays = _Stays(shown)
+    firsts = np.linspace(0, max(len(stills) - 2, 0), min(MOST - 1, len(stills))).astype(int)
+    # two stills in a row: a title or a line of subtitles is not there all the time
+    written = [text_lines(_Stays(stills[first : first + 2])) for first in sorted({*firsts})]
     whole = Box(0, 0, stills.shape[2], stills.shape[1])
     inner = bars(stills)
     share = 1 - inner.width * inner.height / (whole.width * whole.height)
-    lines = text_lines(stays)
-    marks = logos(stays)
-    covered = sum(each.width * each.height for each in lines) / (whole.width * whole.height)
+    lines = sorted({line for each in written for line in each})
+    marks = logos(_Stays(shown))
+    area = max(sum(box.width * box.height for box in each) for each in written)
+    covered = area / (whole.width * whole.height)
     clip = scored(clip, bars=share, text=covered)
     found = [
         ("letterbox", config.letterbox, share > 0, inner, f"bars take {share:.0%} of the picture"),

@@ -81,3 +81,10 @@ def test_a_mark_that_stays_in_a_corner_is_a_logo(film, take):
 
 def test_pictures_that_light_nowhere_have_no_bars():
     assert bars(np.zeros((3, 90, 160, 3), np.uint8)) == (0, 0, 160, 90)
+
+
+def test_a_title_that_comes_late_is_found(film, take):
+    stills = take(film).stills.copy()
+    stills = np.concatenate([stills, stills])
+    stills[-4:] = written(stills[-4:], "the end of the whole film", (60, 330))
+    assert "text" in judged(take(film), stills).tags

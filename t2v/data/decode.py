@@ -90,8 +90,10 @@ def read_clips(
         memory_gb=config.gigabytes_per_worker,
     )
     for number, result in results:
-        failed = isinstance(result, Failure)
-        yield number, f"{result.kind}: {result.reason}" if failed else result
+        if isinstance(result, Failure):
+            yield number, f"{result.kind}: {result.reason}"
+        else:
+            yield number, result
 
 
 def file_hashes(paths: Iterator[str], threads: int) -> dict[str, str]:

@@ -97,13 +97,13 @@ def _suite(
 ) -> dict[str, Any]:
     columns: dict[str, dict[str, Any]] = {}
     for name in ours["videos"][0]["values"]:
-        pair = [_cell(each, name) for each in (ours, theirs)]
-        if None not in pair and pair[0]["method"] == pair[1]["method"]:
-            values = [
+        cell, other = (_cell(each, name) for each in (ours, theirs))
+        if cell and other and cell["method"] == other["method"]:
+            values, others = (
                 torch.tensor([_number(video["values"][name]) for video in each["videos"]])
                 for each in (ours, theirs)
-            ]
-            columns[name] = difference(*values, generator) | {"better": pair[0]["better"]}
+            )
+            columns[name] = difference(values, others, generator) | {"better": cell["better"]}
     raised = holm([column["chance"] for column in columns.values()])
     for column, chance in zip(columns.values(), raised, strict=True):
         column["chance_of_all"] = chance

@@ -98,8 +98,8 @@ def extrapolated(ours: Tensor, theirs: Tensor, generator: torch.Generator) -> fl
 def kernel_distance(ours: Tensor, theirs: Tensor) -> tuple[float, float]:
     """The unbiased squared MMD of the cubic kernel (KID, Binkowski et al. 2018), and its error.
 
-    0 on average for two samples of one source, however few; it may fall below. Features are first
-    divided by the spread of the reference's. The standard error is the jackknife's.
+    0 on average for two samples of one source, however few; it may fall below. The features are
+    taken as they are: any scaling by the data would bias it. The standard error is the jackknife's.
 
     Args:
         ours, theirs: features, `n d` and `m d`.
@@ -110,9 +110,7 @@ def kernel_distance(ours: Tensor, theirs: Tensor) -> tuple[float, float]:
     n, m = len(ours), len(theirs)
     if min(n, m) < 3:
         raise UserError(f"A kernel distance needs at least 3 videos a side, there are {n} and {m}.")
-    scale = theirs.double().std(0).clamp(min=1e-8)
-    centre = theirs.double().mean(0)
-    x, y = (ours.double() - centre) / scale, (theirs.double() - centre) / scale
+    x, y = ours.double(), theirs.double()
     d = x.shape[1]
     xx, yy, xy = ((a @ b.T / d + 1) ** 3 for a, b in ((x, x), (y, y), (x, y)))
     xx.fill_diagonal_(0)

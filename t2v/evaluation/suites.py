@@ -29,7 +29,7 @@ class Suite:
     scenes: tuple[Scene, ...] | None
 
     def truths(self) -> tuple[dict[str, Any], ...] | None:
-        return self.scenes and tuple(scene.truth() for scene in self.scenes)
+        return tuple(scene.truth() for scene in self.scenes) if self.scenes else None
 
     def real(self, num_frames: int, height: int, width: int) -> tuple[Tensor, Tensor] | None:
         """The clips that the prompts describe, `n t h w c`, and their masks `n t h w`."""

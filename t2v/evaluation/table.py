@@ -59,7 +59,7 @@ def cell_text(cell: dict[str, Any]) -> str:
 
 def footnotes(suite: dict[str, Any]) -> list[str]:
     """What measured each metric, and why others were not run, each said once."""
-    notes = {}
+    notes: dict[str, str] = {}
     for family, rows in suite["tables"].items():
         for cells in rows.values():
             for name, cell in cells.items():

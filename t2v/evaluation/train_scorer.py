@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from t2v.config import ScorerConfig
+from t2v.data.buckets import Unfit
 from t2v.data.clips import pixels, read_rows, read_shards
 from t2v.data.dataset import is_world
 from t2v.data.decode import Transform, read_clip
@@ -21,7 +22,8 @@ from t2v.errors import UserError
 from t2v.evaluation.alignment import hits
 from t2v.evaluation.contrast import counterfactual, differs, goes_somewhere, shuffled
 from t2v.evaluation.intervals import wilson
-from t2v.evaluation.scorer import SIDE, TOKENS, Scorer, ScorerTowers
+from t2v.evaluation.nets import spread
+from t2v.evaluation.scorer import FRAMES, SIDE, TOKENS, Scorer, ScorerTowers
 from t2v.manifest import read_manifest
 from t2v.models.folder import EMBEDDED, embedded_model
 from t2v.models.load import load_text
@@ -31,7 +33,12 @@ logger = logging.getLogger(__name__)
 
 WRONG_CLIPS = 4  # one in so many clips of a batch is also shown with its frames in disorder
 FOOTAGE = Transform(
-    fps=8, sizes=((SIDE, SIDE),), lengths=(17,), sampling="sparse", max_upscale=8, max_repeat=8
+    fps=8,
+    sizes=((SIDE, SIDE),),
+    lengths=(5, 9, 13, 17),
+    sampling="sparse",
+    max_upscale=8,
+    max_repeat=8,
 )
 
 
@@ -110,15 +117,22 @@ def read_captioned(config: ScorerConfig) -> tuple[Tensor, list[tuple[str, ...]]]
                 break
         return torch.cat(shards), [tuple(row["captions"]) for row in rows]
     clips = [clip for clip in read_manifest(config.data) if not clip.dropped][: config.count]
-    if mute := [clip.path for clip in clips if not clip.texts]:
+    if mute := [clip.path for clip in clips if not clip.texts()]:
         raise UserError(f"{mute[0]}: has no caption, like {len(mute) - 1} more of {config.data}.")
-    frames = [
-        torch.from_numpy(read_clip(clip, FOOTAGE))
-        for clip in tqdm(clips, unit="clip", disable=None)
-    ]
-    if len({each.shape for each in frames}) > 1:
-        raise UserError(f"{config.data}: has pictures among its videos. Give videos only.")
-    return torch.stack(frames), [clip.texts for clip in clips]
+    videos, captions = [], []
+    for clip in tqdm(clips, unit="clip", disable=None):
+        try:
+            frames = torch.from_numpy(read_clip(clip, FOOTAGE))
+        except Unfit as reason:
+            logger.warning("%s is left out: %s", clip.path, reason)
+            continue
+        if len(frames) == 1:
+            raise UserError(f"{clip.path}: is a picture. Give videos only.")
+        videos.append(spread(frames[None], FRAMES)[0])
+        captions.append(clip.texts())
+    if not videos:
+        raise UserError(f"{config.data}: none of its {len(clips)} clips can be used.")
+    return torch.stack(videos), captions
 
 
 def _one(captions: tuple[str, ...], generator: torch.Generator) -> str:

@@ -42,7 +42,7 @@ def test_help_names_every_command(capsys):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_of_a_command_lists_every_setting(name, capsys):
-    assert main([name, "--help"]) == 0
+    assert main([*name.split(), "--help"]) == 0
     shown = capsys.readouterr().out
     assert all(setting in shown for setting in settings(COMMANDS[name].schema))
 

@@ -16,7 +16,6 @@ from typing import Any
 
 from tqdm import tqdm
 
-from t2v import __version__
 from t2v.config import CurateConfig
 from t2v.curation import engine
 from t2v.curation.examine import FAILED, examine
@@ -40,6 +39,7 @@ from t2v.workers import Failure
 
 logger = logging.getLogger(__name__)
 STATS = "stats.json"
+RULES = 1  # to be raised when the same settings judge the same film differently
 
 
 def curate(config: CurateConfig) -> Path:
@@ -101,7 +101,7 @@ def _settings(config: CurateConfig) -> str:
     names = ["probe", "scenes", *(stage.name for stage in STAGES if stage.kind == "take")]
     groups = {name: asdict(getattr(config, name)) for name in names}
     skipped = sorted(set(config.skip) & set(names))
-    return json.dumps([__version__, groups, skipped], sort_keys=True)
+    return json.dumps([RULES, groups, skipped], sort_keys=True)
 
 
 def _examined(

@@ -14,18 +14,23 @@ from t2v.errors import UserError
 Config = TypeVar("Config")
 
 
-def settings(schema: type) -> dict[str, tuple[Any, Any]]:
-    """Every setting of `schema` by its dotted name: its type and default (`MISSING`: required)."""
+def settings(schema: type, built: Any = None) -> dict[str, tuple[Any, Any]]:
+    """Every setting of `schema` by its dotted name: its type and default (`MISSING`: required).
+
+    Args:
+        built: where the defaults are those of a group that another one builds its own way.
+    """
     hints = get_type_hints(schema)
     found: dict[str, tuple[Any, Any]] = {}
     for each in fields(schema):
-        hint = hints[each.name]
+        hint, make = hints[each.name], each.default_factory
+        default = each.default if make is MISSING else make()
+        default = default if built is None else getattr(built, each.name)
         if is_dataclass(hint):
-            group = settings(cast(type, hint))
+            group = settings(cast(type, hint), None if default is MISSING else default)
             found |= {f"{each.name}.{name}": setting for name, setting in group.items()}
         else:
-            make = each.default_factory
-            found[each.name] = (hint, each.default if make is MISSING else make())
+            found[each.name] = (hint, default)
     return found
 
 

@@ -7,7 +7,14 @@ from dataclasses import MISSING, fields, is_dataclass
 import pytest
 
 from t2v import config
-from t2v.config import ConvertConfig, SampleConfig, StageConfig, TrainDiTConfig, TrainVAEConfig
+from t2v.config import (
+    ConvertConfig,
+    FinetuneConfig,
+    SampleConfig,
+    StageConfig,
+    TrainDiTConfig,
+    TrainVAEConfig,
+)
 from t2v.errors import UserError
 from t2v.settings import load_config, save_config, settings, type_words
 
@@ -155,3 +162,9 @@ def test_a_list_of_groups_is_read_checked_and_written_back(tmp_path):
     for wrong in ("[{frames: 5}]", "[{num_frames: five}]", "[5]", "[{from_step: null}]"):
         with pytest.raises(UserError, match=r"clips\.stages takes \[StageConfig, \.\.\.\]"):
             load_config(TrainDiTConfig, None, [f"clips.stages={wrong}", *REQUIRED])
+
+
+def test_a_group_has_the_defaults_of_the_command_it_belongs_to():
+    assert settings(TrainDiTConfig)["optim.name"][1] == "muon"
+    assert settings(FinetuneConfig)["optim.name"][1] == "adamw"
+    assert settings(FinetuneConfig)["optim.warmup_steps"][1] == 20

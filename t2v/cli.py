@@ -105,32 +105,25 @@ def _prompts_in(file: Path) -> list[str]:
     raise UserError(f"--prompt-file {file}: holds no prompt. Write one a line.")
 
 
-def _print_once(path: Path) -> None:
-    from t2v.distributed import rank
-
-    if rank() == 0:
-        print(path)
-
-
 def _train(args: argparse.Namespace, overrides: list[str]) -> None:
     config = load_config(TrainDiTConfig, args.config, overrides)
     from t2v.training.dit import train_dit
 
-    _print_once(train_dit(config))
+    print(train_dit(config))
 
 
 def _finetune(args: argparse.Namespace, overrides: list[str]) -> None:
     config = load_config(FinetuneConfig, args.config, overrides)
     from t2v.training.finetune import finetune
 
-    _print_once(finetune(config))
+    print(finetune(config))
 
 
 def _train_vae(args: argparse.Namespace, overrides: list[str]) -> None:
     config = load_config(TrainVAEConfig, args.config, overrides)
     from t2v.training.vae import train_vae
 
-    _print_once(train_vae(config))
+    print(train_vae(config))
 
 
 def _world(args: argparse.Namespace, overrides: list[str]) -> None:
@@ -304,6 +297,8 @@ def _dispatch(argv: list[str]) -> None:
     from t2v.distributed import rank
 
     log.setup(rank())
+    if rank():  # the first process prints
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     COMMANDS[name].run(args, _overrides(COMMANDS[name], args))
 
 

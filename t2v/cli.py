@@ -293,11 +293,10 @@ def _dispatch(argv: list[str]) -> None:
     if args.help:
         parser.print_help()
         return
-    from t2v import log
-    from t2v.distributed import rank
+    from t2v import distributed, log
 
-    log.setup(rank())
-    if rank():  # the first process prints
+    log.setup(distributed.rank())
+    if distributed.rank():  # the first process prints
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     COMMANDS[name].run(args, _overrides(COMMANDS[name], args))
 

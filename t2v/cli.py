@@ -214,9 +214,7 @@ COMMANDS = {
         ConvertConfig, _convert, "turn a Wan pipeline folder into one of ours", ("src", "dst")
     ),
     "eval": Command(EvalConfig, _eval, "judge a pipeline by prompts or real clips", ("model",)),
-    "eval compare": Command(
-        CompareConfig, _compare, "which differences of two evaluations are real", ("a", "b")
-    ),
+    "eval compare": Command(CompareConfig, _compare, "tell two evaluations apart", ("a", "b")),
     "scorer": Command(ScorerConfig, _scorer, "train what tells how well a video fits a text"),
     "plan": Command(
         PlanConfig, _plan, "memory, time and disk of a command, before it is run", ("command",)

@@ -79,6 +79,6 @@ def test_psnr_inside_objects_looks_nowhere_else():
     real = torch.full((2, 3, 4, 4, 3), 100, dtype=torch.uint8)
     rebuilt, masks = real.clone(), torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
     masks[:, :, :2], rebuilt[:, :, :2] = 255, 110
-    whole, inside = psnr(rebuilt, real), psnr(rebuilt, real, masks > 127)
-    assert inside[0] == pytest.approx(28.13, abs=0.01)  # 20 log10(255 / 10)
-    assert whole[0] == pytest.approx(inside[0] + 3.01, abs=0.01)  # half of the pixels are right
+    whole, inside = psnr(rebuilt, real)[0].item(), psnr(rebuilt, real, masks > 127)[0].item()
+    assert inside == pytest.approx(28.13, abs=0.01)  # 20 log10(255 / 10)
+    assert whole == pytest.approx(inside + 3.01, abs=0.01)  # half of the pixels are right

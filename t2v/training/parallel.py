@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
+from diffusers.models.attention_dispatch import attention_backend
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from t2v.config import TrainConfig
+from t2v.config import FinetuneConfig, TrainConfig, TrainDiTConfig
 from t2v.distributed import check_launcher, local_rank, rank, world_size
 from t2v.errors import UserError
 
@@ -126,7 +127,7 @@ class Worker:
     """
 
     def __init__(self, task: Task, config: TrainConfig) -> None:
-        self.task, self.accumulate = task, config.accumulate
+        self.task, self.config, self.accumulate = task, config, config.accumulate
         self.shards = world_size() * config.accumulate
         self.sharded = world_size() > 1 and config.parallel == "fsdp"
         if config.gradient_checkpointing:
@@ -156,7 +157,7 @@ class Worker:
             self._loss.set_requires_gradient_sync(last)
         elif world_size() > 1 and not last:
             waits = self._loss.no_sync()
-        with waits:
+        with waits, kernel(self.config):
             loss, extra = self._loss(batch, generator)
             (loss / self.accumulate).backward()
         return loss.detach(), extra
@@ -179,6 +180,13 @@ class Worker:
             yield
         finally:
             self.task.model = trained
+
+
+def kernel(config: TrainConfig) -> AbstractContextManager[None]:
+    """The attention of a whole step: what is recomputed in the backward pass needs the same one."""
+    if isinstance(config, (TrainDiTConfig, FinetuneConfig)):
+        return attention_backend(config.attention)
+    return nullcontext()
 
 
 def checkpoint_gradients(task: Task) -> None:

@@ -219,9 +219,11 @@ def test_training_begins_with_the_weights_of_a_plain_pipeline_folder(
         assert torch.equal(learned.decoder.conv_in.weight, vae.decoder.conv_in.weight)
 
 
-@pytest.mark.parametrize("kind", ["vae", "dit"])
-def test_recomputed_activations_train_the_same(kind, tmp_path, request):
-    config = request.getfixturevalue(f"{kind}_config")
+@pytest.mark.parametrize(
+    ("kind", "changes"), [("vae", {}), ("dit", {}), ("dit", {"attention": "_native_math"})]
+)
+def test_recomputed_activations_train_the_same(kind, changes, tmp_path, request):
+    config = replace(request.getfixturevalue(f"{kind}_config"), **changes)
     train = {"vae": train_vae, "dit": train_dit}[kind]
     kept = train(config)
     spared = replace(config, output=str(tmp_path / "spared"), gradient_checkpointing=True)

@@ -99,9 +99,8 @@ def objective_of(scheduler: SchedulerMixin) -> tuple[Objective, float]:
     known: dict[str, Objective] = {"v_prediction": "v", "epsilon": "epsilon"}
     if kind in known:
         ours = build_scheduler(known[kind], shift=1.0).config
-        path = ("num_train_timesteps", "beta_schedule", "beta_start", "beta_end")
-        path = (*path, "rescale_betas_zero_snr")
-        if all(config.get(name) == ours[name] for name in path):
+        path = "num_train_timesteps beta_schedule beta_start beta_end rescale_betas_zero_snr"
+        if all(config.get(name) == ours[name] for name in path.split()):
             return known[kind], 1.0
     raise UserError(
         f"{type(scheduler).__name__} (prediction_type={kind}, use_dynamic_shifting="

@@ -135,7 +135,7 @@ def _pyramid_planes(turn: Tensor) -> tuple[Tensor, Tensor]:
 def _solid(
     u: Tensor, v: Tensor, planes: tuple[Tensor, Tensor], soft: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """A convex solid under parallel rays: where no ray has left one face before it enters another."""
+    """A convex solid: where no parallel ray has left one face before it enters another."""
     normals, distances = planes  # t k 3, k
     facing = normals[..., 2] > 0
     # Eliminating depth from a face towards us and one away leaves a half-plane of the outline.

@@ -39,7 +39,9 @@ def _by(aligner: Aligner, videos: Videos) -> Findings:
         table = by_text(score)  # texts by videos
         for name, scores in (("video", table), ("text", table.T)):
             found |= {
-                f"{name}_r{k}": Column(hits(scores, videos.prompts, k), "higher", aligner.name)
+                f"{name}_r{k}": Column(
+                    hits(scores, videos.prompts, k), "higher", aligner.name, is_share=True
+                )
                 for k in RANKS
             }
     return found

@@ -23,14 +23,14 @@ class Interval:
     n: int
 
 
-def summary(values: Tensor, generator: torch.Generator) -> Interval:
+def summary(values: Tensor, generator: torch.Generator, is_share: bool = False) -> Interval:
     """The mean of what is known (not nan): Wilson's interval of a share, else a bootstrap's."""
     known = values[~values.isnan()].double()
     n = len(known)
     if n == 0:
         return Interval(math.nan, math.nan, math.nan, 0)
     mean = known.mean().item()
-    if ((known == 0) | (known == 1)).all():
+    if is_share:
         return Interval(mean, *wilson(int(known.sum()), n), n)
     return Interval(mean, *bootstrap(known, generator), n)
 

@@ -58,6 +58,7 @@ class Column:
     values: Tensor
     better: Better
     method: str
+    is_share: bool = False  # right or wrong, 1 or 0: its mean is a share
 
 
 @dataclass(frozen=True)

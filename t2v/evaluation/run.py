@@ -260,7 +260,7 @@ def _cells(findings: Findings) -> dict[str, Any]:
             case NotRun():
                 cells[name] = {"not_run": found.reason}
             case Column():
-                interval = summary(found.values, keyed_generator(0, "bootstrap"))
+                interval = summary(found.values, keyed_generator(0, "bootstrap"), found.is_share)
                 cells[name] = _plain(interval) | {"better": found.better, "method": found.method}
             case Figure():
                 figures = Interval(found.value, found.low, found.high, found.n)

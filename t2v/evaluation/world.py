@@ -82,7 +82,9 @@ def columns(truths: list[Truth], answers: list[Answer], method: str) -> Findings
     values = right(truths, answers)
     everything = torch.stack(list(values.values())).nanmean(0)
     found: Findings = {"all": Column(everything, "higher", method)}
-    return found | {name: Column(value, "higher", method) for name, value in values.items()}
+    return found | {
+        name: Column(value, "higher", method, is_share=True) for name, value in values.items()
+    }
 
 
 def load_pipeline(model: str) -> T2VPipeline:

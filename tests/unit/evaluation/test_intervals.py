@@ -24,10 +24,11 @@ def test_bootstrap_intervals_cover_the_mean_of_a_skewed_source(generator):
 
 def test_one_video_has_no_interval_and_unknown_values_do_not_count(generator):
     assert all(map(math.isnan, bootstrap(torch.ones(1), generator)))
-    found = summary(torch.tensor([1.0, 0.0, 1.0, math.nan]), generator)
+    found = summary(torch.tensor([1.0, 0.0, 1.0, math.nan]), generator, is_share=True)
     assert (found.n, found.value) == (3, pytest.approx(2 / 3))
     assert found.low == pytest.approx(0.2077, abs=1e-3)  # Wilson's
     assert summary(torch.tensor([math.nan]), generator).n == 0
+    assert summary(torch.zeros(9), generator).high == 0  # an amount, not a share
 
 
 def test_pairs_are_judged_by_mcnemar_and_by_flipped_signs(generator):

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from dataclasses import MISSING, fields, is_dataclass
+from typing import Literal, get_args, get_origin
 
 import pytest
 
@@ -23,7 +24,11 @@ SCHEMAS = [each for each in vars(config).values() if isinstance(each, type) and 
 
 
 def required_of(schema):
-    return [f"{name}=x" for name, (_, default) in settings(schema).items() if default is MISSING]
+    required = {n: hint for n, (hint, default) in settings(schema).items() if default is MISSING}
+    return [
+        f"{name}={get_args(hint)[0] if get_origin(hint) is Literal else 'x'}"
+        for name, hint in required.items()
+    ]
 
 
 @pytest.mark.parametrize("schema", SCHEMAS, ids=lambda schema: schema.__name__)

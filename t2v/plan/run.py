@@ -183,14 +183,18 @@ def _variants(target: Target, size: Size) -> Iterator[tuple[str, Target, Size]]:
 
 
 def _fitting_batch(over: Plan, target: Target) -> int:
-    """The largest batch that fits, or 1: memory is a line over the batch, drawn through 1 and 2."""
-    one, two = (
+    """The largest batch that fits, or 1: near the size that does not, memory is a line over it."""
+    whole = over.estimate.size.batch
+    half = whole // 2
+    fewer, more = (
         estimate(target, replace(over.estimate.size, batch=batch), UNKNOWN).peak(over.correction)
-        for batch in (1, 2)
+        for batch in (half, whole)
     )
-    each = two.most - one.most
-    room = SPARE * (over.allowed or 0) - over.data - one.most
-    return max(1, min(over.estimate.size.batch // 2, int(1 + 0.99 * room / each)))
+    room = SPARE * (over.allowed or 0) - over.data - fewer.most
+    if room >= 0 or more.most <= fewer.most:
+        return half
+    each = (more.most - fewer.most) / (whole - half)
+    return max(1, int(half + 1.01 * room / each))
 
 
 def _smaller_ways(over: Plan) -> Iterator[tuple[str, Target, Size]]:

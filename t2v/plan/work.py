@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from math import prod
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from diffusers import AutoencoderKLWan
@@ -284,7 +285,9 @@ class _PlannedFinetune(_PlannedDiT):
         )
         super().__init__(training, size)
         if config.method == "lora":
-            add_lora(self.model["transformer"], config.lora, config.seed)
+            # peft moves new layers to the model's device; they are there, and fakes cannot move
+            with patch.object(nn.Module, "to", lambda module, *_, **__: module):
+                add_lora(self.model["transformer"], config.lora, config.seed)
         choose_trainable(self.model, config)
 
 

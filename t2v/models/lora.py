@@ -37,7 +37,9 @@ class LoraLoader(WanLoraLoaderMixin):
         hotswap: bool = False,
         **kwargs: Any,
     ) -> None:
-        """As every diffusers pipeline does; but every tensor must find its place.
+        """As every diffusers pipeline does; but every tensor of a file must find its place.
+
+        Tensors that are given as a dict are taken as far as they fit, with a warning.
 
         Raises:
             UserError: peft is missing, or see `check_lora`.
@@ -46,8 +48,14 @@ class LoraLoader(WanLoraLoaderMixin):
         given = pretrained_model_name_or_path_or_dict
         reading = {name: kwargs[name] for name in READING if name in kwargs}
         tensors = self.lora_state_dict(dict(given) if isinstance(given, dict) else given, **reading)
-        count = check_lora(self.transformer, tensors)
-        logger.info("LoRA: %d of %d tensors matched", count, count)
+        try:
+            count = check_lora(self.transformer, tensors)
+        except UserError as error:
+            if not isinstance(given, dict):
+                raise
+            logger.warning("%s", error)  # whoever picked the tensors may know why
+        else:
+            logger.info("LoRA: %d of %d tensors matched", count, count)
         super().load_lora_weights(given, adapter_name, hotswap, **kwargs)
 
 

@@ -82,6 +82,12 @@ def test_tensors_without_a_place_are_counted_and_named(pipe, lora, change, words
     assert not hasattr(pipe.transformer, "peft_config")
 
 
+def test_tensors_given_as_a_dict_are_taken_as_far_as_they_fit_with_a_warning(pipe, lora, caplog):
+    pipe.load_lora_weights(load_file(lora) | {"transformer.cat.lora_A.weight": torch.ones(2, 2)})
+    assert "1 unexpected (transformer.cat.lora_A.weight)" in caplog.text
+    assert lora_effect(pipe.transformer) > 0
+
+
 def test_a_lora_that_does_nothing_is_refused(pipe, lora):
     zeros = {k: v * ("lora_A" in k) for k, v in load_file(lora).items()}
     save_file(zeros, lora)

@@ -67,7 +67,8 @@ def read_manifest(path: str | Path) -> list[Clip]:
         manifest = path / MANIFEST
         return read_manifest(manifest) if manifest.is_file() else _media_folder(path)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # only a newline ends a row: U+2028 and its like may stand in a name
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"{path}: cannot be read as a manifest ({error}). Give a JSONL file of clips, "

@@ -55,7 +55,7 @@ def calibrated(
 
 def _heap(small: Estimate, measured: Measured, default: Correction) -> float:
     stage = max(small.stages, key=lambda each: each.peak)
-    return max(1.0, (measured.peak - default.library - stage.held) / (stage.peak - stage.held))
+    return max(1.0, (measured.peak - default.scratch - stage.held) / (stage.peak - stage.held))
 
 
 def _time_factor(whole: float, traced_: Sequence[float], took: Sequence[float]) -> Figure:

@@ -26,11 +26,11 @@ class Figure:
 class Correction:
     """What a trace does not see, and how sure that is.
 
-    `library` bytes of kernels' code and scratch, `heap` resident bytes for each that rises and
+    `scratch` bytes of kernels' code and scratch, `heap` resident bytes for each that rises and
     falls, `time` seconds for each of the roofline.
     """
 
-    library: int
+    scratch: int
     heap: Figure
     time: dict[str, Figure]  # by stage; any other stage takes `otherwise`
     otherwise: Figure
@@ -76,8 +76,8 @@ class Estimate:
         return max(
             (
                 Figure(
-                    correction.library + stage.held + rise * correction.heap.value,
-                    rise * correction.heap.error + correction.library / 2,
+                    correction.scratch + stage.held + rise * correction.heap.value,
+                    rise * correction.heap.error + correction.scratch / 2,
                 )
                 for stage in self.stages
                 for rise in (stage.peak - stage.held,)

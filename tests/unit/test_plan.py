@@ -156,7 +156,7 @@ def test_measurements_twice_the_trace_double_the_plan(training):
 
     def twice(step):
         top = max(step.stages, key=lambda each: each.peak)
-        peak = default.library + top.held + 2 * (top.peak - top.held)
+        peak = default.scratch + top.held + 2 * (top.peak - top.held)
         return Measured(peak, {each.name: 2 * each.seconds for each in step.stages})
 
     correction = calibrated(whole, [(small, twice(small)), (half, twice(half))], default)

@@ -109,13 +109,18 @@ class Scorer(nn.Module):
         self.encoder.save_pretrained(Path(folder, "text_encoder"))
 
 
+def is_scorer(folder: str) -> bool:
+    """Does the folder hold what `Scorer.save` leaves?"""
+    return Path(folder, "towers", "config.json").is_file()
+
+
 def load_scorer(folder: str) -> Scorer:
     """The scorer in a folder, ready to score.
 
     Raises:
         UserError: it is not there, or it is damaged.
     """
-    if not Path(folder, "towers", "config.json").is_file():
+    if not is_scorer(folder):
         raise UserError(f"scorer={folder}: holds no scorer. Train one: t2v scorer output={folder}")
     with loading(f"scorer={folder}"):
         towers = ScorerTowers.from_pretrained(Path(folder, "towers"))

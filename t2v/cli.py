@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import json
 import os
 import re
 import sys
@@ -11,8 +12,9 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass
 from difflib import get_close_matches
+from importlib import import_module
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_origin
 
 from t2v.config import (
     BenchConfig,
@@ -63,12 +65,16 @@ FLAGS = {"--sheet": "sheet", "--gif": "gif", "--truncate": "truncate"}
 
 @dataclass(frozen=True)
 class Command:
-    """A row of `COMMANDS`: the settings, what runs them, one line of help."""
+    """A row of `COMMANDS`: the settings, what runs them, one line of help.
+
+    What runs them is `module:function`, imported only then; it takes the settings, and what it
+    returns is printed. Commands that need more have a function here.
+    """
 
     schema: type
-    run: Callable[[argparse.Namespace, list[str]], None]
+    run: str | Callable[[argparse.Namespace, list[str]], None]
     help: str
-    positional: tuple[str, ...] = ()  # settings that may be given by position
+    positional: tuple[str, ...] = ()  # settings that may be given by position; a list takes all
     options: tuple[str, ...] = ()  # settings that may be given as --name
 
 
@@ -105,41 +111,6 @@ def _prompts_in(file: Path) -> list[str]:
     raise UserError(f"--prompt-file {file}: holds no prompt. Write one a line.")
 
 
-def _train(args: argparse.Namespace, overrides: list[str]) -> None:
-    config = load_config(TrainDiTConfig, args.config, overrides)
-    from t2v.training.dit import train_dit
-
-    print(train_dit(config))
-
-
-def _finetune(args: argparse.Namespace, overrides: list[str]) -> None:
-    config = load_config(FinetuneConfig, args.config, overrides)
-    from t2v.training.finetune import finetune
-
-    print(finetune(config))
-
-
-def _train_vae(args: argparse.Namespace, overrides: list[str]) -> None:
-    config = load_config(TrainVAEConfig, args.config, overrides)
-    from t2v.training.vae import train_vae
-
-    print(train_vae(config))
-
-
-def _world(args: argparse.Namespace, overrides: list[str]) -> None:
-    config = load_config(WorldConfig, args.config, overrides)
-    from t2v.world.run import run
-
-    run(config)
-
-
-def _encode(args: argparse.Namespace, overrides: list[str]) -> None:
-    config = load_config(EncodeConfig, args.config, overrides)
-    from t2v.training.encode import encode
-
-    print(encode(config))
-
-
 def _convert(args: argparse.Namespace, overrides: list[str]) -> None:
     config = load_config(ConvertConfig, args.config, overrides)
     from t2v.models.convert import convert_wan_pipeline
@@ -155,34 +126,6 @@ def _eval(args: argparse.Namespace, overrides: list[str]) -> None:
     else:
         from t2v.evaluation.likeness import evaluate
     print(evaluate(config))
-
-
-def _compare(args: argparse.Namespace, overrides: list[str]) -> None:
-    config = load_config(CompareConfig, args.config, overrides)
-    from t2v.evaluation.compare import compare
-
-    print(compare(config))
-
-
-def _scorer(args: argparse.Namespace, overrides: list[str]) -> None:
-    config = load_config(ScorerConfig, args.config, overrides)
-    from t2v.evaluation.train_scorer import train_scorer
-
-    print(train_scorer(config))
-
-
-def _curate(args: argparse.Namespace, overrides: list[str]) -> None:
-    config = load_config(CurateConfig, args.config, overrides)
-    from t2v.curation.run import curate
-
-    print(curate(config))
-
-
-def _bench(args: argparse.Namespace, overrides: list[str]) -> None:
-    config = load_config(BenchConfig, args.config, overrides)
-    from t2v.bench import bench
-
-    bench(config)
 
 
 def _plan(args: argparse.Namespace, overrides: list[str]) -> None:
@@ -205,26 +148,51 @@ def load_plan(file: Path | None, overrides: Sequence[str]) -> tuple[PlanConfig, 
 
 COMMANDS = {
     "sample": Command(SampleConfig, _sample, "prompts to mp4"),
-    "world": Command(WorldConfig, _world, "render the captioned world; train its text and judge"),
-    "train-vae": Command(TrainVAEConfig, _train_vae, "train the video autoencoder"),
-    "train": Command(TrainDiTConfig, _train, "train the transformer; writes a pipeline folder"),
-    "finetune": Command(FinetuneConfig, _finetune, "a saved pipeline learns new footage"),
-    "encode": Command(EncodeConfig, _encode, "clips to cached latents, with a report", ("data",)),
+    "world": Command(
+        WorldConfig, "t2v.world.run:run", "render the captioned world; train its text and judge"
+    ),
+    "train-vae": Command(
+        TrainVAEConfig, "t2v.training.vae:train_vae", "train the video autoencoder"
+    ),
+    "train": Command(
+        TrainDiTConfig,
+        "t2v.training.dit:train_dit",
+        "train the transformer; writes a pipeline folder",
+    ),
+    "finetune": Command(
+        FinetuneConfig, "t2v.training.finetune:finetune", "a saved pipeline learns new footage"
+    ),
+    "encode": Command(
+        EncodeConfig,
+        "t2v.training.encode:encode",
+        "clips to cached latents, with a report",
+        ("data",),
+    ),
     "convert": Command(
         ConvertConfig, _convert, "turn a Wan pipeline folder into one of ours", ("src", "dst")
     ),
     "eval": Command(EvalConfig, _eval, "judge a pipeline by prompts or real clips", ("model",)),
-    "eval compare": Command(CompareConfig, _compare, "tell two evaluations apart", ("a", "b")),
-    "scorer": Command(ScorerConfig, _scorer, "train what tells how well a video fits a text"),
+    "eval compare": Command(
+        CompareConfig, "t2v.evaluation.compare:compare", "tell evaluations apart", ("runs",)
+    ),
+    "scorer": Command(
+        ScorerConfig,
+        "t2v.evaluation.train_scorer:train_scorer",
+        "train what tells how well a video fits a text",
+    ),
     "plan": Command(
         PlanConfig, _plan, "memory, time and disk of a command, before it is run", ("command",)
     ),
     "curate": Command(
-        CurateConfig, _curate, "footage to a manifest of clips", ("input",), ("engine",)
+        CurateConfig,
+        "t2v.curation.run:curate",
+        "footage to a manifest of clips",
+        ("input",),
+        ("engine",),
     ),
     "bench": Command(
         BenchConfig,
-        _bench,
+        "t2v.bench:bench",
         "time, memory and utilisation of every stage",
         ("what", "footage"),
     ),
@@ -296,7 +264,19 @@ def _dispatch(argv: list[str]) -> None:
     log.setup(distributed.rank())
     if distributed.rank():  # the first process prints
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    COMMANDS[name].run(args, _overrides(COMMANDS[name], args))
+    _run(COMMANDS[name], args)
+
+
+def _run(command: Command, args: argparse.Namespace) -> None:
+    overrides = _overrides(command, args)
+    if not isinstance(command.run, str):
+        command.run(args, overrides)
+        return
+    config: Any = load_config(command.schema, args.config, overrides)
+    module, _, function = command.run.partition(":")
+    result = getattr(import_module(module), function)(config)
+    if result is not None:
+        print(result)
 
 
 def command_name(argv: Sequence[str]) -> str:
@@ -394,5 +374,9 @@ def _overrides(command: Command, args: argparse.Namespace) -> list[str]:
         if getattr(args, name, None) is not None:
             given.append(f"{name}={getattr(args, name)}")
     by_position = dict(zip(command.positional, free, strict=False))
+    takes = settings(command.schema)[command.positional[0]][0] if command.positional else None
+    if free and get_origin(takes) is tuple:
+        by_position = dict.fromkeys(command.positional, json.dumps(free, ensure_ascii=False))
+        free = []
     too_many = free[len(by_position) :]  # `load_config` says that they are no settings
     return [*(f"{name}={value}" for name, value in by_position.items()), *given, *too_many]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from string import ascii_uppercase
 
 from t2v.config.checks import at_least_one
 from t2v.config.data import ClipsConfig
@@ -47,16 +48,19 @@ class EvalConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CompareConfig:
-    """`t2v eval compare A B`: are the differences of two finished evaluations real?"""
+    """`t2v eval compare A B ...`: how do finished evaluations differ from the first, for real?"""
 
-    a: str  # folders written by `t2v eval`
-    b: str
+    runs: tuple[str, ...]  # folders written by `t2v eval`
     output: str
     page_videos: int = 60
     seed: int = 0  # of the resampling
 
     def __post_init__(self) -> None:
         at_least_one(self, "page_videos")
+        if not 2 <= len(self.runs) <= len(ascii_uppercase):
+            raise UserError(
+                f"runs={list(self.runs)}: name 2 to {len(ascii_uppercase)} folders of `t2v eval`."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from t2v.evaluation.measure import CHUNK, Column, Findings, NotRun, Videos, at_least
-from t2v.evaluation.nets import Nets, PictureNet
+from t2v.evaluation.nets import Nets, PictureNet, gap
 
 SIDE = 64  # motion is read with the shorter side at most this long
 BLOCK = 8
@@ -53,10 +53,11 @@ def _chunk(video: Tensor, fps: float, net: PictureNet | None) -> dict[str, Tenso
         "sharpness": sharpness(video),
     }
     if net is not None:
-        maps = net.maps(video)[-1]  # n t c h w
-        found["subject"] = persistence(maps, moved.amax(1) > 0)
-        found["background"] = persistence(maps, moved.amax(1) == 0)
-        found["max_running"] = net.distance(video[:, 1:], video[:, :-1]).amax(1)
+        layers = net.maps(video)  # n t c h w each
+        found["subject"] = persistence(layers[-1], moved.amax(1) > 0)
+        found["background"] = persistence(layers[-1], moved.amax(1) == 0)
+        steps = gap([maps[:, 1:] for maps in layers], [maps[:, :-1] for maps in layers])
+        found["max_running"] = steps.amax(1)
     return found
 
 

@@ -39,18 +39,20 @@ class PictureNet:
         return [rearrange(each.float(), "(n t) d y x -> n t d y x", n=n) for each in layers]
 
     def distance(self, ours: Tensor, theirs: Tensor) -> Tensor:
-        """How far frames look apart, `n t`: LPIPS (Zhang et al. 2018, eq. 1) without its weights.
+        """How far frames of `n t h w c` uint8 videos look apart, `n t`."""
+        return gap(self.maps(ours), self.maps(theirs))
 
-        Squared difference of features of unit length, averaged over places, summed over layers.
 
-        Args:
-            ours, theirs: `n t h w c`, uint8.
-        """
-        far = torch.zeros(ours.shape[:2])
-        for a, b in zip(self.maps(ours), self.maps(theirs), strict=True):
-            square = (F.normalize(a, dim=2) - F.normalize(b, dim=2)).square().sum(2)
-            far = far + square.mean((2, 3))
-        return far
+def gap(ours: list[Tensor], theirs: list[Tensor]) -> Tensor:
+    """How far maps `n t d y x` lie apart, `n t`: LPIPS (Zhang et al. 2018, eq. 1), no weights.
+
+    Squared difference of features of unit length, averaged over places, summed over layers.
+    """
+    far = torch.zeros(ours[0].shape[:2])
+    for a, b in zip(ours, theirs, strict=True):
+        square = (F.normalize(a, dim=2) - F.normalize(b, dim=2)).square().sum(2)
+        far = far + square.mean((2, 3))
+    return far
 
 
 @dataclass(frozen=True)

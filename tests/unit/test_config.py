@@ -25,10 +25,8 @@ SCHEMAS = [each for each in vars(config).values() if isinstance(each, type) and 
 
 def required_of(schema):
     required = {n: hint for n, (hint, default) in settings(schema).items() if default is MISSING}
-    return [
-        f"{name}={get_args(hint)[0] if get_origin(hint) is Literal else 'x'}"
-        for name, hint in required.items()
-    ]
+    value = {Literal: lambda hint: get_args(hint)[0], tuple: lambda hint: "[x,y]"}
+    return [f"{n}={value.get(get_origin(h), lambda hint: 'x')(h)}" for n, h in required.items()]
 
 
 @pytest.mark.parametrize("schema", SCHEMAS, ids=lambda schema: schema.__name__)

@@ -1,6 +1,7 @@
 """Cheats that look good in a table are told on it and on the page."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -139,15 +140,39 @@ def test_the_same_evaluation_again_draws_nothing_and_gives_the_same(model, tmp_p
     for row in ("model", "real clips through the VAE", "real clips"):
         assert read["suites"]["world"]["tables"]["dynamics"][row]["motion"]["n"] == 9
 
-    kept = {"clips_kept": str(tmp_path / "a" / "clips")}
+    a, kept = str(tmp_path / "a"), {"clips_kept": str(tmp_path / "a" / "clips")}
     evaluate(EvalConfig(**words, **kept, output=str(tmp_path / "b")))
-    text = compare(CompareConfig(a=str(tmp_path / "a"), b=str(tmp_path / "b"), output=model))
+    text = compare(CompareConfig(runs=(a, str(tmp_path / "b")), output=model))
     assert text.count(NONE) > 6 and "is better" not in text
     evaluate(EvalConfig(**words, output=str(tmp_path / "c"), seed=1))
     with pytest.raises(UserError, match="The prompts of suite world differ"):
-        compare(CompareConfig(a=str(tmp_path / "a"), b=str(tmp_path / "c"), output=model))
+        compare(CompareConfig(runs=(a, str(tmp_path / "c")), output=model))
     with pytest.raises(UserError, match=r"Make it: t2v eval MODEL -o"):
-        compare(CompareConfig(a=str(tmp_path / "a"), b=str(tmp_path / "x"), output=model))
+        compare(CompareConfig(runs=(a, str(tmp_path / "x")), output=model))
+
+
+def test_of_several_runs_the_cheapest_that_lost_nothing_is_named(model, tmp_path):
+    a = str(tmp_path / "a")
+    evaluate(EvalConfig(model=model, suites=("order",), count=16, output=a))
+    report, runs = json.loads(Path(a, "eval.json").read_text()), [a]
+    for guidance, loss in ((1.0, 0.0), (0.0, 0.5)):  # cheaper; as cheap, and worse
+        report["protocol"]["guidance"] = guidance
+        for video in report["suites"]["order"]["videos"]:
+            video["values"]["dynamics.subject"] -= loss
+        runs.append(str(tmp_path / str(guidance)))
+        Path(runs[-1]).mkdir()
+        Path(runs[-1], "eval.json").write_text(json.dumps(report))
+    text = compare(CompareConfig(runs=tuple(runs), output=str(tmp_path / "c")))
+    lines = [line for line in text.splitlines() if line.startswith("| dynamics.subject |")]
+    assert ["is better" in line for line in lines[:2]] == [False, True]
+    assert lines[2].endswith("worse |") and lines[2].count("worse") == 1
+    assert "worse than A in nothing that was shown: A, B; the cheapest of them is B" in text
+    read = json.loads((tmp_path / "c" / "compare.json").read_text())
+    assert set(read["suites"]["order"]["columns"]) == {"B", "C"}
+    page = (tmp_path / "c" / "page.html").read_text()
+    assert page.count("data:video/mp4;base64,") == 3 * 16 and "in short" in page
+    with pytest.raises(UserError, match="name 2 to 26 folders"):
+        CompareConfig(runs=(runs[0],), output="c")
 
 
 def test_a_real_difference_is_shown_and_which_way_is_better(told, tmp_path):

@@ -16,10 +16,12 @@ from t2v.curation.clean import defects, unrepeated, words
 from t2v.curation.endpoint import NoAnswer, ask
 from t2v.curation.selection import NAMES, Candidate, agreement, choose, merged
 from t2v.errors import UserError
-from t2v.footage import iter_frames
+from t2v.footage import Unreadable, iter_frames
 from t2v.manifest import Clip
 
 LONGEST = 5000  # characters of a caption
+NO_ANSWER = "no answer"  # the verdict on an author that failed
+UNANSWERED = "unanswered"  # in `extra`: the authors to be asked again
 
 
 class Stills:
@@ -43,14 +45,21 @@ class Stills:
 def caption(clip: Clip, config: CaptionConfig) -> Clip:
     """The clip with the best caption that its authors give, or dropped where none is fit.
 
-    The row keeps every candidate with its author, and why it was not taken, in `candidates`, and
+    Authors that gave no answer, which they may the next time, stand in `unanswered`. The row keeps every candidate with its author, and why it was not taken, in `candidates`, and
     the chosen one's author in `caption_author`. `captions` are the caption and what else is fit of
     the same author. Scores: `caption_words`, `caption_tokens` with a tokenizer, and
     `caption_match` with a scorer or else `caption_agreement` with several candidates.
 
     Raises:
-        UserError: a model or endpoint cannot be used, or the footage not be read.
+        UserError: a model or endpoint cannot be used.
     """
+    try:
+        return _captioned(clip, config)
+    except Unreadable as error:
+        return clip.drop("caption", f"its pictures cannot be read again: {error.verdict}")
+
+
+def _captioned(clip: Clip, config: CaptionConfig) -> Clip:
     stills = Stills(clip, config.frames, config.max_side)
     heard = [
         _judged(each, config)
@@ -58,7 +67,7 @@ def caption(clip: Clip, config: CaptionConfig) -> Clip:
         for each in _hear(name, clip, stills, config)
     ]
     candidates, kind = _scored(heard, stills, config)
-    clip = replace(clip, extra=clip.extra | {"candidates": [each.row() for each in candidates]})
+    clip = replace(clip, extra=clip.extra | _told(candidates))
     chosen = choose(candidates)
     if chosen is None:
         return replace(clip, caption="", captions=()).drop("caption", _why(candidates, config))
@@ -80,6 +89,13 @@ def caption(clip: Clip, config: CaptionConfig) -> Clip:
         scores=scores,
         extra=clip.extra | {"caption_author": chosen.author},
     )
+
+
+def _told(candidates: list[Candidate]) -> dict[str, Any]:
+    """What the row keeps of all candidates."""
+    silent = [each.author for each in candidates if each.verdict.startswith(NO_ANSWER)]
+    told: dict[str, Any] = {"candidates": [each.row() for each in candidates]}
+    return told | ({UNANSWERED: silent} if silent else {})
 
 
 def tidy(text: str) -> str:
@@ -104,22 +120,26 @@ def _spread(clip: Clip, count: int, max_side: int) -> list[tuple[float, np.ndarr
 
 
 def _hear(name: str, clip: Clip, stills: Stills, config: CaptionConfig) -> list[Candidate]:
-    """What one author says; an endpoint that gives no answer is heard with that verdict."""
-    if name.startswith("model:"):
-        return _ask_model(name, stills, config)
-    if name.startswith(("http://", "https://")):
-        try:
-            return [Candidate(author=name, text=ask(name, stills.frames, config))]
-        except NoAnswer as error:
-            return [Candidate(author=name, text="", verdict=f"no answer: {tidy(str(error))}")]
-    return [Candidate(author=name, text=text) for text in _PLAIN[name](clip, config)]
+    """What one author says; a model or endpoint without an answer is heard with that verdict."""
+    if name in _PLAIN:
+        return [Candidate(author=name, text=text) for text in _PLAIN[name](clip, config)]
+    try:
+        if name.startswith("model:"):
+            return _ask_model(name, stills, config)
+        return [Candidate(author=name, text=ask(name, stills.frames, config))]
+    except NoAnswer as error:
+        return [Candidate(author=name, text="", verdict=f"{NO_ANSWER}: {tidy(str(error))}")]
 
 
 def _ask_model(name: str, stills: Stills, config: CaptionConfig) -> list[Candidate]:
     from t2v.curation.vision import captioner
 
     model = captioner(name.removeprefix("model:"), config.device)
-    texts = model.describe(stills.frames, config.prompt, config.max_new_tokens)
+    frames = stills.frames
+    try:
+        texts = model.describe(frames, config.prompt, config.max_new_tokens)
+    except (RuntimeError, ValueError) as error:  # out of a GPU's memory, a picture it cannot take
+        raise NoAnswer(f"{type(error).__name__}: {error}") from error
     if len(texts) == 1:
         return [Candidate(author=name, text=texts[0])]
     return [

@@ -25,7 +25,11 @@ PASSING = {408, 409, 425, 429, 500, 502, 503, 504}  # may go better the next tim
 
 
 class NoAnswer(Exception):
-    """The endpoint gave no caption for this clip; others may fare better."""
+    """An author gave no caption for this clip; for others, or the next time, it may."""
+
+
+class _Unreachable(Exception):
+    """Nobody is at the address."""
 
 
 def ask(address: str, frames: Sequence[np.ndarray], config: CaptionConfig) -> str:
@@ -36,7 +40,7 @@ def ask(address: str, frames: Sequence[np.ndarray], config: CaptionConfig) -> st
         frames: each `h w c` uint8 RGB; they travel as JPEG.
 
     Raises:
-        NoAnswer: refused or unintelligible for this clip, after `config.retries` further tries.
+        NoAnswer: refused, silent or unintelligible for this clip, after `config.retries` more tries.
         UserError: it cannot be reached, or knows neither the key nor the model.
     """
     url, _, model = address.partition("#")
@@ -61,22 +65,26 @@ def data_uri(frame: np.ndarray, quality: int = 85) -> str:
 
 
 def _post_until_answered(url: str, body: bytes, config: CaptionConfig) -> bytes:
-    wait, said = FIRST_WAIT, ""
+    wait, said, useless = FIRST_WAIT, "", False
     for attempt in range(config.retries + 1):
+        asked_wait, passes = None, True
         try:
             status, answer, asked_wait = _post(url, body, config)
-        except (OSError, http.client.HTTPException) as error:
-            said, asked_wait, status = f"{type(error).__name__}: {error}", None, 0
+        except _Unreachable as error:
+            said, useless = str(error), True
+        except (OSError, http.client.HTTPException) as error:  # it may stumble over this clip alone
+            said, useless = f"{type(error).__name__}: {error}", False
         else:
             if status == 200:
                 return answer
             said = f"HTTP {status}: {answer[:200].decode(errors='replace')}"
-        if status and status not in PASSING:
+            useless, passes = status in (401, 403, 404), status in PASSING
+        if not passes:
             break
         if attempt < config.retries:
             time.sleep(min(wait if asked_wait is None else asked_wait, LONGEST_WAIT))
             wait *= 2
-    if status == 0 or status in (401, 403, 404):
+    if useless:
         raise UserError(
             f"caption.authors: {url} cannot be used ({said}). Check the address, the model's name "
             f"and the key in the environment variable {config.key_variable}, then run again: "
@@ -86,13 +94,20 @@ def _post_until_answered(url: str, body: bytes, config: CaptionConfig) -> bytes:
 
 
 def _post(url: str, body: bytes, config: CaptionConfig) -> tuple[int, bytes, float | None]:
-    """Status, body and the wait the server asks for; redirects are not followed, nor the key."""
+    """Status, body and the wait the server asks for.
+
+    Redirects are not followed: the key would travel along.
+    """
     parts = urlsplit(url)
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     connection = kind(parts.hostname or "", parts.port, timeout=config.timeout)
     headers = {"Content-Type": "application/json"}
     if key := os.environ.get(config.key_variable):
         headers["Authorization"] = f"Bearer {key}"
+    try:
+        connection.connect()
+    except OSError as error:
+        raise _Unreachable(f"{type(error).__name__}: {error}") from error
     try:
         connection.request("POST", f"{parts.path}/chat/completions", body, headers)
         response = connection.getresponse()

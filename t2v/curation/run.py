@@ -6,7 +6,9 @@ import fcntl
 import hashlib
 import json
 import logging
+import shlex
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -18,6 +20,7 @@ from tqdm import tqdm
 
 from t2v.config import CurateConfig
 from t2v.curation import engine
+from t2v.curation.caption import NO_ANSWER, UNANSWERED
 from t2v.curation.examine import FAILED, examine
 from t2v.curation.journal import (
     THUMBS,
@@ -39,6 +42,7 @@ from t2v.workers import Failure
 
 logger = logging.getLogger(__name__)
 STATS = "stats.json"
+UNLIMITED = 1e6  # GB
 RULES = 1  # to be raised when the same settings judge the same film differently
 
 
@@ -79,6 +83,9 @@ def curate(config: CurateConfig) -> Path:
         page = write_report(folder, clips, stats, config)
     for line in in_words(stats):
         logger.info("%s", line)
+    if stats["unanswered"]:
+        words = "%s. To ask again, and only for these: t2v curate --config %s"
+        logger.warning(words, stats["unanswered"], shlex.quote(str(folder / "config.yaml")))
     logger.info("look at %s", page)
     return manifest
 
@@ -107,29 +114,47 @@ def _settings(config: CurateConfig) -> str:
 def _examined(
     sources: list[Source], config: CurateConfig, folder: Path
 ) -> tuple[list[Clip], dict[str, float]]:
-    """The clips of all sources in order, and seconds by stage; what is on disk is not redone."""
+    """The clips of all sources in order, and seconds by stage; what is on disk is not redone.
+
+    What failed is tried again under other limits, and what crashed in every run: it may have been
+    for want of memory that others took.
+    """
     settings = _settings(config)
-    keys = [source.key(settings) for source in sources]
-    todo = [number for number, key in enumerate(keys) if load_examined(folder, key) is None]
+    limits = f"{settings} {config.seconds_per_file} {config.memory_gb}"
+    found = [
+        load_examined(folder, source.key(settings)) or load_examined(folder, source.key(limits))
+        for source in sources
+    ]
+    todo = [number for number, entry in enumerate(found) if entry is None]
     if len(todo) < len(sources):
         logger.info("%d of %d files are done already", len(sources) - len(todo), len(sources))
     items = [sources[number] for number in todo]
     results = engine.run(partial(examine, config=config), items, config)
     with _progress(len(items), "file", "looking") as advance:
         for number, result in results:
-            if isinstance(result, Failure):
-                result = _failure(items[number], result)
-            save_examined(folder, keys[todo[number]], result)
+            found[todo[number]] = _noted(items[number], result, settings, limits, folder)
             advance()
     clips: list[Clip] = []
     seconds: dict[str, float] = {}
-    for source, key in zip(sources, keys, strict=True):
-        entry = load_examined(folder, key)
+    for source, entry in zip(sources, found, strict=True):
         assert entry is not None
         clips += [replace(clip, path=source.path) for clip in entry.clips]
         for name, value in entry.seconds.items():
             seconds[name] = seconds.get(name, 0.0) + value
     return clips, seconds
+
+
+def _noted(
+    source: Source, result: Examined | Failure, settings: str, limits: str, folder: Path
+) -> Examined | None:
+    """What came of a source, as it is read back from disk; a crash is not kept there."""
+    key = source.key(settings)
+    if isinstance(result, Failure):
+        kind, result, key = result.kind, _failure(source, result), source.key(limits)
+        if kind == "crash":
+            return result
+    save_examined(folder, key, result)
+    return load_examined(folder, key)
 
 
 def _failure(source: Source, failure: Failure) -> Examined:
@@ -158,6 +183,9 @@ def _one_by_one(
     stage: Stage, clips: Sequence[Clip], settings: Any, config: CurateConfig, folder: Path
 ) -> list[Clip]:
     log = ClipLog(folder / WORK / f"{stage.name}.jsonl")
+    unkept: dict[str, Clip] = {}  # without an answer: the next run asks again
+    if getattr(settings, "device", "cpu") != "cpu":
+        config = replace(config, memory_gb=UNLIMITED)  # CUDA maps far more than it takes
     words = json.dumps(asdict(settings), sort_keys=True)
     names = [
         hashlib.sha256(json.dumps([words, asdict(clip)], sort_keys=True).encode()).hexdigest()
@@ -171,12 +199,20 @@ def _one_by_one(
         with _progress(len(todo), "clip", stage.name) as advance:
             for number, result in results:
                 if isinstance(result, Failure):
-                    result = clips[todo[number]].drop(FAILED, f"{stage.name}: {result.reason}")
-                log.add(names[todo[number]], result)
+                    result = _unanswered(clips[todo[number]], stage.name, result)
+                if UNANSWERED in result.extra:
+                    unkept[names[todo[number]]] = result
+                else:
+                    log.add(names[todo[number]], result)
                 advance()
     finally:
         log.close()
-    return [log.done[name] for name in names]
+    return [unkept.get(name) or log.done[name] for name in names]
+
+
+def _unanswered(clip: Clip, stage: str, failure: Failure) -> Clip:
+    clip = replace(clip, extra=clip.extra | {UNANSWERED: [stage]})
+    return clip.drop(stage, f"{NO_ANSWER}: {failure.reason}")
 
 
 @contextmanager
@@ -215,9 +251,19 @@ def statistics(clips: list[Clip], seconds: dict[str, float], files: int) -> dict
         "kept": left,
         "dropped": len(clips) - left - failed,
         "failed": failed,
+        "unanswered": missing(clips),
         "decode_seconds": round(seconds.get("decode", 0.0), 3),
         "stages": rows,
     }
+
+
+def missing(clips: Sequence[Clip]) -> str:
+    """How many clips each author left without an answer; empty: none."""
+    silent = [clip for clip in clips if UNANSWERED in clip.extra]
+    counts = Counter(author for clip in silent for author in set(clip.extra[UNANSWERED]))
+    said = "; ".join(f"{author}: no answer for {count}" for author, count in sorted(counts.items()))
+    lost = sum(clip.dropped == "caption" for clip in silent)
+    return f"{said} ({lost} of {len(clips)} clips dropped for it)" if said else ""
 
 
 def in_words(stats: dict[str, Any]) -> Iterator[str]:

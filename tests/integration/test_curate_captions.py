@@ -1,6 +1,8 @@
 """`t2v curate` with captions from files, a table and names: topics, balance, the page, the card."""
 
 import json
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import numpy as np
 import pytest
@@ -55,3 +57,81 @@ def test_footage_becomes_captioned_clips_with_topics_a_page_and_a_card(footage, 
     first = (output / "manifest.jsonl").read_bytes()
     assert main(words) == 0
     assert (output / "manifest.jsonl").read_bytes() == first
+
+
+class Flaky(BaseHTTPRequestHandler):
+    """Answers 500 as often as `server.failures` says, then captions; counts in `server.asked`."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.asked += 1
+        status = 500 if self.server.asked <= self.server.failures else 200
+        self.send_response(status)
+        self.end_headers()
+        answer = {"choices": [{"message": {"content": "A meadow in the wind."}}]}
+        self.wfile.write(json.dumps(answer).encode() if status == 200 else b"<b>overloaded</b>")
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def endpoint(monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with HTTPServer(("127.0.0.1", 0), Flaky) as server:
+        server.asked = server.failures = 0
+        server.address = f"http://127.0.0.1:{server.server_port}/v1#tiny"
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def test_an_endpoint_that_failed_is_asked_again_and_only_for_what_it_did_not_answer(
+    footage, tmp_path, endpoint, capsys
+):
+    endpoint.failures = 2
+    authors = f"caption.authors=[{endpoint.address},table]"
+    loose = ["scenes.min_seconds=0.5", "quality.min_sharpness=0", "skip=[dedup]", "workers=1"]
+    words = ["curate", str(footage), authors, "caption.retries=0", *loose, "-o"]
+    broken, whole = tmp_path / "bro ken", tmp_path / "whole"
+    assert main([*words, str(broken)]) == 0
+    told = capsys.readouterr().err
+    clips = read_manifest(broken)
+    assert [clip.caption for clip in clips] == ["a rolling ball", "", "A meadow in the wind."]
+    assert [clip.extra.get("unanswered") for clip in clips] == [[endpoint.address]] * 2 + [None]
+    silent = f"{endpoint.address}: no answer: HTTP 500: <b>overloaded</b>"
+    assert (clips[1].dropped, clips[1].reason) == (
+        "caption",
+        f"no caption ({silent}; table: nothing)",
+    )
+    assert f"{endpoint.address}: no answer for 2 (1 of 3 clips dropped" in told
+    assert f"t2v curate --config '{broken}/config.yaml'" in told
+    page = (broken / "report.html").read_text()
+    assert "no answer for 2" in page and "<b>overloaded</b>" not in page
+    assert main(["curate", "--config", str(broken / "config.yaml")]) == 0
+    assert endpoint.asked == 5
+    assert main([*words, str(whole)]) == 0
+    assert endpoint.asked == 8
+    same = [(folder / "manifest.jsonl").read_bytes() for folder in (broken, whole)]
+    assert same[0] == same[1] and b"unanswered" not in same[0]
+
+
+def test_what_took_too_long_is_done_again_with_more_time(footage, tmp_path):
+    words = ["curate", str(footage), "-o", str(tmp_path / "out"), "scenes.min_seconds=0.5"]
+    words += ["quality.min_sharpness=0", "skip=[dedup]", "workers=1"]
+    assert main([*words, "seconds_per_file=0.01"]) == 0
+    clips = read_manifest(tmp_path / "out")
+    assert {(clip.dropped, clip.reason) for clip in clips} == {
+        ("failed", "took longer than 0.01 s")
+    }
+    assert main([*words, "skip=[dedup,caption]"]) == 0
+    assert main([*words, "seconds_per_file=0.01"]) == 0
+    clips = read_manifest(tmp_path / "out")
+    assert {(clip.dropped, clip.reason) for clip in clips} == {
+        ("caption", "no answer: took longer than 0.01 s")
+    }
+    assert main(words) == 0
+    clips = read_manifest(tmp_path / "out")
+    assert [clip.dropped for clip in clips].count("") == 3

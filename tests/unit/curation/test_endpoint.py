@@ -114,8 +114,8 @@ def test_a_wrong_key_or_address_stops_with_what_to_do(server, monkeypatch):
         ask("http://127.0.0.1:9/v1#x", FRAMES, CaptionConfig(retries=1))
 
 
-def test_a_server_that_stays_silent_is_given_up_in_time():
+def test_a_server_that_stays_silent_is_given_up_in_time_and_for_this_clip_alone():
     with HTTPServer(("127.0.0.1", 0), Handler) as silent:  # takes the connection, never answers
         address = f"http://127.0.0.1:{silent.server_port}/v1#x"
-        with pytest.raises(UserError, match="TimeoutError"):
+        with pytest.raises(NoAnswer, match="TimeoutError"):
             ask(address, FRAMES, CaptionConfig(timeout=0.2, retries=0))

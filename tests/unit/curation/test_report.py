@@ -58,7 +58,7 @@ def footage(folder: Path) -> tuple[list[Clip], dict]:
         {"stage": "dedup", "in": 3, "dropped": 1, "out": 2, "seconds": 0.0},
     ]
     stats = {"files": 5, "clips": 5, "kept": 2, "dropped": 2, "failed": 1, "decode_seconds": 1.5}
-    return clips, stats | {"stages": stages}
+    return clips, stats | {"stages": stages, "unanswered": ""}
 
 
 @pytest.fixture

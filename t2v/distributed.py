@@ -28,3 +28,5 @@ def check_launcher() -> None:
             f"WORLD_SIZE={world_size()}, but {', '.join(missing)} is not set. Start several "
             "processes with torchrun or accelerate launch; for one, unset WORLD_SIZE."
         )
+    if os.environ["MASTER_PORT"] == "0":
+        raise UserError("MASTER_PORT=0 is no port to meet at. Give one: --master-port=29501.")

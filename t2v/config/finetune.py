@@ -38,6 +38,7 @@ class FinetuneConfig(TrainConfig):
     concept_from: tuple[str, ...] = ()  # the text each begins as; empty: its own letters
     train_text_encoder: bool = False  # with method=full
     text_lr: float = 1e-4  # of the text encoder and of new words
+    cache_text: bool = True  # captions are embedded once, where the text encoder does not learn
     interpolate: float = 1.0  # what is saved: 0 the base model, 1 the tuned one
     base_prompts: str | None = None  # a file, one prompt a line: what must not be forgotten
     base_ratio: float = 0.0  # share of the steps that repeat what the base model drew of them

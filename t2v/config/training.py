@@ -85,6 +85,7 @@ class TrainDiTConfig(TrainConfig):
     caption_dropout: float = 0.1
     train_text_encoder: bool = True
     text_lr: float = 2e-4
+    cache_text: bool = True  # captions are embedded once, where the text encoder does not learn
     num_inference_steps: int = 20  # what the saved pipeline does unless told otherwise
     guidance_scale: float = 3.0
     max_sequence_length: int = 64  # text tokens the transformer sees, zero rows after the last

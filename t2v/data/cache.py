@@ -18,7 +18,7 @@ from t2v.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-TENSORS_PER_SHARD = 64  # at most this many are lost to a kill
+TENSORS_PER_SHARD = 64
 
 
 def digest(*parts: object) -> str:
@@ -40,10 +40,13 @@ class Cache:
 
     Shards get their names by renaming a complete file, so a kill leaves whole shards only. A shard
     that cannot be read is named in a warning and counts as absent.
+
+    Args:
+        per_shard: how many tensors a shard holds; at most so many are lost to a kill.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, per_shard: int = TENSORS_PER_SHARD) -> None:
+        self.folder, self.per_shard = folder, per_shard
         self.shards: dict[str, Any] = {}  # key to its open shard
         self.waiting: dict[str, Tensor] = {}
         for path in sorted(folder.glob("*.safetensors")):
@@ -92,7 +95,7 @@ class Cache:
         """
         assert not tensor.is_floating_point() or tensor.isfinite().all()
         self.waiting[key] = tensor.contiguous()
-        if len(self.waiting) >= TENSORS_PER_SHARD:
+        if len(self.waiting) >= self.per_shard:
             self.flush()
 
     def flush(self) -> None:

@@ -19,8 +19,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from t2v.config import SampleConfig, TrainDiTConfig
 from t2v.data.captions import Captions
 from t2v.data.curriculum import Draw
-from t2v.data.dataset import load_latents
+from t2v.data.dataset import cache_folder, load_latents
 from t2v.data.order import keyed_generator
+from t2v.data.texts import FOLDER, Texts
 from t2v.errors import UserError
 from t2v.models.attention import check_backend
 from t2v.models.diffusion import build_scheduler, diffusion_loss, draw_times
@@ -49,7 +50,7 @@ class DiTBatch(NamedTuple):
     """Clean latents and the tokens of one caption each."""
 
     latents: Tensor  # b c t h w, normalised
-    tokens: Tensor  # b m
+    tokens: Tensor  # b m, on the CPU
     lengths: Tensor  # b, tokens before the padding
 
 
@@ -97,8 +98,17 @@ class DiTTask:
         self.model.to(config.device)
         self.parts = dict(self.model.items())
         text_encoder.requires_grad_(config.train_text_encoder)
+        self.texts: Texts | None = None  # where there are none yet, each batch is embedded anew
         head_dim = config.model.attention_head_dim
         check_backend(config.attention, head_dim, torch.device(config.device), torch.float32)
+
+    def prepare(self) -> None:
+        """Embed the captions, where the text encoder is frozen and `cache_text` is set."""
+        encoder, config = self.model["text_encoder"], self.config
+        if config.cache_text and not any(p.requires_grad for p in encoder.parameters()):
+            folder = cache_folder(config.data, config.clips) / FOLDER
+            self.texts = Texts(encoder, folder, config.precision)
+            self.texts.add(self.captions)
 
     def parameter_groups(self) -> list[ParameterGroup]:
         config = self.config
@@ -204,8 +214,7 @@ class DiTTask:
         self._pipeline().save_pretrained(folder)
 
     def _batch(self, draw: Draw, tokens: Tensor, lengths: Tensor) -> DiTBatch:
-        device = self.config.device
-        return DiTBatch(self._latents(draw), tokens.to(device), lengths.to(device))
+        return DiTBatch(self._latents(draw), tokens, lengths)
 
     def _latents(self, draw: Draw) -> Tensor:
         device, config = self.config.device, self.vae.config
@@ -216,13 +225,12 @@ class DiTTask:
         return (self.data.read(draw).to(device).float() - mean) / std
 
     def _losses(self, batch: DiTBatch, noise: Tensor, t: Tensor) -> Tensor:
-        text = encode_tokens(
-            self.model["text_encoder"],
-            batch.tokens,
-            batch.lengths,
-            self.config.max_sequence_length,
-        )
-        device = batch.latents.device
+        device, rows = batch.latents.device, self.config.max_sequence_length
+        if self.texts:
+            text = self.texts.read(batch.tokens, batch.lengths, rows).to(device)
+        else:
+            tokens, lengths = batch.tokens.to(device), batch.lengths.to(device)
+            text = encode_tokens(self.model["text_encoder"], tokens, lengths, rows)
 
         def predict(noisy: Tensor, timestep: Tensor) -> Tensor:
             return self.model["transformer"](noisy, timestep, text, return_dict=False)[0]
@@ -263,6 +271,7 @@ def fresh_parts(config: TrainDiTConfig) -> DiTParts:
     """The saved VAE and text encoder that `config` names, and a transformer that knows nothing."""
     vae = load_vae(config.vae)
     tokenizer, text_encoder = load_text(config.text)
+    text_encoder.float()
     transformer = T2VTransformer3DModel(**asdict(config.model))
     transformer.initialize(keyed_generator(config.seed, "weights"))
     return DiTParts(vae, tokenizer, text_encoder, transformer)

@@ -1,4 +1,4 @@
-"""`t2v encode`: the latents of a manifest, made once, and a verdict for every clip."""
+"""`t2v encode`: latents and text embeddings, made once, and a verdict for every clip."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from t2v.config import ClipsConfig, EncodeConfig
+from t2v.data.captions import Captions
 from t2v.data.dataset import VAE, filled, is_world, latents_encoder, with_captions
 from t2v.data.prepare import Prepared, count_reasons, prepare
+from t2v.data.texts import FOLDER, Texts
 from t2v.errors import UserError
 from t2v.manifest import MANIFEST, write_manifest
 from t2v.models.folder import model_folder
@@ -39,9 +41,10 @@ BAR = 40  # characters of the longest bar of a histogram
 def encode(config: EncodeConfig) -> Path:
     """Read, resize and encode every clip; returns the report, `report.txt` in the output folder.
 
-    The folder also holds `manifest.jsonl`, every clip with its verdict, `latents/` with the cache
-    and its ledger, `report.json`, and `sheet.png`, decoded from the latents as a model sees them.
-    It can be given as the data of `t2v train` and `t2v finetune`. Run again, it goes on.
+    The folder also holds `manifest.jsonl`, every clip with its verdict, `latents/` with the cache,
+    its ledger and in `text/` the embedded captions, `report.json`, and `sheet.png`, decoded from
+    the latents as a model sees them. It can be given as the data of `t2v train` and `t2v finetune`,
+    which take the embeddings where this text encoder is theirs and frozen. Run again, it goes on.
 
     Raises:
         UserError: no clip can be used, or a setting does not fit; see `prepare`.
@@ -54,7 +57,7 @@ def encode(config: EncodeConfig) -> Path:
     if all(name in saved for name in SIZES):
         clips = filled(clips, config.data, **{name: saved[name] for name in SIZES})
     vae = load_vae(folder).to(pick_device(config.device))
-    tokenizer, _ = load_text(folder)
+    tokenizer, text_encoder = load_text(folder)
     output.mkdir(parents=True, exist_ok=True)
     save_config(config, output / "config.yaml")
     encoder = latents_encoder(vae, config.precision)
@@ -62,6 +65,11 @@ def encode(config: EncodeConfig) -> Path:
     prepared = prepare(config.data, clips, encoder, cache)
     length = saved.get("max_sequence_length", 512)
     prepared = with_captions(prepared, tokenizer, length)
+    paired = zip(prepared.clips, prepared.texts, strict=True)
+    usable = [{"captions": texts} for clip, texts in paired if not clip.dropped]
+    captions = Captions(usable, tokenizer, length)
+    text_encoder = text_encoder.float().to(vae.device)  # as trainings hold it
+    Texts(text_encoder, cache / FOLDER, config.precision).add(captions)
     write_manifest(output / MANIFEST, prepared.clips)
     report = summary(prepared, tokenizer)
     (output / "report.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")

@@ -90,13 +90,18 @@ class FinetuneTask(DiTTask):
             logger.warning("The new words lie in the checkpoint's text encoder, not in its LoRA.")
         self.base = deepcopy(self.model) if self._between() and config.method != "lora" else None
 
+    def prepare(self) -> None:
+        super().prepare()
+        if self.texts and self.prior:
+            self.texts.add(self.prior.captions)
+
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> DiTBatch:
         """New footage, or in `base_ratio` of the steps what the base model drew."""
         ratio = self.method.base_ratio
         if self.prior is None or not self.prior.is_turn(step, ratio):
             return super().batch(step, rank, world_size)
-        tensors = self.prior.batch(self.method.batch_size, step, rank, world_size)
-        return DiTBatch(*(tensor.to(self.config.device) for tensor in tensors))
+        latents, *text = self.prior.batch(self.method.batch_size, step, rank, world_size)
+        return DiTBatch(latents.to(self.config.device), *text)
 
     def validate(self) -> Validation:
         """As `DiTTask` does, with the losses on the base model's own videos; the sheet shows
@@ -108,8 +113,8 @@ class FinetuneTask(DiTTask):
         """Besides those of the clips, the loss of every base prompt that is never repeated."""
         if self.prior is None:
             return super().losses()
-        tensors, times = self.prior.held_out()
-        batch = DiTBatch(*(tensor.to(self.config.device) for tensor in tensors))
+        (latents, *text), times = self.prior.held_out()
+        batch = DiTBatch(latents.to(self.config.device), *text)
         generator = keyed_generator(self.config.seed, "prior validation")
         noise = torch.randn(batch.latents.shape, generator=generator)
         with autocast(self.config):
@@ -221,6 +226,7 @@ def _as_training(config: FinetuneConfig, pipeline: T2VPipeline, folder: Path) ->
         caption_dropout=config.caption_dropout,
         train_text_encoder=config.train_text_encoder,
         text_lr=config.text_lr,
+        cache_text=config.cache_text,
         num_inference_steps=pipeline.config.num_inference_steps,
         guidance_scale=pipeline.config.guidance_scale,
         max_sequence_length=pipeline.config.max_sequence_length,

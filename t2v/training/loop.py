@@ -48,6 +48,10 @@ class Task(Protocol):
         """The trained models by the folders that `save` writes them to."""
         ...
 
+    def prepare(self) -> None:
+        """Called once, before the first step: frozen weights are final, and nothing is split."""
+        ...
+
     def parameter_groups(self) -> list[ParameterGroup]:
         """Who steps which parameters, and how fast."""
         ...

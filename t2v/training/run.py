@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from t2v.config import TrainConfig
-from t2v.distributed import rank
+from t2v.distributed import rank, world_size
 from t2v.errors import UserError
 from t2v.models.placement import pick_device
 from t2v.settings import load_config, save_config
@@ -29,11 +29,10 @@ from t2v.training.parallel import (
     is_split,
     on_first_rank,
     process_group,
-    split_like,
     whole,
 )
 from t2v.training.record import Record
-from t2v.training.start import start_from
+from t2v.training.start import resume_from, start_from
 
 logger = logging.getLogger(__name__)
 Config = TypeVar("Config", bound=TrainConfig)
@@ -74,11 +73,16 @@ def run(task: Task, config: TrainConfig) -> Path:
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
     checkpoint = newest_checkpoint(output)
-    if config.start_from and not checkpoint:
+    if checkpoint:
+        check_checkpoint(checkpoint, task, config)
+        resume_from(checkpoint, task)
+    elif config.start_from:
         start_from(Path(config.start_from), task)
+    with first_rank_first():
+        task.prepare()
     state = start_state(task, config)
     if checkpoint:
-        load_state(checkpoint, task, config, state)
+        load_state(checkpoint, state)
         logger.info("%s: going on from step %d of %d", output, state.step, config.steps)
     begun = state.step if checkpoint else None
     with _stop_requests() as stopped, Record(config, begun) as record:
@@ -121,8 +125,8 @@ def save_state(output: Path, task: Task, config: TrainConfig, state: TrainState)
     )
 
 
-def load_state(checkpoint: Path, task: Task, config: TrainConfig, state: TrainState) -> None:
-    """Put the weights, optimizer and average of `checkpoint` into `task` and `state`.
+def check_checkpoint(checkpoint: Path, task: Task, config: TrainConfig) -> None:
+    """See that `config` may go on from `checkpoint`.
 
     Raises:
         UserError: a file is damaged, or a setting that matters was changed; each is named.
@@ -132,19 +136,24 @@ def load_state(checkpoint: Path, task: Task, config: TrainConfig, state: TrainSt
     record = json.loads((training / "state.json").read_text())
     saved = asdict(load_config(type(config), training / "config.yaml", ()))
     saved |= record.get("sources", task.sources) | {SHARDS: record.get("shards", 1)}
-    now = asdict(config) | task.sources | {SHARDS: state.worker.shards}
+    now = asdict(config) | task.sources | {SHARDS: world_size() * config.accumulate}
     _refuse_changes(now, saved, checkpoint)
-    weights = load_file(training / "weights.safetensors")
-    for name, parameter in task.model.named_parameters():
-        parameter.data.copy_(split_like(weights[name], parameter))
+
+
+def load_state(checkpoint: Path, state: TrainState) -> None:
+    """Put the optimizer, average and step of `checkpoint` into `state`."""
+    training = checkpoint / "training"
     state.optimizer.load_state_tensors(load_file(training / "optimizer.safetensors"))
     state.ema.load_tensors(load_file(training / "ema.safetensors"))
-    state.step = record["step"]
+    state.step = json.loads((training / "state.json").read_text())["step"]
 
 
 def _state_tensors(task: Task, state: TrainState) -> dict[str, dict[str, Tensor]]:
+    saved = {id(p) for part in task.parts.values() for p in part.parameters()}
+    weights = task.model.named_parameters()
     return {
-        "weights": dict(task.model.named_parameters()),
+        # the task saves frozen weights of its parts as they are
+        "weights": {name: p for name, p in weights if p.requires_grad or id(p) not in saved},
         "optimizer": state.optimizer.state_tensors(),
         "ema": state.ema.tensors(),
     }

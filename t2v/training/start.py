@@ -1,4 +1,4 @@
-"""What a new run begins with: the weights of a saved pipeline, VAE or checkpoint."""
+"""What a run begins with: the weights of a saved pipeline, VAE or checkpoint."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
 from t2v.errors import UserError
 from t2v.models.load import loading, refuse_missing
@@ -40,6 +42,35 @@ def start_from(folder: Path, task: Task) -> None:
         )
     for name, parameter in own.items():
         parameter.copy_(given[name])
+
+
+@torch.no_grad()
+def resume_from(checkpoint: Path, task: Task) -> None:
+    """Give the task's model the weights of a checkpoint of its own run, to the bit.
+
+    Those that learn lie in `training/`, as they were after the last step; the frozen ones in the
+    folders of the parts. What a LoRA hides is saved nowhere: it is that of the base model, which
+    the task has read and whose hash is among `task.sources`.
+    """
+    saved = load_file(checkpoint / "training" / "weights.safetensors")
+    places = {
+        id(parameter): (checkpoint / part, name)
+        for part, module in task.parts.items()
+        for name, parameter in module.named_parameters()
+    }
+    for name, parameter in task.model.named_parameters():
+        if name in saved:
+            parameter.copy_(saved[name])
+        elif ".base_layer." not in name:
+            parameter.copy_(_read(*places[id(parameter)]))
+
+
+def _read(folder: Path, name: str) -> Tensor:
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            if name in file.keys():  # noqa: SIM118
+                return file.get_tensor(name)
+    raise AssertionError(f"{folder} holds no {name}")
 
 
 def starting_part(folder: Path, part: str) -> Path:

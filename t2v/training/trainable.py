@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -171,10 +172,15 @@ def add_concepts(
     rows = torch.tensor(tokenizer.convert_tokens_to_ids(list(concepts)))
     with torch.no_grad():
         table.weight[rows] = torch.stack(starts)
-    new = torch.zeros(len(table.weight), 1).index_fill_(0, rows, 1.0)
     table.weight.requires_grad_(True)
-    # Adam leaves a row whose gradient was always zero where it is, to the bit
-    table.weight.register_hook(lambda gradient: gradient * new.to(gradient))
+
+    def only_new_learn(_: nn.Module, given: tuple[Tensor], embedded: Tensor) -> Tensor:
+        is_new = torch.isin(given[0], rows.to(given[0].device))
+        return torch.where(rearrange(is_new, "b m -> b m 1"), embedded, embedded.detach())
+
+    # Adam leaves a row whose gradient was always zero where it is, to the bit. The hook is the
+    # module's and not the weight's, which FSDP2 replaces.
+    table.register_forward_hook(only_new_learn)
 
 
 def _mean_embedding(

@@ -67,6 +67,9 @@ class VAETask:
         self.model.to(config.device)
         self.parts = {"vae": self.model}
 
+    def prepare(self) -> None:
+        """Nothing is made of frozen weights."""
+
     def parameter_groups(self) -> list[ParameterGroup]:
         parameters = dict(self.model.named_parameters())
         # An orthogonal step on an output kernel that starts at zero moves every latent at once.

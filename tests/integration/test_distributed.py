@@ -13,15 +13,32 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from t2v.config import ClipsConfig, FinetuneConfig, LoRAConfig, OptimConfig, StageConfig
 from t2v.distributed import world_size
 from t2v.errors import UserError
 from t2v.settings import save_config
 from t2v.training.checkpoint import newest_checkpoint
 from t2v.training.dit import train_dit
+from t2v.training.finetune import finetune
 from t2v.training.vae import train_vae
 
 JUDGED = ("seconds", "verdict", "val_change", "val_chance")  # a small difference of large numbers
-TRAIN = {"vae": train_vae, "dit": train_dit}
+TRAIN = {"vae": train_vae, "dit": train_dit, "lora": finetune}
+MIXED = ClipsConfig(  # wide and tall, long and short, images among them
+    fps=8, resolution=64, num_frames=9, workers=1, aspects=("5:3", "3:5", "1:1"),
+    stages=(StageConfig(num_frames=5), StageConfig(from_step=1, image_ratio=0.4)),
+)  # fmt: skip
+
+
+@pytest.fixture
+def lora_config(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path / "base")
+    return FinetuneConfig(
+        model=str(tmp_path / "base"), data="", output=str(tmp_path / "tuned"),
+        lora=LoRAConfig(rank=2, alpha=4), steps=4, batch_size=2, held_out=2, save_every=2,
+        validate_every=2, caption_dropout=0.3, interpolate=0.7, concept=("<toy>",),
+        optim=OptimConfig(name="adamw", adam_lr=1e-2, warmup_steps=1, ema_decay=0.5),
+    )  # fmt: skip
 
 
 def work(rank, ports, kind, configs):
@@ -35,18 +52,20 @@ def work(rank, ports, kind, configs):
 def train_by_two(kind, *configs):
     """One training after the other, each by two processes as `torchrun` would start them."""
     context = multiprocessing.get_context("forkserver")  # imports torch once for all of them
-    context.set_forkserver_preload(["t2v.training.dit", "t2v.training.vae"])
-    ports = []
-    for _ in configs:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            ports.append(free.getsockname()[1])
+    context.set_forkserver_preload(["t2v.training.finetune", "t2v.training.vae", "peft"])
+    ports = [free_port() for _ in configs]
     pair = [context.Process(target=work, args=(rank, ports, kind, configs)) for rank in range(2)]
     for process in pair:
         process.start()
     for process in pair:
         process.join()
     assert [process.exitcode for process in pair] == [0, 0]
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def end_of(config):
@@ -56,6 +75,17 @@ def end_of(config):
         for path in sorted(folder.rglob("*.safetensors"))
         for name, tensor in load_file(path).items()
     }
+
+
+def only_new_words_moved(base, config):
+    """Whatever FSDP2 does with the table."""
+    place = Path("text_encoder", "model.safetensors")
+    before, after = (
+        load_file(folder / place)["shared.weight"]
+        for folder in (Path(base), newest_checkpoint(config.output))
+    )
+    assert torch.equal(after[: len(before)], before)
+    assert len(after) == len(before) + 1
 
 
 def metrics_of(config, but=("seconds",)):
@@ -73,9 +103,18 @@ def metrics_of(config, but=("seconds",)):
     ]
 
 
-@pytest.mark.parametrize("kind", ["vae", "dit"])
-def test_two_processes_train_what_one_trains_and_resume_to_the_bit(kind, tmp_path, request):
+@pytest.mark.parametrize(("kind", "footage"), [("vae", False), ("dit", True), ("lora", True)])
+def test_two_processes_train_what_one_trains_and_resume_to_the_bit(
+    kind, footage, tmp_path, request
+):
     config = replace(request.getfixturevalue(f"{kind}_config"), precision="fp32", accumulate=2)
+    if footage:
+        media = request.getfixturevalue("media")
+        for path in media.glob("*.txt"):
+            path.write_text(path.read_text().replace("red ball", "<toy>"))
+        config = replace(config, data=str(media), clips=MIXED)
+    if kind == "dit":
+        config = replace(config, train_text_encoder=False)  # its captions are embedded once
     one = replace(config, accumulate=4)
     TRAIN[kind](one)
     ways = {
@@ -96,12 +135,14 @@ def test_two_processes_train_what_one_trains_and_resume_to_the_bit(kind, tmp_pat
         far = {
             key: float((tensor.float() - state[key].float()).abs().max())
             for key, tensor in reached.items()
-            if key.startswith("training/weights")
+            if key.startswith(("training/weights", "training/ema"))
         }
         assert max(far.values()) < 1e-3
         resumed = end_of(halves[name])
         assert [key for key in reached if not torch.equal(reached[key], resumed[key])] == []
         assert metrics_of(halves[name]) == metrics_of(way)
+        if kind == "lora":
+            only_new_words_moved(config.model, way)
     go_on = replace(ways["fsdp"], accumulate=4, steps=5)  # by one process, as many clips a step
     TRAIN[kind](go_on)
     with pytest.raises(UserError, match=r"processes\): 4 -> 1"):
@@ -113,14 +154,19 @@ def test_a_launcher_that_says_too_little_is_refused(vae_config, monkeypatch):
     assert world_size() == 2
     with pytest.raises(UserError, match=r"MASTER_ADDR, MASTER_PORT is not set\. Start several"):
         train_vae(vae_config)
+    for name in ("RANK", "LOCAL_RANK", "MASTER_PORT"):
+        monkeypatch.setenv(name, "0")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    with pytest.raises(UserError, match="MASTER_PORT=0 is no port"):  # else it waits for hours
+        train_vae(vae_config)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "launcher",
     [
-        ["torch.distributed.run", "--nproc-per-node=2", "--master-port=0"],
-        ["accelerate.commands.launch", "--cpu", "--num_processes=2", "--main_process_port=0"],
+        ["torch.distributed.run", "--nproc-per-node=2", "--master-port"],
+        ["accelerate.commands.launch", "--cpu", "--num_processes=2", "--main_process_port"],
     ],
     ids=["torchrun", "accelerate"],
 )
@@ -132,6 +178,7 @@ def test_the_launchers_start_a_training(launcher, vae_config, tmp_path):
         sys.executable,
         "-m",
         *launcher,
+        str(free_port()),
         str(door),
         "--config",
         str(tmp_path / "config.yaml"),

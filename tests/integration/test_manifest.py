@@ -112,15 +112,34 @@ def test_encode_reports_every_clip_and_training_takes_what_it_made(
     with Image.open(output / "sheet.png") as sheet:
         assert sheet.height > 6 * 48
         assert len(sheet.getcolors(1 << 24)) > 100
-    shards = {path.name: path.read_bytes() for path in (output / "latents").glob("*.safetensors")}
+    shards = {path: path.read_bytes() for path in output.rglob("*.safetensors")}
+    assert {path.parent.name for path in shards} == {"latents", "text"}
     for name in ("0.mp4", "turned.mp4"):  # the footage is not needed any more
         (awkward / name).unlink()
     clips = ClipsConfig(fps=8, resolution=62, num_frames=9, workers=1, image_ratio=0.5)
     config = replace(
         dit_config, data=str(output), vae=str(tmp_path / "base"), clips=clips, held_out=1,
-        precision="fp32",
+        precision="fp32", text=str(tmp_path / "base"), train_text_encoder=False,
     )  # fmt: skip
-    assert DiTTask(config).train_count == 5
-    assert shards == {p.name: p.read_bytes() for p in (output / "latents").glob("*.safetensors")}
+    task = DiTTask(config)
+    assert task.train_count == 5
+    task.prepare()
+    assert shards == {path: path.read_bytes() for path in output.rglob("*.safetensors")}
     assert main(["encode", str(output), *words[2:]]) == 2
     assert "would be written over" in capsys.readouterr().err
+
+
+def test_a_step_on_kept_embeddings_is_one_on_embeddings_made_in_it(dit_config):
+    config = replace(dit_config, train_text_encoder=False, precision="fp32")
+    losses = {}
+    for kept in (True, False):
+        task = DiTTask(replace(config, cache_text=kept))
+        task.prepare()
+        with torch.no_grad():  # a fresh transformer does not look at the text yet
+            for parameter in task.model["transformer"].parameters():
+                parameter.add_(0.05)
+        called = []
+        task.model["text_encoder"].register_forward_hook(lambda *_, to=called: to.append(1))
+        losses[kept], _ = task.loss(task.batch(3), torch.Generator().manual_seed(0))
+        assert bool(called) is not kept
+    torch.testing.assert_close(losses[True], losses[False], atol=1e-5, rtol=1e-5)

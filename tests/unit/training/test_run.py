@@ -46,6 +46,9 @@ class LineTask:
         self.sources = {"points": "1"}
         self.at = at
 
+    def prepare(self):
+        pass
+
     def parameter_groups(self):
         named = dict(self.model.named_parameters())
         return split_parameters(named, OptimConfig(), lambda name: True)

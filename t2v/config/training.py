@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from t2v.config.checks import at_least_one
+from t2v.config.checks import at_least_one, not_negative
 from t2v.config.data import ClipsConfig
 from t2v.config.models import TransformerConfig, VAEConfig
 from t2v.errors import UserError
@@ -52,6 +52,24 @@ class TrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DiscriminatorConfig:
+    """A network that learns to tell reconstructed clips from real ones, beside a VAE."""
+
+    weight: float = 0.0  # of its word against all other losses but the KL; 0: there is none
+    start: int = 0  # steps before it begins to learn
+    alone: int = 100  # steps it learns before the decoder hears of it
+    width: int = 32  # channels of the first of its three layers
+    lr: float = 3e-4
+    r1: float = 0.1  # how much a steep discriminator is held back (arXiv 1801.04406)
+
+    def __post_init__(self) -> None:
+        at_least_one(self, "width")
+        not_negative(self, "weight", "start", "alone", "r1")
+        if not self.lr > 0:
+            raise UserError(f"discriminator.lr={self.lr}: it must be more than 0.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainVAEConfig(TrainConfig):
     """`t2v train-vae`"""
 
@@ -64,9 +82,14 @@ class TrainVAEConfig(TrainConfig):
     l1_weight: float = 0.25
     gradient_weight: float = 3.0
     foreground_weight: float = 4.0
+    # net of features: an image model of transformers, or a folder of `t2v world make=oracle`
+    perceptual: str | None = None
+    perceptual_weight: float = 0.1
+    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        not_negative(self, "perceptual_weight")
         if not self.train_encoder and self.start_from is None:
             raise UserError("train_encoder=false keeps a trained encoder: name it by start_from.")
 

@@ -48,10 +48,11 @@ def gap(ours: list[Tensor], theirs: list[Tensor]) -> Tensor:
 
     Squared difference of features of unit length, averaged over places, summed over layers.
     """
-    far = torch.zeros(ours[0].shape[:2])
-    for a, b in zip(ours, theirs, strict=True):
-        square = (F.normalize(a, dim=2) - F.normalize(b, dim=2)).square().sum(2)
-        far = far + square.mean((2, 3))
+    far = ours[0].new_zeros(ours[0].shape[:2])
+    for pair in zip(ours, theirs, strict=True):
+        # shorter ones count as none: a loss would feel a direction's slope, which is 1 / length
+        a, b = (F.normalize(each, dim=2, eps=1e-3) for each in pair)
+        far = far + (a - b).square().sum(2).mean((2, 3))
     return far
 
 
@@ -111,7 +112,7 @@ def oracle_features(oracle: WorldOracle) -> ClipNet:
     return ClipNet(f"world oracle {weights_digest(oracle)[:8]}", look)
 
 
-def pictures_of(name: str) -> PictureNet:
+def pictures_of(name: str, device: str = "cpu") -> PictureNet:
     """Any image model of transformers (ViT, DINOv2, CLIP, ResNet, ...), by four of its layers.
 
     Raises:
@@ -119,7 +120,7 @@ def pictures_of(name: str) -> PictureNet:
     """
     with loading(f"perceptual={name}"):
         model = AutoModel.from_pretrained(name).eval()
-        model = getattr(model, "vision_model", model)
+        model = getattr(model, "vision_model", model).requires_grad_(False).to(device)
         prepare = _preparation(name, model)
 
     def look(frames: Tensor) -> list[Tensor]:
@@ -165,13 +166,13 @@ def features_of(name: str) -> ClipNet:
     return ClipNet(f"{name} {weights_digest(model)[:8]}{blind}", look)
 
 
-def aligner_of(name: str) -> Aligner:
+def aligner_of(name: str, setting: str = "clip") -> Aligner:
     """Any model of transformers with a picture or video tower and a text tower (CLIP, X-CLIP, ...).
 
     Raises:
         UserError: it cannot be loaded, or has no such towers.
     """
-    with loading(f"clip={name}"):
+    with loading(f"{setting}={name}"):
         model = AutoModel.from_pretrained(name).eval()
         processor = AutoProcessor.from_pretrained(name)
         if not (hasattr(model, "get_image_features") or hasattr(model, "get_video_features")):
@@ -225,6 +226,6 @@ def _preparation(name: str, model: nn.Module) -> Callable[[Tensor], Tensor]:
         if size is not None:
             wanted = (size, size) if isinstance(size, int) else tuple(size)
             frames = F.interpolate(frames, wanted, mode="bilinear", antialias=True)
-        return ((frames + 1) / 2 - mean) / std
+        return ((frames + 1) / 2 - mean.to(frames)) / std.to(frames)
 
     return prepare

@@ -175,6 +175,8 @@ def _train(task: _PlannedDiT | _PlannedVAE, config: TrainConfig) -> Work:
         Stage(UPDATE, update, config.steps),
     ]
     parts = dict(task.parts)
+    if isinstance(task, _PlannedVAE) and task.model is not task.vae:
+        parts["discriminator"] = task.model.get_submodule("discriminator")
     if isinstance(task, _PlannedDiT) and task.vae is not None:
         parts["vae"] = task.vae
         stages.append(Stage("encode a clip", task.encode, 0))
@@ -187,21 +189,17 @@ class _PlannedVAE(VAETask):
     def __init__(self, config: TrainVAEConfig, size: Size) -> None:
         self.config, self.size = config, size
         self.absent: list[str] = []
-        self.model = AutoencoderKLT2V(**asdict(config.model))
-        if config.model.linear_shortcut:
-            self.model.encoder.shortcut.requires_grad_(False)
-            self.model.decoder.shortcut.requires_grad_(False)
-        if not config.train_encoder:
-            self.model.encoder.requires_grad_(False)
-        self.parts = {"vae": self.model}
+        if config.perceptual is not None:
+            self.absent.append(f"the network of features: perceptual={config.perceptual}")
+        self.build()
 
     def latents(self) -> int:
         return 0  # none is kept
 
     def fixed_loss(self) -> Tensor:
         video = black(self.size, self.config.device)
-        self.model.check_video(video)
-        batch = VAEBatch(video, torch.zeros_like(video[:, :1]))
+        self.vae.check_video(video)
+        batch = VAEBatch(video, torch.zeros_like(video[:, :1]), self.config.steps)
         return self.loss(batch, torch.Generator().manual_seed(0))[0]
 
 

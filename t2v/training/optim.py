@@ -24,6 +24,7 @@ class ParameterGroup:
     parameters: Mapping[str, nn.Parameter]
     algorithm: Literal["muon", "adamw"]
     lr: float
+    betas: tuple[float, float] = (0.9, 0.99)  # of AdamW
 
 
 def split_parameters(
@@ -80,7 +81,7 @@ class Optimizer:
                 optimizer = torch.optim.AdamW(
                     parameters.values(),
                     lr=group.lr,
-                    betas=(0.9, 0.99),
+                    betas=group.betas,
                     weight_decay=weight_decay,
                     fused=True,
                 )

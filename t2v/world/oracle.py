@@ -53,17 +53,26 @@ class WorldOracle(ModelMixin, ConfigMixin):
         Args:
             video: `b c t h w` in [-1, 1], any length and size.
         """
+        x = self.maps(video)[-1]  # b d 5 8 8
+        halves = rearrange(x, "b d t h (side w) -> b (side d) t (h w)", side=2)
+        x = torch.cat((halves.amax(-1), x.mean((3, 4))), dim=1)  # b 3d 5
+        x = self.read(rearrange(x, "b d t -> b (t d)"))
+        return {name: head(x) for name, head in self.heads.items()}
+
+    def maps(self, video: Tensor) -> list[Tensor]:
+        """What each convolution sees, `b d t y x`, of `video`, as `forward` takes it."""
         if video.shape[2:] != (FRAMES, SIDE, SIDE):
             video = F.interpolate(video, (FRAMES, SIDE, SIDE), mode="trilinear")
         x = rearrange(video, "b c t (h p) (w q) -> b (c p q) t h w", p=4, q=4)
         axes = [torch.linspace(-1, 1, n, device=x.device, dtype=x.dtype) for n in x.shape[2:]]
         places = torch.stack(torch.meshgrid(*axes, indexing="ij")).expand(len(x), -1, -1, -1, -1)
         x = torch.cat((x, places), dim=1).contiguous(memory_format=torch.channels_last_3d)
-        x = self.body(x)  # b d 5 8 8
-        halves = rearrange(x, "b d t h (side w) -> b (side d) t (h w)", side=2)
-        x = torch.cat((halves.amax(-1), x.mean((3, 4))), dim=1)  # b 3d 5
-        x = self.read(rearrange(x, "b d t -> b (t d)"))
-        return {name: head(x) for name, head in self.heads.items()}
+        seen = []
+        for layer in self.body:
+            x = layer(x)
+            if isinstance(layer, nn.ReLU):
+                seen.append(x)
+        return seen
 
     @torch.no_grad()
     def judge(self, video: Tensor) -> list[dict[str, str]]:

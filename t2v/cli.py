@@ -55,6 +55,7 @@ OPTIONS = {
     "--guidance": "guidance_scale",
     "--negative-prompt": "negative_prompt",
     "--num-videos": "num_videos_per_prompt",
+    "--best-of": "best_of",
     "--attention": "attention",
     "--device": "device",
     "--dtype": "dtype",

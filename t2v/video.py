@@ -51,6 +51,25 @@ def write_video(
         file.mux(stream.encode())
 
 
+def rewrite_recipe(path: Path, recipe: dict[str, Any]) -> None:
+    """Give a video of `write_video` another recipe; its pictures are copied as they are.
+
+    Raises:
+        UserError: the file cannot be read or its place not be written.
+    """
+    with (
+        _complete(path) as partial,
+        av.open(path) as old,
+        av.open(partial, "w", format="mp4", options=_MOVFLAGS) as new,
+    ):
+        new.metadata[RECIPE_KEY] = json.dumps(recipe)
+        stream = new.add_stream_from_template(old.streams.video[0])
+        for packet in old.demux(old.streams.video[0]):
+            if packet.dts is not None:  # the last one is an empty mark
+                packet.stream = stream
+                new.mux(packet)
+
+
 _MOVFLAGS = {"movflags": "+faststart+use_metadata_tags"}  # without the second, only known tags stay
 
 

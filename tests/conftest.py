@@ -21,7 +21,15 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 from torch import nn
-from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPProcessor,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5EncoderModel,
+)
 
 from t2v.config import VAEConfig
 from t2v.models.transformer import T2VTransformer3DModel
@@ -147,6 +155,23 @@ def pipe(components) -> T2VPipeline:
     )
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+@pytest.fixture
+def clip_folder(tokenizer, tmp_path) -> str:
+    """A CLIP of random weights that takes 32 x 32."""
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,
+             "num_attention_heads": 2}  # fmt: skip
+    text = {**sizes, "vocab_size": len(tokenizer), "max_position_embeddings": 16,
+            "eos_token_id": 1, "pad_token_id": 0, "bos_token_id": 2}  # fmt: skip
+    vision = {**sizes, "image_size": 32, "patch_size": 8}
+    torch.manual_seed(0)
+    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8))
+    tokenizer.model_max_length = 16
+    pictures = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32)
+    model.save_pretrained(tmp_path / "clip")
+    CLIPProcessor(image_processor=pictures, tokenizer=tokenizer).save_pretrained(tmp_path / "clip")
+    return str(tmp_path / "clip")
 
 
 @pytest.fixture

@@ -26,6 +26,9 @@ class SampleConfig:
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
     num_videos_per_prompt: int = 1
+    best_of: int = 1  # draws of each video, of which a scorer keeps the best
+    scorer: str | None = None  # folder of `t2v scorer`, or a CLIP; None: the embedded model's own
+    keep_draws: bool = False  # best_of: every draw too, as X.seed-S.mp4
     attention: str = "native"
     device: str = "auto"
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -45,7 +48,12 @@ class SampleConfig:
             raise UserError(
                 f"num_frames={self.num_frames} and duration={self.duration}: give one of them."
             )
-        at_least_one(self, "num_videos_per_prompt")
+        at_least_one(self, "num_videos_per_prompt", "best_of")
+        if self.best_of == 1 and (self.scorer is not None or self.keep_draws):
+            raise UserError(
+                f"scorer={self.scorer} keep_draws={self.keep_draws}: they go with best_of=N, the "
+                "number of draws to choose from."
+            )
         if not isfinite(self.lora_scale) or (self.lora_scale != 1 and self.lora is None):
             raise UserError(f"lora_scale={self.lora_scale}: a number, together with lora=FILE.")
         if self.preview_every < 0:

@@ -22,11 +22,17 @@ def embedded_model() -> Path:
     Raises:
         UserError: this installation has none.
     """
+    folder = shipped(EMBEDDED, "model_index.json")
+    if folder is None:
+        raise UserError(f"This installation of t2v carries no {EMBEDDED}. Name a --model folder.")
+    return folder
+
+
+def shipped(name: str, file: str) -> Path | None:
+    """The folder `assets/NAME` that comes with t2v, where it holds `file`."""
     package = Path(__file__).parents[1]
-    for folder in (package / "assets" / EMBEDDED, package.parent / "assets" / EMBEDDED):
-        if (folder / "model_index.json").is_file():
-            return folder
-    raise UserError(f"This installation of t2v carries no {EMBEDDED}. Name a --model folder.")
+    folders = (package / "assets" / name, package.parent / "assets" / name)
+    return next((folder for folder in folders if (folder / file).is_file()), None)
 
 
 def model_folder(model: str) -> Path:

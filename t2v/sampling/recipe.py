@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,41 @@ PACKAGES = ("t2v", "torch", "diffusers", "transformers")
 
 
 @dataclass(frozen=True, kw_only=True)
+class Choice:
+    """Why this draw and no other: the draws of one prompt, and the score of each.
+
+    Args:
+        first_seed: the draws have this seed and the next `best_of - 1`.
+        scorer: where the scorer is.
+        name: the scorer's kind and weights.
+        keep_draws: is every draw kept as a file of its own?
+        scores: by seed, of the draws that are finished.
+    """
+
+    best_of: int
+    first_seed: int
+    scorer: str
+    name: str
+    keep_draws: bool
+    scores: dict[str, float] = field(default_factory=dict)
+
+    def graded(self, seed: int, score: float) -> Choice:
+        """The same with one more draw."""
+        return replace(self, scores=self.scores | {str(seed): score})
+
+    @property
+    def left(self) -> list[int]:
+        """The seeds still to be drawn."""
+        seeds = range(self.first_seed, self.first_seed + self.best_of)
+        return [seed for seed in seeds if str(seed) not in self.scores]
+
+    @property
+    def best(self) -> int:
+        """The seed of the highest score, the first of equal ones."""
+        return int(max(self.scores, key=self.scores.__getitem__))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """One video: the prompt, its own settings with every default filled in, and their setting.
 
@@ -30,6 +65,7 @@ class Recipe:
         lora: `file_hash` of the LoRA, where there is one.
         device: kind of the device that drew it.
         versions: of t2v and the packages that do the arithmetic.
+        choice: among which draws it was chosen, where it was.
     """
 
     prompt: str
@@ -38,6 +74,7 @@ class Recipe:
     device: str
     versions: dict[str, str]
     lora: str | None = None
+    choice: Choice | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in the mp4 and in the file beside it."""
@@ -56,6 +93,8 @@ def read(values: Any, source: Path, overrides: Sequence[str] = ()) -> Recipe:
         }
         rest = {name: values[name] for name in ("prompt", "weights", "device", "versions")}
         rest["lora"] = values.get("lora")  # recipes of before there were any have none
+        if values.get("choice") is not None:
+            rest["choice"] = Choice(**values["choice"])
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{source}: holds no recipe of `t2v sample` ({error} is missing)."

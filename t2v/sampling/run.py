@@ -4,31 +4,27 @@ from __future__ import annotations
 
 import inspect
 import logging
-import shlex
 import tempfile
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
-import torch
 from diffusers import DiffusionPipeline
-from torch import Tensor
 
 from t2v.config import SampleConfig
 from t2v.errors import UserError
+from t2v.evaluation.nets import Aligner
 from t2v.models.folder import file_hash
 from t2v.models.lora import lora_file
 from t2v.models.request import count_frames
 from t2v.pipeline import T2VPipeline
 from t2v.sampling import recipe as recipes
-from t2v.sampling.draw import Watch, continues, decode, draw, draw_elsewhere, embed, preview_path
+from t2v.sampling.grade import load_grader, scorer_of
 from t2v.sampling.load import DTYPES, load_pipeline
-from t2v.sampling.recipe import Recipe, read_latents, write_latents
-from t2v.video import check_size, contact_sheet, read_recipe, save_image, write_gif, write_video
+from t2v.sampling.make import make_all
+from t2v.sampling.recipe import Choice, Recipe, read_latents
+from t2v.video import check_size, read_recipe
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +37,8 @@ def sample(config: SampleConfig, prompts: Sequence[str]) -> list[Path]:
 
     The first video is `config.output` and the others `X-1.mp4, X-2.mp4, ...`: all of the first
     prompt, then all of the second. Video j of a prompt has the seed `config.seed + j`, whatever
-    else is drawn. Beside each file lies its recipe, `X.json`.
+    else is drawn. Beside each file lies its recipe, `X.json`. With `best_of` N it is the best of
+    the seeds `config.seed + j * N` and the N - 1 next.
 
     Raises:
         UserError: something given cannot work; nothing was drawn.
@@ -53,14 +50,20 @@ def sample(config: SampleConfig, prompts: Sequence[str]) -> list[Path]:
     count = config.num_videos_per_prompt
     paths = output_paths(config.output, len(prompts) * count)
     check_writable(paths[0])
+    scorer = scorer_of(config) if config.best_of > 1 else ""
+    grader = load_grader(scorer) if scorer else None
     pipeline, weights = load_pipeline(config)
+    alone = {"num_videos_per_prompt": 1, "best_of": 1, "scorer": None, "keep_draws": False}
     drawn = []
     for i, prompt in enumerate(prompts):
-        one = resolve(pipeline, prompt, replace(config, num_videos_per_prompt=1))
+        one = resolve(pipeline, prompt, replace(config, **alone))
         for j, path in enumerate(paths[i * count : (i + 1) * count]):
-            own = replace(one, output=str(path), seed=config.seed + j)
-            drawn.append(_recipe(pipeline, weights, prompt, own))
-    return _make_all(pipeline, drawn)
+            own = replace(one, output=str(path), seed=config.seed + j * config.best_of)
+            recipe = _recipe(pipeline, weights, prompt, own)
+            if grader is not None:
+                recipe = replace(recipe, choice=_choice(own.seed, scorer, grader, config))
+            drawn.append(recipe)
+    return make_all(pipeline, drawn, grader=grader)
 
 
 def repeat(path: Path, overrides: Sequence[str]) -> Path:
@@ -76,13 +79,17 @@ def repeat(path: Path, overrides: Sequence[str]) -> Path:
     values = recipes.read_json(path) if path.suffix == ".json" else read_recipe(path)
     again = path.with_name(f"{path.stem}-again.mp4")
     old = recipes.read(values, path, [f"output={again}", *overrides])
-    if old.settings.num_videos_per_prompt > 1:
-        raise UserError("A recipe makes one video: leave num_videos_per_prompt (--num-videos) out.")
+    for name in ("num_videos_per_prompt", "best_of"):
+        if getattr(old.settings, name) > 1:
+            raise UserError(f"A recipe makes one video, whose seed it has: leave {name} out.")
     check_writable(Path(old.settings.output))
     pipeline, weights = load_pipeline(old.settings)
     new = _recipe(pipeline, weights, old.prompt, resolve(pipeline, old.prompt, old.settings))
-    _check_same(old, new, renamed={each.partition("=")[0] for each in overrides})
-    return _make_all(pipeline, [new])[0]
+    renamed = {each.partition("=")[0] for each in overrides}
+    _check_same(old, new, renamed)
+    if old.choice and not old.choice.left and renamed <= set(FREE) - {"model"}:
+        new = replace(new, choice=old.choice)
+    return make_all(pipeline, [new])[0]
 
 
 def resume(path: Path, overrides: Sequence[str]) -> Path:
@@ -101,10 +108,12 @@ def resume(path: Path, overrides: Sequence[str]) -> Path:
     if fixed := [name for name in changed if name not in FREE]:
         raise UserError(f"{', '.join(fixed)}: fixed by {path}. Free: {', '.join(FREE)}.")
     check_writable(Path(old.settings.output))
+    grader = _same_grader(old, kept["output"]) if old.choice and old.choice.left else None
     pipeline, weights = load_pipeline(old.settings)
     new = _recipe(pipeline, weights, old.prompt, resolve(pipeline, old.prompt, old.settings))
     _check_same(old, new, renamed=set())
-    (made,) = _make_all(pipeline, [new], latents, step)
+    new = replace(new, choice=old.choice)
+    (made,) = make_all(pipeline, [new], latents if step else None, step, grader)
     path.unlink(missing_ok=True)
     return made
 
@@ -185,6 +194,16 @@ def _recipe(
     )
 
 
+def _choice(first_seed: int, scorer: str, grader: Aligner, config: SampleConfig) -> Choice:
+    return Choice(
+        best_of=config.best_of,
+        first_seed=first_seed,
+        scorer=scorer,
+        name=grader.name,
+        keep_draws=config.keep_draws,
+    )
+
+
 def _check_same(old: Recipe, new: Recipe, renamed: set[str]) -> None:
     """Name what will make the video another one: other weights are an error, the rest a warning.
 
@@ -208,104 +227,24 @@ def _check_same(old: Recipe, new: Recipe, renamed: set[str]) -> None:
             )
 
 
-def _make_all(
-    pipeline: DiffusionPipeline, drawn: list[Recipe], latents: Tensor | None = None, step: int = 0
-) -> list[Path]:
-    videos = []
-    for number, recipe in enumerate(drawn, 1):
-        config = recipe.settings
-        logger.info(
-            "video %d/%d: %s frames of %sx%s at %g fps, %s steps, guidance %s, seed %d, %s %s",
-            *(number, len(drawn), config.num_frames, config.height, config.width, config.fps),
-            *(config.num_inference_steps, config.guidance_scale, config.seed),
-            *(recipe.device, config.dtype),
-        )
-        ours = isinstance(pipeline, T2VPipeline)
-        videos.append(
-            _make(pipeline, recipe, latents, step) if ours else _make_elsewhere(pipeline, recipe)
-        )
-    paths = [Path(recipe.settings.output).resolve() for recipe in drawn]
-    if drawn[0].settings.sheet:
-        sheet = contact_sheet(videos, [recipe.prompt for recipe in drawn])
-        save_image(paths[0].with_suffix(".sheet.png"), sheet)
-    return paths
-
-
-def _make(pipeline: T2VPipeline, recipe: Recipe, latents: Tensor | None, step: int) -> np.ndarray:
-    """Draw one video and write it; whatever stops this, the latents stay."""
-    config, seconds = recipe.settings, dict[str, float]()
-    steps = cast(int, config.num_inference_steps)
-    kept = Path(config.output).with_suffix(".latents.safetensors")
-    go_on = f"Go on with: t2v sample --resume {shlex.quote(str(kept))}"
-    watch = Watch(config, latents, step)
-    if latents is None or step < steps:
-        if not continues(pipeline):
-            watch = Watch(config)
-        with _clock(seconds, "text"):
-            text = embed(pipeline, recipe.prompt, config)
-        try:
-            with _clock(seconds, "denoise"), _memory(config):
-                latents = draw(pipeline, text, watch)
-        except KeyboardInterrupt:
-            if watch.latents is None or not continues(pipeline):
-                raise KeyboardInterrupt(
-                    "Nothing was finished; the same command starts anew."
-                ) from None
-            write_latents(kept, watch.latents, recipe, watch.step)
-            raise KeyboardInterrupt(f"{watch.step} of {steps} steps are kept. {go_on}") from None
-    write_latents(kept, latents, recipe, steps)
-    try:
-        with _clock(seconds, "decode"), _memory(config):
-            frames = decode(pipeline, latents, config.num_frames)
-        _write(frames, recipe, seconds)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"The latents are kept. {go_on}") from None
-    except UserError as error:
-        raise UserError(f"{error} The latents are kept. {go_on}") from error
-    except Exception:
-        logger.error("The latents are kept. %s", go_on)
-        raise
-    kept.unlink(missing_ok=True)
-    preview_path(config).unlink(missing_ok=True)
-    return frames
-
-
-def _make_elsewhere(pipeline: DiffusionPipeline, recipe: Recipe) -> np.ndarray:
-    """Draw one video with another package's pipeline, which decodes inside its own call."""
-    seconds: dict[str, float] = {}
-    with _clock(seconds, "draw"), _memory(recipe.settings):
-        frames = draw_elsewhere(pipeline, recipe.prompt, Watch(recipe.settings))
-    _write(frames, recipe, seconds)
-    return frames
-
-
-def _write(frames: np.ndarray, recipe: Recipe, seconds: dict[str, float]) -> None:
-    config, path = recipe.settings, Path(recipe.settings.output)
-    assert config.fps is not None
-    with _clock(seconds, "encode"):
-        write_video(path, frames, config.fps, recipe.to_json())
-        recipes.write_json(path.with_suffix(".json"), recipe)
-        if config.gif:
-            write_gif(path.with_suffix(".gif"), frames, config.fps)
-    logger.info(", ".join(f"{name} {value:.2f} s" for name, value in seconds.items()))
-
-
-@contextmanager
-def _clock(seconds: dict[str, float], name: str) -> Iterator[None]:
-    started = time.perf_counter()
-    yield
-    seconds[name] = time.perf_counter() - started
-
-
-@contextmanager
-def _memory(config: SampleConfig) -> Iterator[None]:
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        full = isinstance(error, torch.OutOfMemoryError | MemoryError)
-        if not full and "allocate memory" not in str(error):
-            raise
+def _same_grader(old: Recipe, output: str) -> Aligner:
+    """The scorer of an interrupted choice, if the best so far is still where it was."""
+    choice = old.choice
+    assert choice is not None
+    grader = load_grader(choice.scorer)
+    if grader.name != choice.name:
         raise UserError(
-            f"{config.num_frames} frames of {config.height}x{config.width} do not fit into the "
-            "memory of this machine. Ask for fewer frames or a smaller size."
-        ) from error
+            f"scorer={choice.scorer}: is now {grader.name}; {choice.name} graded the first draws. "
+            "Put that one back, or start anew."
+        )
+    if not choice.scores:
+        return grader
+    if old.settings.output != output:
+        raise UserError(f"output: fixed, the best draw so far is {output}.")
+    shown = recipes.read(read_recipe(Path(output)), Path(output))
+    if shown.choice is None or not choice.scores.items() <= shown.choice.scores.items():
+        raise UserError(
+            f"{output}: is not the best of the {len(choice.scores)} finished draws any more. "
+            "Put it back, or start anew."
+        )
+    return grader

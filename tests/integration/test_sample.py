@@ -80,7 +80,7 @@ def test_a_prompt_becomes_an_mp4_with_its_recipe_beside_it(run, tmp_path):
 def test_a_sample_is_the_one_the_pipeline_draws(run, pipe, monkeypatch):
     written = []
     monkeypatch.setattr(
-        "t2v.sampling.run.write_video", lambda path, frames, *rest: written.append(frames)
+        "t2v.sampling.make.write_video", lambda path, frames, *rest: written.append(frames)
     )
     assert run(PROMPT, "--seed", "5")[0] == 0
     frames = pipe(PROMPT, generator=torch.Generator().manual_seed(5)).frames[0]

@@ -126,13 +126,13 @@ def test_a_sample_of_a_training_is_what_t2v_sample_draws_from_the_checkpoint(
     config = replace(dit_config, seed=7)
     checkpoint = train_dit(config)
     written = []
-    write = sampling.run.write_video
+    write = sampling.make.write_video
 
     def watched(path, frames, *rest):
         written.append(torch.from_numpy(frames))
         write(path, frames, *rest)
 
-    monkeypatch.setattr(sampling.run, "write_video", watched)
+    monkeypatch.setattr(sampling.make, "write_video", watched)
     output = str(tmp_path / "video.mp4")
     sampling.sample(SampleConfig(model=str(checkpoint), seed=7, output=output), config.prompts)
     with Image.open(checkpoint.parent / "sheets" / "000004.png") as sheet:

@@ -8,10 +8,6 @@ import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from transformers import (
-    CLIPConfig,
-    CLIPImageProcessor,
-    CLIPModel,
-    CLIPProcessor,
     VideoMAEConfig,
     VideoMAEImageProcessor,
     VideoMAEModel,
@@ -268,23 +264,6 @@ def test_the_judge_is_a_net_of_features_and_few_clips_have_no_frechet_distance(r
     assert "64 features need 128 videos" in found["frechet"].reason
     with pytest.raises(UserError, match="needs at least 8 videos, there are 3"):
         distances(real, few, net, torch.Generator())
-
-
-@pytest.fixture
-def clip_folder(tokenizer, tmp_path):
-    """A CLIP of random weights that takes 32 x 32."""
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,
-             "num_attention_heads": 2}  # fmt: skip
-    text = {**sizes, "vocab_size": len(tokenizer), "max_position_embeddings": 16,
-            "eos_token_id": 1, "pad_token_id": 0, "bos_token_id": 2}  # fmt: skip
-    vision = {**sizes, "image_size": 32, "patch_size": 8}
-    torch.manual_seed(0)
-    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8))
-    tokenizer.model_max_length = 16
-    pictures = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32)
-    model.save_pretrained(tmp_path / "clip")
-    CLIPProcessor(image_processor=pictures, tokenizer=tokenizer).save_pretrained(tmp_path / "clip")
-    return str(tmp_path / "clip")
 
 
 def test_a_clip_model_measures_alignment_and_a_real_clip_has_rm_one(real, clip_folder):

@@ -29,6 +29,7 @@ from t2v.config import (
 )
 from t2v.data.clips import read_rows
 from t2v.data.dataset import is_world
+from t2v.data.texts import Texts
 from t2v.errors import UserError
 from t2v.models.folder import model_folder
 from t2v.models.guidance import Guidance, Step
@@ -203,6 +204,16 @@ class _PlannedVAE(VAETask):
         return self.loss(batch, torch.Generator().manual_seed(0))[0]
 
 
+class _Embedded(Texts):
+    """Captions that were embedded before the first step: zeros."""
+
+    def __init__(self, dim: int) -> None:
+        self.dim = dim
+
+    def read(self, tokens: Tensor, lengths: Tensor, rows: int) -> Tensor:
+        return torch.zeros(len(tokens), rows, self.dim)
+
+
 class _PlannedDiT(DiTTask):
     """`DiTTask` without its data: latents of zeros, captions of equal length."""
 
@@ -219,6 +230,8 @@ class _PlannedDiT(DiTTask):
         transformer = T2VTransformer3DModel(**asdict(config.model))
         self.model = nn.ModuleDict({"transformer": transformer, "text_encoder": text_encoder})
         text_encoder.requires_grad_(config.train_text_encoder)
+        if config.cache_text and not config.train_text_encoder:
+            self.texts = _Embedded(config.model.text_dim)
         self.parts = dict(self.model.items())
 
     def _vae(self) -> Any:
@@ -279,6 +292,7 @@ class _PlannedFinetune(_PlannedDiT):
             text=str(folder),
             attention=config.attention,
             train_text_encoder=config.train_text_encoder,
+            cache_text=config.cache_text and not config.concept,
             max_sequence_length=index["max_sequence_length"],
         )
         super().__init__(training, size)

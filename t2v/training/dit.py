@@ -75,6 +75,8 @@ def train_dit(config: TrainDiTConfig) -> Path:
 class DiTTask:
     """Predict the objective's target from noisy latents and text; the text encoder learns along."""
 
+    texts: Texts | None = None  # without it each batch is embedded anew
+
     def __init__(self, config: TrainDiTConfig, parts: DiTParts | None = None) -> None:
         self.config = config
         vae, tokenizer, text_encoder, transformer = parts or fresh_parts(config)
@@ -98,7 +100,6 @@ class DiTTask:
         self.model.to(config.device)
         self.parts = dict(self.model.items())
         text_encoder.requires_grad_(config.train_text_encoder)
-        self.texts: Texts | None = None  # where there are none yet, each batch is embedded anew
         head_dim = config.model.attention_head_dim
         check_backend(config.attention, head_dim, torch.device(config.device), torch.float32)
 

@@ -152,8 +152,8 @@ def _data(target: Target, whole: Estimate, clips: int) -> int:
 def _disk(target: Target, whole: Estimate, clips: int | None) -> dict[str, int]:
     if isinstance(target, SampleConfig):
         return {"latents kept until they are decoded": 2 * whole.latents}
-    # the pipeline, and what training goes on from: weights, average, optimizer
-    one = 2 * whole.weights + whole.average + whole.optimizer
+    # the pipeline, and what training goes on from: what learns, its average, the optimizer
+    one = whole.weights + 2 * whole.average + whole.optimizer
     disk = {"a checkpoint": one}
     disk[f"{target.keep_checkpoints} kept, one being written"] = (1 + target.keep_checkpoints) * one
     if not isinstance(target, TrainVAEConfig):

@@ -91,7 +91,8 @@ def write_manifest(path: Path, clips: Iterable[Clip]) -> None:
     """
     folder = Path(_absolute(path.parent))
     partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8", newline="\n") as file:
+    # bytes that are no text in a name become JSON escapes: \udcff
+    with partial.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
         for clip in clips:
             row = {each.name: getattr(clip, each.name) for each in fields(Clip)}
             row |= {"path": _relative(clip.path, folder)} | row.pop("extra")

@@ -14,7 +14,7 @@ import numpy as np
 from t2v.config.captions import CaptionConfig
 from t2v.curation.clean import defects, unrepeated, words
 from t2v.curation.endpoint import NoAnswer, ask
-from t2v.curation.selection import NAMES, Candidate, agreement, choose, merged
+from t2v.curation.selection import NAMES, Candidate, agreement, choose, merged, without_names
 from t2v.errors import UserError
 from t2v.footage import Unreadable, iter_frames
 from t2v.manifest import Clip
@@ -45,10 +45,11 @@ class Stills:
 def caption(clip: Clip, config: CaptionConfig) -> Clip:
     """The clip with the best caption that its authors give, or dropped where none is fit.
 
-    Authors that gave no answer, which they may the next time, stand in `unanswered`. The row keeps every candidate with its author, and why it was not taken, in `candidates`, and
-    the chosen one's author in `caption_author`. `captions` are the caption and what else is fit of
-    the same author. Scores: `caption_words`, `caption_tokens` with a tokenizer, and
-    `caption_match` with a scorer or else `caption_agreement` with several candidates.
+    The row keeps every candidate with its author, and why it was not taken, in `candidates`, the
+    chosen one's author in `caption_author`, and in `unanswered` the authors that gave no answer,
+    which they may the next time. `captions` are the caption and what else is fit of the same
+    author. Scores: `caption_words`, `caption_tokens` with a tokenizer, and `caption_match` with a
+    scorer or else `caption_agreement` with several candidates.
 
     Raises:
         UserError: a model or endpoint cannot be used.
@@ -61,12 +62,9 @@ def caption(clip: Clip, config: CaptionConfig) -> Clip:
 
 def _captioned(clip: Clip, config: CaptionConfig) -> Clip:
     stills = Stills(clip, config.frames, config.max_side)
-    heard = [
-        _judged(each, config)
-        for name in config.authors
-        for each in _hear(name, clip, stills, config)
-    ]
-    candidates, kind = _scored(heard, stills, config)
+    heard = [each for name in config.authors for each in _hear(name, clip, stills, config)]
+    judged = [_judged(each, config) for each in without_names(heard)]
+    candidates, kind = _scored(judged, stills, config)
     clip = replace(clip, extra=clip.extra | _told(candidates))
     chosen = choose(candidates)
     if chosen is None:
@@ -232,7 +230,6 @@ def _refused_below(candidate: Candidate, least: float) -> Candidate:
 
 def _merged(chosen: Candidate, candidates: list[Candidate], config: CaptionConfig) -> str:
     others = [each for each in candidates if each is not chosen and not each.verdict]
-    others = [each for each in others if each.author not in NAMES]
     text = merged(chosen.text, [each.text for each in others])
     whole = _judged(replace(chosen, text=text), config)
     return chosen.text if whole.verdict else whole.text

@@ -40,7 +40,7 @@ def ask(address: str, frames: Sequence[np.ndarray], config: CaptionConfig) -> st
         frames: each `h w c` uint8 RGB; they travel as JPEG.
 
     Raises:
-        NoAnswer: refused, silent or unintelligible for this clip, after `config.retries` more tries.
+        NoAnswer: refused, silent or unintelligible for this clip, after `config.retries` retries.
         UserError: it cannot be reached, or knows neither the key nor the model.
     """
     url, _, model = address.partition("#")

@@ -2,61 +2,97 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
+import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import partial
 from typing import Any
+
+from tqdm import tqdm
 
 from t2v.config import CurateConfig
 from t2v.errors import UserError
 from t2v.workers import work
 
+logger = logging.getLogger(__name__)
 BLOCKS = 1000  # of Ray Data, at most: what a task that is lost has to do again
+UNLIMITED = 1e6  # GB
 
 
 def run(
-    function: Callable[[Any], Any], items: Sequence[Any], config: CurateConfig
+    title: str,
+    function: Callable[[Any], Any],
+    items: Sequence[Any],
+    config: CurateConfig,
+    device: str = "cpu",
 ) -> Iterator[tuple[int, Any]]:
     """The number and the result, or Failure, of each item, in the order they are done.
+
+    Progress is shown under the title. Where `device` is no CPU, memory has no limit: CUDA maps far
+    more addresses than it takes.
 
     Raises:
         UserError: from `function`, or Ray is asked for and not installed.
     """
+    if device != "cpu":
+        config = replace(config, memory_gb=UNLIMITED)
     if config.engine == "ray":
-        yield from _on_ray(function, items, config)
-        return
-    yield from work(
-        function,
-        items,
-        workers=min(config.workers or len(os.sched_getaffinity(0)), max(1, len(items))),
-        seconds=config.seconds_per_file,
-        memory_gb=config.memory_gb,
-    )
+        results = _on_ray(function, items, config, gpus=int(device.startswith("cuda")))
+    else:
+        results = work(
+            function,
+            items,
+            workers=min(config.workers or len(os.sched_getaffinity(0)), max(1, len(items))),
+            seconds=config.seconds_per_file,
+            memory_gb=config.memory_gb,
+        )
+    yield from _told(results, len(items), title)
 
 
-@dataclass(frozen=True)
+def _told(results: Iterator[Any], total: int, title: str) -> Iterator[Any]:
+    """The results, with a bar of rate and time left at a terminal, else a line now and then."""
+    began = last = time.monotonic()
+    with tqdm(total=total, desc=title, disable=None) as bar:
+        for done, result in enumerate(results, start=1):
+            yield result
+            bar.update()
+            now = time.monotonic()
+            if bar.disable and (now - last > 30 or done == total):
+                last, rate = now, done / max(now - began, 1e-6)
+                words = "%s: %d of %d, %.2f a second, %.0f s left"
+                logger.info(words, title, done, total, rate, (total - done) / rate)
+
+
 class _Alone:
-    """Runs an item in a process of its own below the Ray task: a crash is a verdict there too."""
+    """A process of its own below a Ray actor: a crash is a verdict there too.
 
-    function: Callable[[Any], Any]
-    seconds: float
-    memory_gb: float
+    It stays from item to item, with the model that it may have loaded.
+    """
+
+    def __init__(self, function: Callable[[Any], Any], seconds: float, memory_gb: float) -> None:
+        self.work = partial(work, function, workers=1, seconds=seconds, memory_gb=memory_gb)
+        self.waiting: list[Any] = []
+        self.results = self.work(self._items())
+
+    def _items(self) -> Iterator[Any]:
+        while self.waiting:  # it is asked for one after one was put there
+            yield self.waiting.pop()
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        items = [pickle.loads(row["item"])]
+        self.waiting.append(pickle.loads(row["item"]))
         try:
-            results = work(
-                self.function, items, workers=1, seconds=self.seconds, memory_gb=self.memory_gb
-            )
-            result: Any = next(results)[1]
+            result: Any = next(self.results)[1]
         except UserError as error:
+            self.results = self.work(self._items())
             result = error
         return {"number": row["number"], "result": pickle.dumps(result)}
 
 
 def _on_ray(
-    function: Callable[[Any], Any], items: Sequence[Any], config: CurateConfig
+    function: Callable[[Any], Any], items: Sequence[Any], config: CurateConfig, gpus: int
 ) -> Iterator[tuple[int, Any]]:
     try:
         import ray
@@ -70,8 +106,15 @@ def _on_ray(
     ray.data.DataContext.get_current().enable_progress_bars = False
     rows = [{"number": n, "item": pickle.dumps(item)} for n, item in enumerate(items)]
     data = ray.data.from_items(rows, override_num_blocks=min(len(rows), BLOCKS))
-    alone = _Alone(function, config.seconds_per_file, config.memory_gb)
-    for row in data.map(alone).iter_rows():
+    actor: Any = _Alone  # Ray's types know functions only
+    done = data.map(
+        actor,
+        fn_constructor_args=(function, config.seconds_per_file, config.memory_gb),
+        concurrency=(1, max(1, min(len(rows), int(ray.cluster_resources().get("CPU", 1))))),
+        num_cpus=1,
+        num_gpus=gpus,
+    )
+    for row in done.iter_rows():
         result = pickle.loads(row["result"])
         if isinstance(result, UserError):
             raise result

@@ -9,6 +9,7 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,12 @@ import av
 import numpy as np
 
 from t2v.config import CurateConfig
-from t2v.footage import iter_frames
+from t2v.curation import engine
+from t2v.curation.examine import FAILED
+from t2v.errors import UserError
+from t2v.footage import Unreadable, iter_frames
 from t2v.manifest import Clip
+from t2v.workers import Failure
 
 CLIPS, SHARDS = "clips", "shards"
 PER_SHARD = 1000
@@ -30,11 +35,21 @@ def write_files(clips: Sequence[Clip], config: CurateConfig, folder: Path) -> li
 
     A clip with a file has it as its path; where it was cut from stands in `extra["cut_from"]`.
     Files that are there already are not written again.
+
+    Raises:
+        UserError: there is no room.
     """
     if config.files == "none":
         return list(clips)
     (folder / CLIPS).mkdir(exist_ok=True)
-    result = [clip if clip.dropped else _with_file(clip, folder) for clip in clips]
+    result = list(clips)
+    kept = [number for number, clip in enumerate(clips) if not clip.dropped]
+    function = partial(_with_file, folder=folder)
+    for at, done in engine.run("cutting", function, [clips[number] for number in kept], config):
+        clip = clips[kept[at]]
+        if isinstance(done, Failure):
+            done = clip.drop(FAILED, f"its file cannot be written: {done.reason}")
+        result[kept[at]] = done
     if config.files == "shards":
         (folder / SHARDS).mkdir(exist_ok=True)
         _write_shards([clip for clip in result if not clip.dropped], folder)
@@ -44,18 +59,31 @@ def write_files(clips: Sequence[Clip], config: CurateConfig, folder: Path) -> li
 def _with_file(clip: Clip, folder: Path) -> Clip:
     path = (folder / CLIPS / f"{clip.extra['id']}.mp4").absolute()
     if not path.is_file():
-        partial = path.with_suffix(".partial")
+        unfinished = path.with_suffix(".unfinished")
         try:
-            if not _copied(clip, partial):
-                _encoded(clip, partial)
-            partial.replace(path)
+            _write(clip, unfinished)
+            unfinished.replace(path)
+        except Unreadable as error:
+            return clip.drop(FAILED, f"its file cannot be written: {error.verdict}")
+        except OSError as error:
+            raise UserError(
+                f"{path}: cannot be written ({error.strerror}). Make room there, then give the "
+                "same command again: what is done is kept."
+            ) from error
         finally:
-            partial.unlink(missing_ok=True)
+            unfinished.unlink(missing_ok=True)
     origin = {"path": clip.path, "start": clip.start, "end": clip.end}
     extra = {name: value for name, value in clip.extra.items() if name != "crop"}
     length = None if clip.end is None else round(clip.end - clip.start, 6)
     extra |= {"cut_from": origin | _crop(clip)}
     return replace(clip, path=str(path), start=0.0, end=length, extra=extra)
+
+
+def _write(clip: Clip, path: Path) -> None:
+    if not _copied(clip, path):
+        _encoded(clip, path)
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def _crop(clip: Clip) -> dict[str, Any]:

@@ -16,8 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from t2v.config import CurateConfig
 from t2v.curation import engine
 from t2v.curation.caption import NO_ANSWER, UNANSWERED
@@ -42,7 +40,6 @@ from t2v.workers import Failure
 
 logger = logging.getLogger(__name__)
 STATS = "stats.json"
-UNLIMITED = 1e6  # GB
 RULES = 1  # to be raised when the same settings judge the same film differently
 
 
@@ -129,11 +126,8 @@ def _examined(
     if len(todo) < len(sources):
         logger.info("%d of %d files are done already", len(sources) - len(todo), len(sources))
     items = [sources[number] for number in todo]
-    results = engine.run(partial(examine, config=config), items, config)
-    with _progress(len(items), "file", "looking") as advance:
-        for number, result in results:
-            found[todo[number]] = _noted(items[number], result, settings, limits, folder)
-            advance()
+    for number, result in engine.run("looking", partial(examine, config=config), items, config):
+        found[todo[number]] = _noted(items[number], result, settings, limits, folder)
     clips: list[Clip] = []
     seconds: dict[str, float] = {}
     for source, entry in zip(sources, found, strict=True):
@@ -184,8 +178,6 @@ def _one_by_one(
 ) -> list[Clip]:
     log = ClipLog(folder / WORK / f"{stage.name}.jsonl")
     unkept: dict[str, Clip] = {}  # without an answer: the next run asks again
-    if getattr(settings, "device", "cpu") != "cpu":
-        config = replace(config, memory_gb=UNLIMITED)  # CUDA maps far more than it takes
     words = json.dumps(asdict(settings), sort_keys=True)
     names = [
         hashlib.sha256(json.dumps([words, asdict(clip)], sort_keys=True).encode()).hexdigest()
@@ -193,18 +185,20 @@ def _one_by_one(
     ]
     todo = [number for number, name in enumerate(names) if name not in log.done]
     results = engine.run(
-        partial(stage.run, config=settings), [clips[number] for number in todo], config
+        stage.name,
+        partial(stage.run, config=settings),
+        [clips[number] for number in todo],
+        config,
+        device=getattr(settings, "device", "cpu"),
     )
     try:
-        with _progress(len(todo), "clip", stage.name) as advance:
-            for number, result in results:
-                if isinstance(result, Failure):
-                    result = _unanswered(clips[todo[number]], stage.name, result)
-                if UNANSWERED in result.extra:
-                    unkept[names[todo[number]]] = result
-                else:
-                    log.add(names[todo[number]], result)
-                advance()
+        for number, result in results:
+            if isinstance(result, Failure):
+                result = _unanswered(clips[todo[number]], stage.name, result)
+            if UNANSWERED in result.extra:
+                unkept[names[todo[number]]] = result
+            else:
+                log.add(names[todo[number]], result)
     finally:
         log.close()
     return [unkept.get(name) or log.done[name] for name in names]
@@ -213,27 +207,6 @@ def _one_by_one(
 def _unanswered(clip: Clip, stage: str, failure: Failure) -> Clip:
     clip = replace(clip, extra=clip.extra | {UNANSWERED: [stage]})
     return clip.drop(stage, f"{NO_ANSWER}: {failure.reason}")
-
-
-@contextmanager
-def _progress(total: int, unit: str, title: str) -> Iterator[Any]:
-    """A bar with rate and time left at a terminal, else a line now and then."""
-    began = last = time.monotonic()
-    done = 0
-    with tqdm(total=total, unit=unit, desc=title, disable=None) as bar:
-
-        def advance() -> None:
-            nonlocal done, last
-            done += 1
-            bar.update()
-            now = time.monotonic()
-            if bar.disable and (now - last > 30 or done == total):
-                last, rate = now, done / max(now - began, 1e-6)
-                left = (total - done) / rate
-                words = "%s: %d of %d, %.2f %ss a second, %.0f s left"
-                logger.info(words, title, done, total, rate, unit, left)
-
-        yield advance
 
 
 def statistics(clips: list[Clip], seconds: dict[str, float], files: int) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from t2v.curation.clean import sentences, words
@@ -61,13 +61,23 @@ def agreement(candidates: Sequence[Candidate]) -> list[float]:
 
 
 def choose(candidates: Sequence[Candidate]) -> Candidate | None:
-    """The best of the candidates that have a score and no verdict; the first of equals.
-
-    A name is taken only where nobody has seen the clip.
-    """
+    """The best of the candidates that have a score and no verdict; the first of equals."""
     fit = [each for each in candidates if not each.verdict and each.score is not None]
-    seen = [each for each in fit if _who(each) not in NAMES]
-    return max(seen or fit, key=lambda each: each.score or 0.0, default=None)
+    return max(fit, key=lambda each: each.score or 0.0, default=None)
+
+
+def without_names(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """The candidates, names refused where anybody else spoke or was asked, however badly.
+
+    A bad caption shows that the clip is not what its name says, or not only.
+    """
+    if not any(each.text or each.verdict for each in candidates if each.author not in NAMES):
+        return list(candidates)
+    verdict = "a name counts where nobody else speaks"
+    return [
+        replace(each, verdict=each.verdict or verdict) if each.author in NAMES else each
+        for each in candidates
+    ]
 
 
 def merged(caption: str, others: Sequence[str]) -> str:

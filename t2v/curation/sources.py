@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import logging
 import os
@@ -114,9 +115,9 @@ def _rows(table: Path, is_ours: bool) -> list[dict[str, Any]]:
     try:
         text = table.read_text(encoding="utf-8-sig")
         if table.suffix == ".csv":
-            return list(csv.DictReader(text.splitlines()))
+            return list(csv.DictReader(io.StringIO(text, newline="")))
         if table.suffix == ".jsonl":
-            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+            rows = [json.loads(line) for line in text.split("\n") if line.strip()]
         else:
             rows = json.loads(text)
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, csv.Error) as error:

@@ -45,8 +45,8 @@ def test_every_author_is_heard_and_kept_and_the_most_trusted_of_equals_taken(cli
         ("sidecar", "The dog is wet.", ""),
         ("sidecar", "", "says nothing"),
         ("table", "A dog", ""),
-        ("filename", "of dog runs 02!", ""),
-        ("folder", "of Wet meadows!", ""),
+        ("filename", "of dog runs 02!", "a name counts where nobody else speaks"),
+        ("folder", "of Wet meadows!", "a name counts where nobody else speaks"),
     ]
     assert done.extra["caption_author"] == "sidecar"
     assert set(done.captions) == {DOG, "The dog is wet."}
@@ -58,6 +58,13 @@ def test_without_anyone_who_saw_it_the_name_is_the_caption(clip):
     done = caption(clip, CaptionConfig())
     assert (done.caption, done.extra["caption_author"]) == ("dog runs 02", "filename")
     assert "caption_agreement" not in done.scores
+
+
+def test_footage_whose_caption_is_bad_does_not_get_its_name_instead(clip):
+    say(clip, "The scene then cuts to a kitchen.")
+    done = caption(clip, CaptionConfig())
+    assert (done.dropped, done.caption) == ("caption", "")
+    assert "filename: a name counts where nobody else speaks" in done.reason
 
 
 def test_a_defect_rules_a_candidate_out_and_a_loop_is_said_once(clip):

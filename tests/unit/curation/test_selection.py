@@ -2,7 +2,14 @@
 
 import pytest
 
-from t2v.curation.selection import Candidate, agreement, choose, content_words, merged
+from t2v.curation.selection import (
+    Candidate,
+    agreement,
+    choose,
+    content_words,
+    merged,
+    without_names,
+)
 
 DOG = "A brown dog runs across a wet meadow and shakes water from its fur."
 ALSO_DOG = "A dog is running through a meadow, shaking off water."
@@ -43,9 +50,11 @@ def test_captions_of_one_author_do_not_vouch_for_each_other():
 
 
 def test_a_name_is_taken_only_where_nobody_has_seen_the_clip():
-    name, seen = candidates(("filename", "dog meadow"), ("sidecar", DOG), score=0.5)
-    assert choose([name, seen]).author == "sidecar"
-    assert choose([name]).author == "filename"
+    name, seen, blank = candidates(("filename", "dog"), ("sidecar", DOG), ("sidecar", ""))
+    assert [each.author for each in without_names([name, seen]) if not each.verdict] == ["sidecar"]
+    assert without_names([name, blank]) == [name, blank]
+    silent = Candidate(author="https://host/v1#it", text="", verdict="no answer: HTTP 500")
+    assert without_names([silent, name])[1].verdict == "a name counts where nobody else speaks"
     assert choose(candidates(("sidecar", DOG), verdict="repetition", score=1.0)) is None
 
 

@@ -1,9 +1,13 @@
 """The smallest trainings of a VAE and a transformer."""
 
 import pytest
+import torch
+from einops import rearrange
 
+from t2v import sampling
 from t2v.config import (
     OptimConfig,
+    SampleConfig,
     TrainDiTConfig,
     TrainVAEConfig,
     TransformerConfig,
@@ -28,6 +32,27 @@ TINY_TRANSFORMER = TransformerConfig(
     num_layers=2,
 )
 STEADY = OptimConfig(warmup_steps=2, decay_from=1.0, lr=3e-3, adam_lr=3e-3, ema_decay=0.9)
+
+
+@pytest.fixture
+def drawn_later(monkeypatch, tmp_path):
+    """Draws prompts from a checkpoint by `t2v sample`; gives the rows of a training's sheet."""
+    rows = []
+    write = sampling.make.write_video
+
+    def watched(path, frames, *rest):
+        rows.append(rearrange(torch.from_numpy(frames), "t h w c -> h (t w) c"))
+        write(path, frames, *rest)
+
+    monkeypatch.setattr(sampling.make, "write_video", watched)
+
+    def draw(checkpoint, seed, prompts):
+        output = str(tmp_path / "video.mp4")
+        settings = SampleConfig(model=str(checkpoint), seed=seed, output=output)
+        sampling.sample(settings, prompts)
+        return torch.cat(rows)
+
+    return draw
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline
@@ -53,9 +54,21 @@ def learning(task):
     return {name for name, p in task.model.named_parameters() if p.requires_grad}
 
 
-@pytest.mark.parametrize("method", ["lora", "full"])
-def test_two_and_two_steps_equal_four_to_the_bit(config, tmp_path, method):
+@pytest.fixture
+def adapter(tmp_path):
+    """A file of peft's settings."""
+    file = tmp_path / "adapter.json"
+    told = {"peft_type": "LOKR", "r": 2, "alpha": 4, "target_modules": ["to_q", "to_v"]}
+    file.write_text(json.dumps(told))
+    return str(file)
+
+
+@pytest.mark.parametrize("method", ["lora", "full", "peft"])
+def test_two_and_two_steps_equal_four_to_the_bit(config, tmp_path, method, adapter):
     config = replace(config, method=method)
+    if method == "peft":
+        words = {"soft_prompt": "a red ball", "text_lr": 0.05}
+        config = replace(config, peft=adapter, **words)
     whole = finetune(config)
     other = replace(config, output=str(tmp_path / "other"))
     finetune(replace(other, steps=2))
@@ -66,6 +79,8 @@ def test_two_and_two_steps_equal_four_to_the_bit(config, tmp_path, method):
     logs = [(each.parent / "metrics.jsonl").read_text().splitlines() for each in (whole, resumed)]
     strip = [[{**json.loads(line), "seconds": 0} for line in log] for log in logs]
     assert strip[0] == strip[1]
+    kept = load_file(whole / "training" / "weights.safetensors").keys()
+    assert kept == learning(FinetuneTask(config))  # the rest lies beside it or in the base
 
 
 def test_a_lora_checkpoint_is_a_pipeline_and_its_lora_gives_the_same_on_the_base(config):
@@ -96,30 +111,20 @@ def test_the_untuned_model_is_judged_beside_the_tuned_and_forgetting_is_seen(con
     assert judged[-1]["val_loss"] < judged[-1]["val_loss_untuned"]
 
 
-@pytest.mark.parametrize("method", ["lora", "full"])
-def test_samples_drawn_in_training_are_those_of_the_checkpoint(config, method):
-    extra = {"interpolate": 0.5}
-    checkpoint = finetune(replace(config, method=method, **extra))
-    pipe = T2VPipeline.from_pretrained(checkpoint)
-    pipe.set_progress_bar_config(disable=True)
-    prompts = [PROMPT, "a blue ball rolls on the grass", *BASE_PROMPTS[-2:]]
-    frames = [
-        pipe(prompt, generator=torch.Generator().manual_seed(0), output_type="pt").frames
-        for prompt in dict.fromkeys(prompts)
-    ]
+@pytest.mark.parametrize("method", ["lora", "full", "peft"])
+def test_samples_of_a_training_are_what_t2v_sample_draws_from_the_checkpoint(
+    config, method, adapter, drawn_later
+):
+    config = replace(config, method=method, interpolate=0.5, seed=7)
+    if method == "peft":
+        config = replace(config, peft=adapter, soft_prompt="the snow")
+    checkpoint = finetune(config)
     with Image.open(checkpoint.parent / "sheets" / "000004.png") as sheet:
-        drawn = torch.frombuffer(bytearray(sheet.tobytes()), dtype=torch.uint8)
+        drawn = torch.from_numpy(np.array(sheet))
         assert sheet.size == (5 * 32, 4 * 16)
-    rows = torch.cat(sorted_like(frames, drawn))
-    assert torch.equal(drawn, rows)
-
-
-def sorted_like(frames, drawn):
-    """Rows as on the sheet, whichever held-out caption comes first."""
-    rows = [(f.permute(0, 3, 1, 4, 2).reshape(-1) * 255).round().to(torch.uint8) for f in frames]
-    size = len(rows[0])
-    first = 0 if torch.equal(drawn[:size], rows[0]) else 1
-    return [rows[first], rows[1 - first], *rows[2:]]
+    prompts = FinetuneTask(config).config.prompts
+    assert set(prompts) == {PROMPT, "a blue ball rolls on the grass", *BASE_PROMPTS[-2:]}
+    assert torch.equal(drawn, drawn_later(checkpoint, 7, prompts))
 
 
 def test_interpolation_lies_between_base_and_tuned(config, tmp_path):
@@ -161,6 +166,51 @@ def test_a_new_word_alone_learns_and_travels_with_the_pipeline(config, clips):
     assert tuned.unknown_words("a <toy> ball") == []
 
 
+def test_an_adapter_of_peft_is_saved_in_the_weights_it_changes(config, adapter):
+    config = replace(config, method="peft", peft=adapter)
+    task = FinetuneTask(config)
+    assert learning(task)
+    assert all(".lokr_" in name for name in learning(task))
+    with task._as_saved():
+        fresh = task.model["transformer"].state_dict()
+    checkpoint = finetune(config)
+    base, tuned = (T2VPipeline.from_pretrained(each) for each in (config.model, checkpoint))
+    before, after = (each.transformer.state_dict() for each in (base, tuned))
+    assert before.keys() == after.keys() == fresh.keys()
+    assert all(torch.equal(fresh[name], weight) for name, weight in before.items())
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and all(".to_q." in name or ".to_v." in name for name in changed)
+    assert (latents(tuned) - latents(base)).abs().max() > 1e-2
+    with open(adapter, "a") as file:
+        file.write(" ")
+    with pytest.raises(UserError, match="peft: "):
+        finetune(config)
+
+
+def test_a_soft_prompt_begins_as_its_text_learns_alone_and_travels_with_the_pipeline(config):
+    config = replace(config, method="soft_prompt", soft_prompt="a red", text_lr=0.05)
+    task = FinetuneTask(config)
+    assert learning(task) == {"text_encoder.shared.weight"}
+    base = T2VPipeline.from_pretrained(config.model)
+    fresh = task._pipeline()
+    begun, wanted = (
+        pipe(
+            prompt, negative_prompt=negative, output_type="latent",
+            generator=torch.Generator().manual_seed(0),
+        ).frames
+        for pipe, prompt, negative in ((fresh, "ball", ""), (base, "a red ball", "a red"))
+    )  # fmt: skip
+    assert torch.equal(begun, wanted)
+    tuned = T2VPipeline.from_pretrained(finetune(config))
+    for name, weight in base.transformer.state_dict().items():
+        assert torch.equal(tuned.transformer.state_dict()[name], weight)
+    table, old = tuned.text_encoder.shared.weight, base.text_encoder.shared.weight
+    assert len(table) == len(old) + 2 and torch.equal(table[:-2], old)
+    start = old[torch.tensor(base.tokenizer.convert_tokens_to_ids(["a", "red"]))]
+    assert ((table[-2:] - start).abs().amax(1) > 1e-3).all()
+    assert (latents(tuned) - latents(fresh)).abs().max() > 1e-3
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -184,6 +234,9 @@ def test_what_cannot_work_is_named_before_training(config, change, words):
     [
         ({"start_from": "x"}, "begins with model"),
         ({"method": "concept"}, "name them"),
+        ({"method": "soft_prompt"}, "the words it begins as"),
+        ({"method": "peft"}, "method=peft and a file"),
+        ({"peft": "x.json"}, "method=peft and a file"),
         ({"train_text_encoder": True}, "goes with method=full"),
         ({"interpolate": 2.0}, "interpolate=2.0"),
         ({"base_prompts": None}, "base_ratio=0.3"),

@@ -84,10 +84,10 @@ def encoded(config):
 def stage(kind, config):
     """What a kill left behind."""
     output = Path(config.output)
-    if any(output.rglob(".*.partial")):
-        return "half written"
     if kind == "encode":
         return f"{len(list(output.rglob('*.safetensors')))} shards"
+    if any(output.glob(".checkpoint-*.partial")):
+        return "half a checkpoint"
     newest = newest_checkpoint(output)
     return newest.name if newest else "no checkpoint"
 

@@ -1,15 +1,16 @@
 """VAE and transformer training on tiny parts, end to end."""
 
 import json
+import shutil
 from dataclasses import asdict, replace
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from t2v import sampling
-from t2v.config import SampleConfig, TransformerConfig, VAEConfig
+from t2v.config import TransformerConfig, VAEConfig
 from t2v.data.clips import load_clips, pixels
 from t2v.data.latents import encode_folder
 from t2v.errors import UserError
@@ -121,23 +122,13 @@ def test_a_transformer_checkpoint_is_a_pipeline_that_draws_the_same_sheet(dit_co
 
 
 def test_a_sample_of_a_training_is_what_t2v_sample_draws_from_the_checkpoint(
-    dit_config, tmp_path, monkeypatch
+    dit_config, drawn_later
 ):
     config = replace(dit_config, seed=7)
     checkpoint = train_dit(config)
-    written = []
-    write = sampling.make.write_video
-
-    def watched(path, frames, *rest):
-        written.append(torch.from_numpy(frames))
-        write(path, frames, *rest)
-
-    monkeypatch.setattr(sampling.make, "write_video", watched)
-    output = str(tmp_path / "video.mp4")
-    sampling.sample(SampleConfig(model=str(checkpoint), seed=7, output=output), config.prompts)
     with Image.open(checkpoint.parent / "sheets" / "000004.png") as sheet:
-        drawn = torch.frombuffer(bytearray(sheet.tobytes()), dtype=torch.uint8)
-    assert torch.equal(drawn, torch.stack(written).permute(0, 2, 1, 3, 4).reshape(-1))
+        drawn = torch.from_numpy(np.array(sheet))
+    assert torch.equal(drawn, drawn_later(checkpoint, 7, config.prompts))
 
 
 def test_a_transformer_is_told_how_near_its_samples_are_to_what_it_was_trained_on(dit_config):
@@ -217,6 +208,26 @@ def test_training_begins_with_the_weights_of_a_plain_pipeline_folder(
         )
         learned = AutoencoderKLT2V.from_pretrained(train_vae(config) / "vae")
         assert torch.equal(learned.decoder.conv_in.weight, vae.decoder.conv_in.weight)
+
+
+def test_a_frozen_text_encoder_goes_on_as_the_checkpoint_has_it(dit_config, pipe, tmp_path):
+    with torch.no_grad():
+        pipe.text_encoder.shared.weight.add_(1)  # is not that of `text` any more
+    pipe.save_pretrained(tmp_path / "plain")
+    saved = pipe.transformer.config
+    model = TransformerConfig(**{name: saved[name] for name in asdict(dit_config.model)})
+    start = str(tmp_path / "plain")
+    config = replace(dit_config, start_from=start, model=model, train_text_encoder=False)
+    whole = train_dit(config)
+    other = replace(config, output=str(tmp_path / "other"))
+    train_dit(replace(other, steps=2))
+    shutil.rmtree(start)
+    resumed = train_dit(other)
+    a, b = state_of(whole), state_of(resumed)
+    assert [name for name in a if not torch.equal(a[name], b[name])] == []
+    assert losses_of(whole.parent) == losses_of(resumed.parent)
+    kept = load_file(whole / "training" / "weights.safetensors")
+    assert not any(name.startswith("text_encoder.") for name in kept)
 
 
 @pytest.mark.parametrize(

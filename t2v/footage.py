@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain, pairwise
@@ -88,7 +88,7 @@ def probe(path: str | Path) -> Probe:
         UserError: there is no such file, or it may not be read.
     """
     with _opened(path := Path(path)) as (container, stream):
-        frame = _first_frame(path, container, stream)
+        frame, times, tail = _surveyed(path, container, stream)
         shape = _shape(stream, frame)
         kind = {
             "container": container.format.name,
@@ -97,12 +97,13 @@ def probe(path: str | Path) -> Probe:
             "coded_width": frame.width,
             "coded_height": frame.height,
             "bit_depth": max(each.bits for each in frame.format.components),
-            "full_range": _is_full(frame),
+            "full_range": is_full(frame),
             "hdr": _TRANSFER.get(int(frame.color_trc), ""),
             "interlaced": bool(frame.interlaced_frame),
             "declared_frames": stream.frames,
             "video_streams": len(container.streams.video),
             "audio_streams": len(container.streams.audio),
+            **_timing(times, tail, stream),
         }
     return Probe(
         width=shape.width,
@@ -110,7 +111,6 @@ def probe(path: str | Path) -> Probe:
         rotation=shape.turns * 90,
         sample_aspect=shape.aspect,
         **kind,
-        **_timing(path),
     )
 
 
@@ -122,7 +122,6 @@ def iter_frames(
     fps: float | None = None,
     size: tuple[int, int] | None = None,
     crop: tuple[int, int, int, int] | None = None,
-    fast: bool = False,
 ) -> Iterator[tuple[float, np.ndarray]]:
     """The frames shown from `start` to before `end`, one after the other, with their times.
 
@@ -134,7 +133,6 @@ def iter_frames(
             so that variable rates come out at the right speed.
         size: height and width to scale and centre-crop to; None as shown.
         crop: `left, top, width, height` in pixels as shown, cut out before scaling.
-        fast: a rougher filter, for pictures that are only measured.
 
     Yields:
         The time in seconds and the frame, `h w c` uint8 RGB: upright, square pixels, 8 bits,
@@ -154,7 +152,7 @@ def iter_frames(
         if end is not None and time >= end - _SLACK:
             return
         if time >= start - _SLACK or fps is not None:
-            yield time, picture.rgb(size, crop, fast)
+            yield time, picture.rgb(size, crop)
 
 
 def read_frames(
@@ -215,10 +213,9 @@ class Picture:
         self,
         size: tuple[int, int] | None = None,
         crop: tuple[int, int, int, int] | None = None,
-        fast: bool = False,
     ) -> np.ndarray:
         """`h w c` uint8 RGB; the arguments are those of `iter_frames`."""
-        key = self.shape, size, crop, fast
+        key = self.shape, size, crop
         if key not in self.painters:
             self.painters[key] = _painter(self.path, *key)
         return self.painters[key](self.frame)
@@ -229,7 +226,6 @@ def _painter(
     shape: _Shape,
     size: tuple[int, int] | None,
     crop: tuple[int, int, int, int] | None,
-    fast: bool,
 ) -> Callable[[Any], np.ndarray]:
     """Turns decoded frames of one shape into RGB arrays of one size."""
     left, top, width, height = crop or (0, 0, shape.width, shape.height)
@@ -254,9 +250,9 @@ def _painter(
             height=scaled[0],
             format="rgb24",
             src_colorspace=matrix,
-            src_color_range=2 if _is_full(frame) else 1,
+            src_color_range=2 if is_full(frame) else 1,
             dst_color_range=2,
-            interpolation="FAST_BILINEAR" if fast else ("AREA" if zoom < 1 else "BICUBIC"),
+            interpolation="AREA" if zoom < 1 else "BICUBIC",
             threads=1,  # the default starts one a core, in every worker
         )
         return np.ascontiguousarray(np.rot90(picture.to_ndarray(), shape.turns)[window])
@@ -264,7 +260,8 @@ def _painter(
     return paint
 
 
-def _is_full(frame: Any) -> bool:
+def is_full(frame: Any) -> bool:
+    """Do the levels of a decoded frame fill 0 to 255, rather than 16 to 235?"""
     name = frame.format.name
     return int(frame.color_range) == _FULL or name.startswith(("yuvj", "rgb", "bgr", "gbr", "pal"))
 
@@ -299,29 +296,31 @@ def _film(path: Path, container: Any) -> Any:
     return films[0]
 
 
-def _first_frame(path: Path, container: Any, stream: Any) -> Any:
+def _surveyed(path: Path, container: Any, stream: Any) -> tuple[Any, list[int], int]:
+    """The first frame, and the times of all packets and the length of the last, in ticks; to go
+    through the packets costs next to nothing."""
+    frame, times, tail = None, [], 0
     try:
-        frame = next(container.decode(stream), None)
+        for packet in container.demux(stream):
+            if frame is None:
+                frame = next(iter(packet.decode()), None)
+            if packet.size and packet.pts is not None:
+                times.append(packet.pts)
+                tail = packet.duration or tail
     except (av.FFmpegError, MemoryError) as error:
-        raise Unreadable(path, "nothing decodes", str(error)) from error
+        if frame is None:  # else a damaged end: `iter_frames` tells where
+            raise Unreadable(path, "nothing decodes", str(error)) from error
     if frame is None:
         raise Unreadable(path, "no frames")
-    return frame
+    return frame, sorted(set(times)), tail
 
 
-def _timing(path: Path) -> dict[str, Any]:
-    """Rate, length and count of frames from the packets, whose demuxing costs next to nothing."""
-    times, last, base, rate = [], 0, Fraction(1), None
-    with _opened(path) as (container, stream):
-        base, rate = stream.time_base, stream.average_rate
-        with suppress(av.FFmpegError):  # a damaged end: `iter_frames` tells where
-            for packet in container.demux(stream):
-                if packet.size and packet.pts is not None:
-                    times.append(packet.pts)
-                    last = packet.duration or last
-    times = sorted(set(times))
+def _timing(times: list[int], tail: int, stream: Any) -> dict[str, Any]:
+    """Rate, length and count of frames, by the times of the packets."""
+    base = stream.time_base
     steps = np.array([after - before for before, after in pairwise(times)])
-    usual = float(np.median(steps) if len(steps) else last or 1 / ((rate or 1) * base))
+    alone = tail or 1 / ((stream.average_rate or 1) * base)  # ticks that a single frame stays
+    usual = float(np.median(steps) if len(steps) else alone)
     uneven = float(np.mean(np.abs(steps - usual) > 0.25 * usual)) if len(steps) else 0.0
     duration = float(((times[-1] - times[0]) if times else 0) + usual) * float(base)
     return {

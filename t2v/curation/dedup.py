@@ -22,7 +22,7 @@ ZOOMS = (1.0, 0.9)  # of a copy's picture that may be left
 
 def fingerprint(take: Take) -> np.ndarray:
     """Small pictures of the clip, 8 a second, `t h w` uint8, within its crop."""
-    grey = take.grey()
+    grey = take.grey
     if crop := take.clip.extra.get("crop"):
         whole = take.clip.extra["shown"]
         across, down = grey.shape[2] / whole[0], grey.shape[1] / whole[1]

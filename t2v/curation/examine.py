@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,10 +16,11 @@ import numpy as np
 from t2v.config import CurateConfig
 from t2v.curation.dedup import fingerprint
 from t2v.curation.journal import Examined
-from t2v.curation.scenes import SceneFinder
+from t2v.curation.scenes import SMALL, SceneFinder
+from t2v.curation.small import Painter, shrunk
 from t2v.curation.sources import Source
 from t2v.curation.stages import STAGES
-from t2v.curation.take import Take
+from t2v.curation.take import MOTION_RATE, Take
 from t2v.errors import UserError
 from t2v.footage import Picture, Probe, Unreadable, iter_pictures, probe
 from t2v.manifest import Clip
@@ -26,6 +28,7 @@ from t2v.manifest import Clip
 STILL_SIDE = 640  # the longer side of a still
 STILL_EVERY = 1.0  # seconds
 DETAIL_SIDE = 256
+SLACK = 1e-3  # seconds: timestamps are rounded to the ticks of their container
 FAILED = "failed"  # in `dropped`: nobody judged the clip, it could not be read
 
 
@@ -134,15 +137,17 @@ class _Pass:
         self.blank, self.told, self.config, self.clock = blank, told, config, clock
         cv2.setNumThreads(1)
         self.finder = SceneFinder(config.scenes, splits_only="scenes" in config.skip)
+        self.painter = Painter()
         short = config.scenes.short_side / min(told.width, told.height)
-        self.small = round(told.height * short), round(told.width * short)
+        self.grey_size = round(told.height * short), round(told.width * short)
         large = min(1.0, STILL_SIDE / max(told.width, told.height))
-        self.large = round(told.height * large), round(told.width * large)
-        side = min(DETAIL_SIDE, told.width, told.height)
-        self.middle = (told.width - side) // 2, (told.height - side) // 2, side, side
+        self.still_size = round(told.height * large), round(told.width * large)
         self.first = 0  # the number of the first frame that waits
         self.times: list[float] = []
-        self.frames: list[np.ndarray] = []
+        self.small: list[np.ndarray] = []
+        self.shown: Picture | None = None  # on screen until the next frame comes
+        self.ticks = 0  # how many times 1 / 8 s are painted
+        self.grey: dict[int, np.ndarray] = {}  # by ticks
         self.stills: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # by frame number
         self.found = Examined([])
 
@@ -160,7 +165,7 @@ class _Pass:
                 damage = error
                 break
             with self.clock.of("scenes"):
-                spans = self.finder.push(time, self.frames[-1])
+                spans = self.finder.push(time, self.small[-1])
             for span in spans:
                 self._judge(*span)
         self._end(damage)
@@ -168,15 +173,29 @@ class _Pass:
         return self.found
 
     def _keep(self, time: float, picture: Picture) -> None:
+        """Paint what the stages will want of a frame."""
+        self._tick(time - SLACK)
         number = self.first + len(self.times)
         self.times.append(time)
-        self.frames.append(picture.rgb(self.small, fast=True))
+        self.shown = picture
+        self.small.append(self.painter.bgr(picture, SMALL))
         last = max(self.stills, default=None)
         if last is None or time - self.times[last - self.first] >= STILL_EVERY:
-            self.stills[number] = picture.rgb(self.large), picture.rgb(crop=self.middle)
+            still = shrunk(picture.rgb(), self.still_size)
+            self.stills[number] = still, self.painter.middle(picture, DETAIL_SIDE)
+
+    def _tick(self, until: float) -> None:
+        """Paint what was on screen at every 1 / 8 s before `until`."""
+        grey = None
+        while self.shown is not None and self.ticks / MOTION_RATE < until:
+            grey = self.painter.grey(self.shown, self.grey_size) if grey is None else grey
+            self.grey[self.ticks] = grey
+            self.ticks += 1
 
     def _end(self, damage: Unreadable | None) -> None:
         """The last takes; where decoding stopped, nothing vouches for the take it stopped in."""
+        if self.times:
+            self._tick(self.times[-1] + SLACK)
         with self.clock.of("scenes"):
             spans = self.finder.finish() if self.times else []
         for span in spans[:-1] if damage else spans:
@@ -203,16 +222,7 @@ class _Pass:
             end=round(last, 6),
             num_frames=high - low,
         )
-        shown = [still for number, still in self.stills.items() if start <= number < end]
-        if not shown:  # a take between two stills, too short to be kept
-            shown = [(self.frames[low], self.frames[low])]
-        take = Take(
-            clip=clip,
-            frames=np.stack(self.frames[low:high]),
-            times=np.asarray(self.times[low:high]),
-            stills=np.stack([still for still, _ in shown]),
-            details=np.stack([detail for _, detail in shown]),
-        )
+        take = self._take(clip, start, end)
         least = self.config.scenes.min_seconds
         if last - self.times[low] < least - 1e-6:
             clip = clip.drop("scenes", f"{last - self.times[low]:.2f} s long, at least {least:g}")
@@ -222,6 +232,25 @@ class _Pass:
                     clip = stage.run(replace(take, clip=clip), getattr(self.config, stage.name))
         self._record(_named(clip), take)
         self._forget(end)
+
+    def _take(self, clip: Clip, start: int, end: int) -> Take:
+        low, high = start - self.first, end - self.first
+        until = self.times[high] if high < len(self.times) else math.inf
+        grey = [
+            each
+            for tick, each in self.grey.items()
+            if self.times[low] <= tick / MOTION_RATE + SLACK < until
+        ]
+        stills = [still for number, still in self.stills.items() if start <= number < end]
+        first = self.small[low]  # all there is of a take between two stills, too short to be kept
+        light = cv2.cvtColor(first, cv2.COLOR_BGR2GRAY)
+        stills = stills or [(cv2.cvtColor(first, cv2.COLOR_BGR2RGB), light)]
+        return Take(
+            clip=clip,
+            grey=np.stack(grey or [cv2.resize(light, self.grey_size[::-1])]),
+            stills=np.stack([still for still, _ in stills]),
+            details=np.stack([detail for _, detail in stills]),
+        )
 
     def _record(self, clip: Clip, take: Take) -> None:
         name = clip.extra["id"]
@@ -241,6 +270,10 @@ class _Pass:
 
     def _forget(self, end: int) -> None:
         count = end - self.first
-        del self.times[:count], self.frames[:count]
+        del self.times[:count], self.small[:count]
         self.first = end
+        if self.times:
+            gone = [tick for tick in self.grey if tick / MOTION_RATE + SLACK < self.times[0]]
+            for tick in gone:
+                del self.grey[tick]
         self.stills = {number: still for number, still in self.stills.items() if number >= end}

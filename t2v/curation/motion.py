@@ -25,7 +25,7 @@ def motion(take: Take, config: MotionConfig) -> Clip:
     which nothing moves, `chaos` what flow does not explain of the change (0: all, 1: nothing).
     Tags: `camera-still | camera-shake | pan-left | ... | zoom-in | ...`, `motion-low | ...`.
     """
-    grey = take.grey()
+    grey = take.grey
     if len(grey) < 2:
         return take.clip.drop("motion", "one frame: nothing can move")
     # grain is no motion, and flow would follow it
@@ -68,7 +68,7 @@ def _flow(grey: np.ndarray) -> tuple[np.ndarray, float]:
     for before, after in pairwise(grey):
         flow = finder.calc(before, after, None)  # type: ignore[call-overload]
         found = cv2.remap(after, columns + flow[..., 0], rows + flow[..., 1], cv2.INTER_LINEAR)
-        spread = float(before.std()) + float(after.std())
+        spread = sum(cv2.meanStdDev(each)[1].item() for each in (before, after))
         left.append(2 * float(cv2.absdiff(found, before).mean()) / max(spread, 10.0))
         points.append(flow[STEP // 2 :: STEP, STEP // 2 :: STEP].reshape(-1, 2))
     return np.stack(points).astype(np.float64), float(np.median(left))
@@ -83,19 +83,22 @@ def _places(height: int, width: int) -> np.ndarray:
 
 def _camera(flow: np.ndarray, place: np.ndarray) -> tuple[np.ndarray, dict[str, float]]:
     """The affine motion that most points share, `t n 2`, and the mean of its parts in pixels."""
-    moved, parts = [], []
-    for each in flow:
-        weight = np.ones((len(place), 1))
-        for _ in range(3):  # reweighted least squares: what moves alone counts ever less
-            heavy = place * weight
-            fit = np.linalg.solve(heavy.T @ place + RIDGE, heavy.T @ each)
-            left = np.linalg.norm(each - place @ fit, axis=1, keepdims=True)
-            weight = 1 / (0.1 + left / (0.05 + np.median(left))) ** 2
-        moved.append(place @ fit)
-        growth, turn = (fit[1, 0] + fit[2, 1]) / 2, (fit[1, 1] - fit[2, 0]) / 2
-        parts.append([fit[0, 0], fit[0, 1], growth, turn, np.hypot(*fit[0])])
-    names = ("x", "y", "zoom", "roll", "shift")
-    return np.stack(moved), dict(zip(names, np.mean(parts, 0).tolist(), strict=True))
+    weight = np.ones((*flow.shape[:2], 1))
+    for _ in range(3):  # reweighted least squares: what moves alone counts ever less
+        heavy = place * weight  # t n 3
+        across = heavy.swapaxes(1, 2)
+        fit = np.linalg.solve(across @ place + RIDGE, across @ flow)  # t 3 2
+        moved = place @ fit
+        left = np.linalg.norm(flow - moved, axis=2, keepdims=True)
+        weight = 1 / (0.1 + left / (0.05 + np.median(left, axis=1, keepdims=True))) ** 2
+    parts = {
+        "x": fit[:, 0, 0],
+        "y": fit[:, 0, 1],
+        "zoom": (fit[:, 1, 0] + fit[:, 2, 1]) / 2,
+        "roll": (fit[:, 1, 1] - fit[:, 2, 0]) / 2,
+        "shift": np.hypot(fit[:, 0, 0], fit[:, 0, 1]),
+    }
+    return moved, {name: float(values.mean()) for name, values in parts.items()}
 
 
 def _tags(scores: dict[str, float], parts: dict[str, float]) -> list[str]:

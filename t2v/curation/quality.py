@@ -10,6 +10,7 @@ from t2v.curation.take import Take, scored
 from t2v.manifest import Clip
 
 NOISE = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)  # Immerkær 1996
+LEVELS = np.arange(256)
 
 
 def quality(take: Take, config: QualityConfig) -> Clip:
@@ -24,15 +25,14 @@ def quality(take: Take, config: QualityConfig) -> Clip:
         UserError: the aesthetic model cannot be loaded.
     """
     greys = [cv2.cvtColor(each, cv2.COLOR_RGB2GRAY) for each in take.stills]
-    details = [cv2.cvtColor(each, cv2.COLOR_RGB2GRAY) for each in take.details]
-    noise = float(np.median([_noise(each) for each in details]))
+    brightness, contrast, clipped = np.median([_light(each) for each in greys], axis=0)
     scores = {
-        "brightness": np.median([each.mean() for each in greys]),
-        "contrast": np.median([each.std() for each in greys]),
-        "clipped": np.median([((each <= 2) | (each >= 253)).mean() for each in greys]),
+        "brightness": brightness,
+        "contrast": contrast,
+        "clipped": clipped,
         "sharpness": np.median([_sharpness(each) for each in greys]),
-        "noise": noise,
-        "blockiness": np.median([_blockiness(each) for each in details]),
+        "noise": np.median([_noise(each) for each in take.details]),
+        "blockiness": np.median([_blockiness(each) for each in take.details]),
     }
     if config.aesthetic_model:
         from t2v.curation.aesthetic import aesthetic
@@ -66,20 +66,27 @@ def _faults(scores: dict[str, float], config: QualityConfig) -> list[str]:
     return faults
 
 
+def _light(grey: np.ndarray) -> tuple[float, float, float]:
+    """Mean, deviation and the share at either end of the range."""
+    share = cv2.calcHist([grey], [0], None, [256], [0, 256]).ravel() / grey.size
+    mean = float(share @ LEVELS)
+    clipped = share[:3].sum() + share[253:].sum()
+    return mean, float(share @ (LEVELS - mean) ** 2) ** 0.5, float(clipped)
+
+
 def _noise(grey: np.ndarray) -> float:
     """Standard deviation of the noise, by the flattest quarter of the tiles: elsewhere texture
     would count as noise (Immerkær 1996, with a choice of tiles)."""
-    response = np.abs(cv2.filter2D(grey.astype(np.float32), -1, NOISE)[1:-1, 1:-1])
-    rows, columns = (side // 16 * 16 for side in response.shape)
-    if min(rows, columns) < 16:
-        return float(response.mean() * np.sqrt(np.pi / 2) / 6)
-    tiles = response[:rows, :columns].reshape(rows // 16, 16, columns // 16, 16).mean((1, 3))
+    response = np.abs(cv2.filter2D(grey, cv2.CV_16S, NOISE)[1:-1, 1:-1]).astype(np.float32)
+    rows, columns = (max(1, side // 16) for side in response.shape)
+    whole = response[: 16 * rows, : 16 * columns]
+    tiles = cv2.resize(whole, (columns, rows), interpolation=cv2.INTER_AREA)
     return float(np.quantile(tiles, 0.25) * np.sqrt(np.pi / 2) / 6)
 
 
 def _sharpness(grey: np.ndarray) -> float:
     """Noise adds 20 times its variance to that of the Laplacian (4 * 1 + 16)."""
-    variance = float(cv2.Laplacian(grey, cv2.CV_32F).var())
+    variance = cv2.meanStdDev(cv2.Laplacian(grey, cv2.CV_16S))[1].item() ** 2
     return float(np.log(max(variance - 20 * _noise(grey) ** 2, 1.0)))
 
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
-from typing import Any
 
 import cv2
 import numpy as np
-from einops import rearrange
+from einops import rearrange, reduce
+from numpy.lib.stride_tricks import sliding_window_view
 
 from t2v.config.curation import ScenesConfig
-from t2v.errors import UserError
 
 Span = tuple[int, int]  # first frame, and one after the last
-THUMB = (32, 18)  # width, height
+SMALL = (36, 64)  # height, width of the pictures in which cuts are looked for
+THUMB = (32, 18)  # width, height of those in which all else is
 FLAT = 5.0  # standard deviation of a thumbnail, of 255, below which it shows nothing
 BLEND = np.linspace(0.2, 0.8, 7)  # where in it a dissolve is looked at
 
@@ -23,35 +23,33 @@ BLEND = np.linspace(0.2, 0.8, 7)  # where in it a dissolve is looked at
 class SceneFinder:
     """Takes of a film, found while its frames come by; the same however long the film is.
 
-    Push every frame's small picture in order; each call gives the spans (frame numbers) that are
+    Push a picture of every frame in order; each call gives the spans (frame numbers) that are
     settled by then, and `finish` the rest. Gaps between spans are transitions.
     """
 
     def __init__(self, config: ScenesConfig, splits_only: bool = False) -> None:
         self.config, self.splits_only = config, splits_only
-        self.cutter = _cutter(config)
+        self.lag = config.dissolve_seconds + 0.5  # seconds: what a transition may reach to
         self.times: list[float] = []
         self.thumbs: list[np.ndarray] = []
-        self.first = 0  # the frame number of times[0] and thumbs[0]
-        self.cuts: list[int] = []
+        self.changes: list[float] = []
+        self.first = 0  # the frame number of times[0], thumbs[0] and changes[0]
+        self.last: np.ndarray | None = None  # the picture before
         self.open = 0  # where the take begins that has no end yet
         self.settled = 0  # up to where transitions are known
 
     def push(self, time: float, frame: np.ndarray) -> list[Span]:
-        """Spans that end before `frame`, `h w c` uint8 RGB, shown at `time` seconds."""
-        from scenedetect import FrameTimecode
-
-        number = self.first + len(self.times)
+        """Spans that end before `frame`, `h w c` uint8 BGR of `SMALL`, shown at `time` seconds."""
+        hsv = cv2.cvtColor(frame, cv2.COLOR_BGR2HSV)
+        last = hsv if self.last is None else self.last
+        self.changes.append(cv2.norm(hsv, last, cv2.NORM_L1) / hsv.size)
+        grey = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
+        self.thumbs.append(cv2.resize(grey, THUMB, interpolation=cv2.INTER_AREA))
         self.times.append(time)
-        half = cv2.resize(frame, (frame.shape[1] // 2, frame.shape[0] // 2))
-        thumb = cv2.resize(half, THUMB, interpolation=cv2.INTER_AREA)
-        self.thumbs.append(cv2.cvtColor(thumb, cv2.COLOR_RGB2GRAY))
-        found = self.cutter.process_frame(FrameTimecode(number, fps=25.0), half)
-        self.cuts += [each.frame_num for each in found]
-        lag = self.config.dissolve_seconds + 0.5
-        if time - self.times[max(self.settled - self.first, 0)] < 3 * lag:
+        self.last = hsv
+        if time - self.times[max(self.settled - self.first, 0)] < 3 * self.lag:
             return []
-        until = self.first + int(np.searchsorted(self.times, time - lag))
+        until = self.first + int(np.searchsorted(self.times, time - self.lag))
         return self._settle(until)
 
     def finish(self) -> list[Span]:
@@ -61,12 +59,15 @@ class SceneFinder:
         return spans + (self._split(end) if end > self.open else [])
 
     def _settle(self, until: int) -> list[Span]:
-        cuts = [cut - self.first for cut in self.cuts]
-        times, thumbs = np.asarray(self.times), np.stack(self.thumbs)
-        gaps = [] if self.splits_only else find_gaps(times, thumbs, cuts, self.config)
+        known = self.times[min(self.settled - self.first, len(self.times) - 1)]
+        low = int(np.searchsorted(self.times, known - self.lag))
+        gaps = []
+        if not self.splits_only:
+            times, thumbs = np.asarray(self.times[low:]), np.stack(self.thumbs[low:])
+            gaps = find_gaps(times, thumbs, np.asarray(self.changes[low:]), self.config)
         spans: list[Span] = []
         for start, end in gaps:
-            start, end = start + self.first, end + self.first
+            start, end = start + self.first + low, end + self.first + low
             if self.settled <= end <= until and end > self.open:
                 if start > self.open:
                     spans += self._split(start)
@@ -100,46 +101,43 @@ class SceneFinder:
         return self.times[last] - self.times[start - self.first] if last >= 0 else 0.0
 
     def _forget(self) -> None:
-        lag = self.config.dissolve_seconds + 0.5
-        known = self.times[min(self.settled - self.first, len(self.times) - 1)] - lag
+        known = self.times[min(self.settled - self.first, len(self.times) - 1)] - self.lag
         needless = min(int(np.searchsorted(self.times, known)), self.open - self.first)
         if needless > 0:
-            del self.times[:needless], self.thumbs[:needless]
+            del self.times[:needless], self.thumbs[:needless], self.changes[:needless]
             self.first += needless
-            self.cuts = [cut for cut in self.cuts if cut >= self.first]
-
-
-def _cutter(config: ScenesConfig) -> Any:
-    try:
-        from scenedetect.detectors import AdaptiveDetector
-    except ImportError as error:
-        raise UserError('finding cuts needs PySceneDetect: pip install "t2v[curate]".') from error
-    return AdaptiveDetector(
-        adaptive_threshold=config.adaptive_threshold,
-        min_content_val=config.min_content,
-        min_scene_len=1,
-        window_width=2,
-    )
 
 
 def find_gaps(
-    times: np.ndarray, thumbs: np.ndarray, cuts: Iterable[int], config: ScenesConfig
+    times: np.ndarray, thumbs: np.ndarray, changes: np.ndarray, config: ScenesConfig
 ) -> list[Span]:
     """Transitions as (end of the take before, start of the take after); equal for a hard cut.
 
     Args:
         times: seconds, `t`.
         thumbs: small grey pictures, `t h w` uint8.
-        cuts: frames at which a detector saw a new scene begin.
+        changes: of each frame from the one before, the mean over hue, saturation and value, `t`.
     """
     grey = thumbs.astype(np.float32)
     gaps = [*_fades(times, grey, config), *_dissolves(times, grey, config)]
     is_flat = grey.std((1, 2)) < FLAT
-    for cut in sorted({*_stitched(grey, cuts, config), *_jumps(grey, config)}):
+    cuts = _stitched(grey, find_cuts(changes, config), config)
+    for cut in sorted({*cuts, *_jumps(grey, config)}):
         inside = any(start - 1 <= cut <= end + 1 for start, end in gaps)
         if not inside and not (is_flat[cut - 1] and is_flat[cut]):
             gaps.append((cut, cut))
     return _merged(gaps)
+
+
+def find_cuts(changes: np.ndarray, config: ScenesConfig) -> list[int]:
+    """Frames that change by far more than the two before and after: PySceneDetect's
+    AdaptiveDetector, of all frames at once."""
+    if len(changes) < 5:
+        return []
+    near = (changes[:-4] + changes[1:-3] + changes[3:-1] + changes[4:]) / 4
+    change = changes[2:-2]
+    is_cut = change >= np.maximum(config.adaptive_threshold * near, config.min_content)
+    return (np.flatnonzero(is_cut) + 2).tolist()
 
 
 def _merged(gaps: Iterable[Span]) -> list[Span]:
@@ -178,14 +176,13 @@ def _jumps(grey: np.ndarray, config: ScenesConfig) -> Iterator[int]:
     if len(grey) < 8:
         return
     level = grey - grey.mean((1, 2), keepdims=True)
-    step = np.abs(level[1:] - level[:-1]).mean((1, 2))
-    across = np.abs(level[3:] - level[:-3]).mean((1, 2))  # frames k - 2 and k + 1 around cut k
-    for cut in range(2, len(grey) - 1):
-        near = np.r_[step[max(cut - 7, 0) : cut - 1], step[cut : cut + 6]]
-        usual = max(float(near.max(initial=0.0)), 1.0)
-        lasting = across[cut - 2] if cut - 2 < len(across) else 0.0
-        if step[cut - 1] > config.peak * usual and lasting > 0.7 * step[cut - 1]:
-            yield cut
+    step = np.abs(level[1:] - level[:-1]).mean((1, 2))  # from frame k to k + 1
+    across = np.abs(level[3:] - level[:-3]).mean((1, 2))  # around a cut at k + 2
+    most = sliding_window_view(np.pad(step, 6), 6).max(1)  # of the six steps before k
+    cuts = np.arange(2, len(grey) - 1)
+    usual = np.maximum(np.maximum(most[cuts - 1], most[cuts + 6]), 1.0)
+    is_jump = (step[cuts - 1] > config.peak * usual) & (across[cuts - 2] > 0.7 * step[cuts - 1])
+    yield from cuts[is_jump].tolist()
 
 
 def _fades(times: np.ndarray, grey: np.ndarray, config: ScenesConfig) -> Iterator[Span]:
@@ -253,26 +250,28 @@ def _fit(level: np.ndarray, width: int) -> tuple[np.ndarray, ...]:
         what is left over (of A - B), and how far the power is from that of a blend of strangers.
     """
     level = level - level.mean(1, keepdims=True)
-    power = np.maximum((level**2).mean(1), 1e-3)
-    a, b = level[:-width], level[width:]
-    size = np.maximum(((a - b) ** 2).mean(1), 1e-3)
-    unlike = (a * b).mean(1) / np.sqrt(power[:-width] * power[width:])
+    products = level @ level.T / level.shape[1]
+    power = np.maximum(np.diagonal(products), 1e-3)
+    aa, bb, ab = power[:-width], power[width:], np.diagonal(products, width)
+    size = np.maximum(aa + bb - 2 * ab, 1e-3)
     shares, left, dips = [], [], []
     for place in BLEND:
-        middle = slice(round(place * width), round(place * width) + len(a))
-        share = ((level[middle] - b) * (a - b)).mean(1) / size
-        rest = level[middle] - b - share[:, None] * (a - b)
-        blend = (1 - place) ** 2 * power[:-width] + place**2 * power[width:]
+        at = round(place * width)
+        mm = power[at : at + len(aa)]
+        am = np.diagonal(products, at)[: len(aa)]
+        mb = np.diagonal(products, width - at)[at:]
+        share = (am - mb - ab + bb) / size
+        blend = (1 - place) ** 2 * aa + place**2 * bb
         shares.append(share)
-        left.append((rest**2).mean(1) / size)
-        dips.append(np.abs(np.log(power[middle] / blend)))
+        left.append((mm + bb - 2 * mb) / size - share**2)
+        dips.append(np.abs(np.log(mm / blend)))
+    unlike = ab / np.sqrt(aa * bb)
     return size, unlike, np.stack(shares), np.mean(left, 0), np.max(dips, 0)
 
 
 def _coarse(grey: np.ndarray) -> np.ndarray:
     """Pictures of 16 x 9 as vectors, `t d`: small motion does not show in them."""
-    small = [cv2.resize(each, (16, 9), interpolation=cv2.INTER_AREA) for each in grey]
-    return rearrange(small, "t h w -> t (h w)")
+    return reduce(grey, "t (h two) (w also) -> t (h w)", "mean", two=2, also=2)
 
 
 def _fine(grey: np.ndarray) -> np.ndarray:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import cv2
 import numpy as np
 
 from t2v.manifest import Clip
@@ -18,23 +17,15 @@ class Take:
 
     Args:
         clip: what is known so far.
-        frames: every decoded frame, `t h w c` uint8 RGB, short side `scenes.short_side`.
-        times: when each frame is shown, seconds in the source, `t`.
+        grey: what is on screen every 1 / 8 s, `t h w` uint8, short side `scenes.short_side`.
         stills: about one frame a second, larger, `n h w c` uint8 RGB; at least one.
-        details: the middle of each still's frame as it was stored, unscaled, `n h w c` uint8 RGB.
+        details: the middle of each still's frame as it was stored, unscaled, `n h w` uint8 grey.
     """
 
     clip: Clip
-    frames: np.ndarray
-    times: np.ndarray
+    grey: np.ndarray
     stills: np.ndarray
     details: np.ndarray
-
-    def grey(self) -> np.ndarray:
-        """The frames on screen every 1 / 8 s, `t h w` uint8."""
-        wanted = np.arange(self.times[0], self.times[-1] + 1e-6, 1 / MOTION_RATE)
-        shown = np.searchsorted(self.times, wanted + 1e-3, side="right") - 1
-        return np.stack([cv2.cvtColor(self.frames[at], cv2.COLOR_RGB2GRAY) for at in shown])
 
 
 def scored(clip: Clip, *tags: str, **scores: float) -> Clip:

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from t2v.curation.take import Take
+from t2v.curation.take import MOTION_RATE, Take
 from t2v.manifest import Clip
 
 
@@ -29,11 +29,11 @@ def _take(frames: np.ndarray, name: str = "film", fps: float = 24.0, zoom: int =
         num_frames=len(frames),
         extra={"id": name, "shown": [width, height]},
     )
-    middle = frames[: len(shown), :128, :128]
+    grey = np.stack([cv2.cvtColor(each, cv2.COLOR_RGB2GRAY) for each in frames])
+    ticks = np.arange(0, len(frames) - 1 + 1e-6, fps / MOTION_RATE)
     return Take(
         clip=clip,
-        frames=frames,
-        times=np.arange(len(frames)) / fps,
+        grey=grey[(ticks + 1e-6).astype(int)],
         stills=stills,
-        details=np.ascontiguousarray(middle),
+        details=np.ascontiguousarray(grey[: len(shown), :128, :128]),
     )

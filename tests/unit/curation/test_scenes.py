@@ -2,14 +2,20 @@
 
 from itertools import pairwise
 
+import cv2
 import numpy as np
 import pytest
 
 from t2v.config.curation import ScenesConfig
-from t2v.curation.scenes import SceneFinder
+from t2v.curation.scenes import SMALL, SceneFinder
+from t2v.curation.small import shrunk
 
 FPS = 25.0
 WHOLE = ScenesConfig(max_seconds=1e6)  # takes are not split
+
+
+def small(frame):
+    return cv2.cvtColor(shrunk(frame, SMALL), cv2.COLOR_RGB2BGR)
 
 
 def spans(frames, config=WHOLE, fps=FPS):
@@ -17,7 +23,7 @@ def spans(frames, config=WHOLE, fps=FPS):
     finder = SceneFinder(config)
     found = []
     for number, frame in enumerate(frames):
-        found += finder.push(number / fps, frame)
+        found += finder.push(number / fps, small(frame))
     return found + finder.finish()
 
 
@@ -105,7 +111,7 @@ def test_what_is_kept_of_a_long_film_stays_small(scene):
     most = 0
     found = []
     for number in range(1500):
-        found += finder.push(number / FPS, film[min(number % 80, 79 - number % 80)])
+        found += finder.push(number / FPS, small(film[min(number % 80, 79 - number % 80)]))
         most = max(most, len(finder.times))
     found += finder.finish()
     assert found[0][0] == 0

@@ -134,7 +134,9 @@ def _drop_after(path: Path, step: int) -> None:
     if path.is_file():
         lines = path.read_text().splitlines(keepends=True)
         kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-        path.write_text("".join(kept))
+        partial = path.with_suffix(".partial")
+        partial.write_text("".join(kept))
+        partial.replace(path)  # a kill must not leave less than was kept
 
 
 def _tensorboard(output: Path, step: int) -> Any:

@@ -30,14 +30,17 @@ class FinetuneConfig(TrainConfig):
 
     model: str = "t2v-tiny"  # the embedded model, a pipeline folder or a hub id
     data: str  # a manifest, a folder of x.mp4 and x.txt, or a folder of `t2v world`
-    # full: the whole transformer; frozen_spatial: its temporal attention, or all self-attention
-    # where space and time share one; concept: new words alone
-    method: Literal["lora", "full", "frozen_spatial", "concept"] = "lora"
+    # peft: any adapter of peft; full: the whole transformer; frozen_spatial: its temporal
+    # attention, or all self-attention where space and time share one; concept: new words alone;
+    # soft_prompt: that alone
+    method: Literal["lora", "peft", "full", "frozen_spatial", "concept", "soft_prompt"] = "lora"
     lora: LoRAConfig = field(default_factory=LoRAConfig)
+    peft: str | None = None  # of method=peft: a file of peft's settings, as configs/finetune/*.json
+    soft_prompt: str | None = None  # words that tokens before every prompt begin as, and leave
     concept: tuple[str, ...] = ()  # new words, as the captions spell them: "<toy>"
     concept_from: tuple[str, ...] = ()  # the text each begins as; empty: its own letters
     train_text_encoder: bool = False  # with method=full
-    text_lr: float = 1e-4  # of the text encoder and of new words
+    text_lr: float = 1e-4  # of the text encoder, new words and the soft prompt
     cache_text: bool = True  # captions are embedded once, where the text encoder does not learn
     interpolate: float = 1.0  # what is saved: 0 the base model, 1 the tuned one
     base_prompts: str | None = None  # a file, one prompt a line: what must not be forgotten
@@ -68,17 +71,23 @@ class FinetuneConfig(TrainConfig):
             raise UserError(
                 f"base_ratio={self.base_ratio}: from 0 to below 1, together with base_prompts=FILE."
             )
+        if (self.method == "peft") != (self.peft is not None):
+            raise UserError(
+                f"method={self.method} peft={self.peft}: method=peft and peft=FILE go together."
+            )
         self._check_concept()
 
     def _check_concept(self) -> None:
         if self.method == "concept" and not self.concept:
             raise UserError('method=concept learns new words: name them, concept=["<toy>"].')
+        if self.method == "soft_prompt" and self.soft_prompt is None:
+            raise UserError('method=soft_prompt: give soft_prompt="WORDS", which it begins as.')
         if self.concept_from and len(self.concept_from) != len(self.concept):
             raise UserError(
                 f"concept={list(self.concept)} and concept_from={list(self.concept_from)}: "
                 "give one text for each new word, or none."
             )
-        if self.concept and self.optim.weight_decay:
+        if (self.concept or self.soft_prompt is not None) and self.optim.weight_decay:
             raise UserError(
                 f"optim.weight_decay={self.optim.weight_decay} would shrink all words while new "
                 "ones are learned. Set it to 0."

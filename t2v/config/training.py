@@ -84,7 +84,7 @@ class TrainVAEConfig(TrainConfig):
     foreground_weight: float = 4.0
     # net of features: an image model of transformers, or a folder of `t2v world make=oracle`
     perceptual: str | None = None
-    perceptual_weight: float = 0.1
+    perceptual_weight: float = 1.0
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
 
     def __post_init__(self) -> None:

@@ -144,6 +144,18 @@ def lora_effect(transformer: ModelMixin) -> float:
 
     One forward pass with and one without, on the same small noise, time and text.
     """
+    answers = []
+    for switch in (transformer.enable_lora, transformer.disable_lora):
+        switch()
+        answers.append(prediction(transformer))
+    transformer.enable_lora()
+    tuned, plain = answers
+    return ((tuned - plain).norm() / plain.norm()).item()
+
+
+@torch.no_grad()
+def prediction(transformer: ModelMixin) -> Tensor:
+    """What a transformer answers to some small noise, time and text: to compare two by."""
     config, device = transformer.config, ready(transformer)
     generator = torch.Generator().manual_seed(0)
     size = [2 * step for step in config.patch_size]
@@ -151,13 +163,7 @@ def lora_effect(transformer: ModelMixin) -> float:
     text = torch.randn(1, 4, config.text_dim, generator=generator)
     noise, text = (each.to(device, transformer.dtype) for each in (noise, text))
     time = torch.full((1,), 500.0, device=device)
-    answers = []
-    for switch in (transformer.enable_lora, transformer.disable_lora):
-        switch()
-        answers.append(transformer(noise, time, text, return_dict=False)[0].double())
-    transformer.enable_lora()
-    tuned, plain = answers
-    return ((tuned - plain).norm() / plain.norm()).item()
+    return transformer(noise, time, text, return_dict=False)[0].double()
 
 
 def _layers(transformer: ModelMixin) -> dict[str, Tensor]:

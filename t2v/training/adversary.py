@@ -15,7 +15,7 @@ MOST = 1e4  # as in VQGAN's code: where the adversary's gradient vanishes, its w
 
 
 class PatchDiscriminator(nn.Module):
-    """A logit for each patch of a clip, high where it looks real: PatchGAN (arXiv 1611.07004) in 3D.
+    """A logit for each patch of a clip, high where it looks real: a 3D PatchGAN (arXiv 1611.07004).
 
     It has no norms, so a logit depends on its patch alone; what bounds its slope is R1. A patch is
     17 frames of 38 x 38 pixels. A clip of one frame is taken as any other.

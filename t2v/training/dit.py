@@ -6,10 +6,10 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from diffusers import AutoencoderKLWan
+from diffusers import AutoencoderKLWan, SchedulerMixin
 from diffusers.models.attention_dispatch import attention_backend
 from einops import rearrange
 from torch import Tensor, nn
@@ -55,12 +55,13 @@ class DiTBatch(NamedTuple):
 
 
 class DiTParts(NamedTuple):
-    """What a pipeline is made of, beside its scheduler."""
+    """What a pipeline is made of."""
 
     vae: AutoencoderKLT2V | AutoencoderKLWan
     tokenizer: PreTrainedTokenizerBase
     text_encoder: PreTrainedModel
     transformer: T2VTransformer3DModel
+    scheduler: SchedulerMixin
 
 
 def train_dit(config: TrainDiTConfig) -> Path:
@@ -79,7 +80,7 @@ class DiTTask:
 
     def __init__(self, config: TrainDiTConfig, parts: DiTParts | None = None) -> None:
         self.config = config
-        vae, tokenizer, text_encoder, transformer = parts or fresh_parts(config)
+        vae, tokenizer, text_encoder, transformer, self.scheduler = parts or fresh_parts(config)
         self.vae = vae.to(config.device)
         self.data = load_latents(
             config.data,
@@ -93,6 +94,7 @@ class DiTTask:
             seed=config.seed,
         )
         self.rows, self.train_count = self.data.rows, self.data.train_count
+        self.saved: dict[str, Any] = self.data.sizes  # what the pipeline makes by default
         self.sources = self.data.sources
         self.tokenizer = tokenizer
         self.captions = Captions(self.rows, tokenizer, config.max_sequence_length)
@@ -248,8 +250,8 @@ class DiTTask:
             text_encoder=self.model["text_encoder"],
             transformer=self.model["transformer"],
             vae=self.vae,
-            scheduler=build_scheduler(config.objective, config.shift),
-            **self.data.sizes,
+            scheduler=self.scheduler,
+            **self.saved,
             num_inference_steps=config.num_inference_steps,
             guidance_scale=config.guidance_scale,
             max_sequence_length=config.max_sequence_length,
@@ -269,13 +271,15 @@ def first_items(draws: Iterable[Draw], count: int) -> list[Draw]:
 
 
 def fresh_parts(config: TrainDiTConfig) -> DiTParts:
-    """The saved VAE and text encoder that `config` names, and a transformer that knows nothing."""
+    """The saved VAE and text encoder that `config` names, a transformer that knows nothing, and
+    the scheduler of the objective."""
     vae = load_vae(config.vae)
     tokenizer, text_encoder = load_text(config.text)
     text_encoder.float()
     transformer = T2VTransformer3DModel(**asdict(config.model))
     transformer.initialize(keyed_generator(config.seed, "weights"))
-    return DiTParts(vae, tokenizer, text_encoder, transformer)
+    scheduler = build_scheduler(config.objective, config.shift)
+    return DiTParts(vae, tokenizer, text_encoder, transformer, scheduler)
 
 
 def encode_tokens(

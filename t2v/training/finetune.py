@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import fields, replace
+from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -20,27 +21,30 @@ from t2v.errors import UserError
 from t2v.models.diffusion import objective_of
 from t2v.models.folder import model_folder, weights_hash
 from t2v.models.load import loading, quiet_bars, refuse_missing
+from t2v.models.transformer import T2VTransformer3DModel
 from t2v.pipeline import T2VPipeline
 from t2v.training.dit import DiTBatch, DiTParts, DiTTask
 from t2v.training.loop import Validation, autocast
-from t2v.training.prior import TIMES, Prior, read_prompts
+from t2v.training.prior import TIMES, Prior, draw_prior, read_prompts
 from t2v.training.run import train
 from t2v.training.trainable import (
-    add_concepts,
-    add_known_words,
     add_lora,
+    add_peft,
+    check_peft,
     choose_trainable,
     interpolated,
     merged,
     save_lora,
 )
 from t2v.training.verdict import BASE
+from t2v.training.words import add_known_words, add_words
 
 logger = logging.getLogger(__name__)
 
 SHEET_CAPTIONS = 6
 SHEET_BASE_PROMPTS = 2
 SAVED = ("fps", "height", "width", "num_frames")
+ADAPTERS = ("lora", "peft")  # what lies beside the weights while it learns, and in them when saved
 
 
 def finetune(config: FinetuneConfig) -> Path:
@@ -70,25 +74,30 @@ class FinetuneTask(DiTTask):
         self.method = config
         folder = model_folder(config.model)
         pipeline = load_base(config.model, folder)
-        self.scheduler = pipeline.scheduler
-        self.saved = {name: pipeline.config[name] for name in SAVED}
         weights = weights_hash(folder)
-        self.prior = _prior(config, pipeline, weights)
+        prompts = read_prompts(config.base_prompts) if config.base_prompts else []
+        drawn = _drawn(config, pipeline, weights, prompts)  # before anything is added to the model
         text = pipeline.tokenizer, pipeline.text_encoder
-        if config.concept:
-            add_concepts(*text, config.concept, config.concept_from)
-        if config.method == "lora":
-            add_lora(pipeline.transformer, config.lora, config.seed)
-        parts = DiTParts(pipeline.vae, *text, pipeline.transformer)
+        add_words(*text, config)
+        _add_adapter(config, pipeline.transformer)
+        parts = DiTParts(pipeline.vae, *text, pipeline.transformer, pipeline.scheduler)
         super().__init__(_as_training(config, pipeline, folder), parts)
+        self.saved = {name: pipeline.config[name] for name in SAVED}
+        self.prior = None
+        if drawn is not None:
+            length = self.config.max_sequence_length
+            self.prior = Prior(prompts, drawn, pipeline.tokenizer, length, config.seed)
         self.sources["model"] = weights
+        if config.peft is not None:
+            self.sources["peft"] = sha256(Path(config.peft).read_bytes()).hexdigest()[:16]
         self._check_concepts()
         add_known_words(pipeline.tokenizer, self._captions())
         self.config = replace(self.config, prompts=self._sheet_prompts())
         choose_trainable(self.model, config)
-        if config.concept and config.method == "lora":
-            logger.warning("The new words lie in the checkpoint's text encoder, not in its LoRA.")
-        self.base = deepcopy(self.model) if self._between() and config.method != "lora" else None
+        if config.method == "lora" and (config.concept or config.soft_prompt is not None):
+            logger.warning("New words lie in the checkpoint's text encoder, not in its LoRA.")
+        between = config.interpolate < 1 and config.method not in ADAPTERS
+        self.base = deepcopy(self.model) if between else None
 
     def prepare(self) -> None:
         super().prepare()
@@ -128,15 +137,12 @@ class FinetuneTask(DiTTask):
         if self.method.method == "lora":
             save_lora(self.model["transformer"], folder)
 
-    def _between(self) -> bool:
-        return self.method.interpolate < 1
-
     @contextmanager
     def _as_saved(self) -> Iterator[None]:
-        """Inside, the model is what is saved: LoRA added into the weights, interpolated."""
+        """Inside, the model is what is saved: adapter added into the weights, interpolated."""
         trained = dict(self.model.items())
         share = self.method.interpolate
-        if self.method.method == "lora":
+        if self.method.method in ADAPTERS:
             self.model["transformer"] = merged(trained["transformer"], share)
         elif self.base is not None:
             for name, part in trained.items():
@@ -146,22 +152,6 @@ class FinetuneTask(DiTTask):
         finally:
             for name, part in trained.items():
                 self.model[name] = part
-
-    def _pipeline(self) -> T2VPipeline:
-        config = self.config
-        pipeline = T2VPipeline(
-            tokenizer=self.tokenizer,
-            text_encoder=self.model["text_encoder"],
-            transformer=self.model["transformer"],
-            vae=self.vae,
-            scheduler=self.scheduler,
-            **self.saved,
-            num_inference_steps=config.num_inference_steps,
-            guidance_scale=config.guidance_scale,
-            max_sequence_length=config.max_sequence_length,
-        )
-        pipeline.set_progress_bar_config(disable=True)
-        return pipeline
 
     def _captions(self) -> list[str]:
         return [text for row in self.rows for text in row.get("captions") or [row["caption"]]]
@@ -200,13 +190,22 @@ def load_base(model: str, folder: Path) -> T2VPipeline:
     return pipeline
 
 
-def _prior(config: FinetuneConfig, pipeline: T2VPipeline, weights: str) -> Prior | None:
-    if config.base_prompts is None:
+def _drawn(
+    config: FinetuneConfig, pipeline: T2VPipeline, weights: str, prompts: list[str]
+) -> Tensor | None:
+    if not prompts:
         return None
     pipeline.to(config.device)
     pipeline.set_progress_bar_config(disable=True)
-    prompts = read_prompts(config.base_prompts)
-    return Prior(pipeline, weights, prompts, config.seed, Path(config.output))
+    return draw_prior(pipeline, weights, prompts, config.seed, Path(config.output))
+
+
+def _add_adapter(config: FinetuneConfig, transformer: T2VTransformer3DModel) -> None:
+    if config.method == "lora":
+        add_lora(transformer, config.lora, config.seed)
+    elif config.peft is not None:
+        add_peft(transformer, config.peft, config.seed)
+        check_peft(transformer, config.peft)
 
 
 def _as_training(config: FinetuneConfig, pipeline: T2VPipeline, folder: Path) -> TrainDiTConfig:

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load, save_file
 from torch import Tensor
 from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
 
 from t2v.data.captions import Captions
 from t2v.data.order import keyed_generator, step_indices
@@ -26,16 +27,21 @@ class Prior:
     """Videos of the base model, as latents, with their prompts (DreamBooth's prior preservation,
     arXiv 2208.12242, 3.3).
 
-    Drawn once and kept in `folder`, under a name that changes with the model and the prompts.
+    Args:
+        latents: what `draw_prior` gave for `prompts`.
+        tokenizer: of the model that is tuned; its soft prompt is before these prompts too.
     """
 
     def __init__(
-        self, pipeline: T2VPipeline, weights: str, prompts: list[str], seed: int, folder: Path
+        self,
+        prompts: list[str],
+        latents: Tensor,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+        seed: int,
     ) -> None:
-        self.prompts, self.seed = prompts, seed
-        length = pipeline.config.max_sequence_length
-        self.captions = Captions([{"caption": p} for p in prompts], pipeline.tokenizer, length)
-        self.latents = _drawn(pipeline, weights, prompts, seed, folder)
+        self.prompts, self.latents, self.seed = prompts, latents, seed
+        self.captions = Captions([{"caption": p} for p in prompts], tokenizer, max_length)
         self.repeated = len(prompts) - max(1, int(HELD_OUT * len(prompts)))
 
     def is_turn(self, step: int, ratio: float) -> bool:
@@ -76,9 +82,13 @@ def read_prompts(file: str) -> list[str]:
     return prompts
 
 
-def _drawn(
+def draw_prior(
     pipeline: T2VPipeline, weights: str, prompts: list[str], seed: int, folder: Path
 ) -> Tensor:
+    """What a pipeline draws of `prompts`, normalised latents `n c t h w`.
+
+    Drawn once and kept in `folder`, under a name that changes with the weights and the prompts.
+    """
     key = hashlib.sha256(repr((weights, prompts, seed)).encode()).hexdigest()[:16]
     path = folder / f"prior-{key}.safetensors"
     if path.is_file():

@@ -1,36 +1,39 @@
-"""What of a saved model learns: LoRA beside its layers, some of its layers, or new words."""
+"""What of a saved model learns: an adapter in its layers, some of its layers, or new words."""
 
 from __future__ import annotations
 
+import json
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from copy import deepcopy
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from t2v.config import FinetuneConfig, LoRAConfig
 from t2v.data.order import keyed_generator
 from t2v.errors import UserError
-from t2v.models.lora import require_peft
-from t2v.models.text import WORD
+from t2v.models.load import loading
+from t2v.models.lora import prediction, require_peft
 from t2v.models.transformer import T2VTransformer3DModel
 from t2v.pipeline import T2VPipeline
 
 logger = logging.getLogger(__name__)
 
 NUMBER = re.compile(r"\.\d+\.")
+SAME = 1e-3  # what float32 may lose on the way through other shapes of the same numbers
+WAKING = 0.02
+REFUSED = {"ADALORA": "moves its ranks about while it trains, which this loop lacks. Take LORA."}
 
 
 def choose_trainable(model: nn.ModuleDict, config: FinetuneConfig) -> None:
     """Freeze all of `transformer` and `text_encoder` but what `config.method` trains; logs counts.
 
-    New words (`add_concepts`) and the LoRA (`add_lora`) must be in place.
+    New words (`add_words`) and the adapter (`add_lora`, `add_peft`) must be in place.
 
     Raises:
         UserError: nothing would learn.
@@ -40,7 +43,7 @@ def choose_trainable(model: nn.ModuleDict, config: FinetuneConfig) -> None:
     for name, parameter in transformer.named_parameters():
         parameter.requires_grad_(chosen(name))
     text_encoder.requires_grad_(config.train_text_encoder)
-    if config.concept:
+    if config.concept or config.soft_prompt is not None:
         text_encoder.get_input_embeddings().weight.requires_grad_(True)
     learning = [name for name, p in model.named_parameters() if p.requires_grad]
     if not learning:
@@ -48,10 +51,15 @@ def choose_trainable(model: nn.ModuleDict, config: FinetuneConfig) -> None:
     logger.info(
         "method=%s trains %s weights of the transformer, %s of the text encoder%s",
         *(config.method, _count(transformer), _count(text_encoder)),
-        f" (the rows of {', '.join(config.concept)})" if config.concept else "",
+        _rows(config),
     )
-    layers = [re.sub(r"(\.lora_[AB]\.default)?\.(weight|bias)$", "", name) for name in learning]
+    layers = [re.sub(r"(\.[^.]+\.default.*|\.weight|\.bias)$", "", name) for name in learning]
     logger.info("trained: %s", ", ".join(dict.fromkeys(NUMBER.sub(".*.", each) for each in layers)))
+
+
+def _rows(config: FinetuneConfig) -> str:
+    words = [*config.concept, *(["the soft prompt"] if config.soft_prompt is not None else [])]
+    return f" (the rows of {', '.join(words)})" if words else ""
 
 
 def _count(part: nn.Module) -> str:
@@ -62,9 +70,10 @@ def _count(part: nn.Module) -> str:
 def _chosen(config: FinetuneConfig, transformer: T2VTransformer3DModel) -> Callable[[str], bool]:
     if config.method == "full":
         return lambda name: True
-    if config.method == "lora":
-        return lambda name: ".lora_" in name
-    if config.method == "concept":
+    if config.method in ("lora", "peft"):
+        added = {name for name, p in transformer.named_parameters() if p.requires_grad}
+        return lambda name: name in added  # peft froze the rest
+    if config.method in ("concept", "soft_prompt"):
         return lambda name: False
     # 3D attention mixes places and frames in one layer: it is where motion is made
     temporal = transformer.config.attention == "factorized"
@@ -107,6 +116,67 @@ def add_lora(transformer: T2VTransformer3DModel, config: LoRAConfig, seed: int) 
             )
 
 
+def add_peft(transformer: T2VTransformer3DModel, file: str, seed: int) -> None:
+    """Put a fresh adapter of any kind that peft can add into weights beside the layers.
+
+    Args:
+        file: peft's own settings as JSON, `{"peft_type": "LOKR", "target_modules": ["to_q"]}`.
+
+    Raises:
+        UserError: peft is missing, or the file or what it asks for is not possible.
+    """
+    require_peft()
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+    with loading(f"peft={file}"):
+        told: dict[str, Any] = json.loads(Path(file).read_text(encoding="utf-8"))
+        kinds = sorted(kind.value for kind in PEFT_TYPE_TO_CONFIG_MAPPING)
+        if not isinstance(told, dict) or told.get("peft_type") not in kinds:
+            raise ValueError(f'It must hold "peft_type", one of {", ".join(kinds)}.')
+        if told["peft_type"] in REFUSED:
+            raise ValueError(f"{told['peft_type']} {REFUSED[told['peft_type']]}")
+        if chance := [name for name, value in told.items() if "dropout" in name and value]:
+            raise ValueError(f"{chance[0]} is drawn by peft itself, so no run could be repeated.")
+        with torch.random.fork_rng(devices=[]):  # peft draws from the global state
+            torch.manual_seed(seed)
+            transformer.add_adapter(PEFT_TYPE_TO_CONFIG_MAPPING[told["peft_type"]](**told))
+
+
+@torch.no_grad()
+def check_peft(transformer: T2VTransformer3DModel, file: str) -> None:
+    """See that a fresh adapter leaves the model as it is, and that a trained one can be saved.
+
+    The second with noise on all that learns: added into the weights it must answer the same.
+
+    Raises:
+        UserError: it does not.
+    """
+    woken = deepcopy(transformer)
+    plain = deepcopy(transformer)
+    plain.unload_lora()
+    base, fresh = prediction(plain), prediction(transformer)
+    if (moved := _apart(fresh, base)) > SAME:
+        raise UserError(
+            f"peft={file}: before it has learned it changes the model by {100 * moved:.3g} %. "
+            "Choose the start of its weights so that it changes nothing."
+        )
+    for name, weight in woken.named_parameters():
+        if weight.requires_grad:
+            noise = torch.randn(weight.shape, generator=keyed_generator("woken", name))
+            weight.add_(noise.to(weight), alpha=WAKING)
+    tuned = prediction(woken)
+    added = prediction(merged(woken, 1.0))
+    if torch.equal(tuned, base) or _apart(added, tuned) > SAME:
+        raise UserError(
+            f"peft={file}: this kind changes nothing, or cannot be added into the weights. "
+            "Take another, such as LOKR, LOHA, OFT or IA3."
+        )
+
+
+def _apart(one: Tensor, other: Tensor) -> float:
+    return ((one - other).norm() / other.norm()).item()
+
+
 def save_lora(transformer: T2VTransformer3DModel, folder: Path) -> None:
     """Write `pytorch_lora_weights.safetensors`, which diffusers' `load_lora_weights` reads."""
     from diffusers.training_utils import _collate_lora_metadata
@@ -119,12 +189,16 @@ def save_lora(transformer: T2VTransformer3DModel, folder: Path) -> None:
     )
 
 
-def merged(transformer: T2VTransformer3DModel, scale: float) -> T2VTransformer3DModel:
-    """A copy of a transformer with its LoRA, at `scale`, added into the weights."""
+def merged(transformer: T2VTransformer3DModel, share: float) -> T2VTransformer3DModel:
+    """A copy of a transformer with `share` of what its adapter changes added into the weights."""
     copy = deepcopy(transformer)
-    copy.fuse_lora(lora_scale=scale)
+    copy.fuse_lora()
     copy.unload_lora()
-    return copy
+    if share == 1:
+        return copy
+    base = deepcopy(transformer)
+    base.unload_lora()
+    return interpolated(base, copy, share)
 
 
 @torch.no_grad()
@@ -139,63 +213,3 @@ def interpolated(base: nn.Module, tuned: nn.Module, share: float) -> nn.Module:
     for name, parameter in copy.named_parameters():
         parameter.copy_(own[name].to(parameter).lerp(parameter, share))
     return copy
-
-
-def add_concepts(
-    tokenizer: PreTrainedTokenizerBase,
-    text_encoder: PreTrainedModel,
-    concepts: Sequence[str],
-    begin_as: Sequence[str] = (),
-) -> None:
-    """Teach the tokenizer new words, and let only their embeddings learn (arXiv 2208.01618).
-
-    Each begins as the mean embedding of a text of `begin_as`, or of its own letters.
-
-    Raises:
-        UserError: a word holds spaces, is known already, or has nothing to begin as.
-    """
-    from tokenizers import AddedToken
-
-    for concept in concepts:
-        if concept.split() != [concept] or concept in tokenizer.get_vocab():
-            raise UserError(f'concept={concept!r}: take a new word without spaces, like "<toy>".')
-    starts = [
-        _mean_embedding(tokenizer, text_encoder, concept, text)
-        for concept, text in zip(concepts, begin_as or concepts, strict=True)
-    ]
-    for concept in concepts:
-        # the prompt is read as it is given: no case or form is folded before this word is found
-        tokenizer.add_tokens([AddedToken(concept, normalized=False)])
-    table = text_encoder.get_input_embeddings()
-    if len(tokenizer) > table.num_embeddings:
-        table = text_encoder.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    rows = torch.tensor(tokenizer.convert_tokens_to_ids(list(concepts)))
-    with torch.no_grad():
-        table.weight[rows] = torch.stack(starts)
-    table.weight.requires_grad_(True)
-
-    def only_new_learn(_: nn.Module, given: tuple[Tensor], embedded: Tensor) -> Tensor:
-        is_new = torch.isin(given[0], rows.to(given[0].device))
-        return torch.where(rearrange(is_new, "b m -> b m 1"), embedded, embedded.detach())
-
-    # Adam leaves a row whose gradient was always zero where it is, to the bit. The hook is the
-    # module's and not the weight's, which FSDP2 replaces.
-    table.register_forward_hook(only_new_learn)
-
-
-def _mean_embedding(
-    tokenizer: PreTrainedTokenizerBase, text_encoder: PreTrainedModel, concept: str, text: str
-) -> Tensor:
-    words = " ".join(WORD.findall(text))
-    ids = tokenizer(words, add_special_tokens=False).input_ids if words else []
-    if not ids:
-        raise UserError(f"concept={concept!r} begins as nothing: give concept_from=[TEXT].")
-    return text_encoder.get_input_embeddings().weight.detach()[torch.tensor(ids)].mean(0)
-
-
-def add_known_words(tokenizer: PreTrainedTokenizerBase, captions: Sequence[str]) -> None:
-    """A tokenizer that lists the words of its training gets those of `captions` too."""
-    known = tokenizer.init_kwargs.get("known_words")
-    if known is not None:
-        seen = {word.lower() for text in captions for word in WORD.findall(text)}
-        tokenizer.init_kwargs["known_words"] = sorted({*known, *seen})

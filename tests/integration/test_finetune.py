@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -181,8 +182,7 @@ def test_an_adapter_of_peft_is_saved_in_the_weights_it_changes(config, adapter):
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed and all(".to_q." in name or ".to_v." in name for name in changed)
     assert (latents(tuned) - latents(base)).abs().max() > 1e-2
-    with open(adapter, "a") as file:
-        file.write(" ")
+    Path(adapter).write_text(Path(adapter).read_text() + " ")
     with pytest.raises(UserError, match="peft: "):
         finetune(config)
 
@@ -234,9 +234,9 @@ def test_what_cannot_work_is_named_before_training(config, change, words):
     [
         ({"start_from": "x"}, "begins with model"),
         ({"method": "concept"}, "name them"),
-        ({"method": "soft_prompt"}, "the words it begins as"),
-        ({"method": "peft"}, "method=peft and a file"),
-        ({"peft": "x.json"}, "method=peft and a file"),
+        ({"method": "soft_prompt"}, "which it begins as"),
+        ({"method": "peft"}, "peft=FILE go together"),
+        ({"peft": "x.json"}, "peft=FILE go together"),
         ({"train_text_encoder": True}, "goes with method=full"),
         ({"interpolate": 2.0}, "interpolate=2.0"),
         ({"base_prompts": None}, "base_ratio=0.3"),

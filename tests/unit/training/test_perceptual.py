@@ -61,5 +61,5 @@ def test_frames_are_as_far_apart_as_t2v_eval_says(folder):
 
 
 def test_a_name_that_leads_nowhere_is_told(tmp_path):
-    with pytest.raises(UserError, match="perceptual=.*nowhere: cannot be loaded"):
+    with pytest.raises(UserError, match=r"perceptual=.*nowhere: cannot be loaded"):
         Perceptual(str(tmp_path / "nowhere"), "cpu")

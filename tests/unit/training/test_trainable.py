@@ -1,15 +1,19 @@
 """What learns, and models between two models."""
 
+import json
+
 import pytest
 import torch
 from torch import nn
 
 from t2v.config import FinetuneConfig, LoRAConfig
+from t2v.data.order import keyed_generator
 from t2v.errors import UserError
 from t2v.models.transformer import T2VTransformer3DModel
 from t2v.training.trainable import (
-    add_concepts,
     add_lora,
+    add_peft,
+    check_peft,
     choose_trainable,
     interpolated,
     merged,
@@ -74,16 +78,82 @@ def test_what_looks_along_time_learns_and_the_rest_rests(transformer, text_encod
     assert all(name.startswith("transformer.blocks.") for name in names)
 
 
-def test_only_the_row_of_a_new_word_learns(tokenizer, text_encoder):
-    before = text_encoder.get_input_embeddings().weight.detach().clone()
-    add_concepts(tokenizer, text_encoder, ["<toy>"], ["red ball"])
-    table = text_encoder.get_input_embeddings().weight
-    tokens = tokenizer("a <toy> on the grass", return_tensors="pt").input_ids
-    assert len(before) in tokens
-    text_encoder(input_ids=tokens).last_hidden_state.sum().backward()
-    assert table.grad[-1].abs().max() > 0
-    assert table.grad[:-1].abs().max() == 0
-    torch.optim.AdamW([table], lr=0.1, weight_decay=0.0).step()
-    assert torch.equal(table[:-1], before)
-    with pytest.raises(UserError, match="take a new word"):
-        add_concepts(tokenizer, text_encoder, ["<toy>"])
+KINDS = {
+    "LORA": {"r": 2, "use_dora": True},
+    "LOHA": {"r": 2},
+    "LOKR": {"r": 2},
+    "OFT": {"oft_block_size": 8},
+    "HRA": {"r": 2},
+    "IA3": {"feedforward_modules": []},
+    "MISS": {"r": 4},
+    "ROAD": {"group_size": 8},
+}
+
+
+def settings_file(tmp_path, **settings):
+    file = tmp_path / "adapter.json"
+    file.write_text(json.dumps({"target_modules": ["to_q", "to_v"], **settings}))
+    return str(file)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_adapter_of_peft_begins_as_the_model_and_ends_in_its_weights(
+    transformer, tmp_path, kind
+):
+    names, plain = list(transformer.state_dict()), answer(transformer)
+    file = settings_file(tmp_path, peft_type=kind, **KINDS[kind])
+    add_peft(transformer, file, seed=3)
+    check_peft(transformer, file)
+    torch.testing.assert_close(answer(transformer), plain, atol=1e-5, rtol=1e-4)
+    learning = [name for name, p in transformer.named_parameters() if p.requires_grad]
+    assert learning and not set(learning) & set(names)
+    assert all(".to_q." in name or ".to_v." in name for name in learning)
+    with torch.no_grad():
+        for name in learning:
+            weight = transformer.get_parameter(name)
+            noise = torch.randn(weight.shape, generator=keyed_generator(name))
+            weight.add_(noise, alpha=0.05)
+    tuned, whole = answer(transformer), merged(transformer, 1.0)
+    assert (tuned - plain).abs().max() > 1e-3
+    assert list(whole.state_dict()) == names
+    torch.testing.assert_close(answer(whole), tuned, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(answer(merged(transformer, 0.0)), plain, atol=1e-5, rtol=1e-4)
+
+
+def test_an_adapter_of_peft_is_the_same_for_the_same_seed(transformer, tmp_path):
+    file = settings_file(tmp_path, peft_type="LOHA", r=2)
+    drawn = []
+    for seed in (3, 3, 4):
+        before = torch.get_rng_state()
+        add_peft(transformer, file, seed)
+        assert torch.equal(torch.get_rng_state(), before)
+        weights = transformer.state_dict()
+        drawn.append(torch.cat([x.flatten() for n, x in weights.items() if "hada_" in n]))
+        transformer.unload_lora()
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"peft_type": "FOURIERFT", "n_frequency": 16}, "before it has learned it changes"),
+        ({"peft_type": "ADALORA", "total_step": 9}, "moves its ranks"),
+        ({"peft_type": "NONE"}, "one of ADALORA"),
+        ({"peft_type": "LOHA", "rank": 2}, "unexpected keyword argument 'rank'"),
+        ({"peft_type": "LOHA", "target_modules": ["to_qq"]}, "to_qq"),
+        ({"peft_type": "LOHA", "rank_dropout": 0.1}, "rank_dropout is drawn by peft"),
+        ({"peft_type": "VERA"}, "cannot be loaded"),
+        ({"peft_type": "PREFIX_TUNING"}, "cannot be loaded"),
+    ],
+)
+def test_an_adapter_that_cannot_work_is_refused(transformer, tmp_path, settings, words):
+    file = settings_file(tmp_path, **settings)
+    with pytest.raises(UserError, match=f"peft=.*adapter.json: .*{words}"):
+        add_peft(transformer, file, seed=0)
+        check_peft(transformer, file)
+
+
+def test_a_settings_file_that_is_not_there_is_named(transformer, tmp_path):
+    with pytest.raises(UserError, match=r"peft=.*none\.json: cannot be loaded"):
+        add_peft(transformer, str(tmp_path / "none.json"), seed=0)

@@ -13,7 +13,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from t2v.config import ClipsConfig, FinetuneConfig, LoRAConfig, OptimConfig, StageConfig
+from t2v.config import (
+    ClipsConfig,
+    DiscriminatorConfig,
+    FinetuneConfig,
+    LoRAConfig,
+    OptimConfig,
+    StageConfig,
+)
 from t2v.distributed import world_size
 from t2v.errors import UserError
 from t2v.settings import save_config
@@ -123,6 +130,8 @@ def test_two_processes_train_what_one_trains_and_resume_to_the_bit(
         config = replace(config, data=str(media), clips=MIXED)
     if kind == "dit":
         config = replace(config, train_text_encoder=False)  # its captions are embedded once
+    if kind == "vae":
+        config = replace(config, discriminator=DiscriminatorConfig(weight=0.5, alone=1, width=4))
     one = replace(config, accumulate=4)
     TRAIN[kind](one)
     half = replace(one, output=str(tmp_path / "one-2"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from safetensors.torch import load, save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from t2v.data.cache import Cache
 from t2v.data.clips import pixels, read_rows, read_shards
 from t2v.errors import UserError
 from t2v.models.placement import ready
@@ -36,7 +38,8 @@ def encode_folder(vae: AutoencoderKLT2V, folder: str | Path, precision: str) -> 
     """Posterior means of the clips of `folder`, not normalised: `n c t h w`, float16, on the CPU.
 
     Encoded with bfloat16 autocast where `precision` is "bf16". Kept in `folder` under a name that
-    changes with the weights and the clips, so a stale latent is never read.
+    changes with the weights and the clips, so a stale latent is never read. A kill loses those of
+    one shard of clips.
 
     Raises:
         UserError: no finished folder of clips, or a latent that is not finite.
@@ -46,17 +49,43 @@ def encode_folder(vae: AutoencoderKLT2V, folder: str | Path, precision: str) -> 
     if path.is_file():
         return load(path.read_bytes())["latents"]
     logger.info("Encoding %d clips of %s to %s", count, folder, path.name)
-    latents = torch.cat([_encode(vae, video, precision) for video in _batches(folder, count)])
-    bad = (~latents.isfinite().flatten(1).all(dim=1)).nonzero().flatten().tolist()
-    if bad:
-        raise UserError(
-            f"{len(bad)} of {count} clips of {folder} have latents that are not finite, "
-            f"the first is clip {bad[0]}. Encode with precision=fp32, or train the VAE again."
-        )
+    with Cache(path.with_suffix(".parts"), per_shard=1) as parts:
+        keys = list(_encode_shards(vae, folder, precision, count, parts))
+        latents = torch.cat([parts.read(key) for key in keys])
     partial = path.with_suffix(".partial")
     save_file({"latents": latents}, partial)
     partial.rename(path)
+    shutil.rmtree(parts.folder)
     return latents
+
+
+def _encode_shards(
+    vae: AutoencoderKLT2V, folder: str | Path, precision: str, count: int, parts: Cache
+) -> Iterator[str]:
+    """The keys of the latents of each shard, encoded if `parts` lacks them."""
+    done = 0
+    with tqdm(total=count, unit=" clips", desc="encode", disable=None) as bar:
+        for video, _ in read_shards(folder):
+            key = f"from clip {done}"
+            if key not in parts:
+                batches = video.split(CLIPS_AT_ONCE)
+                latents = torch.cat([_encode(vae, batch, precision) for batch in batches])
+                _refuse_no_numbers(latents, folder, done)
+                parts.add(key, latents)
+            done += len(video)
+            bar.update(len(video))
+            if bar.disable:  # no terminal
+                logger.info("encoded %d of %d clips", done, count)
+            yield key
+
+
+def _refuse_no_numbers(latents: Tensor, folder: str | Path, first: int) -> None:
+    bad = (~latents.isfinite().flatten(1).all(dim=1)).nonzero().flatten().tolist()
+    if bad:
+        raise UserError(
+            f"Clip {first + bad[0]} of {folder} has latents that are not finite. "
+            "Encode with precision=fp32, or train the VAE again."
+        )
 
 
 @torch.no_grad()
@@ -65,15 +94,3 @@ def _encode(vae: AutoencoderKLT2V, video: Tensor, precision: str) -> Tensor:
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
         posterior = vae.encode(pixels(video.to(device))).latent_dist
     return posterior.mean.half().cpu().contiguous()  # the network leaves channels last
-
-
-def _batches(folder: str | Path, count: int) -> Iterator[Tensor]:
-    done = 0
-    with tqdm(total=count, unit=" clips", desc="encode", disable=None) as bar:
-        for video, _ in read_shards(folder):
-            for batch in video.split(CLIPS_AT_ONCE):
-                yield batch
-                bar.update(len(batch))
-            done += len(video)
-            if bar.disable:  # no terminal
-                logger.info("encoded %d of %d clips", done, count)

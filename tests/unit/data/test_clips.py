@@ -93,6 +93,26 @@ def test_other_weights_or_other_clips_never_serve_stale_latents(clips, vae):
 def test_latents_that_are_not_finite_are_refused_and_not_kept(clips, vae):
     with torch.no_grad():
         next(vae.parameters()).fill_(torch.nan)
-    with pytest.raises(UserError, match=r"12 of 12 clips.*the first is clip 0"):
+    with pytest.raises(UserError, match=r"Clip 0 of .* not finite"):
         encode_folder(vae, clips, "fp32")
     assert not list(clips.glob("latents-*"))
+
+
+def test_latents_of_a_shard_survive_a_stop_and_the_rest_is_encoded(clips, vae, monkeypatch):
+    whole = encode_folder(vae, clips, "fp32")
+    (kept,) = clips.glob("latents-*")
+    kept.unlink()
+    encode, seen = vae.encode, []
+
+    def stopped(video):
+        seen.append(len(video))
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return encode(video)
+
+    monkeypatch.setattr(vae, "encode", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        encode_folder(vae, clips, "fp32")
+    assert torch.equal(encode_folder(vae, clips, "fp32"), whole)
+    assert seen == [6, 6, 6]  # the first shard once, the second twice
+    assert list(clips.glob("latents-*")) == [kept]

@@ -42,28 +42,33 @@ def calibrated(
     whole: Estimate, micro: Sequence[tuple[Estimate, Measured]], default: Correction
 ) -> Correction:
     """The correction that two measured micro-steps call for, the larger of them last."""
-    heaps = [_heap(small, measured, default) for small, measured in micro]
-    # the larger step is nearer to the whole; the allocator's holes differ from run to run
-    heap = Figure(heaps[-1], max(0.08 * heaps[-1], abs(heaps[-1] - heaps[0])))
     factors = {}
     for index, stage in enumerate(whole.stages):
         traced_ = [small.stages[index].seconds for small, _ in micro]
         took = [measured.seconds[stage.name] for _, measured in micro]
-        factors[stage.name] = _time_factor(stage.seconds, traced_, took)
+        factors[stage.name] = _onward(stage.seconds, traced_, took, 0.15)
+    tops = [small.highest(default) for small, _ in micro]
+    rises = [
+        max(1.0, measured.peak - default.scratch - top.held)
+        for (_, measured), top in zip(micro, tops, strict=True)
+    ]
+    heap = _onward(whole.highest(default).rise, [top.rise for top in tops], rises, 0.08)
     return replace(default, heap=heap, time=factors)
 
 
-def _heap(small: Estimate, measured: Measured, default: Correction) -> float:
-    stage = max(small.stages, key=lambda each: each.peak)
-    return max(1.0, (measured.peak - default.scratch - stage.held) / (stage.peak - stage.held))
+def _onward(
+    whole: float, traced_: Sequence[float], measured: Sequence[float], error: float
+) -> Figure:
+    """What `whole` is to be multiplied by, with at least `error` of that to both sides.
 
-
-def _time_factor(whole: float, traced_: Sequence[float], took: Sequence[float]) -> Figure:
-    """From two measurements one may go on in proportion or in a line; the truth lies between."""
-    factor = took[1] / traced_[1]
-    if traced_[1] < 1.2 * traced_[0]:  # both had the same size: a line has no slope
-        return Figure(factor, max(0.15 * factor, abs(factor - took[0] / traced_[0])))
-    slope = (took[1] - took[0]) / (traced_[1] - traced_[0])
-    line = max(factor / 2, (took[1] + slope * (whole - traced_[1])) / whole)
+    From two measurements one may go on in proportion or in a line; the truth lies between.
+    """
+    factor = measured[1] / traced_[1]
+    if traced_[1] < 1.1 * traced_[0]:  # of about one size: a line has no slope
+        other = measured[0] / traced_[0]
+        return Figure(factor, max(error * factor, abs(factor - other)))
+    slope = (measured[1] - measured[0]) / (traced_[1] - traced_[0])
+    line = (measured[1] + slope * (whole - traced_[1])) / whole
+    line = min(2 * factor, max(factor / 2, line))
     middle = (factor + line) / 2
-    return Figure(middle, max(0.15 * middle, abs(factor - line) / 2))
+    return Figure(middle, max(error * middle, abs(factor - line) / 2))

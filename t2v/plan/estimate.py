@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
 
+from t2v.config import TrainDiTConfig
 from t2v.plan.trace import Rates, traced
-from t2v.plan.work import UPDATE, Size, Target, Work, build
+from t2v.plan.work import ENCODE, UPDATE, Size, Target, Work, build
 
 MIB, GIB = 2**20, 2**30
+MANY_LAYERS = 8
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,17 @@ class StageTrace:
     flop: int
     seconds: float
 
+    @property
+    def rise(self) -> int:
+        return self.peak - self.held
+
+    def resident(self, correction: Correction) -> Figure:
+        """Bytes of the process at the stage's peak, above those of the bare one."""
+        return Figure(
+            correction.scratch + self.held + self.rise * correction.heap.value,
+            self.rise * correction.heap.error + correction.scratch / 2,
+        )
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -71,19 +85,13 @@ class Estimate:
     latents: int  # of one clip, as a cache keeps them
     absent: tuple[str, ...]
 
+    def highest(self, correction: Correction) -> StageTrace:
+        """The stage with the worst moment."""
+        return max(self.stages, key=lambda stage: stage.resident(correction).value)
+
     def peak(self, correction: Correction) -> Figure:
         """Resident bytes at the worst moment, above those of the bare process."""
-        return max(
-            (
-                Figure(
-                    correction.scratch + stage.held + rise * correction.heap.value,
-                    rise * correction.heap.error + correction.scratch / 2,
-                )
-                for stage in self.stages
-                for rise in (stage.peak - stage.held,)
-            ),
-            key=lambda figure: figure.value,
-        )
+        return self.highest(correction).resident(correction)
 
     def seconds(self, stage: StageTrace, correction: Correction) -> Figure:
         """Of one run of a stage."""
@@ -94,9 +102,41 @@ class Estimate:
 def estimate(target: Target, size: Size, rates: Rates) -> Estimate:
     """Trace one step of the work; nothing of its size is allocated.
 
+    Of many equal layers a few are traced: every figure is a line over their number.
+
     Raises:
         UserError: see `build`.
     """
+    if not isinstance(target, TrainDiTConfig) or target.model.num_layers <= MANY_LAYERS:
+        return traced_whole(target, size, rates)
+    layers = target.model.num_layers
+    few = 2 + layers % 2  # kinds of layers may take turns
+    fewer, more = (
+        traced_whole(replace(target, model=replace(target.model, num_layers=count)), size, rates)
+        for count in (few, few + 2)
+    )
+    return _onward(fewer, more, (layers - few - 2) // 2)
+
+
+def _onward(fewer: Any, more: Any, steps: int) -> Any:
+    """Every number in two alike things, as many steps further on the line through both."""
+    if isinstance(more, (int, float)):
+        return more + steps * (more - fewer)
+    if isinstance(more, tuple):
+        return tuple(_onward(*pair, steps) for pair in zip(fewer, more, strict=True))
+    if isinstance(more, dict):
+        return {key: _onward(fewer[key], value, steps) for key, value in more.items()}
+    if is_dataclass(more) and not isinstance(more, type):
+        names = [each.name for each in fields(more)]
+        further = {
+            name: _onward(getattr(fewer, name), getattr(more, name), steps) for name in names
+        }
+        return replace(more, **further)
+    return more
+
+
+def traced_whole(target: Target, size: Size, rates: Rates) -> Estimate:
+    """`estimate` with every layer traced."""
     with traced(rates) as trace:
         work = build(replace(target, device="cpu"), size)
         stages = []
@@ -109,7 +149,7 @@ def estimate(target: Target, size: Size, rates: Rates) -> Estimate:
             )
         return Estimate(
             size=size,
-            stages=tuple(_with_state(each, work.optimizer()) for each in stages),
+            stages=tuple(_later(each, work) for each in stages),
             parameters=_counts(work),
             weights=work.weights(),
             gradients=work.trained(),
@@ -120,11 +160,13 @@ def estimate(target: Target, size: Size, rates: Rates) -> Estimate:
         )
 
 
-def _with_state(stage: StageTrace, state: int) -> StageTrace:
-    """From the second step on the optimizer's state is there before the first stage too."""
+def _later(stage: StageTrace, work: Work) -> StageTrace:
+    """As the stage is from the second step on, when the optimizer's state is there before it."""
     if stage.name == UPDATE:
         return stage
-    return replace(stage, held=stage.held + state, peak=stage.peak + state)
+    # clips are encoded before there is anything to train with
+    more = -work.average() if stage.name == ENCODE else work.optimizer()
+    return replace(stage, held=stage.held + more, peak=stage.peak + more)
 
 
 def _counts(work: Work) -> dict[str, int]:

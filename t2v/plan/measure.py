@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import statistics
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -23,6 +24,7 @@ from t2v.models.placement import pick_device
 from t2v.plan.trace import Rates
 from t2v.plan.work import Size, Target, Work, build
 
+MOST_TURNS, ENOUGH_SECONDS = 10, 10.0
 PROBE = {"cpu": 1024, "cuda": 8192}  # rows and columns of the matrices, channels x tokens alike
 
 
@@ -35,7 +37,8 @@ class Measured:
 
 
 def measure(target: Target, size: Size) -> Measured:
-    """Build the work in a process of its own and run every stage twice; the second run is timed.
+    """Build the work in a process of its own and run its stages in turns, of which the first warms
+    up; the medians of the others are told.
 
     On one CPU thread processor time counts, which other programs do not lengthen.
 
@@ -57,19 +60,22 @@ def measure(target: Target, size: Size) -> Measured:
 def _measure_here(target: Target, size: Size, threads: int) -> Measured:
     torch.set_num_threads(threads)
     device = pick_device(target.device)
-    seconds: dict[str, float] = {}
+    seconds: dict[str, list[float]] = {}
 
     def run() -> Work:
         work = build(target, size)
-        for _ in range(2):  # the first makes the optimizer's state and warms up
+        start, turns = time.monotonic(), 0
+        while turns < MOST_TURNS and (turns < 3 or time.monotonic() - start < ENOUGH_SECONDS):
             for stage in work.stages:
-                seconds[stage.name] = timed(stage.run, device)
+                seconds.setdefault(stage.name, []).append(timed(stage.run, device))
+            turns += 1
         return work
 
     peak = peak_memory(run, device)
     if peak is None:
         raise UserError("This system keeps no peak of memory that can be reset; Linux does.")
-    return Measured(int(peak * MIB), seconds)
+    medians = {name: statistics.median(took[1:]) for name, took in seconds.items()}
+    return Measured(int(peak * MIB), medians)
 
 
 def timed(run: Callable[[], Any], device: torch.device) -> float:

@@ -43,12 +43,12 @@ from t2v.sampling.load import pick_dtype
 from t2v.training.checkpoint import newest_checkpoint
 from t2v.training.dit import DiTBatch, DiTTask
 from t2v.training.loop import TrainState, start_state
-from t2v.training.trainable import add_lora, choose_trainable
+from t2v.training.trainable import add_lora, add_peft, choose_trainable
 from t2v.training.vae import VAEBatch, VAETask
 
 VAES = {each.__name__: each for each in (AutoencoderKLT2V, AutoencoderKLWan)}
 SAVED_FILES = "model_index.json", "transformer/config.json"
-UPDATE = "update"
+ENCODE, UPDATE = "encode a clip", "update"
 Target = SampleConfig | TrainDiTConfig | TrainVAEConfig | FinetuneConfig
 
 
@@ -171,16 +171,17 @@ def _train(task: _PlannedDiT | _PlannedVAE, config: TrainConfig) -> Work:
         state.optimizer.step(1.0)
         state.ema.update(0)
 
-    stages = [
-        Stage("forward and backward", backward, config.steps * config.accumulate),
-        Stage(UPDATE, update, config.steps),
-    ]
+    stages = [Stage("forward and backward", backward, config.steps)]
+    if config.accumulate > 1:
+        more = config.steps * (config.accumulate - 1)
+        stages.append(Stage("with gradients held", backward, more))
+    stages.append(Stage(UPDATE, update, config.steps))
     parts = dict(task.parts)
     if isinstance(task, _PlannedVAE) and task.model is not task.vae:
         parts["discriminator"] = task.model.get_submodule("discriminator")
     if isinstance(task, _PlannedDiT) and task.vae is not None:
         parts["vae"] = task.vae
-        stages.append(Stage("encode a clip", task.encode, 0))
+        stages.insert(0, Stage(ENCODE, task.encode, 0))
     return Work(parts, stages, task.latents(), state, task.absent)
 
 
@@ -296,10 +297,12 @@ class _PlannedFinetune(_PlannedDiT):
             max_sequence_length=index["max_sequence_length"],
         )
         super().__init__(training, size)
-        if config.method == "lora":
-            # peft moves new layers to the model's device; they are there, and fakes cannot move
-            with patch.object(nn.Module, "to", lambda module, *_, **__: module):
+        # peft moves new layers to the model's device; they are there, and fakes cannot move
+        with patch.object(nn.Module, "to", lambda module, *_, **__: module):
+            if config.method == "lora":
                 add_lora(self.model["transformer"], config.lora, config.seed)
+            if config.peft is not None:
+                add_peft(self.model["transformer"], config.peft, config.seed)
         choose_trainable(self.model, config)
 
 
@@ -357,7 +360,10 @@ def _sample(config: SampleConfig, size: Size) -> Work:
         (frames * 255).round().to(torch.uint8)
 
     videos = config.num_videos_per_prompt
-    named = (("text", text, 1), ("denoise", denoise, steps * videos), ("decode", decode, videos))
+    named = [("text", text, 1), ("first denoise", denoise, videos)]  # it prepares the text
+    if steps > 1:
+        named.append(("denoise", denoise, (steps - 1) * videos))
+    named.append(("decode", decode, videos))
     stages = [Stage(name, torch.no_grad()(run), times) for name, run, times in named]
     return Work(parts, stages, 2 * prod(shape[1:]))
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from t2v.bench import count_flop
+from t2v.bench import PROMPT, count_flop
 from t2v.cli import load_plan
 from t2v.config import (
     FinetuneConfig,
@@ -21,15 +21,16 @@ from t2v.config import (
 from t2v.errors import UserError
 from t2v.models.layers import sincos_table
 from t2v.plan.calibrate import calibrated, smaller
-from t2v.plan.estimate import DEFAULTS, MIB, estimate
+from t2v.plan.estimate import DEFAULTS, MANY_LAYERS, MIB, estimate, traced_whole
 from t2v.plan.measure import Measured
 from t2v.plan.report import comparison, report
 from t2v.plan.run import UNKNOWN, plan
 from t2v.plan.trace import Rates, traced
-from t2v.plan.work import Size, build
-from t2v.settings import load_config
+from t2v.plan.work import ENCODE, UPDATE, Size, build
+from t2v.sampling.load import load_pipeline
 
 SIZE = Size(batch=2, frames=5, height=32, width=32, tokens=6)
+STEP = "forward and backward"
 DEVICE = {"tflops": 100.0, "bandwidth": 1000.0}
 ROOT = Path(__file__).parents[2]
 
@@ -99,16 +100,43 @@ def test_bytes_of_weights_gradients_state_and_average_are_those_of_the_real_trai
 ):
     target = replace(training, optim=OptimConfig(name=name))
     planned, work = estimate(target, SIZE, UNKNOWN), build(target, SIZE)
-    for each in work.stages[:1]:
-        each.run()
+    stage(work, STEP).run()
     grads = [p.grad for part in work.parts.values() for p in part.parameters()]
     assert planned.gradients == sum(each.nbytes for each in grads if each is not None)
-    work.stages[1].run()
+    stage(work, UPDATE).run()
     assert planned.weights == work.weights()
     assert planned.average == work.average()
     assert planned.optimizer == work.optimizer() > 0
     counts = {k: sum(p.numel() for p in part.parameters()) for k, part in work.parts.items()}
     assert planned.parameters == counts
+
+
+def test_many_layers_are_a_line_over_few(training):
+    model = replace(training.model, num_layers=MANY_LAYERS + 1)
+    target = replace(training, model=model, text="none", vae="none", gradient_checkpointing=True)
+    whole = traced_whole(target, SIZE, UNKNOWN)
+    line = estimate(target, SIZE, UNKNOWN)
+    assert line.weights == whole.weights
+    assert line.parameters == whole.parameters
+    assert line.optimizer == whole.optimizer
+    assert stage(line, STEP).flop == stage(whole, STEP).flop
+    for name in (STEP, UPDATE):
+        assert stage(line, name).peak == pytest.approx(stage(whole, name).peak, rel=0.01)
+
+
+def test_clips_are_encoded_beside_the_weights_alone(training):
+    planned = estimate(training, SIZE, UNKNOWN)
+    assert stage(planned, ENCODE).held == pytest.approx(planned.weights, rel=0.01)
+    assert stage(planned, STEP).held == pytest.approx(
+        planned.weights + planned.average + planned.optimizer, rel=0.01
+    )
+
+
+def test_gradients_of_earlier_batches_are_held_through_a_later_one(training):
+    planned = estimate(replace(training, accumulate=3), SIZE, UNKNOWN)
+    first, more = stage(planned, STEP), stage(planned, "with gradients held")
+    assert (first.times, more.times) == (training.steps, 2 * training.steps)
+    assert more.held == pytest.approx(first.held + planned.gradients, rel=0.01)
 
 
 def test_muon_keeps_half_the_state_of_adamw(training):
@@ -126,14 +154,37 @@ def test_flop_are_those_torch_counts_on_the_real_step(training, vae_training):
             assert traced_.flop == count_flop(real.run), real.name
 
 
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_flop_of_sampling_are_those_torch_counts_on_a_real_call(guidance):
+    pipeline, _ = load_pipeline(SampleConfig(dtype="fp32", device="cpu"))
+    pipeline.set_progress_bar_config(disable=True)
+    target = SampleConfig(
+        guidance_scale=guidance, num_inference_steps=3, dtype="fp32", device="cpu"
+    )
+    size = Size(batch=1, frames=9, height=32, width=48, tokens=len(PROMPT.split()) + 1)
+    planned = estimate(target, size, UNKNOWN)
+    real = count_flop(
+        lambda: pipeline(
+            PROMPT,
+            negative_prompt=PROMPT,  # as the plan takes it, both are of one length
+            height=size.height,
+            width=size.width,
+            num_frames=size.frames,
+            num_inference_steps=3,
+            guidance_scale=guidance,
+            generator=torch.Generator().manual_seed(0),
+        )
+    )
+    assert sum(each.flop * each.times for each in planned.stages) == real
+
+
 def test_checkpointing_and_flash_attention_take_less(training):
     size = replace(SIZE, frames=17, height=64, width=64)
     rises = {}
     for kernel in ("native", "_native_math"):
         for checkpointing in (False, True):
             target = replace(training, attention=kernel, gradient_checkpointing=checkpointing)
-            first = estimate(target, size, UNKNOWN).stages[0]
-            rises[kernel, checkpointing] = first.peak - first.held
+            rises[kernel, checkpointing] = stage(estimate(target, size, UNKNOWN), STEP).rise
     assert rises["native", True] < rises["native", False] < rises["_native_math", False]
     assert rises["_native_math", True] < rises["_native_math", False]
 
@@ -161,14 +212,14 @@ def test_measurements_twice_the_trace_double_the_plan(training):
 
     correction = calibrated(whole, [(small, twice(small)), (half, twice(half))], default)
     assert correction.heap.value == pytest.approx(2)
-    first = whole.stages[0]
+    first = stage(whole, STEP)
     assert whole.seconds(first, correction).value == pytest.approx(2 * first.seconds)
     assert whole.seconds(first, correction).error == pytest.approx(0.3 * first.seconds)
 
 
 def test_what_does_not_fit_is_told_with_a_change_that_does(training):
     roomy = {"command": "train", "num_frames": 17, "height": 64, "width": 64, **DEVICE}
-    target = replace(training, batch_size=64, attention="native")
+    target = replace(training, batch_size=64, attention="native", text="none", vae="none")
     done = plan(PlanConfig(memory=1.0, **roomy), target)
     assert done.holds(done.peak)
     assert "It fits" in report(done)
@@ -197,7 +248,7 @@ def test_a_lora_learns_little_beside_the_model_it_is_added_to(training):
     full = estimate(replace(target, method="full"), SIZE, UNKNOWN)
     assert lora.weights > full.weights > full.gradients > lora.gradients > 0
     assert lora.optimizer == pytest.approx(2 * lora.gradients, rel=0.01)
-    assert lora.stages[0].peak < full.stages[0].peak
+    assert stage(lora, STEP).peak < stage(full, STEP).peak
 
 
 def test_sizes_nobody_knows_are_asked_for(training):
@@ -230,27 +281,27 @@ def test_steps_shrink_until_they_cannot():
     assert shapes[-1] == smaller(shapes[-1])
 
 
-TINY = ["vae=assets/t2v-tiny/vae", "text=assets/t2v-tiny", "data=nowhere"]
-WIDE = ["batch_size=4", "model.num_layers=8", "model.num_attention_heads=8", "attention=native"]
+WORLD = ["vae=assets/t2v-tiny/vae", "text=assets/t2v-tiny", "data=nowhere", "text_tokens=20"]
+WIDE = ["model.num_layers=8", "model.num_attention_heads=8", "attention=native"]
+GATE = {
+    "transformer": ["train", *WORLD, "num_frames=17", "height=64", "width=64", "batch_size=32"],
+    "wide": [
+        *("train", *WORLD, *WIDE, "gradient_checkpointing=true"),
+        *("num_frames=33", "height=96", "width=96", "batch_size=4"),
+    ],
+    "vae": ["train-vae", "data=nowhere", "num_frames=17", "height=64", "width=64"],
+    "sample": ["sample", "num_frames=65", "height=96", "width=96"],
+}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("schema", "file", "given", "frames", "side"),
-    [
-        (TrainDiTConfig, "train/tiny", TINY, 17, 64),
-        (TrainDiTConfig, "train/tiny", [*TINY, *WIDE, "gradient_checkpointing=true"], 33, 96),
-        (TrainVAEConfig, "train-vae/tiny", ["data=nowhere"], 17, 64),
-    ],
-    ids=["embedded", "wide", "vae"],
-)
-def test_calibrated_plans_meet_the_measured_step(schema, file, given, frames, side, monkeypatch):
+@pytest.mark.parametrize("given", GATE.values(), ids=GATE)
+def test_calibrated_plans_meet_the_measured_step(given, monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)  # processor time is then the step's
-    target = load_config(schema, ROOT / f"configs/{file}.yaml", given)
-    command = "train" if schema is TrainDiTConfig else "train-vae"
-    sizes = {"num_frames": frames, "height": side, "width": side, "text_tokens": 20}
-    done = plan(PlanConfig(command=command, calibrate=True, verify=True, **sizes), target)
+    file = ROOT / f"configs/{given[0]}/tiny.yaml"
+    given = [f"command={given[0]}", "calibrate=true", "verify=true", *given[1:]]
+    done = plan(*load_plan(file if file.is_file() else None, given))
     rows = {name: (planned.value, measured) for name, planned, measured in comparison(done)}
     planned, measured = rows["peak memory"]
     assert planned / MIB == pytest.approx(measured / MIB, rel=0.15)

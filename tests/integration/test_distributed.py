@@ -154,11 +154,12 @@ def test_two_processes_train_what_one_trains_and_resume_to_the_bit(
         for key, tensor in reached.items():
             assert tensor.shape == state[key].shape
         far = {
-            key: float((tensor.float() - state[key].float()).abs().max())
+            key: (tensor.float() - state[key].float()).square().mean().sqrt().item()
             for key, tensor in reached.items()
             if key.startswith(("training/weights", "training/ema"))
         }
-        assert max(far.values()) < 1e-3
+        # a step of Muon moves a weight by 6e-4; it lifts the rounding of weak directions to that
+        assert max(far.values()) < 5e-4, name
         assert_same(halves[name], way)
         if kind == "lora":
             only_new_words_moved(config.model, way)

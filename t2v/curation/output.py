@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -20,7 +21,7 @@ from t2v.config import CurateConfig
 from t2v.curation import engine
 from t2v.curation.examine import FAILED
 from t2v.errors import UserError
-from t2v.footage import Unreadable, iter_frames
+from t2v.footage import Unreadable, iter_frames, probe
 from t2v.manifest import Clip
 from t2v.workers import Failure
 
@@ -28,6 +29,7 @@ CLIPS, SHARDS = "clips", "shards"
 PER_SHARD = 1000
 COPIED = ("h264", "hevc", "av1", "vp9")  # what an mp4 may hold as it is
 TICKS = 90_000  # a second
+X264 = {"crf": "16", "bf": "0", "threads": "1"}  # one thread: the same bytes on any machine
 
 
 def write_files(clips: Sequence[Clip], config: CurateConfig, folder: Path) -> list[Clip]:
@@ -72,11 +74,22 @@ def _with_file(clip: Clip, folder: Path) -> Clip:
             ) from error
         finally:
             unfinished.unlink(missing_ok=True)
-    origin = {"path": clip.path, "start": clip.start, "end": clip.end}
-    extra = {name: value for name, value in clip.extra.items() if name != "crop"}
-    length = None if clip.end is None else round(clip.end - clip.start, 6)
-    extra |= {"cut_from": origin | _crop(clip)}
-    return replace(clip, path=str(path), start=0.0, end=length, extra=extra)
+    origin = {"path": clip.path, "start": clip.start, "end": clip.end, "sha256": clip.sha256}
+    about = {name: clip.extra[name] for name in ("crop", "probe") if name in clip.extra}
+    extra = {name: value for name, value in clip.extra.items() if name not in about}
+    told = probe(path)
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return replace(
+        clip,
+        path=str(path),
+        start=0.0,
+        end=None if clip.end is None else round(clip.end - clip.start, 6),
+        width=told.width,  # even
+        height=told.height,
+        sha256=sha256,
+        extra=extra | {"cut_from": origin | about},
+    )
 
 
 def _write(clip: Clip, path: Path) -> None:
@@ -84,10 +97,6 @@ def _write(clip: Clip, path: Path) -> None:
         _encoded(clip, path)
     with path.open("rb") as file:
         os.fsync(file.fileno())
-
-
-def _crop(clip: Clip) -> dict[str, Any]:
-    return {"crop": clip.extra["crop"]} if "crop" in clip.extra else {}
 
 
 def _copied(clip: Clip, path: Path) -> bool:
@@ -143,7 +152,7 @@ def _encoded(clip: Clip, path: Path) -> None:
     frames = iter_frames(clip.path, clip.start, clip.end, crop=tuple(crop) if crop else None)
     with av.open(path, "w", format="mp4", options={"movflags": "+faststart"}) as file:
         rate = Fraction(clip.fps or 25).limit_denominator(1001)
-        stream = file.add_stream("libx264", rate=rate, options={"crf": "16", "bf": "0"})
+        stream = file.add_stream("libx264", rate=rate, options=X264)
         context, tick = stream.codec_context, Fraction(1, TICKS)
         stream.time_base = context.time_base = tick
         context.colorspace = context.color_primaries = context.color_trc = 1

@@ -13,17 +13,17 @@ from typing import Any
 import jinja2
 import numpy as np
 
+from t2v.card import DATA_CARD, UNKNOWN, table
 from t2v.config import CurateConfig
 from t2v.curation.balance import entropies
 from t2v.curation.caption import tidy
 from t2v.curation.journal import THUMBS
 from t2v.manifest import Clip
 
-PAGE, CARD = "report.html", "DATA.md"
+PAGE = "report.html"
 BINS = 24
 BAR, PLOT = 10, 60  # of a histogram: width of a bar, height of the plot
 ID = re.compile(r"[0-9a-f]{8,64}")
-UNKNOWN = "unknown"
 
 
 def write_report(
@@ -65,7 +65,7 @@ def write_report(
         "settings": (folder / "config.yaml").read_text(encoding="utf-8"),
     }
     page = environment.get_template("report.html.j2").render(facts)
-    (folder / CARD).write_bytes(data_card(clips, stats, config).encode(errors="replace"))
+    (folder / DATA_CARD).write_bytes(data_card(clips, stats, config).encode(errors="replace"))
     (folder / PAGE).write_bytes(page.encode(errors="replace"))
     return folder / PAGE
 
@@ -228,7 +228,7 @@ def data_card(clips: Sequence[Clip], stats: dict[str, Any], config: CurateConfig
         f"{stats['clips']} from {stats['files']} files by `t2v curate` "
         f"({stats['dropped']} dropped, {stats['failed']} failed).",
         "",
-        *_table(
+        *table(
             ("source", "licence", "files", "clips kept", "minutes kept"),
             [
                 (row["source"], row["license"], row["files"], row["kept"], row["seconds"] / 60)
@@ -236,34 +236,20 @@ def data_card(clips: Sequence[Clip], stats: dict[str, Any], config: CurateConfig
                 if row["kept"]
             ],
         ),
-        *_table(
+        *table(
             ("stage", "clips in", "dropped", "out"),
             [(row["stage"], row["in"], row["dropped"], row["out"]) for row in funnel(stats)],
         ),
-        *_table(
+        *table(
             ("captions by", "written", "taken"),
             [(row["name"], row["said"], row["taken"]) for row in authors(clips)],
         ),
-        *_table(
+        *table(
             ("topic", "clips kept"),
             [(row["name"], row["kept"]) for row in topics(clips) if row["kept"]],
         ),
     ]
     return "\n".join(lines).rstrip() + "\n"
-
-
-def _table(head: tuple[str, ...], rows: Sequence[tuple[object, ...]]) -> list[str]:
-    if not rows:
-        return []
-    cells = [[_plain(each) for each in row] for row in rows]
-    lines = [head, ["---"] * len(head), *cells]
-    return [f"| {' | '.join(line)} |" for line in lines] + [""]
-
-
-def _plain(value: object) -> str:
-    """A cell in which nothing is markup."""
-    text = f"{value:.1f}" if isinstance(value, float) else tidy(str(value))
-    return re.sub(r"([\\`*_\[\]<>|&#~])", r"\\\1", text)
 
 
 def picture(folder: Path, clip: Clip) -> str:

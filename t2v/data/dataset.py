@@ -312,4 +312,6 @@ def _held_out_last(
 
 
 def _row(clip: Clip, texts: Sequence[str]) -> dict[str, Any]:
-    return {"path": clip.path, "start": clip.start, "caption": clip.caption, "captions": texts}
+    said = {"caption": clip.caption, "captions": texts}
+    rights = {"source": clip.source, "license": clip.license}
+    return {"path": clip.path, "start": clip.start} | said | rights

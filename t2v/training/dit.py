@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from t2v.card import write_model_card
 from t2v.config import SampleConfig, TrainDiTConfig
 from t2v.data.captions import Captions
 from t2v.data.curriculum import Draw
@@ -213,8 +214,12 @@ class DiTTask:
         return torch.cat(latents), torch.stack(frames) / 255
 
     def save(self, folder: Path) -> None:
-        """Write a pipeline folder."""
+        """Write a pipeline folder with its model card."""
         self._pipeline().save_pretrained(folder)
+        self._write_card(folder, "Trained by `t2v train`; `training/` has the settings.")
+
+    def _write_card(self, folder: Path, made: str) -> None:
+        write_model_card(folder, made, self.config.data, self.rows, self.train_count)
 
     def _batch(self, draw: Draw, tokens: Tensor, lengths: Tensor) -> DiTBatch:
         return DiTBatch(self._latents(draw), tokens, lengths)

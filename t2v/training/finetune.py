@@ -14,6 +14,7 @@ import torch
 from einops import reduce
 from torch import Tensor
 
+from t2v.card import plain
 from t2v.config import FinetuneConfig, TrainConfig, TrainDiTConfig, TransformerConfig
 from t2v.data.dataset import filled
 from t2v.data.order import keyed_generator
@@ -136,6 +137,8 @@ class FinetuneTask(DiTTask):
             self._pipeline().save_pretrained(folder)
         if self.method.method == "lora":
             save_lora(self.model["transformer"], folder)
+        made = f"{plain(self.method.model)}, fine-tuned by `t2v finetune` (`{self.method.method}`)"
+        self._write_card(folder, f"{made}; `training/` has the settings.")
 
     @contextmanager
     def _as_saved(self) -> Iterator[None]:

@@ -26,6 +26,8 @@ from t2v.manifest import read_manifest
 from t2v.video import write_video
 
 ROOT = Path(__file__).parents[2]
+ODD = 'a "quoted"\n$(touch owned).mp4'
+BYTES = "ünï\udcffcode; rm.mp4"  # one byte of it is no text
 OTHERS = ("caption", "topics", "balance")  # what is tested elsewhere
 SKIP = tuple(stage.name for stage in STAGES if stage.name in OTHERS)
 SETTINGS = ["scenes.min_seconds=0.5", "quality.min_sharpness=0", f"skip=[{','.join(SKIP)}]"]
@@ -37,8 +39,8 @@ def footage(tmp_path_factory, scene) -> Path:
     folder = tmp_path_factory.mktemp("given") / "foot age"
     (folder / "sub 'dir'").mkdir(parents=True)
     films = {
-        'a "quoted" $(touch owned).mp4': scene(1, 36, pan=2),
-        "sub 'dir'/ünïcode; rm.mp4": np.concatenate([scene(2, 30, pan=1), scene(3, 30, pan=3)]),
+        ODD: scene(1, 36, pan=2),
+        f"sub 'dir'/{BYTES}": np.concatenate([scene(2, 30, pan=1), scene(3, 30, pan=3)]),
         "zcopy.mp4": scene(1, 30, pan=2)[:, :, ::-1],
         "frozen.mp4": np.repeat(scene(4, 1), 36, axis=0),
         "black.mp4": np.zeros((60, 144, 256, 3), np.uint8),
@@ -53,7 +55,7 @@ def footage(tmp_path_factory, scene) -> Path:
     with (folder / "about.csv").open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["File", "Repo", "Licence", "Caption"])
-        table.writerow(['a "quoted" $(touch owned).mp4', "somebody/films", "CC0-1.0", "a <b>ball"])
+        table.writerow([ODD, "somebody/films", "CC0-1.0", "a <b>ball"])
     return folder
 
 
@@ -63,7 +65,7 @@ def command(footage: Path, output: Path, *extra: str) -> list[str]:
 
 def rows(output: Path) -> dict[str, list[dict]]:
     found: dict[str, list[dict]] = {}
-    for line in (output / "manifest.jsonl").read_text().splitlines():
+    for line in (output / "manifest.jsonl").read_text().strip().split("\n"):
         row = json.loads(line)
         found.setdefault(Path(row["path"]).name, []).append(row)
     return found
@@ -77,8 +79,8 @@ def test_every_file_gets_its_verdict_and_the_counts_add_up(footage, tmp_path, ca
     found = rows(output)
     verdicts = {name: [row["dropped"] for row in each] for name, each in found.items()}
     assert verdicts == {
-        'a "quoted" $(touch owned).mp4': [""],
-        "ünïcode; rm.mp4": ["", ""],
+        ODD: [""],
+        BYTES: ["", ""],
         "zcopy.mp4": ["dedup"],
         "frozen.mp4": ["motion"],
         "black.mp4": ["quality"],
@@ -87,10 +89,10 @@ def test_every_file_gets_its_verdict_and_the_counts_add_up(footage, tmp_path, ca
         "notes.mp4": ["failed"],
     }
     assert all(row["reason"] for each in found.values() for row in each if row["dropped"])
-    first, second = found["ünïcode; rm.mp4"]
+    first, second = found[BYTES]
     assert (first["num_frames"], second["num_frames"]) == (30, 30)
     assert first["end"] == second["start"] == pytest.approx(30 / 24)
-    told = found['a "quoted" $(touch owned).mp4'][0]
+    told = found[ODD][0]
     assert (told["source"], told["license"]) == ("somebody/films", "CC0-1.0")
     assert told["caption"] == "a <b>ball"
     stats = json.loads((output / "stats.json").read_text())

@@ -135,3 +135,21 @@ def test_what_took_too_long_is_done_again_with_more_time(footage, tmp_path):
     assert main(words) == 0
     clips = read_manifest(tmp_path / "out")
     assert [clip.dropped for clip in clips].count("") == 3
+
+
+def test_rights_go_from_the_table_by_the_manifest_into_the_card_of_a_fine_tuned_model(
+    footage, tmp_path, pipe, capsys
+):
+    output = tmp_path / "out"
+    words = ["curate", str(footage), "-o", str(output), "files=cut", "workers=1"]
+    loose = ["scenes.min_seconds=0.5", "quality.min_sharpness=0", "skip=[dedup,topics,balance]"]
+    assert main([*words, *loose, "caption.authors=[filename]"]) == 0
+    pipe.register_to_config(num_frames=5, height=16, width=32)
+    pipe.save_pretrained(tmp_path / "base")
+    tune = ["finetune", f"model={tmp_path}/base", f"data={output}/manifest.jsonl", "steps=1"]
+    sizes = ["batch_size=2", "held_out=1", "lora.rank=1", f"output={tmp_path}/tuned"]
+    assert main([*tune, *sizes]) == 0, capsys.readouterr().err
+    card = (tmp_path / "tuned/checkpoint-000001/README.md").read_text()
+    assert "| an archive | CC0-1.0 | 1 | 0 |" in card
+    assert "| unknown | unknown | 1 | 1 |" in card
+    assert "3 clips, 0.1 minutes, kept of 3 from 3 files" in card

@@ -33,7 +33,17 @@ TREES = {
 FLOORS = [
     {"errors"},
     {"config", "settings"},
-    {"models", "diffusion", "video", "footage", "workers", "manifest", "distributed", "log"},
+    {
+        "models",
+        "diffusion",
+        "video",
+        "footage",
+        "workers",
+        "manifest",
+        "card",
+        "distributed",
+        "log",
+    },
     {"pipeline", "data", "curation"},
     {"world"},
     {"evaluation"},

@@ -178,7 +178,7 @@ COMMANDS = {
     ),
     "scorer": Command(
         ScorerConfig,
-        "t2v.evaluation.train_scorer:train_scorer",
+        "t2v.training.scorer:train_scorer",
         "train what tells how well a video fits a text",
     ),
     "plan": Command(

@@ -2,12 +2,19 @@
 
 from t2v.config.curation import CurateConfig
 from t2v.config.data import ClipsConfig, EncodeConfig, StageConfig
-from t2v.config.evaluation import CompareConfig, EvalConfig, ScorerConfig
+from t2v.config.evaluation import CompareConfig, EvalConfig
 from t2v.config.finetune import FinetuneConfig, LoRAConfig
 from t2v.config.models import TransformerConfig, VAEConfig
 from t2v.config.plan import PlanConfig
 from t2v.config.sampling import BenchConfig, ConvertConfig, SampleConfig
-from t2v.config.training import OptimConfig, TrainConfig, TrainDiTConfig, TrainVAEConfig
+from t2v.config.scorer import ScorerConfig, TowersConfig
+from t2v.config.training import (
+    DiscriminatorConfig,
+    OptimConfig,
+    TrainConfig,
+    TrainDiTConfig,
+    TrainVAEConfig,
+)
 from t2v.config.world import WorldConfig
 
 __all__ = [
@@ -16,6 +23,7 @@ __all__ = [
     "CompareConfig",
     "ConvertConfig",
     "CurateConfig",
+    "DiscriminatorConfig",
     "EncodeConfig",
     "EvalConfig",
     "FinetuneConfig",
@@ -25,6 +33,7 @@ __all__ = [
     "SampleConfig",
     "ScorerConfig",
     "StageConfig",
+    "TowersConfig",
     "TrainConfig",
     "TrainDiTConfig",
     "TrainVAEConfig",

@@ -19,29 +19,42 @@ from t2v.errors import UserError
 from t2v.evaluation.nets import Aligner
 from t2v.models.load import load_text, loading, refuse_missing
 
-FRAMES, SIDE = 16, 64  # what the video tower looks at; other videos are resampled to it
-PATCH = (2, 16, 16)
-TOKENS = (FRAMES // PATCH[0]) * (SIDE // PATCH[1]) * (SIDE // PATCH[2])
+FRAMES, SIDE = 17, 64  # what the video tower looks at; other videos are resampled to it
+TOKENS = 5 * 4 * 4  # what its convolutions leave of them
+CHUNK = 32
 
 
 class ScorerTowers(ModelMixin, ConfigMixin):
-    """The video tower, attention over space and time at once, and the head of the text tower."""
+    """The video tower, and the head of the text tower.
+
+    Convolutions see shapes and local change after a tenth of the clips that patches alone take
+    (Xiao et al. 2021, arXiv 2106.14881); attention over space and time at once puts them together.
+    """
 
     @register_to_config
-    def __init__(self, width: int, layers: int, heads: int, dim: int, text_dim: int) -> None:
+    def __init__(
+        self, channels: int, width: int, layers: int, heads: int, dim: int, text_dim: int
+    ) -> None:
         super().__init__()
-        self.patch = nn.Conv3d(3, width, PATCH, PATCH)
+        self.stem = nn.Sequential(
+            *_layer(3 * 4 * 4, channels, (1, 1, 1)),
+            *_layer(channels, 2 * channels, (2, 2, 2)),
+            *_layer(2 * channels, 2 * channels, (1, 1, 1)),
+            *_layer(2 * channels, width, (2, 1, 1)),
+            nn.MaxPool3d((1, 2, 2)),
+        )
         self.place = nn.Parameter(0.02 * torch.randn(TOKENS, width))
         layer = nn.TransformerEncoderLayer(
             width, heads, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True
         )
         self.blocks = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
         self.norm = nn.LayerNorm(width)
-        self.video_head = nn.Linear(width, dim)
+        self.video_head = nn.Linear(2 * width, dim)
         self.text_head = nn.Sequential(
             nn.Linear(text_dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim)
         )
-        self.scale = nn.Parameter(torch.tensor(10.0).log())  # SigLIP's first values
+        # SigLIP begins at 10 and -10; a short training has no time to raise the scale from there
+        self.scale = nn.Parameter(torch.tensor(20.0).log())
         self.bias = nn.Parameter(torch.tensor(-10.0))
 
     def see(self, video: Tensor, keep: Tensor | None = None) -> Tensor:
@@ -49,15 +62,17 @@ class ScorerTowers(ModelMixin, ConfigMixin):
 
         Args:
             video: `b c t h w` in [-1, 1], any length and size.
-            keep: the tokens that are looked at, `b n` indices; None: all.
+            keep: the tokens that attention looks at, `b n` indices; None: all.
         """
         if video.shape[2:] != (FRAMES, SIDE, SIDE):
             video = F.interpolate(video, (FRAMES, SIDE, SIDE), mode="trilinear")
-        x = rearrange(self.patch(video), "b d t h w -> b (t h w) d") + self.place
+        x = rearrange(video, "b c t (h p) (w q) -> b (c p q) t h w", p=4, q=4)
+        x = self.stem(x.contiguous(memory_format=torch.channels_last_3d))
+        x = rearrange(x, "b d t h w -> b (t h w) d") + self.place
         if keep is not None:
             x = x.gather(1, keep.unsqueeze(-1).expand(-1, -1, x.shape[2]))
-        x = self.norm(self.blocks(x)).mean(1)  # b d
-        return F.normalize(self.video_head(x), dim=-1)
+        x = self.norm(self.blocks(x))
+        return F.normalize(self.video_head(torch.cat((x.mean(1), x.amax(1)), -1)), dim=-1)
 
     def read(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """Unit vectors of texts, `b d`.
@@ -75,6 +90,11 @@ class ScorerTowers(ModelMixin, ConfigMixin):
         return self.scale.exp() * seen @ said.mT + self.bias
 
 
+def _layer(inputs: int, outputs: int, stride: tuple[int, int, int]) -> list[nn.Module]:
+    convolution = nn.Conv3d(inputs, outputs, 3, stride, padding=1, bias=False)
+    return [convolution, nn.GroupNorm(8, outputs), nn.ReLU()]
+
+
 class Scorer(nn.Module):
     """The towers with the tokenizer and encoder of the text."""
 
@@ -87,6 +107,7 @@ class Scorer(nn.Module):
     def read(self, texts: Sequence[str]) -> Tensor:
         """Unit vectors of texts, `m d`."""
         tokens = self.tokenizer(list(texts), padding=True, return_tensors="pt")
+        tokens = tokens.to(self.encoder.device)
         ids, mask = tokens.input_ids, tokens.attention_mask
         encoded = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
         return self.towers.read(encoded.float(), mask)
@@ -99,8 +120,12 @@ class Scorer(nn.Module):
             video: `n t h w c`, uint8.
             texts: one for each.
         """
-        seen = torch.cat([self.towers.see(pixels(chunk)) for chunk in video.split(32)])
-        return (seen * self.read(texts)).sum(-1)
+        return (self.look(video) * self.read(texts)).sum(-1)
+
+    def look(self, video: Tensor) -> Tensor:
+        """Unit vectors of videos `n t h w c`, uint8: `n d`."""
+        chunks = video.to(self.towers.device).split(CHUNK)
+        return torch.cat([self.towers.see(pixels(chunk)) for chunk in chunks])
 
     def save(self, folder: str | Path) -> None:
         """Leave `towers/`, `tokenizer/` and `text_encoder/` in a folder."""
@@ -133,7 +158,7 @@ def scorer_aligner(scorer: Scorer) -> Aligner:
 
     @torch.inference_mode()
     def see(video: Tensor) -> Tensor:
-        return scorer.towers.see(pixels(video)).unsqueeze(1)
+        return scorer.look(video).unsqueeze(1)
 
     @torch.inference_mode()
     def read(texts: Sequence[str]) -> Tensor:

@@ -1,0 +1,62 @@
+"""The settings of training the scorer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from t2v.config.checks import at_least_one
+from t2v.config.data import ClipsConfig
+from t2v.config.training import TrainConfig
+from t2v.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TowersConfig:
+    """The scorer's networks, but for the text encoder."""
+
+    channels: int = 48  # of the first convolution
+    width: int = 128
+    layers: int = 2
+    heads: int = 4
+    dim: int = 128  # of the common space
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScorerConfig(TrainConfig):
+    """`t2v scorer`: train two towers that tell how well a video fits a text, and test them."""
+
+    model: TowersConfig = field(default_factory=TowersConfig)
+    data: str  # a folder of `t2v world`, a manifest, or a folder of media with captions
+    test: str | None = None  # captioned clips to test on at the end; None: the held-out ones
+    text: str = "t2v-tiny"  # folder with the tokenizer and encoder to begin with
+    text_lr: float = 2e-4  # 0: the encoder stays as it is
+    count: int = 8192  # clips read, at most; one takes 200 kB of memory
+    masked: float = 0.5  # share of a video's tokens left out while training
+    unmasked_from: float = 0.8  # share of the steps after which all are seen
+    wrong_captions: int = 4  # of each clip: its own with one phrase exchanged
+    wrong_clips: float = 0.25  # of a batch, shown again in disorder or backwards
+    steps: int = 1000
+    batch_size: int = 96
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least_one(self, "count", "held_out", "wrong_captions")
+        if self.model.width % self.model.heads:
+            raise UserError(
+                f"model.width={self.model.width} is no multiple of model.heads={self.model.heads}."
+            )
+        if self.model.channels % 8 or self.model.width % 8:
+            raise UserError(
+                f"model.channels={self.model.channels} model.width={self.model.width}: give "
+                "multiples of 8."
+            )
+        if not (
+            0 <= self.masked < 1 and 0 <= self.unmasked_from <= 1 and 0 < self.wrong_clips <= 1
+        ):
+            raise UserError(
+                f"masked={self.masked} unmasked_from={self.unmasked_from} "
+                f"wrong_clips={self.wrong_clips}: shares from 0 to 1; some tokens must be left, "
+                "and some clips run wrong."
+            )
+        if self.clips != ClipsConfig():
+            raise UserError("clips.*: the scorer sees every clip at one size and length. Omit it.")

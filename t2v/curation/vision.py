@@ -20,12 +20,15 @@ class Captioner:
     A model with a chat template is shown all frames at once, as a video where it takes one, with
     the prompt. One without (BLIP, GIT) is shown one frame after the other, without prompt.
 
+    Args:
+        what: the setting that names it, for the message.
+
     Raises:
         UserError: it cannot be loaded.
     """
 
-    def __init__(self, name: str, device: str) -> None:
-        with loading(f"caption.authors: model:{name}"):
+    def __init__(self, name: str, device: str, what: str = "") -> None:
+        with loading(what or f"caption.authors: model:{name}"):
             self.processor = AutoProcessor.from_pretrained(name)
             self.model = AutoModelForImageTextToText.from_pretrained(name).to(device).eval()
         self.takes_chat = bool(getattr(self.processor, "chat_template", None))

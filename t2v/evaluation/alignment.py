@@ -24,23 +24,36 @@ def alignment(videos: Videos, nets: Nets) -> Findings:
 
 
 def _by(aligner: Aligner, videos: Videos) -> Findings:
-    text = aligner.read(videos.prompts)  # n d
+    text = aligner.read(videos.prompts).cpu()  # n d
     seen = see(aligner, videos.video)  # n k d
     score = text_to_frames(text, seen)  # n m k
     own = score.diagonal().T  # n k
     mean, weighed = own.mean(1), by_text(own)
-    found: Findings = {"sim": Column(mean, "higher", f"mean over frames, {aligner.name}")}
+    by = aligner.name
+    found: Findings = {
+        "sim": Column(mean, "higher", f"cosine of prompt and video, a mean over frames, {by}")
+    }
     if own.shape[1] > 1:
-        found["sim_weighed"] = Column(weighed, "higher", f"frames by the text, {aligner.name}")
+        words = "the same, frames that fit the prompt better weigh more"
+        found["sim_weighed"] = Column(weighed, "higher", f"{words}, {by}")
     if videos.real is not None:
         real = text_to_frames(text, see(aligner, videos.real)).diagonal().T.mean(1)
-        found["rm"] = Column(relative(mean, real), "higher", f"1: the real clip, {aligner.name}")
-    if len(videos) > max(RANKS):
+        words = (
+            "sim over that of the real clip (GODIVA); too high where this network chose the video"
+        )
+        found["rm"] = Column(relative(mean, real), "higher", f"{words}, {by}")
+    if len(videos) <= max(RANKS):
+        found["video_r1"] = NotRun(f"retrieval needs more than {max(RANKS)} videos")
+    else:
         table = by_text(score)  # texts by videos
         for name, scores in (("video", table), ("text", table.T)):
             found |= {
                 f"{name}_r{k}": Column(
-                    hits(scores, videos.prompts, k), "higher", aligner.name, is_share=True
+                    hits(scores, videos.prompts, k),
+                    "higher",
+                    f"is its own {name} among the best {k} of {len(videos)}? By chance "
+                    f"{k / len(videos):.2g}; {by}",
+                    is_share=True,
                 )
                 for k in RANKS
             }
@@ -49,7 +62,7 @@ def _by(aligner: Aligner, videos: Videos) -> Findings:
 
 def see(aligner: Aligner, video: Tensor) -> Tensor:
     """Unit vectors of videos, `n k d`."""
-    return torch.cat([aligner.see(chunk) for chunk in video.split(CHUNK)])
+    return torch.cat([aligner.see(chunk).cpu() for chunk in video.split(CHUNK)])
 
 
 def text_to_frames(text: Tensor, seen: Tensor) -> Tensor:

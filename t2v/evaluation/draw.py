@@ -31,7 +31,9 @@ def recipes(pipeline: T2VPipeline, prompts: tuple[str, ...], config: EvalConfig)
     scale = pipeline.config.guidance_scale
     if config.guidance_scale is not None:
         scale = config.guidance_scale
-    same = (model, rules, saved, steps, float(scale))
+    same: tuple[object, ...] = (model, rules, saved, steps, float(scale))
+    if pipeline.device.type != "cpu":  # another device sums in another order
+        same += (pipeline.device.type,)
     return [digest(same, prompt, config.seed + i) for i, prompt in enumerate(prompts)]
 
 
@@ -82,7 +84,8 @@ def through_vae(pipeline: T2VPipeline, videos: Tensor) -> Tensor:
     """What the VAE makes of `n t h w c` uint8 videos, of the same kind."""
     recons, device = [], ready(pipeline.vae)
     for chunk in videos.split(16):
-        latents = pipeline.vae.encode(pixels(chunk.to(device))).latent_dist.mean
-        video = (pipeline.vae.decode(latents).sample.clamp(-1, 1) + 1) * 127.5
+        shown = pixels(chunk.to(device)).to(pipeline.vae.dtype)
+        latents = pipeline.vae.encode(shown).latent_dist.mean
+        video = (pipeline.vae.decode(latents).sample.float().clamp(-1, 1) + 1) * 127.5
         recons.append(rearrange(video, "b c t h w -> b t h w c").round().to("cpu", torch.uint8))
     return torch.cat(recons)

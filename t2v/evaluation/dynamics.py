@@ -21,6 +21,7 @@ LEVELS = "grey levels of 255"
 def dynamics(videos: Videos, nets: Nets) -> Findings:
     """Motion beside every figure that a still video would win."""
     at_least(videos.video[0], 3, "dynamics of a video, frame by frame,")
+    second = max(1, round(videos.fps))  # in frames
     parts = [_chunk(each, videos.fps, nets.perceptual) for each in videos.video.split(CHUNK)]
     values = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     network = nets.perceptual.name if nets.perceptual else ""
@@ -32,12 +33,15 @@ def dynamics(videos: Videos, nets: Nets) -> Findings:
         "sharpness": ("", f"mean absolute Laplacian, {LEVELS}"),
         "subject": ("higher", f"VBench's formula where things move, {network}"),
         "background": ("higher", f"VBench's formula where nothing moves, {network}"),
-        "max_running": ("lower", f"the largest step of two frames (Panda-70M), {network}"),
+        "max_running": ("lower", f"Panda-70M's, the largest change within a second, {network}"),
     }
     found: Findings = {}
     for name, (sense, method) in better.items():
         if name in values:
-            found[name] = Column(values[name], sense, method)  # type: ignore[arg-type]
+            part = name == "frozen"
+            found[name] = Column(values[name], sense, method, is_part=part)  # type: ignore[arg-type]
+        elif network:
+            found[name] = NotRun(f"{videos.video.shape[1]} frames last no second of {second}")
         else:
             found[name] = NotRun("no network is named: perceptual=vae or a model")
     return found
@@ -56,8 +60,9 @@ def _chunk(video: Tensor, fps: float, net: PictureNet | None) -> dict[str, Tenso
         layers = net.maps(video)  # n t c h w each
         found["subject"] = persistence(layers[-1], moved.amax(1) > 0)
         found["background"] = persistence(layers[-1], moved.amax(1) == 0)
-        steps = gap([maps[:, 1:] for maps in layers], [maps[:, :-1] for maps in layers])
-        found["max_running"] = steps.amax(1)
+        seconds = [maps[:, :: max(1, round(fps))] for maps in layers]
+        if seconds[0].shape[1] > 1:
+            found["max_running"] = max_running(seconds)
     return found
 
 
@@ -109,6 +114,15 @@ def displacement(video: Tensor) -> Tensor:
 
 def _misfit(before: Tensor, after: Tensor) -> Tensor:
     return F.avg_pool2d((after - before).abs(), min(BLOCK, *before.shape[2:]))
+
+
+def max_running(maps: list[Tensor]) -> Tensor:
+    """Max Running LPIPS, `n`: the largest distance of a frame to the next (Panda-70M, 2402.19479).
+
+    Args:
+        maps: features of frames a second apart, `n t c h w` a layer.
+    """
+    return gap([each[:, 1:] for each in maps], [each[:, :-1] for each in maps]).amax(1)
 
 
 def persistence(maps: Tensor, where: Tensor) -> Tensor:

@@ -41,7 +41,10 @@ def distances(
     distance, spread = kernel_distance(ours, theirs)
     reach = 1.96 * spread
     found: Findings = {
-        "kernel": Figure(distance, distance - reach, distance + reach, len(ours), "lower", net.name)
+        "kernel": Figure(
+            *(distance, distance - reach, distance + reach, len(ours), "lower"),
+            f"KID's formula; 0 on average without a difference, so some fall below; {net.name}",
+        )
     }
     fewest = 2 * ours.shape[1]
     if min(len(ours), len(theirs)) < fewest:

@@ -23,19 +23,25 @@ class Interval:
     n: int
 
 
-def summary(values: Tensor, generator: torch.Generator, is_share: bool = False) -> Interval:
-    """The mean of what is known (not nan): Wilson's interval of a share, else a bootstrap's."""
+def summary(
+    values: Tensor, generator: torch.Generator, is_share: bool = False, is_part: bool = False
+) -> Interval:
+    """The mean of what is known (not nan): Wilson's interval of a share, else a bootstrap's.
+
+    Parts that are all equal leave nothing to resample: 16 times 1 does not prove 1. Wilson's
+    interval takes their place; of all that lie in [0, 1], shares spread the most.
+    """
     known = values[~values.isnan()].double()
     n = len(known)
     if n == 0:
         return Interval(math.nan, math.nan, math.nan, 0)
     mean = known.mean().item()
-    if is_share:
-        return Interval(mean, *wilson(int(known.sum()), n), n)
+    if is_share or (is_part and known.min() == known.max()):
+        return Interval(mean, *wilson(known.sum().item(), n), n)
     return Interval(mean, *bootstrap(known, generator), n)
 
 
-def wilson(right: int, n: int, z: float = 1.96) -> tuple[float, float]:
+def wilson(right: float, n: int, z: float = 1.96) -> tuple[float, float]:
     """Wilson's 95 % interval of a share (Wilson 1927, JASA 22:209)."""
     if n == 0:
         return math.nan, math.nan
@@ -59,8 +65,8 @@ def bootstrap(values: Tensor, generator: torch.Generator) -> tuple[float, float]
     means = values[drawn].mean(1).sort().values
     below = (means < values.mean()).double().mean().clamp(1 / DRAWS, 1 - 1 / DRAWS).item()
     bias = NORMAL.inv_cdf(below)
-    left = values.mean() - values  # the jackknife of a mean, but for a factor
-    skew = (left**3).sum().item() / (6 * (left**2).sum().item() ** 1.5)
+    off = values - values.mean()  # what the jackknife of a mean loses, but for a factor
+    skew = (off**3).sum().item() / (6 * (off**2).sum().item() ** 1.5)
     ends = []
     for share in (0.025, 0.975):
         z = bias + NORMAL.inv_cdf(share)

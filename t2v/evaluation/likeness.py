@@ -40,7 +40,7 @@ def evaluate(config: EvalConfig) -> str:
         UserError: no such model or clips, clips of several sizes, or all of one film.
     """
     assert config.data is not None
-    pipeline = load_pipeline(config.model)
+    pipeline = load_pipeline(config.model, config.device, config.dtype)
     dataset, real = _real(config, pipeline)
     films = [row.get("path") or row["caption"] for row in dataset.rows]
     if len(set(films)) < 2:
@@ -136,7 +136,9 @@ def _drawn(pipeline: T2VPipeline, prompts: list[str], seed: int) -> Tensor:
         if bar.disable and number % 16 == 0:  # no terminal
             logger.info("drawing %d of %d", number + 1, len(prompts))
         generator = torch.Generator().manual_seed(seed + number)
-        videos.append(pipeline(prompt, generator=generator, output_type="latent").frames.cpu())
+        videos.append(
+            pipeline(prompt, generator=generator, output_type="latent").frames.float().cpu()
+        )
     return torch.cat(videos)
 
 

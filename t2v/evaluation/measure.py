@@ -59,6 +59,8 @@ class Column:
     better: Better
     method: str
     is_share: bool = False  # right or wrong, 1 or 0: its mean is a share
+    is_part: bool = False  # a part of a whole, from 0 to 1
+    texts: tuple[str, ...] = ()  # what each value was read from, to be shown beside it
 
 
 @dataclass(frozen=True)

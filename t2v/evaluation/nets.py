@@ -36,7 +36,7 @@ class PictureNet:
         frames = rearrange(pixels(video), "n c t h w -> (n t) c h w")
         looked = [self.look(chunk) for chunk in frames.split(64)]
         layers = [torch.cat(layer) for layer in zip(*looked, strict=True)]
-        return [rearrange(each.float(), "(n t) d y x -> n t d y x", n=n) for each in layers]
+        return [rearrange(each.float().cpu(), "(n t) d y x -> n t d y x", n=n) for each in layers]
 
     def distance(self, ours: Tensor, theirs: Tensor) -> Tensor:
         """How far frames of `n t h w c` uint8 videos look apart, `n t`."""
@@ -66,7 +66,7 @@ class ClipNet:
     @torch.inference_mode()
     def features(self, video: Tensor) -> Tensor:
         """Features of videos, `n d`, double."""
-        return torch.cat([self.look(chunk).double() for chunk in video.split(CHUNK)])
+        return torch.cat([self.look(chunk).double().cpu() for chunk in video.split(CHUNK)])
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,15 @@ class Aligner:
 
 
 @dataclass(frozen=True)
+class Teller:
+    """`say` captions a video `t h w c` uint8, once or frame by frame; `compare` grades texts."""
+
+    name: str
+    say: Callable[[Tensor], list[str]]
+    compare: Callable[[str, Sequence[str]], Tensor]
+
+
+@dataclass(frozen=True)
 class Nets:
     """What measures a model; None: none was named."""
 
@@ -87,6 +96,7 @@ class Nets:
     features: ClipNet | None = None
     aligners: tuple[Aligner, ...] = ()
     oracle: WorldOracle | None = None
+    teller: Teller | None = None
 
 
 def vae_pictures(vae: nn.Module) -> PictureNet:
@@ -97,8 +107,9 @@ def vae_pictures(vae: nn.Module) -> PictureNet:
     )
 
     def look(frames: Tensor) -> list[Tensor]:
+        frames = frames.to(vae.device, vae.dtype)
         latents = vae.encode(frames.unsqueeze(2)).latent_dist.mean.squeeze(2)
-        return [(latents - mean) / std]
+        return [(latents - mean.to(latents)) / std.to(latents)]
 
     return PictureNet(f"vae {weights_digest(vae)[:8]}", look)
 
@@ -107,7 +118,7 @@ def oracle_features(oracle: WorldOracle) -> ClipNet:
     """What the judge of the world answers: the logits of all its heads, side by side."""
 
     def look(video: Tensor) -> Tensor:
-        return torch.cat(list(oracle(pixels(video)).values()), dim=1)
+        return torch.cat(list(oracle(pixels(video).to(oracle.device)).values()), dim=1)
 
     return ClipNet(f"world oracle {weights_digest(oracle)[:8]}", look)
 
@@ -124,7 +135,8 @@ def pictures_of(name: str, device: str = "cpu") -> PictureNet:
         prepare = _preparation(name, model)
 
     def look(frames: Tensor) -> list[Tensor]:
-        states = model(pixel_values=prepare(frames), output_hidden_states=True).hidden_states
+        shown = prepare(frames.to(device))
+        states = model(pixel_values=shown, output_hidden_states=True).hidden_states
         picked = torch.linspace(1, len(states) - 1, min(LAYERS, len(states) - 1)).long().tolist()
         return [_as_map(states[index], name) for index in picked]
 
@@ -140,20 +152,20 @@ def _as_map(state: Tensor, name: str) -> Tensor:
     return rearrange(state[:, -side * side :], "n (y x) d -> n d y x", y=side)
 
 
-def features_of(name: str) -> ClipNet:
+def features_of(name: str, device: str = "cpu") -> ClipNet:
     """Any video model of transformers (VideoMAE, ...), or an image model, averaged over frames.
 
     Raises:
         UserError: it cannot be loaded.
     """
     with loading(f"features={name}"):
-        model = AutoModel.from_pretrained(name).eval()
+        model = AutoModel.from_pretrained(name).eval().to(device)
         model = getattr(model, "vision_model", model)
         prepare = _preparation(name, model)
     takes = getattr(model.config, "num_frames", getattr(model.config, "frames_per_clip", None))
 
     def look(video: Tensor) -> Tensor:
-        frames = rearrange(pixels(video), "n c t h w -> n t c h w")
+        frames = rearrange(pixels(video).to(device), "n c t h w -> n t c h w")
         if takes is None:
             seen = model(pixel_values=prepare(frames.flatten(0, 1))).last_hidden_state
             seen = seen.flatten(2).mean(2) if seen.ndim == 4 else seen.mean(1)
@@ -166,14 +178,14 @@ def features_of(name: str) -> ClipNet:
     return ClipNet(f"{name} {weights_digest(model)[:8]}{blind}", look)
 
 
-def aligner_of(name: str, setting: str = "clip") -> Aligner:
+def aligner_of(name: str, setting: str = "clip", device: str = "cpu") -> Aligner:
     """Any model of transformers with a picture or video tower and a text tower (CLIP, X-CLIP, ...).
 
     Raises:
         UserError: it cannot be loaded, or has no such towers.
     """
     with loading(f"{setting}={name}"):
-        model = AutoModel.from_pretrained(name).eval()
+        model = AutoModel.from_pretrained(name).eval().to(device)
         processor = AutoProcessor.from_pretrained(name)
         if not (hasattr(model, "get_image_features") or hasattr(model, "get_video_features")):
             raise ValueError("It compares no videos with texts; CLIP, SigLIP and X-CLIP do.")
@@ -182,7 +194,7 @@ def aligner_of(name: str, setting: str = "clip") -> Aligner:
 
     @torch.inference_mode()
     def see(video: Tensor) -> Tensor:
-        frames = rearrange(pixels(video), "n c t h w -> n t c h w")
+        frames = rearrange(pixels(video).to(device), "n c t h w -> n t c h w")
         if watches:
             count = model.config.vision_config.num_frames
             shown = prepare(spread(frames, count).flatten(0, 1)).unflatten(0, (-1, count))
@@ -195,7 +207,7 @@ def aligner_of(name: str, setting: str = "clip") -> Aligner:
     @torch.inference_mode()
     def read(texts: Sequence[str]) -> Tensor:
         options = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
-        tokens = processor(text=list(texts), **options)
+        tokens = processor(text=list(texts), **options).to(device)
         return F.normalize(_vector(model.get_text_features(**tokens)), dim=-1)
 
     return Aligner(f"{name} {weights_digest(model)[:8]}", see, read)

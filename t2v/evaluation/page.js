@@ -1,33 +1,47 @@
 "use strict";
+// One clock for all films: whoever is in sight is set to it, so none runs ahead, whenever it loads.
 const films = [...document.querySelectorAll("video")];
 const button = document.getElementById("play");
-let playing = true;
-function restart() {
-  for (const film of films) { film.currentTime = 0; if (playing) film.play(); }
+const DRIFT = 0.06; // seconds a film may be off
+let started = performance.now();
+let stopped = null; // the clock's time while it stands
+function now() {
+  const longest = Math.max(0.1, ...films.map((film) => film.duration || 0));
+  return (stopped === null ? (performance.now() - started) / 1000 : stopped) % longest;
 }
-// the longest film leads; when it ends all begin again together
-let ready = 0;
-for (const film of films) film.addEventListener("loadeddata", () => {
-  if (++ready < films.length) return;
-  const leader = films.reduce((a, b) => (b.duration > a.duration ? b : a));
-  leader.addEventListener("ended", restart);
-  restart();
+function step(film) {
+  if (film.readyState < 1) return;
+  const time = Math.min(now(), film.duration - 0.001);
+  if (Math.abs(film.currentTime - time) > DRIFT && !film.seeking) film.currentTime = time;
+  if (stopped !== null) film.pause();
+  else if (film.paused && time < film.duration - DRIFT) film.play().catch(() => {});
+}
+const seen = new Set();
+const watcher = new IntersectionObserver((entries) => {
+  for (const { target, isIntersecting } of entries) {
+    if (isIntersecting) seen.add(target);
+    else { seen.delete(target); target.pause(); }
+  }
 });
+for (const film of films) watcher.observe(film);
+setInterval(() => { for (const film of seen) step(film); }, 100);
 button.addEventListener("click", () => {
-  playing = !playing;
-  button.textContent = playing ? "pause" : "play";
-  for (const film of films) playing ? film.play() : film.pause();
+  if (stopped === null) stopped = now();
+  else { started = performance.now() - stopped * 1000; stopped = null; }
+  button.textContent = stopped === null ? "pause" : "play";
 });
 for (const heading of document.querySelectorAll("th[data-sort]")) {
   heading.addEventListener("click", () => {
     const column = [...heading.parentNode.children].indexOf(heading);
     const body = heading.closest("table").tBodies[0];
     const upwards = heading.dataset.sort !== "up";
+    for (const other of heading.parentNode.querySelectorAll("[data-sort]")) other.dataset.sort = "";
     heading.dataset.sort = upwards ? "up" : "down";
     const text = (row) => row.children[column].textContent.trim();
     const rows = [...body.rows].sort((a, b) => {
       const x = text(a), y = text(b);
-      const order = isNaN(x) || isNaN(y) || !x || !y ? x.localeCompare(y) : x - y;
+      if (!x || !y) return !x - !y; // what is not known stays below
+      const order = isNaN(x) || isNaN(y) ? x.localeCompare(y) : x - y;
       return upwards ? order : -order;
     });
     body.append(...rows);

@@ -12,7 +12,7 @@ import jinja2
 import torch
 from torch import Tensor
 
-from t2v.evaluation.table import ARROWS, cell_text, footnotes
+from t2v.evaluation.table import cell_text, family_table, topics_told
 from t2v.video import write_video
 
 HERE = Path(__file__).parent
@@ -28,7 +28,7 @@ def write_page(
 
     Args:
         report: as in `eval.json` or `compare.json`; of each suite `ranking`, and `videos` with
-            `prompt`, `topic`, `values` and `marks`.
+            `prompt`, `topic`, `values`, `marks` and perhaps `said`, texts to be shown with it.
         videos: of each suite, the rows shown side by side, `n t h w c` uint8.
         most: videos of a suite.
     """
@@ -43,7 +43,12 @@ def write_page(
         columns = list(dict.fromkeys(key for video in shown for key in video["values"]))
         suites.append(
             {"name": name, "shown": shown, "columns": columns, "rows": list(videos[name])}
-            | {"told": suite, "notes": footnotes(suite)}
+            | {"told": suite, "topics": topics_told(suite) if suite["worst_topics"] else ""}
+            | {
+                "families": {
+                    name: family_table(rows) for name, rows in suite["tables"].items() if rows
+                }
+            }
         )
     script = (HERE / "page.js").read_text("utf-8")
     sealed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -52,7 +57,12 @@ def write_page(
     )
     environment.filters["cell"] = cell_text
     text = environment.get_template("page.html.j2").render(
-        protocol=report["protocol"], suites=suites, script=script, sealed=sealed, arrows=ARROWS
+        protocol=report["protocol"],
+        meanings=report.get("rows"),
+        enough=report.get("enough"),
+        suites=suites,
+        script=script,
+        sealed=sealed,
     )
     path.write_text(text, "utf-8")
 

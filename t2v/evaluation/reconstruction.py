@@ -22,20 +22,31 @@ def reconstruction(videos: Videos, nets: Nets) -> Findings:
         return {"psnr": NotRun("these prompts have no real clips")}
     space, time = nets.strides
     found: Findings = {
-        "psnr": Column(psnr(videos.video, videos.real), "higher", "dB, at most 100"),
-        "ssim": Column(ssim(videos.video, videos.real), "higher", f"uniform {WINDOW}x{WINDOW}"),
+        "psnr": Column(
+            psnr(videos.video, videos.real), "higher", "dB to the real clip, at most 100"
+        ),
+        "ssim": Column(
+            ssim(videos.video, videos.real),
+            "higher",
+            f"windows of {WINDOW}x{WINDOW}, as scikit-image",
+        ),
         "seam": Column(
-            seam(videos.video, videos.real, space), "lower", f"error steps at every {space} pixels"
+            seam(videos.video, videos.real, space),
+            "lower",
+            f"jumps of the error at every {space} pixels over those elsewhere; 1: no seam",
         ),
         "seam_time": Column(
-            seam_time(videos.video, videos.real, time), "lower", f"at every {time} frames"
+            seam_time(videos.video, videos.real, time),
+            "lower",
+            f"jumps of the error at every {time} frames over those elsewhere; 1: no seam",
         ),
     }
     if videos.mask is not None:
         inside = videos.mask > 127
         for name, where in (("psnr_things", inside), ("psnr_backdrop", ~inside)):
             values = psnr(videos.video, videos.real, where)
-            found[name] = Column(values, "higher", "dB, at most 100")
+            where_told = "of the things' pixels" if name == "psnr_things" else "of all others"
+            found[name] = Column(values, "higher", f"dB {where_told}, at most 100")
     if nets.perceptual is None:
         found["perceptual"] = NotRun("no network is named: perceptual=vae or a model")
     else:

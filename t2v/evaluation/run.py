@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -16,9 +17,12 @@ from torch import Tensor
 
 from t2v.config import EvalConfig
 from t2v.data.cache import digest, weights_digest
+from t2v.data.clips import read_rows
 from t2v.data.order import keyed_generator
+from t2v.errors import UserError
 from t2v.evaluation import cheats
 from t2v.evaluation.alignment import alignment
+from t2v.evaluation.caption_back import caption_back, teller_of
 from t2v.evaluation.draw import draw, kept_in, recipes, through_vae
 from t2v.evaluation.dynamics import dynamics
 from t2v.evaluation.fidelity import fidelity
@@ -54,7 +58,17 @@ logger = logging.getLogger(__name__)
 MODEL, CEILING, REAL = "model", "real clips through the VAE", "real clips"
 CHANCE, GUESS = "another real clip", "most common answer"
 STILL, BLUR = "real clips standing still", "real clips blurred"
+ROWS = {
+    MODEL: "what the model drew",
+    CEILING: "the clips that the prompts describe, through the model's VAE: the ceiling",
+    REAL: "those clips as they are",
+    CHANCE: "the clip of another prompt: chance",
+    GUESS: "one and the same answer for every prompt, the best there is: chance",
+    STILL: "the first frame of each real clip over and over: what standing still would earn",
+    BLUR: "real clips under a mean of 5 x 5 pixels: what blur would earn",
+}
 WORST_TOPICS = 3
+ENDS = (10, 50)  # topics that BenchUFO averages at either end
 
 
 @dataclass(frozen=True)
@@ -68,12 +82,19 @@ class Family:
 METRICS = {
     "world": Family(attributes, (MODEL, CEILING, REAL)),
     "alignment": Family(alignment, (MODEL, CEILING, REAL, CHANCE)),
+    "caption back": Family(caption_back, (MODEL, REAL, CHANCE)),
     "dynamics": Family(dynamics, (MODEL, CEILING, REAL, STILL, BLUR)),
     "fidelity": Family(fidelity, (MODEL, CEILING, REAL, STILL, BLUR)),
     "reconstruction": Family(reconstruction, (CEILING, BLUR, CHANCE)),
 }
 # by which the page sorts its videos, the first that was run
-RANKING = ("world.all", "alignment.sim_weighed", "alignment.sim", "dynamics.subject")
+RANKING = (
+    "world.all",
+    "caption back.similarity",
+    "alignment.sim_weighed",
+    "alignment.sim",
+    "dynamics.subject",
+)
 
 
 def evaluate(config: EvalConfig) -> str:
@@ -87,7 +108,9 @@ def evaluate(config: EvalConfig) -> str:
         UserError: a model or a file is missing or of another kind.
     """
     suites = [load_suite(name, config.count, config.seed) for name in config.suites]
-    pipeline = load_pipeline(config.model)
+    _check_asked(suites, config)
+    pipeline = load_pipeline(config.model, config.device, config.dtype)
+    _check_room(suites, pipeline)
     nets = load_nets(config, pipeline)
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
@@ -101,11 +124,43 @@ def evaluate(config: EvalConfig) -> str:
         report["suites"][suite.name] = judge(suite, rows, nets, keys, config)
         shown = {name: rows[name].video for name in (MODEL, REAL) if name in rows}
         videos[suite.name] = shown
+    tables = [rows for suite in report["suites"].values() for rows in suite["tables"].values()]
+    report["rows"] = {
+        row: text for row, text in ROWS.items() if any(row in rows for rows in tables)
+    }
     text = json.dumps(report, indent=1, allow_nan=False)
     (output / "eval.json").write_text(text)
     (output / "eval.md").write_text(markdown(report))
     write_page(output / "page.html", report, videos, pipeline.config.fps, config.page_videos)
     return markdown(report)
+
+
+def _check_asked(suites: list[Suite], config: EvalConfig) -> None:
+    """Raise UserError for what could not be measured, before anything is drawn."""
+    if config.oracle is not None and not any(suite.scenes for suite in suites):
+        raise UserError(
+            f"oracle={config.oracle}: the judge reads scenes of the world, and suites="
+            f"{list(config.suites)} describes none. Add world, or leave the oracle out."
+        )
+    if config.training is not None:
+        read_rows(config.training)
+
+
+def _check_room(suites: list[Suite], pipeline: T2VPipeline) -> None:
+    saved = pipeline.config
+    if saved.num_frames < 3:
+        raise UserError(f"The model draws {saved.num_frames} frames; dynamics need at least 3.")
+    one = saved.num_frames * saved.height * saved.width * 3
+    rows = {True: 9, False: 1}  # where there are real clips: those, their copies, masks and others
+    room = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for suite in suites:
+        need = one * len(suite.prompts) * rows[suite.scenes is not None]
+        if need > room:
+            raise UserError(
+                f"{len(suite.prompts)} prompts of suite {suite.name} at {saved.num_frames} frames "
+                f"{saved.height}x{saved.width}, with the clips beside them, take {need / 1e9:.0f} "
+                f"GB; this machine has {room / 1e9:.0f}. Give a smaller count."
+            )
 
 
 def load_nets(config: EvalConfig, pipeline: T2VPipeline) -> Nets:
@@ -114,25 +169,30 @@ def load_nets(config: EvalConfig, pipeline: T2VPipeline) -> Nets:
     Raises:
         UserError: one cannot be loaded.
     """
-    oracle = load_oracle(config.oracle) if config.oracle else None
+    device = pipeline.device.type
+    oracle = load_oracle(config.oracle).to(device) if config.oracle else None
     match config.perceptual:
         case None:
             perceptual = None
         case "vae":
             perceptual = vae_pictures(pipeline.vae)
         case name:
-            perceptual = pictures_of(name)
+            perceptual = pictures_of(name, device)
     features = oracle_features(oracle) if oracle else None
-    aligners = [aligner_of(config.clip)] if config.clip else []
+    aligners = [aligner_of(config.clip, device=device)] if config.clip else []
     if config.scorer:
-        aligners.append(scorer_aligner(load_scorer(config.scorer)))
+        aligners.append(scorer_aligner(load_scorer(config.scorer).to(device)))
+    teller = None
+    if config.captioner:
+        teller = teller_of(config.captioner, config.sentences, device)
     vae = pipeline.vae.config
     return Nets(
         strides=(vae.scale_factor_spatial, vae.scale_factor_temporal),
         perceptual=perceptual,
-        features=features_of(config.features) if config.features else features,
+        features=features_of(config.features, device) if config.features else features,
         aligners=tuple(aligners),
         oracle=oracle,
+        teller=teller,
     )
 
 
@@ -151,6 +211,8 @@ def protocol(config: EvalConfig, pipeline: T2VPipeline) -> dict[str, Any]:
         "fps": saved["fps"],
         "size": [saved[name] for name in ("num_frames", "height", "width")],
         "intervals": "95 %: Wilson for shares, BCa bootstrap over prompts for means",
+        "device": pipeline.device.type,
+        "dtype": str(pipeline.transformer.dtype),
         "clips": str(kept_in(config).resolve()),
         "versions": {name: version(name) for name in ("torch", "diffusers", "transformers")},
     }
@@ -190,12 +252,15 @@ def judge(
         guess = columns(list(truths), most_common(list(truths)), "one answer for all")
         found["world"][GUESS] = guess
     marks, told, nearest = _suspicions(rows, found["dynamics"], config.training)
-    values = {
-        f"{family}.{name}": column.values.tolist()
+    columns_of_model = {
+        f"{family}.{name}": column
         for family, by_row in found.items()
         for name, column in by_row.get(MODEL, {}).items()
         if isinstance(column, Column)
     }
+    values = {name: column.values.tolist() for name, column in columns_of_model.items()}
+    said = {name: column.texts for name, column in columns_of_model.items() if column.texts}
+    said |= {"nearest training clip": tuple(nearest)} if nearest else {}
     ranking = next((name for name in RANKING if name in values), None)
     videos = [
         {
@@ -205,7 +270,7 @@ def judge(
             "key": keys[i],
             "values": {name: _finite(column[i]) for name, column in values.items()},
             "marks": [name for name, mark in marks.items() if mark[i]],
-            **({"nearest_training": nearest[i]} if nearest else {}),
+            "said": {by: texts[i] for by, texts in said.items()},
         }
         for i, prompt in enumerate(suite.prompts)
     ]
@@ -214,7 +279,7 @@ def judge(
         "prompts_hash": digest(*suite.prompts),
         "warnings": told,
         "ranking": ranking,
-        "worst_topics": _worst_topics(videos, ranking),
+        **_by_topic(videos, ranking),
         "tables": {
             family: {row: _cells(findings) for row, findings in by_row.items()}
             for family, by_row in found.items()
@@ -260,7 +325,8 @@ def _cells(findings: Findings) -> dict[str, Any]:
             case NotRun():
                 cells[name] = {"not_run": found.reason}
             case Column():
-                interval = summary(found.values, keyed_generator(0, "bootstrap"), found.is_share)
+                generator = keyed_generator(0, "bootstrap")
+                interval = summary(found.values, generator, found.is_share, found.is_part)
                 cells[name] = _plain(interval) | {"better": found.better, "method": found.method}
             case Figure():
                 figures = Interval(found.value, found.low, found.high, found.n)
@@ -276,8 +342,12 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _worst_topics(videos: list[dict[str, Any]], ranking: str | None) -> list[dict[str, Any]]:
-    """The topics in which the model is worst (VideoUFO's way of telling)."""
+def _by_topic(videos: list[dict[str, Any]], ranking: str | None) -> dict[str, Any]:
+    """The topics in which the model is worst, and the means of the worst and of the best ones.
+
+    BenchUFO (VideoUFO, arXiv 2503.01739, section 5): a mean for each topic, then over the 10 and
+    50 lowest and highest; over a quarter of the topics where there are fewer than 20.
+    """
     topics = defaultdict(list)
     for video in videos:
         value = video["values"].get(ranking)
@@ -287,4 +357,10 @@ def _worst_topics(videos: list[dict[str, Any]], ranking: str | None) -> list[dic
         {"topic": topic, "value": sum(values) / len(values), "n": len(values)}
         for topic, values in topics.items()
     ]
-    return sorted(means, key=lambda each: each["value"])[:WORST_TOPICS]
+    means.sort(key=lambda each: each["value"])
+    ends: dict[str, float] = {"n": len(means)}
+    if len(means) > 1:
+        for count in [k for k in ENDS if len(means) >= 2 * k] or [max(1, len(means) // 4)]:
+            for name, some in (("low", means[:count]), ("top", means[-count:])):
+                ends[f"{name}_{count}"] = sum(each["value"] for each in some) / count
+    return {"worst_topics": means[:WORST_TOPICS] if len(means) > 1 else [], "topics": ends}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from t2v.evaluation.measure import Column, Findings, NotRun, Videos
 from t2v.evaluation.nets import Nets
 from t2v.models.folder import model_folder
 from t2v.models.load import loading, refuse_missing
+from t2v.models.placement import pick_device, pick_dtype
 from t2v.pipeline import T2VPipeline
 from t2v.world.grammar import DIRECTIONS
 from t2v.world.labels import HEADS, labels
@@ -81,23 +83,29 @@ def columns(truths: list[Truth], answers: list[Answer], method: str) -> Findings
     """The columns of `attributes` for some answers: 1 right, 0 wrong, nan not asked."""
     values = right(truths, answers)
     everything = torch.stack(list(values.values())).nanmean(0)
-    found: Findings = {"all": Column(everything, "higher", method)}
+    means = f"share of the asked attributes that are right, {method}"
+    found: Findings = {"all": Column(everything, "higher", means, is_part=True)}
+    told = f"is it the one the prompt asks for? {method}"
     return found | {
-        name: Column(value, "higher", method, is_share=True) for name, value in values.items()
+        name: Column(value, "higher", told, is_share=True) for name, value in values.items()
     }
 
 
-def load_pipeline(model: str) -> T2VPipeline:
-    """The pipeline of the embedded model, a folder or a hub id.
+def load_pipeline(model: str, device: str = "auto", dtype: str = "auto") -> T2VPipeline:
+    """The pipeline of the embedded model, a folder or a hub id, on its device.
 
     Raises:
-        UserError: it is not there, or it is damaged.
+        UserError: it is not there, it is damaged or another package's, or there is no such device.
     """
+    place = pick_device(device)
     folder = model_folder(model)
     with loading(f"model={model}"):
-        pipeline = T2VPipeline.from_pretrained(folder)
+        kind = json.loads((folder / "model_index.json").read_text("utf-8")).get("_class_name")
+        if kind != T2VPipeline.__name__:
+            raise ValueError(f"It is a {kind}; evaluation draws with a {T2VPipeline.__name__}.")
+        pipeline = T2VPipeline.from_pretrained(folder, dtype=pick_dtype(dtype, place))
     refuse_missing(f"model={model}", pipeline.transformer, pipeline.text_encoder, pipeline.vae)
-    return pipeline
+    return pipeline.to(place)
 
 
 def load_oracle(folder: str) -> WorldOracle:
@@ -148,4 +156,5 @@ def most_common(truths: list[Truth]) -> list[Answer]:
 @torch.no_grad()
 def judge(oracle: WorldOracle, videos: Tensor) -> list[Answer]:
     """What the judge sees in `n t h w c` uint8 videos."""
-    return [seen for chunk in videos.split(32) for seen in oracle.judge(pixels(chunk))]
+    chunks = videos.split(32)
+    return [seen for chunk in chunks for seen in oracle.judge(pixels(chunk).to(oracle.device))]

@@ -6,6 +6,7 @@ from torch import nn
 
 from t2v.errors import UserError
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 ALIGNMENT = 64  # bytes; what torch's own CPU allocations start at
 
 
@@ -23,6 +24,11 @@ def pick_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device={name}: not on this machine. Use auto or cpu.") from error
     return device
+
+
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The number format of that name; `auto` is bf16 on a GPU and fp32 elsewhere."""
+    return DTYPES[name if name != "auto" else "bf16" if device.type == "cuda" else "fp32"]
 
 
 @torch.no_grad()

@@ -12,14 +12,7 @@ from t2v.errors import UserError
 from t2v.models.folder import model_folder, weights_hash
 from t2v.models.load import loading, quiet_bars, refuse_missing
 from t2v.models.lora import load_lora
-from t2v.models.placement import pick_device
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The number format of that name; `auto` is bf16 on a GPU and fp32 elsewhere."""
-    return DTYPES[name if name != "auto" else "bf16" if device.type == "cuda" else "fp32"]
+from t2v.models.placement import pick_device, pick_dtype
 
 
 def load_pipeline(config: SampleConfig) -> tuple[DiffusionPipeline, str]:

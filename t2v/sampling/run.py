@@ -17,11 +17,12 @@ from t2v.errors import UserError
 from t2v.evaluation.nets import Aligner
 from t2v.models.folder import file_hash
 from t2v.models.lora import lora_file
+from t2v.models.placement import DTYPES
 from t2v.models.request import count_frames
 from t2v.pipeline import T2VPipeline
 from t2v.sampling import recipe as recipes
 from t2v.sampling.grade import load_grader, scorer_of
-from t2v.sampling.load import DTYPES, load_pipeline
+from t2v.sampling.load import load_pipeline
 from t2v.sampling.make import make_all
 from t2v.sampling.recipe import Choice, Recipe, read_latents
 from t2v.video import check_size, read_recipe

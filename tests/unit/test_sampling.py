@@ -8,8 +8,7 @@ import torch
 
 from t2v.config import SampleConfig
 from t2v.errors import UserError
-from t2v.models.placement import pick_device
-from t2v.sampling.load import pick_dtype
+from t2v.models.placement import pick_device, pick_dtype
 from t2v.sampling.recipe import (
     Recipe,
     read,

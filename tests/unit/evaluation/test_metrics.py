@@ -2,6 +2,7 @@
 
 import math
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from t2v.evaluation.dynamics import (
     displacement,
     dynamics,
     jerk,
+    max_running,
     persistence,
     sharpness,
 )
@@ -35,10 +37,13 @@ from t2v.evaluation.nets import (
     vae_pictures,
 )
 from t2v.evaluation.reconstruction import psnr, reconstruction, seam, seam_time, ssim
+from t2v.evaluation.suites import load_suite
+from t2v.evaluation.world import attributes, load_oracle
 from t2v.world.grammar import Scene, Thing
 from t2v.world.oracle import WorldOracle
 from t2v.world.render import render
 
+ROOT = Path(__file__).parents[3]
 THINGS = (
     Thing(shape="cube", colour="red", size="big", motion="left"),
     Thing(shape="ball", colour="blue", size="medium", motion="rise"),
@@ -77,7 +82,7 @@ def held(video, amount):
 
 
 def shuffled(video, amount):
-    """`amount` exchanges of two frames."""
+    """`amount` exchanges of two frames, of a quarter of the frames at most."""
     order = list(range(video.shape[1]))
     for first in range(amount):
         order[2 * first], order[-1 - 2 * first] = order[-1 - 2 * first], order[2 * first]
@@ -177,7 +182,7 @@ def test_motion_stands_beside_the_consistency_that_a_still_video_wins(real, vae)
     assert (moving["motion"].values > 0.5).all() and (moving["frozen"].values < 0.5).all()
     assert (still["motion"].values == 0).all() and (still["frozen"].values == 1).all()
     assert (still["flickering"].values == 1).all() and (still["jerk"].values == 0).all()
-    assert (still["max_running"].values == 0).all()
+    assert (still["max_running"].values == 0).all()  # frames 0 and 8, a second apart
     assert torch.allclose(still["background"].values, torch.ones(3), atol=1e-5)
     assert still["subject"].values.isnan().all()  # nothing moves
     assert (moving["max_running"].values > 0).all() and (moving["subject"].values < 1).all()
@@ -210,6 +215,45 @@ def test_blur_and_freezing_are_told_by_sharpness_and_frozen_frames(real):
     assert rises(frozen)
 
 
+def test_max_running_lpips_looks_a_second_ahead(real, vae):
+    net = vae_pictures(vae)
+    videos = Videos(real, ("a",) * 3, 4)  # 9 frames: 0, 4 and 8 are a second apart
+    found = dynamics(videos, Nets(perceptual=net))["max_running"].values
+    steps = [net.distance(real[:, t + 4, None], real[:, t, None])[:, 0] for t in (0, 4)]
+    assert torch.allclose(found, torch.maximum(*steps))
+    slow = dynamics(Videos(real, ("a",) * 3, 24), Nets(perceptual=net))["max_running"]
+    assert "9 frames last no second of 24" in slow.reason
+    cut = real.clone()
+    cut[:, 5:] = 255 - cut[:, 5:]
+    assert (
+        dynamics(Videos(cut, ("a",) * 3, 4), Nets(perceptual=net))["max_running"].values > found
+    ).all()
+    maps = [each[:, ::4] for each in net.maps(real)]
+    assert torch.allclose(max_running(maps), found)
+
+
+JUDGED = {  # what a damage takes from the judge of the world
+    noisy: ("all", (60, 120)),
+    blurred: ("all", (5, 9)),
+    jittered: ("all", (8,)),
+    held: ("motion", (3, 7, 16)),
+    shuffled: ("motion", (5,)),
+    tinted: ("all", (90,)),
+}
+
+
+def test_the_judge_of_the_world_reads_less_in_damaged_clips():
+    nets = Nets(oracle=load_oracle(str(ROOT / "assets" / "world-oracle")))
+    suite = load_suite("world", 24, 0)
+    clips, _ = suite.real(17, 64, 64)
+    videos = Videos(clips, suite.prompts, 8, truths=suite.truths())
+    whole = attributes(videos, nets)
+    for damage, (name, amounts) in JUDGED.items():
+        steps = [attributes(videos.showing(damage(clips, amount)), nets) for amount in amounts]
+        means = [found[name].values.nanmean()[None] for found in (whole, *steps)]
+        assert means[0] > 0.9 and rises([-each for each in means]), damage
+
+
 def test_what_changes_is_less_persistent():
     base = torch.rand(2, 5, 6, 4, 4, generator=torch.Generator().manual_seed(0)) - 0.5
     base[:] = base[:, :1]
@@ -239,8 +283,8 @@ def test_set_distances_rise_with_damage(real):
     generator = torch.Generator().manual_seed(0)
     crops = [real[:, :, y : y + 32, x : x + 32] for y in range(0, 16, 4) for x in range(0, 32, 4)]
     clips = torch.cat(crops)  # 96 of 32 x 32
-    net = ClipNet("mean and change", _mean_and_change)
-    for damage in (noisy, tinted, jittered):
+    net = ClipNet("mean, change and detail", _mean_change_and_detail)
+    for damage in LADDERS:
         found = [
             distances(damage(clips, amount), clips, net, generator) for amount in LADDERS[damage]
         ]
@@ -250,10 +294,12 @@ def test_set_distances_rise_with_damage(real):
     assert "halves of the real clips" in found[0]["frechet"].method
 
 
-def _mean_and_change(video):
+def _mean_change_and_detail(video):
     frames = video.float() / 255
     moves = (frames[:, 1:] - frames[:, :-1]).abs().mean((1, 2, 3, 4))
-    return torch.cat((frames.mean((1, 2, 3)), moves[:, None]), dim=1)
+    detail = (frames[:, :, 1:] - frames[:, :, :-1]).abs().mean((1, 2, 3, 4))
+    held = (frames[:, 1:] - frames[:, :-1]).abs().mean((2, 3, 4)).amin(1)
+    return torch.cat((frames.mean((1, 2, 3)), torch.stack((moves, detail, held), 1)), dim=1)
 
 
 def test_the_judge_is_a_net_of_features_and_few_clips_have_no_frechet_distance(real):

@@ -49,12 +49,13 @@ def test_few_of_the_lookalikes_of_a_defect_are_taken_for_it(defect):
     assert len(found(defect, lookalikes)) <= 0.1 * len(lookalikes)
 
 
-@pytest.mark.parametrize(("defect", "other"), [DEFECTS[:2], DEFECTS[1::-1]])
-def test_captions_written_after_the_rules_are_judged_nearly_as_well(defect, other):
+@pytest.mark.parametrize("defect", DEFECTS)
+def test_captions_written_after_the_rules_are_judged_as_well(defect):
     bad = PLANTED[f"unseen {defect}"]
-    good = PLANTED[f"unseen {other}"] + PLANTED["unseen lookalikes"]
-    assert len(found(defect, bad)) >= 0.85 * len(bad)
-    assert not found(defect, good)
+    others = [each for other in DEFECTS if other != defect for each in PLANTED[f"unseen {other}"]]
+    hits, false = found(defect, bad), found(defect, others + PLANTED["unseen lookalikes"])
+    assert len(hits) >= 0.9 * len(bad), set(bad) - set(hits)
+    assert len(hits) >= 0.9 * (len(hits) + len(false)), false
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ _TRANSITIONS = (
     r"\b(?:then|afterwards|later|after\s+that|finally)\b",
     rf"^(?:next|then|after\s+(?:this|that)|later|afterwards|finally),?\s+(?:the\s+{_FILM}\s+"
     rf"(?:{_SHOW}|moves|jumps)\b|we\s+(?:are\s+(?:taken|shown|back|in|at)|find|move|go)\b)",
-    rf"\b(?:we\s+are|viewer\s+is)\s+(?:then\s+|briefly\s+)?(?:taken|shown|brought|transported)\b",
+    r"\b(?:we\s+are|viewer\s+is)\s+(?:then\s+|briefly\s+)?(?:taken|shown|brought|transported)\b",
     rf"\b{_FILM}\s+(?:concludes|ends|closes|finishes)\s+with\s+(?:an?|the)\s+"
     r"(?:[\w-]+\s+){0,2}(?:shot|scene|view|close-?up|clip)\b",
     # In another part of the video, a mechanic works. The first half shows a gym.
@@ -86,9 +86,9 @@ _TRANSITIONS = (
     # Different views of it are shown. Scenes of war alternate with scenes of peace.
     rf"\b{_MANY}\s+(?:[\w-]+\s+)?{_SHOTS}\b.{{0,60}}\b(?:are\s+shown|follow|one\s+after)\b",
     rf"\b{_FILM}\s+(?:{_SHOW}|shows)\s+{_MANY}\s+(?:[\w-]+\s+)?(?:scenes|shots|clips)\b",
-    rf"\b(?:scenes|shots|clips|footage)\b.{{0,60}}\b(?:alternates?\s+with|gives?\s+way\s+to)\b",
+    r"\b(?:scenes|shots|clips|footage)\b.{0,60}\b(?:alternates?\s+with|gives?\s+way\s+to)\b",
     r"\bintercut(?:s|ting)?\b",
-    rf"^(?:an?|the)\s+(?:\w+\s+)?(?:montage|compilation)\b",
+    r"^(?:an?|the)\s+(?:\w+\s+)?(?:montage|compilation)\b",
     rf"\b{_FILM}\s+is\s+an?\s+(?:\w+\s+)?(?:montage|compilation|collage|mix)\b",
     # The opening shot is of a tower. There are several cuts. After a fade, he sits.
     rf"\bthe\s+(?:opening|closing|concluding|{_LATER})\s+(?:shot|scene|clip)\s+(?:is|{_SHOW})\b",
@@ -98,7 +98,7 @@ _TRANSITIONS = (
     r"\bafter\s+an?\s+(?:\w+\s+)?(?:fade|transition|dissolve|black\s+screen),",
     r"\bcuts?\s+to\s+black\b",
     rf"\b(?:the|this)\s+(?:{_FILM}|shot\s+of\s+[^,.]{{1,40}})\s+(?:\w+ly\s+)?dissolves\b",
-    rf"\bfollowed\s+by\s+(?:an?|the|another)\s+(?:[\w-]+\s+){{0,2}}(?:scene|shot|clip|view)\s+"
+    r"\bfollowed\s+by\s+(?:an?|the|another)\s+(?:[\w-]+\s+){0,2}(?:scene|shot|clip|view)\s+"
     r"(?:where|in\s+which|showing|with|that)\b",
     rf"\b(?:suddenly|now),?\s+the\s+(?:picture|{_FILM})\s+(?:is|shows)\b",
     # It fades to black.
@@ -140,11 +140,11 @@ _NARRATIONS = (
     rf"\b(?:in|on|from)\s+(?:one|another|some|other|most|certain)\s+(?:of\s+the\s+)?"
     rf"(?:{_FRAME}s?)\b{_HANGING}",
     rf"^(?:some|most|many|{_NUMBER})\s+(?:of\s+the\s+)?frames\s+{_SHOW}\b",
-    rf"\b(?:each|every)\s+(?:frame|image)\s+(?:is|has|appears|contains)\b",
+    r"\b(?:each|every)\s+(?:frame|image)\s+(?:is|has|appears|contains)\b",
     rf"\ball\s+(?:of\s+)?(?:the|these|\d+|{_NUMBER})\s+(?:frames|images|stills)\b{_HANGING}",
-    rf"\b(?:these|they)\s+are\s+(?:[\w-]+\s+)?(?:frames|stills|screenshots)\s+(?:of|from)\b",
+    r"\b(?:these|they)\s+are\s+(?:[\w-]+\s+)?(?:frames|stills|screenshots)\s+(?:of|from)\b",
     rf"\b{_FILM}\s+(?:contains|has|includes|shows|comprises)\s+(?:[\w-]+\s+)?{_NUMBER}\s+{_FRAMES}\b",
-    rf"\b(?:picture|image|photo)\s+(?:in|of)\s+the\s+(?:series|sequence)\b",
+    r"\b(?:picture|image|photo)\s+(?:in|of)\s+the\s+(?:series|sequence)\b",
     rf"^(?:as\s+we|when)\s+\w+\s+(?:through|along)\s+the\s+{_FRAMES}\b{_HANGING}",
     rf"^looking\s+at\s+the\s+(?:frames|images|stills)\b{_HANGING}",
     rf"^(?:the|these)\s+{_FRAMES},",

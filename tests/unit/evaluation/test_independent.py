@@ -130,8 +130,6 @@ def test_intervals_and_tests_are_those_of_scipy():
     assert ours == pytest.approx((other.low, other.high), abs=0.1 * width)  # both drew at random
     pairs = torch.tensor([1.0] * 9 + [-1.0] * 2 + [0.0] * 5)
     assert paired_p(pairs, torch.Generator()) == pytest.approx(stats.binomtest(9, 11).pvalue)
-    moved = drawn(30) + 0.4
-    luck = stats.permutation_test(
-        (moved.numpy(),), np.mean, permutation_type="samples", rng=np.random.default_rng(0)
-    ).pvalue
-    assert paired_p(moved, torch.Generator().manual_seed(0)) == pytest.approx(luck, abs=0.015)
+    moved = drawn(9) + 0.5
+    luck = stats.permutation_test((moved.numpy(),), np.mean, permutation_type="samples").pvalue
+    assert paired_p(moved, torch.Generator().manual_seed(0)) == pytest.approx(luck, abs=0.02)

@@ -11,6 +11,7 @@ from transformers import CLIPModel
 
 from t2v.cli import main
 from t2v.evaluation.nets import aligner_of
+from t2v.evaluation.scorer import Scorer, ScorerTowers
 from t2v.pipeline import T2VPipeline
 from t2v.video import read_recipe, read_video
 
@@ -55,15 +56,19 @@ def frames(name):
     return read_video(Path(name))[0]
 
 
-def scores_of_single_draws(run):
-    """The scores of seeds 3 to 6, each drawn alone: by the scorer itself, on the frames drawn."""
-    scorer, drawn = aligner_of("../clip"), {}
+def drawn_alone(seed):
+    """The frames of one draw, as the pipeline gives them: `1 t h w c` uint8."""
     pipe = T2VPipeline.from_pretrained("../model")
     pipe.set_progress_bar_config(disable=True)
+    video = pipe(PROMPT, generator=torch.Generator().manual_seed(seed)).frames
+    return torch.from_numpy((video * 255).round().astype(np.uint8))
+
+
+def scores_of_single_draws():
+    """The scores of seeds 3 to 6, each drawn alone."""
+    scorer, drawn = aligner_of("../clip"), {}
     for seed in range(3, 7):
-        video = pipe(PROMPT, generator=torch.Generator().manual_seed(seed)).frames[0]
-        video = torch.from_numpy((video * 255).round().astype(np.uint8))
-        fits = scorer.see(video[None])[0] @ scorer.read([PROMPT])[0]  # one a frame
+        fits = scorer.see(drawn_alone(seed))[0] @ scorer.read([PROMPT])[0]  # one a frame
         drawn[str(seed)] = fits.mean().item()
     return drawn
 
@@ -71,7 +76,7 @@ def scores_of_single_draws(run):
 def test_the_best_draw_stays_with_all_scores_in_its_recipe(run, work):
     code, err = run(*BEST_OF_4, "--sheet", "keep_draws=true", "-o", "x.mp4")
     assert code == 0, err
-    wanted = scores_of_single_draws(run)
+    wanted = scores_of_single_draws()
     best = max(wanted, key=wanted.get)
     recipe = read_recipe(Path("x.mp4"))
     assert recipe["choice"]["scores"] == pytest.approx(wanted, abs=1e-5)
@@ -185,3 +190,17 @@ def test_what_cannot_grade_is_named_before_anything_is_drawn(argv, words, work, 
     shown = capsys.readouterr().err
     assert code == 2 and words in shown and "Traceback" not in shown
     assert not list(work.iterdir())
+
+
+def test_a_scorer_of_ours_grades_too(run, tokenizer, text_encoder):
+    towers = ScorerTowers(
+        channels=8, width=16, layers=1, heads=2, dim=8, text_dim=text_encoder.config.d_model
+    )
+    scorer = Scorer(towers, tokenizer, text_encoder).eval()
+    scorer.save("../scorer")
+    code, err = run(PROMPT, "--seed", "3", "best_of=2", "scorer=../scorer")
+    assert code == 0, err
+    scores = read_recipe(Path("video.mp4"))["choice"]["scores"]
+    wanted = {seed: scorer.score(drawn_alone(seed), [PROMPT]).item() for seed in (3, 4)}
+    assert {int(seed): score for seed, score in scores.items()} == pytest.approx(wanted, abs=1e-5)
+    assert wanted[3] != wanted[4]

@@ -1,6 +1,7 @@
 """Trainings and encodings killed at any instant go on to the end state of the uninterrupted one."""
 
 import json
+import logging
 import multiprocessing
 import random
 import time
@@ -50,7 +51,7 @@ def attempt(kind, config, seconds):
 def used(pid):
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return 0.0
     return (int(fields[11]) + int(fields[12])) * TICK
 
@@ -86,10 +87,9 @@ def stage(kind, config):
     output = Path(config.output)
     if kind == "encode":
         return f"{len(list(output.rglob('*.safetensors')))} shards"
-    if any(output.glob(".checkpoint-*.partial")):
-        return "half a checkpoint"
     newest = newest_checkpoint(output)
-    return newest.name if newest else "no checkpoint"
+    half = any(output.glob(".checkpoint-*.partial"))
+    return f"{newest.name if newest else 'no checkpoint'}{' and half of one' if half else ''}"
 
 
 def end_as_if_never_killed(kind, config, end_of, tmp_path):
@@ -105,13 +105,14 @@ def end_as_if_never_killed(kind, config, end_of, tmp_path):
         other = replace(config, output=str(tmp_path / f"killed-{runs}"))
         ended = False
         while not ended:
-            instant = instants.uniform(0, 0.7 * whole) if stages.total() < KILLS else 1e9
+            instant = instants.uniform(0, whole) if stages.total() < KILLS else 1e9
             ended, _ = attempt(kind, other, instant)
             stages.update([] if ended else [stage(kind, other)])
         reached, told = end_of(other)
         assert reached.keys() == tensors.keys()
         assert [name for name in tensors if not torch.equal(tensors[name], reached[name])] == []
         assert told == files
+    logging.info("%d kills in %d outputs left: %s", stages.total(), runs, dict(stages))
     return stages
 
 

@@ -78,21 +78,22 @@ class FinetuneTask(DiTTask):
         weights = weights_hash(folder)
         prompts = read_prompts(config.base_prompts) if config.base_prompts else []
         drawn = _drawn(config, pipeline, weights, prompts)  # before anything is added to the model
-        text = pipeline.tokenizer, pipeline.text_encoder
-        add_words(*text, config)
-        _add_adapter(config, pipeline.transformer)
-        parts = DiTParts(pipeline.vae, *text, pipeline.transformer, pipeline.scheduler)
+        text_encoder = pipeline.text_encoder
+        tokenizer = add_words(pipeline.tokenizer, text_encoder, config)
+        transformer = pipeline.transformer
+        _add_adapter(config, transformer)
+        parts = DiTParts(pipeline.vae, tokenizer, text_encoder, transformer, pipeline.scheduler)
         super().__init__(_as_training(config, pipeline, folder), parts)
         self.saved = {name: pipeline.config[name] for name in SAVED}
         self.prior = None
         if drawn is not None:
             length = self.config.max_sequence_length
-            self.prior = Prior(prompts, drawn, pipeline.tokenizer, length, config.seed)
+            self.prior = Prior(prompts, drawn, tokenizer, length, config.seed)
         self.sources["model"] = weights
         if config.peft is not None:
             self.sources["peft"] = sha256(Path(config.peft).read_bytes()).hexdigest()[:16]
         self._check_concepts()
-        add_known_words(pipeline.tokenizer, self._captions())
+        add_known_words(tokenizer, self._captions())
         self.config = replace(self.config, prompts=self._sheet_prompts())
         choose_trainable(self.model, config)
         if config.method == "lora" and (config.concept or config.soft_prompt is not None):

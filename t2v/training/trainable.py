@@ -140,6 +140,7 @@ def add_peft(transformer: T2VTransformer3DModel, file: str, seed: int) -> None:
         with torch.random.fork_rng(devices=[]):  # peft draws from the global state
             torch.manual_seed(seed)
             transformer.add_adapter(PEFT_TYPE_TO_CONFIG_MAPPING[told["peft_type"]](**told))
+    transformer.eval()  # in training mode some of its layers draw from the global state, unasked
 
 
 @torch.no_grad()
@@ -165,7 +166,8 @@ def check_peft(transformer: T2VTransformer3DModel, file: str) -> None:
             noise = torch.randn(weight.shape, generator=keyed_generator("woken", name))
             weight.add_(noise.to(weight), alpha=WAKING)
     tuned = prediction(woken)
-    added = prediction(merged(woken, 1.0))
+    with loading(f"peft={file}"):  # what peft cannot add into weights it refuses
+        added = prediction(merged(woken, 1.0))
     if torch.equal(tuned, base) or _apart(added, tuned) > SAME:
         raise UserError(
             f"peft={file}: this kind changes nothing, or cannot be added into the weights. "

@@ -17,11 +17,11 @@ from t2v.models.text import WORD, clean_prompt
 
 def add_words(
     tokenizer: PreTrainedTokenizerBase, text_encoder: PreTrainedModel, config: FinetuneConfig
-) -> None:
+) -> PreTrainedTokenizerBase:
     """Add the new words and the soft prompt of `config`, and let only their embeddings learn.
 
-    Both lie in the tokenizer and the text encoder, which are saved as ever: whoever loads them
-    needs to know nothing of it.
+    Both lie in the text encoder and the tokenizer that is given back, which are saved as ever:
+    whoever loads them needs to know nothing of it.
 
     Raises:
         UserError: see `concept_starts`, `soft_prompt_starts` and `put_before`.
@@ -30,8 +30,7 @@ def add_words(
     soft = soft_prompt_starts(tokenizer, text_encoder, config.soft_prompt)
     if words or soft:
         add_tokens(tokenizer, text_encoder, words | soft)
-    if soft:
-        put_before(tokenizer, list(soft))
+    return put_before(tokenizer, list(soft)) if soft else tokenizer
 
 
 def concept_starts(
@@ -102,9 +101,13 @@ def add_tokens(
     table.register_forward_hook(only_new_learn)
 
 
-def put_before(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str]) -> None:
-    """Let the tokenizer put `tokens` before every text, behind the mark it may begin with; also
+def put_before(
+    tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str]
+) -> PreTrainedTokenizerBase:
+    """A tokenizer that puts `tokens` before every text, behind the mark it may begin with; also
     once it is saved and loaded.
+
+    It is of the general class: those of single models, such as T5's, make their marks anew.
 
     Raises:
         UserError: it cannot, or forgets it on the way.
@@ -124,11 +127,19 @@ def put_before(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str]) -> Non
         single=" ".join([*marks, "$A", *ends]),
         special_tokens=[(each, tokenizer.convert_tokens_to_ids(each)) for each in (*marks, *ends)],
     )
+    if type(tokenizer) is not PreTrainedTokenizerFast:
+        tokenizer = PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer.backend_tokenizer,
+            model_max_length=tokenizer.model_max_length,
+            padding_side=tokenizer.padding_side,
+            **tokenizer.special_tokens_map,
+        )
     with TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
         loaded = type(tokenizer).from_pretrained(folder)
     if loaded("a").input_ids != tokenizer.convert_tokens_to_ids(marks) + plain + after:
         raise UserError(f"soft_prompt: a {name} forgets it when it is saved. {instead}")
+    return tokenizer
 
 
 def _embeddings(

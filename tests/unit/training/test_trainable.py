@@ -109,11 +109,13 @@ def test_any_adapter_of_peft_begins_as_the_model_and_ends_in_its_weights(
     assert learning and not set(learning) & set(names)
     assert all(".to_q." in name or ".to_v." in name for name in learning)
     with torch.no_grad():
-        for name in learning:
+        for name in learning:  # as training would
             weight = transformer.get_parameter(name)
             noise = torch.randn(weight.shape, generator=keyed_generator(name))
             weight.add_(noise, alpha=0.05)
+    before = torch.get_rng_state()
     tuned, whole = answer(transformer), merged(transformer, 1.0)
+    assert torch.equal(torch.get_rng_state(), before)  # a run that goes on draws nothing twice
     assert (tuned - plain).abs().max() > 1e-3
     assert list(whole.state_dict()) == names
     torch.testing.assert_close(answer(whole), tuned, atol=1e-4, rtol=1e-3)
@@ -144,6 +146,7 @@ def test_an_adapter_of_peft_is_the_same_for_the_same_seed(transformer, tmp_path)
         ({"peft_type": "LOHA", "target_modules": ["to_qq"]}, "to_qq"),
         ({"peft_type": "LOHA", "rank_dropout": 0.1}, "rank_dropout is drawn by peft"),
         ({"peft_type": "VERA"}, "cannot be loaded"),
+        ({"peft_type": "LILY"}, "cannot be loaded"),
         ({"peft_type": "PREFIX_TUNING"}, "cannot be loaded"),
     ],
 )

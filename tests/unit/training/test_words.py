@@ -2,7 +2,13 @@
 
 import pytest
 import torch
-from transformers import AutoTokenizer, ByT5Tokenizer, T5EncoderModel
+from transformers import (
+    AutoTokenizer,
+    ByT5Tokenizer,
+    CLIPTokenizer,
+    T5EncoderModel,
+    T5Tokenizer,
+)
 
 from t2v.config import FinetuneConfig
 from t2v.errors import UserError
@@ -42,7 +48,7 @@ def test_a_fresh_soft_prompt_is_its_text_before_every_prompt_to_the_bit(
     tokenizer, text_encoder, tmp_path
 ):
     wanted = embedded(tokenizer, text_encoder, [f"the snow {prompt}" for prompt in PROMPTS])
-    add_words(tokenizer, text_encoder, settings(soft_prompt="the snow"))
+    assert add_words(tokenizer, text_encoder, settings(soft_prompt="the snow")) is tokenizer
     assert torch.equal(embedded(tokenizer, text_encoder, PROMPTS), wanted)
     tokenizer.save_pretrained(tmp_path)
     text_encoder.save_pretrained(tmp_path)
@@ -55,6 +61,30 @@ def test_a_second_soft_prompt_stands_behind_the_first(tokenizer, text_encoder):
     add_words(tokenizer, text_encoder, settings(soft_prompt="the snow"))
     add_words(tokenizer, text_encoder, settings(soft_prompt="under"))
     assert torch.equal(embedded(tokenizer, text_encoder, ["a ball"]), wanted)
+
+
+VOCABULARY = ["<pad>", "</s>", "<unk>", "▁red", "▁ball", "▁a"]
+OTHERS = {
+    "T5": lambda: T5Tokenizer(vocab=[(word, -float(at)) for at, word in enumerate(VOCABULARY)]),
+    "CLIP": lambda: CLIPTokenizer(
+        vocab={"<|startoftext|>": 0, "<|endoftext|>": 1, "a</w>": 2, "red</w>": 3}, merges=[]
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_tokenizers_of_single_models_keep_a_soft_prompt_too(kind, tmp_path):
+    tokenizer = OTHERS[kind]()
+    before = tokenizer("a").input_ids
+    at = before.index(tokenizer("a", add_special_tokens=False).input_ids[0])
+    tokenizer.add_tokens(["<soft-1>", "<soft-2>"])
+    soft = tokenizer.convert_tokens_to_ids(["<soft-1>", "<soft-2>"])
+    kept = put_before(tokenizer, ["<soft-1>", "<soft-2>"])
+    kept.save_pretrained(tmp_path)
+    for each in (kept, AutoTokenizer.from_pretrained(tmp_path)):
+        assert each("a").input_ids == [*before[:at], *soft, *before[at:]]
+        assert each.pad_token == tokenizer.pad_token
+        assert each.model_max_length == tokenizer.model_max_length
 
 
 def test_a_tokenizer_that_puts_nothing_before_prompts_is_refused():

@@ -42,11 +42,12 @@ class Cache:
     that cannot be read is named in a warning and counts as absent.
 
     Args:
-        per_shard: how many tensors a shard holds; at most so many are lost to a kill.
+        per_shard: how many tensors a shard holds, `TENSORS_PER_SHARD` unless told otherwise; at
+            most so many are lost to a kill.
     """
 
-    def __init__(self, folder: Path, per_shard: int = TENSORS_PER_SHARD) -> None:
-        self.folder, self.per_shard = folder, per_shard
+    def __init__(self, folder: Path, per_shard: int | None = None) -> None:
+        self.folder, self.per_shard = folder, per_shard or TENSORS_PER_SHARD
         self.shards: dict[str, Any] = {}  # key to its open shard
         self.waiting: dict[str, Tensor] = {}
         for path in sorted(folder.glob("*.safetensors")):

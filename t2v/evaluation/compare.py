@@ -52,6 +52,7 @@ def compare(config: CompareConfig) -> str:
             for side, s in suites.items()
         }
     report["enough"] = _enough(report, runs)
+    report["rows"] = _settings_of(report["protocol"], names)
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
     save_config(config, output / "config.yaml")
@@ -222,7 +223,11 @@ def _row(cell: dict[str, Any], side: str) -> dict[str, Any]:
         "by luck": {"value": cell["chance_of_all"], "low": None},
         "n": {"value": cell["n"], "low": None},
     }
-    note = {"better": "", "method": "the difference [95 %]; by luck: raised for all that was asked"}
+    method = (
+        "means over the prompts that both know; their difference [95 %]; how often luck alone "
+        f"gives one as large, raised for all that was asked; under {ALPHA} there is a verdict"
+    )
+    note = {"better": "", "method": method}
     cells = {name: each | note for name, each in shown.items()}
     return cells | {"verdict": {"text": cell["verdict"], "value": None} | note}
 
@@ -242,7 +247,7 @@ def _short(
         note: dict[str, Any] = {
             "value": None,
             "better": "",
-            "method": f"the words: a difference from {FIRST}",
+            "method": f"means; a word where a difference from {FIRST} is shown",
         }
         rows[name] = {side: {"text": text} | note for side, text in texts.items()}
     return rows
@@ -282,16 +287,16 @@ def _enough(report: dict[str, Any], runs: dict[str, dict[str, Any]]) -> str | No
     )
 
 
+def _settings_of(protocols: dict[str, Any], names: dict[str, str]) -> dict[str, str]:
+    """The folder of each run, and what draws differ by."""
+    return {
+        side: f"{name}, steps {protocols[side]['steps']}, guidance {protocols[side]['guidance']:g}"
+        for side, name in names.items()
+    }
+
+
 def _markdown(report: dict[str, Any], names: dict[str, str]) -> str:
-    protocols = report["protocol"]
-    parts = [
-        "\n".join(
-            f"{side}: {name}, steps {protocols[side]['steps']}, "
-            f"guidance {protocols[side]['guidance']:g}"
-            for side, name in names.items()
-        )
-        + "\n"
-    ]
+    parts = ["\n".join(f"{side}: {text}" for side, text in report["rows"].items()) + "\n"]
     for name, suite in report["suites"].items():
         parts.append(f"## {name}, {suite['prompts']} prompts\n")
         parts += [f"**{warning}**\n" for warning in suite["warnings"]]

@@ -204,7 +204,6 @@ def _scored(
 ) -> tuple[list[Candidate], str]:
     """The candidates, those without verdict with a score, and the name of that score."""
     fit = [each for each in candidates if not each.verdict]
-    scores, kind = [0.0] * len(fit), ""
     if config.scorer and fit:
         from t2v.curation.vision import scorer
 
@@ -213,6 +212,8 @@ def _scored(
         kind = "caption_match"
     elif sum(each.author not in NAMES for each in fit) > 1:
         scores, kind = agreement(fit), "caption_agreement"
+    else:
+        return candidates, ""
     by_candidate = iter(round(score, 4) for score in scores)
     scored = [
         each if each.verdict else replace(each, score=next(by_candidate)) for each in candidates

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,30 @@ PAGE = "report.html"
 BINS = 24
 BAR, PLOT = 10, 60  # of a histogram: width of a bar, height of the plot
 ID = re.compile(r"[0-9a-f]{8,64}")
+NO_LIMIT = (None, -1.0)
+# What a score means, and the settings below and above which it drops a clip.
+SCORES = {
+    "seconds": ("length", "scenes.min_seconds", ""),
+    "motion": ("% of the shorter side a second", "motion.min_motion", "motion.max_motion"),
+    "camera_motion": ("motion of the whole picture, in the same unit", "", ""),
+    "object_motion": ("motion beside that of the camera, in the same unit", "", ""),
+    "frozen": ("share of the time in which nothing moves", "", "motion.max_frozen"),
+    "chaos": ("share of the change that no motion explains", "", "motion.max_chaos"),
+    "brightness": ("mean, of 255", "quality.min_brightness", ""),
+    "contrast": ("deviation of the brightness, of 255", "quality.min_contrast", ""),
+    "clipped": ("share of all black or all white pixels", "", "quality.max_clipped"),
+    "sharpness": ("logarithm of the strength of edges", "quality.min_sharpness", ""),
+    "noise": ("deviation where the picture is flat, of 255", "", "quality.max_noise"),
+    "blockiness": ("steps at 8-pixel blocks; 1: none", "", "quality.max_blockiness"),
+    "aesthetic": ("of 10, by the model named", "quality.min_aesthetic", ""),
+    "bars": ("share of the picture that black bars take; cropped", "", ""),
+    "text": ("share of the picture; more is cropped, or dropped", "", "overlay.max_text"),
+    "caption_words": ("words of the caption", "", ""),
+    "caption_tokens": ("tokens of the caption", "", "caption.max_tokens"),
+    "caption_match": ("cosine of caption and pictures", "caption.min_match", ""),
+    "caption_agreement": ("words shared with other authors' captions, F1", "", ""),
+    "topic_match": ("cosine with the clip's topic", "topics.min_match", ""),
+}
 
 
 def write_report(
@@ -45,12 +70,12 @@ def write_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"tidy": tidy, "number": number, "span": span}
+    environment.filters |= {"tidy": tidy, "number": number, "span": span, "title": title}
     facts = {
         "stats": stats,
         "funnel": funnel(stats),
         "reasons": reasons(clips),
-        "histograms": histograms(clips),
+        "histograms": [each | _meaning(each["name"], config) for each in histograms(clips)],
         "galleries": galleries(clips, stats, folder, config.report.pictures),
         "duplicates": duplicates(clips, folder, config.report.pictures),
         "authors": authors(clips),
@@ -88,7 +113,7 @@ def funnel(stats: dict[str, Any]) -> list[dict[str, Any]]:
 def reasons(clips: Iterable[Clip]) -> list[tuple[str, str, int]]:
     """Stage, reason with its numbers left out, and how often; the most frequent first."""
     found = Counter(
-        (clip.dropped, re.sub(r"\d+(?:[.,:]\d+)*", "…", tidy(clip.reason))[:160])
+        (clip.dropped, re.sub(r"\d[\d.,:x -]*(?<! )", "…", tidy(clip.reason))[:160])
         for clip in clips
         if clip.dropped
     )
@@ -101,6 +126,15 @@ def histograms(clips: Sequence[Clip]) -> list[dict[str, Any]]:
     found = [_histogram("seconds", clips, lambda clip: seconds_of(clip) or None)]
     found += [_histogram(name, clips, partial(_score, name)) for name in names]
     return [each for each in found if each]
+
+
+def _meaning(name: str, config: CurateConfig) -> dict[str, str]:
+    words, *limits = SCORES.get(name, ("", "", ""))
+    bounds = [attrgetter(limit)(config) if limit else None for limit in limits]
+    for word, bound in zip(("at least", "at most"), bounds, strict=False):
+        if bound not in NO_LIMIT:
+            words += f"; {word} {number(bound)}"
+    return {"words": words}
 
 
 def _score(name: str, clip: Clip) -> float | None:
@@ -185,7 +219,7 @@ def authors(clips: Iterable[Clip]) -> list[dict[str, Any]]:
 
 def shared_captions(clips: Iterable[Clip]) -> int:
     """Kept clips whose caption also stands at another clip of the same file: it tells of both."""
-    counts = Counter((clip.path, clip.caption) for clip in _kept(clips) if clip.caption)
+    counts = Counter((origin(c)["path"], c.caption) for c in _kept(clips) if c.caption)
     return sum(count for count in counts.values() if count > 1)
 
 
@@ -208,7 +242,7 @@ def rights(clips: Iterable[Clip]) -> list[dict[str, Any]]:
     for clip in clips:
         key = clip.source or UNKNOWN, clip.license or UNKNOWN
         row = found.setdefault(key, {"files": set(), "clips": 0, "kept": 0, "seconds": 0.0})
-        row["files"].add(clip.extra.get("cut_from", {}).get("path", clip.path))
+        row["files"].add(origin(clip)["path"])
         row["clips"] += 1
         row["kept"] += not clip.dropped
         row["seconds"] += 0.0 if clip.dropped else seconds_of(clip)
@@ -273,9 +307,21 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
+def origin(clip: Clip) -> dict[str, Any]:
+    """The footage that a clip is of: `path`, `start` and `end`."""
+    own = {"path": clip.path, "start": clip.start, "end": clip.end}
+    return clip.extra.get("cut_from", own)
+
+
+def title(clip: Clip) -> str:
+    """What its footage is called."""
+    return tidy(Path(origin(clip)["path"]).name)
+
+
 def span(clip: Clip) -> str:
-    """From when to when in its file, in seconds."""
-    return "all of it" if clip.end is None else f"{clip.start:.2f} to {clip.end:.2f} s"
+    """From when to when in its footage, in seconds."""
+    start, end = origin(clip)["start"], origin(clip)["end"]
+    return "all of it" if end is None else f"{start:.2f} to {end:.2f} s"
 
 
 def _entropies(clips: Sequence[Clip], config: CurateConfig) -> list[dict[str, Any]]:

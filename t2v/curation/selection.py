@@ -61,8 +61,8 @@ def agreement(candidates: Sequence[Candidate]) -> list[float]:
 
 
 def choose(candidates: Sequence[Candidate]) -> Candidate | None:
-    """The best of the candidates that have a score and no verdict; the first of equals."""
-    fit = [each for each in candidates if not each.verdict and each.score is not None]
+    """The candidate of the best score that has no verdict; the first of equals."""
+    fit = [each for each in candidates if not each.verdict]
     return max(fit, key=lambda each: each.score or 0.0, default=None)
 
 

@@ -1,0 +1,96 @@
+"""What cannot be evaluated is said in one message, before anything is drawn."""
+
+import json
+
+import pytest
+import torch
+
+from t2v.config import EvalConfig
+from t2v.errors import UserError
+from t2v.evaluation.alignment import alignment
+from t2v.evaluation.draw import recipes, through_vae
+from t2v.evaluation.measure import NotRun, Videos
+from t2v.evaluation.nets import Nets, aligner_of, vae_pictures
+from t2v.evaluation.run import _check_room, evaluate, load_nets
+from t2v.evaluation.suites import load_suite
+from t2v.evaluation.world import load_pipeline
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (
+            {"oracle": "x", "suites": ("general",)},
+            r"oracle=x: .* suites=\['general'\] describes none",
+        ),
+        ({"training": "nowhere"}, "nowhere"),
+        ({"model": "nowhere"}, "model=nowhere: there is no such folder"),
+        ({"device": "abacus"}, "device=abacus: not on this machine"),
+    ],
+)
+def test_a_mistake_is_found_before_a_model_is_loaded(settings, words, tmp_path):
+    with pytest.raises(UserError, match=words):
+        evaluate(EvalConfig(output=str(tmp_path / "out"), **settings))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_suite_of_scenes_beside_one_without_is_judged_where_it_can_be(tmp_path):
+    with pytest.raises(UserError, match="holds no judge"):  # the next thing that is looked at
+        evaluate(
+            EvalConfig(output=str(tmp_path), oracle="x", suites=("general", "motion"), count=1)
+        )
+
+
+def test_another_packages_pipeline_is_named(tmp_path):
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "WanPipeline"}))
+    with pytest.raises(UserError, match="It is a WanPipeline; evaluation draws with a T2VPipeline"):
+        load_pipeline(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("oracle", "holds no judge"),
+        ("scorer", "scorer=.* holds no scorer"),
+        ("perceptual", "perceptual=.*cannot be loaded"),
+        ("features", "features=.*cannot be loaded"),
+        ("clip", "clip=.*cannot be loaded"),
+        ("captioner", "captioner=.*cannot be loaded"),
+    ],
+)
+def test_each_model_that_is_none_is_named_by_its_setting(setting, words, pipe, tmp_path):
+    with pytest.raises(UserError, match=words):
+        load_nets(EvalConfig(output="x", **{setting: str(tmp_path)}), pipe)
+
+
+def test_what_does_not_fit_the_machine_or_is_too_short_is_said_with_figures(pipe):
+    suites = [load_suite("world", 50, 0), load_suite("general", 50, 0)]
+    _check_room(suites, pipe)
+    pipe.register_to_config(num_frames=2)
+    with pytest.raises(UserError, match="draws 2 frames; dynamics need at least 3"):
+        _check_room(suites, pipe)
+    pipe.register_to_config(num_frames=100_001, height=4096, width=4096)
+    with pytest.raises(UserError, match=r"50 prompts of suite world at 100001 frames 4096x4096"):
+        _check_room(suites, pipe)
+
+
+def test_retrieval_among_few_videos_is_not_run(clip_folder):
+    video = torch.zeros(5, 3, 32, 32, 3, dtype=torch.uint8)
+    found = alignment(Videos(video, tuple("abcde"), 8), Nets(aligners=(aligner_of(clip_folder),)))
+    assert (
+        isinstance(found["video_r1"], NotRun) and "more than 5 videos" in found["video_r1"].reason
+    )
+
+
+def test_another_number_format_draws_and_measures_and_is_kept_apart(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path / "model")
+    config = EvalConfig(output="x")
+    exact, coarse = (
+        load_pipeline(str(tmp_path / "model"), "cpu", name) for name in ("fp32", "bf16")
+    )
+    assert coarse.transformer.dtype == torch.bfloat16
+    assert not set(recipes(exact, ("a", "b"), config)) & set(recipes(coarse, ("a", "b"), config))
+    clips = torch.randint(0, 256, (2, 9, 32, 48, 3), dtype=torch.uint8)
+    near, far = (through_vae(each, clips).float() for each in (exact, coarse))
+    assert (near - far).abs().mean() < 4
+    assert vae_pictures(coarse.vae).maps(clips)[0].dtype == torch.float32

@@ -54,7 +54,12 @@ def sample(config: SampleConfig, prompts: Sequence[str]) -> list[Path]:
     scorer = scorer_of(config) if config.best_of > 1 else ""
     grader = load_grader(scorer) if scorer else None
     pipeline, weights = load_pipeline(config)
-    alone = {"num_videos_per_prompt": 1, "best_of": 1, "scorer": None, "keep_draws": False}
+    alone: dict[str, Any] = {
+        "num_videos_per_prompt": 1,
+        "best_of": 1,
+        "scorer": None,
+        "keep_draws": False,
+    }
     drawn = []
     for i, prompt in enumerate(prompts):
         one = resolve(pipeline, prompt, replace(config, **alone))

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from t2v.errors import UserError
 from t2v.models.placement import pick_device
-from t2v.plan.estimate import DEFAULTS, Correction, Estimate, Figure, estimate
+from t2v.plan.estimate import DEFAULTS, MIB, Correction, Estimate, Figure, estimate
 from t2v.plan.measure import Measured, measure
+from t2v.plan.parts import Size, Target
 from t2v.plan.trace import Rates
-from t2v.plan.work import Size, Target
 
 SPARE = 0.9  # of the free memory that a plan may fill
 
@@ -17,14 +18,24 @@ SPARE = 0.9  # of the free memory that a plan may fill
 def micro_steps(
     target: Target, size: Size, rates: Rates, allowed: int | None
 ) -> tuple[tuple[Estimate, Measured], ...]:
-    """Steps of a quarter and of half the size, or less where that would not fit the memory."""
+    """Steps of a quarter and of half the size, or less where that would not fit the memory.
+
+    Raises:
+        UserError: not even the smallest fits, or see `measure`.
+    """
     sizes = [smaller(size)]
     sizes.append(smaller(sizes[0]))
     while True:
         estimates = [estimate(target, each, rates) for each in sizes]
         peak = estimates[0].peak(DEFAULTS[pick_device(target.device).type]).most
-        if allowed is None or peak <= SPARE * allowed or sizes[0] == sizes[1]:
+        if allowed is None or peak <= SPARE * allowed:
             return tuple((each, measure(target, each.size)) for each in reversed(estimates))
+        if sizes[0] == sizes[1]:
+            raise UserError(
+                f"calibrate=true: even {sizes[0]} would take up to {peak / MIB:,.0f} MiB, and of "
+                f"the {allowed / MIB:,.0f} MiB there are, a plan may fill {SPARE:.0%}. Plan "
+                "without calibrate, or on a machine with more memory."
+            )
         sizes = [sizes[1], smaller(sizes[1])]
 
 

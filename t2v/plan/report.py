@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from t2v.config import SampleConfig
-from t2v.plan.estimate import MIB, Figure, StageTrace
+from t2v.plan.estimate import GIB, MIB, Figure, StageTrace
 from t2v.plan.run import Plan
+
+RUN = "the whole run"
 
 
 def report(plan: Plan) -> str:
@@ -15,16 +17,16 @@ def report(plan: Plan) -> str:
 
 
 def comparison(plan: Plan) -> list[tuple[str, Figure, float]]:
-    """What was planned beside what was measured: peak bytes and the seconds of every step."""
+    """What was planned beside what was measured: peak bytes, the seconds of each stage and all."""
     assert plan.measured is not None
     whole = plan.estimate
     rows = [("peak memory", plan.peak, float(plan.measured.peak))]
     seconds = plan.measured.seconds
     for stage in whole.stages:
         rows.append((stage.name, whole.seconds(stage, plan.correction), seconds[stage.name]))
-    counted = [stage for stage in whole.stages if stage.times]
-    planned = _sum([whole.seconds(stage, plan.correction) for stage in counted])
-    rows.append(("time", planned, sum(seconds[stage.name] for stage in counted)))
+    times = [(whole.seconds(stage, plan.correction), stage.times) for stage in whole.stages]
+    planned = _sum([Figure(each.value * n, each.error * n) for each, n in times])
+    rows.append((RUN, planned, sum(seconds[stage.name] * stage.times for stage in whole.stages)))
     return rows
 
 
@@ -43,7 +45,7 @@ def _sizes(plan: Plan) -> Iterator[str]:
 
 def _memory(plan: Plan) -> Iterator[str]:
     whole = plan.estimate
-    yield f"\nmemory       {_bytes(plan.peak)} at the peak" + (
+    yield f"\nmemory       {_bytes(plan.peak)} at the peak beside Python's own" + (
         ", corrected by two micro-steps" if plan.micro else ", not calibrated"
     )
     yield f"  weights            {_mib(whole.weights)}"
@@ -73,7 +75,9 @@ def _time(plan: Plan) -> Iterator[str]:
         for stage in whole.stages
     ]
     total = _sum([Figure(each.value * times, each.error * times) for each, times in parts])
-    yield f"  the whole run        {_duration(total)}, without validation and saving"
+    sampling = isinstance(plan.target, SampleConfig)
+    beside = "loading the model" if sampling else "validation and saving"
+    yield f"  the whole run        {_duration(total)}, without {beside}"
     if plan.rates.matmul > 1:
         rates = plan.rates
         yield (
@@ -85,6 +89,8 @@ def _time(plan: Plan) -> Iterator[str]:
 
 def _times(stage: StageTrace, plan: Plan) -> str:
     times = stage.times or plan.clips
+    if times == 1:
+        return "once"
     return f"{times:,} times" if times else "once a clip; add clips=NUMBER for the whole"
 
 
@@ -132,12 +138,17 @@ def _count(count: int) -> str:
     return f"{count / 1e6:,.2f} M"
 
 
-def _mib(size: float) -> str:
-    return f"{size / MIB:,.1f} MiB" if size < 2**33 else f"{size / 2**30:,.1f} GiB"
+def _mib(size: float, like: float | None = None) -> str:
+    """In the unit that suits `size`, or another one like it."""
+    like = size if like is None else like
+    for limit, unit, name in ((2**17, 2**10, "KiB"), (2**33, MIB, "MiB")):
+        if like < limit:
+            return f"{size / unit:,.1f} {name}"
+    return f"{size / GIB:,.1f} GiB"
 
 
 def _bytes(figure: Figure) -> str:
-    return f"{_mib(figure.value)} +- {_mib(figure.error)}"
+    return f"{_mib(figure.value)} +- {_mib(figure.error, figure.value)}"
 
 
 def _flop(flop: float) -> str:

@@ -16,8 +16,8 @@ from t2v.models.placement import pick_device
 from t2v.plan.calibrate import SPARE, calibrated, micro_steps, smaller
 from t2v.plan.estimate import DEFAULTS, GIB, Correction, Estimate, Figure, estimate
 from t2v.plan.measure import Measured, free_memory, measure, measured_rates
+from t2v.plan.parts import Size, Target, planned_size
 from t2v.plan.trace import Rates
-from t2v.plan.work import Size, Target, planned_size
 from t2v.sampling.load import pick_dtype
 
 UNKNOWN = Rates(1, 1, 1, 1)

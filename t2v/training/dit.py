@@ -165,7 +165,8 @@ class DiTTask:
         """The loss of every held-out clip, and of as many that are trained on, at fixed noise."""
         held_out = self.data.held_out
         count = sum(len(draw.items) for draw in held_out)
-        trained = first_items(self.data.training(VALIDATION_BATCH), count)
+        at_once = min(VALIDATION_BATCH, self.config.batch_size)  # which is known to fit
+        trained = first_items(self.data.training(at_once), count)
         return {HELD_OUT: self._fixed_losses(held_out), TRAINING: self._fixed_losses(trained)}
 
     def _fixed_losses(self, draws: Sequence[Draw]) -> Tensor:
@@ -280,11 +281,36 @@ def fresh_parts(config: TrainDiTConfig) -> DiTParts:
     the scheduler of the objective."""
     vae = load_vae(config.vae)
     tokenizer, text_encoder = load_text(config.text)
+    check_match(config, vae, text_encoder)
     text_encoder.float()
     transformer = T2VTransformer3DModel(**asdict(config.model))
     transformer.initialize(keyed_generator(config.seed, "weights"))
     scheduler = build_scheduler(config.objective, config.shift)
     return DiTParts(vae, tokenizer, text_encoder, transformer, scheduler)
+
+
+def check_match(
+    config: TrainDiTConfig,
+    vae: AutoencoderKLT2V | AutoencoderKLWan | None,
+    text_encoder: PreTrainedModel | None,
+) -> None:
+    """Does the transformer take what those two give?
+
+    Raises:
+        UserError: it is too wide or too narrow for one of them.
+    """
+    needed: dict[str, tuple[int, str]] = {}
+    if vae is not None:
+        channels = vae.config.get("latent_channels") or vae.config.get("z_dim")
+        needed |= {"in_channels": (channels, "vae"), "out_channels": (channels, "vae")}
+    if text_encoder is not None:
+        needed["text_dim"] = text_encoder.config.hidden_size, "text"
+    for name, (width, part) in needed.items():
+        if getattr(config.model, name) != width:
+            raise UserError(
+                f"model.{name}={getattr(config.model, name)}, but {part}={getattr(config, part)} "
+                f"is {width} wide. Set model.{name}={width}, or name another {part}."
+            )
 
 
 def encode_tokens(

@@ -9,6 +9,7 @@ import torch
 from t2v.bench import PROMPT, count_flop
 from t2v.cli import load_plan
 from t2v.config import (
+    DiscriminatorConfig,
     FinetuneConfig,
     OptimConfig,
     PlanConfig,
@@ -20,13 +21,14 @@ from t2v.config import (
 )
 from t2v.errors import UserError
 from t2v.models.layers import sincos_table
-from t2v.plan.calibrate import calibrated, smaller
+from t2v.plan.calibrate import calibrated, micro_steps, smaller
 from t2v.plan.estimate import DEFAULTS, MANY_LAYERS, MIB, estimate, traced_whole
 from t2v.plan.measure import Measured
-from t2v.plan.report import comparison, report
+from t2v.plan.parts import Size
+from t2v.plan.report import RUN, comparison, report
 from t2v.plan.run import UNKNOWN, plan
 from t2v.plan.trace import Rates, traced
-from t2v.plan.work import ENCODE, UPDATE, Size, build
+from t2v.plan.work import ENCODE, UPDATE, build
 from t2v.sampling.load import load_pipeline
 
 SIZE = Size(batch=2, frames=5, height=32, width=32, tokens=6)
@@ -51,7 +53,7 @@ def training(pipe, tmp_path) -> TrainDiTConfig:
         text_dim=32,
         freq_dim=32,
         ffn_dim=64,
-        num_layers=2,
+        num_layers=1,
     )
     folder = str(tmp_path / "model")
     return TrainDiTConfig(
@@ -126,10 +128,8 @@ def test_many_layers_are_a_line_over_few(training):
 
 def test_clips_are_encoded_beside_the_weights_alone(training):
     planned = estimate(training, SIZE, UNKNOWN)
-    assert stage(planned, ENCODE).held == pytest.approx(planned.weights, rel=0.01)
-    assert stage(planned, STEP).held == pytest.approx(
-        planned.weights + planned.average + planned.optimizer, rel=0.01
-    )
+    learning = stage(planned, STEP).held - stage(planned, ENCODE).held
+    assert learning == pytest.approx(planned.average + planned.optimizer, rel=0.01)
 
 
 def test_gradients_of_earlier_batches_are_held_through_a_later_one(training):
@@ -163,8 +163,9 @@ def test_flop_of_sampling_are_those_torch_counts_on_a_real_call(guidance):
     )
     size = Size(batch=1, frames=9, height=32, width=48, tokens=len(PROMPT.split()) + 1)
     planned = estimate(target, size, UNKNOWN)
-    real = count_flop(
-        lambda: pipeline(
+
+    def draw() -> None:
+        pipeline(
             PROMPT,
             negative_prompt=PROMPT,  # as the plan takes it, both are of one length
             height=size.height,
@@ -174,13 +175,15 @@ def test_flop_of_sampling_are_those_torch_counts_on_a_real_call(guidance):
             guidance_scale=guidance,
             generator=torch.Generator().manual_seed(0),
         )
-    )
-    assert sum(each.flop * each.times for each in planned.stages) == real
+
+    draw()  # the first layers of a process try its matrix products
+    assert sum(each.flop * each.times for each in planned.stages) == count_flop(draw)
 
 
 def test_checkpointing_and_flash_attention_take_less(training):
     size = replace(SIZE, frames=17, height=64, width=64)
     rises = {}
+    training = replace(training, model=replace(training.model, num_layers=2))
     for kernel in ("native", "_native_math"):
         for checkpointing in (False, True):
             target = replace(training, attention=kernel, gradient_checkpointing=checkpointing)
@@ -251,6 +254,27 @@ def test_a_lora_learns_little_beside_the_model_it_is_added_to(training):
     assert stage(lora, STEP).peak < stage(full, STEP).peak
 
 
+def test_a_soft_prompt_learns_through_the_text_encoder(training):
+    target = FinetuneConfig(output="run", model=training.vae, data="nowhere", batch_size=2)
+    alone = estimate(replace(target, method="soft_prompt", soft_prompt="a toy"), SIZE, UNKNOWN)
+    table = build(target, SIZE).parts["text_encoder"].get_input_embeddings().weight
+    assert alone.gradients == table.nbytes
+    assert stage(alone, STEP).flop > stage(estimate(target, SIZE, UNKNOWN), STEP).flop / 2
+
+
+def test_a_discriminator_is_counted_and_a_network_of_features_is_named(vae_training):
+    plain = estimate(vae_training, SIZE, UNKNOWN)
+    other = replace(
+        vae_training, perceptual="somewhere", discriminator=DiscriminatorConfig(weight=0.1)
+    )
+    both = estimate(other, SIZE, UNKNOWN)
+    added = both.parameters["discriminator"] * 4
+    assert both.weights == plain.weights + added
+    assert both.gradients == plain.gradients + added
+    assert stage(both, STEP).flop > stage(plain, STEP).flop
+    assert both.absent == ("the network of features: perceptual=somewhere",)
+
+
 def test_sizes_nobody_knows_are_asked_for(training):
     with pytest.raises(UserError, match="height, width: neither given"):
         plan(PlanConfig(command="train", num_frames=5, **DEVICE), training)
@@ -264,6 +288,34 @@ def test_the_file_and_the_settings_go_to_whom_they_belong():
     assert own.num_frames == target.num_frames == 9
     with pytest.raises(UserError, match="no setting 'colour'"):
         load_plan(None, ["command=sample", "colour=red"])
+
+
+def test_what_can_never_run_is_one_message(training):
+    sizes = {"num_frames": 5, "height": 32, "width": 32, **DEVICE}
+    for change, message in (
+        ({"in_channels": 4}, "model.in_channels=4, but vae=.* is 8 wide. Set model.in_channels=8"),
+        ({"text_dim": 64}, "model.text_dim=64, but text=.* is 32 wide"),
+    ):
+        target = replace(training, model=replace(training.model, **change))
+        with pytest.raises(UserError, match=message):
+            plan(PlanConfig(command="train", **sizes), target)
+    with pytest.raises(UserError, match="num_frames=6 does not fit"):
+        plan(PlanConfig(command="train", **{**sizes, "num_frames": 6}), training)
+    with pytest.raises(UserError, match="command=encode: command takes sample"):
+        load_plan(None, ["command=encode"])
+
+
+def test_a_device_smaller_than_the_model_is_told_so(training):
+    target = replace(training, text="none", vae="none")
+    tiny = PlanConfig(command="train", num_frames=5, height=32, width=32, memory=1e-4, **DEVICE)
+    text = report(plan(tiny, replace(target, batch_size=1)))
+    assert "It does NOT fit" in text
+    assert "take a larger device or a smaller model" in text
+
+
+def test_without_room_for_two_micro_steps_none_is_run(training):
+    with pytest.raises(UserError, match=r"calibrate=true: even .* MiB there are"):
+        micro_steps(training, SIZE, UNKNOWN, allowed=2**20)
 
 
 def test_half_a_device_is_a_mistake_that_is_named():
@@ -305,5 +357,5 @@ def test_calibrated_plans_meet_the_measured_step(given, monkeypatch):
     rows = {name: (planned.value, measured) for name, planned, measured in comparison(done)}
     planned, measured = rows["peak memory"]
     assert planned / MIB == pytest.approx(measured / MIB, rel=0.15)
-    planned, measured = rows["time"]
+    planned, measured = rows[RUN]
     assert planned == pytest.approx(measured, rel=0.25)

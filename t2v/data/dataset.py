@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 VAE: TypeAlias = AutoencoderKLT2V | AutoencoderKLWan
 HELD_OUT = "held_out"  # the value of a row's "split" that keeps it for validation
-HELD_OUT_AT_ONCE = 64
+HELD_OUT_AT_ONCE = 64  # or the batch of training, which is known to fit
 
 
 @dataclass(frozen=True)
@@ -255,7 +255,7 @@ def world_dataset(
     stride = vae.config.scale_factor_temporal
     lengths = bucket_lengths(clips, bucket.num_frames, stride)
     curriculum = Curriculum(items[:count], clips.all_stages(), lengths, batch_size, seed)
-    rest = torch.arange(count, len(rows)).split(HELD_OUT_AT_ONCE)
+    rest = torch.arange(count, len(rows)).split(min(HELD_OUT_AT_ONCE, batch_size))
     held = tuple(Draw(items, bucket.num_frames) for items in rest)
     return Dataset(rows, count, items, tensors, stride, count, curriculum, held, sizes, sources)
 
@@ -284,7 +284,8 @@ def _dataset(
     lengths = bucket_lengths(clips, clips.num_frames, encoder.stride)
     train = Curriculum(items[:count], stages, lengths, batch_size, seed)
     last = [(n, i.bucket) for n, i in enumerate(items) if i.resolution == stages[-1].resolution]
-    validated = by_shape([each for each in last if each[0] >= count], HELD_OUT_AT_ONCE)
+    at_once = min(HELD_OUT_AT_ONCE, batch_size)
+    validated = by_shape([each for each in last if each[0] >= count], at_once)
     if not validated:
         raise UserError(
             f"None of the {len(kept) - trained} clips held out is large enough for the last stage. "

@@ -19,7 +19,7 @@ from t2v.data.dataset import VAE, load_frames
 from t2v.data.order import keyed_generator, step_indices
 from t2v.errors import UserError
 
-CLIPS_AT_ONCE = 32
+CLIPS_AT_ONCE = 32  # or the batch of training, which is known to fit
 
 
 class Frames(NamedTuple):
@@ -48,6 +48,7 @@ class WorldFrames:
         self.sources = {"clips": hashlib.sha256(manifest.read_bytes()).hexdigest()[:16]}
         count = train_count(len(clips), config.held_out)
         self.train, self.val = clips[:count], clips[count:]
+        self.at_once = min(CLIPS_AT_ONCE, config.batch_size)
 
     def batch(self, step: int, rank: int, world_size: int) -> Frames:
         """Whole clips, or in `image_ratio` of the steps one frame of each."""
@@ -62,13 +63,13 @@ class WorldFrames:
             video, mask = video[:, frame : frame + 1], mask[:, frame : frame + 1]
         return Frames(video, mask)
 
-    def training(self, count: int, at_once: int = CLIPS_AT_ONCE) -> Iterator[Frames]:
+    def training(self, count: int, at_once: int | None = None) -> Iterator[Frames]:
         """The first `count` clips that are trained on."""
-        return _chunks(self.train[:count], at_once)
+        return _chunks(self.train[:count], at_once or self.at_once)
 
     def held_out(self) -> Iterator[Frames]:
         """All clips kept for validation."""
-        return _chunks(self.val, CLIPS_AT_ONCE)
+        return _chunks(self.val, self.at_once)
 
 
 class ManifestFrames:
@@ -85,6 +86,7 @@ class ManifestFrames:
         clips = replace(config.clips, image_ratio=config.image_ratio)
         given = {"batch_size": config.batch_size, "held_out": config.held_out, "seed": config.seed}
         self.seed = config.seed
+        self.at_once = min(CLIPS_AT_ONCE, config.batch_size)
         self.data = load_frames(config.data, clips, vae, **given)
         self.sources = self.data.sources
 
@@ -101,9 +103,9 @@ class ManifestFrames:
         images = [video[:, n : n + 1] for n, video in zip(chosen, videos, strict=True)]
         return _frames(torch.stack(images))
 
-    def training(self, count: int, at_once: int = CLIPS_AT_ONCE) -> Iterator[Frames]:
+    def training(self, count: int, at_once: int | None = None) -> Iterator[Frames]:
         """Some `count` clips that are trained on, those of the commonest shape first."""
-        for draw in self.data.training(at_once):
+        for draw in self.data.training(at_once or self.at_once):
             yield self._read(Draw(draw.items[:count], draw.num_frames))
             count -= len(draw.items)
             if count <= 0:

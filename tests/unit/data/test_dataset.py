@@ -57,6 +57,8 @@ def test_a_folder_of_media_becomes_batches_of_one_shape(media, load, vae):
     assert set(seen) == set(range(9))  # the last three are held out
     held = [int(clip) for draw in data.held_out for clip in data.clips(draw)]
     assert sorted(held) == [9, 10, 11]
+    # a batch of training is known to fit the memory
+    assert max(len(draw.items) for draw in data.held_out) == GIVEN["batch_size"]
     video = torch.from_numpy(read_clip(Clip(path=data.rows[0]["path"]), TRANSFORM))
     with torch.no_grad():
         whole = vae.encode(pixels(video[None])).latent_dist.mean[0]

@@ -77,8 +77,9 @@ def _check_author(author: str) -> None:
 class TopicsConfig:
     """Clusters of captions."""
 
-    count: int | None = None  # None: the number with the best silhouette
-    max_count: int = 30  # of those tried
+    count: int | None = None  # None: as many as `apart` leaves
+    max_count: int = 30  # at most, without `count`
+    apart: float = 0.93  # mean cosine distance of two topics: planted ones .97, parts of one .92
     encoder: str = ""  # a text encoder of transformers; empty: TF-IDF
     scorer: str = ""  # a CLIP-like model verifies clip against topic; empty: the caption alone does
     min_match: float = -1.0  # a clip that fits its topic less is dropped
@@ -87,6 +88,8 @@ class TopicsConfig:
 
     def __post_init__(self) -> None:
         at_least_one(self, "max_count")
+        if not 0 < self.apart < 2:
+            raise UserError(f"topics.apart={self.apart}: a cosine distance, above 0 and below 2.")
         if self.count is not None:
             at_least_one(self, "count")
 

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from t2v.errors import UserError
 from t2v.manifest import Clip
 
 DIMENSIONS = 100  # of a caption
-SAMPLE = 2000  # captions by which the number of topics is chosen
+SAMPLE = 2000  # captions that are joined; the distances of all pairs take n * n * 8 bytes
 NAME_WORDS = 3
 STILLS, SIDE = 4, 512  # of a clip, for a scorer
 
@@ -73,9 +74,10 @@ def features_of(captions: Sequence[str], config: TopicsConfig) -> np.ndarray:
 def clusters(features: np.ndarray, config: TopicsConfig) -> np.ndarray:
     """The number of each caption's topic, `n`, from the largest topic to the smallest.
 
-    k topics are found by k-means in the k strongest directions (Zha et al., 2001). Without
-    `config.count`, k is the number with the best silhouette (Rousseeuw, 1987): a guess, often a
-    few too many or too few where topics share words.
+    Captions are joined to groups, the nearest first (average linkage of cosine distances, Sokal
+    and Michener, 1958), until `config.count` groups are left, or without it until all are
+    `config.apart` from each other and there are at most `config.max_count`. Of more captions than
+    `SAMPLE` a part is grouped so; the others go to the nearest mean.
     """
     from threadpoolctl import threadpool_limits
 
@@ -85,12 +87,31 @@ def clusters(features: np.ndarray, config: TopicsConfig) -> np.ndarray:
             f"topics.count={config.count}: there are {different} different captions. "
             f"Ask for at most as many, or for none (topics.count=null)."
         )
+    points = _unit(features)
+    every = max(1, math.ceil(len(points) / SAMPLE))
     with threadpool_limits(1):  # sums in one order: the same topics on any machine
-        count = config.count or _best_count(features, different, config)
-        labels = _kmeans(features, count, config.seed)
+        labels = _joined(points[::every], config)
+        if every > 1:
+            means = [points[::every][labels == label].mean(0) for label in range(labels.max() + 1)]
+            labels = (points @ _unit(np.stack(means)).T).argmax(1)
     sizes = Counter(labels.tolist())
     order = sorted(sizes, key=lambda label: (-sizes[label], labels.tolist().index(label)))
     return np.array([order.index(label) for label in labels])
+
+
+def _joined(points: np.ndarray, config: TopicsConfig) -> np.ndarray:
+    from sklearn.cluster import AgglomerativeClustering
+
+    if len(points) < 2:
+        return np.zeros(len(points), dtype=int)
+    distances = 1 - points @ points.T
+    join = partial(AgglomerativeClustering, metric="precomputed", linkage="average")
+    if config.count is None:
+        found = join(n_clusters=None, distance_threshold=config.apart).fit_predict(distances)
+        if found.max() < config.max_count:
+            return np.asarray(found)
+    count = min(config.count or config.max_count, len(points))
+    return np.asarray(join(n_clusters=count).fit_predict(distances))
 
 
 def name_clusters(captions: Sequence[str], labels: np.ndarray) -> list[str]:
@@ -149,28 +170,6 @@ def _by_pictures(clips: Sequence[Clip], names: Sequence[str], config: TopicsConf
     return np.array([judge.match(Stills(clip, STILLS, SIDE).frames, texts) for clip in clips])
 
 
-def _best_count(features: np.ndarray, different: int, config: TopicsConfig) -> int:
-    from sklearn.metrics import silhouette_score
-
-    sample = features[:: max(1, math.ceil(len(features) / SAMPLE))]
-    most = min(config.max_count, different - 1, len(sample) // 2)
-    scores = {}
-    for count in range(2, most + 1):
-        labels = _kmeans(sample, count, config.seed)
-        if 1 < len(set(labels)) < len(sample):
-            points = _unit(sample[:, :count])
-            scores[count] = float(silhouette_score(points, labels, metric="cosine"))
-    return max(scores, key=lambda count: (round(scores[count], 6), -count), default=1)
-
-
-def _kmeans(features: np.ndarray, count: int, seed: int) -> np.ndarray:
-    from sklearn.cluster import KMeans
-
-    points = _unit(features[:, :count])
-    different = len(np.unique(points.round(4), axis=0))  # directions may tell fewer apart
-    return KMeans(min(count, different), n_init=10, random_state=seed).fit_predict(points)
-
-
 def _unit(vectors: np.ndarray) -> np.ndarray:
     """Each row at length 1; one of nothing stays nothing."""
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
@@ -185,7 +184,8 @@ def _means_something(word: str) -> bool:
 
 
 def _encoded(captions: Sequence[str], config: TopicsConfig) -> np.ndarray:
-    """The mean of an encoder's last hidden states over the tokens, of unit length, `n d`."""
+    """The mean of an encoder's last hidden states over the tokens, `n d`, less the mean of all:
+    what captions have in common would make all of them alike (Mu and Viswanath, 2018)."""
     import torch
     from transformers import AutoModel, AutoTokenizer
 
@@ -204,4 +204,5 @@ def _encoded(captions: Sequence[str], config: TopicsConfig) -> np.ndarray:
         with torch.inference_mode():
             hidden = encoder(**dict(tokens)).last_hidden_state
         vectors.append(rearrange(hidden, "1 m d -> m d").mean(0).float().cpu().numpy())
-    return _unit(np.stack(vectors))
+    points = np.stack(vectors)
+    return _unit(points - points.mean(0))

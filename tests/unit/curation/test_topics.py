@@ -42,9 +42,11 @@ PLANTED = {
 }
 
 
-def planted(each: int = 24) -> tuple[list[str], list[int]]:
+def planted(*sizes: int) -> tuple[list[str], list[int]]:
+    """As many captions of each topic; one size goes for all."""
     captions, truth = [], []
     for number, (who, does, where) in enumerate(PLANTED.values()):
+        each = sizes[number % len(sizes)]
         phrases = list(itertools.product(who, does, where))
         step = len(phrases) / each
         chosen = [phrases[int(i * step)] for i in range(each)]
@@ -56,14 +58,32 @@ def planted(each: int = 24) -> tuple[list[str], list[int]]:
 
 @pytest.fixture(scope="module")
 def found() -> tuple[list[str], list[int], np.ndarray]:
-    captions, truth = planted()
+    captions, truth = planted(24)
     config = TopicsConfig(count=len(PLANTED))
     return captions, truth, clusters(features_of(captions, config), config)
 
 
-@pytest.mark.parametrize("each", [12, 24, 48])
-def test_planted_topics_are_recovered(each):
-    captions, truth = planted(each)
+@pytest.mark.parametrize("sizes", [(12,), (24,), (48,), (48, 12, 30, 20, 40)])
+def test_planted_topics_are_recovered(sizes):
+    captions, truth = planted(*sizes)
+    config = TopicsConfig(count=len(PLANTED))
+    labels = clusters(features_of(captions, config), config)
+    assert adjusted_rand_score(truth, labels) >= 0.8
+
+
+@pytest.mark.parametrize("sizes", [(48,), (48, 36, 48, 30, 40)])
+def test_planted_topics_are_recovered_without_their_number(sizes):
+    captions, truth = planted(*sizes)
+    config = TopicsConfig()
+    labels = clusters(features_of(captions, config), config)
+    assert adjusted_rand_score(truth, labels) >= 0.8
+    few = TopicsConfig(max_count=3)
+    assert clusters(features_of(captions, few), few).max() == 2
+
+
+def test_captions_beyond_the_sample_go_to_the_nearest_topic(monkeypatch):
+    monkeypatch.setattr("t2v.curation.topics.SAMPLE", 100)
+    captions, truth = planted(48)
     config = TopicsConfig(count=len(PLANTED))
     labels = clusters(features_of(captions, config), config)
     assert adjusted_rand_score(truth, labels) >= 0.8
@@ -124,7 +144,9 @@ def test_an_encoder_the_user_names_is_used(tmp_path, text_encoder, tokenizer):
         tokens = tokenizer(caption, return_tensors="pt")
         with torch.inference_mode():
             mean = text_encoder(input_ids=tokens.input_ids).last_hidden_state[0].mean(0)
-        means.append((mean / mean.norm()).numpy())
-    np.testing.assert_allclose(features @ features.T, np.inner(means, means), atol=1e-4)
+        means.append(mean.numpy())
+    centred = np.stack(means) - np.mean(means, axis=0)
+    centred /= np.linalg.norm(centred, axis=1, keepdims=True)
+    np.testing.assert_allclose(features @ features.T, centred @ centred.T, atol=1e-4)
     with pytest.raises(UserError, match=r"topics\.encoder=.*cannot be loaded"):
         features_of(captions, TopicsConfig(encoder=str(Path(tmp_path) / "missing")))

@@ -77,6 +77,9 @@ def write_whole(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
+    except OSError as error:
+        error.filename = str(path)  # a write that fails does not tell where
+        raise
     finally:
         partial.unlink(missing_ok=True)
 

@@ -8,6 +8,7 @@ import json
 import os
 import tarfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial
@@ -62,19 +63,12 @@ def write_files(clips: Sequence[Clip], config: CurateConfig, folder: Path) -> li
 def _with_file(clip: Clip, folder: Path) -> Clip:
     path = (folder / CLIPS / f"{clip.extra['id']}.mp4").absolute()
     if not path.is_file():
-        unfinished = path.with_suffix(".unfinished")
         try:
-            _write(clip, unfinished)
-            unfinished.replace(path)
+            with _whole(path) as unfinished:
+                if not _copied(clip, unfinished):
+                    _encoded(clip, unfinished)
         except Unreadable as error:
             return clip.drop(FAILED, f"its file cannot be written: {error.verdict}")
-        except OSError as error:
-            raise UserError(
-                f"{path}: cannot be written ({error.strerror}). Make room there, then give the "
-                "same command again: what is done is kept."
-            ) from error
-        finally:
-            unfinished.unlink(missing_ok=True)
     origin = {"path": clip.path, "start": clip.start, "end": clip.end, "sha256": clip.sha256}
     about = {name: clip.extra[name] for name in ("crop", "probe") if name in clip.extra}
     extra = {name: value for name, value in clip.extra.items() if name not in about}
@@ -93,11 +87,22 @@ def _with_file(clip: Clip, folder: Path) -> Clip:
     )
 
 
-def _write(clip: Clip, path: Path) -> None:
-    if not _copied(clip, path):
-        _encoded(clip, path)
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """A name to write a file under, which becomes `path` when all of it is on disk."""
+    unfinished = path.with_suffix(".unfinished")
+    try:
+        yield unfinished
+        with unfinished.open("rb") as file:
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror}). Make room there, then give the "
+            "same command again: what is done is kept."
+        ) from error
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def _copied(clip: Clip, path: Path) -> bool:
@@ -174,18 +179,14 @@ def _write_shards(clips: Sequence[Clip], folder: Path) -> None:
     """Tar files of `ID.mp4`, `ID.txt` (the caption) and `ID.json` (the row): WebDataset's form."""
     for number in range(0, len(clips), PER_SHARD):
         path = folder / SHARDS / f"{number // PER_SHARD:06d}.tar"
-        partial = path.with_suffix(".partial")
-        with tarfile.open(partial, "w") as tar:
+        with _whole(path) as unfinished, tarfile.open(unfinished, "w") as tar:
             for clip in clips[number : number + PER_SHARD]:
                 name = clip.extra["id"]
                 row = {"caption": clip.caption, "captions": clip.captions, "scores": clip.scores}
                 row |= {"tags": clip.tags, "source": clip.source, "license": clip.license}
                 _add(tar, f"{name}.mp4", Path(clip.path).read_bytes())
-                _add(tar, f"{name}.txt", clip.caption.encode())
+                _add(tar, f"{name}.txt", clip.caption.encode(errors="replace"))
                 _add(tar, f"{name}.json", json.dumps(row, sort_keys=True).encode())
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:

@@ -30,8 +30,8 @@ NO_LIMIT = (None, -1.0)
 SCORES = {
     "seconds": ("length", "scenes.min_seconds", ""),
     "motion": ("% of the shorter side a second", "motion.min_motion", "motion.max_motion"),
-    "camera_motion": ("motion of the whole picture, in the same unit", "", ""),
-    "object_motion": ("motion beside that of the camera, in the same unit", "", ""),
+    "camera_motion": ("of the motion, what moves the whole picture", "", ""),
+    "object_motion": ("of the motion, what the camera does not explain", "", ""),
     "frozen": ("share of the time in which nothing moves", "", "motion.max_frozen"),
     "chaos": ("share of the change that no motion explains", "", "motion.max_chaos"),
     "brightness": ("mean, of 255", "quality.min_brightness", ""),

@@ -31,12 +31,12 @@ class ScorerConfig(TrainConfig):
     text: str = "t2v-tiny"  # folder with the tokenizer and encoder to begin with
     text_lr: float = 2e-4  # 0: the encoder stays as it is
     count: int = 8192  # clips read, at most; one takes 200 kB of memory
-    masked: float = 0.5  # share of a video's tokens left out while training
-    unmasked_from: float = 0.8  # share of the steps after which all are seen
+    masked: float = 0.3  # share of a video's tokens left out while training
+    unmasked_from: float = 0.6  # share of the steps after which all are seen
     wrong_captions: int = 4  # of each clip: its own with one phrase exchanged
     wrong_clips: float = 0.25  # of a batch, shown again in disorder or backwards
     steps: int = 1000
-    batch_size: int = 96
+    batch_size: int = 48
 
     def __post_init__(self) -> None:
         super().__post_init__()

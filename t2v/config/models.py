@@ -64,3 +64,10 @@ class TransformerConfig:
     rope_max_seq_len: int = 1024
     pooled_text: bool = True  # text summed over its tokens also steers the modulation
     sincos_positions: bool = True  # fixed sinusoids beside the rotary, relative positions
+
+    def __post_init__(self) -> None:
+        if self.attention_head_dim < 1 or self.attention_head_dim % 2:
+            raise UserError(
+                f"attention_head_dim={self.attention_head_dim}: it must be even, as rotary "
+                "positions turn channels in pairs."
+            )

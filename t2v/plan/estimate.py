@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
-from t2v.config import TrainDiTConfig
+import torch
+from diffusers.models.attention_dispatch import AttentionBackendName
+
+from t2v.config import FinetuneConfig, TrainDiTConfig
+from t2v.models.attention import check_backend
 from t2v.plan.parts import Size, Target
 from t2v.plan.trace import Rates, traced
 from t2v.plan.work import ENCODE, UPDATE, Work, build
@@ -138,8 +142,9 @@ def _onward(fewer: Any, more: Any, steps: int) -> Any:
 
 def traced_whole(target: Target, size: Size, rates: Rates) -> Estimate:
     """`estimate` with every layer traced."""
+    target = _traceable(target)
     with traced(rates) as trace:
-        work = build(replace(target, device="cpu"), size)
+        work = build(target, size)
         stages = []
         for stage in work.stages:
             held = trace.live
@@ -159,6 +164,17 @@ def traced_whole(target: Target, size: Size, rates: Rates) -> Estimate:
             latents=work.latents,
             absent=tuple(work.absent),
         )
+
+
+def _traceable(target: Target) -> Target:
+    """The same work where it can be traced, which is on a CPU."""
+    if isinstance(target, TrainDiTConfig | FinetuneConfig):
+        known = {each.value for each in AttentionBackendName} - {"native", "_native_math"}
+        if target.device != "cpu" and target.attention in known:
+            # a GPU's fused kernels take what torch's own takes
+            target = replace(target, attention="native")
+        check_backend(target.attention, 16, torch.device("cpu"), torch.float32)
+    return replace(target, device="cpu")
 
 
 def _later(stage: StageTrace, work: Work) -> StageTrace:

@@ -37,6 +37,9 @@ class Size:
     width: int
     tokens: int = 0  # of text
 
+    def __str__(self) -> str:
+        return f"{self.batch} x {self.frames} frames of {self.width} x {self.height}"
+
 
 def planned_size(target: Target, asked: dict[str, int | None], tokens: int | None) -> Size:
     """The size of a step: what is `asked`, else what the model or the data were saved with.
@@ -69,9 +72,10 @@ def planned_size(target: Target, asked: dict[str, int | None], tokens: int | Non
     longest = 0
     if not isinstance(target, TrainVAEConfig):
         longest = known.get("max_sequence_length", getattr(target, "max_sequence_length", 512))
-    return Size(
-        batch, sizes["num_frames"], sizes["height"], sizes["width"], min(tokens or longest, longest)
-    )
+    if longest and tokens and tokens > longest:
+        raise UserError(f"text_tokens={tokens}, but the model takes at most {longest}.")
+    sides = sizes["num_frames"], sizes["height"], sizes["width"]
+    return Size(batch, *sides, tokens if longest and tokens else longest)
 
 
 def black(size: Size, device: str | torch.device) -> Tensor:

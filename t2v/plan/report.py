@@ -33,10 +33,7 @@ def comparison(plan: Plan) -> list[tuple[str, Figure, float]]:
 def _sizes(plan: Plan) -> Iterator[str]:
     whole, size = plan.estimate, plan.estimate.size
     yield f"t2v {plan.config.command} on {plan.device}"
-    yield (
-        f"size         {size.batch} x {size.frames} frames of {size.width} x {size.height}"
-        + (f", {size.tokens} text tokens" if size.tokens else "")
-    )
+    yield (f"size         {size}" + (f", {size.tokens} text tokens" if size.tokens else ""))
     parts = ", ".join(f"{name} {_count(count)}" for name, count in whole.parameters.items())
     yield f"parameters   {_count(sum(whole.parameters.values()))}: {parts}"
     for absent in whole.absent:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import warnings
 import weakref
@@ -131,6 +132,8 @@ class Trace(TorchDispatchMode):
 def traced(rates: Rates) -> Iterator[Trace]:
     """Inside, every tensor made has a shape and no content, and the trace counts."""
     _forget_cached_tensors()
+    quiet = logging.root.manager.disable
+    logging.disable(logging.INFO)  # what a command says of itself, it says when it is run
     try:
         with (
             warnings.catch_warnings(),
@@ -141,6 +144,7 @@ def traced(rates: Rates) -> Iterator[Trace]:
             warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")
             yield run
     finally:
+        logging.disable(quiet)
         _forget_cached_tensors()
 
 

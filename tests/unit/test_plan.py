@@ -139,6 +139,14 @@ def test_gradients_of_earlier_batches_are_held_through_a_later_one(training):
     assert more.held == pytest.approx(first.held + planned.gradients, rel=0.01)
 
 
+def test_kernels_of_gpus_take_what_the_native_one_takes(training):
+    native, flash = (
+        estimate(replace(training, device="cuda", attention=name), SIZE, UNKNOWN)
+        for name in ("native", "flash")
+    )
+    assert native == flash
+
+
 def test_muon_keeps_half_the_state_of_adamw(training):
     adamw, muon = (
         estimate(replace(training, optim=OptimConfig(name=name)), SIZE, UNKNOWN).optimizer
@@ -299,6 +307,12 @@ def test_what_can_never_run_is_one_message(training):
         target = replace(training, model=replace(training.model, **change))
         with pytest.raises(UserError, match=message):
             plan(PlanConfig(command="train", **sizes), target)
+    with pytest.raises(UserError, match="attention_head_dim=7: it must be even"):
+        replace(training.model, attention_head_dim=7)
+    with pytest.raises(UserError, match='The attention backend "flish" does not run'):
+        plan(PlanConfig(command="train", **sizes), replace(training, attention="flish"))
+    with pytest.raises(UserError, match="text_tokens=13, but the model takes at most 12"):
+        plan(PlanConfig(command="train", text_tokens=13, **sizes), training)
     with pytest.raises(UserError, match="num_frames=6 does not fit"):
         plan(PlanConfig(command="train", **{**sizes, "num_frames": 6}), training)
     with pytest.raises(UserError, match="command=encode: command takes sample"):

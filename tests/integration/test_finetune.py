@@ -16,6 +16,9 @@ from t2v.config import FinetuneConfig, LoRAConfig, OptimConfig
 from t2v.errors import UserError
 from t2v.models.lora import WEIGHTS, load_lora
 from t2v.pipeline import T2VPipeline
+from t2v.plan.estimate import estimate
+from t2v.plan.parts import Size
+from t2v.plan.run import UNKNOWN
 from t2v.training.finetune import FinetuneTask, finetune
 from t2v.training.loop import fit, start_state
 
@@ -66,10 +69,8 @@ def adapter(tmp_path):
 
 @pytest.mark.parametrize("method", ["lora", "full", "peft"])
 def test_two_and_two_steps_equal_four_to_the_bit(config, tmp_path, method, adapter):
-    config = replace(config, method=method)
-    if method == "peft":
-        words = {"soft_prompt": "a red ball", "text_lr": 0.05}
-        config = replace(config, peft=adapter, **words)
+    extra = {"peft": adapter, "soft_prompt": "a red ball", "text_lr": 0.05}
+    config = replace(config, method=method, **(extra if method == "peft" else {}))
     whole = finetune(config)
     other = replace(config, output=str(tmp_path / "other"))
     finetune(replace(other, steps=2))
@@ -116,9 +117,8 @@ def test_the_untuned_model_is_judged_beside_the_tuned_and_forgetting_is_seen(con
 def test_samples_of_a_training_are_what_t2v_sample_draws_from_the_checkpoint(
     config, method, adapter, drawn_later
 ):
-    config = replace(config, method=method, interpolate=0.5, seed=7)
-    if method == "peft":
-        config = replace(config, peft=adapter, soft_prompt="the snow")
+    extra = {"peft": adapter, "soft_prompt": "the snow"} if method == "peft" else {}
+    config = replace(config, method=method, interpolate=0.5, seed=7, **extra)
     checkpoint = finetune(config)
     with Image.open(checkpoint.parent / "sheets" / "000004.png") as sheet:
         drawn = torch.from_numpy(np.array(sheet))
@@ -182,6 +182,8 @@ def test_an_adapter_of_peft_is_saved_in_the_weights_it_changes(config, adapter):
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed and all(".to_q." in name or ".to_v." in name for name in changed)
     assert (latents(tuned) - latents(base)).abs().max() > 1e-2
+    planned = estimate(config, Size(batch=3, frames=5, height=16, width=32, tokens=12), UNKNOWN)
+    assert planned.gradients == sum(task.model.get_parameter(n).nbytes for n in learning(task))
     Path(adapter).write_text(Path(adapter).read_text() + " ")
     with pytest.raises(UserError, match="peft: "):
         finetune(config)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 import cv2
 import numpy as np
-from einops import rearrange
+from einops import rearrange, reduce
 
 from t2v.config.curation import DedupConfig
 from t2v.curation.journal import load_prints
@@ -18,6 +20,10 @@ from t2v.manifest import Clip
 SIZE = (32, 18)  # width, height of a fingerprint's pictures
 STATIC = 1.5  # of 255: below, a clip has nothing but grain that changes
 ZOOMS = (1.0, 0.9)  # of a copy's picture that may be left
+GLANCE = (3, 4)  # height, width of the pictures of a first glance
+GLIMPSE = 0.65  # the correlation at a glance from which a pair is looked at closely; copies have .8
+ALIKE = 0.7  # of mean pictures; copies have .85
+AT_ONCE = 256
 
 
 def fingerprint(take: Take) -> np.ndarray:
@@ -42,7 +48,7 @@ def dedup(clips: list[Clip], config: DedupConfig, folder: Path) -> list[Clip]:
     prints = [_Print(load_prints(folder, clip)) for clip in clips]
     best = list(range(len(clips)))  # union-find
     closeness: dict[int, tuple[float, int]] = {}
-    for a, b in _candidates(prints):
+    for a, b in _candidates(prints, config):
         likeness = prints[a].likeness(prints[b], config.overlap)
         if likeness >= config.correlation:
             first, second = _root(best, a), _root(best, b)
@@ -88,18 +94,31 @@ def _root(best: list[int], number: int) -> int:
 
 
 class _Print:
-    """A clip's fingerprint, ready to be compared with others."""
+    """A clip's fingerprint, ready to be compared with others; what few clips need is made late."""
 
     def __init__(self, pictures: np.ndarray) -> None:
+        self.pictures = pictures
         light = pictures.astype(np.float32)
         self.mean = light.mean(0)
-        self.looks = [_changes(_zoomed(light, zoom)) for zoom in ZOOMS]
-        self.mirrored = [_changes(_zoomed(light[:, :, ::-1], zoom)) for zoom in ZOOMS]
-        self.is_static = float(np.sqrt((light - self.mean).var())) < STATIC
+        changes = light - self.mean
+        self.is_static = float(np.sqrt((changes**2).mean())) < STATIC
+        self.glance = reduce(changes, "t (h x) (w y) -> t h w", "mean", h=GLANCE[0], w=GLANCE[1])
         self.coarse = [
             _unit(cv2.resize(each, (8, 5), interpolation=cv2.INTER_AREA).ravel())
             for each in (self.mean, np.ascontiguousarray(self.mean[:, ::-1]))
         ]
+
+    @cached_property
+    def looks(self) -> list[np.ndarray]:
+        """What changes in the pictures, whole and zoomed, `t d` each."""
+        light = self.pictures.astype(np.float32)
+        return [_changes(_zoomed(light, zoom)) for zoom in ZOOMS]
+
+    @cached_property
+    def mirrored(self) -> list[np.ndarray]:
+        """The same of the mirrored pictures."""
+        light = self.pictures[:, :, ::-1].astype(np.float32)
+        return [_changes(_zoomed(light, zoom)) for zoom in ZOOMS]
 
     def likeness(self, other: _Print, overlap: float) -> float:
         """The best correlation over offsets, mirrorings and crops; 0 to 1."""
@@ -139,15 +158,21 @@ def _zoomed(light: np.ndarray, zoom: float) -> np.ndarray:
 
 def _correlation(a: np.ndarray, b: np.ndarray, overlap: float) -> float:
     """Of the frames that two clips share, at the offset where it is best."""
-    product = a @ b.T
     power_a, power_b = (np.r_[0, np.cumsum((x**2).sum(1))] for x in (a, b))
-    least = max(2, round(overlap * min(len(a), len(b))))
-    best = 0.0
-    for offset in range(least - len(a), len(b) - least + 1):  # frame k of a is k + offset of b
-        first, last = max(0, -offset), min(len(a), len(b) - offset)
-        norm = (power_a[last] - power_a[first]) * (power_b[last + offset] - power_b[first + offset])
-        best = max(best, float(np.trace(product, offset)) / max(float(norm) ** 0.5, 1e-6))
-    return best
+    offset = np.arange(1 - len(a), len(b))  # frame k of a is k + offset of b
+    first, last = np.maximum(0, -offset), np.minimum(len(a), len(b) - offset)
+    norm = (power_a[last] - power_a[first]) * (power_b[last + offset] - power_b[first + offset])
+    enough = last - first >= max(2, round(overlap * min(len(a), len(b))))
+    found = _diagonals(a @ b.T) / np.maximum(np.sqrt(np.maximum(norm, 0)), 1e-6)
+    return max(0.0, float(found[enough].max(initial=0.0)))
+
+
+def _diagonals(matrix: np.ndarray) -> np.ndarray:
+    """The sums of all diagonals, the lowest first: each row one further to the right."""
+    rows, columns = matrix.shape
+    wide = np.zeros((rows, columns + rows), matrix.dtype)
+    wide[:, :columns] = matrix[::-1]
+    return wide.ravel()[:-rows].reshape(rows, columns + rows - 1).sum(0)
 
 
 def _unit(values: np.ndarray) -> np.ndarray:
@@ -155,13 +180,57 @@ def _unit(values: np.ndarray) -> np.ndarray:
     return values / max(float(np.linalg.norm(values)), 1e-6)
 
 
-def _candidates(prints: list[_Print]) -> Iterator[tuple[int, int]]:
-    """Pairs whose mean pictures are roughly alike, as they are or mirrored; in blocks of rows."""
+class _Glances:
+    """Few numbers a picture of every clip, correlated over all offsets at once by Fourier."""
+
+    def __init__(self, prints: list[_Print], overlap: float) -> None:
+        self.lengths = np.array([len(each.glance) for each in prints])
+        longest = int(self.lengths.max())
+        self.size = 2 ** math.ceil(math.log2(2 * longest))
+        self.spectra = np.stack([np.fft.rfft(p.glance, self.size, axis=0) for p in prints])
+        self.spectra = self.spectra.astype(np.complex64)  # n f h w
+        self.power = np.zeros((len(prints), longest + 1))
+        for number, each in enumerate(prints):
+            running = np.cumsum((each.glance**2).sum((1, 2)))
+            self.power[number, 1:] = np.r_[running, np.full(longest - len(running), running[-1])]
+        self.offsets = np.arange(-longest + 1, longest)
+        self.overlap = overlap
+
+    def likeness(self, one: int, others: np.ndarray) -> np.ndarray:
+        """The best correlation of a clip with each of some others, mirrored or not, `n`."""
+        mine, theirs = self.lengths[one], self.lengths[others, None]
+        offset = self.offsets[None]  # frame k of the one is k + offset of the other
+        first = np.clip(-offset, 0, mine)
+        last = np.clip(theirs - offset, first, mine)
+        enough = last - first >= np.maximum(2, np.round(self.overlap * np.minimum(mine, theirs)))
+        power = self.power[others]
+        end, begin = (np.clip(at + offset, 0, power.shape[1] - 1) for at in (last, first))
+        norm = np.take_along_axis(power, end, 1) - np.take_along_axis(power, begin, 1)
+        norm = np.sqrt(np.maximum(norm * (self.power[one][last] - self.power[one][first]), 0))
+        best = np.zeros(len(others))
+        spectrum = self.spectra[one].conj()
+        for look in (spectrum, spectrum[:, :, ::-1]):
+            cross = (self.spectra[others] * look).sum((2, 3))
+            found = np.fft.irfft(cross, self.size, axis=1)[:, self.offsets % self.size]
+            best = np.maximum(best, (enough * found / np.maximum(norm, 1e-6)).max(1))
+        return best
+
+
+def _candidates(prints: list[_Print], config: DedupConfig) -> Iterator[tuple[int, int]]:
+    """Pairs whose mean pictures are roughly alike, as they are or mirrored, and whose changes are
+    at a glance; a thousandth of the work of looking closely at all."""
     if not prints:
         return
     plain, mirrored = (np.stack([each.coarse[side] for each in prints]) for side in (0, 1))
+    is_static = np.array([each.is_static for each in prints])
+    glances = _Glances(prints, config.overlap)
     for number in range(len(prints)):
-        others = np.s_[number + 1 :]
-        alike = np.maximum(plain[others] @ plain[number], mirrored[others] @ plain[number])
-        for other in np.flatnonzero(alike > 0.5).tolist():
-            yield number, number + 1 + other
+        rest = np.s_[number + 1 :]
+        alike = np.maximum(plain[rest] @ plain[number], mirrored[rest] @ plain[number])
+        near = alike > ALIKE
+        others = number + 1 + np.flatnonzero(near & (is_static[rest] == is_static[number]))
+        if not is_static[number]:  # else the means are all there is to compare
+            chunks = [others[at : at + AT_ONCE] for at in range(0, len(others), AT_ONCE)]
+            likely = [each[glances.likeness(number, each) > GLIMPSE] for each in chunks]
+            others = np.concatenate(likely) if likely else others
+        yield from ((number, other) for other in others.tolist())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -18,6 +19,7 @@ SMALL = (36, 64)  # height, width of the pictures in which cuts are looked for
 THUMB = (32, 18)  # width, height of those in which all else is
 FLAT = 5.0  # standard deviation of a thumbnail, of 255, below which it shows nothing
 BLEND = np.linspace(0.2, 0.8, 7)  # where in it a dissolve is looked at
+WIDTHS = (0.15, 0.25, 0.4, 0.7, 1.0, 1.3)  # of windows, in shares of the longest dissolve
 
 
 class SceneFinder:
@@ -217,9 +219,9 @@ def _dissolves(times: np.ndarray, grey: np.ndarray, config: ScenesConfig) -> Ite
     """
     rate = (len(times) - 1) / max(times[-1] - times[0], 1e-6) if len(times) > 1 else 0.0
     found: list[tuple[float, int, int]] = []
-    coarse, fine = _coarse(grey), _fine(grey)
-    for seconds in config.dissolve_seconds * np.array([0.2, 0.4, 0.7, 1.0, 1.3]):
-        width = round(seconds * rate)
+    coarse, fine = _products(_coarse(grey)), _products(_fine(grey))
+    for share in WIDTHS:
+        width = round(config.dissolve_seconds * share * rate)
         if 4 <= width < len(grey):
             found += _blends(coarse, fine, width)
     taken: list[Span] = []
@@ -231,42 +233,59 @@ def _dissolves(times: np.ndarray, grey: np.ndarray, config: ScenesConfig) -> Ite
 
 def _blends(coarse: np.ndarray, fine: np.ndarray, width: int) -> list[tuple[float, int, int]]:
     """Windows of `width` frames that look like one dissolve: what is left over, start, end."""
-    apart, unlike, share, rest, dip = _fit(coarse, width)
-    _, _, _, fine_rest, fine_dip = _fit(fine, width)
-    falls = np.diff(share, axis=0)
-    is_blend = (apart > 60) & (unlike < 0.6) & (falls.max(0) < 0.02) & (falls.min(0) > -0.35)
-    is_blend &= (share[0] > 0.6) & (share[-1] < 0.4)
+    whole, detail = _fit(coarse, width), _fit(fine, width)
+    falls, rest = np.diff(whole.share, axis=0), whole.rest
+    is_blend = (whole.apart > 60) & (whole.unlike < 0.6)
+    is_blend &= (falls.max(0) < 0.02) & (falls.min(0) > -0.35)
+    is_blend &= (whole.share[0] > 0.6) & (whole.share[-1] < 0.4)
     # Contrast is lost halfway in a dissolve even when both scenes move; a pan over a smooth
     # picture does the same in the coarse picture, but not in the fine one.
-    is_blend &= (rest < 0.2) & (dip < 0.35) & (fine_rest < 0.32) & (fine_dip < 0.55)
+    stands = (rest < 0.2) & (whole.dip.max(0) < 0.35)
+    stands &= (detail.rest < 0.32) & (detail.dip.max(0) < 0.55)
+    moves = (rest < 0.25) & (whole.dip.max(0) < 0.55) & (whole.kin_dip.max(0) < 0.6)
+    moves &= (detail.rest < 0.3) & (detail.dip.max(0) < 0.25) & (detail.dip.mean(0) < 0.15)
+    is_blend &= stands | moves
     return [(float(rest[at]), at, at + width) for at in np.flatnonzero(is_blend).tolist()]
 
 
-def _fit(level: np.ndarray, width: int) -> tuple[np.ndarray, ...]:
-    """How the frames between the ends A, B of each window are made of them; `level` is `t d`.
+class _Fit(NamedTuple):
+    """How the frames between the ends A, B of `n` windows are made of them."""
 
-    Returns:
-        The mean square of A - B, the correlation of A and B, the share of A at each of `BLEND`,
-        what is left over (of A - B), and how far the power is from that of a blend of strangers.
-    """
+    apart: np.ndarray  # the mean square of A - B, `n`
+    unlike: np.ndarray  # the correlation of A and B, `n`
+    share: np.ndarray  # of A at each of `BLEND`, `p n`
+    rest: np.ndarray  # what is left over, of the square of A - B, `n`
+    dip: np.ndarray  # how far the power is from that of a blend of strangers, `p n`
+    kin_dip: np.ndarray  # the same of a blend of pictures that have in common what A and B have
+
+
+def _products(level: np.ndarray) -> np.ndarray:
+    """The mean product of each two frames without their means, `t t`; `level` is `t d`."""
     level = level - level.mean(1, keepdims=True)
-    products = level @ level.T / level.shape[1]
+    return level @ level.T / level.shape[1]
+
+
+def _fit(products: np.ndarray, width: int) -> _Fit:
+    """The fit of every window of `width` frames, by `_products`."""
     power = np.maximum(np.diagonal(products), 1e-3)
     aa, bb, ab = power[:-width], power[width:], np.diagonal(products, width)
     size = np.maximum(aa + bb - 2 * ab, 1e-3)
-    shares, left, dips = [], [], []
-    for place in BLEND:
-        at = round(place * width)
+    shares, left, dips, kin_dips = [], [], [], []
+    for at in np.round(BLEND * width).astype(int).tolist():
         mm = power[at : at + len(aa)]
         am = np.diagonal(products, at)[: len(aa)]
         mb = np.diagonal(products, width - at)[at:]
         share = (am - mb - ab + bb) / size
-        blend = (1 - place) ** 2 * aa + place**2 * bb
+        of_b = at / width
+        strangers = (1 - of_b) ** 2 * aa + of_b**2 * bb
+        kin = np.maximum(strangers + 2 * of_b * (1 - of_b) * ab, 0.05 * (aa + bb))
         shares.append(share)
         left.append((mm + bb - 2 * mb) / size - share**2)
-        dips.append(np.abs(np.log(mm / blend)))
+        dips.append(np.abs(np.log(mm / strangers)))
+        kin_dips.append(np.abs(np.log(mm / kin)))
     unlike = ab / np.sqrt(aa * bb)
-    return size, unlike, np.stack(shares), np.mean(left, 0), np.max(dips, 0)
+    share, dip, kin_dip = (np.stack(each) for each in (shares, dips, kin_dips))
+    return _Fit(size, unlike, share, np.mean(left, 0), dip, kin_dip)
 
 
 def _coarse(grey: np.ndarray) -> np.ndarray:

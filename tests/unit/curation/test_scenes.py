@@ -5,9 +5,10 @@ from itertools import pairwise
 import cv2
 import numpy as np
 import pytest
+from scenedetect import AdaptiveDetector, FrameTimecode
 
 from t2v.config.curation import ScenesConfig
-from t2v.curation.scenes import SMALL, SceneFinder
+from t2v.curation.scenes import SMALL, SceneFinder, find_cuts
 from t2v.curation.small import shrunk
 
 FPS = 25.0
@@ -77,6 +78,31 @@ def test_dissolves_and_fades_are_found(scene):
     hits = sum(f1(truth, found) > 0 for truth, found in truth_and_found)
     found = sum(len(found) for _, found in truth_and_found)
     assert 2 * hits / (len(truth_and_found) + found) >= 0.8
+
+
+def test_short_dissolves_between_moving_scenes_are_found(scene):
+    scenes = [scene(300 + n, 34, pan=pan, ball=2) for n, pan in enumerate([5, 2, 8, 1, 3])]
+    found = []
+    for before, after in pairwise(scenes):
+        film, span = blended(before, after, 6)
+        found.append(f1([span], gaps(film)))
+    assert sum(found) >= 0.8 * len(found)
+
+
+def test_cuts_are_those_of_pyscenedetect(scene):
+    films = [scene(number, 9 + 4 * number, pan=number) for number in range(5)]
+    film = [small(frame) for frame in np.concatenate(films)]
+    changes, last = [], cv2.cvtColor(film[0], cv2.COLOR_BGR2HSV)
+    detector = AdaptiveDetector(3.0, 1, window_width=2, min_content_val=4.0)
+    theirs = []
+    for number, frame in enumerate(film):
+        hsv = cv2.cvtColor(frame, cv2.COLOR_BGR2HSV)
+        changes.append(np.abs(hsv.astype(int) - last).mean())
+        last = hsv
+        found = detector.process_frame(FrameTimecode(number, fps=FPS), frame)
+        theirs += [each.frame_num for each in found]
+    assert find_cuts(np.array(changes), ScenesConfig(min_content=4.0)) == theirs
+    assert len(theirs) >= 3
 
 
 @pytest.mark.parametrize("pan", [3, 8, 15, 30, 60])

@@ -136,7 +136,7 @@ def _ask_model(name: str, stills: Stills, config: CaptionConfig) -> list[Candida
     frames = stills.frames
     try:
         texts = model.describe(frames, config.prompt, config.max_new_tokens)
-    except (RuntimeError, ValueError) as error:  # out of a GPU's memory, a picture it cannot take
+    except (RuntimeError, ValueError, IndexError) as error:  # no memory left, a text too long, ...
         raise NoAnswer(f"{type(error).__name__}: {error}") from error
     if len(texts) == 1:
         return [Candidate(author=name, text=texts[0])]

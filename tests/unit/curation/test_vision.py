@@ -1,6 +1,7 @@
 """Tiny models of transformers caption frames and videos and score texts, from a folder."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -220,6 +221,15 @@ def test_the_scorer_chooses_the_caption_and_refuses_what_does_not_match(clip_mod
     assert done.scores["caption_match"] == max(scores)
     strict = CaptionConfig(authors=("sidecar",), scorer=clip_model, min_match=max(scores) + 0.01)
     assert "matches the pictures by" in caption(clip, strict).reason
+
+
+def test_a_model_that_fails_on_a_clip_is_to_be_asked_again_and_others_are_heard(blip, clip):
+    name = f"model:{blip}"
+    said = replace(clip, captions=("a dog runs",))
+    done = caption(said, CaptionConfig(authors=(name, "table"), max_new_tokens=100))
+    assert done.extra["unanswered"] == [name]
+    assert done.extra["candidates"][0]["verdict"].startswith("no answer: ")
+    assert (done.caption, done.dropped) == ("a dog runs", "")
 
 
 def test_what_is_no_model_is_named(tmp_path, blip):

@@ -40,7 +40,7 @@ from t2v.workers import Failure
 
 logger = logging.getLogger(__name__)
 STATS = "stats.json"
-RULES = 1  # to be raised when the same settings judge the same film differently
+RULES = 2  # to be raised when the same settings judge the same film differently
 
 
 def curate(config: CurateConfig) -> Path:

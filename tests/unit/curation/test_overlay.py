@@ -88,3 +88,11 @@ def test_a_title_that_comes_late_is_found(film, take):
     stills = np.concatenate([stills, stills])
     stills[-4:] = written(stills[-4:], "the end of the whole film", (60, 330))
     assert "text" in judged(take(film), stills).tags
+
+
+@pytest.mark.parametrize("size", [40, 90])
+def test_a_large_title_is_text(film, take, size):
+    stills = take(film).stills.copy()
+    for still in stills:
+        cv2.putText(still, "THE END", (40, 230), cv2.FONT_HERSHEY_DUPLEX, size / 22, (255,) * 3, 6)
+    assert "text" in judged(take(film), stills).tags

@@ -141,7 +141,8 @@ def _write_ledger(path: Path, clips: Sequence[Clip]) -> None:
     names = ("path", "start", "end", "dropped", "reason")
     rows = [{name: getattr(clip, name) for name in names} for clip in clips if clip.dropped]
     partial = path.with_suffix(".partial")
-    partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # names that are no text
     partial.replace(path)
 
 

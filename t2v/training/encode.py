@@ -72,8 +72,10 @@ def encode(config: EncodeConfig) -> Path:
     Texts(text_encoder, cache / FOLDER, config.precision).add(captions)
     write_manifest(output / MANIFEST, prepared.clips)
     report = summary(prepared, tokenizer)
-    (output / "report.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-    (output / "report.txt").write_text(_told(report))
+    text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
+    (output / "report.json").write_text(text, encoding="utf-8", errors="backslashreplace")
+    told = _told(report)
+    (output / "report.txt").write_text(told, encoding="utf-8", errors="backslashreplace")
     save_image(output / "sheet.png", _sheet(prepared, vae, clips, config.sheet_clips))
     logger.info("%s", _told(report).strip())
     return output / "report.txt"

@@ -22,7 +22,7 @@ from t2v.config import (
 from t2v.errors import UserError
 from t2v.models.layers import sincos_table
 from t2v.plan.calibrate import calibrated, micro_steps, smaller
-from t2v.plan.estimate import DEFAULTS, MANY_LAYERS, MIB, estimate, traced_whole
+from t2v.plan.estimate import DEFAULTS, MANY_LAYERS, MIB, Estimate, estimate, traced_whole
 from t2v.plan.measure import Measured
 from t2v.plan.parts import Size
 from t2v.plan.report import RUN, comparison, report
@@ -191,7 +191,8 @@ def test_flop_of_sampling_are_those_torch_counts_on_a_real_call(guidance):
 def test_checkpointing_and_flash_attention_take_less(training):
     size = replace(SIZE, frames=17, height=64, width=64)
     rises = {}
-    training = replace(training, model=replace(training.model, num_layers=2))
+    model = replace(training.model, num_layers=2)
+    training = replace(training, model=model, text="none", vae="none")
     for kernel in ("native", "_native_math"):
         for checkpointing in (False, True):
             target = replace(training, attention=kernel, gradient_checkpointing=checkpointing)
@@ -210,10 +211,16 @@ def test_decoding_streams_at_flat_memory_beside_the_video_itself(training):
     assert beside[1] == pytest.approx(beside[0], rel=0.05)
 
 
-def test_measurements_twice_the_trace_double_the_plan(training):
-    rates = Rates(1e9, 1e9, 1e9, 1e9)
+@pytest.fixture
+def three(training) -> list[Estimate]:
+    """Of a quarter, of half and of all of a size."""
     sizes = [replace(SIZE, batch=batch) for batch in (2, 4, 8)]
-    small, half, whole = (estimate(training, size, rates) for size in sizes)
+    target = replace(training, text="none", vae="none")
+    return [estimate(target, size, Rates(1e9, 1e9, 1e9, 1e9)) for size in sizes]
+
+
+def test_measurements_twice_the_trace_double_the_plan(three):
+    small, half, whole = three
     default = DEFAULTS["cpu"]
 
     def twice(step):
@@ -226,6 +233,20 @@ def test_measurements_twice_the_trace_double_the_plan(training):
     first = stage(whole, STEP)
     assert whole.seconds(first, correction).value == pytest.approx(2 * first.seconds)
     assert whole.seconds(first, correction).error == pytest.approx(0.3 * first.seconds)
+
+
+def test_a_share_that_does_not_grow_lies_within_the_error(three):
+    small, half, whole = three
+    default, constant = DEFAULTS["cpu"], stage(half, STEP).seconds / 2
+
+    def slow(step):
+        peak = default.scratch + max(each.peak for each in step.stages)
+        return Measured(peak, {each.name: each.seconds + constant for each in step.stages})
+
+    correction = calibrated(whole, [(small, slow(small)), (half, slow(half))], default)
+    planned = whole.seconds(stage(whole, STEP), correction)
+    truth = stage(whole, STEP).seconds + constant
+    assert planned.value > truth > planned.value - planned.error
 
 
 def test_what_does_not_fit_is_told_with_a_change_that_does(training):

@@ -23,7 +23,7 @@ class ProbeConfig:
 class ScenesConfig:
     """Where takes begin and end; times in seconds."""
 
-    short_side: int = 144  # of the frames that all stages share
+    short_side: int = 144  # of the pictures in which motion and likeness are measured
     min_seconds: float = 1.0
     max_seconds: float = 10.0  # longer takes are split
     adaptive_threshold: float = 3.0  # PySceneDetect's AdaptiveDetector

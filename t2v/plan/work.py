@@ -117,6 +117,8 @@ def _train(task: PlannedDiT | PlannedVAE, config: TrainConfig) -> Work:
     if isinstance(task, PlannedDiT) and task.vae is not None:
         parts["vae"] = task.vae
         stages.insert(0, Stage(ENCODE, task.encode, 0))
+    if config.parallel == "fsdp":
+        task.absent.append("parallel=fsdp, which splits the weights: all is in one process here")
     return Work(parts, stages, task.latents(), state, task.absent)
 
 

@@ -267,11 +267,12 @@ def test_what_does_not_fit_is_told_with_a_change_that_does(training):
 
 
 def test_a_part_that_is_not_there_is_named_and_the_rest_is_planned(training):
-    target = replace(training, text="elsewhere", vae="nowhere")
+    target = replace(training, text="elsewhere", vae="nowhere", parallel="fsdp")
     config = PlanConfig(command="train", height=32, width=32, num_frames=5, **DEVICE)
     text = report(plan(config, target))
     assert "not counted  the text encoder: elsewhere" in text
     assert "not counted  the VAE: nowhere" in text
+    assert "not counted  parallel=fsdp" in text
 
 
 def test_a_lora_learns_little_beside_the_model_it_is_added_to(training):

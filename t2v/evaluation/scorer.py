@@ -27,8 +27,8 @@ CHUNK = 32
 class ScorerTowers(ModelMixin, ConfigMixin):
     """The video tower, and the head of the text tower.
 
-    Convolutions see shapes and local change after a tenth of the clips that patches alone take
-    (Xiao et al. 2021, arXiv 2106.14881); attention over space and time at once puts them together.
+    Convolutions come first, for attention on bare patches learns slowly (Xiao et al. 2021, arXiv
+    2106.14881); attention over space and time at once puts together what they see.
     """
 
     @register_to_config

@@ -90,7 +90,9 @@ def difference(a: Tensor, b: Tensor, generator: torch.Generator) -> dict[str, An
     if len(a) < 2:
         nothing = dict.fromkeys(("a", "b", "difference", "low", "high"))
         return nothing | {"n": len(a), "chance": 1.0}
-    low, high = bootstrap(b - a, generator)
+    off = b - a
+    # equal differences leave nothing to resample: three times 0 does not prove 0
+    low, high = bootstrap(off, generator) if off.min() < off.max() else (None, None)
     means = {"a": a.mean().item(), "b": b.mean().item(), "difference": (b - a).mean().item()}
     return means | {"low": low, "high": high, "n": len(a), "chance": paired_p(b - a, generator)}
 
@@ -318,11 +320,14 @@ def _pair_table(side: str, columns: dict[str, dict[str, Any]]) -> str:
     for metric, c in columns.items():
         if c["difference"] is not None:
             lines.append(
-                f"| {metric} | {c['a']:.3g} | {c['b']:.3g} | {c['difference']:+.3g} "
-                f"[{c['low']:+.3g}, {c['high']:+.3g}] | {c['chance_of_all']:.2g} | {c['n']} | "
-                f"{c['verdict']} |"
+                f"| {metric} | {c['a']:.3g} | {c['b']:.3g} | {c['difference']:+.3g}{_interval(c)} "
+                f"| {c['chance_of_all']:.2g} | {c['n']} | {c['verdict']} |"
             )
     return "\n".join(lines) + "\n"
+
+
+def _interval(cell: dict[str, Any]) -> str:
+    return "" if cell["low"] is None else f" [{cell['low']:+.3g}, {cell['high']:+.3g}]"
 
 
 def _short_table(rows: dict[str, dict[str, Any]], names: dict[str, str]) -> str:

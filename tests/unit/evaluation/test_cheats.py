@@ -185,5 +185,7 @@ def test_a_real_difference_is_shown_and_which_way_is_better(told, tmp_path):
     assert verdict(better["difference"], better["chance"], "higher") == "B is better"
     assert verdict(better["difference"], better["chance"], "lower") == "A is better"
     assert verdict(better["difference"], better["chance"], "") == "B has more"
+    equal = difference(a, a, generator)
+    assert equal["difference"] == 0 and equal["low"] is None  # 40 times 0 does not prove 0
     same = difference(a, a[torch.randperm(40, generator=generator)], generator)
     assert verdict(same["difference"], same["chance"], "higher") == NONE

@@ -166,7 +166,7 @@ def _written(
 def _characters(mask: np.ndarray, grey: np.ndarray, least: int, most: int) -> list[Box]:
     # labels of 16 bits take a third of the time, and are enough for all but dot patterns
     _, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8, ltype=cv2.CV_16U)
-    left, top, width, height, area = stats.T
+    width, height, area = stats.T[2:]
     fits = (least <= height) & (height <= most) & (width <= 2.5 * height)
     fits &= area > 0.12 * width * height
     fits[0] = False  # what is no part

@@ -167,7 +167,15 @@ def check_peft(transformer: T2VTransformer3DModel, file: str) -> None:
             weight.add_(noise.to(weight), alpha=WAKING)
     tuned = prediction(woken)
     with loading(f"peft={file}"):  # what peft cannot add into weights it refuses
-        added = prediction(merged(woken, 1.0))
+        whole = merged(woken, 1.0)
+        added = prediction(whole)
+    with torch.device("meta"):
+        own = type(transformer).from_config(transformer.config)
+    if odd := sorted(whole.state_dict().keys() ^ own.state_dict().keys()):
+        raise UserError(
+            f"peft={file}: the saved model would hold other weights than such a model has "
+            f"({', '.join(odd[:3])}). Leave out what trains whole layers, such as modules_to_save."
+        )
     if torch.equal(tuned, base) or _apart(added, tuned) > SAME:
         raise UserError(
             f"peft={file}: this kind changes nothing, or cannot be added into the weights. "

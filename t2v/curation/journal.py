@@ -95,8 +95,8 @@ class ClipLog:
         self.file = path.open("a", encoding="utf-8")
 
     def _read(self) -> Iterator[tuple[str, Clip]]:
-        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.endswith("}}"):
+        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines(True):
+            if line.endswith("\n"):
                 row = json.loads(line)
                 yield row["id"], clip_of(row["clip"])
 

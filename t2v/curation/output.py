@@ -176,7 +176,13 @@ def _encoded(clip: Clip, path: Path) -> None:
 
 
 def _write_shards(clips: Sequence[Clip], folder: Path) -> None:
-    """Tar files of `ID.mp4`, `ID.txt` (the caption) and `ID.json` (the row): WebDataset's form."""
+    """Tar files of `ID.mp4`, `ID.txt` (the caption) and `ID.json` (the row): WebDataset's form.
+
+    Those of a run before that kept more clips are removed.
+    """
+    for old in (folder / SHARDS).glob("[0-9]" * 6 + ".tar"):
+        if int(old.stem) * PER_SHARD >= len(clips):
+            old.unlink()
     for number in range(0, len(clips), PER_SHARD):
         path = folder / SHARDS / f"{number // PER_SHARD:06d}.tar"
         with _whole(path) as unfinished, tarfile.open(unfinished, "w") as tar:

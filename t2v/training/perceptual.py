@@ -13,6 +13,7 @@ from torch import Tensor
 from t2v.data.cache import weights_digest
 from t2v.evaluation.nets import gap, pictures_of
 from t2v.evaluation.world import load_oracle
+from t2v.models.load import loading
 from t2v.world.oracle import WorldOracle
 
 
@@ -60,5 +61,6 @@ class Perceptual:
 
 def _is_oracle(name: str) -> bool:
     config = Path(name, "config.json")
-    found = json.loads(config.read_text()) if config.is_file() else {}
-    return found.get("_class_name") == WorldOracle.__name__
+    with loading(f"perceptual={name}"):
+        found = json.loads(config.read_text()) if config.is_file() else {}
+        return found.get("_class_name") == WorldOracle.__name__

@@ -63,3 +63,9 @@ def test_frames_are_as_far_apart_as_t2v_eval_says(folder):
 def test_a_name_that_leads_nowhere_is_told(tmp_path):
     with pytest.raises(UserError, match=r"perceptual=.*nowhere: cannot be loaded"):
         Perceptual(str(tmp_path / "nowhere"), "cpu")
+
+
+def test_settings_that_are_no_json_are_told(tmp_path):
+    (tmp_path / "config.json").write_text('{"_class_name": ')
+    with pytest.raises(UserError, match=r"perceptual=.*: cannot be loaded"):
+        Perceptual(str(tmp_path), "cpu")

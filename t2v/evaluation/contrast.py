@@ -103,7 +103,8 @@ def counterfactual(
     found = _found(caption)
     choices = [each for each in _exchanges(found) if each[0] in kinds]
     colours = [match for match, phrase in found if phrase.kind == "colour"]
-    if "binding" in kinds and len({_lexicon()[each[0]].name for each in colours}) == 2:
+    names = {_lexicon()[each[0]].name for each in colours}
+    if "binding" in kinds and len(colours) == len(names) == 2:
         choices.append(("binding", colours[0], {}))
     if not choices:
         return None

@@ -54,6 +54,7 @@ def test_a_word_inside_another_phrase_is_left_alone():
     assert drawn("colour", "a ball rests on a green field") == {None}
     assert drawn("shape", "it rests under the stars") == {None}
     assert drawn("binding", "a red ball and a red cube rest at dusk") == {None}
+    assert drawn("binding", "a red car, a red bus and a blue bike") == {None}  # whose is which?
     assert counterfactual("an old man laughs", torch.Generator()) is None
 
 

@@ -70,3 +70,4 @@ def test_the_ceiling_of_retrieval_allows_for_captions_that_mean_the_same():
     captions += [f"a {colour} cube rests at dusk" for colour in ("red", "pink")]
     report = examine(Knowing(video[:4], captions), video[:4], captions, 0)
     assert report["text_r1"]["ceiling"] == 0.75 and report["text_r5"]["ceiling"] == 1.0
+    assert report["text_r1"]["chance"] == 0.25 and report["text_r5"]["chance"] == 1.0

@@ -48,7 +48,7 @@ def wilson(right: float, n: int, z: float = 1.96) -> tuple[float, float]:
     share = right / n
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     reach = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return centre - reach, centre + reach
+    return max(0.0, centre - reach), min(1.0, centre + reach)  # but for rounding they are inside
 
 
 def bootstrap(values: Tensor, generator: torch.Generator) -> tuple[float, float]:

@@ -178,7 +178,7 @@ def _one_by_one(
 ) -> list[Clip]:
     log = ClipLog(folder / WORK / f"{stage.name}.jsonl")
     unkept: dict[str, Clip] = {}  # without an answer: the next run asks again
-    words = json.dumps(asdict(settings), sort_keys=True)
+    words = json.dumps([RULES, asdict(settings)], sort_keys=True)
     names = [
         hashlib.sha256(json.dumps([words, asdict(clip)], sort_keys=True).encode()).hexdigest()
         for clip in clips

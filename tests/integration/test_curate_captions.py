@@ -89,7 +89,7 @@ def endpoint(monkeypatch):
 
 
 def test_an_endpoint_that_failed_is_asked_again_and_only_for_what_it_did_not_answer(
-    footage, tmp_path, endpoint, capsys
+    footage, tmp_path, endpoint, capsys, monkeypatch
 ):
     endpoint.failures = 2
     authors = f"caption.authors=[{endpoint.address},table]"
@@ -116,6 +116,9 @@ def test_an_endpoint_that_failed_is_asked_again_and_only_for_what_it_did_not_ans
     assert endpoint.asked == 8
     same = [(folder / "manifest.jsonl").read_bytes() for folder in (broken, whole)]
     assert same[0] == same[1] and b"unanswered" not in same[0]
+    monkeypatch.setattr("t2v.curation.run.RULES", 1e9)  # captions are judged by rules too
+    assert main([*words, str(whole)]) == 0
+    assert endpoint.asked == 11
 
 
 def test_what_took_too_long_is_done_again_with_more_time(footage, tmp_path):

@@ -27,7 +27,7 @@ def scorer_of(config: SampleConfig) -> str:
     own = shipped(SHIPPED, "towers/config.json") if config.model == EMBEDDED else None
     if own is None:
         raise UserError(
-            f"best_of={config.best_of}: nothing is named that grades draws of {config.model}. Give "
+            f"best_of={config.best_of}: no scorer is named to grade draws of {config.model}. Give "
             "scorer=FOLDER, one of `t2v scorer` or a CLIP of transformers."
         )
     return str(own)

@@ -288,7 +288,10 @@ def read_captioned(data: str, count: int) -> Captioned:
 def _read_footage(data: str, count: int) -> Captioned:
     clips = [clip for clip in read_manifest(data) if not clip.dropped][:count]
     if mute := [clip.path for clip in clips if not clip.texts()]:
-        raise UserError(f"{mute[0]}: has no caption, like {len(mute) - 1} more of {data}.")
+        raise UserError(
+            f"{data}: {len(mute)} of its {len(clips)} clips have no caption, first {mute[0]}. "
+            "Write them, or leave those clips out."
+        )
     videos, captions = [], []
     for clip in tqdm(clips, unit="clip", disable=None):
         try:

@@ -177,7 +177,7 @@ def test_draws_that_cannot_be_taken_up_in_their_middle_are_drawn_anew(run, pipe,
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["best_of=4"], "nothing is named that grades draws of ../model"),
+        (["best_of=4"], "no scorer is named to grade draws of ../model"),
         (["best_of=4", "scorer=."], "holds neither a scorer"),
         (["best_of=4", "scorer=../model"], "holds neither a scorer"),
         (["scorer=../clip"], "best_of=N"),

@@ -134,6 +134,10 @@ def test_media_with_captions_are_learned_from_too(config, media):
         path.unlink()
     table = train_scorer(replace(config, data=str(media), batch_size=4, steps=1))
     assert "video_r1" in table and "shuffle" not in table  # no word of the world's motions
+    first = min(media.glob("*.txt"))
+    first.unlink()
+    with pytest.raises(UserError, match=rf"1 of its \d+ clips have no caption.*{first.stem}\."):
+        train_scorer(replace(config, data=str(media), steps=2))
 
 
 def test_what_cannot_be_trained_is_named(config, clips):

@@ -93,8 +93,8 @@ def difference(a: Tensor, b: Tensor, generator: torch.Generator) -> dict[str, An
     off = b - a
     # equal differences leave nothing to resample: three times 0 does not prove 0
     low, high = bootstrap(off, generator) if off.min() < off.max() else (None, None)
-    means = {"a": a.mean().item(), "b": b.mean().item(), "difference": (b - a).mean().item()}
-    return means | {"low": low, "high": high, "n": len(a), "chance": paired_p(b - a, generator)}
+    means = {"a": a.mean().item(), "b": b.mean().item(), "difference": off.mean().item()}
+    return means | {"low": low, "high": high, "n": len(a), "chance": paired_p(off, generator)}
 
 
 def verdict(found: float | None, chance: float, better: str, side: str = "B") -> str:

@@ -137,7 +137,8 @@ def test_what_took_too_long_is_done_again_with_more_time(footage, tmp_path):
     }
     assert main(words) == 0
     clips = read_manifest(tmp_path / "out")
-    assert [clip.dropped for clip in clips].count("") == 3
+    assert [clip.dropped for clip in clips].count("") == 2
+    assert "sidecar: scene transition" in clips[2].reason  # an answer, if no caption
 
 
 def test_rights_go_from_the_table_by_the_manifest_into_the_card_of_a_fine_tuned_model(

@@ -97,9 +97,12 @@ def _whole(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         unfinished.replace(path)
     except OSError as error:
+        if error.filename in (None, str(unfinished), str(path)):
+            what = f"{path}: cannot be written ({error.strerror}). Make room there"
+        else:
+            what = f"{error.filename}: cannot be read any more ({error.strerror}). Put it back"
         raise UserError(
-            f"{path}: cannot be written ({error.strerror}). Make room there, then give the "
-            "same command again: what is done is kept."
+            f"{what}, then give the same command again: what is done is kept."
         ) from error
     finally:
         unfinished.unlink(missing_ok=True)

@@ -88,6 +88,11 @@ def continues(pipeline: DiffusionPipeline) -> bool:
 def embed(pipeline: T2VPipeline, prompt: str, config: SampleConfig) -> dict[str, Any]:
     """The text as the pipeline takes it: `prompt_embeds` and `negative_prompt_embeds`."""
     assert config.guidance_scale is not None
+    if config.negative_prompt and config.guidance_scale <= 1:
+        logger.warning(
+            "negative_prompt=%r does nothing at guidance_scale=%g: give more than 1.",
+            *(config.negative_prompt, config.guidance_scale),
+        )
     prompt_embeds, negative_prompt_embeds = pipeline.encode_prompt(
         prompt,
         config.negative_prompt,

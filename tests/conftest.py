@@ -266,7 +266,7 @@ def awkward(media: Path) -> Path:
     folder = media
     whole = (folder / "0.mp4").read_bytes()
     broken = {
-        "truncated": whole[: len(whole) * 2 // 5],
+        "truncated": whole[:500],  # amid the table of its frames, which comes first
         "random": bytes(np.random.default_rng(0).integers(0, 256, 5000, dtype=np.uint8)),
         "empty": b"",
         "text": b"this is no video\n" * 50,

@@ -32,6 +32,7 @@ TREES = {
 }
 FLOORS = [
     {"errors"},
+    {"text_files"},
     {"config", "settings"},
     {
         "models",

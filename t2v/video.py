@@ -16,6 +16,7 @@ from einops import rearrange
 from PIL import Image, ImageDraw, ImageFont
 
 from t2v.errors import UserError
+from t2v.footage.door import Unreadable, film_of, opened
 
 RECIPE_KEY = "t2v_recipe"
 BT709 = 1  # its number in ITU-T H.273 for primaries, transfer and matrix
@@ -59,12 +60,13 @@ def rewrite_recipe(path: Path, recipe: dict[str, Any]) -> None:
     """
     with (
         _complete(path) as partial,
-        av.open(path) as old,
+        opened(path) as old,
         av.open(partial, "w", format="mp4", options=_MOVFLAGS) as new,
     ):
         new.metadata[RECIPE_KEY] = json.dumps(recipe)
-        stream = new.add_stream_from_template(old.streams.video[0])
-        for packet in old.demux(old.streams.video[0]):
+        film = film_of(path, old)
+        stream = new.add_stream_from_template(film)
+        for packet in old.demux(film):
             if packet.dts is not None:  # the last one is an empty mark
                 packet.stream = stream
                 new.mux(packet)
@@ -93,14 +95,17 @@ def read_video(path: Path) -> tuple[np.ndarray, Fraction]:
     Raises:
         UserError: the file is not there, is no video, is broken or has no frames.
     """
-    with _reading(path), av.open(path) as file:
-        if not file.streams.video:
-            raise UserError(f"{path}: has no video in it.")
-        stream = file.streams.video[0]
-        frames = [frame.to_ndarray(format="rgb24") for frame in file.decode(stream)]
+    with opened(path) as file:
+        stream = film_of(path, file)
+        try:
+            frames = [frame.to_ndarray(format="rgb24") for frame in file.decode(stream)]
+        except (av.FFmpegError, ValueError, MemoryError) as error:
+            raise Unreadable(path, "damaged", str(error)) from error
         rate = stream.average_rate
     if not frames or rate is None:
-        raise UserError(f"{path}: has no frames in it.")
+        raise Unreadable(path, "no frames")
+    if len({frame.shape for frame in frames}) > 1:
+        raise Unreadable(path, "frames of several sizes")
     return np.stack(frames), rate
 
 
@@ -110,14 +115,23 @@ def read_recipe(path: Path) -> dict[str, Any]:
     Raises:
         UserError: the file cannot be read or carries no recipe.
     """
-    with _reading(path), av.open(path) as file:
-        text = file.metadata.get(RECIPE_KEY)
-    if text is None:
+    whose = "Only mp4 files written by `t2v sample` do; sharing sites and editors remove it."
+    try:
+        with opened(path) as file:
+            text = file.metadata.get(RECIPE_KEY)
+    except Unreadable as error:
+        why = f"{error.verdict}{f', {error.detail}' if error.detail else ''}"
         raise UserError(
-            f"{path}: carries no recipe. Only mp4 files written by `t2v sample` do; "
-            "sharing sites and editors remove it."
-        )
-    return json.loads(text)
+            f"{path}: cannot be read as a video ({why}): carries no recipe. {whose}"
+        ) from error
+    if text is None:
+        raise UserError(f"{path}: carries no recipe. {whose}")
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"{path}: its recipe is damaged ({error}). Give the .json file beside the video."
+        ) from error
 
 
 def write_gif(path: Path, frames: np.ndarray, fps: float | Fraction) -> None:
@@ -175,12 +189,3 @@ def _complete(path: Path) -> Iterator[Path]:
         raise UserError(f"{path}: cannot be written ({reason}). Choose another output.") from error
     finally:
         partial.unlink(missing_ok=True)
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, av.FFmpegError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{path}: cannot be read as a video ({reason}).") from error

@@ -17,6 +17,8 @@ class ProbeConfig:
     min_side: int = 64  # pixels of the shorter side, upright and square
     min_frames: int = 2
     hdr: Literal["drop", "keep"] = "drop"  # PQ and HLG look washed out when read as SDR
+    # lines of two moments in one frame: made frames of one, left out, or left as they are (combs)
+    interlaced: Literal["deinterlace", "drop", "keep"] = "deinterlace"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,6 +36,8 @@ class ClipsConfig:
     sampling: Literal["dense", "sparse"] = "dense"  # sparse: frames spread over the whole clip
     max_upscale: float = 1.25  # smaller footage is dropped
     max_repeat: float = 1.5  # footage slower than fps by more is dropped
+    # lines of two moments in one frame: made frames of one, left out, or left as they are (combs)
+    interlaced: Literal["deinterlace", "drop", "keep"] = "deinterlace"
     image_ratio: float = 0.0  # share of the steps that see single frames
     stages: tuple[StageConfig, ...] = ()
     cache: str | None = None  # folder of the cached latents; None: `latents` beside the manifest

@@ -95,13 +95,15 @@ def _described(clip: Clip, told: Probe) -> Clip:
         "codec": told.codec,
         "bit_depth": told.bit_depth,
         "rotation": told.rotation,
+        "mirrored": told.mirrored,
         "sample_aspect": str(told.sample_aspect),
         "full_range": told.full_range,
         "hdr": told.hdr,
         "vfr": told.vfr,
         "interlaced": told.interlaced,
+        "clock_jumps": told.clock_jumps,
     }
-    names = ("hdr", "vfr", "interlaced")
+    names = {"hdr": "hdr", "vfr": "vfr", "interlaced": "interlaced", "clock_jumps": "timestamps"}
     return replace(
         clip,
         end=round(told.duration, 6),
@@ -109,7 +111,7 @@ def _described(clip: Clip, told: Probe) -> Clip:
         width=told.width,
         height=told.height,
         num_frames=told.num_frames or None,
-        tags=(*clip.tags, *(name for name in names if facts[name])),
+        tags=(*clip.tags, *(tag for name, tag in names.items() if facts[name])),
         extra=clip.extra | {"probe": facts, "shown": [told.width, told.height]},
     )
 
@@ -121,6 +123,8 @@ def _refusal(told: Probe, config: CurateConfig) -> str:
         return f"{told.num_frames} frame, at least {config.probe.min_frames}"
     if told.hdr and config.probe.hdr == "drop":
         return f"HDR ({told.hdr}) looks washed out when it is read as ordinary footage"
+    if told.interlaced and config.probe.interlaced == "drop":
+        return "interlaced: its frames show two moments, and probe.interlaced=drop"
     return ""
 
 
@@ -144,6 +148,7 @@ class _Pass:
         self.still_size = round(told.height * large), round(told.width * large)
         self.first = 0  # the number of the first frame that waits
         self.times: list[float] = []
+        self.resized: set[int] = set()  # the numbers of those stored at another size
         self.small: list[np.ndarray] = []
         self.shown: Picture | None = None  # on screen until the next frame comes
         self.ticks = 0  # how many times 1 / 8 s are painted
@@ -153,7 +158,8 @@ class _Pass:
 
     def run(self) -> Examined:
         damage = None
-        pictures = iter_pictures(Path(self.blank.path))
+        weave = self.config.probe.interlaced == "deinterlace"
+        pictures = iter_pictures(Path(self.blank.path), deinterlace=weave)
         while True:
             try:
                 with self.clock.of("decode"):
@@ -177,6 +183,8 @@ class _Pass:
         self._tick(time - SLACK)
         number = self.first + len(self.times)
         self.times.append(time)
+        if picture.is_resized:
+            self.resized.add(number)
         self.shown = picture
         self.small.append(self.painter.bgr(picture, SMALL))
         last = max(self.stills, default=None)
@@ -222,6 +230,8 @@ class _Pass:
             end=round(last, 6),
             num_frames=high - low,
         )
+        if not self.resized.isdisjoint(range(start, end)):
+            clip = replace(clip, tags=(*clip.tags, "resized"))
         take = self._take(clip, start, end)
         least = self.config.scenes.min_seconds
         if last - self.times[low] < least - 1e-6:
@@ -276,4 +286,5 @@ class _Pass:
             gone = [tick for tick in self.grey if tick / MOTION_RATE + SLACK < self.times[0]]
             for tick in gone:
                 del self.grey[tick]
+        self.resized = {number for number in self.resized if number >= end}
         self.stills = {number: still for number, still in self.stills.items() if number >= end}

@@ -23,6 +23,7 @@ from t2v.curation import engine
 from t2v.curation.examine import FAILED
 from t2v.errors import UserError
 from t2v.footage import Unreadable, iter_frames, probe
+from t2v.footage.door import film_of, opened
 from t2v.manifest import Clip
 from t2v.workers import Failure
 
@@ -48,7 +49,8 @@ def write_files(clips: Sequence[Clip], config: CurateConfig, folder: Path) -> li
     (folder / CLIPS).mkdir(exist_ok=True)
     result = list(clips)
     kept = [number for number, clip in enumerate(clips) if not clip.dropped]
-    function = partial(_with_file, folder=folder)
+    weave = config.probe.interlaced == "deinterlace"
+    function = partial(_with_file, folder=folder, deinterlace=weave)
     for at, done in engine.run("cutting", function, [clips[number] for number in kept], config):
         clip = clips[kept[at]]
         if isinstance(done, Failure):
@@ -60,13 +62,13 @@ def write_files(clips: Sequence[Clip], config: CurateConfig, folder: Path) -> li
     return result
 
 
-def _with_file(clip: Clip, folder: Path) -> Clip:
+def _with_file(clip: Clip, folder: Path, deinterlace: bool) -> Clip:
     path = (folder / CLIPS / f"{clip.extra['id']}.mp4").absolute()
     if not path.is_file():
         try:
             with _whole(path) as unfinished:
-                if not _copied(clip, unfinished):
-                    _encoded(clip, unfinished)
+                if not _copied(clip, unfinished, deinterlace):
+                    _encoded(clip, unfinished, deinterlace)
         except Unreadable as error:
             return clip.drop(FAILED, f"its file cannot be written: {error.verdict}")
     origin = {"path": clip.path, "start": clip.start, "end": clip.end, "sha256": clip.sha256}
@@ -108,15 +110,16 @@ def _whole(path: Path) -> Iterator[Path]:
         unfinished.unlink(missing_ok=True)
 
 
-def _copied(clip: Clip, path: Path) -> bool:
+def _copied(clip: Clip, path: Path, deinterlace: bool) -> bool:
     """Copy the packets, where that gives the very frames: from a key frame on, nothing to turn,
-    crop or stretch, and no packet needed that comes later."""
-    told = clip.extra["probe"]
-    plain = told["rotation"] == 0 and told["sample_aspect"] == "1" and "crop" not in clip.extra
-    if not plain or told["codec"] not in COPIED:
+    crop, stretch or mend, and no packet needed that comes later."""
+    told = probe(clip.path)
+    turned = told.rotation or told.mirrored or told.sample_aspect != 1 or "crop" in clip.extra
+    mended = not told.is_clocked or "resized" in clip.tags or (told.interlaced and deinterlace)
+    if turned or mended or told.codec not in COPIED:
         return False
-    with av.open(Path(clip.path).absolute()) as source:
-        stream = source.streams.video[0]
+    with opened(Path(clip.path)) as source:
+        stream = film_of(Path(clip.path), source)
         packets = list(_span(source, stream, clip))
         first = min((each.pts for each in packets), default=None)
         if not packets or not packets[0].is_keyframe or packets[0].pts != first:
@@ -145,7 +148,7 @@ def _span(source: Any, stream: Any, clip: Clip) -> Iterator[Any]:
         source.seek(zero + int(clip.start / stream.time_base), stream=stream)
     after = 0
     for packet in source.demux(stream):
-        if packet.pts is None or not packet.size:
+        if packet.pts is None or not packet.size or packet.is_discard:
             continue
         time = float((packet.pts - zero) * stream.time_base)
         after = after + 1 if time >= high else 0
@@ -155,10 +158,16 @@ def _span(source: Any, stream: Any, clip: Clip) -> Iterator[Any]:
             yield packet
 
 
-def _encoded(clip: Clip, path: Path) -> None:
+def _encoded(clip: Clip, path: Path, deinterlace: bool) -> None:
     """The clip as H.264, each frame at its own time."""
     crop = clip.extra.get("crop")
-    frames = iter_frames(clip.path, clip.start, clip.end, crop=tuple(crop) if crop else None)
+    frames = iter_frames(
+        clip.path,
+        clip.start,
+        clip.end,
+        crop=tuple(crop) if crop else None,
+        deinterlace=deinterlace,
+    )
     with av.open(path, "w", format="mp4", options={"movflags": "+faststart"}) as file:
         rate = Fraction(clip.fps or 25).limit_denominator(1001)
         stream = file.add_stream("libx264", rate=rate, options=X264)

@@ -91,5 +91,5 @@ def _stored(picture: Picture, size: tuple[int, int]) -> tuple[int, int]:
 
 
 def _turned(picture: Picture, painted: np.ndarray) -> np.ndarray:
-    turns = picture.shape.turns
-    return np.ascontiguousarray(np.rot90(painted, turns)) if turns else painted
+    shape = picture.shape
+    return shape.oriented(painted) if shape.turns or shape.is_mirrored else painted

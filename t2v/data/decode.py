@@ -16,11 +16,11 @@ from PIL import Image, ImageOps
 from t2v.config import ClipsConfig
 from t2v.data.buckets import Unfit, fit_length, fit_size
 from t2v.errors import UserError
-from t2v.footage import Probe, Unreadable, iter_frames, probe
+from t2v.footage import Probe, Unreadable, iter_frames, probe, read_picture
 from t2v.manifest import IMAGE_SUFFIXES, Clip
 from t2v.workers import Failure, work
 
-VERSION = 1  # of what a clip becomes: raise it when other pixels come out, and no cache is stale
+VERSION = 2  # of what a clip becomes: raise it when other pixels come out, and no cache is stale
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Transform:
     sampling: str
     max_upscale: float
     max_repeat: float
+    interlaced: str = "deinterlace"  # as `iter_frames` reads unless asked
 
     @classmethod
     def of(
@@ -40,7 +41,7 @@ class Transform:
     ) -> Transform:
         """The one that settings ask for, whose `fps` is filled in."""
         assert config.fps is not None
-        checks = config.max_upscale, config.max_repeat
+        checks = config.max_upscale, config.max_repeat, config.interlaced
         return cls(config.fps, sizes, lengths, config.sampling, *checks)
 
 
@@ -60,12 +61,17 @@ def read_clip(clip: Clip, transform: Transform) -> np.ndarray:
     film = probe(path)
     if film.hdr:
         raise Unfit(f"HDR: {film.hdr} would come out with wrong colours")
+    if film.interlaced and transform.interlaced == "drop":
+        raise Unfit("interlaced: its frames show two moments, and interlaced=drop")
     crop = _crop(clip)
     width, height = crop[2:] if crop else (film.width, film.height)
     size = fit_size(height, width, transform.sizes, transform.max_upscale)
     still = film.num_frames == 1
     rate, wanted = (None, 1) if still else _sampling(clip, film, transform)
-    frames = iter_frames(path, clip.start, clip.end, fps=rate, size=size, crop=crop)
+    weave = transform.interlaced == "deinterlace"
+    frames = iter_frames(
+        path, clip.start, clip.end, fps=rate, size=size, crop=crop, deinterlace=weave
+    )
     video = [frame for _, frame in islice(frames, wanted)]
     if not video:
         raise Unfit(f"empty: no frame is shown from {clip.start:g} s on")
@@ -149,11 +155,7 @@ def _crop(clip: Clip) -> tuple[int, int, int, int] | None:
 
 
 def _read_image(clip: Clip, transform: Transform) -> np.ndarray:
-    try:
-        with Image.open(clip.path) as file:
-            image = ImageOps.exif_transpose(file).convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise Unfit(f"not an image: {error}") from error
+    image = Image.fromarray(read_picture(Path(clip.path)))
     if crop := _crop(clip):
         left, top, width, height = crop
         image = image.crop((left, top, left + width, top + height))

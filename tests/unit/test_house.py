@@ -34,11 +34,11 @@ FLOORS = [
     {"errors"},
     {"text_files"},
     {"config", "settings"},
+    {"footage"},
     {
         "models",
         "diffusion",
         "video",
-        "footage",
         "workers",
         "manifest",
         "card",

@@ -95,9 +95,11 @@ def test_an_unreadable_video_is_named(content, tmp_path):
     path = tmp_path / "bad.mp4"
     if content is not None:
         path.write_bytes(content)
-    for read in (read_video, read_recipe):
-        with pytest.raises(UserError, match=r"bad\.mp4: cannot be read"):
-            read(path)
+    verdict = {None: "cannot be read", b"": "empty file"}.get(content, "not a video")
+    with pytest.raises(UserError, match=rf"bad\.mp4: {verdict}"):
+        read_video(path)
+    with pytest.raises(UserError, match=r"bad\.mp4: cannot be read"):
+        read_recipe(path)
 
 
 def test_an_image_is_not_mistaken_for_a_recipe(tmp_path):

@@ -1,0 +1,120 @@
+"""The one door for media: regular files of known formats, and nothing that they point to."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import av
+from PIL import Image
+
+from t2v.errors import UserError
+
+# FFmpeg would also play text files (`tty`) and fetch what a playlist names (`hls`, `concat`).
+_OPEN = {
+    "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,mpegts,mpeg,mpegvideo,flv,"
+    "asf,ogg,mxf,dv,h264,hevc,m4v,ivf,y4m,yuv4mpegpipe,apng,webp",
+    "protocol_whitelist": "file",
+}
+_PICTURES = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "GIF")  # Pillow would hand EPS to ghostscript
+MAX_PIXELS = 2**27  # of one picture: 134 million, 400 MB as RGB
+_NOT_FILMS = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
+
+
+class Unreadable(UserError):
+    """A file, or the rest of one, that gives no frames; `verdict` says it in a word or two."""
+
+    def __init__(self, path: Path, verdict: str, detail: str = "") -> None:
+        self.verdict, self.detail = verdict, detail
+        super().__init__(
+            f"{path}: {verdict}{f' ({detail})' if detail else ''}. "
+            "Give a video file that plays, or leave it out."
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:  # exceptions forget their arguments in a pickle
+        return _unreadable, (self.verdict, self.detail, str(self))
+
+
+def _unreadable(verdict: str, detail: str, text: str) -> Unreadable:
+    error = Unreadable(Path(), verdict, detail)
+    error.args = (text,)
+    return error
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """The container of a media file; whatever opens one anywhere in the package opens it here.
+
+    Raises:
+        Unreadable: it is empty, no file but a folder, a pipe or a device, or no video.
+        UserError: there is no such file, or it may not be read.
+    """
+    _require_file(path)
+    try:
+        # absolute: a path can then never be read as the name of a protocol
+        container = av.open(path.absolute(), options=_OPEN, metadata_errors="ignore")
+    except PermissionError as error:
+        raise UserError(f"{path}: may not be read. Give yourself the right to.") from error
+    except (av.FFmpegError, OSError, ValueError, MemoryError) as error:
+        why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise Unreadable(path, "not a video", why) from error
+    with container:
+        yield container
+
+
+def _require_file(path: Path) -> None:
+    try:
+        facts = path.stat()
+    except (OSError, ValueError) as error:  # a NUL in the name is a ValueError
+        raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', error)}).") from error
+    if not stat.S_ISREG(facts.st_mode):  # a pipe or /dev/zero would never end
+        raise Unreadable(path, "not a file", "a folder, a pipe or a device")
+    if facts.st_size == 0:
+        raise Unreadable(path, "empty file")
+
+
+def film_of(path: Path, container: Any) -> Any:
+    """The stream that players show: the one marked as default, or the first; one decoder thread.
+
+    Raises:
+        Unreadable: there is none, or only a cover picture, or its codec is unknown.
+    """
+    streams = container.streams.video
+    if not streams:
+        raise Unreadable(path, "no video stream", f"{len(container.streams.audio)} of sound")
+    films = [each for each in streams if not each.disposition & _NOT_FILMS]
+    if not films:
+        raise Unreadable(path, "cover picture, no video")
+    known = [each for each in films if each.codec_context is not None]
+    if not known:
+        raise Unreadable(path, "unknown codec")
+    marked = [each for each in known if each.disposition & av.stream.Disposition.default]
+    film = (marked or known)[0]
+    film.codec_context.thread_count = 1
+    return film
+
+
+@contextmanager
+def opened_picture(path: Path) -> Iterator[Image.Image]:
+    """A still picture, not yet decoded.
+
+    Raises:
+        Unreadable: it is empty, no regular file, no picture, or has over `MAX_PIXELS`.
+        UserError: there is no such file.
+    """
+    _require_file(path)
+    try:
+        image = Image.open(path, formats=_PICTURES)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise Unreadable(path, "not an image", str(error)) from error
+    except Image.DecompressionBombWarning as error:  # where warnings are errors
+        raise Unreadable(path, "not an image", str(error)) from error
+    with image:
+        if image.width * image.height > MAX_PIXELS:
+            raise Unreadable(
+                path, "too large", f"{image.width}x{image.height}, at most {MAX_PIXELS} pixels"
+            )
+        yield image

@@ -1,0 +1,161 @@
+"""Makes the frames of a film alike: progressive, opaque and of one size."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from fractions import Fraction
+from functools import lru_cache
+from typing import Any
+
+import av
+import numpy as np
+from av.video.reformatter import VideoReformatter
+
+from t2v.footage.door import Unreadable
+from t2v.footage.picture import colours
+
+MATTE = 255  # white: what a page shows behind what is transparent, in films and in pictures
+_ALIKE = 0.01  # shapes that differ by less are the same, rounded
+
+
+def progressive(frames: Iterator[tuple[float, Any]]) -> Iterator[tuple[float, Any]]:
+    """The same frames at the same times; lines of two moments in one frame are told apart.
+
+    Only frames that the decoder flags as interlaced are changed (bwdif).
+    """
+    weave: _Weave | None = None
+    before = None
+    try:
+        for time, frame in frames:
+            if weave is not None and weave.kind != _kind(frame):
+                yield from weave.rest()
+                weave, before = None, None
+            if weave is None and frame.interlaced_frame:
+                weave = _Weave(frame)
+                if before is not None:
+                    weave.push(None, before)
+            if weave is None:
+                before = frame
+                yield time, frame
+            else:
+                weave.push(time, frame)
+                yield from weave.ready()
+    except Unreadable:
+        if weave is not None:
+            yield from weave.rest()
+        raise
+    if weave is not None:
+        yield from weave.rest()
+
+
+def _kind(frame: Any) -> tuple[int, int, str]:
+    return frame.width, frame.height, frame.format.name
+
+
+class _Weave:
+    """A deinterlacer: one frame out for each frame in, one later."""
+
+    def __init__(self, frame: Any) -> None:
+        self.kind = _kind(frame)
+        self.graph = _graph(frame, ("bwdif", "mode=send_frame:deint=interlaced"))
+        self.waiting: deque[tuple[float | None, Any]] = deque()
+        self.count = 0
+
+    def push(self, time: float | None, frame: Any) -> None:
+        frame.pts, frame.time_base = self.count, Fraction(1, 25)
+        self.count += 1
+        self.waiting.append((time, frame))
+        self.graph.push(frame)
+
+    def ready(self) -> Iterator[tuple[float, Any]]:
+        while (done := _pulled(self.graph)) is not None:
+            time, frame = self.waiting.popleft()
+            if time is not None:
+                yield time, _coloured(done, frame)
+
+    def rest(self) -> Iterator[tuple[float, Any]]:
+        self.graph.push(None)
+        yield from self.ready()
+
+
+def _graph(frame: Any, *filters: tuple[str, str]) -> Any:
+    graph = av.filter.Graph()
+    graph.threads = 1
+    source = graph.add_buffer(
+        width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 25)
+    )
+    graph.link_nodes(source, *(graph.add(*each) for each in filters), graph.add("buffersink"))
+    graph.configure()
+    return graph
+
+
+def _pulled(graph: Any) -> Any:
+    try:
+        return graph.pull()
+    except (av.BlockingIOError, av.EOFError):
+        return None
+
+
+def _coloured(frame: Any, like: Any) -> Any:
+    """The frame with the colour tags of another one: filters forget them."""
+    frame.colorspace, frame.color_range = like.colorspace, like.color_range
+    return frame
+
+
+@lru_cache(maxsize=64)
+def _has_alpha(name: str) -> bool:
+    kind = av.VideoFormat(name)
+    return kind.has_palette or any(part.is_alpha for part in kind.components)
+
+
+def opaque(frame: Any) -> Any:
+    """The frame on `MATTE` where it is transparent; one that is nowhere comes back as it is."""
+    if not _has_alpha(frame.format.name):
+        return frame
+    painted = VideoReformatter().reformat(
+        frame, format="rgba", dst_color_range=2, threads=1, **colours(frame)
+    )
+    return av.VideoFrame.from_ndarray(on_matte(painted.to_ndarray()), format="rgb24")
+
+
+def on_matte(rgba: np.ndarray) -> np.ndarray:
+    """`h w 4` uint8, the last one opacity, to `h w 3` on `MATTE`."""
+    opacity = rgba[..., 3:].astype(np.uint16)
+    mixed = (rgba[..., :3] * opacity + MATTE * (255 - opacity) + 127) // 255
+    return mixed.astype(np.uint8)
+
+
+class OneSize:
+    """Scales frames of another size to the first one's, cut around the middle to its shape."""
+
+    def __init__(self, stored: tuple[int, int], aspect: Fraction) -> None:
+        self.stored, self.aspect = stored, aspect
+        self.graphs: dict[Any, Any] = {}
+
+    def fit(self, frame: Any, aspect: Fraction) -> Any:
+        """The frame at the size; `aspect` is that of its pixels."""
+        if (frame.height, frame.width) == self.stored:
+            return frame
+        key = *_kind(frame), aspect
+        if key not in self.graphs:
+            self.graphs[key] = self._graph(frame, aspect)
+        frame.pts, frame.time_base = 0, Fraction(1, 25)
+        self.graphs[key].push(frame)
+        return _coloured(_pulled(self.graphs[key]), frame)
+
+    def _graph(self, frame: Any, aspect: Fraction) -> Any:
+        rows, columns = self.stored
+        wanted = columns * self.aspect / rows / aspect  # columns by rows, as the frame has pixels
+        width, height = frame.width, frame.height
+        if width > height * wanted * (1 + _ALIKE):
+            width = max(1, round(height * wanted))
+        elif width < height * wanted * (1 - _ALIKE):
+            height = max(1, round(width / wanted))
+        how = "area" if rows < height else "bicubic"
+        return _graph(
+            frame,
+            ("crop", f"{width}:{height}"),
+            ("scale", f"{columns}:{rows}:flags={how}+accurate_rnd"),
+            ("format", frame.format.name),
+        )

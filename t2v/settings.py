@@ -1,17 +1,24 @@
-"""Settings from defaults, file and `name=value`; the only file that knows OmegaConf."""
+"""Settings from defaults, file and `name=value`, each checked for its type and range."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from t2v.errors import UserError
+from t2v.config.checks import within_range
+from t2v.errors import UserError, shortened
+from t2v.text_files import MOST_YAML, Plain, parse_yaml, read_text
 
 Config = TypeVar("Config")
+YES_AND_NO = {"true": True, "yes": True, "on": True, "1": True} | dict.fromkeys(
+    ("false", "no", "off", "0"), False
+)
+INT = re.compile(r"[-+]?\d+(_\d+)*", re.ASCII)  # 10_000 is how configs of before may write it
 
 
 def settings(schema: type, built: Any = None) -> dict[str, tuple[Any, Any]]:
@@ -45,6 +52,10 @@ def type_words(hint: Any) -> str:
     return "null" if hint is NoneType else str(hint.__name__)
 
 
+class _Unfit(Exception):
+    """A value is not of the type that its setting has."""
+
+
 def load_config(schema: type[Config], file: Path | None, overrides: Sequence[str]) -> Config:
     """The settings of `schema`: its defaults, then those of `file`, then `overrides`.
 
@@ -52,63 +63,75 @@ def load_config(schema: type[Config], file: Path | None, overrides: Sequence[str
         schema: one of the dataclasses of `t2v.config`.
         file: YAML with what differs from the defaults, nested as the dataclass is.
         overrides: `name=value` with dotted names. Text is taken as it stands; anything else is
-            read as YAML (`optim.lr=1e-3 height=null model.patch_size=[1,2,2]`).
+            read as YAML 1.2 (`optim.lr=1e-3 height=null model.patch_size=[1,2,2]`). Nothing is
+            interpolated: `${x}` is these four letters.
 
     Raises:
-        UserError: an unknown setting, a value of the wrong type, a required setting that is
-            missing, a file that is not there or cannot be read.
+        UserError: an unknown setting, a value of the wrong type or out of range, a required
+            setting that is missing, a file that is not there or cannot be read.
     """
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
     known = settings(schema)
-    merged = OmegaConf.structured(schema)
-    from_file = _read_file(file) if file else ()
-    for name, value, given in [*from_file, *(_read_override(text, known) for text in overrides)]:
+    values = {name: default for name, (_, default) in known.items()}
+    for name, value, given in [
+        *(_read_file(file) if file else ()),
+        *(_read_override(text, known) for text in overrides),
+    ]:
         if name not in known:
-            raise UserError(f"{given}: there is no setting {name!r}. {_nearest(name, known)}")
-        hint = known[name][0]
-        if _is_text(hint) and not isinstance(value, str | NoneType):
-            raise UserError(f"{given}: {name} takes {type_words(hint)}; put the value in quotes.")
+            raise UserError(
+                f"{given}: there is no setting {shortened(repr(name))}. {_nearest(name, known)}"
+            )
         try:
-            merged = OmegaConf.merge(merged, _nested(name, _typed(hint, _escape(value))))
-        except (OmegaConfBaseException, TypeError) as error:
-            raise UserError(f"{given}: {name} takes {type_words(hint)}.") from error
-    if missing := [name for name in known if name in OmegaConf.missing_keys(merged)]:
+            values[name] = _converted(known[name][0], value)
+        except _Unfit as error:
+            raise UserError(f"{given}: {name} takes {type_words(known[name][0])}.") from error
+        within_range(name, values[name])
+    if missing := [name for name in known if values[name] is MISSING]:
         raise UserError(
             f"{', '.join(missing)}: required and not given. "
             f"Add {' '.join(f'{name}=VALUE' for name in missing)} or a --config file that says."
         )
-    return cast(Config, OmegaConf.to_object(merged))
+    return cast(Config, _built(schema, values))
 
 
 def save_config(config: Any, path: Path) -> None:
     """Write every setting of `config` as YAML; `load_config` reads an equal object back."""
-    from omegaconf import OmegaConf
+    import yaml  # type: ignore[import-untyped]
 
-    values = OmegaConf.to_container(OmegaConf.structured(config))
-    OmegaConf.save(OmegaConf.create(_escape(values)), path)
+    text = yaml.safe_dump(_lists(asdict(config)), sort_keys=False, allow_unicode=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def _lists(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _lists(each) for name, each in value.items()}
+    return [_lists(each) for each in value] if isinstance(value, tuple) else value
+
+
+def _built(schema: Any, values: dict[str, Any], prefix: str = "") -> Any:
+    hints = get_type_hints(schema)
+    return schema(
+        **{
+            each.name: _built(hints[each.name], values, f"{prefix}{each.name}.")
+            if is_dataclass(hints[each.name])
+            else values[prefix + each.name]
+            for each in fields(schema)
+        }
+    )
 
 
 def _read_file(path: Path) -> Iterator[tuple[str, Any, str]]:
     """The leaves of a YAML file: dotted name, value, and where they stand for messages."""
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError  # type: ignore[import-untyped]
-
-    if not path.is_file():
-        raise UserError(f"--config {path}: there is no such file.")
-    try:
-        values = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    except (YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--config {path}: not readable as YAML. {error}") from error
+    # four bytes a character at most, in UTF-8
+    values = parse_yaml(read_text(path, "--config", 4 * MOST_YAML), f"--config {path}")
+    if values == Plain(""):
+        values = {}
     if not isinstance(values, dict):
-        raise UserError(f"--config {path}: holds a list; it should hold `name: value` lines.")
+        raise UserError(f"--config {path}: should hold `name: value` lines.")
     for name, value in _leaves(values):
-        yield name, value, f"{path}, {name}: {value}"
+        yield name, value, f"{path}, {shortened(name)}: {shortened(_as_written(value))}"
 
 
-def _leaves(values: dict[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in values.items():
         if isinstance(value, dict):
             yield from _leaves(value, f"{prefix}{name}.")
@@ -116,21 +139,28 @@ def _leaves(values: dict[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield f"{prefix}{name}", value
 
 
+def _as_written(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(_as_written, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{name}: {_as_written(each)}' for name, each in value.items())}}}"
+    return value.text if isinstance(value, Plain) else repr(value)
+
+
 def _read_override(text: str, known: dict[str, tuple[Any, Any]]) -> tuple[str, Any, str]:
     """Name, value and the text itself; text stays text, so that `yes` never becomes `True`."""
-    from omegaconf import OmegaConf
-    from yaml import YAMLError
-
     name, equals, value = text.partition("=")
+    given = shortened(text)
     if not equals:
-        raise UserError(f"{text!r} is not a setting: settings are given as name=value.")
+        raise UserError(
+            f"{shortened(repr(text))} is not a setting: settings are given as name=value."
+        )
     if name in known and _is_text(known[name][0]) and value != "null":
-        return name, value, text
+        return name, value, given
     try:
-        parsed: Any = OmegaConf.from_dotlist([f"value={value}"])
-    except YAMLError as error:
-        raise UserError(f"{text}: the value cannot be read; lists look like [1,2,2].") from error
-    return name, cast(dict[str, Any], OmegaConf.to_container(parsed))["value"], text
+        return name, parse_yaml(value, given), given
+    except UserError as error:
+        raise UserError(f"{error} Lists look like [1,2,2].") from error
 
 
 def _is_text(hint: Any) -> bool:
@@ -138,34 +168,77 @@ def _is_text(hint: Any) -> bool:
     return get_origin(hint) is Literal or str in choices
 
 
-def _escape(value: Any) -> Any:
-    """`value` with every `${` made literal: a path or prompt is no OmegaConf interpolation."""
-    if isinstance(value, dict):
-        return {name: _escape(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_escape(each) for each in value]
-    return str(value).replace("${", "\\${") if isinstance(value, str) else value
+def _converted(hint: Any, value: Any) -> Any:
+    """What `parse_yaml` gave, as the type `hint`.
 
-
-def _typed(hint: Any, value: Any) -> Any:
-    """`value`, its items checked and completed where a tuple of dataclasses is asked for.
-
-    OmegaConf does that for lists only.
+    Raises:
+        _Unfit: it is something else.
     """
-    from omegaconf import OmegaConf
+    if get_origin(hint) in (Union, UnionType):
+        (other,) = set(get_args(hint)) - {NoneType}
+        is_null = isinstance(value, Plain) and value.value is None
+        return None if is_null else _converted(other, value)
+    if get_origin(hint) is Literal or hint is str:
+        return _text(hint, value)
+    if get_origin(hint) is tuple:
+        return _tuple(get_args(hint), value)
+    if is_dataclass(hint):
+        return _group(cast(type, hint), value)
+    plain = Plain(value) if isinstance(value, str) else value
+    if not isinstance(plain, Plain):
+        raise _Unfit
+    return _flag(plain) if hint is bool else _number(hint, plain)
 
-    of = get_args(hint)[0] if get_origin(hint) is tuple else None
-    if not is_dataclass(of) or not isinstance(value, list):
-        return value
-    if not all(isinstance(each, dict) for each in value):
-        raise TypeError
-    return [OmegaConf.merge(OmegaConf.structured(of), each) for each in value]
 
-
-def _nested(name: str, value: Any) -> dict[str, Any]:
-    for part in reversed(name.split(".")):
-        value = {part: value}
+def _text(hint: Any, value: Any) -> str:
+    """The text as it was written: `yes`, `1e5` and `16:9` too."""
+    if isinstance(value, Plain) and value.value is not None:
+        value = value.text
+    if not isinstance(value, str) or (hint is not str and value not in get_args(hint)):
+        raise _Unfit
+    if "\0" in value:
+        raise UserError(f"{shortened(repr(value))}: no text may hold a zero byte.")
     return value
+
+
+def _flag(plain: Plain) -> bool:
+    if plain.text.lower() not in YES_AND_NO:
+        raise _Unfit
+    return YES_AND_NO[plain.text.lower()]
+
+
+def _number(hint: Any, plain: Plain) -> int | float:
+    value = plain.value
+    if isinstance(value, str) and len(value) < 40 and INT.fullmatch(value):
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int if hint is int else int | float):
+        raise _Unfit
+    try:
+        return cast(int | float, hint(value))
+    except OverflowError as error:  # an int of 400 digits
+        raise _Unfit from error
+
+
+def _tuple(of: tuple[Any, ...], value: Any) -> tuple[Any, ...]:
+    if not isinstance(value, list):
+        raise _Unfit
+    if of[-1] is ...:
+        of = (of[0],) * len(value)
+    if len(of) != len(value):
+        raise _Unfit
+    words = [each.text if of_each is str and isinstance(each, Plain) and each.text else each
+             for of_each, each in zip(of, value, strict=True)]  # fmt: skip
+    return tuple(_converted(each, word) for each, word in zip(of, words, strict=True))
+
+
+def _group(schema: type, value: Any) -> Any:
+    known = settings(schema)
+    if not isinstance(value, dict) or set(value) - set(known):
+        raise _Unfit
+    given = {name: _converted(known[name][0], each) for name, each in value.items()}
+    for name, each in given.items():
+        within_range(name, each)
+    return _built(schema, {name: default for name, (_, default) in known.items()} | given)
 
 
 def _nearest(name: str, known: dict[str, Any]) -> str:

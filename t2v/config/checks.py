@@ -2,9 +2,85 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import Any
 
-from t2v.errors import UserError
+from t2v.errors import UserError, shortened
+
+# The range of every setting that has none of its own below: beyond, sizes overflow.
+INTS = (0, 10**9)
+FLOATS = (-1e9, 1e9)
+
+# By the last part of a setting's name. Who needs more, as in a test of a cluster, says so here.
+RANGES: dict[str, tuple[float, float]] = {
+    "seed": (0, 2**63 - 1),
+    # pixels and frames
+    **dict.fromkeys(
+        ("height", "width", "resolution", "short_side", "side", "max_side"), (1, 2**16)
+    ),
+    "min_side": (0, 2**16),
+    **dict.fromkeys(("num_frames", "frames", "memory_frames", "lengths"), (1, 10**7)),
+    # seconds, and frames in one
+    "fps": (0.01, 1000),
+    "duration": (0.0001, 1e7),
+    **dict.fromkeys(("seconds_per_clip", "seconds_per_file", "timeout"), (0.001, 1e7)),
+    **dict.fromkeys(("min_seconds", "max_seconds"), (0.01, 1e7)),
+    "dissolve_seconds": (0, 1000),
+    "durations": (0, 1e7),
+    # what is done once for each
+    **dict.fromkeys(("num_videos_per_prompt", "best_of", "draws"), (0, 10**6)),
+    **dict.fromkeys(("workers", "retries"), (0, 1000)),
+    "num_inference_steps": (1, 10**6),
+    **dict.fromkeys(("repeats", "warmup"), (0, 10**6)),
+    "batch_size": (1, 2**30),
+    **dict.fromkeys(("max_new_tokens", "max_tokens", "text_tokens"), (1, 2**20)),
+    "max_sequence_length": (1, 2**20),
+    # networks
+    **dict.fromkeys(("in_channels", "out_channels", "latent_channels", "channels"), (1, 2**16)),
+    **dict.fromkeys(("block_out_channels", "text_dim", "dim", "attention_head_dim"), (1, 2**16)),
+    **dict.fromkeys(("num_attention_heads", "heads", "rank"), (1, 2**12)),
+    **dict.fromkeys(("ffn_dim", "freq_dim"), (2, 2**20)),
+    **dict.fromkeys(("num_layers", "layers"), (1, 1000)),
+    **dict.fromkeys(("layers_per_block", "decoder_layers_per_block"), (1, 1000)),
+    **dict.fromkeys(("patch_size", "resample_taps"), (1, 64)),
+    "rope_max_seq_len": (1, 2**20),
+    "rope_theta": (1, 1e12),
+    "eps": (0, 1),
+    # training
+    **dict.fromkeys(("lr", "adam_lr", "text_lr"), (0, 1000)),
+    **dict.fromkeys(("decay_from", "ema_decay", "caption_dropout"), (0, 1)),
+    **dict.fromkeys(("weight_decay", "clip_norm"), (0, 1e6)),
+    "shift": (0.001, 1000),
+    **dict.fromkeys(("guidance_scale", "lora_scale"), (-1000, 1000)),
+    # shares and cosines
+    **dict.fromkeys(("image_ratio", "base_ratio", "interpolate", "masked"), (0, 1)),
+    **dict.fromkeys(("min_match", "correlation"), (-1, 1)),
+    # machines: GB, GiB, GB/s, TFLOP/s
+    **dict.fromkeys(("memory_gb", "gigabytes_per_worker"), (0.001, 1e6)),
+    **dict.fromkeys(("memory", "bandwidth", "tflops"), (0.000001, 1e9)),
+}
+
+
+def within_range(name: str, value: Any) -> None:
+    """Raise `UserError` where a number, or one in a list, is not finite or out of range.
+
+    Args:
+        name: of the setting, dotted.
+        value: of any type; what is no number is let be.
+    """
+    for each in value if isinstance(value, tuple) else (value,):
+        if isinstance(each, bool) or not isinstance(each, int | float):
+            continue
+        usual = INTS if isinstance(each, int) else FLOATS
+        low, high = RANGES.get(name.rpartition(".")[2], usual)
+        if not (isfinite(each) and low <= each <= high):
+            raise UserError(
+                f"{name}={shortened(each)}: it must be from {_number(low)} to {_number(high)}."
+            )
+
+
+def _number(value: float) -> str:
+    return "2^63 - 1" if value == 2**63 - 1 else f"{value:,.12g}"
 
 
 def at_least_one(config: Any, *names: str) -> None:

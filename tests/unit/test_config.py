@@ -10,6 +10,7 @@ import pytest
 from t2v import config
 from t2v.config import (
     ConvertConfig,
+    EncodeConfig,
     FinetuneConfig,
     SampleConfig,
     StageConfig,
@@ -101,12 +102,14 @@ def test_a_wrong_override_says_what_was_given_and_what_is_allowed(override, word
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("steps: [1\n", ["not readable as YAML"]),
+        ("steps: [1\n", ["cannot be read as YAML"]),
         ("- 1\n", ["name: value"]),
         ("stepz: 3\n", ["stepz", "Did you mean steps"]),
         ("optim: {lr: abc}\n", ["optim.lr", "float"]),
-        ("output: yes\n", ["output", "quotes"]),
-        ("output: ${nothing}\n", ["nothing"]),
+        ("output: [yes]\n", ["output: [yes]", "takes str"]),
+        ("output:\n", ["output", "takes str"]),
+        ("steps: ${nothing}\n", ["steps: ${nothing}", "takes int"]),
+        ("steps: 1\nsteps: 2\n", ["steps stands there twice"]),
     ],
 )
 def test_a_wrong_file_says_where(text, words, tmp_path):
@@ -136,8 +139,8 @@ def test_settings_lists_nested_names_types_and_defaults():
     assert type_words(known["model.patch_size"][0]) == "[int, int, int]"
 
 
-def test_the_package_settings_import_neither_torch_nor_omegaconf():
-    code = "import sys, t2v.settings; sys.exit(bool({'torch', 'omegaconf'} & set(sys.modules)))"
+def test_the_package_settings_import_neither_torch_nor_yaml():
+    code = "import sys, t2v.settings; sys.exit(bool({'torch', 'yaml'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -171,3 +174,56 @@ def test_a_group_has_the_defaults_of_the_command_it_belongs_to():
     assert settings(TrainDiTConfig)["optim.name"][1] == "muon"
     assert settings(FinetuneConfig)["optim.name"][1] == "adamw"
     assert settings(FinetuneConfig)["optim.warmup_steps"][1] == 20
+
+
+ENVIRONMENT = ["${oc.env:SECRETX}", "\\${oc.env:SECRETX}", "\\\\${oc.env:SECRETX}", "$SECRETX"]
+
+
+@pytest.mark.parametrize("text", ENVIRONMENT)
+def test_nothing_reads_the_environment(text, tmp_path, monkeypatch):
+    monkeypatch.setenv("SECRETX", "7")
+    file = tmp_path / "c.yaml"
+    file.write_text(f"negative_prompt: {text}\noutput: '{text}.mp4'\n")
+    config = load_config(SampleConfig, file, [f"model={text}"])
+    assert (config.negative_prompt, config.output) == (text, f"{text}.mp4")
+    assert config.model == text
+    save_config(config, tmp_path / "config.yaml")
+    assert load_config(SampleConfig, tmp_path / "config.yaml", []) == config
+    for number in (text, "${oc.decode:${oc.env:SECRETX}}"):
+        file.write_text(f"seed: {number}\n")
+        for given in ((file, []), (None, [f"seed={number}"])):
+            with pytest.raises(UserError, match=r"seed takes int|cannot be read as YAML"):
+                load_config(SampleConfig, *given)
+
+
+def test_text_in_a_list_stays_what_was_written(tmp_path):
+    required = ["data=d", "model=m", "output=o"]
+    aspects = load_config(EncodeConfig, None, [*required, "clips.aspects=[16:9]"]).clips.aspects
+    assert aspects == ("16:9",)
+    shown = "[16:9, 4:3, 1:1, 3:4, 9:16]"  # as `t2v encode --help` prints the default
+    as_shown = load_config(EncodeConfig, None, [*required, f"clips.aspects={shown}"])
+    assert as_shown.clips.aspects == EncodeConfig(data="d", model="m", output="o").clips.aspects
+    (tmp_path / "c.yaml").write_text("prompts: [no, 1e5, 12:30, a red ball, null, '']\n")
+    prompts = load_config(TrainDiTConfig, tmp_path / "c.yaml", REQUIRED).prompts
+    assert prompts == ("no", "1e5", "12:30", "a red ball", "null", "")
+
+
+def test_unquoted_text_of_a_file_stays_what_was_written(tmp_path):
+    (tmp_path / "c.yaml").write_text("data: 1e5\noutput: yes\nvae: 2024-01-01\ntext: 007\n")
+    loaded = load_config(TrainDiTConfig, tmp_path / "c.yaml", [])
+    assert (loaded.data, loaded.output, loaded.vae) == ("1e5", "yes", "2024-01-01")
+    assert loaded.text == "007"
+
+
+@pytest.mark.parametrize("written", ["1e-3", "0.001", "1.0e-3", "10e-4", "'1e-3'"])
+def test_a_number_is_one_however_it_is_written(written, tmp_path):
+    (tmp_path / "c.yaml").write_text(f"optim: {{lr: {written}}}\nsteps: 10_000\n")
+    loaded = load_config(TrainDiTConfig, tmp_path / "c.yaml", REQUIRED)
+    assert (loaded.optim.lr, loaded.steps) == (1e-3, 10_000)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_config_that_windows_saved_reads_the_same(encoding, tmp_path):
+    (tmp_path / "c.yaml").write_bytes("negative_prompt: grün\r\nseed: 3\r\n".encode(encoding))
+    config = load_config(SampleConfig, tmp_path / "c.yaml", [])
+    assert (config.negative_prompt, config.seed) == ("grün", 3)

@@ -33,7 +33,8 @@ TREES = {
 FLOORS = [
     {"errors"},
     {"text_files"},
-    {"config", "settings"},
+    {"config"},
+    {"settings"},
     {"footage"},
     {
         "models",

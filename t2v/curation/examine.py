@@ -23,6 +23,7 @@ from t2v.curation.stages import STAGES
 from t2v.curation.take import MOTION_RATE, Take
 from t2v.errors import UserError
 from t2v.footage import Picture, Probe, Unreadable, iter_pictures, probe
+from t2v.footage.door import require_file
 from t2v.manifest import Clip
 
 STILL_SIDE = 640  # the longer side of a still
@@ -46,6 +47,7 @@ def examine(source: Source, config: CurateConfig) -> Examined:
     clock = _Clock()
     try:
         with clock.of("probe"):
+            require_file(Path(source.path))  # a pipe would wait for ever
             blank = replace(blank, sha256=_sha256(Path(source.path)))
             told = probe(source.path)
     except Unreadable as error:

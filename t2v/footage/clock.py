@@ -17,6 +17,7 @@ from t2v.footage.door import Unreadable
 # FFmpeg's AVFMT_TS_DISCONT: recordings of these are joined by `cat`, clock and all.
 _JOINED = {"mpegts", "mpeg", "mpegvideo"}
 _JUMP = 10.0  # seconds ahead from which their clock has jumped; FFmpeg's dts_delta_threshold
+_STILL = 600.0  # elsewhere a picture may stay on screen, but hours are a damaged timestamp
 _RATE = 25  # frames a second of a raw stream that names none; FFmpeg's default
 
 
@@ -51,8 +52,7 @@ class Timeline:
 class Clock:
     """Turns timestamps into times that always advance, so that no decoded frame is lost.
 
-    Where the clock jumps back, or far ahead in a joined recording, what follows is shown after
-    what came before. A frame with its predecessor's timestamp is shown before the next one's.
+    Where the clock jumps back or far ahead, what follows is shown after what came before. A frame with its predecessor's timestamp is shown before the next one's.
     """
 
     def __init__(self, step: float, limit: float, zero: float | None = None) -> None:
@@ -104,8 +104,9 @@ def survey(path: Path, container: Any, stream: Any) -> tuple[Any, Timeline]:
 
 
 def _timeline(packets: list[Any], frame: Any, container: Any, stream: Any) -> Timeline:
-    step, base = _step(packets, stream), stream.time_base
-    limit = float(_JUMP / base) if container.format.name in _JOINED else math.inf
+    base = stream.time_base
+    limit = float((_JUMP if container.format.name in _JOINED else _STILL) / base)
+    step = _step(packets, stream, limit)
     stamps = [pts for pts, _, _ in packets]
     is_stored = all(pts is not None for pts in stamps)
     # An AVI states the order of storage alone. Where frames are stored out of order and their
@@ -138,13 +139,13 @@ def seconds(ticks: Any, base: Fraction) -> Any:
     return ticks * base.numerator / base.denominator
 
 
-def _step(packets: list[Any], stream: Any) -> float:
-    """Ticks that a frame stays, by the packets' durations or the rate."""
-    told = [duration for _, _, duration in packets if duration]
-    if told:
-        return float(np.median(told))
-    rate = stream.guessed_rate or stream.average_rate or _RATE
-    return float(1 / (rate * stream.time_base))
+def _step(packets: list[Any], stream: Any, limit: float) -> float:
+    """Ticks that a frame stays, by the packets' durations or the rate, if they are sane."""
+    told = [float(duration) for _, _, duration in packets if duration]
+    rates = [rate for rate in (stream.guessed_rate, stream.average_rate) if rate]
+    steps = [float(np.median(told))] if told else []
+    steps += [float(1 / (rate * stream.time_base)) for rate in (*rates, _RATE)]
+    return next((step for step in steps if 0 < step <= limit), steps[-1])
 
 
 def _runs(packets: list[Any], step: float, limit: float) -> Iterator[list[float]]:

@@ -19,8 +19,8 @@ _OPEN = {
     "asf,ogg,mxf,dv,h264,hevc,m4v,ivf,y4m,yuv4mpegpipe,apng,webp",
     "protocol_whitelist": "file",
 }
-_PICTURES = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "GIF")  # Pillow would hand EPS to ghostscript
-MAX_PIXELS = 2**27  # of one picture: 134 million, 400 MB as RGB
+_PICTURES = ("PNG", "JPEG", "WEBP", "BMP", "GIF")  # Pillow would hand EPS to ghostscript
+MAX_PIXELS = 2**26  # of one picture: 8192x8192, 200 MB as RGB
 _NOT_FILMS = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
 
 
@@ -52,7 +52,7 @@ def opened(path: Path) -> Iterator[Any]:
         Unreadable: it is empty, no file but a folder, a pipe or a device, or no video.
         UserError: there is no such file, or it may not be read.
     """
-    _require_file(path)
+    require_file(path)
     try:
         # absolute: a path can then never be read as the name of a protocol
         container = av.open(path.absolute(), options=_OPEN, metadata_errors="ignore")
@@ -65,7 +65,8 @@ def opened(path: Path) -> Iterator[Any]:
         yield container
 
 
-def _require_file(path: Path) -> None:
+def require_file(path: Path) -> None:
+    """Raise Unreadable or UserError for what is no file with something in it."""
     try:
         facts = path.stat()
     except (OSError, ValueError) as error:  # a NUL in the name is a ValueError
@@ -80,7 +81,8 @@ def film_of(path: Path, container: Any) -> Any:
     """The stream that players show: the one marked as default, or the first; one decoder thread.
 
     Raises:
-        Unreadable: there is none, or only a cover picture, or its codec is unknown.
+        Unreadable: there is none, or only a cover picture, its codec is unknown, or its pictures
+            have over `MAX_PIXELS`.
     """
     streams = container.streams.video
     if not streams:
@@ -93,8 +95,14 @@ def film_of(path: Path, container: Any) -> Any:
         raise Unreadable(path, "unknown codec")
     marked = [each for each in known if each.disposition & av.stream.Disposition.default]
     film = (marked or known)[0]
+    _require_size(path, film.codec_context.width, film.codec_context.height)
     film.codec_context.thread_count = 1
     return film
+
+
+def _require_size(path: Path, width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise Unreadable(path, "too large", f"{width}x{height}, at most {MAX_PIXELS} pixels")
 
 
 @contextmanager
@@ -105,7 +113,7 @@ def opened_picture(path: Path) -> Iterator[Image.Image]:
         Unreadable: it is empty, no regular file, no picture, or has over `MAX_PIXELS`.
         UserError: there is no such file.
     """
-    _require_file(path)
+    require_file(path)
     try:
         image = Image.open(path, formats=_PICTURES)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
@@ -113,8 +121,5 @@ def opened_picture(path: Path) -> Iterator[Image.Image]:
     except Image.DecompressionBombWarning as error:  # where warnings are errors
         raise Unreadable(path, "not an image", str(error)) from error
     with image:
-        if image.width * image.height > MAX_PIXELS:
-            raise Unreadable(
-                path, "too large", f"{image.width}x{image.height}, at most {MAX_PIXELS} pixels"
-            )
+        _require_size(path, image.width, image.height)
         yield image

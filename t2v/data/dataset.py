@@ -71,6 +71,10 @@ class Dataset:
         steps = (draw.num_frames - 1) // self.temporal + 1
         return torch.stack([self.tensors[item][:, :steps] for item in draw.items.tolist()])
 
+    def largest(self) -> Tensor:
+        """The tensor `c t h w` of the largest item that is trained on."""
+        return self.tensors[max(range(self.count), key=lambda n: math.prod(self.items[n].bucket))]
+
     def training(self, at_once: int) -> tuple[Draw, ...]:
         """Every item that is trained on once, whole, in batches of one shape each."""
         buckets = [item.bucket for item in self.items[: self.count]]

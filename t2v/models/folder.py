@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from pathlib import Path
+from typing import Any
 
 from diffusers import DiffusionPipeline
 from huggingface_hub.errors import HTTPError  # httpx's, under whichever name the Hub has it
 
 from t2v.errors import UserError
+from t2v.text_files import read_json
 
 EMBEDDED = "t2v-tiny"
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -58,6 +59,19 @@ def model_folder(model: str) -> Path:
         ) from error
 
 
+def read_index(folder: Path) -> dict[str, Any]:
+    """What `model_index.json` says: parts by name, and the numbers saved with them.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    path = folder / "model_index.json"
+    index = read_json(path)
+    if not isinstance(index, dict):
+        raise UserError(f"{path}: holds no names and values, so {folder} is no pipeline folder.")
+    return index
+
+
 def weights_hash(folder: Path) -> str:
     """SHA-256 over the weights of a pipeline folder: the names and contents of its weight files.
 
@@ -66,11 +80,7 @@ def weights_hash(folder: Path) -> str:
     Raises:
         UserError: `model_index.json` cannot be read.
     """
-    index = folder / "model_index.json"
-    try:
-        parts = [name for name in json.loads(index.read_text("utf-8")) if not name.startswith("_")]
-    except (OSError, ValueError) as error:
-        raise UserError(f"{index}: cannot be read as JSON ({error}).") from error
+    parts = [name for name in read_index(folder) if not name.startswith("_")]
     total = hashlib.sha256()
     for part in sorted(parts):
         for path in sorted((folder / part).rglob("*")):

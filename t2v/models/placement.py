@@ -1,5 +1,8 @@
 """Where a network computes, and its weights laid out for that."""
 
+from contextlib import suppress
+from pathlib import Path
+
 import torch
 from diffusers.utils.torch_utils import get_module_execution_device
 from torch import nn
@@ -7,6 +10,7 @@ from torch import nn
 from t2v.errors import UserError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+GIB = 2**30
 ALIGNMENT = 64  # bytes; what torch's own CPU allocations start at
 
 
@@ -29,6 +33,36 @@ def pick_device(name: str) -> torch.device:
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     """The number format of that name; `auto` is bf16 on a GPU and fp32 elsewhere."""
     return DTYPES[name if name != "auto" else "bf16" if device.type == "cuda" else "fp32"]
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that may still be taken on `device`; None where the system does not say."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    with suppress(OSError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return None
+
+
+def check_memory(what: str, least: int, device: torch.device, instead: str) -> None:
+    """Refuse what cannot fit, before any work is done for it.
+
+    Args:
+        what: the settings and their values; begins the message.
+        least: bytes that cannot be done without. What fits may still need more; `t2v plan` tells.
+        instead: what to do; ends the message.
+
+    Raises:
+        UserError: `device` has less.
+    """
+    free = free_memory(device)
+    if free is not None and least > free:
+        raise UserError(
+            f"{what}: takes at least {least / GIB:,.0f} GiB of memory, and {free / GIB:,.1f} GiB "
+            f"are free. {instead}"
+        )
 
 
 @torch.no_grad()

@@ -8,9 +8,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -130,14 +128,3 @@ def measured_rates(device: torch.device, dtype: torch.dtype, trains: bool) -> Ra
             memory=3 * large.nbytes / best(lambda: torch.add(large, 1, out=large)) / 1.5,
             launch=best(many) / 1000,
         )
-
-
-def free_memory(device: torch.device) -> int | None:
-    """Bytes that may still be taken on `device`; None where the system does not say."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    with suppress(OSError):
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return None

@@ -12,10 +12,10 @@ from t2v.config import PlanConfig, SampleConfig, TrainVAEConfig
 from t2v.data.clips import read_rows
 from t2v.data.dataset import is_world
 from t2v.errors import UserError
-from t2v.models.placement import pick_device
+from t2v.models.placement import free_memory, pick_device
 from t2v.plan.calibrate import SPARE, calibrated, micro_steps, smaller
 from t2v.plan.estimate import DEFAULTS, GIB, Correction, Estimate, Figure, estimate
-from t2v.plan.measure import Measured, free_memory, measure, measured_rates
+from t2v.plan.measure import Measured, measure, measured_rates
 from t2v.plan.parts import Size, Target, planned_size
 from t2v.plan.trace import Rates
 from t2v.sampling.load import pick_dtype

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import sys
+from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
 
 from t2v.config import SampleConfig
 from t2v.errors import UserError
-from t2v.models.folder import model_folder, weights_hash
+from t2v.models.folder import model_folder, read_index, weights_hash
 from t2v.models.load import loading, quiet_bars, refuse_missing
 from t2v.models.lora import load_lora
-from t2v.models.placement import pick_device, pick_dtype
+from t2v.models.placement import check_memory, pick_device, pick_dtype
+
+BYTES_PER_PIXEL = 3 * (4 + 1)  # of a decoded video, and of the frames that are written
 
 
 def load_pipeline(config: SampleConfig) -> tuple[DiffusionPipeline, str]:
@@ -24,6 +29,7 @@ def load_pipeline(config: SampleConfig) -> tuple[DiffusionPipeline, str]:
     quiet_bars()
     device = pick_device(config.device)
     folder = model_folder(config.model)
+    _check_size(folder, config, device)
     with loading(f"model={config.model}"):
         weights = weights_hash(folder)
         pipeline = DiffusionPipeline.from_pretrained(
@@ -38,6 +44,24 @@ def load_pipeline(config: SampleConfig) -> tuple[DiffusionPipeline, str]:
     if config.attention != "native":
         _set_attention(pipeline, config.attention)
     return pipeline, weights
+
+
+def _check_size(folder: Path, config: SampleConfig, device: torch.device) -> None:
+    """Refuse a video whose frames alone are larger than the memory, before the weights are read."""
+    saved = read_index(folder)
+    sizes: dict[str, Any] = {
+        name: getattr(config, name) or saved.get(name) for name in ("height", "width", "num_frames")
+    }
+    fps = config.fps or saved.get("fps")
+    if config.duration is not None and fps:
+        sizes["num_frames"] = config.duration * fps
+    if all(isinstance(size, int | float) for size in sizes.values()):
+        check_memory(
+            " ".join(f"{name}={size:g}" for name, size in sizes.items()),
+            int(math.prod(sizes.values())) * BYTES_PER_PIXEL,
+            device,
+            "Ask for fewer frames or a smaller size; `t2v plan sample` tells what they take.",
+        )
 
 
 def _set_attention(pipeline: DiffusionPipeline, backend: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -128,6 +129,13 @@ class DiTTask:
         if learning:
             groups.append(ParameterGroup(learning, "adamw", config.text_lr))
         return groups
+
+    def sample_bytes(self) -> int:
+        """Latents, noise, their mixture and the prediction; and what each block hands on."""
+        latents, transformer = self.data.largest(), self.model["transformer"].config
+        tokens = latents[0].numel() // math.prod(transformer.patch_size)
+        width = transformer.num_attention_heads * transformer.attention_head_dim
+        return 4 * 4 * latents.numel() + 2 * tokens * width * transformer.num_layers
 
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> DiTBatch:
         """Clips in the epoch's order, each with one of its captions or, at times, with none."""

@@ -56,6 +56,10 @@ class Task(Protocol):
         """Who steps which parameters, and how fast."""
         ...
 
+    def sample_bytes(self) -> int:
+        """Bytes that a step cannot do without for each sample of its batch; it takes more."""
+        ...
+
     def batch(self, step: int, rank: int, world_size: int) -> Any:
         """One of the `world_size` batches of a step, a function of these and config.seed."""
         ...

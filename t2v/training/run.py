@@ -13,13 +13,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from t2v.config import TrainConfig
 from t2v.distributed import rank, world_size
 from t2v.errors import UserError
-from t2v.models.placement import pick_device
+from t2v.models.placement import check_memory, pick_device
 from t2v.settings import load_config, save_config
 from t2v.training.checkpoint import newest_checkpoint, save_checkpoint, verify_checkpoint
 from t2v.training.loop import Task, TrainState, fit, start_state
@@ -72,6 +73,12 @@ def run(task: Task, config: TrainConfig) -> Path:
     """
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
+    check_memory(
+        f"batch_size={config.batch_size}",
+        config.batch_size * task.sample_bytes(),
+        torch.device(config.device),
+        "Give less; accumulate=N makes a step of N batches.",
+    )
     checkpoint = newest_checkpoint(output)
     if checkpoint:
         check_checkpoint(checkpoint, task, config)

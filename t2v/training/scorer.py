@@ -143,6 +143,10 @@ class ScorerTask:
             groups.append(ParameterGroup(text, "adamw", self.config.text_lr))
         return groups
 
+    def sample_bytes(self) -> int:
+        """The clip, shown as it is."""
+        return 4 * self.trained.video[0].numel()
+
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> ScorerBatch:
         """Clips in the epoch's order, each with one of its captions."""
         config = self.config

@@ -116,6 +116,10 @@ class VAETask:
             groups.append(group)
         return groups
 
+    def sample_bytes(self) -> int:
+        """Clip, reconstruction and their difference."""
+        return 3 * 4 * next(iter(self.data.training(1))).video[0].numel()
+
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> VAEBatch:
         """Clips, or in `image_ratio` of the steps one frame of each."""
         frames = self.data.batch(step, rank, world_size)

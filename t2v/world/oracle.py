@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from t2v.config import WorldConfig
 from t2v.data.clips import load_clips, pixels, read_rows
+from t2v.models.placement import check_memory
 from t2v.settings import save_config
 from t2v.world.labels import HEADS, labels
 
@@ -92,9 +93,11 @@ def train_oracle(config: WorldConfig) -> None:
     """Train the judge on the clips of `config.data`; leaves a model folder in `config.output`.
 
     Raises:
-        UserError: see `load_clips`.
+        UserError: see `load_clips` and `check_memory`.
     """
     videos = load_clips(config.data).video
+    batch = 4 * videos[0].numel() * config.batch_size
+    check_memory(f"batch_size={config.batch_size}", batch, torch.device("cpu"), "Give less.")
     truth = labels([row["truth"] for row in read_rows(config.data)])
     generator = torch.Generator().manual_seed(config.seed)
     with torch.random.fork_rng(devices=[]):

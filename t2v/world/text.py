@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
 from t2v.config import WorldConfig
 from t2v.models.load import load_text
+from t2v.models.placement import check_memory
 from t2v.settings import save_config
 from t2v.world.grammar import SHAPES, Scene, caption, draw_scene, words
 from t2v.world.labels import HEADS, labels
@@ -109,7 +110,11 @@ class CaptionReader(nn.Module):
 
 
 def train_text(config: WorldConfig) -> None:
-    """Train tokenizer and encoder; leaves `tokenizer/` and `text_encoder/` in `config.output`."""
+    """Train tokenizer and encoder; leaves `tokenizer/` and `text_encoder/` in `config.output`.
+
+    Raises:
+        UserError: see `load_text` and `check_memory`.
+    """
     output = Path(config.output)
     generator = torch.Generator().manual_seed(config.seed)
     scenes = [draw_scene(generator) for _ in range(config.count)]
@@ -122,6 +127,9 @@ def train_text(config: WorldConfig) -> None:
             tokenizer = build_tokenizer(iter(captions))
             encoder = build_text_encoder(len(tokenizer))
         reader = CaptionReader(encoder.config.d_model)
+    width, shortest = encoder.config.d_model, min(len(each.split()) for each in captions)
+    batch = 4 * shortest * width * encoder.config.num_layers * config.batch_size
+    check_memory(f"batch_size={config.batch_size}", batch, torch.device("cpu"), "Give less.")
     parameters = [*encoder.parameters(), *reader.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, total_steps=config.steps)

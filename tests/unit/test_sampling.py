@@ -9,6 +9,7 @@ import torch
 from t2v.config import SampleConfig
 from t2v.errors import UserError
 from t2v.models.placement import pick_device, pick_dtype
+from t2v.sampling.load import load_pipeline
 from t2v.sampling.recipe import (
     Recipe,
     read,
@@ -95,3 +96,11 @@ def test_auto_is_fp32_on_a_cpu_and_bf16_on_a_gpu():
     assert pick_dtype("auto", torch.device("cuda")) == torch.bfloat16
     assert pick_dtype("fp16", torch.device("cpu")) == torch.float16
     assert pick_device("cpu").type == "cpu"
+
+
+@pytest.mark.parametrize("length", [{"num_frames": 10**7}, {"duration": 10.0**6}])
+def test_a_video_larger_than_the_memory_is_refused_before_the_weights_are_read(length, tmp_path):
+    index = {"_class_name": "T2VPipeline", "height": 64, "width": 64, "num_frames": 17, "fps": 8}
+    (tmp_path / "model_index.json").write_text(json.dumps(index))  # and nothing else
+    with pytest.raises(UserError, match=r"num_frames=\d.* takes at least [\d,]+ GiB of memory"):
+        load_pipeline(SampleConfig(model=str(tmp_path), **length))

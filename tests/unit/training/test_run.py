@@ -53,6 +53,9 @@ class LineTask:
         named = dict(self.model.named_parameters())
         return split_parameters(named, OptimConfig(), lambda name: True)
 
+    def sample_bytes(self):
+        return 4 * 4
+
     def batch(self, step, rank, world_size):
         self.at(step)
         index = step_indices(50, self.batch_size, 0, step, rank, world_size)

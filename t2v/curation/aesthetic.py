@@ -34,11 +34,14 @@ def aesthetic(stills: np.ndarray, model: str) -> float:
 def _load(model: str) -> tuple[Any, Any]:
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
+    from t2v.models.load import load_part
+
     try:
         processor = AutoImageProcessor.from_pretrained(model)
-        return processor, AutoModelForImageClassification.from_pretrained(model).eval()
     except (OSError, ValueError) as error:
         raise UserError(
             f"quality.aesthetic_model={model}: cannot be loaded. Give a folder or a hub id of an "
             f"image classifier of transformers. {error}"
         ) from error
+    what, kind = f"quality.aesthetic_model={model}", AutoModelForImageClassification
+    return processor, load_part(what, kind, model, heads=True).eval()

@@ -189,14 +189,15 @@ def _encoded(captions: Sequence[str], config: TopicsConfig) -> np.ndarray:
     import torch
     from transformers import AutoModel, AutoTokenizer
 
-    from t2v.models.load import load_text, loading
+    from t2v.models.load import load_part, load_text, loading
 
     with loading(f"topics.encoder={config.encoder}"):
         if (Path(config.encoder) / "text_encoder").is_dir():  # a pipeline
             tokenizer, encoder = load_text(config.encoder)
         else:
             tokenizer = AutoTokenizer.from_pretrained(config.encoder)
-            encoder = AutoModel.from_pretrained(config.encoder)
+            what = f"topics.encoder={config.encoder}"
+            encoder = load_part(what, AutoModel, config.encoder, heads=True)
     encoder = encoder.to(config.device).eval()
     vectors = []
     for caption in captions:

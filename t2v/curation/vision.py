@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor
 
-from t2v.models.load import loading
+from t2v.models.load import load_part, loading
 
 
 class Captioner:
@@ -28,9 +28,11 @@ class Captioner:
     """
 
     def __init__(self, name: str, device: str, what: str = "") -> None:
-        with loading(what or f"caption.authors: model:{name}"):
+        what = what or f"caption.authors: model:{name}"
+        with loading(what):
             self.processor = AutoProcessor.from_pretrained(name)
-            self.model = AutoModelForImageTextToText.from_pretrained(name).to(device).eval()
+            model = load_part(what, AutoModelForImageTextToText, name, heads=True)
+            self.model = model.to(device).eval()
         self.takes_chat = bool(getattr(self.processor, "chat_template", None))
         self.takes_video = self.takes_chat and hasattr(self.processor, "video_processor")
 
@@ -71,7 +73,8 @@ class Scorer:
     def __init__(self, name: str, device: str) -> None:
         with loading(f"scorer={name}"):
             self.processor = AutoProcessor.from_pretrained(name)
-            self.model = AutoModel.from_pretrained(name).to(device).eval()
+            model = load_part(f"scorer={name}", AutoModel, name, heads=True)
+            self.model = model.to(device).eval()
             if not hasattr(self.model, "get_image_features"):
                 raise ValueError("It compares no pictures with texts; CLIP and SigLIP do.")
 

@@ -17,7 +17,7 @@ from t2v.curation.vision import Captioner
 from t2v.data.cache import weights_digest
 from t2v.evaluation.measure import Column, Findings, NotRun, Videos
 from t2v.evaluation.nets import Nets, Teller, spread
-from t2v.models.load import loading
+from t2v.models.load import load_part, loading
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ def _cosines(name: str, device: str) -> tuple[Callable[[str, Sequence[str]], Ten
     """The cosine of sentences, each the mean of its tokens (Sentence-BERT, arXiv 1908.10084)."""
     with loading(f"sentences={name}"):
         tokenizer = AutoTokenizer.from_pretrained(name)
-        model = AutoModel.from_pretrained(name).to(device).eval()
+        model = load_part(f"sentences={name}", AutoModel, name, heads=True).to(device).eval()
         model = model.get_encoder() if model.config.is_encoder_decoder else model
 
     @torch.inference_mode()

@@ -16,7 +16,7 @@ from t2v.data.cache import weights_digest
 from t2v.data.clips import pixels
 from t2v.errors import UserError
 from t2v.evaluation.measure import CHUNK
-from t2v.models.load import loading
+from t2v.models.load import load_part, loading
 from t2v.world.oracle import WorldOracle
 
 LAYERS = 4  # of a network's hidden states, spread over its depth
@@ -130,7 +130,7 @@ def pictures_of(name: str, device: str = "cpu") -> PictureNet:
         UserError: it cannot be loaded, or gives no maps.
     """
     with loading(f"perceptual={name}"):
-        model = AutoModel.from_pretrained(name).eval()
+        model = load_part(f"perceptual={name}", AutoModel, name, heads=True).eval()
         model = getattr(model, "vision_model", model).requires_grad_(False).to(device)
         prepare = _preparation(name, model)
 
@@ -159,7 +159,7 @@ def features_of(name: str, device: str = "cpu") -> ClipNet:
         UserError: it cannot be loaded.
     """
     with loading(f"features={name}"):
-        model = AutoModel.from_pretrained(name).eval().to(device)
+        model = load_part(f"features={name}", AutoModel, name, heads=True).eval().to(device)
         model = getattr(model, "vision_model", model)
         prepare = _preparation(name, model)
     takes = getattr(model.config, "num_frames", getattr(model.config, "frames_per_clip", None))
@@ -185,7 +185,7 @@ def aligner_of(name: str, setting: str = "clip", device: str = "cpu") -> Aligner
         UserError: it cannot be loaded, or has no such towers.
     """
     with loading(f"{setting}={name}"):
-        model = AutoModel.from_pretrained(name).eval().to(device)
+        model = load_part(f"{setting}={name}", AutoModel, name, heads=True).eval().to(device)
         processor = AutoProcessor.from_pretrained(name)
         if not (hasattr(model, "get_image_features") or hasattr(model, "get_video_features")):
             raise ValueError("It compares no videos with texts; CLIP, SigLIP and X-CLIP do.")

@@ -17,7 +17,7 @@ from t2v.data.cache import weights_digest
 from t2v.data.clips import pixels
 from t2v.errors import UserError
 from t2v.evaluation.nets import Aligner
-from t2v.models.load import load_text, loading, refuse_missing
+from t2v.models.load import load_part, load_text
 
 FRAMES, SIDE = 17, 64  # what the video tower looks at; other videos are resampled to it
 TOKENS = 5 * 4 * 4  # what its convolutions leave of them
@@ -147,9 +147,7 @@ def load_scorer(folder: str) -> Scorer:
     """
     if not is_scorer(folder):
         raise UserError(f"scorer={folder}: holds no scorer. Train one: t2v scorer output={folder}")
-    with loading(f"scorer={folder}"):
-        towers = ScorerTowers.from_pretrained(Path(folder, "towers"))
-    refuse_missing(f"scorer={folder}", towers)
+    towers = load_part(f"scorer={folder}", ScorerTowers, Path(folder, "towers"))
     return Scorer(towers, *load_text(folder)).eval()
 
 

@@ -20,7 +20,7 @@ from t2v.evaluation.intervals import wilson as wilson
 from t2v.evaluation.measure import Column, Findings, NotRun, Videos
 from t2v.evaluation.nets import Nets
 from t2v.models.folder import model_folder
-from t2v.models.load import loading, refuse_missing
+from t2v.models.load import load_part, load_parts, loading
 from t2v.models.placement import pick_device, pick_dtype
 from t2v.pipeline import T2VPipeline
 from t2v.world.grammar import DIRECTIONS
@@ -103,8 +103,10 @@ def load_pipeline(model: str, device: str = "auto", dtype: str = "auto") -> T2VP
         kind = json.loads((folder / "model_index.json").read_text("utf-8")).get("_class_name")
         if kind != T2VPipeline.__name__:
             raise ValueError(f"It is a {kind}; evaluation draws with a {T2VPipeline.__name__}.")
-        pipeline = T2VPipeline.from_pretrained(folder, dtype=pick_dtype(dtype, place))
-    refuse_missing(f"model={model}", pipeline.transformer, pipeline.text_encoder, pipeline.vae)
+    chosen = pick_dtype(dtype, place)
+    parts = load_parts(f"model={model}", folder, chosen)
+    with loading(f"model={model}"):
+        pipeline = T2VPipeline.from_pretrained(folder, dtype=chosen, **parts)
     return pipeline.to(place)
 
 
@@ -118,10 +120,7 @@ def load_oracle(folder: str) -> WorldOracle:
         raise UserError(
             f"{folder} holds no judge. Train one with `t2v world make=oracle output={folder}`."
         )
-    with loading(f"oracle={folder}"):
-        oracle = WorldOracle.from_pretrained(folder)
-    refuse_missing(f"oracle={folder}", oracle)
-    return oracle.eval()
+    return load_part(f"oracle={folder}", WorldOracle, folder).eval()
 
 
 def right(truths: list[Truth], answers: list[Answer]) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from diffusers import DiffusionPipeline
 from t2v.config import SampleConfig
 from t2v.errors import UserError
 from t2v.models.folder import model_folder, read_index, weights_hash
-from t2v.models.load import loading, quiet_bars, refuse_missing
+from t2v.models.load import load_parts, loading, quiet_bars, refuse_damaged
 from t2v.models.lora import load_lora
 from t2v.models.placement import check_memory, pick_device, pick_dtype
 
@@ -30,13 +30,17 @@ def load_pipeline(config: SampleConfig) -> tuple[DiffusionPipeline, str]:
     device = pick_device(config.device)
     folder = model_folder(config.model)
     _check_size(folder, config, device)
-    with loading(f"model={config.model}"):
+    what, dtype = f"model={config.model}", pick_dtype(config.dtype, device)
+    with loading(what):
         weights = weights_hash(folder)
+    parts = load_parts(what, folder, dtype)
+    with loading(what):
         pipeline = DiffusionPipeline.from_pretrained(
-            folder, dtype=pick_dtype(config.dtype, device), local_files_only=True
+            folder, dtype=dtype, local_files_only=True, **parts
         )
-    parts = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
-    refuse_missing(f"model={config.model}", *parts)
+    for part in pipeline.components.values():  # those that were left to diffusers
+        if isinstance(part, torch.nn.Module) and part not in parts.values():
+            refuse_damaged(what, part)
     pipeline.to(device)
     if config.lora is not None:
         load_lora(pipeline, config.lora, config.lora_scale)

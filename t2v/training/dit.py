@@ -27,7 +27,7 @@ from t2v.data.texts import FOLDER, Texts
 from t2v.errors import UserError
 from t2v.models.attention import check_backend
 from t2v.models.diffusion import build_scheduler, diffusion_loss, draw_times
-from t2v.models.load import load_text, loading, refuse_missing
+from t2v.models.load import load_part, load_text, loading
 from t2v.models.transformer import T2VTransformer3DModel
 from t2v.models.vae import AutoencoderKLT2V
 from t2v.pipeline import T2VPipeline
@@ -354,9 +354,7 @@ def load_vae(folder: str | Path) -> AutoencoderKLT2V | AutoencoderKLWan:
                 name = json.loads((place / "config.json").read_text()).get("_class_name")
                 if name not in VAES:
                     raise UserError(f"It is a {name}; known are {', '.join(VAES)}.")
-                vae = VAES[name].from_pretrained(place)
-            refuse_missing(f"vae={place}", vae)
-            return vae.requires_grad_(False)
+            return load_part(f"vae={place}", VAES[name], place).requires_grad_(False)
     raise UserError(
         f"vae={folder} holds no VAE. Give a VAE folder, or the output of `t2v train-vae`."
     )

@@ -21,7 +21,7 @@ from t2v.data.order import keyed_generator
 from t2v.errors import UserError
 from t2v.models.diffusion import objective_of
 from t2v.models.folder import model_folder, weights_hash
-from t2v.models.load import loading, quiet_bars, refuse_missing
+from t2v.models.load import load_parts, loading, quiet_bars
 from t2v.models.transformer import T2VTransformer3DModel
 from t2v.pipeline import T2VPipeline
 from t2v.training.dit import DiTBatch, DiTParts, DiTTask
@@ -186,10 +186,12 @@ def load_base(model: str, folder: Path) -> T2VPipeline:
         name = T2VPipeline.load_config(folder).get("_class_name")
         if name != T2VPipeline.__name__:
             raise UserError(f"It is a {name}. One of Wan becomes ours by `t2v convert SRC DST`.")
-        pipeline = T2VPipeline.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
-    parts = pipeline.transformer, pipeline.text_encoder, pipeline.vae
-    refuse_missing(f"model={model}", *parts)
-    for part in parts:
+    parts = load_parts(f"model={model}", folder, torch.float32)
+    with loading(f"model={model}"):
+        pipeline = T2VPipeline.from_pretrained(
+            folder, dtype=torch.float32, local_files_only=True, **parts
+        )
+    for part in (pipeline.transformer, pipeline.text_encoder, pipeline.vae):
         part.requires_grad_(False)
     return pipeline
 

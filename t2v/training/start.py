@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from t2v.errors import UserError
-from t2v.models.load import loading, refuse_missing
+from t2v.models.load import load_part
 from t2v.training.checkpoint import MANIFEST, newest_checkpoint, verify_checkpoint
 
 if TYPE_CHECKING:
@@ -92,7 +92,4 @@ def starting_part(folder: Path, part: str) -> Path:
 
 
 def _load(folder: Path, kind: Any) -> nn.Module:
-    with loading(f"start_from={folder}"):
-        saved = kind.from_pretrained(folder)
-    refuse_missing(f"start_from={folder}", saved)
-    return saved
+    return load_part(f"start_from={folder}", kind, folder)

@@ -1,15 +1,39 @@
-"""Folders that cannot be loaded are one message."""
+"""Folders that cannot be loaded are one message, and none is loaded in part."""
+
+import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import UMT5Config, UMT5EncoderModel
+from transformers import (
+    AutoModel,
+    T5Config,
+    T5ForConditionalGeneration,
+    UMT5Config,
+    UMT5EncoderModel,
+)
 
+from t2v.config import SampleConfig
 from t2v.errors import UserError
+from t2v.evaluation.nets import features_of
 from t2v.evaluation.world import load_oracle, load_pipeline
-from t2v.models.load import load_text, refuse_missing
+from t2v.models.folder import embedded_model
+from t2v.models.load import (
+    is_finite,
+    load_part,
+    load_parts,
+    load_text,
+    refuse_damaged,
+    variant_of,
+)
+from t2v.models.vae import AutoencoderKLT2V
+from t2v.sampling.load import load_pipeline as load_to_sample
 from t2v.training.dit import load_vae
+from t2v.training.finetune import load_base
 from t2v.world.oracle import WorldOracle
+
+PARTS = ("text_encoder", "transformer", "vae")
 
 
 def damage(folder):
@@ -31,11 +55,117 @@ def test_a_damaged_part_is_named_by_every_loader(tmp_path, pipe):
             load()
 
 
-def test_a_weight_that_no_file_has_is_refused():
-    with torch.device("meta"):
-        part = nn.Linear(2, 2)
-    with pytest.raises(UserError, match=r"vae=x: some of its weights are missing"):
-        refuse_missing("vae=x", nn.Linear(2, 2), part)
+def edit_weights(folder, change):
+    """Write the tensors of a part anew, as `change` leaves them; it is given those and a name."""
+    (path,) = folder.glob("*.safetensors")
+    tensors = load_file(path)
+    change(tensors, sorted(tensors)[len(tensors) // 2])
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+FAULTS = {
+    "are missing": lambda tensors, name: tensors.pop(name),
+    "are not of this model": lambda tensors, name: tensors.update(stranger=torch.ones(2)),
+    "NaN or infinite": lambda tensors, name: tensors[name].view(-1)[-1:].fill_(float("nan")),
+}
+LOADERS = {
+    "sample": lambda folder: load_to_sample(SampleConfig(model=folder, output="x.mp4")),
+    "eval": load_pipeline,
+    "finetune": lambda folder: load_base(folder, folder),
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("words", FAULTS)
+@pytest.mark.parametrize("command", LOADERS)
+def test_a_part_that_is_not_whole_is_refused_by_every_command(tmp_path, pipe, command, words, part):
+    folder = tmp_path / "model"
+    pipe.save_pretrained(folder)
+    edit_weights(folder / part, FAULTS[words])
+    load = LOADERS[command]
+    given = folder if command == "finetune" else str(folder)
+    with pytest.raises(UserError, match=words) as error:
+        load(given)
+    assert str(error.value).count("model=") == 1
+    assert type(getattr(pipe, part)).__name__ in str(error.value)
+
+
+@pytest.mark.parametrize("words", FAULTS)
+def test_a_single_part_that_is_not_whole_is_refused_by_every_loader(tmp_path, pipe, words):
+    pipe.save_pretrained(tmp_path / "model")
+    WorldOracle(width=8).save_pretrained(tmp_path / "oracle")
+    for folder in (*(tmp_path / "model" / part for part in PARTS), tmp_path / "oracle"):
+        edit_weights(folder, FAULTS[words])
+    for load in (
+        lambda: load_vae(tmp_path / "model"),
+        lambda: load_text(tmp_path / "model"),
+        lambda: load_oracle(str(tmp_path / "oracle")),
+        lambda: load_part("start_from=x", AutoencoderKLT2V, tmp_path / "model/vae"),
+    ):
+        with pytest.raises(UserError, match=words):
+            load()
+
+
+def test_what_is_whole_loads_and_so_does_the_embedded_model(tmp_path, pipe):
+    pipe.save_pretrained(tmp_path / "model", max_shard_size="20KB")
+    assert len(list((tmp_path / "model/transformer").glob("*.safetensors"))) > 1
+    for folder in (tmp_path / "model", embedded_model()):
+        parts = load_parts("model=x", folder, torch.float32)
+        assert sorted(parts) == sorted(PARTS)
+    torch.testing.assert_close(
+        load_parts("model=x", tmp_path / "model", torch.float32)["vae"].state_dict(),
+        pipe.vae.state_dict(),
+    )
+
+
+def test_weights_shared_by_two_layers_and_parts_left_out_on_purpose_are_not_missed(tmp_path):
+    sizes = {"vocab_size": 40, "d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1,
+             "num_heads": 2}  # fmt: skip
+    T5ForConditionalGeneration(T5Config(**sizes)).save_pretrained(tmp_path)
+    from transformers import T5EncoderModel
+
+    encoder = load_part("text=x", T5EncoderModel, tmp_path)
+    assert encoder.encoder.embed_tokens.weight is encoder.shared.weight
+
+
+def test_a_net_that_measures_may_lie_under_a_head_but_lacks_nothing(tmp_path, clip_folder):
+    edit_weights(tmp_path / "clip", FAULTS["are not of this model"])
+    load_part("clip=x", AutoModel, clip_folder, heads=True)
+    edit_weights(tmp_path / "clip", FAULTS["are missing"])
+    with pytest.raises(UserError, match=r"features=.*: 1 weights of its CLIPModel are missing"):
+        features_of(clip_folder)
+
+
+def test_the_only_variant_is_taken_and_of_several_none(tmp_path, pipe):
+    pipe.save_pretrained(tmp_path / "model", variant="fp16", max_shard_size="20KB")
+    folder = tmp_path / "model"
+    assert variant_of("model=x", folder / "vae") == "fp16"
+    load_to_sample(SampleConfig(model=str(folder), output="x.mp4"))
+    one = next((folder / "vae").glob("*.safetensors"))
+    shutil.copy(one, one.with_name("diffusion_pytorch_model.bf16.safetensors"))
+    with pytest.raises(UserError, match="several variants"):
+        load_vae(folder)
+    shutil.copy(one, one.with_name("diffusion_pytorch_model.safetensors"))
+    assert variant_of("model=x", folder / "vae") is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+def test_one_bad_number_among_many_is_found_in_every_format(dtype):
+    for bad in ("nan", "inf", "-inf"):
+        for place in (0, 500, 1000):
+            numbers = torch.randn(1001).to(dtype)
+            assert is_finite(numbers)
+            numbers[place] = float(bad)
+            assert not is_finite(numbers)
+    assert is_finite(torch.empty(0)) and is_finite(torch.arange(3))
+
+
+def test_the_first_bad_weight_is_named():
+    part = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    refuse_damaged("vae=x", part)
+    part[1].weight.data[0, 0] = float("inf")
+    with pytest.raises(UserError, match=r"^vae=x: the weight 1\.weight of its Sequential"):
+        refuse_damaged("vae=x", part)
 
 
 def test_a_vae_of_an_unknown_class_is_refused(tmp_path):

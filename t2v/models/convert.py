@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 
 from t2v.errors import UserError
-from t2v.models.load import loading
+from t2v.models.load import is_finite, loading, variant_of
 from t2v.models.transformer import T2VTransformer3DModel
 
 _COMPONENTS = {  # name in model_index.json -> the classes that T2VPipeline can use there
@@ -44,17 +44,21 @@ def convert_wan_pipeline(src_folder: str | Path, dst_folder: str | Path) -> None
     _check_index(index, src)
     config = _read_json(src / "transformer" / "config.json")
     _check_weights(config, src / "transformer")
+    for name in _COMPONENTS:
+        _check_numbers(src / name)
 
     partial = dst.with_name(dst.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)  # of an earlier, interrupted conversion
     partial.mkdir(parents=True)
     for name in _COMPONENTS:
         shutil.copytree(src / name, partial / name)
+        _as_plain(partial / name)
     transformer = T2VTransformer3DModel
     config["_class_name"] = transformer.__name__
     _write_json(partial / "transformer" / "config.json", config)
     components = {name: index[name] for name in _COMPONENTS}
-    components["transformer"] = [transformer.__module__, transformer.__name__]
+    # the package, not the module: diffusers' download takes no library that it does not know
+    components["transformer"] = ["t2v", transformer.__name__]
     names = {"_class_name": "T2VPipeline", "_diffusers_version": index.get("_diffusers_version")}
     sizes = _WAN_22_5B if index.get("expand_timesteps") else _WAN_21
     _write_json(partial / "model_index.json", names | components | sizes | _SAMPLING)
@@ -104,6 +108,31 @@ def _check_weights(config: dict[str, Any], folder: Path) -> None:
             f"{folder}: {len(wrong)} weights are missing, unknown or of another shape, "
             f"first {wrong[0]!r}. Is this a text-to-video Wan transformer with its own config.json?"
         )
+
+
+def _check_numbers(folder: Path) -> None:
+    """Raise `UserError` for a weight that is NaN or infinite; one is in memory at a time."""
+    for file in sorted(folder.glob("*.safetensors")):
+        with loading(str(file)), safe_open(file, framework="pt") as weights:
+            bad = [name for name in weights.keys() if not is_finite(weights.get_tensor(name))]  # noqa: SIM118
+        if bad:
+            raise UserError(
+                f"{file}: the weight {bad[0]} holds NaN or infinite numbers. Get it anew."
+            )
+
+
+def _as_plain(folder: Path) -> None:
+    """Give weight files that are only there as a variant, `X.fp16.safetensors`, their plain name.
+
+    Raises:
+        UserError: there are several variants.
+    """
+    variant = variant_of(str(folder), folder)
+    for file in sorted(folder.iterdir()) if variant else ():
+        if f".{variant}" in file.name:
+            plain = file.rename(file.with_name(file.name.replace(f".{variant}", "")))
+            if plain.suffix == ".json":  # the list of shards
+                plain.write_text(plain.read_text("utf-8").replace(f".{variant}", ""), "utf-8")
 
 
 def _read_json(file: Path) -> dict[str, Any]:

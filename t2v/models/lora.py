@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from importlib.util import find_spec
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +14,34 @@ from torch import Tensor
 
 from t2v.errors import UserError
 from t2v.models.load import loading
+from t2v.models.lora_file import check_lora, convert, lora_file, read_lora, require_peft
 from t2v.models.placement import ready
 
 logger = logging.getLogger(__name__)
 
 ADAPTER = "lora"
-WEIGHTS = "pytorch_lora_weights.safetensors"  # what diffusers names the file in a folder
-SHOWN = 3  # example names in a message
-READING = ("weight_name", "use_safetensors", "local_files_only", "subfolder", "revision", "token")
 
 
 class LoraLoader(WanLoraLoaderMixin):
     """Reads diffusers' LoRA files and those made for Wan, and refuses one that does not fit."""
 
     transformer: ModelMixin
+
+    @classmethod
+    def lora_state_dict(
+        cls, pretrained_model_name_or_path_or_dict: str | Path | dict[str, Tensor], **kwargs: Any
+    ) -> Any:
+        """The tensors of a LoRA under our names, `transformer.LAYER.lora_A.weight` and so on.
+
+        With `return_lora_metadata` also the rank and alpha that the file tells of.
+
+        Raises:
+            UserError: it cannot be read, or see `convert`.
+        """
+        told = kwargs.pop("return_lora_metadata", False)
+        tensors, metadata = read_lora(pretrained_model_name_or_path_or_dict, **kwargs)
+        tensors = convert(tensors, super().lora_state_dict)
+        return (tensors, metadata) if told else tensors
 
     def load_lora_weights(
         self,
@@ -42,12 +55,11 @@ class LoraLoader(WanLoraLoaderMixin):
         Tensors that are given as a dict are taken as far as they fit, with a warning.
 
         Raises:
-            UserError: peft is missing, or see `check_lora`.
+            UserError: peft is missing, or see `convert` and `check_lora`.
         """
         require_peft()
         given = pretrained_model_name_or_path_or_dict
-        reading = {name: kwargs[name] for name in READING if name in kwargs}
-        tensors = self.lora_state_dict(dict(given) if isinstance(given, dict) else given, **reading)
+        tensors = self.lora_state_dict(dict(given) if isinstance(given, dict) else given, **kwargs)
         try:
             count = check_lora(self.transformer, tensors)
         except UserError as error:
@@ -57,41 +69,6 @@ class LoraLoader(WanLoraLoaderMixin):
         else:
             logger.info("LoRA: %d of %d tensors matched", count, count)
         super().load_lora_weights(given, adapter_name, hotswap, **kwargs)
-
-
-def require_peft() -> None:
-    """Raise `UserError` where the library of LoRA is not installed."""
-    if find_spec("peft") is None:
-        raise UserError('LoRA needs peft, which is not installed: pip install "t2v[train]".')
-
-
-def check_lora(transformer: ModelMixin, tensors: dict[str, Tensor]) -> int:
-    """How many tensors of a LoRA there are, each of which belongs to a layer of `transformer`.
-
-    Args:
-        tensors: as `lora_state_dict` gives them, `transformer.LAYER.lora_A.weight` and so on.
-
-    Raises:
-        UserError: a tensor has no layer, another shape or lacks its other half, or there is none;
-            tells the counts and some names.
-    """
-    layers = {name.replace(".base_layer", ""): each for name, each in _layers(transformer).items()}
-    verdicts = {name: _verdict(name, tensor, tensors, layers) for name, tensor in tensors.items()}
-    counts = Counter(verdicts.values())
-    if tensors and counts["matched"] == len(tensors):
-        return len(tensors)
-    shown = []
-    for kind in ("unexpected", "of another shape", "without its other half"):
-        names = [name for name, verdict in verdicts.items() if verdict == kind]
-        if names:
-            rest = ", ..." if len(names) > SHOWN else ""
-            shown.append(f"{len(names)} {kind} ({', '.join(names[:SHOWN])}{rest})")
-    raise UserError(
-        f"The LoRA does not fit {type(transformer).__name__}: of {len(tensors)} tensors "
-        f"{counts['matched']} match{''.join(f', {each}' for each in shown)}. "
-        f"Its layers are named transformer.{next(iter(layers))} and the like. "
-        "Load it into the model it was trained on."
-    )
 
 
 def load_lora(pipeline: DiffusionPipeline, source: str | Path, scale: float) -> float:
@@ -108,34 +85,30 @@ def load_lora(pipeline: DiffusionPipeline, source: str | Path, scale: float) -> 
     require_peft()
     if not isinstance(pipeline, WanLoraLoaderMixin):
         raise UserError(f"lora={source}: {type(pipeline).__name__} takes none. Leave it out.")
+    # without this diffusers reads what it cannot read a second time, as a pickle
+    reading = {"use_safetensors": True} if path.suffix == ".safetensors" else {}
     with loading(f"lora={source}"):
         if not isinstance(pipeline, LoraLoader):
-            check_lora(pipeline.transformer, pipeline.lora_state_dict(path))
-        pipeline.load_lora_weights(path, adapter_name=ADAPTER)
+            tensors, _ = read_lora(path, **reading)
+            check_lora(pipeline.transformer, convert(tensors, pipeline.lora_state_dict))
+        pipeline.load_lora_weights(path, adapter_name=ADAPTER, **reading)
     pipeline.set_adapters(ADAPTER, scale)
     effect = lora_effect(pipeline.transformer)
     logger.info(
         "lora=%s at scale %g changes the prediction by %.3g %%", source, scale, 100 * effect
     )
+    if not math.isfinite(effect):
+        raise UserError(
+            f"lora={source}: with it the model answers NaN or infinite numbers. Its numbers are "
+            f"too large for {str(pipeline.transformer.dtype).removeprefix('torch.')}, or for "
+            f"lora_scale={scale:g}: lower the scale, or train it anew."
+        )
     if scale and not effect:
         raise UserError(
             f"lora={source} changes nothing: with and without it the model answers the same. "
             "It was saved before it was trained, or its alpha is 0."
         )
     return effect
-
-
-def lora_file(source: str | Path) -> Path:
-    """The file of a LoRA that is named by itself or by its folder.
-
-    Raises:
-        UserError: it is not there.
-    """
-    path = Path(source)
-    for each in (path, path / WEIGHTS):
-        if each.is_file():
-            return each
-    raise UserError(f"lora={source}: there is no such file, and no folder with {WEIGHTS}.")
 
 
 @torch.no_grad()
@@ -164,35 +137,3 @@ def prediction(transformer: ModelMixin) -> Tensor:
     noise, text = (each.to(device, transformer.dtype) for each in (noise, text))
     time = torch.full((1,), 500.0, device=device)
     return transformer(noise, time, text, return_dict=False)[0].double()
-
-
-def _layers(transformer: ModelMixin) -> dict[str, Tensor]:
-    """The weight of every layer that may carry a LoRA, by name."""
-    return {
-        name: module.weight
-        for name, module in transformer.named_modules()
-        if isinstance(getattr(module, "weight", None), Tensor)
-        and module.weight.ndim > 1
-        and ".lora_" not in name
-        and not hasattr(module, "base_layer")
-    }
-
-
-def _verdict(
-    name: str, tensor: Tensor, tensors: dict[str, Tensor], layers: dict[str, Tensor]
-) -> str:
-    layer, _, half = name.removeprefix("transformer.").partition(".lora_")
-    if not name.startswith("transformer.") or layer not in layers:
-        return "unexpected"
-    weight = layers[layer]
-    shapes = {
-        "A.weight": (tensor.shape[1:], weight.shape[1:]),
-        "B.weight": (len(tensor), len(weight)),
-    }
-    if half in shapes:
-        given, wanted = shapes[half]
-        partner = f"transformer.{layer}.lora_{'BA'[half[0] == 'B']}.weight"
-        if given != wanted:
-            return "of another shape"
-        return "matched" if partner in tensors else "without its other half"
-    return "matched" if half == "B.bias" and tensor.shape == weight.shape[:1] else "unexpected"

@@ -16,7 +16,7 @@ from t2v.config import SampleConfig
 from t2v.errors import UserError
 from t2v.evaluation.nets import Aligner
 from t2v.models.folder import file_hash
-from t2v.models.lora import lora_file
+from t2v.models.lora_file import lora_file
 from t2v.models.placement import DTYPES
 from t2v.models.request import count_frames
 from t2v.pipeline import T2VPipeline

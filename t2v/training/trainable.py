@@ -18,7 +18,8 @@ from t2v.config import FinetuneConfig, LoRAConfig
 from t2v.data.order import keyed_generator
 from t2v.errors import UserError
 from t2v.models.load import loading
-from t2v.models.lora import prediction, require_peft
+from t2v.models.lora import prediction
+from t2v.models.lora_file import WEIGHTS, require_peft, sort_metadata
 from t2v.models.transformer import T2VTransformer3DModel
 from t2v.pipeline import T2VPipeline
 
@@ -188,15 +189,21 @@ def _apart(one: Tensor, other: Tensor) -> float:
 
 
 def save_lora(transformer: T2VTransformer3DModel, folder: Path) -> None:
-    """Write `pytorch_lora_weights.safetensors`, which diffusers' `load_lora_weights` reads."""
+    """Write `pytorch_lora_weights.safetensors`, which diffusers' `load_lora_weights` reads.
+
+    Equal adapters give equal bytes.
+    """
     from diffusers.training_utils import _collate_lora_metadata
     from peft import get_peft_model_state_dict
 
-    T2VPipeline.save_lora_weights(
-        folder,
-        transformer_lora_layers=get_peft_model_state_dict(transformer),
-        **_collate_lora_metadata({"transformer": transformer}),  # rank and alpha
-    )
+    metadata = _collate_lora_metadata({"transformer": transformer})  # rank and alpha
+    told = metadata["transformer_lora_adapter_metadata"]
+    for name, value in told.items():
+        if isinstance(value, set):  # in an order of chance
+            told[name] = sorted(value)
+    layers = get_peft_model_state_dict(transformer)
+    T2VPipeline.save_lora_weights(folder, transformer_lora_layers=layers, **metadata)
+    sort_metadata(folder / WEIGHTS)
 
 
 def merged(transformer: T2VTransformer3DModel, share: float) -> T2VTransformer3DModel:

@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from t2v.cli import main
 from t2v.config import FinetuneConfig, LoRAConfig, OptimConfig
 from t2v.errors import UserError
-from t2v.models.lora import WEIGHTS, load_lora
+from t2v.models.lora import load_lora
+from t2v.models.lora_file import WEIGHTS
 from t2v.pipeline import T2VPipeline
 from t2v.plan.estimate import estimate
 from t2v.plan.parts import Size

@@ -14,6 +14,7 @@ from diffusers import (
     WanPipeline,
     WanTransformer3DModel,
 )
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import T5TokenizerFast, UMT5Config, UMT5EncoderModel
 
@@ -62,7 +63,7 @@ def test_the_converted_folder_answers_as_wan_does(wan_folder, tmp_path):
     convert_wan_pipeline(wan_folder, tmp_path / "deep" / "ours")
     index = json.loads((tmp_path / "deep/ours/model_index.json").read_text())
     assert index["_class_name"] == "T2VPipeline"
-    assert index["transformer"] == ["t2v.models.transformer", "T2VTransformer3DModel"]
+    assert index["transformer"] == ["t2v", "T2VTransformer3DModel"]
     assert index["vae"] == ["diffusers", "AutoencoderKLWan"]
     assert (index["fps"], index["num_frames"], index["max_sequence_length"]) == (16, 81, 512)
 
@@ -82,6 +83,48 @@ def test_the_converted_folder_loads_as_a_pipeline(wan_folder, tmp_path):
     assert type(pipeline.transformer) is T2VTransformer3DModel
     assert type(pipeline.vae) is AutoencoderKLWan
     assert pipeline.scheduler.config.flow_shift == 3.0
+
+
+def test_the_converted_folder_passes_the_check_of_diffusers_download(wan_folder, tmp_path):
+    """It refuses a component of a library that it knows not and that has no file of code."""
+    from diffusers.pipelines.pipeline_loading_utils import _get_custom_components_and_folders
+
+    convert_wan_pipeline(wan_folder, tmp_path / "ours")
+    index = json.loads((tmp_path / "ours/model_index.json").read_text())
+    files = [str(p.relative_to(tmp_path / "ours")) for p in (tmp_path / "ours").rglob("*.*")]
+    custom, folders = _get_custom_components_and_folders("someone/ours", index, files, None)
+    assert not custom
+    assert set(folders) >= {"transformer", "vae", "text_encoder", "tokenizer", "scheduler"}
+
+
+@pytest.mark.parametrize("size", ["50KB", "5GB"])
+def test_weights_that_are_only_there_as_a_variant_become_plain_ones(wan_folder, tmp_path, size):
+    from t2v.models.load import load_parts
+
+    WanPipeline.from_pretrained(wan_folder).save_pretrained(
+        tmp_path / "half", variant="fp16", max_shard_size=size
+    )
+    assert not list((tmp_path / "half").rglob("*model.safetensors"))
+    convert_wan_pipeline(tmp_path / "half", tmp_path / "ours")
+    convert_wan_pipeline(wan_folder, tmp_path / "plain")
+    halves, plain = (
+        load_parts("model=x", tmp_path / name, torch.float32) for name in ("ours", "plain")
+    )
+    assert halves.keys() == plain.keys() == {"transformer", "vae", "text_encoder"}
+    for name, part in halves.items():
+        torch.testing.assert_close(part.state_dict(), plain[name].state_dict(), atol=0, rtol=0)
+    assert not [file for file in (tmp_path / "ours").rglob("*fp16*")]
+
+
+def test_bad_numbers_in_the_weights_are_named(copy, tmp_path):
+    file = sorted((copy / "transformer").glob("*.safetensors"))[-1]
+    tensors = load_file(file)
+    name = sorted(tensors)[0]
+    tensors[name].view(-1)[0] = float("nan")
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(UserError, match=f"{name}.* NaN or infinite"):
+        convert_wan_pipeline(copy, tmp_path / "ours")
+    assert not (tmp_path / "ours").exists()
 
 
 def test_the_wan_folder_is_left_as_it_was(copy, tmp_path):

@@ -1,15 +1,18 @@
 """LoRA files: what fits loads and shows its effect, what does not is counted and refused."""
 
+import random
 import re
 
 import pytest
 import torch
 from diffusers.training_utils import _collate_lora_metadata
 from peft import LoraConfig, get_peft_model_state_dict
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from t2v.errors import UserError
-from t2v.models.lora import WEIGHTS, check_lora, load_lora, lora_effect, lora_file
+from t2v.models.lora import load_lora, lora_effect
+from t2v.models.lora_file import WEIGHTS, check_lora, lora_file, sort_metadata
 from t2v.pipeline import T2VPipeline
 
 
@@ -103,3 +106,156 @@ def test_a_second_lora_is_checked_against_the_layers_beneath_the_first(pipe, lor
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(UserError, match=rf"nothing: there is no such file.*{WEIGHTS}"):
         lora_file(tmp_path / "nothing")
+
+
+def made_for_wan(pipe, lora, prefix="diffusion_model."):
+    """The file of the `lora` fixture, of queries and outputs of both attentions, in Wan's names."""
+    layers = {"attn1.": "self_attn.", "attn2.": "cross_attn.", "to_q": "q", "to_out.0": "o"}
+    tensors = rename(load_file(lora), "transformer.", prefix)
+    for ours, wan in layers.items():
+        tensors = rename(tensors, ours, wan)
+    return tensors
+
+
+def musubi(tensors, alpha):
+    """As musubi-tuner writes it: dots of layers as `_`, alphas beside the matrices."""
+    halves = {"lora_A.weight": "lora_down.weight", "lora_B.weight": "lora_up.weight"}
+    made = {}
+    for name, tensor in tensors.items():
+        layer, _, half = name.removeprefix("diffusion_model.").partition(".lora_")
+        layer = f"lora_unet_{layer.replace('.', '_')}"
+        made[f"{layer}.{halves[f'lora_{half}']}"] = tensor
+        made[f"{layer}.alpha"] = torch.tensor(alpha)
+    return made
+
+
+def test_a_file_of_attention_layers_alone_has_the_effect_of_the_same_layers_in_wans_names(
+    pipe, lora, tmp_path
+):
+    wan = made_for_wan(pipe, lora)
+    save_file(wan, tmp_path / "wan.safetensors")
+    save_file(musubi(wan, alpha=4.0), tmp_path / "musubi.safetensors")
+    save_file(musubi(wan, alpha=2.0), tmp_path / "half.safetensors")
+    answers = []
+    for name, scale in (("wan", 1.0), ("musubi", 1.0), ("wan", 0.5), ("half", 1.0)):
+        load_lora(pipe, tmp_path / f"{name}.safetensors", scale)
+        answers.append(latents(pipe))
+        pipe.unload_lora_weights()
+    whole, same, weak, half = answers
+    torch.testing.assert_close(same, whole, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(half, weak, atol=1e-4, rtol=1e-4)
+    assert (weak - whole).abs().max() > 1e-2
+
+
+ONES = torch.ones
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"blocks.0.norm3.diff": ONES(32)}, "Of the 17 tensors of the LoRA 1 would not be applied"),
+        ({"blocks.0.self_attn.norm_q.diff": ONES(32)}, "norm_q.diff"),
+        ({"blocks.0.ffn.0.diff": ONES(64, 32)}, "ffn.0.diff"),
+        ({"blocks.0.ffn.0.diff_b": ONES(64)}, "1 without its other half"),
+        ({"blocks.0.self_attn.q.dora_scale": ONES(32, 1)}, "It is a DoRA"),
+        ({"blocks.0.self_attn.k.lokr_w1": ONES(2, 2)}, "It is a LoKr, of which 1 of 17 tensors"),
+        ({"blocks.0.self_attn.k.hada_w1_a": ONES(2, 2)}, "It is a LoHa"),
+        ({"blocks.0.self_attn.v.alpha": torch.tensor(4.0)}, "are those of no LoRA|not be applied"),
+        ({"blocks.0.self_attn.k.lora_A.weight": ONES(4, 32)}, "without its other half"),
+        ({"strange": ONES(2)}, "are those of no LoRA|not be applied"),
+    ],
+)
+def test_every_tensor_of_a_file_is_applied_or_counted_in_one_line(
+    pipe, lora, tmp_path, more, words
+):
+    more = {f"diffusion_model.{name}": tensor for name, tensor in more.items()}
+    save_file(made_for_wan(pipe, lora) | more, tmp_path / "more.safetensors")
+    with pytest.raises(UserError, match=words) as error:
+        load_lora(pipe, tmp_path / "more.safetensors", 1.0)
+    assert "\n" not in str(error.value)
+    assert not getattr(pipe.transformer, "peft_config", None)
+
+
+def test_dropped_zeros_are_no_loss(pipe, lora, tmp_path):
+    """Public files for Wan carry changes of norms that are all zero."""
+    zeros = {"diffusion_model.blocks.0.norm3.diff": torch.zeros(32)}
+    save_file(made_for_wan(pipe, lora) | zeros, tmp_path / "zeros.safetensors")
+    assert load_lora(pipe, tmp_path / "zeros.safetensors", 1.0) > 0
+
+
+@pytest.mark.parametrize("bad", ["nan", "inf"])
+def test_a_bad_number_in_a_lora_is_named(pipe, lora, bad):
+    tensors = load_file(lora)
+    name = sorted(tensors)[3]
+    tensors[name][0, 0] = float(bad)
+    save_file(tensors, lora)
+    with pytest.raises(UserError, match=f"tensor {re.escape(name)} holds NaN or infinite"):
+        load_lora(pipe, lora, 1.0)
+
+
+def test_a_lora_too_strong_for_the_model_is_refused(pipe, lora):
+    strong = {name: 1e25 if "to_out" in name else 1 for name in load_file(lora)}
+    save_file({name: tensor * strong[name] for name, tensor in load_file(lora).items()}, lora)
+    with pytest.raises(UserError, match="with it the model answers NaN or infinite"):
+        load_lora(pipe, lora, 1.0)
+
+
+def mangled(content: bytes, chance: random.Random) -> bytes:
+    """A safetensors file with some of its header or its length wrong, cut or full of noise."""
+    data = bytearray(content)
+    header = 8 + int.from_bytes(data[:8], "little")
+    kind = chance.choice(["flip", "flip body", "cut", "length", "noise", "dtype", "shape", "name"])
+    if kind == "flip":
+        for _ in range(chance.randint(1, 8)):
+            data[chance.randrange(header)] ^= 1 << chance.randrange(8)
+    elif kind == "flip body":
+        for _ in range(chance.randint(1, 50)):
+            data[chance.randrange(header, len(data))] ^= 1 << chance.randrange(8)
+    elif kind == "cut":
+        del data[chance.randrange(len(data)) :]
+    elif kind == "length":
+        data[:8] = chance.choice([0, 1, header * 7, 2**40, 2**64 - 1]).to_bytes(8, "little")
+    elif kind == "noise":
+        data = bytearray(chance.randbytes(chance.randint(0, 500)))
+    elif kind == "dtype":
+        odd = chance.choice([b"I32", b"F64", b"BF1", b"U8 ", b"BOO", b"F16"])
+        data = data.replace(b"F32", odd, chance.choice([1, -1]))
+    elif kind == "shape":
+        data = data.replace(b"[4,32]", chance.choice([b"[32,4]", b"[128] ", b"[0,99]", b"[-1,1]"]))
+    else:
+        data = data.replace(
+            b"lora_A", chance.choice([b"lora_B", b"lora_Z", b"alpha\\", b"\xff" * 6])
+        )
+    return bytes(data)
+
+
+@pytest.mark.parametrize("names", ["ours", "wan", "musubi"])
+def test_damaged_files_load_or_are_one_message(pipe, lora, tmp_path, names):
+    wan = made_for_wan(pipe, lora)
+    tensors = {"ours": load_file(lora), "wan": wan, "musubi": musubi(wan, 4.0)}[names]
+    save_file(tensors, lora)
+    content, chance, refused = lora.read_bytes(), random.Random(7), 0
+    for number in range(60):
+        lora.write_bytes(mangled(content, chance))
+        try:
+            load_lora(pipe, lora, 1.0)
+        except UserError as error:
+            refused += 1
+            assert str(error).startswith(f"lora={lora}") and len(str(error)) < 1200, number
+        if getattr(pipe.transformer, "peft_config", None):
+            pipe.unload_lora_weights()
+    assert refused > 30
+
+
+def test_the_metadata_of_a_file_is_put_in_order_and_nothing_else_changes(lora):
+    tensors = load_file(lora)
+    contents = set()
+    for _ in range(8):
+        about = {name: 'é\n"' + name * 9 for name in "zyxwvabcde"}
+        save_file(tensors, lora, metadata=about)
+        sort_metadata(lora)
+        contents.add(lora.read_bytes())
+        with safe_open(lora, "pt") as file:
+            assert file.metadata() == about
+        torch.testing.assert_close(load_file(lora), tensors, atol=0, rtol=0)
+    assert len(contents) == 1

@@ -4,11 +4,13 @@ import json
 
 import pytest
 import torch
+from safetensors import safe_open
 from torch import nn
 
 from t2v.config import FinetuneConfig, LoRAConfig
 from t2v.data.order import keyed_generator
 from t2v.errors import UserError
+from t2v.models.lora_file import WEIGHTS
 from t2v.models.transformer import T2VTransformer3DModel
 from t2v.training.trainable import (
     add_lora,
@@ -17,6 +19,7 @@ from t2v.training.trainable import (
     choose_trainable,
     interpolated,
     merged,
+    save_lora,
 )
 
 
@@ -39,6 +42,18 @@ def test_a_fresh_lora_changes_nothing_and_is_the_same_for_the_same_seed(transfor
         transformer.unload_lora()
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[0], drawn[2])
+
+
+def test_equal_adapters_are_saved_as_equal_bytes(transformer, tmp_path):
+    add_lora(transformer, LoRAConfig(rank=2), seed=3)
+    for number in range(6):
+        save_lora(transformer, tmp_path / str(number))
+    files = {path.read_bytes() for path in tmp_path.glob(f"*/{WEIGHTS}")}
+    assert len(files) == 1
+    with safe_open(tmp_path / "0" / WEIGHTS, "pt") as file:
+        told = json.loads(file.metadata()["lora_adapter_metadata"])
+    # a set, whose order is another in every process
+    assert told["transformer.target_modules"] == sorted(LoRAConfig().target_modules)
 
 
 def test_a_merged_copy_answers_as_the_lora_does_and_leaves_it_alone(transformer):

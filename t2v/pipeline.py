@@ -4,27 +4,26 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
 import diffusers
-import numpy as np
 import torch
 from diffusers import AutoencoderKLWan, DiffusionPipeline, SchedulerMixin
 from diffusers.guiders import BaseGuidance
-from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from diffusers.video_processor import VideoProcessor
-from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from t2v.errors import UserError
+from t2v.models.alone import alone
+from t2v.models.finite import refuse_bad
 from t2v.models.guidance import CFGMode, Guidance, Step
 from t2v.models.lora import LoraLoader
+from t2v.models.output import T2VPipelineOutput
 from t2v.models.placement import ready
-from t2v.models.request import check_prompts, count_frames, latent_shape
+from t2v.models.request import check_latents, check_prompts, count_frames, latent_shape, warn_beyond
 from t2v.models.schedule import sample_generators, set_timesteps, step_options
 from t2v.models.text import count_tokens, encode_prompts, unknown_words
 from t2v.models.transformer import T2VTransformer3DModel
@@ -35,20 +34,6 @@ logger = logging.getLogger(__name__)
 Generators = torch.Generator | list[torch.Generator] | None
 Prompts = str | list[str] | None
 Callback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any]]
-
-
-@dataclass
-class T2VPipelineOutput(BaseOutput):
-    """What the pipeline made.
-
-    Args:
-        frames: "np" `b t h w c` and "pt" `b t c h w` in [0, 1]; "pil" a list of images a video;
-            "latent" the normalised latents `b c t h w`, before padding frames are cropped.
-        fps: frames per second to play them at.
-    """
-
-    frames: np.ndarray | Tensor | list[list[Image.Image]]
-    fps: float | None = None
 
 
 class T2VPipeline(DiffusionPipeline, LoraLoader):
@@ -93,10 +78,13 @@ class T2VPipeline(DiffusionPipeline, LoraLoader):
             scheduler=scheduler,
         )
         self.register_to_config(fps=fps, height=height, width=width, num_frames=num_frames)
-        self.register_to_config(num_inference_steps=num_inference_steps)
-        self.register_to_config(guidance_scale=guidance_scale)
-        self.register_to_config(max_sequence_length=max_sequence_length)
+        self.register_to_config(
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            max_sequence_length=max_sequence_length,
+        )
         self.video_processor = VideoProcessor()
+        self._told: set[str] = set()
 
     vae_scale_factor_temporal = property(attrgetter("vae.config.scale_factor_temporal"))
     vae_scale_factor_spatial = property(attrgetter("vae.config.scale_factor_spatial"))
@@ -156,6 +144,7 @@ class T2VPipeline(DiffusionPipeline, LoraLoader):
         if unknown := [each for each in callback_on_step_end_tensor_inputs if each not in allowed]:
             raise UserError(f"callback_on_step_end_tensor_inputs={unknown}: choose from {allowed}.")
 
+    @alone
     def encode_prompt(
         self,
         prompt: Prompts,
@@ -233,20 +222,18 @@ class T2VPipeline(DiffusionPipeline, LoraLoader):
         A list of generators is drawn from; a single one as `sample_generators` says.
 
         Raises:
-            UserError: latents of another shape.
+            UserError: latents of another shape, or with NaN or infinite numbers.
         """
         shape = latent_shape(self.transformer, self.vae, batch_size, num_frames, height, width)
         if latents is None:
             if not isinstance(generator, list):
                 generator = sample_generators(generator, batch_size)
             latents = randn_tensor(shape, generator=generator, dtype=dtype)
-        elif latents.shape != shape:
-            raise UserError(
-                f"latents of shape {tuple(latents.shape)}: these sizes, frames and prompts need "
-                f"{shape} (samples, channels, frames, height, width)."
-            )
+        else:
+            check_latents(latents, shape)
         return latents.to(device=device, dtype=dtype)
 
+    @alone
     @torch.no_grad()
     def decode_latents(self, latents: Tensor, num_frames: int | None = None) -> Tensor:
         """The videos of normalised latents, decoded one at a time.
@@ -257,15 +244,21 @@ class T2VPipeline(DiffusionPipeline, LoraLoader):
 
         Returns:
             `b c t h w` in [-1, 1]; `self.video_processor.postprocess_video` makes frames of it.
+
+        Raises:
+            UserError: the latents, or what the VAE makes of them, hold NaN or infinite numbers.
         """
+        refuse_bad("transformer", latents, self.transformer.dtype)
         config, device = self.vae.config, ready(self.vae)
         latents = latents.to(device)
         mean = torch.tensor(config.latents_mean, device=device)[:, None, None, None]  # c 1 1 1
         std = torch.tensor(config.latents_std, device=device)[:, None, None, None]
         latents = (latents * std + mean).to(self.vae.dtype)
-        videos = [self.vae.decode(z, return_dict=False)[0] for z in latents.split(1)]
-        return torch.cat(videos)[:, :, :num_frames]
+        videos = torch.cat([self.vae.decode(z, return_dict=False)[0] for z in latents.split(1)])
+        refuse_bad("vae", videos, self.vae.dtype)
+        return videos[:, :, :num_frames]
 
+    @alone
     @torch.no_grad()
     def __call__(
         self,
@@ -303,7 +296,8 @@ class T2VPipeline(DiffusionPipeline, LoraLoader):
             cfg_mode, guider: as in `Guidance`.
 
         Returns `T2VPipelineOutput`, or `(frames,)` without `return_dict`. Raises `UserError` for
-        what does not fit the model, and says what does.
+        what does not fit the model, and where text encoder, transformer or VAE gave NaN or
+        infinite numbers; latents are given out as they are. A second thread waits, see `alone`.
         """
         num_frames = self.count_frames(num_frames, duration, fps)
         height, width, fps, guidance_scale, num_inference_steps = self._or_saved(
@@ -319,6 +313,7 @@ class T2VPipeline(DiffusionPipeline, LoraLoader):
         self.check_inputs(
             prompt, negative_prompt, height, width, *embeds, tensors, num_videos_per_prompt
         )
+        warn_beyond(self.config, self._told, height=height, width=width, num_frames=num_frames)
         self._guidance_scale, self._attention_kwargs = guidance_scale, attention_kwargs
         self._current_timestep, self._interrupt = None, False
         device, dtype = self._execution_device, self.transformer.dtype

@@ -11,7 +11,8 @@ import torch
 from safetensors import safe_open
 
 from t2v.errors import UserError
-from t2v.models.load import is_finite, loading, variant_of
+from t2v.models.finite import is_finite
+from t2v.models.load import loading, variant_of
 from t2v.models.transformer import T2VTransformer3DModel
 
 _COMPONENTS = {  # name in model_index.json -> the classes that T2VPipeline can use there

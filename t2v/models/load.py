@@ -24,6 +24,7 @@ from transformers import (
 )
 
 from t2v.errors import UserError
+from t2v.models.finite import is_finite
 
 LIBRARIES = ("diffusers", "transformers", "t2v")
 NETWORKS = (ModelMixin, PreTrainedModel)
@@ -115,15 +116,6 @@ def refuse_damaged(what: str, part: nn.Module) -> None:
             )
 
 
-def is_finite(tensor: Tensor) -> bool:
-    """Is every number of a tensor finite? 40 to 140 times faster than `isfinite().all()`."""
-    if not tensor.is_floating_point() or not tensor.numel() or tensor.is_meta:
-        return True
-    if tensor.dtype.itemsize == 1:  # the 8-bit floats have no minimum
-        tensor = tensor.float()
-    return all(bool(extreme.isfinite()) for extreme in torch.aminmax(tensor))
-
-
 def variant_of(what: str, folder: Path) -> str | None:
     """The variant, such as "fp16", of the weight files of a folder that has no plain ones.
 
@@ -151,16 +143,14 @@ def load_parts(what: str, folder: Path, dtype: torch.dtype) -> dict[str, nn.Modu
     with loading(what):
         index = json.loads((folder / "model_index.json").read_text("utf-8"))
         parts = {name: _class_of(entry) for name, entry in index.items()}
-    return {
-        name: load_part(
-            what,
-            kind,
-            folder / name,
-            **{"torch_dtype" if issubclass(kind, ModelMixin) else "dtype": dtype},
-        )
-        for name, kind in parts.items()
-        if kind is not None and (folder / name).is_dir()
-    }
+    loaded = {}
+    for name, kind in parts.items():
+        if kind is not None and (folder / name).is_dir():
+            options: dict[str, Any] = {
+                "torch_dtype" if issubclass(kind, ModelMixin) else "dtype": dtype
+            }
+            loaded[name] = load_part(what, kind, folder / name, **options)
+    return loaded
 
 
 def _class_of(entry: Any) -> Any:

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from t2v.errors import UserError
-from t2v.models.load import is_finite
+from t2v.models.finite import is_finite
 
 WEIGHTS = "pytorch_lora_weights.safetensors"  # what diffusers names the file in a folder
 SHOWN = 3  # example names in a message

@@ -1,11 +1,16 @@
 """What a caller asks of the pipeline: checked before any time is spent on it."""
 
+import logging
 import math
 from typing import Any
 
 from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor
 
 from t2v.errors import UserError
+from t2v.models.finite import is_finite
+
+logger = logging.getLogger(__name__)
 
 
 def count_frames(num_frames: float | None, duration: float | None, fps: float, saved: int) -> int:
@@ -65,3 +70,40 @@ def check_prompts(**given: tuple[Any, Any]) -> None:
         texts = text if isinstance(text, list) else [text]
         if text is not None and not (texts and all(isinstance(each, str) for each in texts)):
             raise UserError(f"{name}={text!r}: give a text, or a list of at least one.")
+        if embeds is not None and not is_finite(embeds):
+            raise UserError(f"{name}_embeds hold NaN or infinite numbers. Make them anew.")
+
+
+def check_latents(latents: Tensor, shape: tuple[int, ...]) -> None:
+    """Raise `UserError` for given latents of another shape, or with NaN or infinite numbers."""
+    if latents.shape != shape:
+        raise UserError(
+            f"latents of shape {tuple(latents.shape)}: these sizes, frames and prompts need "
+            f"{shape} (samples, channels, frames, height, width)."
+        )
+    if not is_finite(latents):
+        raise UserError(
+            "The latents hold NaN or infinite numbers, so nothing can be drawn from them. "
+            "Start anew, from a prompt."
+        )
+
+
+def warn_beyond(
+    saved: dict[str, Any], told: set[str], *, height: int, width: int, num_frames: int
+) -> None:
+    """Warn of a size or length beyond what a model was trained at, of each once.
+
+    Args:
+        saved: the pipeline's own `height`, `width` and `num_frames`: what it was trained at.
+        told: the warnings so far; a command draws many videos of one size.
+    """
+    if height * width <= saved["height"] * saved["width"] and num_frames <= saved["num_frames"]:
+        return
+    text = (
+        f"{num_frames} frames of {height}x{width} are beyond what this model was trained at "
+        f"({saved['num_frames']} of {saved['height']}x{saved['width']}): expect wrong motion in "
+        "longer videos and things twice in larger ones"
+    )
+    if text not in told:
+        told.add(text)
+        logger.warning("%s", text)

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from t2v.errors import UserError
+from t2v.models.finite import refuse_bad
 from t2v.models.placement import ready
 
 logger = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ def encode_prompts(
         `b m d`, in the encoder's dtype, where the encoder computes.
 
     Raises:
-        UserError: a prompt is longer than `max_length`.
+        UserError: a prompt is longer than `max_length`, or became NaN or infinite numbers.
     """
     device = ready(encoder)
     embeds = {}
@@ -78,6 +79,7 @@ def encode_prompts(
         tokens = torch.tensor([ids or [tokenizer.pad_token_id or 0]], device=device)
         mask = torch.ones_like(tokens)
         text = encoder(input_ids=tokens, attention_mask=mask).last_hidden_state[0, : len(ids)]
+        refuse_bad("text encoder", text, encoder.dtype)
         embeds[prompt] = F.pad(text, (0, 0, 0, max_length - len(ids)))  # m d
     return torch.stack([embeds[prompt] for prompt in prompts])
 

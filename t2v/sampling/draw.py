@@ -16,6 +16,7 @@ from torch import Tensor
 
 from t2v.config import SampleConfig
 from t2v.errors import UserError
+from t2v.models.finite import refuse_bad
 from t2v.pipeline import T2VPipeline
 from t2v.video import contact_sheet, save_image
 
@@ -64,7 +65,11 @@ class Watch:
         self._spoke = now
 
     def _preview(self, pipeline: T2VPipeline, latents: Tensor) -> None:
-        frames = decode(pipeline, latents, self.config.num_frames)
+        try:
+            frames = decode(pipeline, latents, self.config.num_frames)
+        except UserError as error:  # the end will tell, and keep what is drawn
+            logger.warning("no preview: %s", error)
+            return
         caption = f"step {self.step}/{self.config.num_inference_steps}"
         save_image(preview_path(self.config), contact_sheet([frames], [caption]))
 
@@ -129,10 +134,7 @@ def draw(pipeline: T2VPipeline, text: dict[str, Any], watch: Watch) -> Tensor:
         callback_on_step_end=watch,
         **rest,
     )
-    if not output.frames.isfinite().all():
-        raise UserError(
-            f"dtype={config.dtype}: the model's numbers overflowed. Take bf16 or fp32 instead."
-        )
+    refuse_bad("transformer", output.frames, pipeline.transformer.dtype)
     return output.frames
 
 
@@ -152,6 +154,9 @@ def draw_elsewhere(pipeline: DiffusionPipeline, prompt: str, watch: Watch) -> np
     """The frames, `t h w c` uint8, of another package's pipeline: what its call takes it is given.
 
     Frame counts its VAE cannot hold are padded up and cropped.
+
+    Raises:
+        UserError: a frame holds NaN or infinite numbers.
     """
     config = watch.config
     takes = inspect.signature(pipeline.__call__).parameters
@@ -170,4 +175,6 @@ def draw_elsewhere(pipeline: DiffusionPipeline, prompt: str, watch: Watch) -> np
         "output_type": "np",
     }
     given = {name: value for name, value in wanted.items() if name in takes and value is not None}
-    return to_uint8(np.asarray(pipeline(**given).frames[0])[: config.num_frames])
+    frames = np.asarray(pipeline(**given).frames[0])[: config.num_frames]
+    refuse_bad(type(pipeline).__name__, torch.from_numpy(frames), pipeline.dtype)
+    return to_uint8(frames)

@@ -18,9 +18,9 @@ from t2v.config import SampleConfig
 from t2v.errors import UserError
 from t2v.evaluation.nets import features_of
 from t2v.evaluation.world import load_oracle, load_pipeline
+from t2v.models.finite import is_finite
 from t2v.models.folder import embedded_model
 from t2v.models.load import (
-    is_finite,
     load_part,
     load_parts,
     load_text,

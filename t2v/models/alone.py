@@ -1,0 +1,40 @@
+"""One caller at a time: what the parts of a pipeline keep from step to step belongs to one call."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import wraps
+from threading import Lock, RLock
+from typing import Any, Concatenate, ParamSpec, TypeVar
+from weakref import WeakKeyDictionary
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+PARTS = ("tokenizer", "text_encoder", "transformer", "vae", "scheduler")
+
+_locks: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+_opening = Lock()
+
+
+def alone(method: Callable[Concatenate[Any, P], T]) -> Callable[Concatenate[Any, P], T]:
+    """A method of a pipeline that a second thread waits for.
+
+    The scheduler counts steps, the transformer keeps the text, tokenizers and VAEs have settings
+    and caches of a call. Pipelines that share one of them wait for each other; others do not.
+    """
+
+    @wraps(method)
+    def waiting(self: Any, *args: P.args, **kwargs: P.kwargs) -> T:
+        parts = [getattr(self, name, None) for name in PARTS]
+        with ExitStack() as held:
+            # in one order everywhere, so that no two calls wait for each other
+            for part in sorted((each for each in parts if each is not None), key=id):
+                held.enter_context(_lock_of(part))
+            return method(self, *args, **kwargs)
+
+    return waiting
+
+
+def _lock_of(part: Any) -> Any:
+    with _opening:
+        return _locks.setdefault(part, RLock())

@@ -18,7 +18,8 @@ from PIL import Image, ImageDraw, ImageFont
 from t2v.errors import UserError
 from t2v.footage.door import Unreadable, film_of, opened
 
-RECIPE_KEY = "t2v_recipe"
+# where the recipe stands in an mp4; remuxing drops keys that are not of the format, the first
+RECIPE_KEYS = ("t2v_recipe", "comment")
 BT709 = 1  # its number in ITU-T H.273 for primaries, transfer and matrix
 
 
@@ -39,7 +40,7 @@ def write_video(
     check_size(*frames.shape[:3])
     with _complete(path) as partial, av.open(partial, "w", format="mp4", options=_MOVFLAGS) as file:
         if recipe is not None:
-            file.metadata[RECIPE_KEY] = json.dumps(recipe)
+            file.metadata.update(dict.fromkeys(RECIPE_KEYS, json.dumps(recipe)))
         rate = Fraction(fps).limit_denominator(1001)  # 23.976 too comes back as it went in
         stream = file.add_stream("libx264", rate=rate, options=_X264)
         stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
@@ -63,7 +64,7 @@ def rewrite_recipe(path: Path, recipe: dict[str, Any]) -> None:
         opened(path) as old,
         av.open(partial, "w", format="mp4", options=_MOVFLAGS) as new,
     ):
-        new.metadata[RECIPE_KEY] = json.dumps(recipe)
+        new.metadata.update(dict.fromkeys(RECIPE_KEYS, json.dumps(recipe)))
         film = film_of(path, old)
         stream = new.add_stream_from_template(film)
         for packet in old.demux(film):
@@ -118,7 +119,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
     whose = "Only mp4 files written by `t2v sample` do; sharing sites and editors remove it."
     try:
         with opened(path) as file:
-            text = file.metadata.get(RECIPE_KEY)
+            text = _recipe_text(file.metadata)
     except Unreadable as error:
         why = f"{error.verdict}{f', {error.detail}' if error.detail else ''}"
         raise UserError(
@@ -132,6 +133,12 @@ def read_recipe(path: Path) -> dict[str, Any]:
         raise UserError(
             f"{path}: its recipe is damaged ({error}). Give the .json file beside the video."
         ) from error
+
+
+def _recipe_text(metadata: dict[str, str]) -> str | None:
+    own, comment = (metadata.get(key) for key in RECIPE_KEYS)
+    # a comment may be anybody's words
+    return own or (comment if comment and comment[0] == "{" and '"prompt"' in comment else None)
 
 
 def write_gif(path: Path, frames: np.ndarray, fps: float | Fraction) -> None:

@@ -70,7 +70,7 @@ def check_prompts(**given: tuple[Any, Any]) -> None:
         texts = text if isinstance(text, list) else [text]
         if text is not None and not (texts and all(isinstance(each, str) for each in texts)):
             raise UserError(f"{name}={text!r}: give a text, or a list of at least one.")
-        if embeds is not None and not is_finite(embeds):
+        if isinstance(embeds, Tensor) and not is_finite(embeds):
             raise UserError(f"{name}_embeds hold NaN or infinite numbers. Make them anew.")
 
 

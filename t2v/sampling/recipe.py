@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -64,7 +65,7 @@ class Recipe:
         weights: `weights_hash` of the pipeline folder.
         lora: `file_hash` of the LoRA, where there is one.
         device: kind of the device that drew it.
-        versions: of t2v and the packages that do the arithmetic.
+        versions: of t2v and the packages that do the arithmetic; on a CPU also its `threads`.
         choice: among which draws it was chosen, where it was.
     """
 
@@ -127,9 +128,13 @@ def write_json(path: Path, recipe: Recipe) -> None:
         raise UserError(f"{path}: cannot be written ({error.strerror}).") from error
 
 
-def versions() -> dict[str, str]:
-    """The versions that a recipe names."""
-    return {name: _version(name) for name in PACKAGES}
+def versions(device: str = "cpu") -> dict[str, str]:
+    """What a recipe names of its surroundings: versions, and on a CPU the number of threads.
+
+    With another number of threads matrix products are summed in other parts.
+    """
+    named = {name: _version(name) for name in PACKAGES}
+    return named | ({"threads": str(torch.get_num_threads())} if device == "cpu" else {})
 
 
 def _version(package: str) -> str:

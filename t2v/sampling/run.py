@@ -196,7 +196,7 @@ def _recipe(
         weights=weights,
         lora=None if resolved.lora is None else file_hash(lora_file(resolved.lora)),
         device=pipeline.device.type,
-        versions=recipes.versions(),
+        versions=recipes.versions(pipeline.device.type),
     )
 
 

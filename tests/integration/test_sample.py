@@ -16,7 +16,8 @@ from diffusers import (
 )
 from peft import LoraConfig, get_peft_model_state_dict
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from transformers import UMT5Config, UMT5EncoderModel
 
 from t2v.cli import main
@@ -269,6 +270,68 @@ def test_broken_weights_are_a_users_error(damage, run, pipe, model):
         weights.unlink()
     code, _, err = run(PROMPT)
     assert code == 2 and "cannot be loaded" in err
+
+
+def poison(folder, part, value="nan"):
+    """Write a bad number into the last weight of a part."""
+    (path,) = (folder / part).glob("*.safetensors")
+    tensors = load_file(path)
+    list(tensors.values())[-1].view(-1)[-1] = float(value)
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("part", ["text_encoder", "transformer", "vae"])
+def test_weights_that_are_no_numbers_are_named_and_nothing_is_written(run, pipe, model, part):
+    pipe.save_pretrained(model)
+    poison(model, part)
+    code, _, err = run(PROMPT)
+    assert code == 2 and "Traceback" not in err
+    assert type(getattr(pipe, part)).__name__ in err and "NaN or infinite" in err
+    assert list(Path().iterdir()) == []
+
+
+def test_a_decoder_that_overflows_keeps_the_latents_and_writes_no_film(run, pipe, monkeypatch):
+    method = type(pipe.vae).decode
+
+    def decode(vae, z, **options):
+        return (method(vae, z, **options)[0] * float("inf"),)
+
+    monkeypatch.setattr(type(pipe.vae), "decode", decode)
+    code, _, err = run(PROMPT)
+    assert code == 2 and "The vae gave" in err and "latents are kept" in err
+    assert "computed in float32" in err and "take dtype" not in err.lower()
+    kept = {path.name for path in Path().iterdir()}
+    assert "video.latents.safetensors" in kept and not kept & {"video.mp4", "video.json"}
+    monkeypatch.undo()
+
+
+def test_latents_that_are_no_numbers_are_not_resumed(run, monkeypatch, tmp_path):
+    interrupt(monkeypatch, T2VPipeline, "decode_latents")
+    run(PROMPT)
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path / "work")
+    path = Path("video.latents.safetensors")
+    with safe_open(path, "pt") as file:
+        about, latents = file.metadata(), file.get_tensor("latents")
+    latents.view(-1)[7] = float("nan")
+    save_file({"latents": latents}, path, metadata=about)
+    code, _, err = run("--resume", str(path), use_model=False)
+    assert code == 2 and "NaN or infinite numbers" in err
+    assert path.exists() and not Path("video.mp4").exists()
+
+
+def test_another_number_of_threads_is_told_and_old_recipes_have_none(run):
+    run(PROMPT)
+    path = Path("video.json")
+    told = json.loads(path.read_text())
+    assert told["versions"]["threads"] == str(torch.get_num_threads())
+    for threads, warned in (("97", True), (None, False)):
+        told["versions"]["threads"] = threads
+        if threads is None:
+            del told["versions"]["threads"]
+        path.write_text(json.dumps(told))
+        code, _, err = run("--recipe", str(path), use_model=False)
+        assert code == 0 and ("made with threads 97, now" in err) == warned
 
 
 def test_a_recipe_reads_back_as_the_settings_that_made_it(run, tmp_path):

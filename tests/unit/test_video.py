@@ -2,7 +2,9 @@
 
 import errno
 from fractions import Fraction
+from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,15 @@ from PIL import Image
 from torch.nn import functional as F
 
 from t2v.errors import UserError
-from t2v.video import contact_sheet, read_recipe, read_video, save_image, write_gif, write_video
+from t2v.video import (
+    contact_sheet,
+    read_recipe,
+    read_video,
+    rewrite_recipe,
+    save_image,
+    write_gif,
+    write_video,
+)
 
 
 @pytest.fixture
@@ -72,6 +82,36 @@ def test_the_same_frames_give_the_same_file(tmp_path):
         files.add((tmp_path / "a.mp4").read_bytes())
         del stirred
     assert len(files) == 1
+
+
+def remuxed(path: Path, **more: str) -> Path:
+    """As `ffmpeg -c copy` writes it: only the tags that an mp4 knows of itself stay."""
+    copy = path.with_name("copy.mp4")
+    with av.open(path) as old, av.open(copy, "w", format="mp4") as new:
+        new.metadata.update(old.metadata | more)
+        stream = new.add_stream_from_template(old.streams.video[0])
+        for packet in old.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                new.mux(packet)
+    return copy
+
+
+def test_the_recipe_survives_a_remux_that_drops_other_peoples_tags(frames, tmp_path):
+    recipe = {"prompt": 'a "red" ball = 1; é\n', "settings": {"seed": 3}}
+    write_video(tmp_path / "a.mp4", frames, 8, recipe)
+    copy = remuxed(tmp_path / "a.mp4")
+    with av.open(copy) as file:
+        assert "t2v_recipe" not in file.metadata
+    assert read_recipe(copy) == recipe
+    rewrite_recipe(copy, recipe | {"weights": "other"})
+    assert read_recipe(remuxed(copy)) == recipe | {"weights": "other"}
+
+
+def test_a_comment_of_somebody_is_no_recipe(frames, tmp_path):
+    write_video(tmp_path / "a.mp4", frames, 8)
+    with pytest.raises(UserError, match="carries no recipe"):
+        read_recipe(remuxed(tmp_path / "a.mp4", comment="holidays {2024}"))
 
 
 def test_a_file_without_recipe_says_so(frames, tmp_path):

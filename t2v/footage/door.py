@@ -45,13 +45,14 @@ def _unreadable(verdict: str, detail: str, text: str) -> Unreadable:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Any]:
+def opened(path: str | Path) -> Iterator[Any]:
     """The container of a media file; whatever opens one anywhere in the package opens it here.
 
     Raises:
         Unreadable: it is empty, no file but a folder, a pipe or a device, or no video.
         UserError: there is no such file, or it may not be read.
     """
+    path = Path(path)
     require_file(path)
     try:
         # absolute: a path can then never be read as the name of a protocol

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from urllib.parse import unquote, urlsplit
 
 from t2v.config.checks import at_least_one
 from t2v.errors import UserError
@@ -66,10 +68,37 @@ def _check_author(author: str) -> None:
     model = author.startswith("model:") and len(author) > len("model:")
     url, _, name = author.partition("#")
     endpoint = url.startswith(("http://", "https://")) and name
+    if "://" in url:
+        _check_address(url)
     if not (plain or model or endpoint):
         raise UserError(
-            f"caption.authors: {author!r} is none of sidecar, table, folder, filename, "
-            "model:FOLDER_OR_HUB_ID, https://HOST/v1#MODEL."
+            f"caption.authors: {_without_secrets(author)!r} is none of sidecar, table, folder, "
+            "filename, model:FOLDER_OR_HUB_ID, https://HOST/v1#MODEL."
+        )
+
+
+def _without_secrets(author: str) -> str:
+    return re.sub(r"\?.*", "?...", re.sub(r".*@", "...@", author, flags=re.S), flags=re.S)
+
+
+def _check_address(url: str) -> None:
+    """Refuse an address that may hold a secret, without showing it: it would be stored, in
+    `config.yaml`, in the manifest and in the report."""
+    what = ""
+    try:
+        parts = urlsplit(url)
+        if "@" in unquote(parts.netloc):
+            what = "a user or password before the host"
+        elif "?" in unquote(url):
+            what = "a query (?...)"
+        elif not parts.hostname or not url.isprintable() or " " in url or parts.port == 0:
+            what = "no host, no port from 1 to 65535, or a blank"
+    except ValueError:
+        what = "no host that can be read, or no port from 1 to 65535"
+    if what:
+        raise UserError(
+            f"caption.authors: an address holds {what}. Allowed is https://HOST:PORT/v1#MODEL; "
+            "the key belongs into the environment variable that caption.key_variable names."
         )
 
 

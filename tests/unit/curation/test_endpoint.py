@@ -119,3 +119,81 @@ def test_a_server_that_stays_silent_is_given_up_in_time_and_for_this_clip_alone(
         address = f"http://127.0.0.1:{silent.server_port}/v1#x"
         with pytest.raises(NoAnswer, match="TimeoutError"):
             ask(address, FRAMES, CaptionConfig(timeout=0.2, retries=0))
+
+
+KEY = "sk-Very/Secret+123"
+
+
+@pytest.mark.parametrize("key", ["sk-one\nX-Other: two", "sk one", "sk-\u00e9", "sk\tone", "s\0k"])
+def test_a_key_that_cannot_travel_is_refused_by_the_name_of_its_variable(server, monkeypatch, key):
+    monkeypatch.setattr(endpoint.os, "environ", {"MY_KEY": key})
+    with pytest.raises(UserError, match="MY_KEY") as caught:
+        ask(server.address, FRAMES, CaptionConfig(key_variable="MY_KEY"))
+    assert key not in str(caught.value)
+    assert "sk" not in str(caught.value)
+    assert server.requests == []
+
+
+def test_a_line_break_at_the_end_of_a_key_is_not_part_of_it(server, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", f"{KEY}\n")
+    assert ask(server.address, FRAMES, CaptionConfig()) == " A cat. "
+    assert server.requests[0][1]["Authorization"] == f"Bearer {KEY}"
+
+
+@pytest.mark.parametrize(
+    "echo",
+    [
+        KEY,
+        KEY.upper(),
+        "sk-Very%2FSecret%2B123",
+        "sk-Very/Secret%2B123",
+        r"sk-Very\/Secret+123",
+        base64.b64encode(f":{KEY}".encode()).decode(),
+        base64.b64encode(KEY.encode()).decode(),
+    ],
+)
+@pytest.mark.parametrize("status", [400, 401, 200])
+def test_a_key_that_the_server_repeats_is_shown_nowhere(server, monkeypatch, echo, status):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    before = "headers: Authorization: Bearer "
+    for answer in (f"{before}{echo}", f"{'x' * (190 - len(before))}{before}{echo} and more"):
+        server.script = [(status, answer.encode())]
+        with pytest.raises((UserError, NoAnswer)) as caught:
+            ask(server.address, FRAMES, CaptionConfig(retries=0))
+        assert "Authorization" in str(caught.value)
+        assert echo[:8].lower() not in str(caught.value).lower()
+    server.script = [(200, {"choices": [{"message": {"content": f"A cat. {echo}"}}]})]
+    assert ask(server.address, FRAMES, CaptionConfig()) == "A cat. [the key]"
+
+
+def test_a_word_that_stands_for_no_key_stays_in_captions(server, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "cat")
+    assert ask(server.address, FRAMES, CaptionConfig()) == " A cat. "
+
+
+@pytest.mark.parametrize(
+    "author",
+    [
+        "https://me:hunter2@host/v1#x",
+        "https://hunter2@host/v1#x",
+        "https://me%3Ahunter2%40host/v1#x",
+        "https://host/v1?api-key=hunter2#x",
+        "https://host/v1%3Fapi-key=hunter2#x",
+        "HTTPS://me:hunter2@host/v1#x",
+        "https://me:hunter2@host/v1",
+        "ftp://me:hunter2@host/v1#x",
+        "host/v1?key=hunter2#x",
+        "me:hunter2@host/v1#x",
+    ],
+)
+def test_an_address_with_a_secret_is_refused_without_showing_it(author):
+    with pytest.raises(UserError, match=r"caption\.authors") as caught:
+        CaptionConfig(authors=("sidecar", author))
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("author", ["http://host:99999/v1#x", "http://host:a/v1#x", "http:///v1#x"])
+def test_an_address_without_host_or_port_is_refused(author):
+    with pytest.raises(UserError, match=r"HOST:PORT"):
+        CaptionConfig(authors=(author,))
+    CaptionConfig(authors=("http://127.0.0.1:8000/v1#x", "http://[::1]:8000/v1#org/model"))

@@ -18,8 +18,10 @@ from t2v.curation.selection import NAMES, Candidate, agreement, choose, merged, 
 from t2v.errors import UserError
 from t2v.footage import Unreadable, iter_frames
 from t2v.manifest import Clip
+from t2v.text_files import read_text
 
 LONGEST = 5000  # characters of a caption
+LONGEST_SIDECAR = 2**20  # bytes of an x.txt beside x.mp4
 NO_ANSWER = "no answer"  # the verdict on an author that failed
 UNANSWERED = "unanswered"  # in `extra`: the authors to be asked again
 
@@ -120,7 +122,11 @@ def _spread(clip: Clip, count: int, max_side: int) -> list[tuple[float, np.ndarr
 def _hear(name: str, clip: Clip, stills: Stills, config: CaptionConfig) -> list[Candidate]:
     """What one author says; a model or endpoint without an answer is heard with that verdict."""
     if name in _PLAIN:
-        return [Candidate(author=name, text=text) for text in _PLAIN[name](clip, config)]
+        try:
+            texts = _PLAIN[name](clip, config)
+        except UserError as error:  # one file that is no text is no reason to end a curation
+            return [Candidate(author=name, text="", verdict=tidy(str(error)))]
+        return [Candidate(author=name, text=text) for text in texts]
     try:
         if name.startswith("model:"):
             return _ask_model(name, stills, config)
@@ -148,12 +154,7 @@ def _ask_model(name: str, stills: Stills, config: CaptionConfig) -> list[Candida
 
 def _sidecar(clip: Clip, config: CaptionConfig) -> list[str]:
     path = Path(clip.path).with_suffix(".txt")
-    if not path.is_file():
-        return []
-    try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as text ({error}). Save it as UTF-8.") from error
+    return read_text(path, most=LONGEST_SIDECAR).splitlines() if path.exists() else []
 
 
 def _table(clip: Clip, config: CaptionConfig) -> list[str]:

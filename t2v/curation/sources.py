@@ -15,8 +15,11 @@ from typing import Any
 
 from t2v.errors import UserError
 from t2v.manifest import VIDEO_SUFFIXES
+from t2v.text_files import read_text
 
 logger = logging.getLogger(__name__)
+LONGEST_TABLE = 2**32  # bytes
+LONGEST_BESIDE = 2**26  # bytes of a table in the folder above, where anything may lie
 # The columns a table may have, in whatever spelling people use; the first one found counts.
 COLUMNS = {
     "file": ("file", "path", "filename", "file_name", "video", "name"),
@@ -83,8 +86,11 @@ def _videos(top: Path, output: Path) -> Iterator[Path]:
 
 
 def _source(path: Path, folder: Path, told: dict[str, str]) -> Source:
-    facts = path.stat()
     name = path.relative_to(folder).as_posix()
+    try:
+        facts = path.stat()
+    except OSError:  # a link that leads nowhere: a verdict on this file when it is looked at
+        return Source(path=str(path), name=name, size=0, modified=0, **told)
     return Source(path=str(path), name=name, size=facts.st_size, modified=facts.st_mtime_ns, **told)
 
 
@@ -113,15 +119,19 @@ def _column(row: dict[str, Any], name: str) -> str:
 def _rows(table: Path, is_ours: bool) -> list[dict[str, Any]]:
     """The rows of a table; one beside the input that is no table is none of our business."""
     try:
-        text = table.read_text(encoding="utf-8-sig")
-        if table.suffix == ".csv":
-            return list(csv.DictReader(io.StringIO(text, newline="")))
-        if table.suffix == ".jsonl":
-            rows = [json.loads(line) for line in text.split("\n") if line.strip()]
-        else:
-            rows = json.loads(text)
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, csv.Error) as error:
+        rows = _parsed(table, LONGEST_TABLE if is_ours else LONGEST_BESIDE)
+    except (UserError, ValueError, RecursionError, csv.Error) as error:
         if is_ours:
             raise UserError(f"{table}: cannot be read as a table ({error}).") from error
+        logger.info("%s: left alone, it cannot be read as a table (%s)", table, error)
         return []
     return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+
+
+def _parsed(table: Path, most: int) -> Any:
+    text = read_text(table, most=most)
+    if table.suffix == ".csv":
+        return list(csv.DictReader(io.StringIO(text, newline="")))
+    if table.suffix == ".jsonl":
+        return [json.loads(line) for line in text.split("\n") if line.strip()]
+    return json.loads(text)

@@ -72,7 +72,7 @@ class OverlayConfig:
     """What becomes of burned-in text, logos and bars; what cannot be cropped is dropped."""
 
     text: Literal["crop", "drop", "tag"] = "crop"
-    logo: Literal["crop", "drop", "tag"] = "tag"
+    logo: Literal["crop", "drop", "tag"] = "crop"
     letterbox: Literal["crop", "drop", "tag"] = "crop"
     max_text: float = 0.004  # share of the picture below which text is let be
     min_left: float = 0.7  # share of the picture that a crop must leave, bars not counted

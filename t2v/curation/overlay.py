@@ -4,27 +4,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import product
-from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 from t2v.config.curation import OverlayConfig
-from t2v.curation.small import shrunk
+from t2v.curation.lettering import Box, text_lines
 from t2v.curation.take import Take, scored
 from t2v.manifest import Clip
 
-MOST = 5  # stills that are compared
-STEADY = 32  # of 255: what changes less from still to still has not changed
-
-
-class Box(NamedTuple):
-    """A rectangle in pixels."""
-
-    left: int
-    top: int
-    width: int
-    height: int
+MOST = 5  # stills that are compared for marks
+FLAT = 3.0  # of 255: what the noise of an encoder leaves in a black bar
+EDGE = 4  # rows behind a bar in which the picture begins
+ABRUPT = 0.15  # the least share of a bar's length at which it does so at once
+READ = 8  # stills that are read: a line of subtitles is not there all the time
 
 
 def overlay(take: Take, config: OverlayConfig) -> Clip:
@@ -37,14 +30,16 @@ def overlay(take: Take, config: OverlayConfig) -> Clip:
     clip, stills = take.clip, take.stills
     greys = np.stack([cv2.cvtColor(each, cv2.COLOR_RGB2GRAY) for each in stills])
     shown = greys[np.linspace(0, len(greys) - 1, min(len(greys), MOST)).astype(int)]
-    firsts = np.linspace(0, max(len(greys) - 2, 0), min(MOST - 1, len(greys))).astype(int)
-    # two stills in a row: a title or a line of subtitles is not there all the time
-    written = [text_lines(greys[first], greys[first : first + 2][-1]) for first in {*firsts}]
+    read = np.linspace(0, len(greys) - 1, min(len(greys), READ)).astype(int).tolist()
+    written = [
+        text_lines(greys[at], [greys[by] for by in (at - 1, at + 1) if 0 <= by < len(greys)])
+        for at in read
+    ]
     whole = Box(0, 0, stills.shape[2], stills.shape[1])
     inner = bars(stills)
     share = 1 - inner.width * inner.height / (whole.width * whole.height)
     lines = sorted({line for each in written for line in each})
-    marks = logos(shown)
+    marks = _marks(shown, inner)
     area = max(sum(box.width * box.height for box in each) for each in written)
     covered = area / (whole.width * whole.height)
     clip = scored(clip, bars=share, text=covered)
@@ -119,97 +114,58 @@ def _beside(inner: Box, boxes: list[Box]) -> Box:
 def bars(stills: np.ndarray) -> Box:
     """The picture within black bars; all of it where there are none or nothing is lit.
 
-    A row or column belongs to a bar when less than 2 % of it is ever brighter than 24 of 255.
+    A row or column belongs to a bar when less than 2 % of it is ever brighter than 24 of 255, or,
+    in a dark film, than a quarter of what is lit. A bar is one flat black and ends at once: where
+    the night of a dark scene goes over into what is lit, there is none.
     """
     light = stills[0].copy()
     for each in stills[1:]:
         cv2.max(light, each, light)
-    light = light.max(axis=2) > 24  # h w
-    rows, columns = (np.flatnonzero(light.mean(axis) > 0.02) for axis in (1, 0))
+    light = cv2.max(cv2.max(light[..., 0], light[..., 1]), light[..., 2])  # h w
     height, width = light.shape
-    if not len(rows) or not len(columns):
-        return Box(0, 0, width, height)
-    box = Box(int(columns[0]), int(rows[0]), int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1)
+    whole = Box(0, 0, width, height)
+    limit = float(np.clip(np.quantile(light[::4, ::4], 0.95) / 4, FLAT, 24))
+    is_lit = light > limit
+    top, bottom = _within(light, is_lit.mean(1), limit)
+    left, right = _within(light.T, is_lit.mean(0), limit)
+    if top == bottom or left == right:
+        return whole
+    box = Box(left, top, right - left, bottom - top)
     thin = box.width > 0.98 * width and box.height > 0.98 * height
-    return Box(0, 0, width, height) if thin else box
+    return whole if thin else box
 
 
-def text_lines(before: np.ndarray, after: np.ndarray) -> list[Box]:
-    """Lines of burned-in text: parts like characters, of one colour, in a row, that stay in place.
-
-    Light and dark parts narrower than a stroke are found in two stills, `h w` uint8 grey; what is
-    not the same in both is not burned in. Titles, up to a third of the picture high, are looked
-    for in the halved stills.
-    """
-    height, width = before.shape
-    lines = _written(before, after, 6, height // 8, height // 20)
-    half = height // 2, width // 2
-    titles = _written(
-        shrunk(before, half), shrunk(after, half), height // 20, height // 6, height // 20
-    )
-    return lines + [Box(*(2 * side for side in line)) for line in titles]
+def _within(light: np.ndarray, lit: np.ndarray, limit: float) -> tuple[int, int]:
+    """From where to where rows of `light` are picture; `lit` is the share of each that is lit."""
+    found = np.flatnonzero(lit > 0.02)
+    if not len(found):
+        return 0, 0
+    first, end = int(found[0]), int(found[-1]) + 1
+    if not _is_bar(light[:first], light[first:end], limit):
+        first = 0
+    if not _is_bar(light[end:][::-1], light[first:end][::-1], limit):
+        end = len(lit)
+    return first, end
 
 
-def _written(
-    before: np.ndarray, after: np.ndarray, least: int, most: int, stroke: int
-) -> list[Box]:
-    """Lines of characters from `least` to `most` pixels high, with strokes under `stroke`."""
-    shared, steady = cv2.max(before, after), cv2.absdiff(before, after) < STEADY
-    kernel = cv2.getStructuringElement(cv2.MORPH_RECT, (max(9, stroke | 1),) * 2)
-    lines = []
-    for way in (cv2.MORPH_TOPHAT, cv2.MORPH_BLACKHAT):
-        mask = (cv2.morphologyEx(shared, way, kernel) > 60) & steady
-        lines += _lines(_characters(mask.view(np.uint8), shared, least, most))
-    return lines
+def _is_bar(bar: np.ndarray, picture: np.ndarray, limit: float) -> bool:
+    """Is it one flat black, and does the picture begin at once behind its last row?"""
+    if not bar.size:
+        return False
+    step = picture[:EDGE].max(0).astype(np.int16) - bar[-2 * EDGE :].min(0)
+    # row by row: an encoder smears the picture's edge into the last rows of a bar
+    low, high = np.quantile(bar[::3, ::3], (0.02, 0.98), axis=1)
+    is_flat = np.median(high - low) <= limit / 3
+    return bool(is_flat and (step > limit / 2).mean() > ABRUPT)
 
 
-def _characters(mask: np.ndarray, grey: np.ndarray, least: int, most: int) -> list[Box]:
-    # labels of 16 bits take a third of the time, and are enough for all but dot patterns
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8, ltype=cv2.CV_16U)
-    width, height, area = stats.T[2:]
-    fits = (least <= height) & (height <= most) & (width <= 2.5 * height)
-    fits &= area > 0.12 * width * height
-    fits[0] = False  # what is no part
-    found = []
-    for number in np.flatnonzero(fits).tolist():
-        box = Box(*stats[number, :4].tolist())
-        window = np.s_[box.top : box.top + box.height, box.left : box.left + box.width]
-        inside = (labels[window] == number).view(np.uint8)
-        if cv2.meanStdDev(grey[window], mask=inside)[1].item() < 32:  # one colour
-            found.append(box)
-    return sorted(found)
-
-
-def _lines(boxes: list[Box]) -> list[Box]:
-    """Rows of at least six characters of like height, close together, on one line."""
-    lines: list[list[Box]] = []
-    for box in boxes:
-        for line in lines:
-            last = line[-1]
-            gap = box.left - last.left - last.width
-            shared = min(box.top + box.height, last.top + last.height) - max(box.top, last.top)
-            alike = 0.5 < box.height / last.height < 2
-            if alike and shared > 0.5 * min(box.height, last.height) and gap < 1.5 * last.height:
-                line.append(box)
-                break
-        else:
-            lines.append([box])
-    return [_around(line) for line in lines if len(line) >= 6 and _is_straight(line)]
-
-
-def _is_straight(line: list[Box]) -> bool:
-    """Do the characters stand on one base line, and share it unevenly as words do?"""
-    bottoms = np.array([box.top + box.height for box in line])
-    height = float(np.median([box.height for box in line]))
-    on_base = np.abs(bottoms - np.median(bottoms)) < 0.2 * height + 1
-    return bool(on_base.mean() > 0.7)
-
-
-def _around(boxes: list[Box]) -> Box:
-    left, top = min(box.left for box in boxes), min(box.top for box in boxes)
-    right = max(box.left + box.width for box in boxes)
-    bottom = max(box.top + box.height for box in boxes)
-    return Box(left, top, right - left, bottom - top)
+def _marks(greys: np.ndarray, inner: Box) -> list[Box]:
+    """The logos within bars; the corner of a bar is none."""
+    edge = 2 if (inner.width, inner.height) != greys.shape[:0:-1] else 0
+    left, top = inner.left + edge, inner.top + edge
+    within = greys[:, top : top + inner.height - 2 * edge, left : left + inner.width - 2 * edge]
+    found = logos(within) if min(within.shape[1:]) >= 30 else []
+    return [box._replace(left=box.left + left, top=box.top + top) for box in found]
 
 
 def logos(greys: np.ndarray) -> list[Box]:

@@ -25,7 +25,6 @@ from t2v.errors import UserError
 from t2v.footage import Picture, Probe, Unreadable, iter_pictures, probe
 from t2v.footage.door import require_file
 from t2v.manifest import Clip
-from t2v.text_files import check_file
 
 STILL_SIDE = 640  # the longer side of a still
 STILL_EVERY = 1.0  # seconds
@@ -85,7 +84,6 @@ def _failed(clip: Clip, error: Unreadable) -> Clip:
 
 
 def _sha256(path: Path) -> str:
-    check_file(path, str(path))
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

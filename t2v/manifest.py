@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from t2v.errors import UserError
+from t2v.files import complete
 
 MANIFEST = "manifest.jsonl"
 VIDEO_SUFFIXES = {".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".gif"}
@@ -90,16 +91,15 @@ def write_manifest(path: Path, clips: Iterable[Clip]) -> None:
     Equal clips give equal bytes: keys are sorted and every field is written.
     """
     folder = Path(_absolute(path.parent))
-    partial = path.with_name(f".{path.name}.partial")
     # bytes that are no text in a name become JSON escapes: \udcff
-    with partial.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
+    with (
+        complete(path) as partial,
+        partial.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file,
+    ):
         for clip in clips:
             row = {each.name: getattr(clip, each.name) for each in fields(Clip)}
             row |= {"path": _relative(clip.path, folder)} | row.pop("extra")
             file.write(json.dumps(row, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def _absolute(path: str | Path) -> str:

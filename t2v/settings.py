@@ -12,9 +12,11 @@ from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get
 
 from t2v.config.checks import within_range
 from t2v.errors import UserError, shortened
+from t2v.files import write_text
 from t2v.text_files import MOST_YAML, Plain, parse_yaml, read_text
 
 Config = TypeVar("Config")
+_MARK = "# written by t2v: "
 YES_AND_NO = {"true": True, "yes": True, "on": True, "1": True} | dict.fromkeys(
     ("false", "no", "off", "0"), False
 )
@@ -98,7 +100,27 @@ def save_config(config: Any, path: Path) -> None:
     import yaml  # type: ignore[import-untyped]
 
     text = yaml.safe_dump(_lists(asdict(config)), sort_keys=False, allow_unicode=True)
-    path.write_text(text, encoding="utf-8")
+    write_text(path, f"{_MARK}{type(config).__name__}\n{text}")
+
+
+def wrote_config(path: Path, schema: type) -> bool:
+    """Is a file what `save_config` wrote of settings of `schema`? False where it cannot be read.
+
+    Files of before there was a mark hold nearly every setting, and none that is unknown.
+    """
+    from yaml import YAMLError, safe_load
+
+    try:
+        if not path.is_file() or path.stat().st_size > MOST_YAML:
+            return False
+        text = path.read_text(encoding="utf-8")
+        if text.startswith(_MARK):
+            return text.partition("\n")[0] == f"{_MARK}{schema.__name__}"
+        values = safe_load(text)
+    except (OSError, ValueError, YAMLError, RecursionError):
+        return False
+    known = {each.name for each in fields(cast(Any, schema))}
+    return isinstance(values, dict) and known >= values.keys() and len(values) > 0.75 * len(known)
 
 
 def _lists(value: Any) -> Any:

@@ -16,6 +16,7 @@ from einops import rearrange
 from PIL import Image, ImageDraw, ImageFont
 
 from t2v.errors import UserError
+from t2v.files import complete
 from t2v.footage.door import Unreadable, film_of, opened
 
 # where the recipe stands in an mp4; remuxing drops keys that are not of the format, the first
@@ -187,12 +188,9 @@ def save_image(path: Path, image: Image.Image) -> None:
 @contextmanager
 def _complete(path: Path) -> Iterator[Path]:
     """A temporary name that becomes `path` when all is written, and vanishes when it is not."""
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        yield partial
-        partial.replace(path)
+        with complete(path) as partial:
+            yield partial
     except (OSError, av.FFmpegError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: cannot be written ({reason}). Choose another output.") from error
-    finally:
-        partial.unlink(missing_ok=True)

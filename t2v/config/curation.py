@@ -84,6 +84,7 @@ class CurateConfig:
 
     input: str  # a folder of footage, or one file
     output: str
+    overwrite: bool = False  # replace files in the output that are not this command's own
     engine: Literal["local", "ray"] = "local"
     workers: int = 0  # 0: one a core
     seconds_per_file: float = 600.0  # a file that takes longer has failed

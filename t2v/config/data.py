@@ -100,6 +100,7 @@ class EncodeConfig:
     data: str  # a manifest (JSONL), a folder with manifest.jsonl, or a folder of x.mp4 and x.txt
     model: str  # pipeline folder, whose VAE, text parts and sizes are used
     output: str
+    overwrite: bool = False  # replace files in the output that are not this command's own
     clips: ClipsConfig = field(default_factory=ClipsConfig)
     precision: Literal["fp32", "bf16"] = "bf16"
     device: str = "cpu"

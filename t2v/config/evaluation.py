@@ -17,6 +17,7 @@ class EvalConfig:
 
     model: str = "t2v-tiny"  # the embedded model, a pipeline folder or a hub id
     output: str
+    overwrite: bool = False  # replace files in the output that are not this command's own
     suites: tuple[str, ...] = ("world",)  # drawn or in t2v/evaluation/suites, or a file
     count: int = 512  # prompts of each suite, at most
     oracle: str | None = None  # folder of `t2v world make=oracle`: asks about attributes
@@ -61,6 +62,7 @@ class CompareConfig:
 
     runs: tuple[str, ...]  # folders written by `t2v eval`
     output: str
+    overwrite: bool = False  # replace files in the output that are not this command's own
     page_videos: int = 60
     seed: int = 0  # of the resampling
 

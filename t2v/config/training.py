@@ -30,6 +30,7 @@ class TrainConfig:
     """What every kind of training shares."""
 
     output: str
+    overwrite: bool = False  # replace files in the output that are not this command's own
     seed: int = 0
     steps: int = 10_000
     batch_size: int = 48  # of one forward pass; a step sees it `accumulate` * processes times

@@ -15,6 +15,7 @@ class WorldConfig:
 
     make: Literal["clips", "text", "oracle"] = "clips"
     output: str
+    overwrite: bool = False  # replace files in the output that are not this command's own
     count: int = 1000  # clips, or captions for make=text
     data: str = ""  # make=oracle: a folder of clips
     steps: int = 1000  # make=text and make=oracle

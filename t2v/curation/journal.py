@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
+import logging
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from t2v.files import Lines, read_lines, write_bytes, write_lines
 from t2v.manifest import Clip
+
+logger = logging.getLogger(__name__)
 
 WORK = "work"
 THUMBS = "thumbs"
@@ -31,11 +35,11 @@ class Examined:
 def save_examined(folder: Path, key: str, examined: Examined) -> None:
     """Write a source's entry; the entry itself comes last, so that one that exists is complete."""
     for name, picture in examined.thumbs.items():
-        write_whole(folder / THUMBS / f"{name}.jpg", picture)
+        write_bytes(folder / THUMBS / f"{name}.jpg", picture)
     for name, pictures in examined.prints.items():
-        write_whole(folder / WORK / f"{name}.print", _packed(pictures))
+        write_bytes(folder / WORK / f"{name}.print", _packed(pictures))
     row = {"clips": [asdict(clip) for clip in examined.clips], "seconds": examined.seconds}
-    write_whole(folder / WORK / f"{key}.json", json.dumps(row).encode())
+    write_bytes(folder / WORK / f"{key}.json", json.dumps(row).encode())
 
 
 def load_examined(folder: Path, key: str) -> Examined | None:
@@ -43,8 +47,12 @@ def load_examined(folder: Path, key: str) -> Examined | None:
     path = folder / WORK / f"{key}.json"
     if not path.is_file():
         return None
-    row = json.loads(path.read_text(encoding="utf-8"))
-    return Examined([clip_of(each) for each in row["clips"]], seconds=row["seconds"])
+    try:
+        row = json.loads(path.read_text(encoding="utf-8"))
+        return Examined([clip_of(each) for each in row["clips"]], seconds=row["seconds"])
+    except (ValueError, KeyError, TypeError) as error:
+        logger.warning("%s is damaged (%s): its film is looked at again", path, error)
+        return None
 
 
 def clip_of(row: dict[str, Any]) -> Clip:
@@ -68,48 +76,28 @@ def _unpacked(data: bytes) -> np.ndarray:
     return np.frombuffer(zlib.decompress(body), np.uint8).reshape(json.loads(head))
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name, sync it, rename it."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        error.filename = str(path)  # a write that fails does not tell where
-        raise
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 class ClipLog:
     """The clips a stage has done, appended one line each; a torn last line does not count."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.done = dict(self._read()) if path.is_file() else {}
-        whole = "".join(_line(name, clip) for name, clip in self.done.items())
-        write_whole(path, whole.encode())
-        self.file = path.open("a", encoding="utf-8")
+        write_lines(path, (_row(name, clip) for name, clip in self.done.items()))
+        self.file = Lines(path)
 
     def _read(self) -> Iterator[tuple[str, Clip]]:
-        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines(True):
-            if line.endswith("\n"):
-                row = json.loads(line)
+        for row in read_lines(self.path, "id", "clip"):
+            with suppress(KeyError, TypeError):  # a row of another version, done again
                 yield row["id"], clip_of(row["clip"])
 
     def add(self, name: str, clip: Clip) -> None:
         """Note a clip as done, on disk before this returns."""
-        self.file.write(_line(name, clip))
-        self.file.flush()
-        os.fsync(self.file.fileno())
+        self.file.add(_row(name, clip))
         self.done[name] = clip
 
     def close(self) -> None:
         self.file.close()
 
 
-def _line(name: str, clip: Clip) -> str:
-    return json.dumps({"id": name, "clip": asdict(clip)}) + "\n"
+def _row(name: str, clip: Clip) -> dict[str, Any]:
+    return {"id": name, "clip": asdict(clip)}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import tarfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from t2v.config import CurateConfig
 from t2v.curation import engine
 from t2v.curation.examine import FAILED
 from t2v.errors import UserError
+from t2v.files import complete, remove_partials
 from t2v.footage import Unreadable, iter_frames, probe
 from t2v.footage.door import film_of, opened
 from t2v.manifest import Clip
@@ -47,6 +47,7 @@ def write_files(clips: Sequence[Clip], config: CurateConfig, folder: Path) -> li
     if config.files == "none":
         return list(clips)
     (folder / CLIPS).mkdir(exist_ok=True)
+    remove_partials(folder / CLIPS)
     result = list(clips)
     kept = [number for number, clip in enumerate(clips) if not clip.dropped]
     weave = config.probe.interlaced == "deinterlace"
@@ -92,22 +93,17 @@ def _with_file(clip: Clip, folder: Path, deinterlace: bool) -> Clip:
 @contextmanager
 def _whole(path: Path) -> Iterator[Path]:
     """A name to write a file under, which becomes `path` when all of it is on disk."""
-    unfinished = path.with_suffix(".unfinished")
     try:
-        yield unfinished
-        with unfinished.open("rb") as file:
-            os.fsync(file.fileno())
-        unfinished.replace(path)
+        with complete(path) as unfinished:
+            yield unfinished
     except OSError as error:
-        if error.filename in (None, str(unfinished), str(path)):
+        if error.filename in (None, str(path)):
             what = f"{path}: cannot be written ({error.strerror}). Make room there"
         else:
             what = f"{error.filename}: cannot be read any more ({error.strerror}). Put it back"
         raise UserError(
             f"{what}, then give the same command again: what is done is kept."
         ) from error
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _copied(clip: Clip, path: Path, deinterlace: bool) -> bool:

@@ -19,6 +19,7 @@ from t2v.config import CurateConfig
 from t2v.curation.balance import entropies
 from t2v.curation.caption import tidy
 from t2v.curation.journal import THUMBS
+from t2v.files import write_bytes
 from t2v.manifest import Clip
 
 PAGE = "report.html"
@@ -90,8 +91,8 @@ def write_report(
         "settings": (folder / "config.yaml").read_text(encoding="utf-8"),
     }
     page = environment.get_template("report.html.j2").render(facts)
-    (folder / DATA_CARD).write_bytes(data_card(clips, stats, config).encode(errors="replace"))
-    (folder / PAGE).write_bytes(page.encode(errors="replace"))
+    write_bytes(folder / DATA_CARD, data_card(clips, stats, config).encode(errors="replace"))
+    write_bytes(folder / PAGE, page.encode(errors="replace"))
     return folder / PAGE
 
 

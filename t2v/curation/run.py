@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -10,7 +9,6 @@ import shlex
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -27,14 +25,15 @@ from t2v.curation.journal import (
     Examined,
     load_examined,
     save_examined,
-    write_whole,
 )
 from t2v.curation.output import write_files
 from t2v.curation.report import write_report
 from t2v.curation.sources import Source, find_sources
 from t2v.curation.stages import STAGES, Stage
 from t2v.errors import UserError
+from t2v.files import remove_partials, write_text
 from t2v.manifest import MANIFEST, Clip, write_manifest
+from t2v.outputs import output_folder
 from t2v.settings import save_config
 from t2v.workers import Failure
 
@@ -60,9 +59,10 @@ def curate(config: CurateConfig) -> Path:
     start = time.monotonic()
     folder = Path(config.output)
     sources = find_sources(config.input, folder)
-    for name in (WORK, THUMBS):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    with _alone_in(folder):
+    with output_folder(config) as config:
+        for name in (WORK, THUMBS):
+            (folder / name).mkdir(exist_ok=True)
+            remove_partials(folder / name)
         save_config(config, folder / "config.yaml")
         clips, seconds = _examined(sources, config, folder)
         for stage in STAGES:
@@ -76,7 +76,7 @@ def curate(config: CurateConfig) -> Path:
         write_manifest(manifest, clips)
         stats = statistics(clips, seconds, len(sources))
         stats["wall_seconds"] = round(time.monotonic() - start, 3)
-        write_whole(folder / STATS, (json.dumps(stats, indent=2) + "\n").encode())
+        write_text(folder / STATS, json.dumps(stats, indent=2) + "\n")
         page = write_report(folder, clips, stats, config)
     for line in in_words(stats):
         logger.info("%s", line)
@@ -85,19 +85,6 @@ def curate(config: CurateConfig) -> Path:
         logger.warning(words, stats["unanswered"], shlex.quote(str(folder / "config.yaml")))
     logger.info("look at %s", page)
     return manifest
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Hold the output folder; the lock goes with the process, however it ends."""
-    with (folder / WORK / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                f"output={folder}: another run is at work there. Wait for it, or choose another."
-            ) from error
-        yield
 
 
 def _settings(config: CurateConfig) -> str:

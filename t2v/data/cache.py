@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from t2v.errors import UserError
+from t2v.files import complete, remove_partials
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +50,7 @@ class Cache:
         self.folder, self.per_shard = folder, per_shard or TENSORS_PER_SHARD
         self.shards: dict[str, Any] = {}  # key to its open shard
         self.waiting: dict[str, Tensor] = {}
+        remove_partials(folder)
         for path in sorted(folder.glob("*.safetensors")):
             self._open(path)
 
@@ -105,14 +106,8 @@ class Cache:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"{digest(*sorted(self.waiting))[:16]}.safetensors"
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        try:
+        with complete(path) as partial:
             save_file(self.waiting, partial)
-            with partial.open("rb") as file:
-                os.fsync(file.fileno())
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
         self._open(path)
         self.waiting = {}
 

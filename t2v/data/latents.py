@@ -16,6 +16,7 @@ from tqdm import tqdm
 from t2v.data.cache import Cache
 from t2v.data.clips import pixels, read_rows, read_shards
 from t2v.errors import UserError
+from t2v.files import complete
 from t2v.models.placement import ready
 from t2v.models.vae import AutoencoderKLT2V
 
@@ -52,9 +53,8 @@ def encode_folder(vae: AutoencoderKLT2V, folder: str | Path, precision: str) -> 
     with Cache(path.with_suffix(".parts"), per_shard=1) as parts:
         keys = list(_encode_shards(vae, folder, precision, count, parts))
         latents = torch.cat([parts.read(key) for key in keys])
-    partial = path.with_suffix(".partial")
-    save_file({"latents": latents}, partial)
-    partial.rename(path)
+    with complete(path) as partial:
+        save_file({"latents": latents}, partial)
     shutil.rmtree(parts.folder)
     return latents
 

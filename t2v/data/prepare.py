@@ -19,6 +19,7 @@ from t2v.data.cache import Cache, digest
 from t2v.data.curriculum import Item
 from t2v.data.decode import VERSION, Transform, file_hashes, read_clips
 from t2v.errors import UserError
+from t2v.files import write_text
 from t2v.manifest import Clip, read_manifest
 
 logger = logging.getLogger(__name__)
@@ -140,10 +141,7 @@ def _write_ledger(path: Path, clips: Sequence[Clip]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     names = ("path", "start", "end", "dropped", "reason")
     rows = [{name: getattr(clip, name) for name in names} for clip in clips if clip.dropped]
-    partial = path.with_suffix(".partial")
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # names that are no text
-    partial.replace(path)
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def count_reasons(clips: Sequence[Clip]) -> dict[str, int]:

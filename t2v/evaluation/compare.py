@@ -17,6 +17,8 @@ from t2v.errors import UserError
 from t2v.evaluation.draw import read_kept
 from t2v.evaluation.intervals import bootstrap, holm, paired_p
 from t2v.evaluation.page import write_page
+from t2v.files import write_text
+from t2v.outputs import output_folder
 from t2v.settings import save_config
 
 ALPHA = 0.05
@@ -38,6 +40,11 @@ def compare(config: CompareConfig) -> str:
     Raises:
         UserError: a folder is no finished evaluation, or they were not asked the same.
     """
+    with output_folder(config) as config:
+        return _compare(config)
+
+
+def _compare(config: CompareConfig) -> str:
     names = dict(zip(ascii_uppercase, config.runs, strict=False))
     runs = {side: read_report(run) for side, run in names.items()}
     shared = _asked_alike(runs, names)
@@ -54,11 +61,10 @@ def compare(config: CompareConfig) -> str:
     report["enough"] = _enough(report, runs)
     report["rows"] = _settings_of(report["protocol"], names)
     output = Path(config.output)
-    output.mkdir(parents=True, exist_ok=True)
     save_config(config, output / "config.yaml")
-    (output / "compare.json").write_text(json.dumps(report, indent=1, allow_nan=False))
+    write_text(output / "compare.json", json.dumps(report, indent=1, allow_nan=False))
     text = _markdown(report, names)
-    (output / "compare.md").write_text(text)
+    write_text(output / "compare.md", text)
     fps = runs[FIRST]["protocol"]["fps"]
     write_page(output / "page.html", report, videos, fps, config.page_videos)
     return text

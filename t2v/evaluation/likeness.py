@@ -19,6 +19,8 @@ from t2v.config import EvalConfig
 from t2v.data.dataset import Dataset, filled, load_latents
 from t2v.errors import UserError
 from t2v.evaluation.world import load_pipeline, wilson
+from t2v.files import write_text
+from t2v.outputs import output_folder
 from t2v.pipeline import T2VPipeline
 from t2v.settings import save_config
 from t2v.video import contact_sheet, save_image
@@ -39,6 +41,11 @@ def evaluate(config: EvalConfig) -> str:
     Raises:
         UserError: no such model or clips, clips of several sizes, or all of one film.
     """
+    with output_folder(config) as config:
+        return _evaluate(config)
+
+
+def _evaluate(config: EvalConfig) -> str:
     assert config.data is not None
     pipeline = load_pipeline(config.model, config.device, config.dtype)
     dataset, real = _real(config, pipeline)
@@ -66,15 +73,14 @@ def evaluate(config: EvalConfig) -> str:
     chance = sum(shares[films[index]] for index in asked) / len(asked) / len(films)
     text = _table(rows, chance)
     output = Path(config.output)
-    output.mkdir(parents=True, exist_ok=True)
     save_config(config, output / "config.yaml")
     details = [
         {"caption": dataset.rows[i]["caption"], "film": films[i], "nearest": films[j]}
         for i, j in zip(asked, found["model"][1].tolist(), strict=True)
     ]
     report = {"rows": rows, "chance": chance, "details": details}
-    (output / "likeness.json").write_text(json.dumps(report, indent=1))
-    (output / "likeness.md").write_text(text)
+    write_text(output / "likeness.json", json.dumps(report, indent=1))
+    write_text(output / "likeness.md", text)
     save_image(output / "likeness.png", _sheet(pipeline, drawn[:: config.draws], details, config))
     return text
 

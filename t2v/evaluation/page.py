@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from t2v.evaluation.table import cell_text, family_table, topics_told
+from t2v.files import write_text
 from t2v.video import write_video
 
 HERE = Path(__file__).parent
@@ -64,7 +65,7 @@ def write_page(
         script=script,
         sealed=sealed,
     )
-    path.write_text(text, "utf-8")
+    write_text(path, text)
 
 
 def worst_first(videos: list[dict[str, Any]], ranking: str | None) -> list[int]:

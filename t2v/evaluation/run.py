@@ -50,6 +50,8 @@ from t2v.evaluation.scorer import load_scorer, scorer_aligner
 from t2v.evaluation.suites import Suite, load_suite
 from t2v.evaluation.table import markdown
 from t2v.evaluation.world import attributes, columns, load_oracle, load_pipeline, most_common
+from t2v.files import write_text
+from t2v.outputs import output_folder
 from t2v.pipeline import T2VPipeline
 from t2v.settings import save_config
 
@@ -107,13 +109,17 @@ def evaluate(config: EvalConfig) -> str:
     Raises:
         UserError: a model or a file is missing or of another kind.
     """
+    with output_folder(config) as config:
+        return _evaluate(config)
+
+
+def _evaluate(config: EvalConfig) -> str:
     suites = [load_suite(name, config.count, config.seed) for name in config.suites]
     _check_asked(suites, config)
     pipeline = load_pipeline(config.model, config.device, config.dtype)
     _check_room(suites, pipeline)
     nets = load_nets(config, pipeline)
     output = Path(config.output)
-    output.mkdir(parents=True, exist_ok=True)
     save_config(config, output / "config.yaml")
     report: dict[str, Any] = {"protocol": protocol(config, pipeline), "suites": {}}
     videos = {}
@@ -129,8 +135,8 @@ def evaluate(config: EvalConfig) -> str:
         row: text for row, text in ROWS.items() if any(row in rows for rows in tables)
     }
     text = json.dumps(report, indent=1, allow_nan=False)
-    (output / "eval.json").write_text(text)
-    (output / "eval.md").write_text(markdown(report))
+    write_text(output / "eval.json", text)
+    write_text(output / "eval.md", markdown(report))
     write_page(output / "page.html", report, videos, pipeline.config.fps, config.page_videos)
     return markdown(report)
 

@@ -11,6 +11,7 @@ import torch
 from safetensors import safe_open
 
 from t2v.errors import UserError
+from t2v.files import complete, locked
 from t2v.models.finite import is_finite
 from t2v.models.load import loading, variant_of
 from t2v.models.transformer import T2VTransformer3DModel
@@ -48,9 +49,13 @@ def convert_wan_pipeline(src_folder: str | Path, dst_folder: str | Path) -> None
     for name in _COMPONENTS:
         _check_numbers(src / name)
 
-    partial = dst.with_name(dst.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of an earlier, interrupted conversion
-    partial.mkdir(parents=True)
+    dst.parent.mkdir(parents=True, exist_ok=True)
+    with locked(dst, command="t2v convert"), complete(dst) as partial:
+        _copy(src, partial, index, config)
+
+
+def _copy(src: Path, partial: Path, index: dict[str, Any], config: dict[str, Any]) -> None:
+    partial.mkdir()
     for name in _COMPONENTS:
         shutil.copytree(src / name, partial / name)
         _as_plain(partial / name)
@@ -63,7 +68,6 @@ def convert_wan_pipeline(src_folder: str | Path, dst_folder: str | Path) -> None
     names = {"_class_name": "T2VPipeline", "_diffusers_version": index.get("_diffusers_version")}
     sizes = _WAN_22_5B if index.get("expand_timesteps") else _WAN_21
     _write_json(partial / "model_index.json", names | components | sizes | _SAMPLING)
-    partial.rename(dst)
 
 
 def _check_index(index: dict[str, Any], src: Path) -> None:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from safetensors import SafetensorError
 
 from t2v.errors import UserError
+from t2v.files import complete, discard
 
 MANIFEST = "manifest.json"
 
@@ -32,19 +32,17 @@ def save_checkpoint(
     final = output / f"checkpoint-{step:06d}"
     if (final / MANIFEST).is_file():
         return final
-    temporary = output / f".{final.name}.partial"
-    for left_by_a_kill in output.glob(".checkpoint-*.partial"):
-        shutil.rmtree(left_by_a_kill, ignore_errors=True)
+    for path in output.glob(".checkpoint-*.partial"):
+        if re.fullmatch(r"\.checkpoint-\d+\.partial", path.name):  # left by a version before
+            shutil.rmtree(path, ignore_errors=True)
     try:
-        _write_synced(temporary, write)
-        temporary.rename(final)
-        _sync(output)
+        output.mkdir(parents=True, exist_ok=True)
+        with complete(final) as folder:
+            _write_hashed(folder, write)
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
         raise not_written(final, output, error) from error
     for old in _complete(output)[: -max(1, keep)]:
-        # renamed first: a kill in the middle must not leave half a checkpoint under its name
-        shutil.rmtree(old.rename(output / f".{old.name}.partial"))
+        discard(old)
     return final
 
 
@@ -68,7 +66,7 @@ def verify_checkpoint(folder: Path) -> None:
     Raises:
         UserError: a file is missing or differs; it is named.
     """
-    for name, digest in json.loads((folder / MANIFEST).read_text()).items():
+    for name, digest in _hashes(folder).items():
         path = folder / name
         if not path.is_file() or _sha256(path) != digest:
             raise UserError(
@@ -77,14 +75,30 @@ def verify_checkpoint(folder: Path) -> None:
             )
 
 
-def _write_synced(folder: Path, write: Callable[[Path], None]) -> None:
-    folder.mkdir(parents=True)
+def _hashes(folder: Path) -> dict[str, str]:
+    try:
+        hashes = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        hashes = None
+    if not (isinstance(hashes, dict) and hashes and all(map(_is_inside, hashes))):
+        raise UserError(
+            f"{folder / MANIFEST} is not the list of files that was saved. "
+            f"Remove {folder} to go on from the checkpoint before it."
+        )
+    return hashes
+
+
+def _is_inside(name: str) -> bool:
+    parts = PurePosixPath(name).parts
+    return bool(parts) and not name.startswith("/") and ".." not in parts and "\0" not in name
+
+
+def _write_hashed(folder: Path, write: Callable[[Path], None]) -> None:
+    folder.mkdir()
     write(folder)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     manifest = {path.relative_to(folder).as_posix(): _sha256(path) for path in files}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
-    for path in [*folder.rglob("*"), folder]:
-        _sync(path)
 
 
 def _complete(output: Path) -> list[Path]:
@@ -99,11 +113,3 @@ def _complete(output: Path) -> list[Path]:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

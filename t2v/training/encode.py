@@ -22,11 +22,13 @@ from t2v.data.dataset import VAE, filled, is_world, latents_encoder, with_captio
 from t2v.data.prepare import Prepared, count_reasons, prepare
 from t2v.data.texts import FOLDER, Texts
 from t2v.errors import UserError
+from t2v.files import write_text
 from t2v.manifest import MANIFEST, write_manifest
 from t2v.models.folder import model_folder
 from t2v.models.load import load_text
 from t2v.models.placement import pick_device, ready
 from t2v.models.text import count_tokens
+from t2v.outputs import output_folder
 from t2v.settings import save_config
 from t2v.training.dit import load_vae
 from t2v.video import contact_sheet, save_image
@@ -51,6 +53,11 @@ def encode(config: EncodeConfig) -> Path:
     """
     output = Path(config.output)
     _check_places(config.data, output)
+    with output_folder(config) as config:
+        return _encode(config, output)
+
+
+def _encode(config: EncodeConfig, output: Path) -> Path:
     folder = model_folder(config.model)
     saved = DiffusionPipeline.load_config(folder)
     clips = config.clips
@@ -58,7 +65,6 @@ def encode(config: EncodeConfig) -> Path:
         clips = filled(clips, config.data, **{name: saved[name] for name in SIZES})
     vae = load_vae(folder).to(pick_device(config.device))
     tokenizer, text_encoder = load_text(folder)
-    output.mkdir(parents=True, exist_ok=True)
     save_config(config, output / "config.yaml")
     encoder = latents_encoder(vae, config.precision)
     cache = Path(clips.cache) if clips.cache else output / "latents"
@@ -73,9 +79,9 @@ def encode(config: EncodeConfig) -> Path:
     write_manifest(output / MANIFEST, prepared.clips)
     report = summary(prepared, tokenizer)
     text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
-    (output / "report.json").write_text(text, encoding="utf-8", errors="backslashreplace")
+    write_text(output / "report.json", text)
     told = _told(report)
-    (output / "report.txt").write_text(told, encoding="utf-8", errors="backslashreplace")
+    write_text(output / "report.txt", told)
     save_image(output / "sheet.png", _sheet(prepared, vae, clips, config.sheet_clips))
     logger.info("%s", _told(report).strip())
     return output / "report.txt"

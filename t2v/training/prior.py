@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from t2v.data.captions import Captions
 from t2v.data.order import keyed_generator, step_indices
 from t2v.errors import UserError
+from t2v.files import complete
 from t2v.pipeline import T2VPipeline
 
 logger = logging.getLogger(__name__)
@@ -103,7 +104,6 @@ def draw_prior(
             logger.info("drew %d of %d", number + 1, len(prompts))
     latents = torch.cat(drawn)
     folder.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    save_file({"latents": latents.contiguous()}, partial)
-    partial.rename(path)
+    with complete(path) as partial:
+        save_file({"latents": latents.contiguous()}, partial)
     return latents

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import sys
@@ -21,10 +20,12 @@ from tqdm import tqdm
 
 from t2v.config import TrainConfig
 from t2v.distributed import rank
+from t2v.files import Lines, read_lines, write_lines
 from t2v.settings import save_config
 from t2v.training.checkpoint import not_written
 from t2v.training.loop import StepMetrics, Validation
 from t2v.training.verdict import verdict
+from t2v.video import save_image
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ class Record:
         save_config(config, self.output / "config.yaml")
         _drop_after(self.output / METRICS, -1 if step is None else step)
         _drop_after(self.output / VALIDATIONS, -1 if step is None else step)
-        self.log = (self.output / METRICS).open("a")
+        self.log = Lines(self.output / METRICS)
         self.board = _tensorboard(self.output, step or 0)
         self.progress = _Progress(config, step or 0)
 
@@ -77,15 +78,14 @@ class Record:
 
     def _judge(self, step: int, validation: Validation) -> dict[str, Any]:
         (self.output / "sheets").mkdir(exist_ok=True)
-        validation.sheet.save(self.output / "sheets" / f"{step:06d}.png")
+        save_image(self.output / "sheets" / f"{step:06d}.png", validation.sheet)
         if self.board is not None:
             self.board.add_image("sheet", np.asarray(validation.sheet), step, dataformats="HWC")
         losses = {name: values.tolist() for name, values in validation.losses.items()}
         line = {"step": step, "figures": validation.figures, "losses": losses}
-        with (self.output / VALIDATIONS).open("a") as file:
-            file.write(json.dumps(line) + "\n")
-        written = (self.output / VALIDATIONS).read_text().splitlines()
-        lines = [json.loads(line) for line in written]
+        with Lines(self.output / VALIDATIONS) as file:
+            file.add(line)
+        lines = read_lines(self.output / VALIDATIONS, *line)
         told: dict[str, Any] = dict(validation.figures)
         if lines[0]["step"] == 0 < step:
             told |= {f"{name}_untuned": value for name, value in lines[0]["figures"].items()}
@@ -105,8 +105,7 @@ class Record:
         record = asdict(metrics)
         record |= record.pop("extra") | validated
         with self._writing(METRICS):
-            self.log.write(json.dumps(record) + "\n")
-            self.log.flush()
+            self.log.add(record)
             self._show(metrics.step, record)
         self.progress.advance(metrics, record)
 
@@ -132,11 +131,12 @@ def _tensors(losses: dict[str, list[float]]) -> dict[str, Tensor]:
 
 def _drop_after(path: Path, step: int) -> None:
     if path.is_file():
-        lines = path.read_text().splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-        partial = path.with_suffix(".partial")
-        partial.write_text("".join(kept))
-        partial.replace(path)  # a kill must not leave less than was kept
+        rows = read_lines(path, "step")
+        write_lines(path, [row for row in rows if _is_until(row["step"], step)])
+
+
+def _is_until(step: Any, last: int) -> bool:
+    return isinstance(step, int) and step <= last
 
 
 def _tensorboard(output: Path, step: int) -> Any:

@@ -7,7 +7,7 @@ import logging
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import FrameType
@@ -21,6 +21,7 @@ from t2v.config import TrainConfig
 from t2v.distributed import rank, world_size
 from t2v.errors import UserError
 from t2v.models.placement import check_memory, pick_device
+from t2v.outputs import output_folder
 from t2v.settings import load_config, save_config
 from t2v.training.checkpoint import newest_checkpoint, save_checkpoint, verify_checkpoint
 from t2v.training.loop import Task, TrainState, fit, start_state
@@ -40,7 +41,7 @@ Config = TypeVar("Config", bound=TrainConfig)
 
 # A resumed run may change these; anything else would make it another run.
 FREE_TO_CHANGE = {
-    *("steps", "output", "save_every", "validate_every", "keep_checkpoints"),
+    *("steps", "output", "overwrite", "save_every", "validate_every", "keep_checkpoints"),
     *("device", "attention", "accumulate", "parallel", "gradient_checkpointing"),
     *("clips.cache", "clips.workers", "clips.seconds_per_clip", "clips.gigabytes_per_worker"),
 }
@@ -53,11 +54,17 @@ def train(task_of: Callable[[Config], Task], config: Config) -> Path:
     Raises:
         UserError: the device is not to be had, or what `task_of` and `run` raise.
     """
-    with process_group(pick_device(config.device)) as device:
+    with process_group(pick_device(config.device)) as device, ExitStack() as stack:
+        on_first_rank(lambda: _hold(stack, config))
+        config = replace(config, overwrite=False)
         config = replace(config, device=str(device))
         with first_rank_first():
             task = task_of(config)
         return run(task, config)
+
+
+def _hold(stack: ExitStack, config: TrainConfig) -> None:
+    stack.enter_context(output_folder(config))
 
 
 def run(task: Task, config: TrainConfig) -> Path:

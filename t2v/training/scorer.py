@@ -36,9 +36,11 @@ from t2v.evaluation.contrast import (
 from t2v.evaluation.examine import examine, told
 from t2v.evaluation.nets import spread
 from t2v.evaluation.scorer import FRAMES, SIDE, TOKENS, Scorer, ScorerTowers, load_scorer
+from t2v.files import write_text
 from t2v.manifest import read_manifest
 from t2v.models.folder import EMBEDDED, embedded_model
 from t2v.models.load import load_text
+from t2v.outputs import output_folder
 from t2v.training.loop import Validation, autocast
 from t2v.training.optim import ParameterGroup, split_parameters
 from t2v.training.run import train
@@ -87,6 +89,13 @@ def train_scorer(config: ScorerConfig) -> str:
     Raises:
         UserError: there are too few clips, some have no caption, or what `run` raises.
     """
+    if rank():
+        return _train_scorer(config)
+    with output_folder(config) as config:
+        return _train_scorer(config)
+
+
+def _train_scorer(config: ScorerConfig) -> str:
     data = read_captioned(config.data, config.count)
     test = read_captioned(config.test, config.count) if config.test else data[-config.held_out :]
     checkpoint = train(lambda config: ScorerTask(config, data), config)
@@ -96,7 +105,7 @@ def train_scorer(config: ScorerConfig) -> str:
     report |= examine(
         load_scorer(str(checkpoint)), test.video, [each[0] for each in test.captions], config.seed
     )
-    (Path(config.output) / "report.json").write_text(json.dumps(report, indent=1))
+    write_text(Path(config.output) / "report.json", json.dumps(report, indent=1))
     return told(report)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -16,7 +15,6 @@ from tqdm import tqdm
 from t2v.config import WorldConfig
 from t2v.data.clips import load_clips, pixels, read_rows
 from t2v.models.placement import check_memory
-from t2v.settings import save_config
 from t2v.world.labels import HEADS, labels
 
 logger = logging.getLogger(__name__)
@@ -126,7 +124,6 @@ def train_oracle(config: WorldConfig) -> None:
                 logger.info("step %d worst %s %.3f", step, worst, losses[worst].item())
     oracle.eval()
     oracle.save_pretrained(config.output)
-    save_config(config, Path(config.output) / "config.yaml")
 
 
 def _soften(video: Tensor, generator: torch.Generator) -> Tensor:

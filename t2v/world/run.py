@@ -17,6 +17,8 @@ from tqdm import tqdm
 
 from t2v.config import WorldConfig
 from t2v.errors import UserError
+from t2v.files import complete, write_text
+from t2v.outputs import output_folder
 from t2v.settings import load_config, save_config
 from t2v.world.grammar import caption, draw_scene
 from t2v.world.render import render
@@ -27,17 +29,32 @@ CAPTIONS_PER_CLIP = 4
 
 def run(config: WorldConfig) -> None:
     """Do what `config.make` names and leave the result in `config.output`."""
+    with output_folder(config) as kept:
+        if config.overwrite and config.make == "clips":
+            _remove_clips(Path(config.output))
+        _make(kept)
+
+
+def _make(config: WorldConfig) -> None:
     match config.make:
         case "clips":
             write_clips(config)
         case "text":
+            save_config(config, Path(config.output) / "config.yaml")
             from t2v.world.text import train_text
 
             train_text(config)
         case "oracle":
+            save_config(config, Path(config.output) / "config.yaml")
             from t2v.world.oracle import train_oracle
 
             train_oracle(config)
+
+
+def _remove_clips(output: Path) -> None:
+    """Of a set made before, which new clips would not fit."""
+    for path in (output / "manifest.jsonl", output / "config.yaml", *output.glob("clips-*")):
+        path.unlink(missing_ok=True)
 
 
 def clip_generator(seed: int, split: str, index: int) -> torch.Generator:
@@ -71,8 +88,7 @@ def write_clips(config: WorldConfig) -> None:
             for row in shard
         ]
     text = "".join(json.dumps(row) + "\n" for row in rows)
-    (output / "manifest.jsonl.part").write_text(text)
-    (output / "manifest.jsonl.part").rename(output / "manifest.jsonl")
+    write_text(output / "manifest.jsonl", text)
 
 
 def _refuse_other_shards(config: WorldConfig, begun_with: Path) -> None:
@@ -96,8 +112,8 @@ def _write_shard(config: WorldConfig, first: int) -> list[dict[str, Any]]:
     if not path.exists():
         videos, masks = zip(*_clips(config, indices), strict=True)
         tensors = {"video": torch.stack(videos), "mask": torch.stack(masks)}
-        save_file(tensors, path.with_suffix(".part"))
-        path.with_suffix(".part").rename(path)
+        with complete(path) as partial:
+            save_file(tensors, partial)
     return [_row(config, index, name, index - first) for index in indices]
 
 

@@ -15,7 +15,6 @@ from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 from t2v.config import WorldConfig
 from t2v.models.load import load_text
 from t2v.models.placement import check_memory
-from t2v.settings import save_config
 from t2v.world.grammar import SHAPES, Scene, caption, draw_scene, words
 from t2v.world.labels import HEADS, labels
 
@@ -151,7 +150,6 @@ def train_text(config: WorldConfig) -> None:
                 logger.info("step %d loss %.3f accuracy %s", step, loss.item(), accuracy)
     tokenizer.save_pretrained(output / "tokenizer")
     encoder.save_pretrained(output / "text_encoder")
-    save_config(config, output / "config.yaml")
 
 
 def _text_loss(

@@ -32,9 +32,11 @@ TREES = {
 }
 FLOORS = [
     {"errors"},
+    {"files"},
     {"text_files"},
     {"config"},
     {"settings"},
+    {"outputs"},
     {"footage"},
     {
         "models",

@@ -63,7 +63,17 @@ def test_a_kill_while_an_old_one_is_dropped_leaves_no_half_of_it(tmp_path, monke
     for folder in tmp_path.glob("checkpoint-*"):
         verify_checkpoint(folder)
     save_checkpoint(tmp_path, 15, write, keep=1)
-    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-000015"]
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-000015"]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", "null", "{", "[" * 100_000, '{"../x": "0"}', '{"/etc/x": "0"}']
+)
+def test_a_list_of_files_that_is_none_is_one_message(text, tmp_path):
+    folder = save_checkpoint(tmp_path, 5, write, keep=1)
+    (folder / "manifest.json").write_text(text)
+    with pytest.raises(UserError, match=r"manifest\.json is not the list .* Remove .*000005"):
+        verify_checkpoint(folder)
 
 
 def test_a_full_disk_names_the_last_good_checkpoint(tmp_path):

@@ -52,7 +52,8 @@ class Timeline:
 class Clock:
     """Turns timestamps into times that always advance, so that no decoded frame is lost.
 
-    Where the clock jumps back or far ahead, what follows is shown after what came before. A frame with its predecessor's timestamp is shown before the next one's.
+    Where the clock jumps back or far ahead, what follows is shown after what came before. A frame
+    with its predecessor's timestamp is shown before the next one's.
     """
 
     def __init__(self, step: float, limit: float, zero: float | None = None) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -58,8 +59,13 @@ class _Unfit(Exception):
     """A value is not of the type that its setting has."""
 
 
-def load_config(schema: type[Config], file: Path | None, overrides: Sequence[str]) -> Config:
-    """The settings of `schema`: its defaults, then those of `file`, then `overrides`.
+def load_config(
+    schema: type[Config],
+    file: Path | None,
+    overrides: Sequence[str],
+    stored: Mapping[str, Any] | None = None,
+) -> Config:
+    """The settings of `schema`: its defaults, then `file`, then `stored`, then `overrides`.
 
     Args:
         schema: one of the dataclasses of `t2v.config`.
@@ -67,15 +73,17 @@ def load_config(schema: type[Config], file: Path | None, overrides: Sequence[str
         overrides: `name=value` with dotted names. Text is taken as it stands; anything else is
             read as YAML 1.2 (`optim.lr=1e-3 height=null model.patch_size=[1,2,2]`). Nothing is
             interpolated: `${x}` is these four letters.
+        stored: values as JSON holds them, by dotted name.
 
     Raises:
         UserError: an unknown setting, a value of the wrong type or out of range, a required
             setting that is missing, a file that is not there or cannot be read.
     """
-    known = settings(schema)
+    known, stored = settings(schema), stored or {}
     values = {name: default for name, (_, default) in known.items()}
     for name, value, given in [
         *(_read_file(file) if file else ()),
+        *((name, _as_parsed(each), f"{name}={shortened(each)}") for name, each in stored.items()),
         *(_read_override(text, known) for text in overrides),
     ]:
         if name not in known:
@@ -86,13 +94,15 @@ def load_config(schema: type[Config], file: Path | None, overrides: Sequence[str
             values[name] = _converted(known[name][0], value)
         except _Unfit as error:
             raise UserError(f"{given}: {name} takes {type_words(known[name][0])}.") from error
-        within_range(name, values[name])
     if missing := [name for name in known if values[name] is MISSING]:
         raise UserError(
             f"{', '.join(missing)}: required and not given. "
             f"Add {' '.join(f'{name}=VALUE' for name in missing)} or a --config file that says."
         )
-    return cast(Config, _built(schema, values))
+    built = cast(Config, _built(schema, values))
+    for name, value in values.items():
+        within_range(name, value)
+    return built
 
 
 def save_config(config: Any, path: Path) -> None:
@@ -159,6 +169,15 @@ def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield from _leaves(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
+
+
+def _as_parsed(value: Any) -> Any:
+    """What JSON held, as `parse_yaml` would give it."""
+    if isinstance(value, list):
+        return [_as_parsed(each) for each in value]
+    if isinstance(value, dict):
+        return {name: _as_parsed(each) for name, each in value.items()}
+    return value if isinstance(value, str) else Plain(json.dumps(value))
 
 
 def _as_written(value: Any) -> str:
@@ -258,9 +277,10 @@ def _group(schema: type, value: Any) -> Any:
     if not isinstance(value, dict) or set(value) - set(known):
         raise _Unfit
     given = {name: _converted(known[name][0], each) for name, each in value.items()}
+    built = _built(schema, {name: default for name, (_, default) in known.items()} | given)
     for name, each in given.items():
         within_range(name, each)
-    return _built(schema, {name: default for name, (_, default) in known.items()} | given)
+    return built
 
 
 def _nearest(name: str, known: dict[str, Any]) -> str:

@@ -20,6 +20,9 @@ class TowersConfig:
     heads: int = 4
     dim: int = 128  # of the common space
 
+    def __post_init__(self) -> None:
+        at_least_one(self, "channels", "width", "layers", "heads", "dim")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScorerConfig(TrainConfig):

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from t2v import text_files
 from t2v.config import SampleConfig
-from t2v.errors import UserError
+from t2v.errors import UserError, shortened
+from t2v.models.folder import EMBEDDED, file_hash
+from t2v.models.lora import lora_file
 from t2v.settings import load_config
+from t2v.text_files import check_file, parse_json
 
+MOST_JSON = 2**24  # bytes of a recipe: one has some thousand
 PACKAGES = ("t2v", "torch", "diffusers", "transformers")
 
 
@@ -85,23 +91,88 @@ class Recipe:
 def read(values: Any, source: Path, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe in `values`, with `overrides` (`name=value`) over its settings.
 
+    What a recipe of a later version holds beside its settings is let be; a setting that is not
+    known is refused, as the video would be another one.
+
     Raises:
-        UserError: something is missing or does not fit; names `source`.
+        UserError: something is missing, of another type, out of range or does not fit; names
+            `source`.
+    """
+    if not isinstance(values, dict) or not isinstance(values.get("settings"), dict):
+        raise UserError(f"{source}: holds no recipe of `t2v sample` (settings is missing).")
+    for name, (is_right, wanted) in FIELDS.items():
+        if name not in values and name not in OPTIONAL:
+            raise UserError(f"{source}: holds no recipe of `t2v sample` ({name} is missing).")
+        if not is_right(values.get(name)):
+            given = shortened(repr(values.get(name)))
+            raise UserError(f"{source}: {name} of its recipe is {given} and should be {wanted}.")
+    rest = {name: values.get(name) for name in FIELDS}
+    try:
+        settings = load_config(SampleConfig, None, (), values["settings"])
+        choice = _choice(values["choice"]) if values.get("choice") is not None else None
+    except UserError as error:
+        raise UserError(f"{source}: its recipe is damaged. {error}") from error
+    if overrides:
+        settings = load_config(SampleConfig, None, overrides, values["settings"])
+    return Recipe(settings=settings, choice=choice, **cast(dict[str, Any], rest))
+
+
+def _is_text(value: Any) -> bool:
+    # half a surrogate pair is a character of JSON, and no tokenizer or file takes it
+    return isinstance(value, str) and "\0" not in value and not SURROGATE.search(value)
+
+
+def _is_hash(value: Any) -> bool:
+    return isinstance(value, str) and HASH.fullmatch(value) is not None
+
+
+def _are_versions(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        _is_text(each) and len(each) < 100 for pair in value.items() for each in pair
+    )
+
+
+SURROGATE = re.compile("[\ud800-\udfff]")
+HASH = re.compile("[0-9a-f]{64}")
+FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "prompt": (lambda value: _is_text(value) and bool(value.strip()), "a text"),
+    "weights": (_is_hash, "64 hexadecimal digits"),
+    "device": (lambda value: _is_text(value) and len(value) < 100, "a text, such as cpu"),
+    "versions": (_are_versions, "the version of each package, as texts"),
+    "lora": (lambda value: value is None or _is_hash(value), "64 hexadecimal digits"),
+}
+OPTIONAL = ("lora",)  # recipes of before there were any have none
+
+
+def _choice(values: Any) -> Choice:
+    """The choice of a recipe.
+
+    Raises:
+        UserError: a field is missing, not known, of another type, or contradicts another one.
     """
     try:
-        stored = {
-            name: "null" if value is None else value for name, value in values["settings"].items()
-        }
-        rest = {name: values[name] for name in ("prompt", "weights", "device", "versions")}
-        rest["lora"] = values.get("lora")  # recipes of before there were any have none
-        if values.get("choice") is not None:
-            rest["choice"] = Choice(**values["choice"])
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{source}: holds no recipe of `t2v sample` ({error} is missing)."
-        ) from error
-    given = [f"{name}={value}" for name, value in stored.items()]
-    return Recipe(settings=load_config(SampleConfig, None, [*given, *overrides]), **rest)
+        choice = Choice(**values)
+    except TypeError as error:
+        raise UserError(f"choice: {shortened(error)}.") from error
+    numbers = (choice.best_of, choice.first_seed)
+    if not all(isinstance(each, int) and not isinstance(each, bool) for each in numbers):
+        raise UserError("choice: best_of and first_seed should be whole numbers.")
+    for name, low, high in (("best_of", 1, 10**6), ("first_seed", 0, 2**63 - choice.best_of)):
+        if not low <= getattr(choice, name) <= high:
+            given = shortened(getattr(choice, name))
+            raise UserError(f"choice: {name}={given}: it must be from {low} to {high}.")
+    if not (_is_text(choice.scorer) and _is_text(choice.name)):
+        raise UserError("choice: scorer and name should be texts.")
+    if not isinstance(choice.keep_draws, bool) or not isinstance(choice.scores, dict):
+        raise UserError("choice: keep_draws should be true or false, scores an object.")
+    seeds = range(choice.first_seed, choice.first_seed + choice.best_of)
+    for seed, score in choice.scores.items():
+        is_score = isinstance(score, int | float) and not isinstance(score, bool)
+        if not (seed.isascii() and seed.isdigit() and len(seed) < 20 and int(seed) in seeds):
+            raise UserError(f"choice: {shortened(repr(seed))} is the seed of none of its draws.")
+        if not is_score or not -1e9 < score < 1e9:
+            raise UserError(f"choice: the score {shortened(repr(score))} is no number.")
+    return choice
 
 
 def read_json(path: Path) -> Any:
@@ -110,10 +181,45 @@ def read_json(path: Path) -> Any:
     Raises:
         UserError: the file cannot be read.
     """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as JSON ({error}).") from error
+    return text_files.read_json(path, most=MOST_JSON)
+
+
+def refuse_fetching(recipe: Recipe, source: Path, renamed: set[str]) -> None:
+    """Refuse what a recipe may not bring about by itself: a download, or reading other weights.
+
+    The embedded model is always there. A folder or LoRA file here is used if it holds the very
+    weights that the recipe tells. What has to come from the Hub must be asked for.
+
+    Args:
+        renamed: the settings that the user gave anew, who may name what they like.
+
+    Raises:
+        UserError: names what to give.
+    """
+    asked = recipe.settings
+    if "model" not in renamed and asked.model != EMBEDDED:
+        folder = Path(asked.model)
+        if not (folder / "model_index.json").is_file():
+            raise UserError(
+                f"{source}: names model={shortened(asked.model)}, which is not here, and a recipe "
+                "fetches nothing. Give it with --model to use it."
+            )
+    if "lora" not in renamed and asked.lora is not None:
+        file = lora_file(asked.lora)
+        check_file(file, f"lora={asked.lora}")
+        if file_hash(file) != recipe.lora:
+            raise UserError(f"lora={asked.lora}: not the file it was. Name the right one.")
+    if "attention" not in renamed and "hub" in asked.attention:
+        raise UserError(
+            f"{source}: names attention={shortened(asked.attention)}, whose code comes from the "
+            "Hub, and a recipe fetches nothing. Give it with --attention to use it."
+        )
+    choice = recipe.choice
+    if choice and choice.left and "scorer" not in renamed and not Path(choice.scorer).is_dir():
+        raise UserError(
+            f"{source}: names scorer={shortened(choice.scorer)}, which is not here, and a recipe "
+            "fetches nothing. Give it with scorer=FOLDER_OR_HUB_ID to use it."
+        )
 
 
 def write_json(path: Path, recipe: Recipe) -> None:
@@ -166,10 +272,14 @@ def read_latents(path: Path) -> tuple[Tensor, int, Any]:
     Raises:
         UserError: the file cannot be read, or is another one.
     """
+    if path.exists():
+        check_file(path, str(path))
     try:
         with safe_open(path, framework="pt") as file:
             about = file.metadata() or {}
             latents = file.get_tensor("latents").clone()
-        return latents, int(about["step"]), json.loads(about["recipe"])
+        return latents, int(about["step"]), parse_json(about["recipe"], str(path))
+    except UserError:
+        raise
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise UserError(f"{path}: holds no latents of `t2v sample` ({error}).") from error

@@ -83,15 +83,18 @@ def repeat(path: Path, overrides: Sequence[str]) -> Path:
         UserError: no recipe, or the model is no longer the one that made the video.
     """
     values = recipes.read_json(path) if path.suffix == ".json" else read_recipe(path)
+    renamed = {each.partition("=")[0] for each in overrides}
     again = path.with_name(f"{path.stem}-again.mp4")
-    old = recipes.read(values, path, [f"output={again}", *overrides])
+    # what else was written beside the old video is asked for anew
+    alone = [f"output={again}", "sheet=false", "gif=false", "preview_every=0"]
+    old = recipes.read(values, path, [*alone, *overrides])
     for name in ("num_videos_per_prompt", "best_of"):
         if getattr(old.settings, name) > 1:
             raise UserError(f"A recipe makes one video, whose seed it has: leave {name} out.")
+    recipes.refuse_fetching(replace(old, choice=None), path, renamed)
     check_writable(Path(old.settings.output))
     pipeline, weights = load_pipeline(old.settings)
     new = _recipe(pipeline, weights, old.prompt, resolve(pipeline, old.prompt, old.settings))
-    renamed = {each.partition("=")[0] for each in overrides}
     _check_same(old, new, renamed)
     if old.choice and not old.choice.left and renamed <= set(FREE) - {"model"}:
         new = replace(new, choice=old.choice)
@@ -109,7 +112,12 @@ def resume(path: Path, overrides: Sequence[str]) -> Path:
     """
     latents, step, values = read_latents(path)
     kept = asdict(recipes.read(values, path).settings)
-    old = recipes.read(values, path, overrides)
+    scorer = [each for each in overrides if each.startswith("scorer=")]
+    old = recipes.read(values, path, [each for each in overrides if each not in scorer])
+    if scorer and old.choice:
+        chosen = replace(old.choice, scorer=scorer[-1].partition("=")[2])
+        old = replace(old, choice=chosen)
+    recipes.refuse_fetching(old, path, {each.partition("=")[0] for each in overrides})
     changed = [name for name, value in asdict(old.settings).items() if kept[name] != value]
     if fixed := [name for name in changed if name not in FREE]:
         raise UserError(f"{', '.join(fixed)}: fixed by {path}. Free: {', '.join(FREE)}.")

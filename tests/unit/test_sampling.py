@@ -75,7 +75,7 @@ def test_latents_without_room_are_a_users_error(tmp_path):
 
 
 def test_a_missing_json_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"a\.json: cannot be read"):
+    with pytest.raises(UserError, match=r"a\.json: there is no such file"):
         read_json(tmp_path / "a.json")
 
 

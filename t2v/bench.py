@@ -76,7 +76,7 @@ def bench_pipeline(config: BenchConfig) -> dict[str, Any]:
     report = {
         "config": asdict(config),
         "torch": torch.__version__,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
         "dtype": str(dtype).removeprefix("torch."),
         "gemm_gflops": gemm,
@@ -151,6 +151,8 @@ def _seconds(run: Run, device: torch.device) -> float:
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 def count_flop(run: Run) -> int:

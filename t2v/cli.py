@@ -31,14 +31,16 @@ from t2v.config import (
     TrainVAEConfig,
     WorldConfig,
 )
-from t2v.errors import UserError
+from t2v.errors import UserError, shortened
 from t2v.settings import load_config, settings, type_words
+from t2v.text_files import read_text
 
 EXIT_CODES = "exit codes: 0 done, 1 a bug, 2 something you can fix, 130 interrupted"
 REFUSED = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
     *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.EFBIG),
 }  # what the disk answers where the user chose the place
+LONGEST = 4000  # characters of a message
 SETTING = re.compile(r"[A-Za-z_][\w.]*=")
 
 # Options of `t2v sample` and the settings they stand for.
@@ -88,7 +90,7 @@ def _sample(args: argparse.Namespace, overrides: list[str]) -> None:
             "without prompts and without --config."
         )
     if not stored:
-        config = load_config(SampleConfig, args.config, overrides)
+        config = _sample_config(args.config, overrides)
     from t2v import sampling
 
     if args.resume:
@@ -101,12 +103,19 @@ def _sample(args: argparse.Namespace, overrides: list[str]) -> None:
         print(path)
 
 
+def _sample_config(file: Path | None, overrides: list[str]) -> SampleConfig:
+    try:
+        return load_config(SampleConfig, file, overrides)
+    except UserError as error:
+        if any(" " in each and str(error).startswith(shortened(each)) for each in overrides):
+            hint = 'A prompt with `=` in it goes behind --, as in t2v sample -- "E=mc2 in chalk".'
+            raise UserError(f"{error} {hint}") from error
+        raise
+
+
 def _prompts_in(file: Path) -> list[str]:
     """The lines of a prompt file that are not blank."""
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--prompt-file {file}: cannot be read as text. {error}") from error
+    lines = read_text(file, "--prompt-file").splitlines()
     if prompts := [line.strip() for line in lines if line.strip()]:
         return prompts
     raise UserError(f"--prompt-file {file}: holds no prompt. Write one a line.")
@@ -206,7 +215,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _dispatch(list(sys.argv[1:] if argv is None else argv))
         print(end="", flush=True)  # what cannot be written should be known here
     except UserError as error:
-        print(f"t2v: {error}", file=sys.stderr)
+        print(f"t2v: {shortened(error, LONGEST)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interrupt:
         print(f"\nt2v: interrupted. {interrupt}".rstrip(), file=sys.stderr)
@@ -255,8 +264,10 @@ def _dispatch(argv: list[str]) -> None:
         close = get_close_matches(name, COMMANDS, n=1)
         hint = f"Did you mean `t2v {close[0]}`?" if close else f"Allowed: {', '.join(COMMANDS)}."
         raise UserError(f"there is no command {name!r}. {hint}")
-    parser = _parser(name)
-    args = parser.parse_intermixed_args(argv[len(name.split()) :])
+    parser, words = _parser(name), argv[len(name.split()) :]
+    end = words.index("--") if "--" in words else len(words)
+    args = parser.parse_intermixed_args(words[:end])
+    args.plain = words[end + 1 :]  # neither settings nor options, whatever they look like
     if args.help:
         parser.print_help()
         return
@@ -324,7 +335,8 @@ def _parser(name: str) -> argparse.ArgumentParser:
         _add_sample_options(parser)
     elif "output" in settings(command.schema):
         parser.add_argument("-o", "--output", help="the setting output")
-    parser.add_argument("free", nargs="*", metavar=" ".join([*free, "name=value"]))
+    metavar = " ".join([*free, "name=value"])
+    parser.add_argument("free", nargs="*", metavar=metavar, help="what follows -- is no setting")
     return parser
 
 
@@ -367,6 +379,7 @@ def _overrides(command: Command, args: argparse.Namespace) -> list[str]:
     """The settings of a command line as `name=value`; sets `args.prompts` to the free text."""
     given = [each for each in args.free if SETTING.match(each)]
     free = [each for each in args.free if not SETTING.match(each)]
+    free += getattr(args, "plain", [])
     args.prompts = free
     if command.schema is SampleConfig:
         chosen = {name: getattr(args, name) for name in [*OPTIONS.values(), *FLAGS.values()]}

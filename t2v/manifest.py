@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from t2v.errors import UserError
+from t2v.errors import UserError, shortened
 from t2v.files import complete
+from t2v.text_files import parse_json, read_text
 
 MANIFEST = "manifest.jsonl"
+MOST = 1e15  # of any number of a row; NaN is not below it either
 VIDEO_SUFFIXES = {".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".gif"}
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 
@@ -69,10 +70,10 @@ def read_manifest(path: str | Path) -> list[Clip]:
         return read_manifest(manifest) if manifest.is_file() else _media_folder(path)
     try:
         # only a newline ends a row: U+2028 and its like may stand in a name
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_text(path).split("\n")
+    except UserError as error:
         raise UserError(
-            f"{path}: cannot be read as a manifest ({error}). Give a JSONL file of clips, "
+            f"{error} So it cannot be read as a manifest. Give a JSONL file of clips, "
             f"a folder with {MANIFEST}, or a folder of videos and their captions (x.mp4, x.txt)."
         ) from error
     clips = [
@@ -129,25 +130,19 @@ def _media_folder(folder: Path) -> list[Clip]:
 
 def _with_sidecar(path: Path) -> Clip:
     sidecar = path.with_suffix(".txt")
-    try:
-        text = sidecar.read_text(encoding="utf-8-sig") if sidecar.is_file() else ""
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{sidecar}: cannot be read as text ({error}).") from error
+    text = read_text(sidecar) if sidecar.exists() else ""
     captions = tuple(line.strip() for line in text.splitlines() if line.strip())
     return Clip(path=str(path), caption=captions[0] if captions else "", captions=captions)
 
 
 def _clip(line: str, folder: Path, where: str) -> Clip:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where}: not one JSON object a line ({error}).") from error
+    row = parse_json(line, where)
     if not isinstance(row, dict):
         raise UserError(f"{where}: holds {line.strip()[:40]}; a clip is a JSON object.")
     row = row if "path" in row else row | {"path": row.get("shard", "")}  # a clip of `t2v world`
     for name, (wanted, is_right) in _RULES.items():
         if name in row and not is_right(row[name]):
-            raise UserError(f"{where}: {name}={row[name]!r} should be {wanted}.")
+            raise UserError(f"{where}: {name}={shortened(repr(row[name]))} should be {wanted}.")
     if not row["path"]:
         raise UserError(f'{where}: names no file. Add "path", relative to {folder} or absolute.')
     if row.get("end") is not None and row["end"] <= row.get("start", 0.0):
@@ -162,15 +157,17 @@ def _clip(line: str, folder: Path, where: str) -> Clip:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < MOST
 
 
 def _is_count(value: Any) -> bool:
-    return value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0)
+    return value is None or (
+        isinstance(value, int) and not isinstance(value, bool) and 0 < value < MOST
+    )
 
 
 def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
+    return isinstance(value, str) and "\0" not in value
 
 
 def _are_texts(value: Any) -> bool:

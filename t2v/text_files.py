@@ -152,7 +152,7 @@ def parse_json(text: str, where: str) -> Any:
             of thousands of digits; begins with `where`.
     """
     try:
-        return json.loads(text, parse_constant=_no_number)
+        return _JSON.decode(text)
     except RecursionError as error:
         raise UserError(f"{where}: is nested too deeply.") from error
     except ValueError as error:
@@ -161,6 +161,9 @@ def parse_json(text: str, where: str) -> Any:
 
 def _no_number(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is no number")
+
+
+_JSON = json.JSONDecoder(parse_constant=_no_number)
 
 
 def parse_yaml(text: str, where: str) -> Any:

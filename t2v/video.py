@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from t2v.errors import UserError
 from t2v.files import complete
 from t2v.footage.door import Unreadable, film_of, opened
+from t2v.text_files import parse_json
 
 # where the recipe stands in an mp4; remuxing drops keys that are not of the format, the first
 RECIPE_KEYS = ("t2v_recipe", "comment")
@@ -128,12 +129,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
         ) from error
     if text is None:
         raise UserError(f"{path}: carries no recipe. {whose}")
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UserError(
-            f"{path}: its recipe is damaged ({error}). Give the .json file beside the video."
-        ) from error
+    return parse_json(text, f"{path}: its recipe is damaged")
 
 
 def _recipe_text(metadata: dict[str, str]) -> str | None:

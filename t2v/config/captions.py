@@ -27,7 +27,7 @@ class CaptionConfig:
     frames: int = 4  # that a model is shown
     max_side: int = 512  # of those frames
     max_new_tokens: int = 128
-    device: str = "cpu"
+    device: str = "auto"
     timeout: float = 60.0  # seconds, of an endpoint's answer
     retries: int = 4  # after a refusal that may pass, waiting 1, 2, 4, ... seconds
     key_variable: str = "OPENAI_API_KEY"  # the environment variable with the endpoint's key
@@ -61,6 +61,10 @@ class CaptionConfig:
                 f"caption.timeout={self.timeout} caption.retries={self.retries}: "
                 "the first must be more than 0, the second at least 0."
             )
+
+    def names_models(self) -> bool:
+        """Is there one that computes on `device`?"""
+        return bool(self.scorer) or any(each.startswith("model:") for each in self.authors)
 
 
 def _check_author(author: str) -> None:
@@ -112,7 +116,7 @@ class TopicsConfig:
     encoder: str = ""  # a text encoder of transformers; empty: TF-IDF
     scorer: str = ""  # a CLIP-like model verifies clip against topic; empty: the caption alone does
     min_match: float = -1.0  # a clip that fits its topic less is dropped
-    device: str = "cpu"
+    device: str = "auto"
     seed: int = 0
 
     def __post_init__(self) -> None:

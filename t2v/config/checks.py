@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import isfinite
 from typing import Any
 
 from t2v.errors import UserError, shortened
@@ -73,7 +72,7 @@ def within_range(name: str, value: Any) -> None:
             continue
         usual = INTS if isinstance(each, int) else FLOATS
         low, high = RANGES.get(name.rpartition(".")[2], usual)
-        if not (isfinite(each) and low <= each <= high):
+        if not low <= each <= high:  # which NaN is not either
             raise UserError(
                 f"{name}={shortened(each)}: it must be from {_number(low)} to {_number(high)}."
             )

@@ -103,7 +103,7 @@ class EncodeConfig:
     overwrite: bool = False  # replace files in the output that are not this command's own
     clips: ClipsConfig = field(default_factory=ClipsConfig)
     precision: Literal["fp32", "bf16"] = "bf16"
-    device: str = "cpu"
+    device: str = "auto"
     sheet_clips: int = 12  # on the contact sheet
 
     def __post_init__(self) -> None:

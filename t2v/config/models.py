@@ -71,3 +71,12 @@ class TransformerConfig:
                 f"attention_head_dim={self.attention_head_dim}: it must be even, as rotary "
                 "positions turn channels in pairs."
             )
+        width = self.num_attention_heads * self.attention_head_dim
+        if (
+            self.sincos_positions and width % 16
+        ):  # a quarter is time's, each half of the rest space's
+            raise UserError(
+                f"num_attention_heads={self.num_attention_heads} * attention_head_dim="
+                f"{self.attention_head_dim} is a width of {width}, and sincos_positions=true takes "
+                f"multiples of 16. Nearest: {max(width // 16, 1) * 16}. Or sincos_positions=false."
+            )

@@ -42,7 +42,7 @@ class TrainConfig:
     keep_checkpoints: int = 2
     validate_every: int = 500
     precision: Literal["fp32", "bf16"] = "bf16"
-    device: str = "cpu"
+    device: str = "auto"
     held_out: int = 256  # the last clips of the data, kept for validation
     clips: ClipsConfig = field(default_factory=ClipsConfig)  # how those of a manifest are batched
     start_from: str | None = None  # a pipeline folder or checkpoint whose weights a run begins with

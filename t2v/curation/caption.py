@@ -138,7 +138,7 @@ def _hear(name: str, clip: Clip, stills: Stills, config: CaptionConfig) -> list[
 def _ask_model(name: str, stills: Stills, config: CaptionConfig) -> list[Candidate]:
     from t2v.curation.vision import captioner
 
-    model = captioner(name.removeprefix("model:"), config.device)
+    model = captioner(name.removeprefix("model:"), _device(config))
     frames = stills.frames
     try:
         texts = model.describe(frames, config.prompt, config.max_new_tokens)
@@ -209,7 +209,7 @@ def _scored(
         from t2v.curation.vision import scorer
 
         texts = [each.text for each in fit]
-        scores = scorer(config.scorer, config.device).match(stills.frames, texts)
+        scores = scorer(config.scorer, _device(config)).match(stills.frames, texts)
         kind = "caption_match"
     elif sum(each.author not in NAMES for each in fit) > 1:
         scores, kind = agreement(fit), "caption_agreement"
@@ -273,3 +273,9 @@ def tokenizer(name: str) -> Any:
     inside = (folder / "tokenizer").is_dir()
     with loading(f"caption.tokenizer={name}"):
         return AutoTokenizer.from_pretrained(folder / "tokenizer" if inside else name)
+
+
+def _device(config: CaptionConfig) -> str:
+    from t2v.models.placement import pick_device
+
+    return str(pick_device(config.device))

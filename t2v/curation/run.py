@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from t2v.config import CurateConfig
+from t2v.config.captions import CaptionConfig
 from t2v.curation import engine
 from t2v.curation.caption import NO_ANSWER, UNANSWERED
 from t2v.curation.examine import FAILED, examine
@@ -165,7 +166,9 @@ def _one_by_one(
 ) -> list[Clip]:
     log = ClipLog(folder / WORK / f"{stage.name}.jsonl")
     unkept: dict[str, Clip] = {}  # without an answer: the next run asks again
-    words = json.dumps([RULES, asdict(settings)], sort_keys=True)
+    # the device is not part of what is asked: as the key of every journal has it
+    told = asdict(settings) | ({"device": "cpu"} if hasattr(settings, "device") else {})
+    words = json.dumps([RULES, told], sort_keys=True)
     names = [
         hashlib.sha256(json.dumps([words, asdict(clip)], sort_keys=True).encode()).hexdigest()
         for clip in clips
@@ -176,7 +179,7 @@ def _one_by_one(
         partial(stage.run, config=settings),
         [clips[number] for number in todo],
         config,
-        device=getattr(settings, "device", "cpu"),
+        device=_device(settings),
     )
     try:
         for number, result in results:
@@ -189,6 +192,15 @@ def _one_by_one(
     finally:
         log.close()
     return [unkept.get(name) or log.done[name] for name in names]
+
+
+def _device(settings: Any) -> str:
+    """Where the models of a stage compute; a stage without one starts no torch to find out."""
+    if not isinstance(settings, CaptionConfig) or not settings.names_models():
+        return "cpu"
+    from t2v.models.placement import pick_device
+
+    return str(pick_device(settings.device))
 
 
 def _unanswered(clip: Clip, stage: str, failure: Failure) -> Clip:

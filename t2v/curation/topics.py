@@ -164,8 +164,9 @@ def _by_caption(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def _by_pictures(clips: Sequence[Clip], names: Sequence[str], config: TopicsConfig) -> np.ndarray:
     """The cosine of each clip's pictures with each topic's name, `n k`."""
     from t2v.curation.vision import scorer
+    from t2v.models.placement import pick_device
 
-    judge = scorer(config.scorer, config.device)
+    judge = scorer(config.scorer, str(pick_device(config.device)))
     texts = [f"a video of {name}" for name in names]
     return np.array([judge.match(Stills(clip, STILLS, SIDE).frames, texts) for clip in clips])
 
@@ -190,6 +191,7 @@ def _encoded(captions: Sequence[str], config: TopicsConfig) -> np.ndarray:
     from transformers import AutoModel, AutoTokenizer
 
     from t2v.models.load import load_part, load_text, loading
+    from t2v.models.placement import pick_device
 
     with loading(f"topics.encoder={config.encoder}"):
         if (Path(config.encoder) / "text_encoder").is_dir():  # a pipeline
@@ -198,10 +200,11 @@ def _encoded(captions: Sequence[str], config: TopicsConfig) -> np.ndarray:
             tokenizer = AutoTokenizer.from_pretrained(config.encoder)
             what = f"topics.encoder={config.encoder}"
             encoder = load_part(what, AutoModel, config.encoder, heads=True)
-    encoder = encoder.to(config.device).eval()
+    device = pick_device(config.device)
+    encoder = encoder.to(device).eval()
     vectors = []
     for caption in captions:
-        tokens = tokenizer(caption, truncation=True, return_tensors="pt").to(config.device)
+        tokens = tokenizer(caption, truncation=True, return_tensors="pt").to(device)
         with torch.inference_mode():
             hidden = encoder(**dict(tokens)).last_hidden_state
         vectors.append(rearrange(hidden, "1 m d -> m d").mean(0).float().cpu().numpy())

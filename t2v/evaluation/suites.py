@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from t2v.errors import UserError
+from t2v.text_files import parse_json, read_text
 from t2v.world.grammar import Scene, Thing, caption, draw_scene
 from t2v.world.render import render
 from t2v.world.run import clip_generator
@@ -72,7 +72,7 @@ def load_suite(name: str, count: int, seed: int) -> Suite:
             f"suites={name}: no such suite or file. Allowed: {DRAWN}, {', '.join(own)}, or a "
             "file with one prompt a line."
         )
-    lines = [line for line in path.read_text("utf-8").splitlines() if line.strip()][:count]
+    lines = [line for line in read_text(path, "suites").splitlines() if line.strip()][:count]
     if not lines:
         raise UserError(f"suites={name}: holds no prompt. Write one a line.")
     rows = [_row(path, number, line) for number, line in enumerate(lines, start=1)]
@@ -88,10 +88,7 @@ def load_suite(name: str, count: int, seed: int) -> Suite:
 def _row(path: Path, number: int, line: str) -> dict[str, Any]:
     if path.suffix != ".jsonl":
         return {"prompt": line.strip()}
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise UserError(f"{path}, line {number}: is no JSON ({error}).") from error
+    row = parse_json(line, f"{path}, line {number}")
     if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
         raise UserError(f'{path}, line {number}: needs a text under "prompt".')
     return row

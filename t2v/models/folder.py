@@ -10,10 +10,15 @@ from typing import Any
 from diffusers import DiffusionPipeline
 from huggingface_hub.errors import HTTPError  # httpx's, under whichever name the Hub has it
 
-from t2v.errors import UserError
-from t2v.text_files import read_json
+from t2v.errors import UserError, shortened
+from t2v.text_files import check_file, read_json
 
 EMBEDDED = "t2v-tiny"
+NUMBERS = {  # that a pipeline is saved with
+    *("fps", "height", "width", "num_frames"),
+    *("num_inference_steps", "guidance_scale", "max_sequence_length"),
+}
+MOST = 10**7
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -69,6 +74,11 @@ def read_index(folder: Path) -> dict[str, Any]:
     index = read_json(path)
     if not isinstance(index, dict):
         raise UserError(f"{path}: holds no names and values, so {folder} is no pipeline folder.")
+    for name in NUMBERS & index.keys():
+        is_number = isinstance(index[name], int | float) and not isinstance(index[name], bool)
+        if not is_number or not 0 <= index[name] <= MOST:
+            given = shortened(repr(index[name]))
+            raise UserError(f"{path}: {name} is {given}; it should be a number up to {MOST:,}.")
     return index
 
 
@@ -90,7 +100,12 @@ def weights_hash(folder: Path) -> str:
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file."""
+    """SHA-256 of a file.
+
+    Raises:
+        UserError: it is no file but, say, a pipe, which would never end.
+    """
+    check_file(path, str(path))
     blob = path.resolve().name  # the Hub's cache names its files by this very hash
     if SHA256.fullmatch(blob):
         return blob

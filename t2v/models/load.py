@@ -14,7 +14,6 @@ import diffusers
 import torch
 import transformers
 from diffusers import ModelMixin
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     AutoModelForTextEncoding,
@@ -23,7 +22,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from t2v.errors import UserError
+from t2v.errors import UserError, shortened
 from t2v.models.finite import is_finite
 
 LIBRARIES = ("diffusers", "transformers", "t2v")
@@ -45,18 +44,11 @@ def loading(what: str) -> Iterator[None]:
     """
     try:
         yield
-    except (
-        OSError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        ImportError,
-        RuntimeError,
-        SafetensorError,
-    ) as error:
+    except Exception as error:  # a loader of other packages raises KeyError, UnpicklingError, ...
         if isinstance(error, UserError) and str(error).startswith(f"{what}: "):
             raise  # a loader within this one has named it
-        raise UserError(f"{what}: cannot be loaded. {error}") from error
+        reason = repr(error) if isinstance(error, LookupError) else str(error) or repr(error)
+        raise UserError(f"{what}: cannot be loaded. {shortened(reason, 1500)}") from error
 
 
 def load_part(

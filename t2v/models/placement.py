@@ -7,7 +7,7 @@ import torch
 from diffusers.utils.torch_utils import get_module_execution_device
 from torch import nn
 
-from t2v.errors import UserError
+from t2v.errors import UserError, shortened
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 GIB = 2**30
@@ -15,18 +15,20 @@ ALIGNMENT = 64  # bytes; what torch's own CPU allocations start at
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of that name; `auto` is the GPU where there is one.
+    """The device of that name; `auto` is CUDA's where there is one, then Apple's MPS, then the CPU.
 
     Raises:
         UserError: this machine has no such device.
     """
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        name = next((each for each, is_here in here.items() if is_here), "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device={name}: not on this machine. Use auto or cpu.") from error
+        torch.zeros(1, device=device).item()  # a meta device holds no numbers
+    except Exception as error:  # a backend that is not installed raises what it likes
+        given = shortened(name, 40)
+        raise UserError(f"device={given}: not on this machine. Use auto or cpu.") from error
     return device
 
 

@@ -27,7 +27,9 @@ def micro_steps(
     sizes.append(smaller(sizes[0]))
     while True:
         estimates = [estimate(target, each, rates) for each in sizes]
-        peak = estimates[0].peak(DEFAULTS[pick_device(target.device).type]).most
+        peak = (
+            estimates[0].peak(DEFAULTS.get(pick_device(target.device).type, DEFAULTS["cuda"])).most
+        )
         if allowed is None or peak <= SPARE * allowed:
             return tuple((each, measure(target, each.size)) for each in reversed(estimates))
         if sizes[0] == sizes[1]:

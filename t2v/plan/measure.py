@@ -82,18 +82,22 @@ def timed(run: Callable[[], Any], device: torch.device) -> float:
     clock = time.perf_counter
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
     elif torch.get_num_threads() == 1:
         clock = time.process_time
     start = clock()
     run()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
     return clock() - start
 
 
 def measured_rates(device: torch.device, dtype: torch.dtype, trains: bool) -> Rates:
     """Best of a few runs of a product, a convolution, an attention and an addition."""
-    size = PROBE[device.type]
+    size = PROBE.get(device.type, PROBE["cuda"])
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape: int) -> Tensor:

@@ -69,10 +69,12 @@ def plan(config: PlanConfig, target: Target) -> Plan:
     asked = {name: getattr(config, name) for name in ("num_frames", "height", "width")}
     size = planned_size(target, asked, config.text_tokens)
     device, rates, name = _device(config, target)
+    if target.device == "auto":
+        target = replace(target, device=device.type)
     if isinstance(target, SampleConfig) and target.dtype == "auto":  # which is the device's choice
         dtype: Literal["fp32", "bf16"] = "bf16" if device.type == "cuda" else "fp32"
         target = replace(target, dtype=dtype)
-    correction = DEFAULTS[device.type]
+    correction = DEFAULTS.get(device.type, DEFAULTS["cuda"])
     whole = estimate(target, size, rates or UNKNOWN)
     allowed = int(config.memory * GIB) if config.memory else None
     if allowed is None and rates is not None and config.tflops is None:

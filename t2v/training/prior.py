@@ -17,6 +17,7 @@ from t2v.data.order import keyed_generator, step_indices
 from t2v.errors import UserError
 from t2v.files import complete
 from t2v.pipeline import T2VPipeline
+from t2v.text_files import read_text
 
 logger = logging.getLogger(__name__)
 
@@ -73,10 +74,7 @@ def read_prompts(file: str) -> list[str]:
     Raises:
         UserError: it cannot be read, or holds fewer than two: one to repeat and one to judge.
     """
-    try:
-        lines = Path(file).read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"base_prompts={file}: cannot be read as text. {error}") from error
+    lines = read_text(Path(file), "base_prompts").splitlines()
     prompts = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
     if len(prompts) < 2:
         raise UserError(f"base_prompts={file}: holds {len(prompts)} prompts; give two at least.")

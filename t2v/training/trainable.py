@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from t2v.models.lora import prediction
 from t2v.models.lora_file import WEIGHTS, require_peft, sort_metadata
 from t2v.models.transformer import T2VTransformer3DModel
 from t2v.pipeline import T2VPipeline
+from t2v.text_files import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -130,7 +130,7 @@ def add_peft(transformer: T2VTransformer3DModel, file: str, seed: int) -> None:
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
     with loading(f"peft={file}"):
-        told: dict[str, Any] = json.loads(Path(file).read_text(encoding="utf-8"))
+        told: dict[str, Any] = read_json(Path(file), most=2**20)
         kinds = sorted(kind.value for kind in PEFT_TYPE_TO_CONFIG_MAPPING)
         if not isinstance(told, dict) or told.get("peft_type") not in kinds:
             raise ValueError(f'It must hold "peft_type", one of {", ".join(kinds)}.')

@@ -52,12 +52,12 @@ def test_a_folder_of_the_world_is_a_manifest_too(clips, tmp_path):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("{", "line 2: not one JSON object a line"),
+        ("{", "line 2: cannot be read as JSON"),
         ("[1]", r"line 2: holds \[1\]; a clip is a JSON object"),
         ('{"caption": "x"}', "line 2: names no file"),
         ('{"path": "a.mp4", "fps": "25"}', "line 2: fps='25' should be more than 0"),
         ('{"path": "a.mp4", "fps": 0}', "line 2: fps=0 should be more than 0"),
-        ('{"path": "a.mp4", "fps": NaN}', "line 2: fps=nan should be more than 0"),
+        ('{"path": "a.mp4", "fps": NaN}', "line 2: cannot be read as JSON .NaN is no number"),
         ('{"path": "a.mp4", "width": 2.5}', "line 2: width=2.5 should be a whole number"),
         ('{"path": "a.mp4", "captions": "x"}', "line 2: captions='x' should be a list of texts"),
         ('{"path": "a.mp4", "dropped": true}', "line 2: dropped=True should be text"),

@@ -198,9 +198,9 @@ def test_resume_refuses_what_would_change_the_drawing(run, monkeypatch):
     [
         ([], "There is no prompt"),
         (["  "], "A prompt is empty"),
-        ([PROMPT, "--height", "-16"], "it must be from 1 to"),
-        ([PROMPT, "--frames", "0"], "it must be from 1 to"),
-        ([PROMPT, "--steps", "0"], "it must be from 1 to"),
+        ([PROMPT, "--height", "-16"], "more than 0"),
+        ([PROMPT, "--frames", "0"], "more than 0"),
+        ([PROMPT, "--steps", "0"], "more than 0"),
         ([PROMPT, "--frames", "9", "--duration", "1"], "give one of them"),
         ([PROMPT, "--num-videos", "0"], "num_videos_per_prompt=0"),
         ([PROMPT, "-o", "video.avi"], "end the name so"),

@@ -77,7 +77,7 @@ def test_help_imports_no_torch(argv):
         (["world", "output=x", "make=oracle"], "add data=FOLDER"),
         (["eval", "x", "output=y", "oracle=z", "count=0"], "count=0"),
         (["train-vae", "output=x", "data=y", "save_every=0"], "save_every=0"),
-        (["world", "output=/dev/null/x"], "Not a directory: '/dev/null/x'. Make room there"),
+        (["world", "output=/dev/null/x"], "Not a directory"),
     ],
 )
 def test_a_mistake_is_one_message_and_exit_code_2(argv, words, capsys):

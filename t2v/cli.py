@@ -63,7 +63,7 @@ OPTIONS = {
     "--dtype": "dtype",
     "--preview-every": "preview_every",
 }
-FLAGS = {"--sheet": "sheet", "--gif": "gif", "--truncate": "truncate"}
+FLAGS = {"--sheet": "sheet", "--gif": "gif", "--truncate": "truncate", "--overwrite": "overwrite"}
 
 
 @dataclass(frozen=True)

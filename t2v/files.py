@@ -35,6 +35,10 @@ _held: ContextVar[frozenset[Path]] = ContextVar("held", default=frozenset())
 _open_locks: set[int] = set()  # their descriptors, which a forked child must not keep
 
 
+class InUse(UserError):
+    """Another run is at work in an output."""
+
+
 @contextmanager
 def locked(*outputs: Path, command: str) -> Iterator[None]:
     """Hold outputs alone: each is a file, by `.NAME.lock` beside it, or a folder, which is made.
@@ -43,14 +47,16 @@ def locked(*outputs: Path, command: str) -> Iterator[None]:
     already it may hold again. Partial files that dead processes left there are removed.
 
     Raises:
-        UserError: another process holds one (it is named), or the place cannot be locked.
+        InUse: another process holds one; it is named.
+        UserError: the place cannot be locked.
     """
     wanted = [path.absolute() for path in outputs]
     new = [path for path in wanted if path not in _held.get()]
     with ExitStack() as stack:
         for path in new:
             stack.enter_context(_lock(path, command))
-            remove_partials(path if path.is_dir() else path.parent)
+        for folder in {path if path.is_dir() else path.parent for path in new}:
+            remove_partials(folder)
         before = _held.set(_held.get() | set(new))
         try:
             yield
@@ -109,7 +115,7 @@ def _acquired(path: Path, place: Path) -> int:
             os.close(descriptor)
         except BlockingIOError as error:
             os.close(descriptor)
-            raise UserError(
+            raise InUse(
                 f"output={path}: another run is at work there{_holder(place)}. Wait for its end, "
                 "or choose another output."
             ) from error

@@ -14,6 +14,7 @@ import imageio.v3 as imageio
 import numpy as np
 from einops import rearrange
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from t2v.errors import UserError
 from t2v.files import complete
@@ -22,6 +23,7 @@ from t2v.text_files import parse_json
 
 # where the recipe stands in an mp4; remuxing drops keys that are not of the format, the first
 RECIPE_KEYS = ("t2v_recipe", "comment")
+_MARK = "t2v"  # in a picture: who wrote it
 BT709 = 1  # its number in ITU-T H.273 for primaries, transfer and matrix
 
 
@@ -140,8 +142,9 @@ def _recipe_text(metadata: dict[str, str]) -> str | None:
 
 def write_gif(path: Path, frames: np.ndarray, fps: float | Fraction) -> None:
     """Write an endless GIF of `frames`, `t h w c` uint8; its clock has steps of 10 ms."""
+    about: Any = {"duration": float(1000 / fps), "loop": 0, "comment": _MARK}
     with _complete(path) as partial:
-        imageio.imwrite(partial, frames, extension=".gif", duration=float(1000 / fps), loop=0)
+        imageio.imwrite(partial, frames, extension=".gif", **about)
 
 
 def contact_sheet(
@@ -177,8 +180,37 @@ def _sheet_row(frames: np.ndarray, caption: str, columns: int) -> Image.Image:
 
 def save_image(path: Path, image: Image.Image) -> None:
     """Write an image under a temporary name, then rename it."""
+    about = PngInfo()
+    about.add_text("Software", _MARK)
     with _complete(path) as partial:
-        image.save(partial, format="PNG")
+        image.save(partial, format="PNG", pnginfo=about)
+
+
+def is_ours(path: Path) -> bool:
+    """Did `save_image` or `write_gif` write this picture? False where it cannot be read."""
+    if not path.is_file():
+        return False
+    try:
+        with Image.open(path, formats=("PNG", "GIF")) as image:
+            told = image.info.get("Software") or image.info.get("comment")
+    except (OSError, ValueError, SyntaxError):
+        return False
+    return told in (_MARK, _MARK.encode())
+
+
+def shape_of(path: Path) -> tuple[int, int, int]:
+    """How many frames can be decoded from a video of ours, their height and their width.
+
+    Raises:
+        UserError: it is broken, or has no frames.
+    """
+    with opened(path) as file:
+        stream = film_of(path, file)
+        try:
+            count = sum(1 for _ in file.decode(stream))
+        except (av.FFmpegError, ValueError, MemoryError) as error:
+            raise Unreadable(path, "damaged", str(error)) from error
+        return count, stream.height, stream.width
 
 
 @contextmanager

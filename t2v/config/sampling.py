@@ -15,7 +15,8 @@ class SampleConfig:
     """`t2v sample`; prompts are not settings, they come as arguments or from a file."""
 
     model: str = "t2v-tiny"  # the embedded model, a pipeline folder or a hub id
-    output: str = "video.mp4"
+    output: str | None = None  # None: video.mp4, or the first of video-1.mp4, ... that is free
+    overwrite: bool = False  # replace files in the place of the output that are of others
     negative_prompt: str = ""
     seed: int = 0
     height: int | None = None  # None: what the model was saved with
@@ -60,7 +61,7 @@ class SampleConfig:
             raise UserError(f"preview_every={self.preview_every}: it must be at least 0.")
         if not 0 <= self.seed < 2**63:
             raise UserError(f"seed={self.seed}: it must be from 0 to 2^63 - 1.")
-        if not self.output.endswith(".mp4"):
+        if self.output is not None and not self.output.endswith(".mp4"):
             raise UserError(f"output={self.output}: videos are written as .mp4; end the name so.")
 
 

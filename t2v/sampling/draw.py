@@ -76,6 +76,7 @@ class Watch:
 
 def preview_path(config: SampleConfig) -> Path:
     """Where the preview of a video lies while it is drawn."""
+    assert config.output is not None
     return Path(config.output).with_suffix(".preview.png")
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import shlex
+import signal
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 from typing import cast
 
 import numpy as np
@@ -29,6 +32,7 @@ from t2v.video import (
     read_video,
     rewrite_recipe,
     save_image,
+    shape_of,
     write_gif,
     write_video,
 )
@@ -44,16 +48,38 @@ def make_all(
     latents: Tensor | None = None,
     step: int = 0,
     grader: Aligner | None = None,
+    done: Collection[Path] = (),
 ) -> list[Path]:
     """Draw the videos of recipes, one after the other; returns the files.
 
     Args:
         latents: of the first video, with `step` steps behind them.
         grader: of recipes with a choice, which are drawn until all draws are graded.
+        done: files that are there already and stay as they are.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C, SIGTERM or a closed terminal; what is done is kept, and where.
     """
+    with _stopped_alike():
+        return _make_all(pipeline, drawn, latents, step, grader, done)
+
+
+def _make_all(
+    pipeline: DiffusionPipeline,
+    drawn: list[Recipe],
+    latents: Tensor | None,
+    step: int,
+    grader: Aligner | None,
+    done: Collection[Path],
+) -> list[Path]:
     videos = []
+    wants_sheet = drawn[0].settings.sheet
     for number, recipe in enumerate(drawn, 1):
         config = recipe.settings
+        if recipe.path in done:
+            logger.info("video %d/%d: %s is there already", number, len(drawn), recipe.path)
+            videos.append(read_video(recipe.path)[0] if wants_sheet else np.empty(0))
+            continue
         logger.info(
             "video %d/%d: %s frames of %sx%s at %g fps, %s steps, guidance %s, seed %d, %s %s",
             *(number, len(drawn), config.num_frames, config.height, config.width, config.fps),
@@ -64,8 +90,8 @@ def make_all(
             videos.append(_make(pipeline, recipe, _write, latents, step))
         else:
             videos.append(_make_best(pipeline, recipe, grader, latents, step))
-    paths = [Path(recipe.settings.output).resolve() for recipe in drawn]
-    if drawn[0].settings.sheet:
+    paths = [recipe.path.resolve() for recipe in drawn]
+    if wants_sheet:
         sheet = contact_sheet(videos, [recipe.prompt for recipe in drawn])
         save_image(paths[0].with_suffix(".sheet.png"), sheet)
     return paths
@@ -75,7 +101,7 @@ def _make_best(
     pipeline: DiffusionPipeline, recipe: Recipe, grader: Aligner, latents: Tensor | None, step: int
 ) -> np.ndarray:
     """Draw one prompt with several seeds; the file is the best so far, with all scores in it."""
-    path, choice = Path(recipe.settings.output), recipe.choice
+    path, choice = recipe.path, recipe.choice
     assert choice is not None
     best: np.ndarray | None = None
 
@@ -115,7 +141,7 @@ def _seeded(recipe: Recipe, seed: int, choice: Choice) -> Recipe:
 
 def _kept(recipe: Recipe) -> tuple[Path, str]:
     """Where the latents of a video are kept, and how to go on from them."""
-    path = Path(recipe.settings.output).with_suffix(".latents.safetensors")
+    path = recipe.path.with_suffix(".latents.safetensors")
     return path, f"Go on with: t2v sample --resume {shlex.quote(str(path))}"
 
 
@@ -166,11 +192,21 @@ def _make_ours(
                 raise _stopped(recipe) from None
             write_latents(kept, watch.latents, recipe, watch.step)
             raise KeyboardInterrupt(f"{watch.step} of {steps} steps are kept. {go_on}") from None
+        except Exception as error:
+            if watch.step == step or not _are_worth_keeping(watch.latents, pipeline):
+                raise
+            write_latents(kept, cast(Tensor, watch.latents), recipe, watch.step)
+            told = f"{watch.step} of {steps} steps are kept. {go_on}"
+            if isinstance(error, UserError):
+                raise UserError(f"{error} {told}") from error
+            logger.error("%s", told)
+            raise
     write_latents(kept, latents, recipe, steps)
     try:
         with _clock(seconds, "decode"), _memory(config):
             frames = decode(pipeline, latents, config.num_frames)
         finish(frames, recipe, seconds)
+        _read_back(recipe.path, frames.shape[:3])
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"The latents are kept. {go_on}") from None
     except UserError as error:
@@ -179,8 +215,23 @@ def _make_ours(
         logger.error("The latents are kept. %s", go_on)
         raise
     kept.unlink(missing_ok=True)
-    preview_path(config).unlink(missing_ok=True)
+    if config.preview_every:
+        preview_path(config).unlink(missing_ok=True)
     return frames
+
+
+def _are_worth_keeping(latents: Tensor | None, pipeline: T2VPipeline) -> bool:
+    return latents is not None and continues(pipeline) and bool(latents.isfinite().all())
+
+
+def _read_back(path: Path, shape: tuple[int, ...]) -> None:
+    """See that a video is on the disk as it was written, before its latents go."""
+    found = shape_of(path)
+    if found != shape:
+        raise UserError(
+            f"{path}: {found[0]} frames of {found[1]}x{found[2]} can be read back, of {shape[0]} "
+            f"of {shape[1]}x{shape[2]} that were written."
+        )
 
 
 def _make_elsewhere(pipeline: DiffusionPipeline, recipe: Recipe, finish: Finish) -> np.ndarray:
@@ -193,7 +244,7 @@ def _make_elsewhere(pipeline: DiffusionPipeline, recipe: Recipe, finish: Finish)
 
 
 def _write(frames: np.ndarray, recipe: Recipe, seconds: dict[str, float]) -> None:
-    config, path = recipe.settings, Path(recipe.settings.output)
+    config, path = recipe.settings, recipe.path
     assert config.fps is not None
     with _clock(seconds, "encode"):
         write_video(path, frames, config.fps, recipe.to_json())
@@ -208,6 +259,28 @@ def _clock(seconds: dict[str, float], name: str) -> Iterator[None]:
     started = time.perf_counter()
     yield
     seconds[name] = time.perf_counter() - started
+
+
+@contextmanager
+def _stopped_alike() -> Iterator[None]:
+    """Take SIGTERM, and the end of a terminal, as Ctrl-C: what is done is kept; only once."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        for each in caught:
+            signal.signal(each, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    names = ("SIGTERM", "SIGHUP")
+    known = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    here = threading.current_thread() is threading.main_thread()  # others get no signals
+    caught = [each for each in known if here and signal.getsignal(each) == signal.SIG_DFL]
+    for each in caught:  # who ignores one, as nohup does, goes on ignoring it
+        signal.signal(each, stop)
+    try:
+        yield
+    finally:
+        for each in caught:
+            signal.signal(each, signal.SIG_DFL)
 
 
 @contextmanager

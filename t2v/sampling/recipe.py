@@ -18,6 +18,7 @@ from torch import Tensor
 from t2v import text_files
 from t2v.config import SampleConfig
 from t2v.errors import UserError, shortened
+from t2v.files import complete, write_text
 from t2v.models.folder import EMBEDDED, file_hash
 from t2v.models.lora import lora_file
 from t2v.settings import load_config
@@ -83,6 +84,12 @@ class Recipe:
     lora: str | None = None
     choice: Choice | None = None
 
+    @property
+    def path(self) -> Path:
+        """The file of the video."""
+        assert self.settings.output is not None
+        return Path(self.settings.output)
+
     def to_json(self) -> dict[str, Any]:
         """As it stands in the mp4 and in the file beside it."""
         return asdict(self)
@@ -107,13 +114,15 @@ def read(values: Any, source: Path, overrides: Sequence[str] = ()) -> Recipe:
             given = shortened(repr(values.get(name)))
             raise UserError(f"{source}: {name} of its recipe is {given} and should be {wanted}.")
     rest = {name: values.get(name) for name in FIELDS}
+    stored = dict(values["settings"])
+    stored.pop("overwrite", None)  # is for whoever gives the command to say, not for a file
     try:
-        settings = load_config(SampleConfig, None, (), values["settings"])
+        settings = load_config(SampleConfig, None, (), stored)
         choice = _choice(values["choice"]) if values.get("choice") is not None else None
     except UserError as error:
         raise UserError(f"{source}: its recipe is damaged. {error}") from error
     if overrides:
-        settings = load_config(SampleConfig, None, overrides, values["settings"])
+        settings = load_config(SampleConfig, None, overrides, stored)
     return Recipe(settings=settings, choice=choice, **cast(dict[str, Any], rest))
 
 
@@ -229,7 +238,7 @@ def write_json(path: Path, recipe: Recipe) -> None:
         UserError: the place cannot be written.
     """
     try:
-        path.write_text(json.dumps(recipe.to_json(), indent=1) + "\n", encoding="utf-8")
+        write_text(path, json.dumps(recipe.to_json(), indent=1) + "\n")
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}).") from error
 
@@ -256,13 +265,11 @@ def write_latents(path: Path, latents: Tensor, recipe: Recipe, step: int) -> Non
     Raises:
         UserError: the place cannot be written.
     """
-    partial = path.with_name(f".{path.name}.partial")
     about = {"recipe": json.dumps(recipe.to_json()), "step": str(step)}
     try:
-        save_file({"latents": latents.cpu().contiguous()}, partial, metadata=about)
-        partial.replace(path)
+        with complete(path) as partial:
+            save_file({"latents": latents.cpu().contiguous()}, partial, metadata=about)
     except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
         raise UserError(f"{path}: the latents cannot be written ({error}). Make room.") from error
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import inspect
 import logging
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
 from diffusers import DiffusionPipeline
+from torch import Tensor
 
 from t2v.config import SampleConfig
 from t2v.errors import UserError
@@ -18,19 +18,27 @@ from t2v.evaluation.nets import Aligner
 from t2v.models.folder import file_hash
 from t2v.models.lora_file import lora_file
 from t2v.models.placement import DTYPES
-from t2v.models.request import count_frames
+from t2v.models.request import count_frames, latent_shape
 from t2v.pipeline import T2VPipeline
 from t2v.sampling import recipe as recipes
 from t2v.sampling.grade import load_grader, scorer_of
 from t2v.sampling.load import load_pipeline
 from t2v.sampling.make import make_all
+from t2v.sampling.places import (
+    held,
+    is_finished,
+    place_of_latents,
+    places,
+    refuse_other_films,
+)
 from t2v.sampling.recipe import Choice, Recipe, read_latents
 from t2v.video import check_size, read_recipe
 
 logger = logging.getLogger(__name__)
 
 OTHERS_FPS = 16.0  # of other packages' pipelines, which do not say
-FREE = ("model", "output", "device", "attention", "sheet", "gif", "preview_every")  # in a resume
+# what may change in a resume
+FREE = ("model", "output", "overwrite", "device", "attention", "sheet", "gif", "preview_every")
 
 
 def sample(config: SampleConfig, prompts: Sequence[str]) -> list[Path]:
@@ -38,7 +46,8 @@ def sample(config: SampleConfig, prompts: Sequence[str]) -> list[Path]:
 
     The first video is `config.output` and the others `X-1.mp4, X-2.mp4, ...`: all of the first
     prompt, then all of the second. Video j of a prompt has the seed `config.seed + j`, whatever
-    else is drawn. Beside each file lies its recipe, `X.json`. With `best_of` N it is the best of
+    else is drawn. Films that lie there whole already are not drawn again. Beside each file lies its
+    recipe, `X.json`. With `best_of` N it is the best of
     the seeds `config.seed + j * N` and the N - 1 next.
 
     Raises:
@@ -48,9 +57,12 @@ def sample(config: SampleConfig, prompts: Sequence[str]) -> list[Path]:
         raise UserError('There is no prompt. Give one: t2v sample "a red ball bounces on grass".')
     if any(not prompt.strip() for prompt in prompts):
         raise UserError("A prompt is empty. Say what the video should show.")
-    count = config.num_videos_per_prompt
-    paths = output_paths(config.output, len(prompts) * count)
-    check_writable(paths[0])
+    with places(config, len(prompts) * config.num_videos_per_prompt) as paths:
+        return _sample(config, prompts, paths)
+
+
+def _sample(config: SampleConfig, prompts: Sequence[str], paths: list[Path]) -> list[Path]:
+    count, is_kept = config.num_videos_per_prompt, not config.overwrite
     scorer = scorer_of(config) if config.best_of > 1 else ""
     grader = load_grader(scorer) if scorer else None
     pipeline, weights = load_pipeline(config)
@@ -59,6 +71,7 @@ def sample(config: SampleConfig, prompts: Sequence[str]) -> list[Path]:
         "best_of": 1,
         "scorer": None,
         "keep_draws": False,
+        "overwrite": False,
     }
     drawn = []
     for i, prompt in enumerate(prompts):
@@ -69,7 +82,11 @@ def sample(config: SampleConfig, prompts: Sequence[str]) -> list[Path]:
             if grader is not None:
                 recipe = replace(recipe, choice=_choice(own.seed, scorer, grader, config))
             drawn.append(recipe)
-    return make_all(pipeline, drawn, grader=grader)
+    done = []
+    if is_kept:
+        refuse_other_films(drawn)
+        done = [recipe.path for recipe in drawn if is_finished(recipe)]
+    return make_all(pipeline, drawn, grader=grader, done=done)
 
 
 def repeat(path: Path, overrides: Sequence[str]) -> Path:
@@ -92,64 +109,94 @@ def repeat(path: Path, overrides: Sequence[str]) -> Path:
         if getattr(old.settings, name) > 1:
             raise UserError(f"A recipe makes one video, whose seed it has: leave {name} out.")
     recipes.refuse_fetching(replace(old, choice=None), path, renamed)
-    check_writable(Path(old.settings.output))
+    with places(old.settings, 1):
+        return _repeat(old, renamed)
+
+
+def _repeat(old: Recipe, renamed: set[str]) -> Path:
     pipeline, weights = load_pipeline(old.settings)
     new = _recipe(pipeline, weights, old.prompt, resolve(pipeline, old.prompt, old.settings))
     _check_same(old, new, renamed)
     if old.choice and not old.choice.left and renamed <= set(FREE) - {"model"}:
         new = replace(new, choice=old.choice)
+    if not old.settings.overwrite:
+        refuse_other_films([new])
     return make_all(pipeline, [new])[0]
 
 
 def resume(path: Path, overrides: Sequence[str]) -> Path:
     """Finish a video from the latents that an interrupted run kept.
 
+    The video lies beside the latents, under their name, or where an override says.
+
     Args:
         overrides: `name=value` for what does not change the drawing, such as output or device.
 
     Raises:
-        UserError: no such latents, another model, or an override that would change the drawing.
+        UserError: no such latents, or of another shape or step than their recipe can have, another
+            model, or an override that would change the drawing.
     """
     latents, step, values = read_latents(path)
-    kept = asdict(recipes.read(values, path).settings)
+    beside = place_of_latents(path)  # wherever a path in the file points
+    kept = asdict(recipes.read(values, path, [f"output={beside}"]).settings)
     scorer = [each for each in overrides if each.startswith("scorer=")]
-    old = recipes.read(values, path, [each for each in overrides if each not in scorer])
+    rest = [each for each in overrides if each not in scorer]
+    old = recipes.read(values, path, [f"output={beside}", *rest])
     if scorer and old.choice:
         chosen = replace(old.choice, scorer=scorer[-1].partition("=")[2])
         old = replace(old, choice=chosen)
     recipes.refuse_fetching(old, path, {each.partition("=")[0] for each in overrides})
+    _check_latents(path, latents, step, old.settings)
     changed = [name for name, value in asdict(old.settings).items() if kept[name] != value]
     if fixed := [name for name in changed if name not in FREE]:
         raise UserError(f"{', '.join(fixed)}: fixed by {path}. Free: {', '.join(FREE)}.")
-    check_writable(Path(old.settings.output))
-    grader = _same_grader(old, kept["output"]) if old.choice and old.choice.left else None
+    with held([beside]), places(old.settings, 1):
+        return _resume(path, latents, step, old, str(beside))
+
+
+def _resume(path: Path, latents: Tensor, step: int, old: Recipe, beside: str) -> Path:
+    grader = _same_grader(old, beside) if old.choice and old.choice.left else None
     pipeline, weights = load_pipeline(old.settings)
     new = _recipe(pipeline, weights, old.prompt, resolve(pipeline, old.prompt, old.settings))
     _check_same(old, new, renamed=set())
     new = replace(new, choice=old.choice)
+    if step:
+        _check_shape(path, latents, pipeline, new.settings)
+    if not old.settings.overwrite:
+        refuse_other_films([new])
     (made,) = make_all(pipeline, [new], latents if step else None, step, grader)
     path.unlink(missing_ok=True)
     return made
 
 
-def output_paths(output: str, count: int) -> list[Path]:
-    """`X.mp4, X-1.mp4, X-2.mp4, ...`, absolute."""
-    first = Path(output).resolve()
-    return [first, *(first.with_name(f"{first.stem}-{i}.mp4") for i in range(1, count))]
-
-
-def check_writable(path: Path) -> None:
-    """Make the folder of `path` and raise UserError where nothing can be written into it."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
+def _check_latents(path: Path, latents: Tensor, step: int, config: SampleConfig) -> None:
+    """See that kept latents can be what they say they are, before a model is loaded."""
+    steps = config.num_inference_steps or 0
+    if not 0 <= step <= steps:
+        raise UserError(f"{path}: says {step} of {steps} steps are done. It is damaged or made up.")
+    plain = latents.ndim == 5 and len(latents) == 1 and latents.is_floating_point()
+    if step and not plain:
         raise UserError(
-            f"output={path}: cannot be written ({error.strerror}). Choose another output."
-        ) from error
-    if path.is_dir():
-        raise UserError(f"output={path}: is a folder. Name a file in it.")
+            f"{path}: holds {latents.dtype} of shape {tuple(latents.shape)}; latents are one "
+            "video of floating point numbers, 1 c t h w. The file is damaged or made up."
+        )
+    if step and not latents.isfinite().all():
+        raise UserError(f"{path}: holds NaN or infinite numbers. The file is damaged or made up.")
+
+
+def _check_shape(
+    path: Path, latents: Tensor, pipeline: DiffusionPipeline, config: SampleConfig
+) -> None:
+    """See that kept latents are of the size that their recipe's video has in this model."""
+    if not isinstance(pipeline, T2VPipeline):
+        raise UserError(f"{path}: {type(pipeline).__name__} cannot go on amid a video.")
+    sizes = (config.num_frames, config.height, config.width)
+    wanted = latent_shape(pipeline.transformer, pipeline.vae, 1, *cast(tuple[int, int, int], sizes))
+    if latents.shape != wanted:
+        raise UserError(
+            f"{path}: latents of shape {tuple(latents.shape)}; {sizes[0]} frames of "
+            f"{sizes[1]}x{sizes[2]} need {tuple(wanted)}. The file is damaged or made up."
+        )
 
 
 def resolve(pipeline: DiffusionPipeline, prompt: str, config: SampleConfig) -> SampleConfig:
@@ -172,6 +219,7 @@ def resolve(pipeline: DiffusionPipeline, prompt: str, config: SampleConfig) -> S
         raise UserError(f"{type(pipeline).__name__} takes no {' or '.join(unknown)}.")
     dtype = next((name for name, each in DTYPES.items() if each == pipeline.dtype), config.dtype)
     filled: dict[str, Any] = {**saved, **given, "fps": fps, "duration": None, "dtype": dtype}
+    filled["overwrite"] = False  # said once, and no part of a recipe
     full = replace(config, **filled)
     if isinstance(pipeline, T2VPipeline):
         _check_ours(pipeline, prompt, full)

@@ -139,6 +139,8 @@ def test_an_interrupted_choice_goes_on_where_it_was(run, monkeypatch):
         whole, resumed = (read_recipe(Path(name)) for name in ("whole.mp4", "x.mp4"))
         assert whole["choice"] == resumed["choice"]
         assert not list(Path().glob("*.safetensors"))
+        for made in Path().glob("x.*"):
+            made.unlink()
 
 
 def test_resume_refuses_another_scorer_and_a_best_that_is_gone(run):

@@ -23,7 +23,7 @@ from transformers import UMT5Config, UMT5EncoderModel
 from t2v.cli import main
 from t2v.pipeline import T2VPipeline
 from t2v.sampling import recipe
-from t2v.video import read_recipe, read_video
+from t2v.video import read_recipe, read_video, write_video
 
 PROMPT = "a red ball rolls on the grass"
 
@@ -80,9 +80,12 @@ def test_a_prompt_becomes_an_mp4_with_its_recipe_beside_it(run, tmp_path):
 
 def test_a_sample_is_the_one_the_pipeline_draws(run, pipe, monkeypatch):
     written = []
-    monkeypatch.setattr(
-        "t2v.sampling.make.write_video", lambda path, frames, *rest: written.append(frames)
-    )
+
+    def write(path, frames, *rest):
+        written.append(frames)
+        write_video(path, frames, *rest)
+
+    monkeypatch.setattr("t2v.sampling.make.write_video", write)
     assert run(PROMPT, "--seed", "5")[0] == 0
     frames = pipe(PROMPT, generator=torch.Generator().manual_seed(5)).frames[0]
     np.testing.assert_array_equal(written[0], (frames * 255).round().astype(np.uint8))

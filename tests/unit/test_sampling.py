@@ -10,6 +10,7 @@ from t2v.config import SampleConfig
 from t2v.errors import UserError
 from t2v.models.placement import pick_device, pick_dtype
 from t2v.sampling.load import load_pipeline
+from t2v.sampling.places import check_writable, output_paths
 from t2v.sampling.recipe import (
     Recipe,
     read,
@@ -18,7 +19,6 @@ from t2v.sampling.recipe import (
     versions,
     write_latents,
 )
-from t2v.sampling.run import check_writable, output_paths
 
 RECIPE = Recipe(
     prompt='a "red" ball = ${x}',

@@ -23,7 +23,13 @@ from t2v.models.guidance import CFGMode, Guidance, Step
 from t2v.models.lora import LoraLoader
 from t2v.models.output import T2VPipelineOutput
 from t2v.models.placement import ready
-from t2v.models.request import check_latents, check_prompts, count_frames, latent_shape, warn_beyond
+from t2v.models.request import (
+    check_latents,
+    check_prompts,
+    count_frames,
+    latent_shape,
+    warn_outside,
+)
 from t2v.models.schedule import sample_generators, set_timesteps, step_options
 from t2v.models.text import count_tokens, encode_prompts, unknown_words
 from t2v.models.transformer import T2VTransformer3DModel
@@ -313,7 +319,7 @@ class T2VPipeline(DiffusionPipeline, LoraLoader):
         self.check_inputs(
             prompt, negative_prompt, height, width, *embeds, tensors, num_videos_per_prompt
         )
-        warn_beyond(self.config, self._told, height=height, width=width, num_frames=num_frames)
+        warn_outside(self.config, self._told, height=height, width=width, num_frames=num_frames)
         self._guidance_scale, self._attention_kwargs = guidance_scale, attention_kwargs
         self._current_timestep, self._interrupt = None, False
         device, dtype = self._execution_device, self.transformer.dtype

@@ -300,6 +300,41 @@ def awkward(media: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def mangled() -> Callable[[bytes, random.Random], bytes]:
+    """Damages a safetensors file at random: its length, its header or its numbers."""
+    return _mangled
+
+
+def _mangled(content: bytes, chance: random.Random) -> bytes:
+    """A safetensors file with some of its header or its length wrong, cut or full of noise."""
+    data = bytearray(content)
+    header = 8 + int.from_bytes(data[:8], "little")
+    kind = chance.choice(["flip", "flip body", "cut", "length", "noise", "dtype", "shape", "name"])
+    if kind == "flip":
+        for _ in range(chance.randint(1, 8)):
+            data[chance.randrange(header)] ^= 1 << chance.randrange(8)
+    elif kind == "flip body":
+        for _ in range(chance.randint(1, 50)):
+            data[chance.randrange(header, len(data))] ^= 1 << chance.randrange(8)
+    elif kind == "cut":
+        del data[chance.randrange(len(data)) :]
+    elif kind == "length":
+        data[:8] = chance.choice([0, 1, header * 7, 2**40, 2**64 - 1]).to_bytes(8, "little")
+    elif kind == "noise":
+        data = bytearray(chance.randbytes(chance.randint(0, 500)))
+    elif kind == "dtype":
+        odd = chance.choice([b"I32", b"F64", b"BF1", b"U8 ", b"BOO", b"F16"])
+        data = data.replace(b"F32", odd, chance.choice([1, -1]))
+    elif kind == "shape":
+        data = data.replace(b"[4,32]", chance.choice([b"[32,4]", b"[128] ", b"[0,99]", b"[-1,1]"]))
+    else:
+        data = data.replace(
+            b"lora_A", chance.choice([b"lora_B", b"lora_Z", b"alpha\\", b"\xff" * 6])
+        )
+    return bytes(data)
+
+
+@pytest.fixture(scope="session")
 def scene() -> Callable[..., np.ndarray]:
     """Makes film, `t h w c` uint8: a textured place, a camera, a ball, grain; all by `seed`."""
     return _scene

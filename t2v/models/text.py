@@ -3,6 +3,7 @@
 import html
 import logging
 import re
+import unicodedata
 
 import ftfy
 import torch
@@ -17,6 +18,7 @@ from t2v.models.placement import ready
 logger = logging.getLogger(__name__)
 
 WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")  # noqa: RUF001
+WORD_OR_SIGNS = re.compile(rf"{WORD.pattern}|[^\w\s]+")
 
 
 def clean_prompt(prompt: str) -> str:
@@ -30,7 +32,9 @@ def count_tokens(tokenizer: PreTrainedTokenizerBase, prompt: str) -> int:
 
 
 def unknown_words(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[str]:
-    """The words of the prompt that the text encoder never saw in training, each once, in order.
+    """What of the prompt the text encoder never saw in training, each once, in order.
+
+    Words, numbers and symbols such as emoji count; punctuation does not.
 
     A tokenizer saved with `known_words` (an entry of its `tokenizer_config.json`) knows those and
     no others. Any other tokenizer knows every word it has tokens for.
@@ -38,12 +42,21 @@ def unknown_words(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[str]:
     text = clean_prompt(prompt)
     for token in tokenizer.get_added_vocab():  # learned later as a whole, such as "<toy>"
         text = text.replace(token, " ")
-    words = dict.fromkeys(word.lower() for word in WORD.findall(text))
+    found = WORD_OR_SIGNS.findall(text)
+    pieces = (each.lower() if WORD.fullmatch(each) else _symbols(each) for each in found)
+    words = dict.fromkeys(filter(None, pieces))
     known = tokenizer.init_kwargs.get("known_words")
     if known is not None:
-        return [word for word in words if word not in known and not word.isdigit()]
+        return [word for word in words if word not in known]
     unknown = tokenizer.unk_token_id
     return [word for word in words if unknown in tokenizer(word, verbose=False).input_ids]
+
+
+def _symbols(signs: str) -> str:
+    """The emoji and other symbols of a run of signs, without the punctuation around them."""
+    if not any(unicodedata.category(sign) == "So" for sign in signs):
+        return ""
+    return "".join(sign for sign in signs if unicodedata.category(sign)[0] != "P")
 
 
 def encode_prompts(

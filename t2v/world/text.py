@@ -7,6 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from tokenizers import (
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    trainers,
+)
+from tokenizers.processors import TemplateProcessing
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
@@ -25,11 +35,8 @@ VOCABULARY = 512  # every word of the world whole, letters and pieces for the re
 
 def build_tokenizer(captions: Iterator[str]) -> PreTrainedTokenizerFast:
     """A fast BPE tokenizer that keeps the words of `captions` whole and spells out any other."""
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-    from tokenizers.processors import TemplateProcessing
-
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    tokenizer.normalizer = normalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation()]
     )
@@ -50,6 +57,25 @@ def build_tokenizer(captions: Iterator[str]) -> PreTrainedTokenizerFast:
         eos_token="</s>",
         unk_token="<unk>",
         known_words=words(),
+    )
+
+
+def normalizer() -> normalizers.Normalizer:
+    """What a prompt becomes before it is cut into words: lower case, and no sign hides a word.
+
+    Captions have no other sign than a comma and a space behind a word, and the words of the
+    vocabulary begin with a space: `snow,blue` and `"red"` would be spelled in letters that mean
+    nothing. So `,.!?` are followed by a space, an apostrophe stays, and any other sign becomes one.
+    """
+    return normalizers.Sequence(
+        [
+            normalizers.NFKC(),
+            normalizers.Lowercase(),
+            normalizers.Replace(Regex(r"[^\w\s,.!?']|_"), " "),
+            normalizers.Replace(Regex(r"(?<=[,.!?])(?=\w)"), " "),
+            normalizers.Replace(Regex(r"\s+"), " "),
+            normalizers.Strip(),
+        ]
     )
 
 

@@ -1,5 +1,6 @@
 """Folders that cannot be loaded are one message, and none is loaded in part."""
 
+import random
 import shutil
 
 import pytest
@@ -166,6 +167,22 @@ def test_the_first_bad_weight_is_named():
     part[1].weight.data[0, 0] = float("inf")
     with pytest.raises(UserError, match=r"^vae=x: the weight 1\.weight of its Sequential"):
         refuse_damaged("vae=x", part)
+
+
+@pytest.mark.parametrize("part", ["vae", "text_encoder"])
+def test_damaged_weights_load_or_are_one_message(tmp_path, pipe, mangled, part):
+    pipe.save_pretrained(tmp_path)
+    (path,) = (tmp_path / part).glob("*.safetensors")
+    content, chance, refused = path.read_bytes(), random.Random(11), 0
+    load = load_vae if part == "vae" else load_text
+    for number in range(30):
+        path.write_bytes(mangled(content, chance))
+        try:
+            load(tmp_path)
+        except UserError as error:
+            refused += 1
+            assert len(str(error)) < 1500, number
+    assert refused >= 15
 
 
 def test_a_vae_of_an_unknown_class_is_refused(tmp_path):

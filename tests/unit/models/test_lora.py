@@ -200,42 +200,13 @@ def test_a_lora_too_strong_for_the_model_is_refused(pipe, lora):
         load_lora(pipe, lora, 1.0)
 
 
-def mangled(content: bytes, chance: random.Random) -> bytes:
-    """A safetensors file with some of its header or its length wrong, cut or full of noise."""
-    data = bytearray(content)
-    header = 8 + int.from_bytes(data[:8], "little")
-    kind = chance.choice(["flip", "flip body", "cut", "length", "noise", "dtype", "shape", "name"])
-    if kind == "flip":
-        for _ in range(chance.randint(1, 8)):
-            data[chance.randrange(header)] ^= 1 << chance.randrange(8)
-    elif kind == "flip body":
-        for _ in range(chance.randint(1, 50)):
-            data[chance.randrange(header, len(data))] ^= 1 << chance.randrange(8)
-    elif kind == "cut":
-        del data[chance.randrange(len(data)) :]
-    elif kind == "length":
-        data[:8] = chance.choice([0, 1, header * 7, 2**40, 2**64 - 1]).to_bytes(8, "little")
-    elif kind == "noise":
-        data = bytearray(chance.randbytes(chance.randint(0, 500)))
-    elif kind == "dtype":
-        odd = chance.choice([b"I32", b"F64", b"BF1", b"U8 ", b"BOO", b"F16"])
-        data = data.replace(b"F32", odd, chance.choice([1, -1]))
-    elif kind == "shape":
-        data = data.replace(b"[4,32]", chance.choice([b"[32,4]", b"[128] ", b"[0,99]", b"[-1,1]"]))
-    else:
-        data = data.replace(
-            b"lora_A", chance.choice([b"lora_B", b"lora_Z", b"alpha\\", b"\xff" * 6])
-        )
-    return bytes(data)
-
-
 @pytest.mark.parametrize("names", ["ours", "wan", "musubi"])
-def test_damaged_files_load_or_are_one_message(pipe, lora, tmp_path, names):
+def test_damaged_files_load_or_are_one_message(pipe, lora, mangled, names):
     wan = made_for_wan(pipe, lora)
     tensors = {"ours": load_file(lora), "wan": wan, "musubi": musubi(wan, 4.0)}[names]
     save_file(tensors, lora)
     content, chance, refused = lora.read_bytes(), random.Random(7), 0
-    for number in range(60):
+    for number in range(40):
         lora.write_bytes(mangled(content, chance))
         try:
             load_lora(pipe, lora, 1.0)
@@ -244,7 +215,7 @@ def test_damaged_files_load_or_are_one_message(pipe, lora, tmp_path, names):
             assert str(error).startswith(f"lora={lora}") and len(str(error)) < 1200, number
         if getattr(pipe.transformer, "peft_config", None):
             pipe.unload_lora_weights()
-    assert refused > 30
+    assert refused >= 20
 
 
 def test_the_metadata_of_a_file_is_put_in_order_and_nothing_else_changes(lora):

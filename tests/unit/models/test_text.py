@@ -57,8 +57,23 @@ def test_a_cut_prompt_keeps_its_end_mark(tokenizer, text_encoder, caplog):
 
 def test_a_tokenizer_may_carry_the_words_it_was_trained_on(tokenizer, tmp_path):
     prompt = "A red zebra's ball, 3 zebras"
-    assert unknown_words(tokenizer, prompt) == ["zebra's", "3", "zebras"]
+    assert unknown_words(tokenizer, prompt) == ["zebra's", "3", "zebras"]  # no tokens for them
     tokenizer.init_kwargs["known_words"] = ["a", "zebras"]
     tokenizer.save_pretrained(tmp_path)
     loaded = AutoTokenizer.from_pretrained(tmp_path)
-    assert unknown_words(loaded, prompt) == ["red", "zebra's", "ball"]
+    assert unknown_words(loaded, prompt) == ["red", "zebra's", "ball", "3"]
+
+
+EMOJI = ["🔴", "👩🏽‍🚀", "❤️", "🇫🇷"]
+
+
+@pytest.mark.parametrize("carries", [True, False])
+def test_numbers_and_emoji_are_named_and_punctuation_is_not(tokenizer, carries):
+    prompt = f"a (red) ball {EMOJI[0]}, 3 balls! {EMOJI[1]}{EMOJI[2]} - on grass... 12 {EMOJI[3]}."
+    if carries:
+        tokenizer.init_kwargs["known_words"] = ["a", "red", "ball", "balls", "on", "grass", "3"]
+    found = unknown_words(tokenizer, prompt)
+    wanted = [EMOJI[0], "3", "balls", EMOJI[1] + EMOJI[2], "12", EMOJI[3]]
+    if carries:
+        wanted = [each for each in wanted if each not in ("3", "balls")]
+    assert found == wanted

@@ -182,7 +182,7 @@ def test_damaged_weights_load_or_are_one_message(tmp_path, pipe, mangled, part):
         except UserError as error:
             refused += 1
             assert len(str(error)) < 1500, number
-    assert refused >= 15
+    assert refused >= 10
 
 
 def test_a_vae_of_an_unknown_class_is_refused(tmp_path):

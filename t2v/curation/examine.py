@@ -191,7 +191,7 @@ class _Pass:
         self.small.append(self.painter.bgr(picture, SMALL))
         last = max(self.stills, default=None)
         if last is None or time - self.times[last - self.first] >= STILL_EVERY:
-            still = shrunk(picture.rgb(), self.still_size)
+            still = shrunk(picture.rgb(is_exact=False), self.still_size)
             self.stills[number] = still, self.painter.middle(picture, DETAIL_SIDE)
 
     def _tick(self, until: float) -> None:

@@ -19,7 +19,7 @@ from t2v.errors import UserError
 _FULL = 2  # AVCOL_RANGE_JPEG
 _BT601, _BT709 = 5, 1
 _AREA, _BICUBIC = 0x20, 4
-_EXACT = 0x40000 | 0x2000  # SWS_ACCURATE_RND and SWS_FULL_CHR_H_INT: without, 1.5 levels too dark
+_EXACT = 0x40000 | 0x2000  # SWS_ACCURATE_RND, SWS_FULL_CHR_H_INT: without, 1 to 2 levels too dark
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def _orientation(frame: Any) -> tuple[int, bool]:
     return round(-math.atan2(b, a) / (math.pi / 2)) % 4, is_mirrored
 
 
-Painters = dict[Any, Callable[[Any], np.ndarray]]  # by shape, size and crop
+Painters = dict[Any, Callable[[Any], np.ndarray]]  # by shape, size, crop and care
 
 
 class Picture:
@@ -92,9 +92,13 @@ class Picture:
         self,
         size: tuple[int, int] | None = None,
         crop: tuple[int, int, int, int] | None = None,
+        is_exact: bool = True,
     ) -> np.ndarray:
-        """`h w c` uint8 RGB; the arguments are those of `iter_frames`."""
-        key = self.shape, size, crop
+        """`h w c` uint8 RGB; the arguments are those of `iter_frames`.
+
+        Not `is_exact` takes a quarter of the time and comes out a level too dark.
+        """
+        key = self.shape, size, crop, is_exact
         if key not in self.painters:
             self.painters[key] = _painter(self.path, *key)
         return self.painters[key](self.frame)
@@ -105,6 +109,7 @@ def _painter(
     shape: Shape,
     size: tuple[int, int] | None,
     crop: tuple[int, int, int, int] | None,
+    is_exact: bool,
 ) -> Callable[[Any], np.ndarray]:
     """Turns decoded frames of one shape into RGB arrays of one size."""
     left, top, width, height = crop or (0, 0, shape.width, shape.height)
@@ -117,6 +122,7 @@ def _painter(
     first_column = round(left * zoom + (width * zoom - columns) / 2)
     window = np.s_[first_row : first_row + rows, first_column : first_column + columns]
     scaled = full if shape.turns % 2 == 0 else full[::-1]
+    how = (_AREA if zoom < 1 else _BICUBIC) | (_EXACT if is_exact else 0)
     reformatter = VideoReformatter()
 
     def paint(frame: Any) -> np.ndarray:
@@ -126,7 +132,7 @@ def _painter(
             height=scaled[0],
             format="rgb24",
             dst_color_range=2,
-            interpolation=(_AREA if zoom < 1 else _BICUBIC) | _EXACT,
+            interpolation=how,
             threads=1,  # the default starts one a core, in every worker
             **colours(frame),
         )

@@ -18,7 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from t2v.errors import UserError
 from t2v.files import complete
-from t2v.footage.door import Unreadable, film_of, opened
+from t2v.footage.door import Unreadable, film_of, opened, opened_picture
 from t2v.text_files import parse_json
 
 # where the recipe stands in an mp4; remuxing drops keys that are not of the format, the first
@@ -188,12 +188,10 @@ def save_image(path: Path, image: Image.Image) -> None:
 
 def is_ours(path: Path) -> bool:
     """Did `save_image` or `write_gif` write this picture? False where it cannot be read."""
-    if not path.is_file():
-        return False
     try:
-        with Image.open(path, formats=("PNG", "GIF")) as image:
+        with opened_picture(path) as image:
             told = image.info.get("Software") or image.info.get("comment")
-    except (OSError, ValueError, SyntaxError):
+    except UserError:
         return False
     return told in (_MARK, _MARK.encode())
 

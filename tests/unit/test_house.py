@@ -124,6 +124,19 @@ def test_only_the_command_line_prints(path):
     assert not prints or room_of(path) in {"cli", "bench"}
 
 
+@each_module
+def test_media_are_opened_at_one_door(path):
+    """What is read goes through `t2v.footage.door`; what is written may be opened anywhere."""
+    calls = [node for node in ast.walk(TREES[path]) if isinstance(node, ast.Call)]
+    opened = [
+        call.lineno
+        for call in calls
+        if ast.unparse(call.func) in {"av.open", "Image.open", "imageio.imread", "cv2.VideoCapture"}
+        and not any(isinstance(arg, ast.Constant) and arg.value == "w" for arg in call.args)
+    ]
+    assert not opened or path == Path("t2v/footage/door.py")
+
+
 def test_there_are_no_rooms_for_odds_and_ends():
     assert not {path.stem for path in TREES} & {"utils", "common", "helpers", "base", "misc"}
 

@@ -206,6 +206,10 @@ def test_a_resolution_that_changes_is_scaled_to_the_first(tmp_path):
     assert error(shown[20:40], np.stack(frames[20:])) < 12
     assert error(shown[40:], np.stack(frames[:6])) < 3  # another shape: cut around its middle
     assert error(read_frames(path, 2.5)[:10], shown[25:35]) == 0
+    source = find_sources(str(path), tmp_path / "out")[0]
+    clips = examine(source, CurateConfig(input="in", output="out")).clips
+    assert not any(clip.dropped == "failed" for clip in clips)
+    assert {"resized", "timestamps"} <= {tag for clip in clips for tag in clip.tags}
     whole = transform(128, 160)
     assert error(read_clip(Clip(path=str(path), start=1.8), whole), shown[18:23]) < 1
 

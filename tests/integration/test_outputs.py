@@ -34,13 +34,15 @@ with locked(Path(sys.argv[1]), command="t2v first"):
 def runs(tmp_path, vae_config):
     """Each command with its settings, all with one output; they end before they read data."""
     output = str(tmp_path / "out")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "film.mp4").touch()
     return {
         "train-vae": (train_vae, replace(vae_config, output=output)),
         "encode": (encode, EncodeConfig(data="nowhere", model="nowhere", output=output)),
         "eval": (evaluate, EvalConfig(model="nowhere", output=output)),
         "eval compare": (compare, CompareConfig(runs=("a", "b"), output=output)),
         "world": (world.run, WorldConfig(output=output)),
-        "curate": (curate, CurateConfig(input=str(tmp_path), output=output)),
+        "curate": (curate, CurateConfig(input=str(tmp_path / "in"), output=output)),
     }
 
 

@@ -83,6 +83,7 @@ def write_report(
         "spoken": _sample([c for c in clips if c.extra.get("candidates")], config.report.pictures),
         "shared": shared_captions(clips),
         "topics": topics(clips),
+        "made_by": judges(stats),
         "judges": sorted({str(c.extra["topic_judge"]) for c in clips if "topic_judge" in c.extra}),
         "entropies": _entropies(clips, config),
         "balance": config.balance,
@@ -283,8 +284,17 @@ def data_card(clips: Sequence[Clip], stats: dict[str, Any], config: CurateConfig
             ("topic", "clips kept"),
             [(row["name"], row["kept"]) for row in topics(clips) if row["kept"]],
         ),
+        *table(("judged by", "version or hash"), judges(stats)),
     ]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def judges(stats: dict[str, Any]) -> list[tuple[str, str]]:
+    """What decided, with its version or hash: libraries, rules, settings, models."""
+    told = stats.get("judges", {})
+    rows = list(told.get("versions", {}).items())
+    rows += [(f"{name} of t2v curate", str(told[name])) for name in ("rules", "settings") if told]
+    return rows + list(told.get("models", {}).items())
 
 
 def picture(folder: Path, clip: Clip) -> str:

@@ -28,6 +28,7 @@ from t2v.curation.journal import (
     save_examined,
 )
 from t2v.curation.output import write_files
+from t2v.curation.provenance import provenance
 from t2v.curation.report import write_report
 from t2v.curation.sources import Source, find_sources
 from t2v.curation.stages import STAGES, Stage
@@ -40,16 +41,16 @@ from t2v.workers import Failure
 
 logger = logging.getLogger(__name__)
 STATS = "stats.json"
-RULES = 2  # to be raised when the same settings judge the same film differently
+RULES = 3  # to be raised when the same settings judge the same film differently
 
 
 def curate(config: CurateConfig) -> Path:
     """Judge all footage of `config.input`; returns the path of the manifest.
 
     `output` gets `manifest.jsonl` (every clip, kept or dropped, and why), `report.html` (the
-    page about it), `DATA.md` (for a model card), `stats.json` (the funnel and the seconds by
-    stage), `thumbs/`, `config.yaml`, and in `work/` what is done so far:
-    the same command goes on from there, and its manifest is the same to the byte.
+    page about it), `DATA.md` (for a model card), `stats.json` (the funnel, the seconds by
+    stage, and the versions and hashes of what judged), `thumbs/`, `config.yaml`, and in `work/`
+    what is done so far: the same command goes on from there, and its manifest is the same to the byte.
 
     Raises:
         UserError: no footage, an unknown stage to skip, or another run works in this output.
@@ -76,6 +77,7 @@ def curate(config: CurateConfig) -> Path:
         manifest = folder / MANIFEST
         write_manifest(manifest, clips)
         stats = statistics(clips, seconds, len(sources))
+        stats["judges"] = provenance(config, RULES)
         stats["wall_seconds"] = round(time.monotonic() - start, 3)
         write_text(folder / STATS, json.dumps(stats, indent=2) + "\n")
         page = write_report(folder, clips, stats, config)

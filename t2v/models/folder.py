@@ -99,6 +99,16 @@ def weights_hash(folder: Path) -> str:
     return total.hexdigest()
 
 
+def files_hash(folder: Path) -> str:
+    """SHA-256 over the names and contents of all files of a folder, hidden ones left out."""
+    total = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        if path.is_file() and not any(part.startswith(".") for part in name.parts):
+            total.update(f"{name.as_posix()} {file_hash(path)}\n".encode(errors="surrogateescape"))
+    return total.hexdigest()
+
+
 def file_hash(path: Path) -> str:
     """SHA-256 of a file.
 

@@ -97,6 +97,8 @@ def test_every_file_gets_its_verdict_and_the_counts_add_up(footage, tmp_path, ca
     assert told["caption"] == "a <b>ball"
     stats = json.loads((output / "stats.json").read_text())
     assert stats["clips"] == stats["kept"] + stats["dropped"] + stats["failed"] == 9
+    assert {"t2v", "av", "ffmpeg", "numpy"} <= set(stats["judges"]["versions"])
+    assert stats["judges"]["settings"] in (output / "DATA.md").read_text()
     assert {path: path.stat().st_mtime_ns for path in footage.rglob("*")} == before
     assert not list(tmp_path.rglob("owned")) and not Path("owned").exists()
     kept = [clip for clip in read_manifest(output) if not clip.dropped]

@@ -38,8 +38,8 @@ def fingerprint(take: Take) -> np.ndarray:
 
 
 def dedup(clips: list[Clip], config: DedupConfig, folder: Path) -> list[Clip]:
-    """The clips, of each set of copies all but one dropped: the longest, then the largest and
-    sharpest, stays.
+    """The clips, of each set of copies all but one dropped: the longest, then the largest, then
+    the cleanest (nothing laid over it), then the sharpest stays.
 
     Two clips are copies when what changes in their pictures correlates at one offset in time, as
     it is, mirrored, or with a tenth cut off. What stands still does not count: two films of one
@@ -73,13 +73,15 @@ def _copy_of(clip: Clip, stays: Clip, likeness: float) -> Clip:
     return clip.drop("dedup", reason)
 
 
-def _rank(clip: Clip) -> tuple[float, float, float, str, float]:
-    """What sorts first stays."""
+def _rank(clip: Clip) -> tuple[float, float, int, float, float, str, float]:
+    """What sorts first stays; letters are sharp, so sharpness comes after what is laid over."""
     length = (clip.end or 0.0) - clip.start
     area = (clip.width or 0) * (clip.height or 0)
     return (
         -round(2 * length),  # a few frames more are not worth a smaller picture
         -area,
+        sum(mark in clip.tags for mark in ("text", "logo")),
+        clip.scores.get("text", 0.0),
         -clip.scores.get("sharpness", 0.0),
         clip.path,
         clip.start,

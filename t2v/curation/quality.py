@@ -10,6 +10,7 @@ from t2v.curation.take import Take, scored
 from t2v.manifest import Clip
 
 NOISE = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)  # Immerkær 1996
+BLACK = 32  # of 255: what is brighter and shows nothing is blank
 LEVELS = np.arange(256)
 
 
@@ -46,7 +47,12 @@ def quality(take: Take, config: QualityConfig) -> Clip:
 def _faults(scores: dict[str, float], config: QualityConfig) -> list[str]:
     dark = scores["brightness"] < 128
     bounds = [
-        ("black" if dark else "blank", "contrast", config.min_contrast, None),
+        (
+            "black" if scores["brightness"] < BLACK else "blank",
+            "contrast",
+            config.min_contrast,
+            None,
+        ),
         ("under-exposed" if dark else "over-exposed", "clipped", None, config.max_clipped),
         ("dark", "brightness", config.min_brightness, None),
         ("blurred", "sharpness", config.min_sharpness, None),

@@ -50,7 +50,8 @@ def curate(config: CurateConfig) -> Path:
     `output` gets `manifest.jsonl` (every clip, kept or dropped, and why), `report.html` (the
     page about it), `DATA.md` (for a model card), `stats.json` (the funnel, the seconds by
     stage, and the versions and hashes of what judged), `thumbs/`, `config.yaml`, and in `work/`
-    what is done so far: the same command goes on from there, and its manifest is the same to the byte.
+    what is done so far: the same command goes on from there, and its manifest is the same to
+    the byte.
 
     Raises:
         UserError: no footage, an unknown stage to skip, or another run works in this output.

@@ -19,6 +19,10 @@ SMALL = (36, 64)  # height, width of the pictures in which cuts are looked for
 THUMB = (32, 18)  # width, height of those in which all else is
 FLAT = 5.0  # standard deviation of a thumbnail, of 255, below which it shows nothing
 BLEND = np.linspace(0.2, 0.8, 7)  # where in it a dissolve is looked at
+COARSE = (8, 5)  # width, height of pictures in which a few frames of a pan do not show
+FLASH = 0.3  # seconds: a picture that is back by then was never left
+MOST_PARTS = 0.6  # of twelve of the picture, the least share that a dissolve changes
+UNEVEN = 0.15  # of the picture: a dissolve is as far everywhere, what passes by is not
 WIDTHS = (0.15, 0.25, 0.4, 0.7, 1.0, 1.3)  # of windows, in shares of the longest dissolve
 
 
@@ -123,8 +127,9 @@ def find_gaps(
     grey = thumbs.astype(np.float32)
     gaps = [*_fades(times, grey, config), *_dissolves(times, grey, config)]
     is_flat = grey.std((1, 2)) < FLAT
-    cuts = _stitched(grey, find_cuts(changes, config), config)
-    for cut in sorted({*cuts, *_jumps(grey, config)}):
+    reach = max(3, round(FLASH * _rate(times)))
+    cuts = _stitched(grey, find_cuts(changes, config), reach, config)
+    for cut in sorted({*cuts, *_jumps(grey, reach, config)}):
         inside = any(start - 1 <= cut <= end + 1 for start, end in gaps)
         if not inside and not (is_flat[cut - 1] and is_flat[cut]):
             gaps.append((cut, cut))
@@ -140,6 +145,10 @@ def find_cuts(changes: np.ndarray, config: ScenesConfig) -> list[int]:
     change = changes[2:-2]
     is_cut = change >= np.maximum(config.adaptive_threshold * near, config.min_content)
     return (np.flatnonzero(is_cut) + 2).tolist()
+
+
+def _rate(times: np.ndarray) -> float:
+    return (len(times) - 1) / max(times[-1] - times[0], 1e-6) if len(times) > 1 else 0.0
 
 
 def _merged(gaps: Iterable[Span]) -> list[Span]:
@@ -159,7 +168,9 @@ def likeness(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return (a * b).mean((-2, -1)) / np.maximum(norm, 1e-3)
 
 
-def _stitched(grey: np.ndarray, cuts: Iterable[int], config: ScenesConfig) -> Iterator[int]:
+def _stitched(
+    grey: np.ndarray, cuts: Iterable[int], reach: int, config: ScenesConfig
+) -> Iterator[int]:
     """The cuts across which the picture really changes (Panda-70M, section 3.1: stitching).
 
     A flash, a lamp switched on or a hand before the lens looks like a cut to a detector of
@@ -168,10 +179,29 @@ def _stitched(grey: np.ndarray, cuts: Iterable[int], config: ScenesConfig) -> It
     for cut in cuts:
         before, after = max(cut - 2, 0), min(cut + 1, len(grey) - 1)
         if cut > 0 and likeness(grey[before], grey[after]) < config.stitch:
-            yield cut
+            pairs = _across(grey, cut, reach)
+            if not any(likeness(one, other) >= config.stitch for one, other in pairs):
+                yield cut
 
 
-def _jumps(grey: np.ndarray, config: ScenesConfig) -> Iterator[int]:
+def _across(grey: np.ndarray, cut: int, reach: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The pictures beside a cut with those up to `reach` frames off on its other side, so coarse
+    that a pan of a few frames does not show."""
+    near = np.s_[max(cut - 1 - reach, 0) : cut + reach + 1]
+    soft = [cv2.resize(each, COARSE, interpolation=cv2.INTER_AREA) for each in grey[near]]
+    cut -= near.start
+    for step in range(1, reach + 1):
+        if cut + step < len(soft):
+            yield soft[cut - 1], soft[cut + step]
+        if cut - 1 - step >= 0:
+            yield soft[cut - 1 - step], soft[cut]
+
+
+def _levelled(picture: np.ndarray) -> np.ndarray:
+    return picture - picture.mean()
+
+
+def _jumps(grey: np.ndarray, reach: int, config: ScenesConfig) -> Iterator[int]:
     """Frames where the picture moves on at once by far more than around them (xGen-VideoSyn-1's
     re-clipping at peaks of motion): jump cuts in one scene, which a detector of cuts passes over.
     """
@@ -184,7 +214,13 @@ def _jumps(grey: np.ndarray, config: ScenesConfig) -> Iterator[int]:
     cuts = np.arange(2, len(grey) - 1)
     usual = np.maximum(np.maximum(most[cuts - 1], most[cuts + 6]), 1.0)
     is_jump = (step[cuts - 1] > config.peak * usual) & (across[cuts - 2] > 0.7 * step[cuts - 1])
-    yield from cuts[is_jump].tolist()
+    for cut in cuts[is_jump].tolist():
+        # a flash is over soon; a jump in one scene is alike from the first, but never as close
+        if not any(
+            np.abs(_levelled(one) - _levelled(other)).mean() < 0.4 * step[cut - 1]
+            for one, other in _across(grey, cut, reach)
+        ):
+            yield cut
 
 
 def _fades(times: np.ndarray, grey: np.ndarray, config: ScenesConfig) -> Iterator[Span]:
@@ -192,6 +228,8 @@ def _fades(times: np.ndarray, grey: np.ndarray, config: ScenesConfig) -> Iterato
     contrast = grey.std((1, 2))
     flat = np.flatnonzero(np.diff(np.r_[0, (contrast < FLAT).astype(np.int8), 0]))
     for start, end in flat.reshape(-1, 2).tolist():
+        if _is_lit_up(times, grey, start, end, config):
+            continue
         before = _slope(contrast, times, start, -1, config.dissolve_seconds)
         after = _slope(contrast, times, end - 1, 1, config.dissolve_seconds)
         if times[end - 1] - times[start] < config.dissolve_seconds:
@@ -199,6 +237,26 @@ def _fades(times: np.ndarray, grey: np.ndarray, config: ScenesConfig) -> Iterato
         else:
             yield before + 1, start
             yield end, after
+
+
+def _is_lit_up(
+    times: np.ndarray, grey: np.ndarray, start: int, end: int, config: ScenesConfig
+) -> bool:
+    """Do frames that show nothing stand within one picture, as a flash of light or of dark does?"""
+    near = range(1, 4)  # the light may come and go in more than one frame
+    soft = {
+        at: cv2.resize(grey[at], COARSE, interpolation=cv2.INTER_AREA)
+        for at in (*range(start - 3, start), *range(end, end + 3))
+        if 0 <= at < len(grey)
+    }
+    return any(
+        start - back >= 0
+        and end - 1 + on < len(grey)
+        and times[end - 1 + on] - times[start - back] <= FLASH
+        and likeness(soft[start - back], soft[end - 1 + on]) >= config.stitch
+        for back in near
+        for on in near
+    )
 
 
 def _slope(contrast: np.ndarray, times: np.ndarray, start: int, step: int, seconds: float) -> int:
@@ -217,13 +275,16 @@ def _dissolves(times: np.ndarray, grey: np.ndarray, config: ScenesConfig) -> Ite
     Between pictures A and B a frame is fitted as `a A + (1 - a) B + c`. In a dissolve little is
     left over and `a` falls from 1 to 0; what merely moves is no blend of its ends.
     """
-    rate = (len(times) - 1) / max(times[-1] - times[0], 1e-6) if len(times) > 1 else 0.0
+    rate = _rate(times)
     found: list[tuple[float, int, int]] = []
-    coarse, fine = _products(_coarse(grey)), _products(_fine(grey))
+    level = _coarse(grey)
+    coarse, fine = _products(level), _products(_fine(grey))
     for share in WIDTHS:
         width = round(config.dissolve_seconds * share * rate)
         if 4 <= width < len(grey):
-            found += _blends(coarse, fine, width)
+            found += [
+                each for each in _blends(coarse, fine, width) if _is_everywhere(level, *each[1:])
+            ]
     taken: list[Span] = []
     for _, start, end in sorted(found):
         if not any(start < other_end and other_start < end for other_start, other_end in taken):
@@ -246,6 +307,27 @@ def _blends(coarse: np.ndarray, fine: np.ndarray, width: int) -> list[tuple[floa
     moves &= (detail.rest < 0.3) & (detail.dip.max(0) < 0.25) & (detail.dip.mean(0) < 0.15)
     is_blend &= stands | moves
     return [(float(rest[at]), at, at + width) for at in np.flatnonzero(is_blend).tolist()]
+
+
+def _is_everywhere(level: np.ndarray, start: int, end: int) -> bool:
+    """Does a blend change most of the picture, and is it as far everywhere?
+
+    Somebody who walks through changes a part, or each part at another time.
+    """
+    parts = rearrange(level[start : end + 1], "t (h r w c) -> t (h w) (r c)", h=3, r=3, w=4, c=4)
+    change = parts[-1] - parts[0]
+    amount = ((change - np.median(change)) ** 2).mean(1)
+    if (amount > 0.1 * amount.mean()).mean() < MOST_PARTS:
+        return False
+    parts = parts - parts.mean((1, 2), keepdims=True)
+    apart = parts[0] - parts[-1]
+    size = (apart**2).sum(1)
+    middle = parts[np.round(BLEND * (end - start)).astype(int)]
+    shares = ((middle - parts[-1]) * apart).sum(2) / np.maximum(size, 1e-3)
+    weight = size / max(float(size.sum()), 1e-3)
+    whole = (shares * weight).sum(1, keepdims=True)
+    spread = ((shares - whole) ** 2 * weight).sum(1)
+    return bool(np.median(np.sqrt(spread)) < UNEVEN)
 
 
 class _Fit(NamedTuple):

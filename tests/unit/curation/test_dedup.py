@@ -80,3 +80,24 @@ def test_still_pictures_are_compared_as_pictures(scene, kept):
     one, other = (np.repeat(scene(seed, 1, ball=0), 48, axis=0) for seed in (8, 9))
     stays, _ = kept({"one": one, "again": one, "other": other})
     assert len(stays) == 2
+
+
+def test_of_equal_copies_the_cleaner_one_stays_and_not_the_sharper(scene, take, tmp_path):
+    film = scene(5, 60, pan=1, ball=3)
+    marks = {
+        "a text": {"tags": ("text",), "scores": {"sharpness": 7.0, "text": 0.02}},
+        "b logo": {"tags": ("logo",), "scores": {"sharpness": 6.0, "text": 0.0}},
+        "c little": {"scores": {"sharpness": 6.0, "text": 0.003}},
+        "d clean": {"scores": {"sharpness": 5.0, "text": 0.0}},
+        "e blurred": {"scores": {"sharpness": 4.0, "text": 0.0}},
+    }
+    (tmp_path / WORK).mkdir()
+    (tmp_path / "thumbs").mkdir()
+    clips, prints = [], {}
+    for name, marked in marks.items():
+        made = take(film, name)
+        clips.append(replace(made.clip, path=f"/{name}.mp4", **marked))
+        prints[name] = fingerprint(made)
+    save_examined(tmp_path, "key", Examined(clips, prints))
+    done = dedup(clips, DedupConfig(), tmp_path)
+    assert [clip.extra["id"] for clip in done if not clip.dropped] == ["d clean"]

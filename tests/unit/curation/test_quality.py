@@ -31,6 +31,7 @@ def test_a_good_film_passes(film, take):
 SPOILED = {
     "black": lambda film: film * 0 + 1,
     "blank": lambda film: film * 0 + 128,
+    "blank: contrast": lambda film: film * 0 + 100,
     "over-exposed": lambda film: film * 2 + 150,
     "under-exposed": lambda film: film * 0.8 - 120,
     "blurred": lambda film: np.stack([cv2.GaussianBlur(x, (0, 0), 8) for x in film]),

@@ -151,3 +151,66 @@ def test_a_black_film_is_a_take_for_others_to_judge():
 
 def test_a_film_of_one_frame_is_a_take(scene):
     assert spans(scene(0, 1)) == [(0, 1)]
+
+
+LIGHTS = {
+    "white": lambda frames: frames * 0 + 255,
+    "black": lambda frames: frames * 0,
+    "bright": lambda frames: np.clip(frames.astype(int) + 120, 0, 255),
+    "pale": lambda frames: frames * 0.3 + 178,
+}
+
+
+@pytest.mark.parametrize("light", LIGHTS)
+@pytest.mark.parametrize("length", [1, 2, 3])
+def test_a_flash_of_any_light_splits_no_take(scene, light, length):
+    for pan in (0, 2):
+        film = scene(pan, 60, pan=pan)
+        film[30 : 30 + length] = LIGHTS[light](film[30 : 30 + length])
+        assert gaps(film) == []
+
+
+def test_cuts_at_which_light_flashes_are_cuts(scene):
+    film = np.concatenate([scene(21, 40, pan=1), scene(22, 40, pan=2)])
+    film[39:41] = 255
+    [(start, end)] = gaps(film)
+    assert 37 <= start <= 40 <= end <= 43
+
+
+def passing(scene, seed, seconds, width, soft, stays):
+    """A film in which somebody dark walks behind an urn; `width` in shares of the picture."""
+    draw = np.random.default_rng(seed)
+    place = cv2.GaussianBlur(scene(seed, 1, ball=0)[0].astype(np.float32), (0, 0), 6)
+    high, wide = place.shape[:2]
+    own = round(width * wide)
+    coat = cv2.GaussianBlur(draw.normal(10, 30, (high, own, 3)).astype(np.float32), (0, 0), 5)
+    urn = np.zeros((high, wide), np.float32)
+    cv2.ellipse(urn, (wide // 2, round(0.7 * high)), (wide // 8, high // 3), 0, 0, 360, 1, -1)
+    goal = (wide - own) // 2 if stays else wide
+    path = [-own] * 24 + np.linspace(-own, goal, round(24 * seconds)).tolist() + [goal] * 24
+    film = []
+    for left in map(int, path):
+        body, shown = np.zeros_like(urn), np.zeros_like(place)
+        first, end = max(left, 0), max(min(left + own, wide), 0)
+        body[high // 8 :, first:end] = 1
+        shown[:, first:end] = coat[:, first - left : end - left] if end > first else 0
+        body = (cv2.GaussianBlur(body, (0, 0), soft) * (1 - urn))[..., None]
+        frame = place * (1 - body) + shown * body
+        frame = np.where(urn[..., None] > 0, place / 2 + 60, frame)
+        film.append((frame + draw.normal(size=(high, wide, 1)) * 2).clip(0, 255).astype(np.uint8))
+    return np.stack(film)
+
+
+@pytest.mark.parametrize(
+    ("seed", "seconds", "width", "soft", "stays"),
+    [
+        (0, 2.0, 1.0, 20, True),
+        (1, 0.7, 0.4, 8, True),
+        (1, 0.7, 0.7, 20, False),
+        (1, 1.0, 0.4, 20, True),
+        (1, 2.0, 0.4, 20, True),
+        (3, 2.0, 0.7, 20, True),
+    ],
+)
+def test_somebody_who_walks_behind_an_urn_is_no_dissolve(scene, seed, seconds, width, soft, stays):
+    assert gaps(passing(scene, seed, seconds, width, soft, stays)) == []

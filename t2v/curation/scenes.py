@@ -22,7 +22,7 @@ BLEND = np.linspace(0.2, 0.8, 7)  # where in it a dissolve is looked at
 COARSE = (8, 5)  # width, height of pictures in which a few frames of a pan do not show
 FLASH = 0.3  # seconds: a picture that is back by then was never left
 MOST_PARTS = 0.6  # of twelve of the picture, the least share that a dissolve changes
-UNEVEN = 0.15  # of the picture: a dissolve is as far everywhere, what passes by is not
+UNEVEN = 0.21  # of the picture: a dissolve is as far everywhere, what passes by is not
 WIDTHS = (0.15, 0.25, 0.4, 0.7, 1.0, 1.3)  # of windows, in shares of the longest dissolve
 
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
@@ -21,6 +22,8 @@ _MARK = "# written by t2v: "
 YES_AND_NO = {"true": True, "yes": True, "on": True, "1": True} | dict.fromkeys(
     ("false", "no", "off", "0"), False
 )
+_hints = cache(get_type_hints)
+LONGEST = 1500  # characters of a message, whose reason comes first and whose way out last
 INT = re.compile(r"[-+]?\d+(_\d+)*", re.ASCII)  # 10_000 is how configs of before may write it
 
 
@@ -30,7 +33,7 @@ def settings(schema: type, built: Any = None) -> dict[str, tuple[Any, Any]]:
     Args:
         built: where the defaults are those of a group that another one builds its own way.
     """
-    hints = get_type_hints(schema)
+    hints = _hints(schema)
     found: dict[str, tuple[Any, Any]] = {}
     for each in fields(schema):
         hint, make = hints[each.name], each.default_factory
@@ -99,7 +102,10 @@ def load_config(
             f"{', '.join(missing)}: required and not given. "
             f"Add {' '.join(f'{name}=VALUE' for name in missing)} or a --config file that says."
         )
-    built = cast(Config, _built(schema, values))
+    try:
+        built = cast(Config, _built(schema, values))
+    except UserError as error:  # which tells values whole
+        raise UserError(shortened(error, LONGEST)) from error
     for name, value in values.items():
         within_range(name, value)
     return built
@@ -140,7 +146,7 @@ def _lists(value: Any) -> Any:
 
 
 def _built(schema: Any, values: dict[str, Any], prefix: str = "") -> Any:
-    hints = get_type_hints(schema)
+    hints = _hints(schema)
     return schema(
         **{
             each.name: _built(hints[each.name], values, f"{prefix}{each.name}.")

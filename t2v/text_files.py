@@ -9,6 +9,7 @@ import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -176,13 +177,12 @@ def parse_yaml(text: str, where: str) -> Any:
         UserError: it is no YAML, a key stands twice, it is too long or too deep; begins with
             `where`.
     """
-    from yaml import BaseLoader, YAMLError  # type: ignore[import-untyped]
+    from yaml import YAMLError  # type: ignore[import-untyped]
 
     if len(text) > MOST_YAML:
         raise UserError(f"{where}: has {len(text):,} characters, and {MOST_YAML:,} are read.")
     try:
-        # BaseLoader resolves nothing, so a tag is there only where it was written
-        node = BaseLoader(text).get_single_node()
+        node = _loader()(text).get_single_node()
         return _plain(node, where, 0, iter(range(MOST_NODES))) if node else Plain("")
     except RecursionError as error:
         raise UserError(f"{where}: is nested too deeply.") from error
@@ -190,6 +190,25 @@ def parse_yaml(text: str, where: str) -> Any:
         raise UserError(
             f"{where}: cannot be read as YAML. {' '.join(str(error).split())}"
         ) from error
+
+
+@cache
+def _loader() -> Any:
+    from yaml import BaseLoader
+    from yaml.composer import ComposerError
+
+    class Loader(BaseLoader):  # type: ignore[misc]  # which resolves nothing: a tag was written
+        depth = 0
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            self.depth += 1
+            if self.depth > DEEPEST:
+                raise ComposerError(None, None, f"nested more than {DEEPEST} deep", None)
+            node = super().compose_node(parent, index)
+            self.depth -= 1
+            return node
+
+    return Loader
 
 
 def _plain(node: Any, where: str, depth: int, left: Iterator[int]) -> Any:

@@ -194,10 +194,10 @@ def parse_yaml(text: str, where: str) -> Any:
 
 @cache
 def _loader() -> Any:
-    from yaml import BaseLoader
-    from yaml.composer import ComposerError
+    from yaml import BaseLoader  # type: ignore[import-untyped]
+    from yaml.composer import ComposerError  # type: ignore[import-untyped]
 
-    class Loader(BaseLoader):  # type: ignore[misc]  # which resolves nothing: a tag was written
+    class Loader(BaseLoader):  # which resolves nothing: a tag was written
         depth = 0
 
         def compose_node(self, parent: Any, index: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from t2v.errors import UserError
+from t2v.text_files import parse_json, read_text
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,13 @@ def read_rows(folder: str | Path) -> list[dict[str, Any]]:
             f"{folder} has no manifest.jsonl, so it is not a finished folder of clips. "
             f"Make one: t2v world output={folder}"
         )
-    rows = [json.loads(line) for line in manifest.read_text().splitlines() if line.strip()]
+    rows = [
+        parse_json(line, f"{manifest} line {number}")
+        for number, line in enumerate(read_text(manifest).split("\n"), start=1)
+        if line.strip()
+    ]
+    if not all(isinstance(row, dict) and isinstance(row.get("shard"), str) for row in rows):
+        raise UserError(f"{manifest}: has a row that names no shard. Make it anew: t2v world.")
     if not rows:
         raise UserError(f"{manifest} lists no clips. Make some: t2v world output={folder}")
     return rows

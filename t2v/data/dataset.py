@@ -104,7 +104,7 @@ def is_world(data: str) -> bool:
         first = next((line for line in file if line.strip()), "")
     try:
         row = json.loads(first)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return False  # `read_manifest` will name the line
     return isinstance(row, dict) and str(row.get("shard")).endswith(".safetensors")
 

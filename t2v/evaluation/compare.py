@@ -20,6 +20,7 @@ from t2v.evaluation.page import write_page
 from t2v.files import write_text
 from t2v.outputs import output_folder
 from t2v.settings import save_config
+from t2v.text_files import read_json
 
 ALPHA = 0.05
 SAME = ("size", "fps")  # of the protocol: figures of other sizes are other figures
@@ -78,7 +79,7 @@ def read_report(folder: str) -> dict[str, Any]:
     """
     path = Path(folder, "eval.json")
     try:
-        return json.loads(path.read_text("utf-8"))
+        return read_json(path)
     except (OSError, ValueError) as error:
         raise UserError(
             f"{path}: cannot be read ({error}). Make it: t2v eval MODEL -o {folder}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from t2v.errors import UserError
 from t2v.evaluation.intervals import wilson as wilson
 from t2v.evaluation.measure import Column, Findings, NotRun, Videos
 from t2v.evaluation.nets import Nets
-from t2v.models.folder import model_folder
+from t2v.models.folder import model_folder, read_index
 from t2v.models.load import load_part, load_parts, loading
 from t2v.models.placement import pick_device, pick_dtype
 from t2v.pipeline import T2VPipeline
@@ -100,7 +99,7 @@ def load_pipeline(model: str, device: str = "auto", dtype: str = "auto") -> T2VP
     place = pick_device(device)
     folder = model_folder(model)
     with loading(f"model={model}"):
-        kind = json.loads((folder / "model_index.json").read_text("utf-8")).get("_class_name")
+        kind = read_index(folder).get("_class_name")
         if kind != T2VPipeline.__name__:
             raise ValueError(f"It is a {kind}; evaluation draws with a {T2VPipeline.__name__}.")
     chosen = pick_dtype(dtype, place)

@@ -15,6 +15,7 @@ from t2v.files import complete, locked
 from t2v.models.finite import is_finite
 from t2v.models.load import loading, variant_of
 from t2v.models.transformer import T2VTransformer3DModel
+from t2v.text_files import read_json
 
 _COMPONENTS = {  # name in model_index.json -> the classes that T2VPipeline can use there
     "transformer": ("WanTransformer3DModel",),
@@ -147,7 +148,7 @@ def _read_json(file: Path) -> dict[str, Any]:
             "example after `hf download Wan-AI/Wan2.1-T2V-1.3B-Diffusers --local-dir wan`."
         )
     with loading(str(file)):
-        return json.loads(file.read_text())
+        return read_json(file)
 
 
 def _write_json(file: Path, content: dict[str, Any]) -> None:

@@ -1,7 +1,6 @@
 """Loading saved parts: whatever is wrong with a folder becomes one message that names it."""
 
 import inspect
-import json
 import re
 import sys
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from transformers import (
 
 from t2v.errors import UserError, shortened
 from t2v.models.finite import is_finite
+from t2v.text_files import read_json
 
 LIBRARIES = ("diffusers", "transformers", "t2v")
 NETWORKS = (ModelMixin, PreTrainedModel)
@@ -133,7 +133,7 @@ def load_parts(what: str, folder: Path, dtype: torch.dtype) -> dict[str, nn.Modu
         UserError: see `load_part`.
     """
     with loading(what):
-        index = json.loads((folder / "model_index.json").read_text("utf-8"))
+        index = read_json(folder / "model_index.json")
         parts = {name: _class_of(entry) for name, entry in index.items()}
     loaded = {}
     for name, kind in parts.items():

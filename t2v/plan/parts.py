@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from t2v.models.load import loading
 from t2v.models.request import count_frames
 from t2v.models.transformer import T2VTransformer3DModel
 from t2v.models.vae import AutoencoderKLT2V
+from t2v.text_files import read_json
 
 VAES = {each.__name__: each for each in (AutoencoderKLT2V, AutoencoderKLWan)}
 Target = SampleConfig | TrainDiTConfig | TrainVAEConfig | FinetuneConfig
@@ -86,7 +86,7 @@ def black(size: Size, device: str | torch.device) -> Tensor:
 
 def saved(folder: Path, name: str) -> dict[str, Any]:
     with loading(f"{folder / name}"):
-        return json.loads((folder / name).read_text())
+        return read_json(folder / name)
 
 
 def untrained(folder: Path) -> Any:

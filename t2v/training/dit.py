@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -34,6 +33,7 @@ from t2v.pipeline import T2VPipeline
 from t2v.sampling.draw import Watch, decode, embed
 from t2v.sampling.draw import draw as draw_video
 from t2v.sampling.run import resolve
+from t2v.text_files import read_json
 from t2v.training.checkpoint import newest_checkpoint
 from t2v.training.loop import Validation, autocast
 from t2v.training.optim import ParameterGroup, split_parameters
@@ -351,7 +351,7 @@ def load_vae(folder: str | Path) -> AutoencoderKLT2V | AutoencoderKLWan:
     for place in places:
         if (place / "config.json").is_file():
             with loading(f"vae={place}"):
-                name = json.loads((place / "config.json").read_text()).get("_class_name")
+                name = read_json(place / "config.json").get("_class_name")
                 if name not in VAES:
                     raise UserError(f"It is a {name}; known are {', '.join(VAES)}.")
             return load_part(f"vae={place}", VAES[name], place).requires_grad_(False)

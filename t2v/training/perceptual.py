@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from t2v.data.cache import weights_digest
 from t2v.evaluation.nets import gap, pictures_of
 from t2v.evaluation.world import load_oracle
 from t2v.models.load import loading
+from t2v.text_files import read_json
 from t2v.world.oracle import WorldOracle
 
 
@@ -62,5 +62,5 @@ class Perceptual:
 def _is_oracle(name: str) -> bool:
     config = Path(name, "config.json")
     with loading(f"perceptual={name}"):
-        found = json.loads(config.read_text()) if config.is_file() else {}
+        found = read_json(config) if config.is_file() else {}
         return found.get("_class_name") == WorldOracle.__name__

@@ -194,7 +194,7 @@ def parse_yaml(text: str, where: str) -> Any:
 
 @cache
 def _loader() -> Any:
-    from yaml import BaseLoader  # type: ignore[import-untyped]
+    from yaml import BaseLoader
     from yaml.composer import ComposerError  # type: ignore[import-untyped]
 
     class Loader(BaseLoader):  # which resolves nothing: a tag was written

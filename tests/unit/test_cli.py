@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from safetensors import SafetensorError
 
-from t2v.cli import COMMANDS, main
+from t2v.cli import COMMANDS, _prompts_in, main
 from t2v.config import SampleConfig
 from t2v.errors import UserError
 from t2v.settings import load_config, settings
@@ -147,3 +147,22 @@ def test_options_and_settings_mix_with_prompts_in_any_order(heard):
 def test_a_prompt_that_holds_an_equals_sign_is_still_a_prompt(heard):
     main(["sample", "a board with 1 + 1 = 2"])
     assert heard[0][1] == ["a board with 1 + 1 = 2"]
+
+
+def test_after_two_dashes_everything_is_a_prompt(heard):
+    assert main(["sample", "--steps", "1", "a dog", "--", "E=mc2 on a board", "--seed", "x=1"]) == 0
+    ((config, prompts),) = heard
+    assert prompts == ["a dog", "E=mc2 on a board", "--seed", "x=1"]
+    assert config == SampleConfig(num_inference_steps=1)
+
+
+def test_a_prompt_that_looks_like_a_setting_is_told_how_to_be_one(capsys):
+    for prompt in ("E=mc2 on a blackboard", "seed=4 in the wild"):
+        assert main(["sample", prompt]) == 2
+        assert "A prompt with `=` in it goes behind --" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_prompt_file_that_windows_saved_reads_the_same(encoding, tmp_path):
+    (tmp_path / "p.txt").write_bytes("ein Hügel\r\n\r\nzwei\r\n".encode(encoding))
+    assert _prompts_in(tmp_path / "p.txt") == ["ein Hügel", "zwei"]

@@ -227,3 +227,11 @@ def test_a_config_that_windows_saved_reads_the_same(encoding, tmp_path):
     (tmp_path / "c.yaml").write_bytes("negative_prompt: grün\r\nseed: 3\r\n".encode(encoding))
     config = load_config(SampleConfig, tmp_path / "c.yaml", [])
     assert (config.negative_prompt, config.seed) == ("grün", 3)
+
+
+def test_fixed_sinusoids_take_widths_of_whole_sixteenths():
+    load_config(TrainDiTConfig, None, [*REQUIRED, "model.num_attention_heads=2"])
+    odd = ["model.num_attention_heads=1", "model.attention_head_dim=24"]
+    with pytest.raises(UserError, match=r"width of 24.*multiples of 16\. Nearest: 16"):
+        load_config(TrainDiTConfig, None, [*REQUIRED, *odd])
+    load_config(TrainDiTConfig, None, [*REQUIRED, *odd, "model.sincos_positions=false"])

@@ -1,6 +1,8 @@
 """Parts of `t2v sample` that need no model."""
 
+import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,10 +14,12 @@ from t2v.models.placement import pick_device, pick_dtype
 from t2v.sampling.load import load_pipeline
 from t2v.sampling.places import check_writable, output_paths
 from t2v.sampling.recipe import (
+    Choice,
     Recipe,
     read,
     read_json,
     read_latents,
+    refuse_fetching,
     versions,
     write_latents,
 )
@@ -104,3 +108,36 @@ def test_a_video_larger_than_the_memory_is_refused_before_the_weights_are_read(l
     (tmp_path / "model_index.json").write_text(json.dumps(index))  # and nothing else
     with pytest.raises(UserError, match=r"num_frames=\d.* takes at least [\d,]+ GiB of memory"):
         load_pipeline(SampleConfig(model=str(tmp_path), **length))
+
+
+@pytest.mark.parametrize(
+    ("settings", "renamed", "words"),
+    [
+        ({"model": "org/large"}, set(), "Give it with --model"),
+        ({"model": "/nowhere"}, set(), "Give it with --model"),
+        ({"model": "t2v-tiny"}, set(), None),
+        ({"model": "org/large"}, {"model"}, None),
+        ({"attention": "flash_hub"}, set(), "Give it with --attention"),
+        ({"attention": "flash_hub"}, {"attention"}, None),
+        ({"lora": "nowhere.safetensors"}, set(), "there is no such file"),
+    ],
+)
+def test_a_recipe_fetches_nothing_that_was_not_asked_for(settings, renamed, words):
+    recipe = replace(RECIPE, settings=replace(RECIPE.settings, **settings))
+    if words is None:
+        refuse_fetching(recipe, Path("a.mp4"), renamed)
+        return
+    with pytest.raises(UserError, match=words):
+        refuse_fetching(recipe, Path("a.mp4"), renamed)
+
+
+def test_a_recipe_fetches_no_scorer_and_takes_no_lora_of_another_hash(tmp_path):
+    choice = Choice(best_of=2, first_seed=0, scorer="org/clip", name="clip", keep_draws=False)
+    with pytest.raises(UserError, match=r"names scorer=org/clip.*Give it with scorer="):
+        refuse_fetching(replace(RECIPE, choice=choice), Path("a.mp4"), set())
+    (tmp_path / "l.safetensors").write_bytes(b"x")
+    settings = replace(RECIPE.settings, lora=str(tmp_path / "l.safetensors"))
+    with pytest.raises(UserError, match="not the file it was"):
+        refuse_fetching(replace(RECIPE, settings=settings, lora="0" * 64), Path("a.mp4"), set())
+    digest = hashlib.sha256(b"x").hexdigest()
+    refuse_fetching(replace(RECIPE, settings=settings, lora=digest), Path("a.mp4"), set())

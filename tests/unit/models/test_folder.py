@@ -1,6 +1,7 @@
 """Pipeline folders: found by name, told apart by their weights."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -41,3 +42,20 @@ def test_the_embedded_model_is_a_pipeline_folder_or_its_absence_is_told():
         assert (embedded_model() / "model_index.json").is_file()
     except UserError as error:
         assert "carries no t2v-tiny" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("fps", "x"), ("height", "big"), ("width", None), ("num_frames", -1), ("guidance_scale", [1])],
+)
+def test_what_is_no_number_in_the_index_is_named(name, value, folder):
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps(index | {name: value}))
+    with pytest.raises(UserError, match=rf"model_index\.json: {name} is .*should be a number"):
+        weights_hash(folder)
+
+
+def test_a_pipe_among_the_weights_is_not_waited_for(folder):
+    os.mkfifo(folder / "vae" / "x.safetensors")
+    with pytest.raises(UserError, match="is a pipe"):
+        weights_hash(folder)

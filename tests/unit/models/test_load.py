@@ -2,6 +2,7 @@
 
 import random
 import shutil
+from pickle import UnpicklingError
 
 import pytest
 import torch
@@ -25,6 +26,7 @@ from t2v.models.load import (
     load_part,
     load_parts,
     load_text,
+    loading,
     refuse_damaged,
     variant_of,
 )
@@ -196,3 +198,20 @@ def test_a_text_encoder_loads_as_the_class_it_was_saved_as(tmp_path, tokenizer):
     config = UMT5Config(vocab_size=40, d_model=16, d_kv=8, d_ff=16, num_layers=2, num_heads=2)
     UMT5EncoderModel(config).save_pretrained(tmp_path / "text_encoder")
     assert type(load_text(tmp_path)[1]) is UMT5EncoderModel
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        KeyError("vae"),
+        IndexError("x"),
+        RecursionError("deep"),
+        UnpicklingError("x"),
+        AssertionError(),
+    ],
+)
+def test_whatever_a_loader_raises_is_one_message(error):
+    with pytest.raises(UserError, match=r"^model=x: cannot be loaded\. .+"), loading("model=x"):
+        raise error
+    with pytest.raises(KeyboardInterrupt), loading("model=x"):
+        raise KeyboardInterrupt

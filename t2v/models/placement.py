@@ -23,12 +23,14 @@ def pick_device(name: str) -> torch.device:
     if name == "auto":
         here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
         name = next((each for each, is_here in here.items() if is_here), "cpu")
+    fault = f"device={shortened(name, 40)}: not on this machine. Use auto or cpu."
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device).item()  # a meta device holds no numbers
+        torch.empty(0, device=device)
     except Exception as error:  # a backend that is not installed raises what it likes
-        given = shortened(name, 40)
-        raise UserError(f"device={given}: not on this machine. Use auto or cpu.") from error
+        raise UserError(fault) from error
+    if device.type == "meta":  # which holds no numbers
+        raise UserError(fault)
     return device
 
 

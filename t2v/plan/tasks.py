@@ -22,6 +22,7 @@ from t2v.config import (
 from t2v.data.texts import Texts
 from t2v.errors import UserError
 from t2v.models.folder import model_folder
+from t2v.models.placement import pick_device
 from t2v.models.request import latent_shape
 from t2v.models.transformer import T2VTransformer3DModel
 from t2v.plan.parts import Size, black, saved, untrained, untrained_text_encoder
@@ -47,7 +48,7 @@ class PlannedVAE(VAETask):
         return 0  # none is kept
 
     def fixed_loss(self) -> Tensor:
-        video = black(self.size, self.config.device)
+        video = black(self.size, pick_device(self.config.device))
         self.vae.check_video(video)
         batch = VAEBatch(video, torch.zeros_like(video[:, :1]), self.config.steps)
         return self.loss(batch, torch.Generator().manual_seed(0))[0]
@@ -95,7 +96,7 @@ class PlannedDiT(DiTTask):
         return None
 
     def fixed_loss(self) -> Tensor:
-        size, device = self.size, self.config.device
+        size, device = self.size, pick_device(self.config.device)
         latents = torch.zeros(self._latent_shape(), device=device)
         tokens = torch.zeros(size.batch, size.tokens, dtype=torch.long, device=device)
         lengths = torch.full((size.batch,), size.tokens, device=device)
@@ -108,7 +109,7 @@ class PlannedDiT(DiTTask):
     def encode(self) -> None:
         """One clip through the VAE, as the latent cache is made."""
         dtype, bf16 = torch.bfloat16, self.config.precision == "bf16"
-        device = torch.device(self.config.device)
+        device = pick_device(self.config.device)
         with torch.no_grad(), torch.autocast(device.type, dtype, enabled=bf16):
             self.vae.encode(black(replace(self.size, batch=1), device))
 

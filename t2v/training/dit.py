@@ -27,6 +27,7 @@ from t2v.errors import UserError
 from t2v.models.attention import check_backend
 from t2v.models.diffusion import build_scheduler, diffusion_loss, draw_times
 from t2v.models.load import load_part, load_text, loading
+from t2v.models.placement import pick_device
 from t2v.models.transformer import T2VTransformer3DModel
 from t2v.models.vae import AutoencoderKLT2V
 from t2v.pipeline import T2VPipeline
@@ -83,7 +84,7 @@ class DiTTask:
     def __init__(self, config: TrainDiTConfig, parts: DiTParts | None = None) -> None:
         self.config = config
         vae, tokenizer, text_encoder, transformer, self.scheduler = parts or fresh_parts(config)
-        self.vae = vae.to(config.device)
+        self.vae = vae.to(pick_device(config.device))
         self.data = load_latents(
             config.data,
             config.clips,
@@ -101,11 +102,11 @@ class DiTTask:
         self.tokenizer = tokenizer
         self.captions = Captions(self.rows, tokenizer, config.max_sequence_length)
         self.model = nn.ModuleDict({"transformer": transformer, "text_encoder": text_encoder})
-        self.model.to(config.device)
+        self.model.to(pick_device(config.device))
         self.parts = dict(self.model.items())
         text_encoder.requires_grad_(config.train_text_encoder)
         head_dim = config.model.attention_head_dim
-        check_backend(config.attention, head_dim, torch.device(config.device), torch.float32)
+        check_backend(config.attention, head_dim, pick_device(config.device), torch.float32)
 
     def prepare(self) -> None:
         """Embed the captions, where the text encoder is frozen and `cache_text` is set."""
@@ -234,7 +235,7 @@ class DiTTask:
         return DiTBatch(self._latents(draw), tokens, lengths)
 
     def _latents(self, draw: Draw) -> Tensor:
-        device, config = self.config.device, self.vae.config
+        device, config = pick_device(self.config.device), self.vae.config
         mean, std = (
             rearrange(torch.tensor(values, device=device), "c -> c 1 1 1")
             for values in (config.latents_mean, config.latents_std)

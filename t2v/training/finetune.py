@@ -22,6 +22,7 @@ from t2v.errors import UserError
 from t2v.models.diffusion import objective_of
 from t2v.models.folder import model_folder, weights_hash
 from t2v.models.load import load_parts, loading, quiet_bars
+from t2v.models.placement import pick_device
 from t2v.models.transformer import T2VTransformer3DModel
 from t2v.pipeline import T2VPipeline
 from t2v.training.dit import DiTBatch, DiTParts, DiTTask
@@ -112,7 +113,7 @@ class FinetuneTask(DiTTask):
         if self.prior is None or not self.prior.is_turn(step, ratio):
             return super().batch(step, rank, world_size)
         latents, *text = self.prior.batch(self.method.batch_size, step, rank, world_size)
-        return DiTBatch(latents.to(self.config.device), *text)
+        return DiTBatch(latents.to(pick_device(self.config.device)), *text)
 
     def validate(self) -> Validation:
         """As `DiTTask` does, with the losses on the base model's own videos; the sheet shows
@@ -125,7 +126,7 @@ class FinetuneTask(DiTTask):
         if self.prior is None:
             return super().losses()
         (latents, *text), times = self.prior.held_out()
-        batch = DiTBatch(latents.to(self.config.device), *text)
+        batch = DiTBatch(latents.to(pick_device(self.config.device)), *text)
         generator = keyed_generator(self.config.seed, "prior validation")
         noise = torch.randn(batch.latents.shape, generator=generator)
         with autocast(self.config):
@@ -201,7 +202,7 @@ def _drawn(
 ) -> Tensor | None:
     if not prompts:
         return None
-    pipeline.to(config.device)
+    pipeline.to(pick_device(config.device))
     pipeline.set_progress_bar_config(disable=True)
     return draw_prior(pipeline, weights, prompts, config.seed, Path(config.output))
 

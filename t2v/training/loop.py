@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from t2v.config import TrainConfig
 from t2v.data.order import keyed_generator
 from t2v.errors import UserError
+from t2v.models.placement import pick_device
 from t2v.training.checkpoint import newest_checkpoint
 from t2v.training.ema import EMA
 from t2v.training.optim import Optimizer, ParameterGroup, lr_factor
@@ -152,7 +153,7 @@ def _gradients(task: Task, config: TrainConfig, state: TrainState) -> dict[str, 
 
 def autocast(config: TrainConfig) -> torch.autocast:
     """The precision of forward passes: bfloat16 where it is safe, or plain float32."""
-    device_type = torch.device(config.device).type
+    device_type = pick_device(config.device).type
     return torch.autocast(device_type, torch.bfloat16, enabled=config.precision == "bf16")
 
 

@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from t2v.config import FinetuneConfig, TrainConfig, TrainDiTConfig
 from t2v.distributed import check_launcher, local_rank, rank, world_size
 from t2v.errors import UserError
+from t2v.models.placement import pick_device
 
 if TYPE_CHECKING:
     from t2v.training.ema import EMA
@@ -134,7 +135,7 @@ class Worker:
             checkpoint_gradients(task)
         self._twin = copy.deepcopy(task.model) if self.sharded and rank() == 0 else None
         self._loss: Any = _Loss(task)
-        device = torch.device(config.device)
+        device = pick_device(config.device)
         if self.sharded:
             mesh = init_device_mesh(device.type, (world_size(),))
             for block in blocks(task):

@@ -13,7 +13,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -83,7 +82,7 @@ def run(task: Task, config: TrainConfig) -> Path:
     check_memory(
         f"batch_size={config.batch_size}",
         config.batch_size * task.sample_bytes(),
-        torch.device(config.device),
+        pick_device(config.device),
         "Give less; accumulate=N makes a step of N batches.",
     )
     checkpoint = newest_checkpoint(output)

@@ -40,6 +40,7 @@ from t2v.files import write_text
 from t2v.manifest import read_manifest
 from t2v.models.folder import EMBEDDED, embedded_model
 from t2v.models.load import load_text
+from t2v.models.placement import pick_device
 from t2v.outputs import output_folder
 from t2v.training.loop import Validation, autocast
 from t2v.training.optim import ParameterGroup, split_parameters
@@ -130,7 +131,7 @@ class ScorerTask:
         self.trained, self.held_out = data[:count], data[count:]
         digest = hashlib.sha256(repr(data.captions).encode())
         self.sources = {"captions": digest.hexdigest()[:16]}
-        self.model = build_scorer(config).to(config.device)
+        self.model = build_scorer(config).to(pick_device(config.device))
         self.model.encoder.requires_grad_(config.text_lr > 0)
         self.parts = {"towers": self.model.towers, "text_encoder": self.model.encoder}
 
@@ -193,9 +194,9 @@ class ScorerTask:
         if batch.masked:
             kept = max(1, round(TOKENS * (1 - batch.masked)))
             keep = torch.rand(len(shown), TOKENS, generator=generator).argsort(1)[:, :kept]
-            keep = keep.to(config.device)
+            keep = keep.to(pick_device(config.device))
         with autocast(config):
-            seen = scorer.towers.see(pixels(shown.to(config.device)), keep).float()
+            seen = scorer.towers.see(pixels(shown.to(pick_device(config.device))), keep).float()
             said = scorer.read([*captions, *(text for _, text in wrong)]).float()
         logits = scorer.towers.logits(seen, said)
         meanings = [meaning(caption) for caption in captions]

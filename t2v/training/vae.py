@@ -16,6 +16,7 @@ from t2v.config import TrainVAEConfig
 from t2v.data.clips import pixels
 from t2v.data.dataset import is_world
 from t2v.data.frames import Frames, ManifestFrames, WorldFrames
+from t2v.models.placement import pick_device
 from t2v.models.vae import AutoencoderKLT2V
 from t2v.training.adversary import PatchDiscriminator, adaptive_weight, judge
 from t2v.training.loop import Validation, autocast
@@ -71,9 +72,9 @@ class VAETask:
         if config.model.linear_shortcut:
             first = next(self.data.training(SHORTCUT_CLIPS, at_once=SHORTCUT_CLIPS))
             self.vae.init_linear_shortcut(pixels(first.video))
-        self.model.to(config.device)
+        self.model.to(pick_device(config.device))
         if config.perceptual is not None:
-            self.perceptual = Perceptual(config.perceptual, config.device)
+            self.perceptual = Perceptual(config.perceptual, str(pick_device(config.device)))
             self.sources["perceptual"] = self.perceptual.name
 
     def build(self) -> None:
@@ -123,10 +124,10 @@ class VAETask:
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> VAEBatch:
         """Clips, or in `image_ratio` of the steps one frame of each."""
         frames = self.data.batch(step, rank, world_size)
-        video = pixels(frames.video.to(self.config.device))
+        video = pixels(frames.video.to(pick_device(self.config.device)))
         if frames.mask is None:
             return VAEBatch(video, video.new_zeros(1, 1, 1, 1, 1), step)
-        mask = rearrange(frames.mask.to(self.config.device), "b t h w -> b 1 t h w")
+        mask = rearrange(frames.mask.to(pick_device(self.config.device)), "b t h w -> b 1 t h w")
         return VAEBatch(video, mask.float() / 255, step)
 
     def loss(self, batch: VAEBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
@@ -200,7 +201,7 @@ class VAETask:
         perceptual distance of each clip."""
         per_clip, inside, far = [], [torch.empty(0)], [torch.empty(0)]
         for frames in clips:
-            video = pixels(frames.video.to(self.config.device))
+            video = pixels(frames.video.to(pick_device(self.config.device)))
             recon = self._reconstruct(video)
             if self.perceptual:
                 far.append(self.perceptual(recon, video).cpu())
@@ -227,7 +228,7 @@ class VAETask:
     def _sheet(self) -> Image.Image:
         """Some held-out clips, frames left to right; each reconstruction below its original."""
         video = next(iter(self.data.held_out())).video[:SHEET_CLIPS]
-        video = pixels(video.to(self.config.device))
+        video = pixels(video.to(pick_device(self.config.device)))
         pairs = torch.stack([video, self._reconstruct(video)]) / 2 + 0.5
         return contact_sheet(rearrange(pairs, "r b c t h w -> (b r) t h w c"))
 

@@ -10,6 +10,7 @@ from t2v.evaluation.nets import Aligner, Nets
 
 SHARPNESS = 100.0  # of the softmax over frames: CLIP's own logit scale
 RANKS = (1, 5)
+FITS = 0.05  # cosine under which a real clip does not fit its prompt, and nothing is a share of it
 
 
 def alignment(videos: Videos, nets: Nets) -> Findings:
@@ -41,7 +42,8 @@ def _by(aligner: Aligner, videos: Videos) -> Findings:
         words = (
             "sim over that of the real clip (GODIVA); too high where this network chose the video"
         )
-        found["rm"] = Column(relative(mean, real), "higher", f"{words}, {by}")
+        told = f"{words}; off the scale where that is under {FITS:g}, {by}"
+        found["rm"] = Column(relative(mean, real), "higher", told, off=real < FITS)
     if len(videos) <= max(RANKS):
         found["video_r1"] = NotRun(f"retrieval needs more than {max(RANKS)} videos")
     else:
@@ -76,11 +78,11 @@ def by_text(score: Tensor) -> Tensor:
 
 
 def relative(ours: Tensor, real: Tensor) -> Tensor:
-    """GODIVA's RM, the score of a video over that of the real clip, nan where that is not above 0.
+    """GODIVA's RM, the score of a video over that of the real clip, nan where that is under 0.05.
 
-    A ratio of cosines: an unrelated video may well score 0.8.
+    A ratio of cosines: an unrelated video may well score 0.8, and over one near 0 it is anything.
     """
-    return torch.where(real > 0, ours / real, torch.nan)
+    return torch.where(real < FITS, torch.nan, ours / real)
 
 
 def hits(score: Tensor, prompts: tuple[str, ...], k: int) -> Tensor:

@@ -313,7 +313,7 @@ def _markdown(report: dict[str, Any], names: dict[str, str]) -> str:
             parts.append(_pair_table(side, columns))
         if suite["not_compared"]:
             skipped = ", ".join(suite["not_compared"])
-            parts.append(f"not compared, measured by other networks: {skipped}\n")
+            parts.append(f"not compared, measured by other networks or in other ways: {skipped}\n")
         if len(names) > 2:
             parts.append(_short_table(suite["tables"]["in short"], names))
     if report["enough"]:

@@ -8,14 +8,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from t2v.evaluation.measure import CHUNK, Column, Findings, NotRun, Videos, at_least
+from t2v.evaluation.motion import MOVES, motion
 from t2v.evaluation.nets import Nets, PictureNet, gap
 
-SIDE = 64  # motion is read with the shorter side at most this long
-BLOCK = 8
-REACH = 5  # pixels of SIDE a block may move between two frames
-SLACK = 0.5  # grey levels by which a shifted block must fit better than one that stays
 FROZEN = 0.5  # grey levels of change under which a frame repeats the one before
 LEVELS = "grey levels of 255"
+FOLLOWED = ("motion", "warp_error")  # unknown where the flow is
 
 
 def dynamics(videos: Videos, nets: Nets) -> Findings:
@@ -26,20 +24,24 @@ def dynamics(videos: Videos, nets: Nets) -> Findings:
     values = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     network = nets.perceptual.name if nets.perceptual else ""
     better = {
-        "motion": ("", f"blocks of {BLOCK} in {SIDE} pixels, % of the shorter side a second"),
+        "motion": ("", "optical flow, a mean over all pixels, % of the shorter side a second"),
+        "warp_error": (
+            "lower",
+            "Lai et al. 2018: mean square that flow leaves unexplained, of [0, 1], times 1000",
+        ),
         "frozen": ("", f"share of steps that change under {FROZEN:g} grey levels"),
         "flickering": ("higher", "VBench's formula: 1 - mean change / 255"),
         "jerk": ("lower", f"half of the second difference, {LEVELS}"),
         "sharpness": ("", f"mean absolute Laplacian, {LEVELS}"),
-        "subject": ("higher", f"VBench's formula where things move, {network}"),
-        "background": ("higher", f"VBench's formula where nothing moves, {network}"),
+        "subject": ("higher", f"VBench's formula where flow is {MOVES:g} pixels of 64, {network}"),
+        "background": ("higher", f"VBench's formula where flow is less than that, {network}"),
         "max_running": ("lower", f"Panda-70M's, the largest change within a second, {network}"),
     }
     found: Findings = {}
     for name, (sense, method) in better.items():
         if name in values:
-            part = name == "frozen"
-            found[name] = Column(values[name], sense, method, is_part=part)  # type: ignore[arg-type]
+            part, off = name == "frozen", values["off"].bool() if name in FOLLOWED else None
+            found[name] = Column(values[name], sense, method, is_part=part, off=off)  # type: ignore[arg-type]
         elif network:
             found[name] = NotRun(f"{videos.video.shape[1]} frames last no second of {second}")
         else:
@@ -48,9 +50,11 @@ def dynamics(videos: Videos, nets: Nets) -> Findings:
 
 
 def _chunk(video: Tensor, fps: float, net: PictureNet | None) -> dict[str, Tensor]:
-    moved = displacement(video).norm(dim=-1)  # n t h w
+    moves = motion(video, fps)
     found = {
-        "motion": moved.mean((1, 2, 3)) * fps * 100 / SIDE,
+        "off": moves.off.float(),
+        "motion": moves.speed,
+        "warp_error": moves.warp_error,
         "frozen": (change(video) < FROZEN).float().mean(1),
         "flickering": 1 - change(video).mean(1) / 255,
         "jerk": jerk(video),
@@ -58,11 +62,13 @@ def _chunk(video: Tensor, fps: float, net: PictureNet | None) -> dict[str, Tenso
     }
     if net is not None:
         layers = net.maps(video)  # n t c h w each
-        found["subject"] = persistence(layers[-1], moved.amax(1) > 0)
-        found["background"] = persistence(layers[-1], moved.amax(1) == 0)
+        regions = {"subject": moves.where, "background": ~moves.where}
+        found |= {name: persistence(layers[-1], where) for name, where in regions.items()}
         seconds = [maps[:, :: max(1, round(fps))] for maps in layers]
         if seconds[0].shape[1] > 1:
             found["max_running"] = max_running(seconds)
+    for name in set(FOLLOWED) & set(found):
+        found[name] = found[name].masked_fill(moves.off, torch.nan)
     return found
 
 
@@ -84,36 +90,6 @@ def sharpness(video: Tensor) -> Tensor:
     inner = grey[..., 1:-1, 1:-1]
     around = grey[..., :-2, 1:-1] + grey[..., 2:, 1:-1] + grey[..., 1:-1, :-2] + grey[..., 1:-1, 2:]
     return (4 * inner - around).abs().mean((1, 2, 3))
-
-
-def displacement(video: Tensor) -> Tensor:
-    """Where each block of a frame goes in the next, `n t-1 h w 2` in pixels of 64 (y, x).
-
-    The shift of at most 5 pixels whose block fits best; one that fits no better than staying by
-    half a grey level counts as staying, so that flat blocks and faint noise do not move.
-    """
-    grey = video.float().mean(-1)
-    scale = SIDE / min(grey.shape[2:])
-    if scale < 1:
-        size = [round(side * scale) for side in grey.shape[2:]]
-        grey = F.interpolate(grey, size=size, mode="area")
-    before, after = grey[:, :-1], grey[:, 1:]
-    padded = F.pad(after, (REACH,) * 4, mode="replicate")
-    height, width = before.shape[2:]
-    best = _misfit(before, after) - SLACK
-    shifts = [(y, x) for y in range(-REACH, REACH + 1) for x in range(-REACH, REACH + 1)]
-    where = torch.zeros(*best.shape, 2)
-    for y, x in sorted(shifts, key=lambda each: each[0] ** 2 + each[1] ** 2)[1:]:
-        shifted = padded[..., REACH + y : REACH + y + height, REACH + x : REACH + x + width]
-        cost = _misfit(before, shifted)
-        better = cost < best
-        best = torch.where(better, cost, best)
-        where[better] = torch.tensor([y, x], dtype=where.dtype)
-    return where * max(1.0, scale)
-
-
-def _misfit(before: Tensor, after: Tensor) -> Tensor:
-    return F.avg_pool2d((after - before).abs(), min(BLOCK, *before.shape[2:]))
 
 
 def max_running(maps: list[Tensor]) -> Tensor:

@@ -60,6 +60,7 @@ class Column:
     method: str
     is_share: bool = False  # right or wrong, 1 or 0: its mean is a share
     is_part: bool = False  # a part of a whole, from 0 to 1
+    off: Tensor | None = None  # n, bool: off the scale, so nan: it was asked and is not known
     texts: tuple[str, ...] = ()  # what each value was read from, to be shown beside it
 
 

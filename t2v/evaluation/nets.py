@@ -10,7 +10,7 @@ import torch
 from einops import rearrange, reduce
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor
+from transformers import AutoImageProcessor, AutoModel, AutoProcessor
 
 from t2v.data.cache import weights_digest
 from t2v.data.clips import pixels
@@ -132,24 +132,26 @@ def pictures_of(name: str, device: str = "cpu") -> PictureNet:
     with loading(f"perceptual={name}"):
         model = load_part(f"perceptual={name}", AutoModel, name, heads=True).eval()
         model = getattr(model, "vision_model", model).requires_grad_(False).to(device)
-        prepare = _preparation(name, model)
+        prepare, by = _preparation(name)
+    patch = getattr(model.config, "patch_size", None)
 
     def look(frames: Tensor) -> list[Tensor]:
         shown = prepare(frames.to(device))
         states = model(pixel_values=shown, output_hidden_states=True).hidden_states
         picked = torch.linspace(1, len(states) - 1, min(LAYERS, len(states) - 1)).long().tolist()
-        return [_as_map(states[index], name) for index in picked]
+        height, width = (side // patch if patch else 0 for side in shown.shape[2:])
+        return [_as_map(states[index], name, height, width) for index in picked]
 
-    return PictureNet(f"{name} {weights_digest(model)[:8]}", look)
+    return PictureNet(f"{name} {weights_digest(model)[:8]} {by}", look)
 
 
-def _as_map(state: Tensor, name: str) -> Tensor:
+def _as_map(state: Tensor, name: str, height: int, width: int) -> Tensor:
     if state.ndim == 4:
         return state
-    if state.ndim != 3:
+    if state.ndim != 3 or not 0 < height * width <= state.shape[1]:
         raise UserError(f"perceptual={name}: gives no map of a picture. Name a ViT, DINOv2, CLIP.")
-    side = int(state.shape[1] ** 0.5)  # other tokens (class, registers) come before the places
-    return rearrange(state[:, -side * side :], "n (y x) d -> n d y x", y=side)
+    places = state[:, -height * width :]  # other tokens (class, registers) come before them
+    return rearrange(places, "n (y x) d -> n d y x", y=height)
 
 
 def features_of(name: str, device: str = "cpu") -> ClipNet:
@@ -161,7 +163,7 @@ def features_of(name: str, device: str = "cpu") -> ClipNet:
     with loading(f"features={name}"):
         model = load_part(f"features={name}", AutoModel, name, heads=True).eval().to(device)
         model = getattr(model, "vision_model", model)
-        prepare = _preparation(name, model)
+        prepare, by = _preparation(name)
     takes = getattr(model.config, "num_frames", getattr(model.config, "frames_per_clip", None))
 
     def look(video: Tensor) -> Tensor:
@@ -175,7 +177,7 @@ def features_of(name: str, device: str = "cpu") -> ClipNet:
         return model(**{word: shown}).last_hidden_state.float().mean(1)
 
     blind = ", frames averaged: blind to time" if takes is None else ""
-    return ClipNet(f"{name} {weights_digest(model)[:8]}{blind}", look)
+    return ClipNet(f"{name} {weights_digest(model)[:8]} {by}{blind}", look)
 
 
 def aligner_of(name: str, setting: str = "clip", device: str = "cpu") -> Aligner:
@@ -189,7 +191,7 @@ def aligner_of(name: str, setting: str = "clip", device: str = "cpu") -> Aligner
         processor = AutoProcessor.from_pretrained(name)
         if not (hasattr(model, "get_image_features") or hasattr(model, "get_video_features")):
             raise ValueError("It compares no videos with texts; CLIP, SigLIP and X-CLIP do.")
-        prepare = _preparation(name, model)
+        prepare, by = _preparation(name)
     watches = hasattr(model, "get_video_features") and hasattr(model, "mit")  # X-CLIP
 
     @torch.inference_mode()
@@ -210,7 +212,7 @@ def aligner_of(name: str, setting: str = "clip", device: str = "cpu") -> Aligner
         tokens = processor(text=list(texts), **options).to(device)
         return F.normalize(_vector(model.get_text_features(**tokens)), dim=-1)
 
-    return Aligner(f"{name} {weights_digest(model)[:8]}", see, read)
+    return Aligner(f"{name} {weights_digest(model)[:8]} {by}", see, read)
 
 
 def _vector(output: Any) -> Tensor:
@@ -223,21 +225,18 @@ def spread(frames: Tensor, count: int) -> Tensor:
     return frames[:, torch.linspace(0, frames.shape[1] - 1, count).round().long()]
 
 
-def _preparation(name: str, model: nn.Module) -> Callable[[Tensor], Tensor]:
-    """Frames `n c h w` in [-1, 1] as a model takes them: its size, mean and spread."""
-    config = AutoConfig.from_pretrained(name)
-    config = getattr(config, "vision_config", config)
-    size = getattr(config, "image_size", getattr(config, "crop_size", None))
+def _preparation(name: str) -> tuple[Callable[[Tensor], Tensor], str]:
+    """Frames `n c h w` in [-1, 1] as the model's own processor prepares them, and its class.
+
+    Resizing, filter, crop, mean and spread are what `preprocessor_config.json` says.
+    """
     processor = AutoImageProcessor.from_pretrained(name)
-    mean, std = (
-        rearrange(torch.tensor(values), "c -> c 1 1")
-        for values in (processor.image_mean, processor.image_std)
-    )
 
     def prepare(frames: Tensor) -> Tensor:
-        if size is not None:
-            wanted = (size, size) if isinstance(size, int) else tuple(size)
-            frames = F.interpolate(frames, wanted, mode="bilinear", antialias=True)
-        return ((frames + 1) / 2 - mean.to(frames)) / std.to(frames)
+        levels = ((frames + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        pictures = list(rearrange(levels, "n c h w -> n h w c").cpu().numpy())
+        prepared = processor(pictures, return_tensors="pt", input_data_format="channels_last")
+        shown = prepared["pixel_values"]
+        return shown.flatten(0, -4).to(frames.device)  # some take a list of frames for a video
 
-    return prepare
+    return prepare, f"prepared by {type(processor).__name__}"

@@ -269,6 +269,7 @@ def judge(
     values = {name: column.values.tolist() for name, column in columns_of_model.items()}
     said = {name: column.texts for name, column in columns_of_model.items() if column.texts}
     said |= {"nearest training clip": tuple(nearest)} if nearest else {}
+    beyond = {name: c.off for name, c in columns_of_model.items() if c.off is not None}
     ranking = next((name for name in RANKING if name in values), None)
     videos = [
         {
@@ -278,6 +279,7 @@ def judge(
             "key": keys[i],
             "values": {name: _finite(column[i]) for name, column in values.items()},
             "marks": [name for name, mark in marks.items() if mark[i]],
+            "off_scale": [name for name, off in beyond.items() if off[i]],
             "said": {by: texts[i] for by, texts in said.items()},
         }
         for i, prompt in enumerate(suite.prompts)
@@ -336,6 +338,8 @@ def _cells(findings: Findings) -> dict[str, Any]:
                 generator = keyed_generator(0, "bootstrap")
                 interval = summary(found.values, generator, found.is_share, found.is_part)
                 cells[name] = _plain(interval) | {"better": found.better, "method": found.method}
+                if found.off is not None and found.off.any():
+                    cells[name]["off_scale"] = int(found.off.sum())
             case Figure():
                 figures = Interval(found.value, found.low, found.high, found.n)
                 cells[name] = _plain(figures) | {"better": found.better, "method": found.method}

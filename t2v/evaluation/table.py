@@ -100,11 +100,13 @@ def _lines(table: FamilyTable) -> str:
 
 
 def cell_text(cell: dict[str, Any]) -> str:
-    """`0.93 [0.9, 0.95]`; empty where nothing is known; a verdict as it is."""
+    """`0.93 [0.9, 0.95], 3 off the scale`; empty where nothing is known; a verdict as it is."""
     if "text" in cell:
         return str(cell["text"])
+    off = f"{cell['off_scale']} off the scale" if "off_scale" in cell else ""
     if cell.get("value") is None:
-        return "not run" if "not_run" in cell else ""
-    if cell["low"] is None:
-        return f"{cell['value']:.3g}"
-    return f"{cell['value']:.3g} [{cell['low']:.3g}, {cell['high']:.3g}]"
+        return "not run" if "not_run" in cell else off
+    told = f"{cell['value']:.3g}"
+    if cell["low"] is not None:
+        told += f" [{cell['low']:.3g}, {cell['high']:.3g}]"
+    return f"{told}, {off}" if off else told

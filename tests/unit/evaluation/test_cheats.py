@@ -138,7 +138,12 @@ def test_the_same_evaluation_again_draws_nothing_and_gives_the_same(model, tmp_p
     read = json.loads(report)
     assert read["protocol"]["weights"] and read["protocol"]["size"] == [5, 32, 48]
     for row in ("model", "real clips through the VAE", "real clips"):
-        assert read["suites"]["world"]["tables"]["dynamics"][row]["motion"]["n"] == 9
+        cell = read["suites"]["world"]["tables"]["dynamics"][row]["motion"]
+        assert cell["n"] + cell.get("off_scale", 0) == 9
+    off = [video["off_scale"] for video in read["suites"]["world"]["videos"]]
+    assert off == [["dynamics.motion", "dynamics.warp_error"]] * 9  # an untrained model's noise
+    told = (tmp_path / "a" / "eval.md").read_text()
+    assert "| 9 off the scale |" in told and "<td>off the scale</td>" in page
 
     a, kept = str(tmp_path / "a"), {"clips_kept": str(tmp_path / "a" / "clips")}
     evaluate(EvalConfig(**words, **kept, output=str(tmp_path / "b")))

@@ -254,7 +254,8 @@ class T2VPipeline(DiffusionPipeline, LoraLoader):
         Raises:
             UserError: the latents, or what the VAE makes of them, hold NaN or infinite numbers.
         """
-        refuse_bad("transformer", latents, self.transformer.dtype)
+        # a pipeline that only decodes may have no transformer
+        refuse_bad("transformer", latents, getattr(self.transformer, "dtype", latents.dtype))
         config, device = self.vae.config, ready(self.vae)
         latents = latents.to(device)
         mean = torch.tensor(config.latents_mean, device=device)[:, None, None, None]  # c 1 1 1

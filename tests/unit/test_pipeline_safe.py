@@ -77,6 +77,13 @@ def test_bad_latents_are_not_decoded(pipe):
         pipe.decode_latents(latents)
 
 
+def test_a_pipeline_without_a_transformer_decodes(pipe):
+    latents = torch.randn(1, 8, 3, 4, 6)
+    frames = pipe.decode_latents(latents)
+    pipe.transformer = None
+    assert torch.equal(pipe.decode_latents(latents), frames)
+
+
 def films(pipe, prompts):
     return [pipe(prompt, generator=seeded(i)).frames for i, prompt in enumerate(prompts)]
 

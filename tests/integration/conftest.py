@@ -58,8 +58,8 @@ def drawn_later(monkeypatch, tmp_path):
 @pytest.fixture
 def vae_config(clips, tmp_path):
     return TrainVAEConfig(
-        output=str(tmp_path / "vae"), data=str(clips), model=TINY_VAE, steps=4, batch_size=3,
-        held_out=3, save_every=2, validate_every=4, image_ratio=0.4, optim=STEADY,
+        device="cpu", output=str(tmp_path / "vae"), data=str(clips), model=TINY_VAE, steps=4,
+        batch_size=3, held_out=3, save_every=2, validate_every=4, image_ratio=0.4, optim=STEADY,
     )  # fmt: skip
 
 
@@ -69,7 +69,7 @@ def dit_config(clips, tmp_path, vae, tokenizer, text_encoder):
     tokenizer.save_pretrained(tmp_path / "text" / "tokenizer")
     text_encoder.save_pretrained(tmp_path / "text" / "text_encoder")
     return TrainDiTConfig(
-        output=str(tmp_path / "dit"), data=str(clips), vae=str(tmp_path / "model"),
+        device="cpu", output=str(tmp_path / "dit"), data=str(clips), vae=str(tmp_path / "model"),
         text=str(tmp_path / "text"), model=TINY_TRANSFORMER, steps=4, batch_size=3, held_out=3,
         save_every=2, validate_every=2, max_sequence_length=12, num_inference_steps=2,
         caption_dropout=0.3, prompts=("a red ball", "the blue ball"), optim=STEADY,

@@ -41,7 +41,7 @@ MIXED = ClipsConfig(  # wide and tall, long and short, images among them
 def lora_config(pipe, tmp_path):
     pipe.save_pretrained(tmp_path / "base")
     return FinetuneConfig(
-        model=str(tmp_path / "base"), data="", output=str(tmp_path / "tuned"),
+        device="cpu", model=str(tmp_path / "base"), data="", output=str(tmp_path / "tuned"),
         lora=LoRAConfig(rank=2, alpha=4), steps=4, batch_size=2, held_out=2, save_every=2,
         validate_every=2, caption_dropout=0.3, interpolate=0.7, concept=("<toy>",),
         optim=OptimConfig(name="adamw", adam_lr=1e-2, warmup_steps=1, ema_decay=0.5),

@@ -33,7 +33,7 @@ def config(pipe, clips, tmp_path):
     pipe.save_pretrained(tmp_path / "base")
     (tmp_path / "prompts.txt").write_text("\n".join(BASE_PROMPTS))
     return FinetuneConfig(
-        model=str(tmp_path / "base"), data=str(clips), output=str(tmp_path / "tuned"),
+        device="cpu", model=str(tmp_path / "base"), data=str(clips), output=str(tmp_path / "tuned"),
         lora=LoRAConfig(rank=2, alpha=4), steps=4, batch_size=3, held_out=3, save_every=2,
         validate_every=2, precision="fp32", caption_dropout=0.0,
         base_prompts=str(tmp_path / "prompts.txt"), base_ratio=0.3,
@@ -223,7 +223,7 @@ def test_a_soft_prompt_begins_as_its_text_learns_alone_and_travels_with_the_pipe
         ({"concept": ("<toy>",), "concept_from": ("red",)}, "in no caption"),
         ({"concept": ("red",)}, "take a new word"),
         ({"concept": ("<>",)}, "begins as nothing"),
-        ({"base_prompts": "nowhere.txt"}, "cannot be read as text"),
+        ({"base_prompts": "nowhere.txt"}, "there is no such file"),
         ({"held_out": 12}, "held_out=12"),
     ],
 )

@@ -80,7 +80,8 @@ def test_a_fine_tune_takes_footage_at_the_sizes_of_its_base(pipe, media, tmp_pat
         rows = [{"path": f"{n}.mp4", "caption": "the red ball"} for n in range(9)]
         (media / "list.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = FinetuneConfig(
-        model=str(tmp_path / "base"), data=str(media / "list.jsonl" if listed else media),
+        device="cpu", model=str(tmp_path / "base"),
+        data=str(media / "list.jsonl" if listed else media),
         output=str(tmp_path / "tuned"), batch_size=2, held_out=2, clips=ClipsConfig(workers=1),
     )  # fmt: skip
     task = FinetuneTask(config)

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from t2v.errors import UserError
 
@@ -18,6 +19,8 @@ WHOLE = (
 def is_finite(tensor: Tensor) -> bool:
     """Is every number of a tensor finite? 40 to 140 times faster than `isfinite().all()`."""
     if not tensor.is_floating_point() or not tensor.numel() or tensor.is_meta:
+        return True
+    if isinstance(tensor, FakeTensor):  # of `t2v plan`: it has a shape and no numbers
         return True
     if tensor.dtype.itemsize == 1:  # the 8-bit floats have no minimum
         tensor = tensor.float()

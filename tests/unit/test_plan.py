@@ -251,7 +251,9 @@ def test_a_share_that_does_not_grow_lies_within_the_error(three):
 
 def test_what_does_not_fit_is_told_with_a_change_that_does(training):
     roomy = {"command": "train", "num_frames": 17, "height": 64, "width": 64, **DEVICE}
-    target = replace(training, batch_size=64, attention="native", text="none", vae="none")
+    target = replace(
+        training, device="cpu", batch_size=64, attention="native", text="none", vae="none"
+    )
     done = plan(PlanConfig(memory=1.0, **roomy), target)
     assert done.holds(done.peak)
     assert "It fits" in report(done)

@@ -22,8 +22,10 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from t2v.config import BenchConfig, SampleConfig
 from t2v.errors import UserError
+from t2v.files import locked, write_text
 from t2v.pipeline import T2VPipeline
 from t2v.sampling.load import load_pipeline
+from t2v.text_files import read_json
 
 PROMPT = "a red ball bounces on grass"
 MIB = 2**20
@@ -32,11 +34,33 @@ Run = Callable[[], Any]
 
 
 def bench(config: BenchConfig) -> dict[str, Any]:
-    """Measure what `config.what` names, print a table, and return its figures."""
-    report = bench_curation(config) if config.what == "curate" else bench_pipeline(config)
-    if config.json:
-        Path(config.json).write_text(json.dumps(report, indent=2) + "\n")
+    """Measure what `config.what` names, print a table, and return its figures.
+
+    Raises:
+        UserError: `config.json` is a file of something else, or what a kind of bench raises.
+    """
+    measure_all = bench_curation if config.what == "curate" else bench_pipeline
+    if not config.json:
+        return measure_all(config)
+    file = Path(config.json)
+    with locked(file, command="t2v bench"):
+        if not config.overwrite:
+            _refuse_to_replace(file)
+        report = measure_all(config)
+        write_text(file, json.dumps(report, indent=2) + "\n")
     return report
+
+
+def _refuse_to_replace(file: Path) -> None:
+    """Raise `UserError` where a file lies that `bench` did not write."""
+    with suppress(UserError, TypeError, KeyError):  # no JSON, or another
+        if "memory_frames" in read_json(file)["config"]:
+            return
+    if file.exists():
+        raise UserError(
+            f"json={file} holds no figures of `t2v bench` and would be replaced. Name another "
+            "file, or say overwrite=true."
+        )
 
 
 def bench_curation(config: BenchConfig) -> dict[str, Any]:

@@ -83,6 +83,7 @@ class BenchConfig:
     repeats: int = 5
     memory_frames: tuple[int, ...] = (33, 257)  # lengths whose VAE memory is compared
     json: str | None = None  # a file to write the figures to
+    overwrite: bool = False  # replace a file there that holds no figures of `t2v bench`
 
     def __post_init__(self) -> None:
         if self.warmup < 0 or self.repeats < 1:

@@ -97,3 +97,12 @@ def test_another_pipeline_than_ours_is_refused_by_name(tmp_path):
     DDPMPipeline(unet, DDPMScheduler()).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="DDPMPipeline"):
         bench(BenchConfig(model=str(tmp_path), device="cpu"))
+
+
+@pytest.mark.parametrize("theirs", ["MINE", "[1]", '{"config": 3}', '{"config": {"a": 1}}'])
+def test_a_file_of_others_is_not_replaced_by_figures(theirs, tmp_path):
+    file = tmp_path / "bench.json"
+    file.write_text(theirs)
+    with pytest.raises(UserError, match="overwrite=true"):
+        bench(BenchConfig(json=str(file), model="no/such/model"))
+    assert file.read_text() == theirs

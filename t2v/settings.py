@@ -1,9 +1,8 @@
-"""Settings from defaults, file and `name=value`, each checked for its type and range."""
+"""Settings from defaults, file and `name=value`; the only file that knows OmegaConf."""
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from difflib import get_close_matches
@@ -19,12 +18,8 @@ from t2v.text_files import MOST_YAML, Plain, parse_yaml, read_text
 
 Config = TypeVar("Config")
 _MARK = "# written by t2v: "
-YES_AND_NO = {"true": True, "yes": True, "on": True, "1": True} | dict.fromkeys(
-    ("false", "no", "off", "0"), False
-)
 _hints = cache(get_type_hints)
 LONGEST = 1500  # characters of a message, whose reason comes first and whose way out last
-INT = re.compile(r"[-+]?\d+(_\d+)*", re.ASCII)  # 10_000 is how configs of before may write it
 
 
 def settings(schema: type, built: Any = None) -> dict[str, tuple[Any, Any]]:
@@ -58,10 +53,6 @@ def type_words(hint: Any) -> str:
     return "null" if hint is NoneType else str(hint.__name__)
 
 
-class _Unfit(Exception):
-    """A value is not of the type that its setting has."""
-
-
 def load_config(
     schema: type[Config],
     file: Path | None,
@@ -82,8 +73,14 @@ def load_config(
         UserError: an unknown setting, a value of the wrong type or out of range, a required
             setting that is missing, a file that is not there or cannot be read.
     """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
     known, stored = settings(schema), stored or {}
-    values = {name: default for name, (_, default) in known.items()}
+    merged = OmegaConf.structured(schema)
+    for group in ["", *{name.rpartition(".")[0] for name in known if "." in name}]:
+        # frozen dataclasses become read-only; to merge each value instead takes ten times as long
+        OmegaConf.set_readonly(OmegaConf.select(merged, group) if group else merged, False)
     for name, value, given in [
         *(_read_file(file) if file else ()),
         *((name, _as_parsed(each), f"{name}={shortened(each)}") for name, each in stored.items()),
@@ -93,20 +90,23 @@ def load_config(
             raise UserError(
                 f"{given}: there is no setting {shortened(repr(name))}. {_nearest(name, known)}"
             )
+        hint = known[name][0]
         try:
-            values[name] = _converted(known[name][0], value)
-        except _Unfit as error:
-            raise UserError(f"{given}: {name} takes {type_words(known[name][0])}.") from error
-    if missing := [name for name in known if values[name] is MISSING]:
+            OmegaConf.update(merged, name, _for_omegaconf(hint, value))
+        except (OmegaConfBaseException, TypeError, OverflowError) as error:
+            raise UserError(f"{given}: {name} takes {type_words(hint)}.") from error
+    absent = OmegaConf.missing_keys(merged)
+    if missing := [name for name in known if name in absent]:
         raise UserError(
             f"{', '.join(missing)}: required and not given. "
             f"Add {' '.join(f'{name}=VALUE' for name in missing)} or a --config file that says."
         )
+    values = _shown(OmegaConf.to_container(merged, resolve=False))
     try:
         built = cast(Config, _built(schema, values))
     except UserError as error:  # which tells values whole
         raise UserError(shortened(error, LONGEST)) from error
-    for name, value in values.items():
+    for name, value in _leaves(values):
         within_range(name, value)
     return built
 
@@ -143,18 +143,6 @@ def _lists(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _lists(each) for name, each in value.items()}
     return [_lists(each) for each in value] if isinstance(value, tuple) else value
-
-
-def _built(schema: Any, values: dict[str, Any], prefix: str = "") -> Any:
-    hints = _hints(schema)
-    return schema(
-        **{
-            each.name: _built(hints[each.name], values, f"{prefix}{each.name}.")
-            if is_dataclass(hints[each.name])
-            else values[prefix + each.name]
-            for each in fields(schema)
-        }
-    )
 
 
 def _read_file(path: Path) -> Iterator[tuple[str, Any, str]]:
@@ -215,78 +203,72 @@ def _is_text(hint: Any) -> bool:
     return get_origin(hint) is Literal or str in choices
 
 
-def _converted(hint: Any, value: Any) -> Any:
-    """What `parse_yaml` gave, as the type `hint`.
+def _for_omegaconf(hint: Any, value: Any) -> Any:
+    """What `parse_yaml` gave, as OmegaConf converts it to the type `hint`.
+
+    Text stays as it was written, `yes`, `1e5` and `16:9` too.
 
     Raises:
-        _Unfit: it is something else.
+        TypeError: it is of another kind.
     """
-    if get_origin(hint) in (Union, UnionType):
-        (other,) = set(get_args(hint)) - {NoneType}
-        is_null = isinstance(value, Plain) and value.value is None
-        return None if is_null else _converted(other, value)
-    if get_origin(hint) is Literal or hint is str:
-        return _text(hint, value)
-    if get_origin(hint) is tuple:
-        return _tuple(get_args(hint), value)
+    if isinstance(value, Plain) and (value.value is None or not _is_text(hint)):
+        value = value.text if isinstance(value.value, str) else value.value
+        if isinstance(value, str) and "${" in value:  # OmegaConf would take it for any type
+            raise TypeError
+        return value
+    if isinstance(value, list):
+        return _items(hint, value)
+    if isinstance(value, dict) or (not _is_text(hint) and "${" in value):
+        raise TypeError
+    text = value.text if isinstance(value, Plain) else value
+    if "\0" in text:
+        raise UserError(f"{shortened(repr(text))}: no text may hold a zero byte.")
+    return _hidden(text)
+
+
+def _items(hint: Any, values: list[Any]) -> list[Any]:
+    """A list for a tuple of `hint`; OmegaConf checks groups in lists only, not in tuples."""
+    from omegaconf import OmegaConf
+
+    of = get_args(hint)
+    if get_origin(hint) is not tuple or (of[-1] is not ... and len(of) != len(values)):
+        raise TypeError
+    each_of = (of[0],) * len(values) if of[-1] is ... else of
+    if not is_dataclass(of[0]):
+        # `null` among texts is a text
+        values = [v.text or v if isinstance(v, Plain) and of[0] is str else v for v in values]
+        return [_for_omegaconf(*each) for each in zip(each_of, values, strict=True)]
+    known, groups = settings(cast(type, of[0])), []
+    for value in values:
+        if not isinstance(value, dict) or set(value) - set(known):
+            raise TypeError
+        given = {name: _for_omegaconf(known[name][0], each) for name, each in value.items()}
+        groups.append(OmegaConf.merge(OmegaConf.structured(of[0]), given))
+    return groups
+
+
+def _hidden(text: str) -> str:
+    """A text in which OmegaConf sees neither an interpolation nor its mark of what is missing."""
+    return text.replace("${", "\0{").replace("???", "\0?")
+
+
+def _shown(value: Any) -> Any:
+    """What OmegaConf holds, its texts as they were before `_hidden`."""
+    if isinstance(value, str):
+        return value.replace("\0{", "${").replace("\0?", "???")
+    if isinstance(value, dict):
+        return {name: _shown(each) for name, each in value.items()}
+    return tuple(map(_shown, value)) if isinstance(value, list | tuple) else value
+
+
+def _built(hint: Any, value: Any) -> Any:
+    """The dataclasses that nested values stand for, checked for their ranges."""
     if is_dataclass(hint):
-        return _group(cast(type, hint), value)
-    plain = Plain(value) if isinstance(value, str) else value
-    if not isinstance(plain, Plain):
-        raise _Unfit
-    return _flag(plain) if hint is bool else _number(hint, plain)
-
-
-def _text(hint: Any, value: Any) -> str:
-    """The text as it was written: `yes`, `1e5` and `16:9` too."""
-    if isinstance(value, Plain) and value.value is not None:
-        value = value.text
-    if not isinstance(value, str) or (hint is not str and value not in get_args(hint)):
-        raise _Unfit
-    if "\0" in value:
-        raise UserError(f"{shortened(repr(value))}: no text may hold a zero byte.")
-    return value
-
-
-def _flag(plain: Plain) -> bool:
-    if plain.text.lower() not in YES_AND_NO:
-        raise _Unfit
-    return YES_AND_NO[plain.text.lower()]
-
-
-def _number(hint: Any, plain: Plain) -> int | float:
-    value = plain.value
-    if isinstance(value, str) and len(value) < 40 and INT.fullmatch(value):
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int if hint is int else int | float):
-        raise _Unfit
-    try:
-        return cast(int | float, hint(value))
-    except OverflowError as error:  # an int of 400 digits
-        raise _Unfit from error
-
-
-def _tuple(of: tuple[Any, ...], value: Any) -> tuple[Any, ...]:
-    if not isinstance(value, list):
-        raise _Unfit
-    if of[-1] is ...:
-        of = (of[0],) * len(value)
-    if len(of) != len(value):
-        raise _Unfit
-    words = [each.text if of_each is str and isinstance(each, Plain) and each.text else each
-             for of_each, each in zip(of, value, strict=True)]  # fmt: skip
-    return tuple(_converted(each, word) for each, word in zip(of, words, strict=True))
-
-
-def _group(schema: type, value: Any) -> Any:
-    known = settings(schema)
-    if not isinstance(value, dict) or set(value) - set(known):
-        raise _Unfit
-    given = {name: _converted(known[name][0], each) for name, each in value.items()}
-    built = _built(schema, {name: default for name, (_, default) in known.items()} | given)
-    for name, each in given.items():
-        within_range(name, each)
-    return built
+        hints = _hints(cast(type, hint))
+        given = {name: _built(hints[name], each) for name, each in value.items()}
+        return cast(Any, hint)(**given)
+    of = get_args(hint)[0] if get_origin(hint) is tuple else None
+    return tuple(_built(of, each) for each in value) if is_dataclass(of) else value
 
 
 def _nearest(name: str, known: dict[str, Any]) -> str:

@@ -74,6 +74,8 @@ class OverlayConfig:
     text: Literal["crop", "drop", "tag"] = "crop"
     logo: Literal["crop", "drop", "tag"] = "crop"
     letterbox: Literal["crop", "drop", "tag"] = "crop"
+    # a second opinion on text, at half a second a clip: it confirms what was found, and adds to it
+    ocr: Literal["none", "rapidocr"] = "none"
     max_text: float = 0.004  # share of the picture below which text is let be
     min_left: float = 0.7  # share of the picture that a crop must leave, bars not counted
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -173,7 +174,9 @@ class _Pass:
                 damage = error
                 break
             with self.clock.of("scenes"):
-                spans = self.finder.push(time, self.small[-1])
+                spans = self.finder.push(
+                    time, self.small[-1], partial(self.painter.middle, picture, DETAIL_SIDE)
+                )
             for span in spans:
                 self._judge(*span)
         self._end(damage)

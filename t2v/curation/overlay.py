@@ -10,6 +10,7 @@ import numpy as np
 
 from t2v.config.curation import OverlayConfig
 from t2v.curation.lettering import Box, text_lines
+from t2v.curation.reading import ADDS, chosen, read_lines
 from t2v.curation.take import Take, scored
 from t2v.manifest import Clip
 
@@ -35,13 +36,14 @@ def overlay(take: Take, config: OverlayConfig) -> Clip:
         text_lines(greys[at], [greys[by] for by in (at - 1, at + 1) if 0 <= by < len(greys)])
         for at in read
     ]
+    if config.ocr == "rapidocr":
+        written = _read_again(stills[read], written)
     whole = Box(0, 0, stills.shape[2], stills.shape[1])
     inner = bars(stills)
     share = 1 - inner.width * inner.height / (whole.width * whole.height)
     lines = sorted({line for each in written for line in each})
     marks = _marks(shown, inner)
-    area = max(sum(box.width * box.height for box in each) for each in written)
-    covered = area / (whole.width * whole.height)
+    covered = max(map(_area, written)) / (whole.width * whole.height)
     clip = scored(clip, bars=share, text=covered)
     found = [
         ("letterbox", config.letterbox, share > 0, inner, f"bars take {share:.0%} of the picture"),
@@ -63,6 +65,25 @@ def overlay(take: Take, config: OverlayConfig) -> Clip:
         elif wish != "tag":
             return clip.drop("overlay", f"{reason}, and cropping leaves too little")
     return clip if kept == whole else _cropped(clip, kept, whole)
+
+
+def _area(boxes: list[Box]) -> int:
+    return sum(box.width * box.height for box in boxes)
+
+
+def _read_again(stills: np.ndarray, written: list[list[Box]]) -> list[list[Box]]:
+    """The lines of each still when OCR has read some of them, the one with most text among them.
+
+    Where it reads nothing at all, the strokes that were found were none of letters; of what it
+    reads, only lines that it is surer of are added.
+    """
+    heard = {at: read_lines(stills[at]) for at in chosen([_area(each) for each in written])}
+    if not any(heard.values()):
+        return [[] for _ in written]
+    return [
+        lines + [box for box, sure in heard.get(at, []) if sure >= ADDS]
+        for at, lines in enumerate(written)
+    ]
 
 
 def _cropped(clip: Clip, kept: Box, whole: Box) -> Clip:

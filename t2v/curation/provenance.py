@@ -17,6 +17,7 @@ from t2v.config import CurateConfig
 # What judges footage, and what judges captions where a model is named.
 LIBRARIES = ("t2v", "av", "opencv-python-headless", "numpy", "scikit-learn")
 OF_MODELS = ("torch", "transformers")
+OF_OCR = ("rapidocr", "onnxruntime")  # the models are in the package
 # Where footage lies, and who works on it how long, changes no judgment.
 ELSEWHERE = ("input", "output", "engine", "workers", "seconds_per_file", "memory_gb", "report")
 UNKNOWN = "unknown"
@@ -28,19 +29,25 @@ def provenance(config: CurateConfig, rules: int) -> dict[str, Any]:
     The same judges give the same, whenever and wherever they run.
     """
     settings = {name: value for name, value in asdict(config).items() if name not in ELSEWHERE}
-    named = sorted({*models(config)})
-    libraries = LIBRARIES + (OF_MODELS if named else ())
+    named = any(models(config))
+    reads = config.overlay.ocr != "none" and "overlay" not in config.skip
+    libraries = LIBRARIES + (OF_MODELS if named else ()) + (OF_OCR if reads else ())
     return {
         "versions": {name: _version(name) for name in libraries}
         | {"ffmpeg": str(av.ffmpeg_version_info)},
         "rules": rules,
         "settings": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest(),
-        "models": {name: model_hash(name) for name in named},
+        "models": model_hashes(config),
     }
 
 
-def models(config: CurateConfig) -> Iterator[str]:
-    """The models that judge or write: folders and hub ids."""
+def model_hashes(config: CurateConfig, stage: str = "") -> dict[str, str]:
+    """The hash of each model that judges or writes, or of those of one stage."""
+    return {name: model_hash(name) for name in sorted({*models(config, stage)})}
+
+
+def models(config: CurateConfig, stage: str = "") -> Iterator[str]:
+    """The models that judge or write, or those of one stage: folders and hub ids."""
     given = {
         "quality": [config.quality.aesthetic_model],
         "caption": [
@@ -54,9 +61,14 @@ def models(config: CurateConfig) -> Iterator[str]:
         ],
         "topics": [config.topics.encoder, config.topics.scorer],
     }
-    for stage, names in given.items():
-        if stage not in config.skip:
+    for name, names in given.items():
+        if name not in config.skip and stage in ("", name):
             yield from filter(None, names)
+
+
+def looked_for(hashes: dict[str, str]) -> dict[str, str]:
+    """The hashes, with those of models that were not here and that a worker has fetched since."""
+    return {name: model_hash(name) if was == UNKNOWN else was for name, was in hashes.items()}
 
 
 def model_hash(name: str) -> str:

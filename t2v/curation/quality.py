@@ -12,6 +12,7 @@ from t2v.manifest import Clip
 NOISE = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)  # Immerkær 1996
 BLACK = 32  # of 255: what is brighter and shows nothing is blank
 LEVELS = np.arange(256)
+NOISE_ALONE = 0.7  # of the contrast: half of what is to be seen is noise
 
 
 def quality(take: Take, config: QualityConfig) -> Clip:
@@ -60,9 +61,14 @@ def _faults(scores: dict[str, float], config: QualityConfig) -> list[str]:
         ("blocks of compression", "blockiness", None, config.max_blockiness),
         ("plain", "aesthetic", config.min_aesthetic, None),
     ]
-    if scores["noise"] > config.max_noise:  # the sharpness of noise says nothing
+    is_noise = scores["noise"] > max(NOISE_ALONE * scores["contrast"], config.min_contrast / 2)
+    if is_noise or scores["noise"] > config.max_noise:  # the sharpness of noise says nothing
         bounds = [bound for bound in bounds if bound[1] != "sharpness"]
     faults = []
+    if is_noise and scores["noise"] <= config.max_noise:
+        faults.append(
+            f"noisy: noise {scores['noise']:.2f} is most of contrast {scores['contrast']:.2f}"
+        )
     for word, name, least, most in bounds:
         value = scores.get(name)
         if value is not None and least is not None and value < least:

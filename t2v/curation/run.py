@@ -28,7 +28,8 @@ from t2v.curation.journal import (
     save_examined,
 )
 from t2v.curation.output import write_files
-from t2v.curation.provenance import provenance
+from t2v.curation.provenance import looked_for, model_hashes, provenance
+from t2v.curation.reading import require_ocr
 from t2v.curation.report import write_report
 from t2v.curation.sources import Source, find_sources
 from t2v.curation.stages import STAGES, Stage
@@ -54,11 +55,14 @@ def curate(config: CurateConfig) -> Path:
     the byte.
 
     Raises:
-        UserError: no footage, an unknown stage to skip, or another run works in this output.
+        UserError: no footage, an unknown stage to skip, OCR that is not installed, or another run
+            works in this output.
     """
     known = ["probe", "scenes", *(stage.name for stage in STAGES)]
     if unknown := [name for name in config.skip if name not in known]:
         raise UserError(f"skip={unknown}: there are no such stages. Allowed: {', '.join(known)}.")
+    if config.overlay.ocr != "none" and "overlay" not in config.skip:
+        require_ocr()
     start = time.monotonic()
     folder = Path(config.output)
     sources = find_sources(config.input, folder)
@@ -91,12 +95,19 @@ def curate(config: CurateConfig) -> Path:
     return manifest
 
 
-def _settings(config: CurateConfig) -> str:
-    """What the examination of a source depends on; other settings may change and keep it."""
+def _settings(config: CurateConfig, hashes: dict[str, str]) -> str:
+    """What the examination of a source depends on; other settings may change and keep it.
+
+    A model counts by its files: other weights judge again.
+    """
     names = ["probe", "scenes", *(stage.name for stage in STAGES if stage.kind == "take")]
     groups = {name: asdict(getattr(config, name)) for name in names}
     skipped = sorted(set(config.skip) & set(names))
-    return json.dumps([RULES, groups, skipped], sort_keys=True)
+    return json.dumps([RULES, groups, skipped, hashes], sort_keys=True)
+
+
+def _limits(settings: str, config: CurateConfig) -> str:
+    return f"{settings} {config.seconds_per_file} {config.memory_gb}"
 
 
 def _examined(
@@ -107,8 +118,9 @@ def _examined(
     What failed is tried again under other limits, and what crashed in every run: it may have been
     for want of memory that others took.
     """
-    settings = _settings(config)
-    limits = f"{settings} {config.seconds_per_file} {config.memory_gb}"
+    hashes = model_hashes(config, "quality")
+    settings = _settings(config, hashes)
+    limits = _limits(settings, config)
     found = [
         load_examined(folder, source.key(settings)) or load_examined(folder, source.key(limits))
         for source in sources
@@ -118,6 +130,9 @@ def _examined(
         logger.info("%d of %d files are done already", len(sources) - len(todo), len(sources))
     items = [sources[number] for number in todo]
     for number, result in engine.run("looking", partial(examine, config=config), items, config):
+        hashes = looked_for(hashes)
+        settings = _settings(config, hashes)
+        limits = _limits(settings, config)
         found[todo[number]] = _noted(items[number], result, settings, limits, folder)
     clips: list[Clip] = []
     seconds: dict[str, float] = {}
@@ -169,13 +184,8 @@ def _one_by_one(
 ) -> list[Clip]:
     log = ClipLog(folder / WORK / f"{stage.name}.jsonl")
     unkept: dict[str, Clip] = {}  # without an answer: the next run asks again
-    # the device is not part of what is asked: as the key of every journal has it
-    told = asdict(settings) | ({"device": "cpu"} if hasattr(settings, "device") else {})
-    words = json.dumps([RULES, told], sort_keys=True)
-    names = [
-        hashlib.sha256(json.dumps([words, asdict(clip)], sort_keys=True).encode()).hexdigest()
-        for clip in clips
-    ]
+    hashes = model_hashes(config, stage.name) if clips else {}
+    names = [_name(clip, settings, hashes) for clip in clips]
     todo = [number for number, name in enumerate(names) if name not in log.done]
     results = engine.run(
         stage.name,
@@ -186,15 +196,26 @@ def _one_by_one(
     )
     try:
         for number, result in results:
+            clip = clips[todo[number]]
+            hashes = looked_for(hashes)
+            name = names[todo[number]] = _name(clip, settings, hashes)
             if isinstance(result, Failure):
-                result = _unanswered(clips[todo[number]], stage.name, result)
+                result = _unanswered(clip, stage.name, result)
             if UNANSWERED in result.extra:
-                unkept[names[todo[number]]] = result
+                unkept[name] = result
             else:
-                log.add(names[todo[number]], result)
+                log.add(name, result)
     finally:
         log.close()
     return [unkept.get(name) or log.done[name] for name in names]
+
+
+def _name(clip: Clip, settings: Any, hashes: dict[str, str]) -> str:
+    """The key of a clip's answer: by the clip, what is asked, and the files of who is asked."""
+    # the device is not part of what is asked: as the key of every journal has it
+    told = asdict(settings) | ({"device": "cpu"} if hasattr(settings, "device") else {})
+    words = json.dumps([RULES, told, hashes, asdict(clip)], sort_keys=True)
+    return hashlib.sha256(words.encode()).hexdigest()
 
 
 def _device(settings: Any) -> str:

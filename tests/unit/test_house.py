@@ -196,6 +196,7 @@ def test_every_import_is_a_declared_dependency():
         "sklearn",
         "threadpoolctl",
         "jinja2",
+        "rapidocr",
     }
     owners = packages_distributions()
     undeclared = {

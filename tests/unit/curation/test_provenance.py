@@ -7,9 +7,15 @@ import pytest
 
 from t2v.config import CurateConfig
 from t2v.config.captions import CaptionConfig
-from t2v.config.curation import QualityConfig
+from t2v.config.curation import OverlayConfig, QualityConfig
+from t2v.curation import engine
+from t2v.curation import provenance as module
+from t2v.curation.journal import Examined
 from t2v.curation.provenance import model_hash, provenance
 from t2v.curation.report import data_card, judges
+from t2v.curation.run import curate
+from t2v.manifest import Clip
+from t2v.settings import load_config
 
 
 @pytest.fixture
@@ -46,6 +52,71 @@ def test_a_model_is_told_by_the_hash_of_its_files(config, tmp_path):
     (model / "model.safetensors").write_bytes(b"other weights")
     assert model_hash(str(model)) != told["models"][str(model)]
     assert provenance(replace(named, skip=("caption",)), 3)["models"] == {}
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What each stage was given to do, with workers that answer at once: title to count."""
+    asked = {}
+
+    def answer(title, function, items, config, device="cpu"):
+        asked[title] = len(items)
+        for number, item in enumerate(items):
+            clip = Clip(path=item.path, end=1.0, fps=24.0, width=64, height=64, extra={"id": "a"})
+            yield number, Examined([clip]) if title == "looking" else replace(item, caption="a dog")
+
+    monkeypatch.setattr(engine, "run", answer)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("stage", "setting"),
+    [
+        ("looking", "quality.aesthetic_model"),
+        ("caption", "caption.tokenizer"),
+        ("caption", "caption.scorer"),
+        ("caption", "caption.authors"),
+    ],
+)
+def test_other_weights_in_the_same_folder_judge_again(stage, setting, tmp_path, asked):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.mp4").write_bytes(b"film")
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "model.safetensors").write_bytes(b"weights")
+    value = f"[model:{model}]" if setting.endswith("authors") else str(model)
+    words = [f"{setting}={value}", "caption.device=cpu", "skip=[dedup,topics,balance]"]
+    words += [f"input={tmp_path / 'in'}", f"output={tmp_path / 'out'}"]
+    config = load_config(CurateConfig, None, words)
+    curate(config)
+    assert asked == {"looking": 1, "caption": 1}
+    curate(config)
+    assert asked == {"looking": 0, "caption": 0}
+    (model / "model.safetensors").write_bytes(b"other weights")
+    curate(config)
+    assert asked == {"looking": int(stage == "looking"), "caption": int(stage == "caption")}
+
+
+def test_a_model_that_a_worker_fetched_is_known_the_next_time(tmp_path, asked, monkeypatch):
+    hashes = iter(["unknown"])
+    monkeypatch.setattr(module, "model_hash", lambda name: next(hashes, "known"))
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.mp4").write_bytes(b"film")
+    config = CurateConfig(
+        input=str(tmp_path / "in"),
+        output=str(tmp_path / "out"),
+        skip=("dedup", "topics", "balance"),
+        caption=CaptionConfig(authors=("model:somebody/model",), device="cpu"),
+    )
+    for count in (1, 0):
+        curate(config)
+        assert asked == {"looking": count, "caption": count}
+
+
+def test_ocr_is_told_by_its_version(config):
+    read = replace(config, overlay=OverlayConfig(ocr="rapidocr"))
+    assert {"rapidocr", "onnxruntime"} <= set(provenance(read, 3)["versions"])
+    assert "rapidocr" not in provenance(replace(read, skip=("overlay",)), 3)["versions"]
 
 
 def test_the_card_of_the_data_tells_them(config):

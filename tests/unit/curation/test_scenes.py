@@ -7,9 +7,13 @@ import numpy as np
 import pytest
 from scenedetect import AdaptiveDetector, FrameTimecode
 
+from t2v.config import CurateConfig
 from t2v.config.curation import ScenesConfig
+from t2v.curation.examine import examine
 from t2v.curation.scenes import SMALL, SceneFinder, find_cuts
 from t2v.curation.small import shrunk
+from t2v.curation.sources import find_sources
+from t2v.video import write_video
 
 FPS = 25.0
 WHOLE = ScenesConfig(max_seconds=1e6)  # takes are not split
@@ -212,3 +216,31 @@ def passing(scene, seed, seconds, width, soft, stays):
 )
 def test_somebody_who_walks_behind_an_urn_is_no_dissolve(scene, seed, seconds, width, soft, stays):
     assert gaps(passing(scene, seed, seconds, width, soft, stays)) == []
+
+
+@pytest.mark.parametrize("kind", ["faint", "colour", "dark", "plain"])
+def test_a_short_film_of_noise_is_judged_and_only_a_plain_one_called_so(kind, tmp_path):
+    draw, size = np.random.default_rng(1), (40, 240, 320)
+    film = {
+        "faint": lambda: (128 + 10 * draw.standard_normal((*size, 1))).repeat(3, 3),
+        "colour": lambda: 128 + 20 * draw.standard_normal((*size, 3)),
+        "dark": lambda: draw.integers(0, 40, (*size, 1)).repeat(3, 3),
+        "plain": lambda: np.full((*size, 3), 128),
+    }[kind]()
+    write_video(tmp_path / "film.mp4", film.astype(np.uint8), FPS)
+    [source] = find_sources(str(tmp_path), tmp_path / "out")
+    [clip] = examine(source, CurateConfig(input=str(tmp_path), output="out")).clips
+    assert clip.dropped
+    assert ("plain" in clip.reason) == (kind == "plain"), clip.reason
+    assert (clip.dropped == "scenes") == (kind == "plain")
+
+
+def test_texture_that_is_flat_in_a_thumbnail_is_no_fade():
+    draw = np.random.default_rng(2)
+    grass = draw.integers(60, 200, (256, 256)).astype(np.uint8)
+    thumb = np.full((*SMALL, 3), 128, np.uint8)
+    for middle, ends in ((grass, [(0, 25)]), (np.full_like(grass, 128), [])):
+        finder = SceneFinder(WHOLE)
+        for number in range(25):
+            assert finder.push(number / FPS, thumb, lambda shown=middle: shown) == []
+        assert finder.finish() == ends

@@ -102,7 +102,7 @@ def test_prompt_files_of_ones_own_are_suites_and_bad_ones_are_named(tmp_path):
     bad = tmp_path / "bad.jsonl"
     for text, message in (
         ("", "holds no prompt"),
-        ("{", "line 1: is no JSON"),
+        ("{", "line 1: cannot be read as JSON"),
         ('{"topic": "x"}', 'needs a text under "prompt"'),
         ('{"prompt": "x", "truth": {"things": []}}', "no scene of the world"),
     ):

@@ -96,6 +96,8 @@ def check_file(path: str | Path, where: str) -> None:
     """
     try:
         _refuse_others(Path(path).stat(), where)
+    except UserError:  # which is a ValueError
+        raise
     except (OSError, ValueError) as error:
         raise UserError(f"{where}: cannot be read ({reason_of(error)}).") from error
 
@@ -118,6 +120,8 @@ def _bytes(path: Path, where: str, most: int) -> bytes:
         raise UserError(f"{where}: there is no such file.") from error
     except IsADirectoryError as error:
         raise UserError(f"{where}: is a folder, not a file.") from error
+    except UserError:  # which is a ValueError
+        raise
     except (OSError, ValueError) as error:
         raise UserError(f"{where}: cannot be read ({reason_of(error)}).") from error
     _refuse_long(len(data), where, most)

@@ -49,6 +49,8 @@ RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("lr", "adam_lr", "text_lr"), (0, 1000)),
     **dict.fromkeys(("decay_from", "ema_decay", "caption_dropout"), (0, 1)),
     **dict.fromkeys(("weight_decay", "clip_norm"), (0, 1e6)),
+    **dict.fromkeys(("mse_weight", "l1_weight", "kl_weight", "gradient_weight"), (0, 1e6)),
+    **dict.fromkeys(("foreground_weight", "perceptual_weight", "weight", "r1"), (0, 1e6)),
     "shift": (0.001, 1000),
     **dict.fromkeys(("guidance_scale", "lora_scale"), (-1000, 1000)),
     # shares and cosines

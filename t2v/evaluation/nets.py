@@ -123,8 +123,11 @@ def oracle_features(oracle: WorldOracle) -> ClipNet:
     return ClipNet(f"world oracle {weights_digest(oracle)[:8]}", look)
 
 
-def pictures_of(name: str, device: str = "cpu") -> PictureNet:
+def pictures_of(name: str, device: str = "cpu", smooth: bool = False) -> PictureNet:
     """Any image model of transformers (ViT, DINOv2, CLIP, ResNet, ...), by four of its layers.
+
+    Args:
+        smooth: let gradients reach the frames, which then are not rounded to 256 levels.
 
     Raises:
         UserError: it cannot be loaded, or gives no maps.
@@ -132,7 +135,7 @@ def pictures_of(name: str, device: str = "cpu") -> PictureNet:
     with loading(f"perceptual={name}"):
         model = load_part(f"perceptual={name}", AutoModel, name, heads=True).eval()
         model = getattr(model, "vision_model", model).requires_grad_(False).to(device)
-        prepare, by = _preparation(name)
+        prepare, by = (_smooth_preparation if smooth else _preparation)(name)
     patch = getattr(model.config, "patch_size", None)
 
     def look(frames: Tensor) -> list[Tensor]:
@@ -240,3 +243,60 @@ def _preparation(name: str) -> tuple[Callable[[Tensor], Tensor], str]:
         return shown.flatten(0, -4).to(frames.device)  # some take a list of frames for a video
 
     return prepare, f"prepared by {type(processor).__name__}"
+
+
+def _smooth_preparation(name: str) -> tuple[Callable[[Tensor], Tensor], str]:
+    """What `_preparation` does but for its rounding, so that gradients pass.
+
+    Raises:
+        ValueError: the processor does more than resize, crop from the middle and normalise.
+    """
+    processor = AutoImageProcessor.from_pretrained(name)
+    exact, by = _preparation(name)
+    filters = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
+    told = processor.to_dict()
+    size, crop = (
+        {side: length for side, length in (told.get(each) or {}).items() if length}
+        for each in ("size", "crop_size")
+    )
+
+    def prepare(frames: Tensor) -> Tensor:
+        shown = (frames + 1) / 2
+        if told.get("do_resize"):
+            sides = _sides(shown.shape[2:], size)
+            shown = F.interpolate(shown, sides, mode=filters[told["resample"]], antialias=True)
+            shown = shown.clamp(0, 1)
+        if told.get("do_center_crop"):
+            top, left = (
+                (side - crop[each]) // 2
+                for side, each in zip(shown.shape[2:], ("height", "width"), strict=True)
+            )
+            shown = shown[..., top : top + crop["height"], left : left + crop["width"]]
+        if told.get("do_normalize"):
+            mean, std = (
+                rearrange(torch.tensor(values), "c -> c 1 1").to(shown)
+                for values in (told["image_mean"], told["image_std"])
+            )
+            shown = (shown - mean) / std
+        return shown
+
+    coarse = torch.rand(1, 3, 10, 13, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    trial = F.interpolate(coarse, (75, 99), mode="bilinear")
+    try:
+        ours, theirs = prepare(trial), exact(trial)
+        same = ours.shape == theirs.shape and (ours - theirs).abs().mean() < 0.03 * theirs.std()
+    except (KeyError, AttributeError, RuntimeError):
+        same = False
+    if not same:
+        raise ValueError(
+            f"{type(processor).__name__} prepares pictures in a way that no gradient is known "
+            "for. Name a ViT, DINOv2 or CLIP."
+        )
+    return prepare, by
+
+
+def _sides(given: Sequence[int], size: dict[str, int]) -> list[int]:
+    """Height and width that a processor resizes to."""
+    if "shortest_edge" not in size:
+        return [size["height"], size["width"]]
+    return [int(side * size["shortest_edge"] / min(given)) for side in given]

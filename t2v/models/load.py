@@ -21,8 +21,10 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from t2v.config import TransformerConfig, VAEConfig
 from t2v.errors import UserError, shortened
 from t2v.models.finite import is_finite
+from t2v.settings import load_config, settings
 from t2v.text_files import read_json
 
 LIBRARIES = ("diffusers", "transformers", "t2v")
@@ -33,6 +35,11 @@ WEIGHT_FILE = re.compile(
     r"(?P<stem>diffusion_pytorch_model|model|pytorch_model)(\.(?P<variant>\w+))?"
     r"(?P<shard>-\d+-of-\d+)?(\.(?P<late>\w+))?\.(?P<kind>safetensors|bin)"
 )
+
+OURS: dict[str, type] = {  # what a config.json of ours holds
+    "T2VTransformer3DModel": TransformerConfig,
+    "AutoencoderKLT2V": VAEConfig,
+}
 
 
 @contextmanager
@@ -67,6 +74,7 @@ def load_part(
     Raises:
         UserError: it cannot be loaded, a tensor is missing or too much, or is NaN or infinite.
     """
+    _check_config(what, Path(source))
     if "variant" not in options and (variant := variant_of(what, Path(source))):
         options["variant"] = variant
     with loading(what):
@@ -122,6 +130,30 @@ def variant_of(what: str, folder: Path) -> str | None:
             "Keep the files of one."
         )
     return None if None in variants or not variants else variants.pop()
+
+
+def _check_config(what: str, folder: Path) -> None:
+    """Refuse a file where a folder belongs, and a `config.json` of ours with values of another
+    type or out of range."""
+    if folder.exists() and not folder.is_dir():  # else it would be asked for at the Hub
+        raise UserError(f"{what}: is no folder. Name the folder of a model, or its Hub id.")
+    path = folder / "config.json"
+    config = read_json(path) if path.is_file() else {}
+    schema = OURS.get(str(config.get("_class_name"))) if isinstance(config, dict) else None
+    if schema is None:
+        return
+    known = settings(schema)
+    try:
+        load_config(schema, None, (), {name: config[name] for name in known if name in config})
+    except UserError as error:
+        raise UserError(f"{what}: {path.parent.name}/{path.name}: {error}") from error
+    for name in ("latents_mean", "latents_std"):
+        values = config.get(name) or [0.0]
+        plain = isinstance(values, list) and all(isinstance(each, int | float) for each in values)
+        if not plain or not all(abs(each) < 1e9 for each in values):
+            raise UserError(
+                f"{what}: {path.parent.name}/{path.name}: {name} should be a list of numbers."
+            )
 
 
 def load_parts(what: str, folder: Path, dtype: torch.dtype) -> dict[str, nn.Module]:

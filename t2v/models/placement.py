@@ -29,7 +29,8 @@ def pick_device(name: str) -> torch.device:
         torch.empty(0, device=device)
     except Exception as error:  # a backend that is not installed raises what it likes
         raise UserError(fault) from error
-    if device.type == "meta":  # which holds no numbers
+    # meta holds no numbers, and torch takes any number for the one CPU
+    if device.type == "meta" or (device.type == "cpu" and device.index):
         raise UserError(fault)
     return device
 

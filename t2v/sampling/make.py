@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shlex
 import signal
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -26,7 +27,7 @@ from t2v.pipeline import T2VPipeline
 from t2v.sampling import recipe as recipes
 from t2v.sampling.draw import Watch, continues, decode, draw, draw_elsewhere, embed, preview_path
 from t2v.sampling.grade import grade
-from t2v.sampling.recipe import Choice, Recipe, write_latents
+from t2v.sampling.recipe import Choice, Recipe, read_latents, write_latents
 from t2v.video import (
     contact_sheet,
     read_video,
@@ -190,13 +191,13 @@ def _make_ours(
         except KeyboardInterrupt:
             if watch.latents is None or not continues(pipeline):
                 raise _stopped(recipe) from None
-            write_latents(kept, watch.latents, recipe, watch.step)
-            raise KeyboardInterrupt(f"{watch.step} of {steps} steps are kept. {go_on}") from None
+            count = _keep(kept, watch.latents, recipe, watch.step)
+            raise KeyboardInterrupt(f"{count} of {steps} steps are kept. {go_on}") from None
         except Exception as error:
             if watch.step == step or not _are_worth_keeping(watch.latents, pipeline):
                 raise
-            write_latents(kept, cast(Tensor, watch.latents), recipe, watch.step)
-            told = f"{watch.step} of {steps} steps are kept. {go_on}"
+            count = _keep(kept, cast(Tensor, watch.latents), recipe, watch.step)
+            told = f"{count} of {steps} steps are kept. {go_on}"
             if isinstance(error, UserError):
                 raise UserError(f"{error} {told}") from error
             logger.error("%s", told)
@@ -218,6 +219,16 @@ def _make_ours(
     if config.preview_every:
         preview_path(config).unlink(missing_ok=True)
     return frames
+
+
+def _keep(path: Path, latents: Tensor, recipe: Recipe, step: int) -> int:
+    """Keep latents unless an earlier run of the same video kept more steps; how many are kept."""
+    with suppress(UserError):
+        _, before, values = read_latents(path)
+        if before > step and values == json.loads(json.dumps(recipe.to_json())):
+            return before
+    write_latents(path, latents, recipe, step)
+    return step
 
 
 def _are_worth_keeping(latents: Tensor | None, pipeline: T2VPipeline) -> bool:

@@ -37,7 +37,10 @@ def places(config: SampleConfig, count: int) -> Iterator[list[Path]]:
     Raises:
         UserError: a place cannot be written, another run holds it, or a file there is not ours.
     """
-    first = Path(config.output or "video.mp4").resolve()
+    given = Path(config.output or "video.mp4")
+    if given.is_symlink() and not given.exists():
+        raise UserError(f"output={given}: is a link to what is not there. Name a file.")
+    first = given.resolve()
     check_writable(first)
     if config.output is None:
         with _free_places(first, count) as paths:

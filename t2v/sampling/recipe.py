@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, cast
@@ -159,10 +159,14 @@ def _choice(values: Any) -> Choice:
     Raises:
         UserError: a field is missing, not known, of another type, or contradicts another one.
     """
-    try:
-        choice = Choice(**values)
-    except TypeError as error:
-        raise UserError(f"choice: {shortened(error)}.") from error
+    if not isinstance(values, dict):
+        raise UserError(f"choice: {shortened(repr(values))} should be an object.")
+    known = {each.name: each.default_factory is MISSING for each in fields(Choice)}
+    if unknown := [name for name in values if name not in known]:
+        raise UserError(f"choice: {shortened(repr(unknown[0]))} is none of {', '.join(known)}.")
+    if missing := [name for name, needed in known.items() if needed and name not in values]:
+        raise UserError(f"choice: {', '.join(missing)} is missing.")
+    choice = Choice(**values)
     numbers = (choice.best_of, choice.first_seed)
     if not all(isinstance(each, int) and not isinstance(each, bool) for each in numbers):
         raise UserError("choice: best_of and first_seed should be whole numbers.")

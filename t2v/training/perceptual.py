@@ -33,7 +33,7 @@ class Perceptual:
         self._look: Callable[[Tensor], list[Tensor]]
         self.by_frame = not _is_oracle(name)
         if self.by_frame:
-            net = pictures_of(name, device)
+            net = pictures_of(name, device, smooth=True)
             self.name, self._look = net.name, net.look
         else:
             oracle = load_oracle(name).requires_grad_(False).to(device)

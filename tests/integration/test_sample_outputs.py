@@ -199,6 +199,21 @@ def test_what_fails_amid_the_denoising_keeps_the_steps(run, monkeypatch):
     assert run("--resume", "a.latents.safetensors", stored=True)[0] == 0
 
 
+def test_steps_that_are_kept_are_not_replaced_by_fewer(run, monkeypatch):
+    for step, kept in ((4, 3), (2, 3), (5, 4)):
+        with monkeypatch.context() as patch:
+            at_step(patch, step, lambda: os.kill(os.getpid(), signal.SIGTERM))
+            code, _, err = run(PROMPT, "--steps", "5", "-o", "a.mp4")
+        assert code == 130 and f"{kept} of 5 steps are kept" in err
+
+
+def test_a_link_to_what_is_not_there_is_refused_and_nothing_made_behind_it(run, tmp_path):
+    Path("link.mp4").symlink_to(tmp_path / "no" / "x.mp4")
+    code, _, err = run(PROMPT, "-o", "link.mp4")
+    assert code == 2 and "is a link to what is not there" in err
+    assert not (tmp_path / "no").exists()
+
+
 def test_latents_go_only_when_the_video_can_be_read_back_whole(run, monkeypatch):
     def torn(path, frames, *rest):
         write_video(path, frames[:4], *rest)

@@ -1,5 +1,6 @@
 """Folders that cannot be loaded are one message, and none is loaded in part."""
 
+import json
 import random
 import shutil
 from pickle import UnpicklingError
@@ -215,3 +216,29 @@ def test_whatever_a_loader_raises_is_one_message(error):
         raise error
     with pytest.raises(KeyboardInterrupt), loading("model=x"):
         raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [
+        ("transformer", "eps", "x"),
+        ("transformer", "num_layers", -3),
+        ("transformer", "cross_attn_norm", "x"),
+        ("vae", "mid_attention", "x"),
+        ("vae", "latents_mean", 1e30),
+        ("vae", "latents_std", [1e300]),
+    ],
+)
+def test_a_config_of_other_types_is_refused_by_name(tmp_path, pipe, part, name, value):
+    pipe.save_pretrained(tmp_path)
+    file = tmp_path / part / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {name: value}))
+    with pytest.raises(UserError, match=rf"model=.*{part}/config.json: {name}"):
+        load_to_sample(SampleConfig(model=str(tmp_path)))
+
+
+def test_a_file_is_no_name_at_the_hub(tmp_path):
+    file = tmp_path / "film.mp4"
+    file.write_bytes(b"x")
+    with pytest.raises(UserError, match="is no folder"):
+        features_of(str(file))

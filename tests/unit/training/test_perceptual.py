@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torch.nn import functional as F
-from transformers import ViTConfig, ViTImageProcessor, ViTModel
+from transformers import CLIPImageProcessor, ViTConfig, ViTImageProcessor, ViTModel
 
 from t2v.data.clips import pixels
 from t2v.errors import UserError
@@ -58,6 +58,34 @@ def test_frames_are_as_far_apart_as_t2v_eval_says(folder):
     assert net.name == distance.name
     wanted = net.distance(ours, theirs).mean(1)
     torch.testing.assert_close(distance(pixels(ours), pixels(theirs)), wanted)
+
+
+@pytest.mark.parametrize("resample", [2, 3])
+def test_a_network_sees_frames_of_any_size_as_its_processor_prepares_them(tmp_path, resample):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    ViTModel(ViTConfig(image_size=16, patch_size=4, intermediate_size=32, **sizes)).save_pretrained(
+        tmp_path
+    )
+    CLIPImageProcessor(
+        size={"shortest_edge": 20}, crop_size={"height": 16, "width": 16}, resample=resample
+    ).save_pretrained(tmp_path)
+    exact, smooth = (pictures_of(str(tmp_path), smooth=each).look for each in (False, True))
+    coarse = torch.rand(2, 3, 9, 13, generator=torch.Generator().manual_seed(3)) * 2 - 1
+    frames = F.interpolate(coarse, (45, 64), mode="bilinear")
+    for ours, theirs in zip(smooth(frames), exact(frames), strict=True):
+        assert (ours - theirs).abs().mean() < 0.02 * theirs.std()
+
+
+def test_a_processor_without_a_known_gradient_is_refused(tmp_path):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    ViTModel(ViTConfig(image_size=16, patch_size=4, intermediate_size=32, **sizes)).save_pretrained(
+        tmp_path
+    )
+    ViTImageProcessor(size={"height": 16, "width": 16}, resample=0).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"ViTImageProcessor\w* prepares .* no gradient"):
+        Perceptual(str(tmp_path), "cpu")
 
 
 def test_a_name_that_leads_nowhere_is_told(tmp_path):

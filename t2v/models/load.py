@@ -74,7 +74,7 @@ def load_part(
     Raises:
         UserError: it cannot be loaded, a tensor is missing or too much, or is NaN or infinite.
     """
-    _check_config(what, Path(source))
+    _check_config(what, kind, Path(source))
     if "variant" not in options and (variant := variant_of(what, Path(source))):
         options["variant"] = variant
     with loading(what):
@@ -132,7 +132,7 @@ def variant_of(what: str, folder: Path) -> str | None:
     return None if None in variants or not variants else variants.pop()
 
 
-def _check_config(what: str, folder: Path) -> None:
+def _check_config(what: str, kind: Any, folder: Path) -> None:
     """Refuse a file where a folder belongs, and a `config.json` of ours with values of another
     type or out of range."""
     if folder.exists() and not folder.is_dir():  # else it would be asked for at the Hub
@@ -142,9 +142,12 @@ def _check_config(what: str, folder: Path) -> None:
     schema = OURS.get(str(config.get("_class_name"))) if isinstance(config, dict) else None
     if schema is None:
         return
+    taken = inspect.signature(kind).parameters  # what is not saved is as the network has it
+    unsaved = {name: each.default for name, each in taken.items() if each.default is not each.empty}
     known = settings(schema)
+    stored = {name: each for name, each in (unsaved | config).items() if name in known}
     try:
-        load_config(schema, None, (), {name: config[name] for name in known if name in config})
+        load_config(schema, None, (), stored)
     except UserError as error:
         raise UserError(f"{what}: {path.parent.name}/{path.name}: {error}") from error
     for name in ("latents_mean", "latents_std"):

@@ -34,9 +34,7 @@ def test_auto_is_cuda_then_mps_then_the_cpu(cuda, mps, picked, monkeypatch):
     assert pick_device("auto").type == picked
 
 
-@pytest.mark.parametrize(
-    "name", ["foo", "cuda:99", "cpu:7", "meta", "", "cpu:x", "x" * 9999]
-)
+@pytest.mark.parametrize("name", ["foo", "cuda:99", "cpu:7", "meta", "", "cpu:x", "x" * 9999])
 def test_a_device_that_is_not_here_is_one_message(name):
     with pytest.raises(UserError, match=r"^device=.*not on this machine") as error:
         pick_device(name)

@@ -18,8 +18,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "AutoencoderKLT2V": "t2v.models.vae",
     "ModelMixin": "diffusers",
-    "T2VPipeline": "t2v.pipeline",
-    "T2VPipelineOutput": "t2v.pipeline",
+    "T2VPipeline": "t2v.pipelines.t2v",
+    "T2VPipelineOutput": "t2v.pipelines.t2v",
     "T2VTransformer3DModel": "t2v.models.transformer",
 }
 _DIFFUSERS = "diffusers.pipelines.pipeline_utils"  # home of DiffusionPipeline
@@ -51,13 +51,13 @@ class _AfterDiffusers(MetaPathFinder):
 
         def load_and_register(module: ModuleType) -> None:
             load(module)
-            import_module("t2v.pipeline")
+            import_module("t2v.pipelines.t2v")
 
         spec.loader.exec_module = load_and_register  # type: ignore[method-assign]
         return spec
 
 
 if _DIFFUSERS in sys.modules:
-    import_module("t2v.pipeline")
+    import_module("t2v.pipelines.t2v")
 else:
     sys.meta_path.insert(0, _AfterDiffusers())

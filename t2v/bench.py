@@ -20,12 +20,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from t2v.config import BenchConfig, SampleConfig
+from t2v.config.sampling import BenchConfig, SampleConfig
 from t2v.errors import UserError
-from t2v.files import locked, write_text
-from t2v.pipeline import T2VPipeline
+from t2v.io.files import locked, write_text
+from t2v.io.text_files import read_json
+from t2v.pipelines.t2v import T2VPipeline
 from t2v.sampling.load import load_pipeline
-from t2v.text_files import read_json
 
 PROMPT = "a red ball bounces on grass"
 MIB = 2**20

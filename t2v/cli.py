@@ -16,24 +16,18 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn, get_origin
 
-from t2v.config import (
-    BenchConfig,
-    CompareConfig,
-    ConvertConfig,
-    CurateConfig,
-    EncodeConfig,
-    EvalConfig,
-    FinetuneConfig,
-    PlanConfig,
-    SampleConfig,
-    ScorerConfig,
-    TrainDiTConfig,
-    TrainVAEConfig,
-    WorldConfig,
-)
+from t2v.config.curation import CurateConfig
+from t2v.config.data import EncodeConfig
+from t2v.config.evaluation import CompareConfig, EvalConfig
+from t2v.config.finetune import FinetuneConfig
+from t2v.config.load import load_config, settings, type_words
+from t2v.config.plan import PlanConfig
+from t2v.config.sampling import BenchConfig, ConvertConfig, SampleConfig
+from t2v.config.scorer import ScorerConfig
+from t2v.config.training import TrainDiTConfig, TrainVAEConfig
+from t2v.config.world import WorldConfig
 from t2v.errors import UserError, shortened
-from t2v.settings import load_config, settings, type_words
-from t2v.text_files import read_text
+from t2v.io.text_files import read_text
 
 EXIT_CODES = "exit codes: 0 done, 1 a bug, 2 something you can fix, 130 interrupted"
 REFUSED = {
@@ -134,7 +128,7 @@ def _eval(args: argparse.Namespace, overrides: list[str]) -> None:
     if config.data is None:
         from t2v.evaluation.run import evaluate
     else:
-        from t2v.evaluation.likeness import evaluate
+        from t2v.evaluation.retrieval import evaluate
     print(evaluate(config))
 
 
@@ -162,19 +156,21 @@ COMMANDS = {
         WorldConfig, "t2v.world.run:run", "render the captioned world; train its text and judge"
     ),
     "train-vae": Command(
-        TrainVAEConfig, "t2v.training.vae:train_vae", "train the video autoencoder"
+        TrainVAEConfig, "t2v.training.tasks.vae:train_vae", "train the video autoencoder"
     ),
     "train": Command(
         TrainDiTConfig,
-        "t2v.training.dit:train_dit",
+        "t2v.training.tasks.dit:train_dit",
         "train the transformer; writes a pipeline folder",
     ),
     "finetune": Command(
-        FinetuneConfig, "t2v.training.finetune:finetune", "a saved pipeline learns new footage"
+        FinetuneConfig,
+        "t2v.training.tasks.finetune:finetune",
+        "a saved pipeline learns new footage",
     ),
     "encode": Command(
         EncodeConfig,
-        "t2v.training.encode:encode",
+        "t2v.data.encode:encode",
         "clips to cached latents, with a report",
         ("data",),
     ),
@@ -187,7 +183,7 @@ COMMANDS = {
     ),
     "scorer": Command(
         ScorerConfig,
-        "t2v.training.scorer:train_scorer",
+        "t2v.training.tasks.scorer:train_scorer",
         "train what tells how well a video fits a text",
     ),
     "plan": Command(
@@ -271,7 +267,8 @@ def _dispatch(argv: list[str]) -> None:
     if args.help:
         parser.print_help()
         return
-    from t2v import distributed, log
+    from t2v import distributed
+    from t2v.io import log
 
     log.setup(distributed.rank())
     if distributed.rank():  # the first process prints

@@ -8,20 +8,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from t2v.config import (
-    CompareConfig,
-    CurateConfig,
-    EncodeConfig,
-    EvalConfig,
-    FinetuneConfig,
-    ScorerConfig,
-    TrainDiTConfig,
-    TrainVAEConfig,
-    WorldConfig,
-)
+from t2v.config.curation import CurateConfig
+from t2v.config.data import EncodeConfig
+from t2v.config.evaluation import CompareConfig, EvalConfig
+from t2v.config.finetune import FinetuneConfig
+from t2v.config.load import wrote_config
+from t2v.config.scorer import ScorerConfig
+from t2v.config.training import TrainDiTConfig, TrainVAEConfig
+from t2v.config.world import WorldConfig
 from t2v.errors import UserError
-from t2v.files import folder_locked
-from t2v.settings import wrote_config
+from t2v.io.files import folder_locked
 
 Config = TypeVar("Config")
 CONFIG = "config.yaml"

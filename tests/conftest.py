@@ -31,11 +31,11 @@ from transformers import (
     T5EncoderModel,
 )
 
-from t2v.config import VAEConfig
+from t2v.config.models import VAEConfig
+from t2v.io.video import write_video
 from t2v.models.transformer import T2VTransformer3DModel
 from t2v.models.vae import AutoencoderKLT2V
-from t2v.pipeline import T2VPipeline
-from t2v.video import write_video
+from t2v.pipelines.t2v import T2VPipeline
 
 WORDS = re.findall(r"\S+", "a red blue ball box rolls bounces on the grass snow under sky , .")
 TEXT_DIM = 32

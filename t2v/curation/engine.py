@@ -13,9 +13,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from t2v.config import CurateConfig
+from t2v.config.curation import CurateConfig
 from t2v.errors import UserError
-from t2v.workers import work
+from t2v.io.workers import work
 
 logger = logging.getLogger(__name__)
 BLOCKS = 1000  # of Ray Data, at most: what a task that is lost has to do again

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from t2v.files import Lines, read_lines, write_bytes, write_lines
-from t2v.manifest import Clip
+from t2v.io.files import Lines, read_lines, write_bytes, write_lines
+from t2v.io.manifest import Clip
 
 logger = logging.getLogger(__name__)
 

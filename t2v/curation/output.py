@@ -17,15 +17,15 @@ from typing import Any
 import av
 import numpy as np
 
-from t2v.config import CurateConfig
+from t2v.config.curation import CurateConfig
 from t2v.curation import engine
-from t2v.curation.examine import FAILED
+from t2v.curation.analyze import FAILED
 from t2v.errors import UserError
-from t2v.files import complete, remove_partials
 from t2v.footage import Unreadable, iter_frames, probe
 from t2v.footage.door import film_of, opened
-from t2v.manifest import Clip
-from t2v.workers import Failure
+from t2v.io.files import complete, remove_partials
+from t2v.io.manifest import Clip
+from t2v.io.workers import Failure
 
 CLIPS, SHARDS = "clips", "shards"
 PER_SHARD = 1000

@@ -12,7 +12,7 @@ from typing import Any
 
 import av
 
-from t2v.config import CurateConfig
+from t2v.config.curation import CurateConfig
 
 # What judges footage, and what judges captions where a model is named.
 LIBRARIES = ("t2v", "av", "opencv-python-headless", "numpy", "scikit-learn")

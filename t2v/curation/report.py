@@ -14,13 +14,13 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from t2v.card import DATA_CARD, UNKNOWN, table
-from t2v.config import CurateConfig
-from t2v.curation.balance import entropies
-from t2v.curation.caption import tidy
+from t2v.config.curation import CurateConfig
 from t2v.curation.journal import THUMBS
-from t2v.files import write_bytes
-from t2v.manifest import Clip
+from t2v.curation.text.balance import entropies
+from t2v.curation.text.caption import tidy
+from t2v.io.files import write_bytes
+from t2v.io.manifest import Clip
+from t2v.io.model_card import DATA_CARD, UNKNOWN, table
 
 PAGE = "report.html"
 BINS = 24

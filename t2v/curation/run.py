@@ -14,11 +14,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from t2v.config import CurateConfig
 from t2v.config.captions import CaptionConfig
+from t2v.config.curation import CurateConfig
+from t2v.config.load import save_config
 from t2v.curation import engine
-from t2v.curation.caption import NO_ANSWER, UNANSWERED
-from t2v.curation.examine import FAILED, examine
+from t2v.curation.analyze import FAILED, examine
+from t2v.curation.frames.text_recognition import require_ocr
 from t2v.curation.journal import (
     THUMBS,
     WORK,
@@ -29,16 +30,15 @@ from t2v.curation.journal import (
 )
 from t2v.curation.output import write_files
 from t2v.curation.provenance import looked_for, model_hashes, provenance
-from t2v.curation.reading import require_ocr
 from t2v.curation.report import write_report
 from t2v.curation.sources import Source, find_sources
 from t2v.curation.stages import STAGES, Stage
+from t2v.curation.text.caption import NO_ANSWER, UNANSWERED
 from t2v.errors import UserError
-from t2v.files import remove_partials, write_text
-from t2v.manifest import MANIFEST, Clip, write_manifest
+from t2v.io.files import remove_partials, write_text
+from t2v.io.manifest import MANIFEST, Clip, write_manifest
+from t2v.io.workers import Failure
 from t2v.outputs import output_folder
-from t2v.settings import save_config
-from t2v.workers import Failure
 
 logger = logging.getLogger(__name__)
 STATS = "stats.json"
@@ -222,7 +222,7 @@ def _device(settings: Any) -> str:
     """Where the models of a stage compute; a stage without one starts no torch to find out."""
     if not isinstance(settings, CaptionConfig) or not settings.names_models():
         return "cpu"
-    from t2v.models.placement import pick_device
+    from t2v.models.device import pick_device
 
     return str(pick_device(settings.device))
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from t2v.errors import UserError
-from t2v.manifest import VIDEO_SUFFIXES
-from t2v.text_files import read_text
+from t2v.io.manifest import VIDEO_SUFFIXES
+from t2v.io.text_files import read_text
 
 logger = logging.getLogger(__name__)
 LONGEST_TABLE = 2**32  # bytes

@@ -9,8 +9,8 @@ from typing import Any
 
 import cv2
 
-from t2v.config import CurateConfig
-from t2v.curation.examine import examine
+from t2v.config.curation import CurateConfig
+from t2v.curation.analyze import examine
 from t2v.curation.sources import Source, find_sources
 from t2v.errors import UserError
 from t2v.footage import Unreadable, iter_pictures, probe

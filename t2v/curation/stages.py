@@ -21,13 +21,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from t2v.curation.balance import balance
-from t2v.curation.caption import caption
-from t2v.curation.dedup import dedup
-from t2v.curation.motion import motion
-from t2v.curation.overlay import overlay
-from t2v.curation.quality import quality
-from t2v.curation.topics import topics
+from t2v.curation.frames.dedup import dedup
+from t2v.curation.frames.motion import motion
+from t2v.curation.frames.overlay import overlay
+from t2v.curation.frames.quality import quality
+from t2v.curation.text.balance import balance
+from t2v.curation.text.caption import caption
+from t2v.curation.text.topics import topics
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import product
 from typing import NamedTuple
 
-from t2v.config import ClipsConfig
+from t2v.config.data import ClipsConfig
 from t2v.errors import UserError
 
 ALIKE = 0.04  # shapes this near to each other count as one, and the larger is taken

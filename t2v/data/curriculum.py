@@ -10,9 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from t2v.config import StageConfig
+from t2v.config.data import StageConfig
 from t2v.data.buckets import Bucket
-from t2v.data.order import keyed_generator, step_indices
+from t2v.data.rng import keyed_generator, step_indices
 from t2v.errors import UserError
 
 

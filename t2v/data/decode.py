@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from t2v.config import ClipsConfig
+from t2v.config.data import ClipsConfig
 from t2v.data.buckets import Unfit, fit_length, fit_size
 from t2v.errors import UserError
 from t2v.footage import Probe, Unreadable, iter_frames, probe, read_picture
-from t2v.manifest import IMAGE_SUFFIXES, Clip
-from t2v.workers import Failure, work
+from t2v.io.manifest import IMAGE_SUFFIXES, Clip
+from t2v.io.workers import Failure, work
 
 VERSION = 2  # of what a clip becomes: raise it when other pixels come out, and no cache is stale
 

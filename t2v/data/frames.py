@@ -12,11 +12,12 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from t2v.config import ClipsConfig, TrainVAEConfig
-from t2v.data.clips import Clips, load_clips, train_count
+from t2v.config.data import ClipsConfig
+from t2v.config.training import TrainVAEConfig
 from t2v.data.curriculum import Draw
 from t2v.data.dataset import VAE, load_frames
-from t2v.data.order import keyed_generator, step_indices
+from t2v.data.rng import keyed_generator, step_indices
+from t2v.data.world_shards import Clips, load_clips, train_count
 from t2v.errors import UserError
 
 CLIPS_AT_ONCE = 32  # or the batch of training, which is known to fit

@@ -14,10 +14,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from t2v.data.cache import Cache
-from t2v.data.clips import pixels, read_rows, read_shards
+from t2v.data.world_shards import pixels, read_rows, read_shards
 from t2v.errors import UserError
-from t2v.files import complete
-from t2v.models.placement import ready
+from t2v.io.files import complete
+from t2v.models.device import ready
 from t2v.models.vae import AutoencoderKLT2V
 
 logger = logging.getLogger(__name__)

@@ -11,16 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from t2v.config import CompareConfig
-from t2v.data.order import keyed_generator
+from t2v.config.evaluation import CompareConfig
+from t2v.config.load import save_config
+from t2v.data.rng import keyed_generator
 from t2v.errors import UserError
-from t2v.evaluation.draw import read_kept
 from t2v.evaluation.intervals import bootstrap, holm, paired_p
-from t2v.evaluation.page import write_page
-from t2v.files import write_text
+from t2v.evaluation.report.page import write_page
+from t2v.evaluation.samples import read_kept
+from t2v.io.files import write_text
+from t2v.io.text_files import read_json
 from t2v.outputs import output_folder
-from t2v.settings import save_config
-from t2v.text_files import read_json
 
 ALPHA = 0.05
 SAME = ("size", "fps")  # of the protocol: figures of other sizes are other figures

@@ -15,19 +15,31 @@ from typing import Any
 
 from torch import Tensor
 
-from t2v.config import EvalConfig
+from t2v.config.evaluation import EvalConfig
+from t2v.config.load import save_config
 from t2v.data.cache import digest, weights_digest
-from t2v.data.clips import read_rows
-from t2v.data.order import keyed_generator
+from t2v.data.rng import keyed_generator
+from t2v.data.world_shards import read_rows
 from t2v.errors import UserError
-from t2v.evaluation import cheats
-from t2v.evaluation.alignment import alignment
-from t2v.evaluation.caption_back import caption_back, teller_of
-from t2v.evaluation.draw import draw, kept_in, recipes, through_vae
-from t2v.evaluation.dynamics import dynamics
-from t2v.evaluation.fidelity import fidelity
 from t2v.evaluation.intervals import Interval, summary
-from t2v.evaluation.measure import (
+from t2v.evaluation.metrics import sanity_checks
+from t2v.evaluation.metrics.alignment import alignment
+from t2v.evaluation.metrics.attributes import (
+    attributes,
+    columns,
+    load_oracle,
+    load_pipeline,
+    most_common,
+)
+from t2v.evaluation.metrics.caption_back import caption_back, teller_of
+from t2v.evaluation.metrics.dynamics import dynamics
+from t2v.evaluation.metrics.fidelity import fidelity
+from t2v.evaluation.metrics.reconstruction import reconstruction
+from t2v.evaluation.report.page import write_page
+from t2v.evaluation.report.table import markdown
+from t2v.evaluation.samples import draw, kept_in, recipes, through_vae
+from t2v.evaluation.suites import Suite, load_suite
+from t2v.evaluation.types import (
     Column,
     Figure,
     Findings,
@@ -36,7 +48,8 @@ from t2v.evaluation.measure import (
     blurred_copy,
     still_copy,
 )
-from t2v.evaluation.nets import (
+from t2v.io.files import write_text
+from t2v.nets.features import (
     Nets,
     aligner_of,
     features_of,
@@ -44,16 +57,9 @@ from t2v.evaluation.nets import (
     pictures_of,
     vae_pictures,
 )
-from t2v.evaluation.page import write_page
-from t2v.evaluation.reconstruction import reconstruction
-from t2v.evaluation.scorer import load_scorer, scorer_aligner
-from t2v.evaluation.suites import Suite, load_suite
-from t2v.evaluation.table import markdown
-from t2v.evaluation.world import attributes, columns, load_oracle, load_pipeline, most_common
-from t2v.files import write_text
+from t2v.nets.scorer import load_scorer, scorer_aligner
 from t2v.outputs import output_folder
-from t2v.pipeline import T2VPipeline
-from t2v.settings import save_config
+from t2v.pipelines.t2v import T2VPipeline
 
 logger = logging.getLogger(__name__)
 
@@ -300,7 +306,7 @@ def judge(
 
 def _suspicions(
     rows: dict[str, Videos], moving: dict[str, Findings], training: str | None
-) -> tuple[cheats.Marks, list[str], list[str]]:
+) -> tuple[sanity_checks.Marks, list[str], list[str]]:
     def column(row: str, name: str) -> Tensor:
         found = moving[row][name]
         assert isinstance(found, Column)
@@ -308,23 +314,23 @@ def _suspicions(
 
     motion, frozen = column(MODEL, "motion"), column(MODEL, "frozen")
     if REAL not in rows:
-        marks = {"still": cheats.still(motion, frozen, None)}
-        return marks, cheats.warnings(marks, len(motion)), []
+        marks = {"still": sanity_checks.still(motion, frozen, None)}
+        return marks, sanity_checks.warnings(marks, len(motion)), []
     real = column(REAL, "motion")
     marks = {
-        "still": cheats.still(motion, frozen, real),
-        "blurred": cheats.blurred(column(MODEL, "sharpness"), column(REAL, "sharpness")),
+        "still": sanity_checks.still(motion, frozen, real),
+        "blurred": sanity_checks.blurred(column(MODEL, "sharpness"), column(REAL, "sharpness")),
     }
     captions: list[str] = []
     if training is not None:
-        distance, captions = cheats.nearest_training(rows[MODEL].video, training)
-        new, _ = cheats.nearest_training(rows[REAL].video, training)
-        marks["copied"] = cheats.copied(distance, new)
+        distance, captions = sanity_checks.nearest_training(rows[MODEL].video, training)
+        new, _ = sanity_checks.nearest_training(rows[REAL].video, training)
+        marks["copied"] = sanity_checks.copied(distance, new)
         captions = [
             f"{far:.1f} grey levels from '{caption}'; new clips are {new.min():.1f} or more away"
             for far, caption in zip(distance.tolist(), captions, strict=True)
         ]
-    return marks, cheats.warnings(marks, int((real > cheats.MOVES).sum())), captions
+    return marks, sanity_checks.warnings(marks, int((real > sanity_checks.MOVES).sum())), captions
 
 
 def _cells(findings: Findings) -> dict[str, Any]:

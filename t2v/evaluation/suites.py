@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from t2v.errors import UserError
-from t2v.text_files import parse_json, read_text
+from t2v.io.text_files import parse_json, read_text
 from t2v.world.grammar import Scene, Thing, caption, draw_scene
 from t2v.world.render import render
 from t2v.world.run import clip_generator

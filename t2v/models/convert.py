@@ -11,11 +11,11 @@ import torch
 from safetensors import safe_open
 
 from t2v.errors import UserError
-from t2v.files import complete, locked
+from t2v.io.files import complete, locked
+from t2v.io.text_files import read_json
 from t2v.models.finite import is_finite
 from t2v.models.load import loading, variant_of
 from t2v.models.transformer import T2VTransformer3DModel
-from t2v.text_files import read_json
 
 _COMPONENTS = {  # name in model_index.json -> the classes that T2VPipeline can use there
     "transformer": ("WanTransformer3DModel",),

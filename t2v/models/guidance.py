@@ -9,7 +9,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
 from torch import Tensor
 
-from t2v.models.placement import ready
+from t2v.models.device import ready
 
 CFGMode = Literal["sequential", "batched"]
 

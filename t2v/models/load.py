@@ -21,11 +21,11 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from t2v.config import TransformerConfig, VAEConfig
+from t2v.config.load import load_config, settings
+from t2v.config.models import TransformerConfig, VAEConfig
 from t2v.errors import UserError, shortened
+from t2v.io.text_files import read_json
 from t2v.models.finite import is_finite
-from t2v.settings import load_config, settings
-from t2v.text_files import read_json
 
 LIBRARIES = ("diffusers", "transformers", "t2v")
 NETWORKS = (ModelMixin, PreTrainedModel)

@@ -13,9 +13,9 @@ from diffusers.loaders import WanLoraLoaderMixin
 from torch import Tensor
 
 from t2v.errors import UserError
+from t2v.models.device import ready
 from t2v.models.load import loading
 from t2v.models.lora_file import check_lora, convert, lora_file, read_lora, require_peft
-from t2v.models.placement import ready
 
 logger = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from t2v.errors import UserError
+from t2v.models.device import ready
 from t2v.models.finite import refuse_bad
-from t2v.models.placement import ready
 
 logger = logging.getLogger(__name__)
 

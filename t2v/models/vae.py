@@ -21,7 +21,7 @@ from torch import Tensor
 
 from t2v.errors import UserError
 from t2v.models.causal import FeatureCache, fold_patches
-from t2v.models.coder import CoderShape, Decoder, Encoder, Patch
+from t2v.models.encoder_decoder import CoderShape, Decoder, Encoder, Patch
 from t2v.models.tiling import run_tiled
 
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from t2v.errors import UserError
-from t2v.models.placement import pick_device
+from t2v.models.device import pick_device
 from t2v.plan.estimate import DEFAULTS, MIB, Correction, Estimate, Figure, estimate
 from t2v.plan.measure import Measured, measure
-from t2v.plan.parts import Size, Target
+from t2v.plan.shapes import Size, Target
 from t2v.plan.trace import Rates
 
 SPARE = 0.9  # of the free memory that a plan may fill

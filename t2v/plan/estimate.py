@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from diffusers.models.attention_dispatch import AttentionBackendName
 
-from t2v.config import FinetuneConfig, TrainDiTConfig
+from t2v.config.finetune import FinetuneConfig
+from t2v.config.training import TrainDiTConfig
 from t2v.models.attention import check_backend
-from t2v.plan.parts import Size, Target
+from t2v.plan.shapes import Size, Target
 from t2v.plan.trace import Rates, traced
-from t2v.plan.work import ENCODE, UPDATE, Work, build
+from t2v.plan.workload import ENCODE, UPDATE, Work, build
 
 MIB, GIB = 2**20, 2**30
 MANY_LAYERS = 8

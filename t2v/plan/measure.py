@@ -17,11 +17,11 @@ from torch import Tensor
 
 from t2v.bench import MIB, peak_memory
 from t2v.errors import UserError
+from t2v.models.device import pick_device
 from t2v.models.layers import Linear
-from t2v.models.placement import pick_device
-from t2v.plan.parts import Size, Target
+from t2v.plan.shapes import Size, Target
 from t2v.plan.trace import Rates
-from t2v.plan.work import Work, build
+from t2v.plan.workload import Work, build
 
 MOST_TURNS, ENOUGH_SECONDS = 10, 10.0
 PROBE = {"cpu": 1024, "cuda": 8192}  # rows and columns of the matrices, channels x tokens alike

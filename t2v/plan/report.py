@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from t2v.config import SampleConfig
+from t2v.config.sampling import SampleConfig
 from t2v.plan.estimate import GIB, MIB, Figure, StageTrace
 from t2v.plan.run import Plan
 

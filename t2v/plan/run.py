@@ -8,15 +8,17 @@ from typing import Any, Literal
 
 import torch
 
-from t2v.config import PlanConfig, SampleConfig, TrainVAEConfig
-from t2v.data.clips import read_rows
+from t2v.config.plan import PlanConfig
+from t2v.config.sampling import SampleConfig
+from t2v.config.training import TrainVAEConfig
 from t2v.data.dataset import is_world
+from t2v.data.world_shards import read_rows
 from t2v.errors import UserError
-from t2v.models.placement import free_memory, pick_device
+from t2v.models.device import free_memory, pick_device
 from t2v.plan.calibrate import SPARE, calibrated, micro_steps, smaller
 from t2v.plan.estimate import DEFAULTS, GIB, Correction, Estimate, Figure, estimate
 from t2v.plan.measure import Measured, measure, measured_rates
-from t2v.plan.parts import Size, Target, planned_size
+from t2v.plan.shapes import Size, Target, planned_size
 from t2v.plan.trace import Rates
 from t2v.sampling.load import pick_dtype
 

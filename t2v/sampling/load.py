@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline
 
-from t2v.config import SampleConfig
+from t2v.config.sampling import SampleConfig
 from t2v.errors import UserError
+from t2v.models.device import check_memory, pick_device, pick_dtype
 from t2v.models.folder import model_folder, read_index, weights_hash
 from t2v.models.load import load_parts, loading, quiet_bars, refuse_damaged
 from t2v.models.lora import load_lora
-from t2v.models.placement import check_memory, pick_device, pick_dtype
 
 BYTES_PER_PIXEL = 3 * (4 + 1)  # of a decoded video, and of the frames that are written
 

@@ -15,14 +15,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from t2v import text_files
-from t2v.config import SampleConfig
+from t2v.config.load import load_config
+from t2v.config.sampling import SampleConfig
 from t2v.errors import UserError, shortened
-from t2v.files import complete, write_text
+from t2v.io import text_files
+from t2v.io.files import complete, write_text
+from t2v.io.text_files import check_file, parse_json
 from t2v.models.folder import EMBEDDED, file_hash
 from t2v.models.lora import lora_file
-from t2v.settings import load_config
-from t2v.text_files import check_file, parse_json
 
 MOST_JSON = 2**24  # bytes of a recipe: one has some thousand
 PACKAGES = ("t2v", "torch", "diffusers", "transformers")

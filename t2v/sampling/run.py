@@ -12,19 +12,20 @@ from typing import Any, cast
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
-from t2v.config import SampleConfig
+from t2v.config.sampling import SampleConfig
 from t2v.errors import UserError
-from t2v.evaluation.nets import Aligner
+from t2v.io.video import check_size, read_recipe
+from t2v.models.device import DTYPES
 from t2v.models.folder import file_hash
+from t2v.models.inputs import count_frames, latent_shape
 from t2v.models.lora_file import lora_file
-from t2v.models.placement import DTYPES
-from t2v.models.request import count_frames, latent_shape
-from t2v.pipeline import T2VPipeline
+from t2v.nets.features import Aligner
+from t2v.pipelines.t2v import T2VPipeline
 from t2v.sampling import recipe as recipes
-from t2v.sampling.grade import load_grader, scorer_of
+from t2v.sampling.best_of import load_grader, scorer_of
+from t2v.sampling.generate import make_all
 from t2v.sampling.load import load_pipeline
-from t2v.sampling.make import make_all
-from t2v.sampling.places import (
+from t2v.sampling.output_paths import (
     held,
     is_finished,
     place_of_latents,
@@ -32,7 +33,6 @@ from t2v.sampling.places import (
     refuse_other_films,
 )
 from t2v.sampling.recipe import Choice, Recipe, read_latents
-from t2v.video import check_size, read_recipe
 
 logger = logging.getLogger(__name__)
 

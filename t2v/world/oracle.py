@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from t2v.config import WorldConfig
-from t2v.data.clips import load_clips, pixels, read_rows
-from t2v.models.placement import check_memory
+from t2v.config.world import WorldConfig
+from t2v.data.world_shards import load_clips, pixels, read_rows
+from t2v.models.device import check_memory
 from t2v.world.labels import HEADS, labels
 
 logger = logging.getLogger(__name__)

@@ -15,11 +15,11 @@ import torch
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-from t2v.config import WorldConfig
+from t2v.config.load import load_config, save_config
+from t2v.config.world import WorldConfig
 from t2v.errors import UserError
-from t2v.files import complete, write_text
+from t2v.io.files import complete, write_text
 from t2v.outputs import output_folder
-from t2v.settings import load_config, save_config
 from t2v.world.grammar import caption, draw_scene
 from t2v.world.render import render
 

@@ -22,9 +22,9 @@ from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
-from t2v.config import WorldConfig
+from t2v.config.world import WorldConfig
+from t2v.models.device import check_memory
 from t2v.models.load import load_text
-from t2v.models.placement import check_memory
 from t2v.world.grammar import SHAPES, Scene, caption, draw_scene, words
 from t2v.world.labels import HEADS, labels
 

@@ -5,14 +5,9 @@ import torch
 from einops import rearrange
 
 from t2v import sampling
-from t2v.config import (
-    OptimConfig,
-    SampleConfig,
-    TrainDiTConfig,
-    TrainVAEConfig,
-    TransformerConfig,
-    VAEConfig,
-)
+from t2v.config.models import TransformerConfig, VAEConfig
+from t2v.config.sampling import SampleConfig
+from t2v.config.training import OptimConfig, TrainDiTConfig, TrainVAEConfig
 
 TINY_VAE = VAEConfig(
     latent_channels=8,

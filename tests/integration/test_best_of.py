@@ -10,10 +10,10 @@ from diffusers import UniPCMultistepScheduler
 from transformers import CLIPModel
 
 from t2v.cli import main
-from t2v.evaluation.nets import aligner_of
-from t2v.evaluation.scorer import Scorer, ScorerTowers
-from t2v.pipeline import T2VPipeline
-from t2v.video import read_recipe, read_video
+from t2v.io.video import read_recipe, read_video
+from t2v.nets.features import aligner_of
+from t2v.nets.scorer import Scorer, ScorerTowers
+from t2v.pipelines.t2v import T2VPipeline
 
 PROMPT = "a red ball rolls on the grass"
 BEST_OF_4 = (PROMPT, "--seed", "3", "--best-of", "4")

@@ -18,12 +18,12 @@ import numpy as np
 import pytest
 
 from t2v.cli import main
-from t2v.config import CurateConfig
+from t2v.config.curation import CurateConfig
 from t2v.curation.run import curate
 from t2v.curation.stages import STAGES
 from t2v.footage import probe, read_frames
-from t2v.manifest import read_manifest
-from t2v.video import write_video
+from t2v.io.manifest import read_manifest
+from t2v.io.video import write_video
 
 ROOT = Path(__file__).parents[2]
 ODD = 'a "quoted"\n$(touch owned).mp4'

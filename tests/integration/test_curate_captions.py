@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from t2v.cli import main
-from t2v.manifest import read_manifest
-from t2v.video import write_video
+from t2v.io.manifest import read_manifest
+from t2v.io.video import write_video
 
 CAPTIONS = (
     "A red <b>ball</b> rolls over the grass.",

@@ -13,21 +13,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from t2v.config import (
-    ClipsConfig,
-    DiscriminatorConfig,
-    FinetuneConfig,
-    LoRAConfig,
-    OptimConfig,
-    StageConfig,
-)
+from t2v.config.data import ClipsConfig, StageConfig
+from t2v.config.finetune import FinetuneConfig, LoRAConfig
+from t2v.config.load import save_config
+from t2v.config.training import DiscriminatorConfig, OptimConfig
 from t2v.distributed import world_size
 from t2v.errors import UserError
-from t2v.settings import save_config
-from t2v.training.checkpoint import newest_checkpoint
-from t2v.training.dit import DiTTask, train_dit
-from t2v.training.finetune import finetune
-from t2v.training.vae import train_vae
+from t2v.io.checkpoint import newest_checkpoint
+from t2v.training.tasks.dit import DiTTask, train_dit
+from t2v.training.tasks.finetune import finetune
+from t2v.training.tasks.vae import train_vae
 
 JUDGED = ("seconds", "verdict", "val_change", "val_chance")  # a small difference of large numbers
 TRAIN = {"vae": train_vae, "dit": train_dit, "lora": finetune}
@@ -59,7 +54,9 @@ def work(rank, ports, kind, configs):
 def train_by_two(kind, *configs):
     """One training after the other, each by two processes as `torchrun` would start them."""
     context = multiprocessing.get_context("forkserver")  # imports torch once for all of them
-    context.set_forkserver_preload(["t2v.training.finetune", "t2v.training.vae", "peft"])
+    context.set_forkserver_preload(
+        ["t2v.training.tasks.finetune", "t2v.training.tasks.vae", "peft"]
+    )
     ports = [free_port() for _ in configs]
     pair = [context.Process(target=work, args=(rank, ports, kind, configs)) for rank in range(2)]
     for process in pair:

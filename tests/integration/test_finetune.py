@@ -12,16 +12,17 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from t2v.cli import main
-from t2v.config import FinetuneConfig, LoRAConfig, OptimConfig
+from t2v.config.finetune import FinetuneConfig, LoRAConfig
+from t2v.config.training import OptimConfig
 from t2v.errors import UserError
 from t2v.models.lora import load_lora
 from t2v.models.lora_file import WEIGHTS
-from t2v.pipeline import T2VPipeline
+from t2v.pipelines.t2v import T2VPipeline
 from t2v.plan.estimate import estimate
-from t2v.plan.parts import Size
 from t2v.plan.run import UNKNOWN
-from t2v.training.finetune import FinetuneTask, finetune
-from t2v.training.loop import fit, start_state
+from t2v.plan.shapes import Size
+from t2v.training.engine.loop import fit, start_state
+from t2v.training.tasks.finetune import FinetuneTask, finetune
 
 PROMPT = "a red ball rolls on the grass"
 BASE_PROMPTS = ("a blue box", "a red box", "the ball under the sky", "a box on the snow")

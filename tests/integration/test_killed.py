@@ -13,11 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from t2v.config import ClipsConfig, EncodeConfig
-from t2v.training.checkpoint import newest_checkpoint
-from t2v.training.dit import train_dit
-from t2v.training.encode import encode
-from t2v.training.vae import train_vae
+from t2v.config.data import ClipsConfig, EncodeConfig
+from t2v.data.encode import encode
+from t2v.io.checkpoint import newest_checkpoint
+from t2v.training.tasks.dit import train_dit
+from t2v.training.tasks.vae import train_vae
 
 KILLS = 20
 TICK = 0.01  # seconds; what the system counts processor time in
@@ -34,7 +34,7 @@ def attempt(kind, config, seconds):
     time it had used."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["t2v.training.encode", "t2v.training.vae", "torch.utils.tensorboard"]
+        ["t2v.data.encode", "t2v.training.tasks.vae", "torch.utils.tensorboard"]
     )
     process = context.Process(target=work, args=(kind, config))
     process.start()

@@ -14,7 +14,7 @@ from diffusers.training_utils import _collate_lora_metadata
 from peft import LoraConfig, get_peft_model_state_dict
 
 from t2v.models.transformer import T2VTransformer3DModel
-from t2v.pipeline import T2VPipeline
+from t2v.pipelines.t2v import T2VPipeline
 
 PROMPT = "a red ball rolls on the grass"
 ROOT = Path(__file__).parents[2]
@@ -134,7 +134,7 @@ def test_a_fresh_process_loads_the_folder(folder, order):
     printed = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
-    assert printed.split() == ["t2v.pipeline", "t2v.models.vae", "8"]
+    assert printed.split() == ["t2v.pipelines.t2v", "t2v.models.vae", "8"]
 
 
 def test_importing_the_package_loads_neither_torch_nor_diffusers():

@@ -9,11 +9,12 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from t2v.cli import main
-from t2v.config import ClipsConfig, FinetuneConfig, StageConfig
-from t2v.pipeline import T2VPipeline
-from t2v.training.dit import DiTTask, train_dit
-from t2v.training.finetune import FinetuneTask
-from t2v.training.vae import VAETask, train_vae
+from t2v.config.data import ClipsConfig, StageConfig
+from t2v.config.finetune import FinetuneConfig
+from t2v.pipelines.t2v import T2VPipeline
+from t2v.training.tasks.dit import DiTTask, train_dit
+from t2v.training.tasks.finetune import FinetuneTask
+from t2v.training.tasks.vae import VAETask, train_vae
 
 CLIPS = ClipsConfig(
     fps=8, resolution=64, num_frames=9, workers=1, aspects=("5:3", "3:5", "1:1"),

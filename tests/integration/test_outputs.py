@@ -10,20 +10,23 @@ from pathlib import Path
 
 import pytest
 
-from t2v.config import CompareConfig, CurateConfig, EncodeConfig, EvalConfig, WorldConfig
+from t2v.config.curation import CurateConfig
+from t2v.config.data import EncodeConfig
+from t2v.config.evaluation import CompareConfig, EvalConfig
+from t2v.config.world import WorldConfig
 from t2v.curation.run import curate
+from t2v.data.encode import encode
 from t2v.errors import UserError
 from t2v.evaluation.compare import compare
 from t2v.evaluation.run import evaluate
-from t2v.training.checkpoint import newest_checkpoint
-from t2v.training.encode import encode
-from t2v.training.vae import train_vae
+from t2v.io.checkpoint import newest_checkpoint
+from t2v.training.tasks.vae import train_vae
 from t2v.world import run as world
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from t2v.files import locked
+from t2v.io.files import locked
 with locked(Path(sys.argv[1]), command="t2v first"):
     print("held", flush=True)
     time.sleep(60)
@@ -106,7 +109,7 @@ def train_apart(config):
 def test_of_two_trainings_with_one_output_one_goes_on_to_its_end(vae_config):
     config = replace(vae_config, steps=30, save_every=1)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["t2v.training.vae"])
+    context.set_forkserver_preload(["t2v.training.tasks.vae"])
     for _ in range(5):
         both = [context.Process(target=train_apart, args=(config,)) for _ in range(2)]
         for process in both:

@@ -21,9 +21,9 @@ from safetensors.torch import load_file, save_file
 from transformers import UMT5Config, UMT5EncoderModel
 
 from t2v.cli import main
-from t2v.pipeline import T2VPipeline
+from t2v.io.video import read_recipe, read_video, write_video
+from t2v.pipelines.t2v import T2VPipeline
 from t2v.sampling import recipe
-from t2v.video import read_recipe, read_video, write_video
 
 PROMPT = "a red ball rolls on the grass"
 
@@ -85,7 +85,7 @@ def test_a_sample_is_the_one_the_pipeline_draws(run, pipe, monkeypatch):
         written.append(frames)
         write_video(path, frames, *rest)
 
-    monkeypatch.setattr("t2v.sampling.make.write_video", write)
+    monkeypatch.setattr("t2v.sampling.generate.write_video", write)
     assert run(PROMPT, "--seed", "5")[0] == 0
     frames = pipe(PROMPT, generator=torch.Generator().manual_seed(5)).frames[0]
     np.testing.assert_array_equal(written[0], (frames * 255).round().astype(np.uint8))
@@ -353,7 +353,9 @@ def test_a_negative_prompt_without_guidance_is_told_to_do_nothing(run):
 
 def test_a_preview_is_drawn_and_removed(run, monkeypatch):
     seen = []
-    monkeypatch.setattr("t2v.sampling.draw.save_image", lambda path, image: seen.append(path.name))
+    monkeypatch.setattr(
+        "t2v.sampling.denoise.save_image", lambda path, image: seen.append(path.name)
+    )
     assert run(PROMPT, "--steps", "4", "--preview-every", "2")[0] == 0
     assert seen == ["video.preview.png"] * 2
 

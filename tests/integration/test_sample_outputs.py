@@ -16,20 +16,20 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from t2v.cli import main
-from t2v.video import read_recipe, read_video, write_video
+from t2v.io.video import read_recipe, read_video, write_video
 
 PROMPT = "a red ball rolls on the grass"
 HOLD = """
 import sys, time
 from pathlib import Path
-from t2v.files import locked
+from t2v.io.files import locked
 with locked(Path(sys.argv[1]), command="t2v sample"):
     print("held", flush=True)
     time.sleep(60)
 """
 TIGHT = """
 import resource, sys
-import t2v.sampling.make as make
+import t2v.sampling.generate as make
 from t2v.cli import main
 decode = make.decode
 def tight(*args):
@@ -218,7 +218,7 @@ def test_latents_go_only_when_the_video_can_be_read_back_whole(run, monkeypatch)
     def torn(path, frames, *rest):
         write_video(path, frames[:4], *rest)
 
-    monkeypatch.setattr("t2v.sampling.make.write_video", torn)
+    monkeypatch.setattr("t2v.sampling.generate.write_video", torn)
     code, _, err = run(PROMPT, "-o", "a.mp4")
     assert code == 2 and "4 frames of 32x48 can be read back, of 9" in err
     assert load_file("a.latents.safetensors")["latents"].shape == (1, 8, 3, 4, 6)

@@ -10,18 +10,19 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from t2v.config import TransformerConfig, VAEConfig
-from t2v.data.clips import load_clips, pixels
+from t2v.config.models import TransformerConfig, VAEConfig
 from t2v.data.latents import encode_folder
+from t2v.data.world_shards import load_clips, pixels
 from t2v.errors import UserError
+from t2v.io.checkpoint import newest_checkpoint
+from t2v.models.device import ALIGNMENT
 from t2v.models.load import load_text
-from t2v.models.placement import ALIGNMENT
 from t2v.models.vae import AutoencoderKLT2V
-from t2v.pipeline import T2VPipeline
-from t2v.training.checkpoint import newest_checkpoint
-from t2v.training.dit import DiTTask, encode_tokens, load_vae, train_dit
-from t2v.training.loop import fit, start_state
-from t2v.training.vae import VAETask, train_vae
+from t2v.models.vae_folder import load_vae
+from t2v.pipelines.t2v import T2VPipeline
+from t2v.training.engine.loop import fit, start_state
+from t2v.training.tasks.dit import DiTTask, encode_tokens, train_dit
+from t2v.training.tasks.vae import VAETask, train_vae
 
 
 def state_of(checkpoint):

@@ -7,13 +7,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from t2v.config import DiscriminatorConfig
+from t2v.config.training import DiscriminatorConfig
 from t2v.errors import UserError
 from t2v.models.vae import AutoencoderKLT2V
 from t2v.plan.estimate import estimate
-from t2v.plan.parts import Size
 from t2v.plan.run import UNKNOWN
-from t2v.training.vae import VAETask, train_vae
+from t2v.plan.shapes import Size
+from t2v.training.tasks.vae import VAETask, train_vae
 from t2v.world.oracle import WorldOracle
 
 PLAYING = DiscriminatorConfig(weight=0.5, start=1, alone=2, width=4)

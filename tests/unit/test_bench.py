@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from t2v.bench import bench, count_flop, peak_memory, print_table, stages
-from t2v.config import BenchConfig
+from t2v.config.load import load_config
+from t2v.config.sampling import BenchConfig
 from t2v.errors import UserError
-from t2v.settings import load_config
 
 CPU = torch.device("cpu")
 LINEAR = 2 * 5 * 7 * 64 * 32

@@ -10,9 +10,9 @@ import pytest
 from safetensors import SafetensorError
 
 from t2v.cli import COMMANDS, _prompts_in, main
-from t2v.config import SampleConfig
+from t2v.config.load import load_config, settings
+from t2v.config.sampling import SampleConfig
 from t2v.errors import UserError
-from t2v.settings import load_config, settings
 
 
 @pytest.fixture

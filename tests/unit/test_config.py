@@ -3,25 +3,32 @@
 import subprocess
 import sys
 from dataclasses import MISSING, fields, is_dataclass
+from importlib import import_module
+from pkgutil import iter_modules
 from typing import Literal, get_args, get_origin
 
 import pytest
 
-from t2v import config
-from t2v.config import (
-    ConvertConfig,
-    EncodeConfig,
-    FinetuneConfig,
-    SampleConfig,
-    StageConfig,
-    TrainDiTConfig,
-    TrainVAEConfig,
-)
+import t2v.config
+from t2v.config.data import EncodeConfig, StageConfig
+from t2v.config.finetune import FinetuneConfig
+from t2v.config.load import load_config, save_config, settings, type_words
+from t2v.config.sampling import ConvertConfig, SampleConfig
+from t2v.config.training import OptimConfig, TrainDiTConfig, TrainVAEConfig
 from t2v.errors import UserError
-from t2v.settings import load_config, save_config, settings, type_words
 
 REQUIRED = ["output=runs/a", "data=d", "vae=v", "text=t"]
-SCHEMAS = [each for each in vars(config).values() if isinstance(each, type) and is_dataclass(each)]
+MODULES = [
+    import_module(f"t2v.config.{module.name}") for module in iter_modules(t2v.config.__path__)
+]
+SCHEMAS = list(
+    dict.fromkeys(
+        each
+        for module in MODULES
+        for each in vars(module).values()
+        if is_dataclass(each) and each.__module__ == module.__name__
+    )
+)
 
 
 def required_of(schema):
@@ -133,14 +140,14 @@ def test_all_missing_required_settings_are_named_at_once():
 
 def test_settings_lists_nested_names_types_and_defaults():
     known = settings(TrainDiTConfig)
-    assert known["optim.lr"] == (float, config.OptimConfig.lr)
+    assert known["optim.lr"] == (float, OptimConfig.lr)
     assert type_words(known["optim.name"][0]) == "muon | adamw"
     assert type_words(settings(SampleConfig)["height"][0]) == "int | null"
     assert type_words(known["model.patch_size"][0]) == "[int, int, int]"
 
 
 def test_the_package_settings_import_neither_torch_nor_yaml():
-    code = "import sys, t2v.settings; sys.exit(bool({'torch', 'yaml'} & set(sys.modules)))"
+    code = "import sys, t2v.config.load; sys.exit(bool({'torch', 'yaml'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from t2v.cli import COMMANDS, main
-from t2v.config import SampleConfig
+from t2v.config.load import load_config, settings, type_words
+from t2v.config.sampling import SampleConfig
 from t2v.errors import UserError
-from t2v.manifest import read_manifest
+from t2v.io.manifest import read_manifest
 from t2v.sampling.recipe import Recipe, read, read_json, versions
-from t2v.settings import load_config, settings, type_words
 
 LONGEST = 3000  # characters of a message
 NUMBERS = [

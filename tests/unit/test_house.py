@@ -20,10 +20,10 @@ from packaging.requirements import Requirement
 
 from t2v import cli
 from t2v.cli import COMMANDS
-from t2v.config import TrainDiTConfig, TrainVAEConfig
+from t2v.config.load import load_config, settings
+from t2v.config.training import TrainDiTConfig, TrainVAEConfig
 from t2v.models.transformer import T2VTransformer3DModel
 from t2v.models.vae import AutoencoderKLT2V
-from t2v.settings import load_config, settings
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -32,27 +32,17 @@ TREES = {
 }
 FLOORS = [
     {"errors"},
-    {"files"},
-    {"text_files"},
-    {"config"},
-    {"settings"},
-    {"outputs"},
     {"footage"},
-    {
-        "models",
-        "diffusion",
-        "video",
-        "workers",
-        "manifest",
-        "card",
-        "distributed",
-        "log",
-    },
-    {"pipeline", "data", "curation"},
+    {"io"},
+    {"config"},
+    {"outputs"},
+    {"models", "distributed"},
+    {"pipelines", "data"},
     {"world"},
+    {"nets"},
+    {"curation", "sampling"},
     {"evaluation"},
-    {"sampling"},
-    {"training"},  # it shows what `t2v sample` would draw
+    {"training"},  # it shows what `t2v sample` would make
     {"bench"},
     {"plan"},
     {"__init__"},

@@ -3,10 +3,11 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from t2v.config import CurateConfig, TrainVAEConfig
+from t2v.config.curation import CurateConfig
+from t2v.config.load import save_config
+from t2v.config.training import TrainVAEConfig
 from t2v.errors import UserError
 from t2v.outputs import OUTPUTS, output_folder
-from t2v.settings import save_config
 
 
 @pytest.fixture

@@ -8,27 +8,21 @@ import torch
 
 from t2v.bench import PROMPT, count_flop
 from t2v.cli import load_plan
-from t2v.config import (
-    DiscriminatorConfig,
-    FinetuneConfig,
-    OptimConfig,
-    PlanConfig,
-    SampleConfig,
-    TrainDiTConfig,
-    TrainVAEConfig,
-    TransformerConfig,
-    VAEConfig,
-)
+from t2v.config.finetune import FinetuneConfig
+from t2v.config.models import TransformerConfig, VAEConfig
+from t2v.config.plan import PlanConfig
+from t2v.config.sampling import SampleConfig
+from t2v.config.training import DiscriminatorConfig, OptimConfig, TrainDiTConfig, TrainVAEConfig
 from t2v.errors import UserError
 from t2v.models.layers import sincos_table
 from t2v.plan.calibrate import calibrated, micro_steps, smaller
 from t2v.plan.estimate import DEFAULTS, MANY_LAYERS, MIB, Estimate, estimate, traced_whole
 from t2v.plan.measure import Measured
-from t2v.plan.parts import Size
 from t2v.plan.report import RUN, comparison, report
 from t2v.plan.run import UNKNOWN, plan
+from t2v.plan.shapes import Size
 from t2v.plan.trace import Rates, traced
-from t2v.plan.work import ENCODE, UPDATE, build
+from t2v.plan.workload import ENCODE, UPDATE, build
 from t2v.sampling.load import load_pipeline
 
 SIZE = Size(batch=2, frames=5, height=32, width=32, tokens=6)

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from t2v.config import SampleConfig
+from t2v.config.sampling import SampleConfig
 from t2v.errors import UserError
-from t2v.models.placement import pick_device, pick_dtype
+from t2v.models.device import pick_device, pick_dtype
 from t2v.sampling.load import load_pipeline
-from t2v.sampling.places import check_writable, output_paths
+from t2v.sampling.output_paths import check_writable, output_paths
 from t2v.sampling.recipe import (
     Choice,
     Recipe,

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from t2v.curation.take import MOTION_RATE, Take
-from t2v.manifest import Clip
+from t2v.curation.shot import MOTION_RATE, Take
+from t2v.io.manifest import Clip
 
 
 @pytest.fixture

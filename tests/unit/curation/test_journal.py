@@ -1,7 +1,7 @@
 """What a kill may leave of the list of clips that are done."""
 
 from t2v.curation.journal import ClipLog
-from t2v.manifest import Clip
+from t2v.io.manifest import Clip
 
 
 def test_a_line_torn_anywhere_does_not_count_and_the_ones_before_it_do(tmp_path):

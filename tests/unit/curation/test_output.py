@@ -7,7 +7,7 @@ import pytest
 
 from t2v.curation import output
 from t2v.errors import UserError
-from t2v.manifest import Clip
+from t2v.io.manifest import Clip
 
 
 @pytest.mark.parametrize("kept", [3, 2, 1, 0])

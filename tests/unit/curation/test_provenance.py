@@ -5,17 +5,16 @@ from dataclasses import replace
 import av
 import pytest
 
-from t2v.config import CurateConfig
 from t2v.config.captions import CaptionConfig
-from t2v.config.curation import OverlayConfig, QualityConfig
+from t2v.config.curation import CurateConfig, OverlayConfig, QualityConfig
+from t2v.config.load import load_config
 from t2v.curation import engine
 from t2v.curation import provenance as module
 from t2v.curation.journal import Examined
 from t2v.curation.provenance import model_hash, provenance
 from t2v.curation.report import data_card, judges
 from t2v.curation.run import curate
-from t2v.manifest import Clip
-from t2v.settings import load_config
+from t2v.io.manifest import Clip
 
 
 @pytest.fixture

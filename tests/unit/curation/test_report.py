@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from t2v.config import CurateConfig
+from t2v.config.curation import CurateConfig
+from t2v.config.load import save_config
 from t2v.curation.report import funnel, histograms, reasons, rights, shared_captions, write_report
-from t2v.manifest import Clip
-from t2v.settings import save_config
+from t2v.io.manifest import Clip
 
 EVIL = """<script>alert("x")</script>'"><img src=x onerror=alert(1)>&amp; {{ 7*7 }} \u202egpj"""
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

@@ -6,13 +6,13 @@ import re
 
 import pytest
 
-from t2v.config import CurateConfig
 from t2v.config.captions import CaptionConfig
-from t2v.curation.caption import caption
-from t2v.curation.examine import examine
+from t2v.config.curation import CurateConfig
+from t2v.curation.analyze import examine
 from t2v.curation.sources import find_sources
+from t2v.curation.text.caption import caption
 from t2v.errors import UserError
-from t2v.manifest import Clip
+from t2v.io.manifest import Clip
 
 TABLE = "file,licence,caption\nfilms/a.mp4,CC0,A café.\n"
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from t2v.config import ClipsConfig, StageConfig
+from t2v.config.data import ClipsConfig, StageConfig
 from t2v.data.buckets import Unfit, bucket_lengths, bucket_sizes, fit_length, fit_size
 from t2v.errors import UserError
 

@@ -5,10 +5,10 @@ from collections import Counter
 import pytest
 import torch
 
-from t2v.config import ClipsConfig, StageConfig
+from t2v.config.data import ClipsConfig, StageConfig
 from t2v.data.buckets import Bucket
 from t2v.data.curriculum import Curriculum, Item, Plan
-from t2v.data.order import step_indices
+from t2v.data.rng import step_indices
 from t2v.errors import UserError
 
 SHAPES = ["wide"] * 17 + ["tall"] * 6 + ["square"] * 1 + ["long"] * 11

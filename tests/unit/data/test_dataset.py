@@ -9,15 +9,15 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from t2v.config import ClipsConfig, StageConfig
+from t2v.config.data import ClipsConfig, StageConfig
 from t2v.data import cache
-from t2v.data.clips import pixels
 from t2v.data.dataset import frames_encoder, load_frames, load_latents
 from t2v.data.decode import Transform, read_clip
-from t2v.data.order import step_indices
 from t2v.data.prepare import prepare
+from t2v.data.rng import step_indices
+from t2v.data.world_shards import pixels
 from t2v.errors import UserError
-from t2v.manifest import Clip
+from t2v.io.manifest import Clip
 
 CLIPS = ClipsConfig(
     fps=8, resolution=64, num_frames=9, image_ratio=0.25, workers=1, aspects=("5:3", "3:5", "1:1")

@@ -12,13 +12,13 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import poly_mmd
 from transformers import CLIPModel, CLIPProcessor
 
-from t2v.evaluation.alignment import alignment, hits
-from t2v.evaluation.dynamics import sharpness
-from t2v.evaluation.fidelity import frechet, kernel_distance
-from t2v.evaluation.flow import flow, resized
 from t2v.evaluation.intervals import bootstrap, paired_p, wilson
-from t2v.evaluation.measure import Videos
-from t2v.evaluation.nets import Nets, PictureNet, aligner_of, gap
+from t2v.evaluation.metrics.alignment import alignment, hits
+from t2v.evaluation.metrics.dynamics import sharpness
+from t2v.evaluation.metrics.fidelity import frechet, kernel_distance
+from t2v.evaluation.metrics.flow import flow, resized
+from t2v.evaluation.types import Videos
+from t2v.nets.features import Nets, PictureNet, aligner_of, gap
 
 
 def drawn(*shape, seed=0):

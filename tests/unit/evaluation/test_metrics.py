@@ -16,8 +16,9 @@ from transformers import (
 )
 
 from t2v.errors import UserError
-from t2v.evaluation.alignment import alignment, by_text, hits, relative
-from t2v.evaluation.dynamics import (
+from t2v.evaluation.metrics.alignment import alignment, by_text, hits, relative
+from t2v.evaluation.metrics.attributes import attributes, load_oracle
+from t2v.evaluation.metrics.dynamics import (
     change,
     dynamics,
     jerk,
@@ -25,10 +26,12 @@ from t2v.evaluation.dynamics import (
     persistence,
     sharpness,
 )
-from t2v.evaluation.fidelity import distances, extrapolated, frechet, kernel_distance
-from t2v.evaluation.flow import flow, resized
-from t2v.evaluation.measure import Column, Figure, NotRun, Videos, blurred_copy, still_copy
-from t2v.evaluation.nets import (
+from t2v.evaluation.metrics.fidelity import distances, extrapolated, frechet, kernel_distance
+from t2v.evaluation.metrics.flow import flow, resized
+from t2v.evaluation.metrics.reconstruction import psnr, reconstruction, seam, seam_time, ssim
+from t2v.evaluation.suites import load_suite
+from t2v.evaluation.types import Column, Figure, NotRun, Videos, blurred_copy, still_copy
+from t2v.nets.features import (
     Aligner,
     ClipNet,
     Nets,
@@ -38,9 +41,6 @@ from t2v.evaluation.nets import (
     pictures_of,
     vae_pictures,
 )
-from t2v.evaluation.reconstruction import psnr, reconstruction, seam, seam_time, ssim
-from t2v.evaluation.suites import load_suite
-from t2v.evaluation.world import attributes, load_oracle
 from t2v.world.grammar import Scene, Thing
 from t2v.world.oracle import WorldOracle
 from t2v.world.render import render

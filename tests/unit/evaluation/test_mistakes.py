@@ -5,15 +5,15 @@ import json
 import pytest
 import torch
 
-from t2v.config import EvalConfig
+from t2v.config.evaluation import EvalConfig
 from t2v.errors import UserError
-from t2v.evaluation.alignment import alignment
-from t2v.evaluation.draw import recipes, through_vae
-from t2v.evaluation.measure import NotRun, Videos
-from t2v.evaluation.nets import Nets, aligner_of, vae_pictures
+from t2v.evaluation.metrics.alignment import alignment
+from t2v.evaluation.metrics.attributes import load_pipeline
 from t2v.evaluation.run import _check_room, evaluate, load_nets
+from t2v.evaluation.samples import recipes, through_vae
 from t2v.evaluation.suites import load_suite
-from t2v.evaluation.world import load_pipeline
+from t2v.evaluation.types import NotRun, Videos
+from t2v.nets.features import Nets, aligner_of, vae_pictures
 
 
 @pytest.mark.parametrize(

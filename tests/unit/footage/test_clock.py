@@ -9,7 +9,7 @@ import pytest
 
 from t2v.data.decode import Transform, read_clip
 from t2v.footage import iter_frames, probe, read_frames
-from t2v.manifest import Clip
+from t2v.io.manifest import Clip
 
 RATE = 10
 

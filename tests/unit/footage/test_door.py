@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from t2v.config import CurateConfig
-from t2v.curation.examine import examine
+from t2v.config.curation import CurateConfig
+from t2v.curation.analyze import examine
 from t2v.curation.sources import Source
 from t2v.data.buckets import Unfit
 from t2v.data.decode import Transform, read_clip
 from t2v.errors import UserError
 from t2v.footage import iter_frames, probe, read_frames, read_picture
-from t2v.manifest import Clip
-from t2v.video import read_recipe, read_video, rewrite_recipe, write_gif, write_video
-from t2v.workers import Failure, work
+from t2v.io.manifest import Clip
+from t2v.io.video import read_recipe, read_video, rewrite_recipe, write_gif, write_video
+from t2v.io.workers import Failure, work
 
 HOW = Transform(8.0, ((64, 64),), (5, 1), "dense", 1.25, 1.5)
 

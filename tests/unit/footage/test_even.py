@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from t2v.config import CurateConfig
-from t2v.curation.examine import examine
+from t2v.config.curation import CurateConfig
+from t2v.curation.analyze import examine
 from t2v.curation.output import write_files
 from t2v.curation.sources import find_sources
 from t2v.data.buckets import Unfit
 from t2v.data.decode import Transform, read_clip
 from t2v.footage import iter_frames, probe, read_frames
-from t2v.manifest import Clip
+from t2v.io.manifest import Clip
 
 CORNERS = np.full((64, 96, 3), 40, np.uint8)  # no two of its eight views are alike
 CORNERS[:32, :48] = (200, 40, 40)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from t2v.data.decode import Transform, read_clip
-from t2v.manifest import Clip
+from t2v.io.manifest import Clip
 
 HEIGHT, WIDTH = 48, 64
 PICTURE = np.full((HEIGHT, WIDTH, 3), 40, np.uint8)

@@ -76,7 +76,7 @@ def test_the_converted_folder_answers_as_wan_does(wan_folder, tmp_path):
 
 
 def test_the_converted_folder_loads_as_a_pipeline(wan_folder, tmp_path):
-    from t2v.pipeline import T2VPipeline
+    from t2v.pipelines.t2v import T2VPipeline
 
     convert_wan_pipeline(wan_folder, tmp_path / "ours")
     pipeline = T2VPipeline.from_pretrained(tmp_path / "ours")

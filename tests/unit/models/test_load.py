@@ -17,10 +17,9 @@ from transformers import (
     UMT5EncoderModel,
 )
 
-from t2v.config import SampleConfig
+from t2v.config.sampling import SampleConfig
 from t2v.errors import UserError
-from t2v.evaluation.nets import features_of
-from t2v.evaluation.world import load_oracle, load_pipeline
+from t2v.evaluation.metrics.attributes import load_oracle, load_pipeline
 from t2v.models.finite import is_finite
 from t2v.models.folder import embedded_model
 from t2v.models.load import (
@@ -32,9 +31,10 @@ from t2v.models.load import (
     variant_of,
 )
 from t2v.models.vae import AutoencoderKLT2V
+from t2v.models.vae_folder import load_vae
+from t2v.nets.features import features_of
 from t2v.sampling.load import load_pipeline as load_to_sample
-from t2v.training.dit import load_vae
-from t2v.training.finetune import load_base
+from t2v.training.tasks.finetune import load_base
 from t2v.world.oracle import WorldOracle
 
 PARTS = ("text_encoder", "transformer", "vae")

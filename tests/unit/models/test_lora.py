@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from t2v.errors import UserError
 from t2v.models.lora import load_lora, lora_effect
 from t2v.models.lora_file import WEIGHTS, check_lora, lora_file, sort_metadata
-from t2v.pipeline import T2VPipeline
+from t2v.pipelines.t2v import T2VPipeline
 
 
 @pytest.fixture

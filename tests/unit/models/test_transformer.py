@@ -23,7 +23,7 @@ from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from t2v.config import TransformerConfig
+from t2v.config.models import TransformerConfig
 from t2v.errors import UserError
 from t2v.models import layers
 from t2v.models.transformer import T2VTransformer3DModel, T2VTransformerBlock

@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 
-from t2v.config import VAEConfig
+from t2v.config.models import VAEConfig
 from t2v.errors import UserError
 from t2v.models.causal import CausalConv3d
 from t2v.models.vae import AutoencoderKLT2V

@@ -1,0 +1,281 @@
+"""Settings from defaults, file and `name=value`; the only file that knows OmegaConf."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING, asdict, fields, is_dataclass
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+from t2v.config.checks import within_range
+from t2v.errors import UserError, shortened
+from t2v.io.files import write_text
+from t2v.io.text_files import MOST_YAML, Plain, parse_yaml, read_text
+
+Config = TypeVar("Config")
+_MARK = "# written by t2v: "
+_hints = cache(get_type_hints)
+LONGEST = 1500  # characters of a message, whose reason comes first and whose way out last
+
+
+def settings(schema: type, built: Any = None) -> dict[str, tuple[Any, Any]]:
+    """Every setting of `schema` by its dotted name: its type and default (`MISSING`: required).
+
+    Args:
+        built: where the defaults are those of a group that another one builds its own way.
+    """
+    hints = _hints(schema)
+    found: dict[str, tuple[Any, Any]] = {}
+    for each in fields(schema):
+        hint, make = hints[each.name], each.default_factory
+        default = each.default if make is MISSING else make()
+        default = default if built is None else getattr(built, each.name)
+        if is_dataclass(hint):
+            group = settings(cast(type, hint), None if default is MISSING else default)
+            found |= {f"{each.name}.{name}": setting for name, setting in group.items()}
+        else:
+            found[each.name] = (hint, default)
+    return found
+
+
+def type_words(hint: Any) -> str:
+    """A type the way help and errors show it: `int | null`, `muon | adamw`, `[int, int]`."""
+    if get_origin(hint) is Literal:
+        return " | ".join(str(choice) for choice in get_args(hint))
+    if get_origin(hint) is tuple:
+        return f"[{', '.join('...' if each is ... else each.__name__ for each in get_args(hint))}]"
+    if get_origin(hint) in (Union, UnionType):
+        return " | ".join(type_words(each) for each in get_args(hint))
+    return "null" if hint is NoneType else str(hint.__name__)
+
+
+def load_config(
+    schema: type[Config],
+    file: Path | None,
+    overrides: Sequence[str],
+    stored: Mapping[str, Any] | None = None,
+) -> Config:
+    """The settings of `schema`: its defaults, then `file`, then `stored`, then `overrides`.
+
+    Args:
+        schema: one of the dataclasses of `t2v.config`.
+        file: YAML with what differs from the defaults, nested as the dataclass is.
+        overrides: `name=value` with dotted names. Text is taken as it stands; anything else is
+            read as YAML 1.2 (`optim.lr=1e-3 height=null model.patch_size=[1,2,2]`). Nothing is
+            interpolated: `${x}` is these four letters.
+        stored: values as JSON holds them, by dotted name.
+
+    Raises:
+        UserError: an unknown setting, a value of the wrong type or out of range, a required
+            setting that is missing, a file that is not there or cannot be read.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    known, stored = settings(schema), stored or {}
+    merged = OmegaConf.structured(schema)
+    for group in ["", *{name.rpartition(".")[0] for name in known if "." in name}]:
+        # frozen dataclasses become read-only; to merge each value instead takes ten times as long
+        OmegaConf.set_readonly(OmegaConf.select(merged, group) if group else merged, False)
+    for name, value, given in [
+        *(_read_file(file) if file else ()),
+        *((name, _as_parsed(each), f"{name}={shortened(each)}") for name, each in stored.items()),
+        *(_read_override(text, known) for text in overrides),
+    ]:
+        if name not in known:
+            raise UserError(
+                f"{given}: there is no setting {shortened(repr(name))}. {_nearest(name, known)}"
+            )
+        hint = known[name][0]
+        try:
+            OmegaConf.update(merged, name, _for_omegaconf(hint, value))
+        except (OmegaConfBaseException, TypeError, OverflowError) as error:
+            raise UserError(f"{given}: {name} takes {type_words(hint)}.") from error
+    absent = OmegaConf.missing_keys(merged)
+    if missing := [name for name in known if name in absent]:
+        raise UserError(
+            f"{', '.join(missing)}: required and not given. "
+            f"Add {' '.join(f'{name}=VALUE' for name in missing)} or a --config file that says."
+        )
+    values = _shown(OmegaConf.to_container(merged, resolve=False))
+    try:
+        built = cast(Config, _built(schema, values))
+    except UserError as error:  # which tells values whole
+        raise UserError(shortened(error, LONGEST)) from error
+    for name, value in _leaves(values):
+        within_range(name, value)
+    return built
+
+
+def save_config(config: Any, path: Path) -> None:
+    """Write every setting of `config` as YAML; `load_config` reads an equal object back."""
+    import yaml  # type: ignore[import-untyped]
+
+    text = yaml.safe_dump(_lists(asdict(config)), sort_keys=False, allow_unicode=True)
+    write_text(path, f"{_MARK}{type(config).__name__}\n{text}")
+
+
+def wrote_config(path: Path, schema: type) -> bool:
+    """Is a file what `save_config` wrote of settings of `schema`? False where it cannot be read.
+
+    Files of before there was a mark hold nearly every setting, and none that is unknown.
+    """
+    from yaml import YAMLError, safe_load
+
+    try:
+        if not path.is_file() or path.stat().st_size > MOST_YAML:
+            return False
+        text = path.read_text(encoding="utf-8")
+        if text.startswith(_MARK):
+            return text.partition("\n")[0] == f"{_MARK}{schema.__name__}"
+        values = safe_load(text)
+    except (OSError, ValueError, YAMLError, RecursionError):
+        return False
+    known = {each.name for each in fields(cast(Any, schema))}
+    return isinstance(values, dict) and known >= values.keys() and len(values) > 0.75 * len(known)
+
+
+def _lists(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _lists(each) for name, each in value.items()}
+    return [_lists(each) for each in value] if isinstance(value, tuple) else value
+
+
+def _read_file(path: Path) -> Iterator[tuple[str, Any, str]]:
+    """The leaves of a YAML file: dotted name, value, and where they stand for messages."""
+    # four bytes a character at most, in UTF-8
+    values = parse_yaml(read_text(path, "--config", 4 * MOST_YAML), f"--config {path}")
+    if values == Plain(""):
+        values = {}
+    if not isinstance(values, dict):
+        raise UserError(f"--config {path}: should hold `name: value` lines.")
+    for name, value in _leaves(values):
+        yield name, value, f"{path}, {shortened(name)}: {shortened(_as_written(value))}"
+
+
+def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _as_parsed(value: Any) -> Any:
+    """What JSON held, as `parse_yaml` would give it."""
+    if isinstance(value, list):
+        return [_as_parsed(each) for each in value]
+    if isinstance(value, dict):
+        return {name: _as_parsed(each) for name, each in value.items()}
+    return value if isinstance(value, str) else Plain(json.dumps(value))
+
+
+def _as_written(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(_as_written, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{name}: {_as_written(each)}' for name, each in value.items())}}}"
+    return value.text if isinstance(value, Plain) else repr(value)
+
+
+def _read_override(text: str, known: dict[str, tuple[Any, Any]]) -> tuple[str, Any, str]:
+    """Name, value and the text itself; text stays text, so that `yes` never becomes `True`."""
+    name, equals, value = text.partition("=")
+    given = shortened(text)
+    if not equals:
+        raise UserError(
+            f"{shortened(repr(text))} is not a setting: settings are given as name=value."
+        )
+    if name in known and _is_text(known[name][0]) and value != "null":
+        return name, value, given
+    try:
+        return name, parse_yaml(value, given), given
+    except UserError as error:
+        raise UserError(f"{error} Lists look like [1,2,2].") from error
+
+
+def _is_text(hint: Any) -> bool:
+    choices = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    return get_origin(hint) is Literal or str in choices
+
+
+def _for_omegaconf(hint: Any, value: Any) -> Any:
+    """What `parse_yaml` gave, as OmegaConf converts it to the type `hint`.
+
+    Text stays as it was written, `yes`, `1e5` and `16:9` too.
+
+    Raises:
+        TypeError: it is of another kind.
+    """
+    if isinstance(value, Plain) and (value.value is None or not _is_text(hint)):
+        value = value.text if isinstance(value.value, str) else value.value
+        if isinstance(value, str) and "${" in value:  # OmegaConf would take it for any type
+            raise TypeError
+        return value
+    if isinstance(value, list):
+        return _items(hint, value)
+    if isinstance(value, dict) or (not _is_text(hint) and "${" in value):
+        raise TypeError
+    text = value.text if isinstance(value, Plain) else value
+    if "\0" in text:
+        raise UserError(f"{shortened(repr(text))}: no text may hold a zero byte.")
+    return _hidden(text)
+
+
+def _items(hint: Any, values: list[Any]) -> list[Any]:
+    """A list for a tuple of `hint`; OmegaConf checks groups in lists only, not in tuples."""
+    from omegaconf import OmegaConf
+
+    of = get_args(hint)
+    if get_origin(hint) is not tuple or (of[-1] is not ... and len(of) != len(values)):
+        raise TypeError
+    each_of = (of[0],) * len(values) if of[-1] is ... else of
+    if not is_dataclass(of[0]):
+        # `null` among texts is a text
+        values = [v.text or v if isinstance(v, Plain) and of[0] is str else v for v in values]
+        return [_for_omegaconf(*each) for each in zip(each_of, values, strict=True)]
+    known, groups = settings(cast(type, of[0])), []
+    for value in values:
+        if not isinstance(value, dict) or set(value) - set(known):
+            raise TypeError
+        given = {name: _for_omegaconf(known[name][0], each) for name, each in value.items()}
+        groups.append(OmegaConf.merge(OmegaConf.structured(of[0]), given))
+    return groups
+
+
+def _hidden(text: str) -> str:
+    """A text in which OmegaConf sees neither an interpolation nor its mark of what is missing."""
+    return text.replace("${", "\0{").replace("???", "\0?")
+
+
+def _shown(value: Any) -> Any:
+    """What OmegaConf holds, its texts as they were before `_hidden`."""
+    if isinstance(value, str):
+        return value.replace("\0{", "${").replace("\0?", "???")
+    if isinstance(value, dict):
+        return {name: _shown(each) for name, each in value.items()}
+    return tuple(map(_shown, value)) if isinstance(value, list | tuple) else value
+
+
+def _built(hint: Any, value: Any) -> Any:
+    """The dataclasses that nested values stand for, checked for their ranges."""
+    if is_dataclass(hint):
+        hints = _hints(cast(type, hint))
+        given = {name: _built(hints[name], each) for name, each in value.items()}
+        return cast(Any, hint)(**given)
+    of = get_args(hint)[0] if get_origin(hint) is tuple else None
+    return tuple(_built(of, each) for each in value) if is_dataclass(of) else value
+
+
+def _nearest(name: str, known: dict[str, Any]) -> str:
+    """What the user may have meant: names alike, else those of the same group."""
+    group, _, last = name.rpartition(".")
+    by_last = {each.rpartition(".")[2]: each for each in known}
+    if close := get_close_matches(last, by_last):
+        return f"Did you mean {' or '.join(by_last[each] for each in close)}?"
+    allowed = [each for each in known if each.rpartition(".")[0] in (name, group)]
+    return f"Allowed: {', '.join(allowed or known)}."

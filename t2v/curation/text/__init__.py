@@ -1,0 +1,1 @@
+"""Stages that read and write text."""

@@ -1,0 +1,281 @@
+"""The caption stage: authors speak, defects are cleaned, one caption is taken."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from t2v.config.captions import CaptionConfig
+from t2v.curation.text.clean import defects, unrepeated, words
+from t2v.curation.text.endpoint import NoAnswer, ask
+from t2v.curation.text.selection import NAMES, Candidate, agreement, choose, merged, without_names
+from t2v.errors import UserError
+from t2v.footage import Unreadable, iter_frames
+from t2v.io.manifest import Clip
+from t2v.io.text_files import read_text
+
+LONGEST = 5000  # characters of a caption
+LONGEST_SIDECAR = 2**20  # bytes of an x.txt beside x.mp4
+NO_ANSWER = "no answer"  # the verdict on an author that failed
+UNANSWERED = "unanswered"  # in `extra`: the authors to be asked again
+
+
+class Stills:
+    """The frames of a clip that models are shown, decoded when the first asks for them."""
+
+    def __init__(self, clip: Clip, count: int, max_side: int) -> None:
+        self.clip, self.count, self.max_side = clip, count, max_side
+        self.times: list[float] = []
+        self._frames: list[np.ndarray] = []
+
+    @property
+    def frames(self) -> list[np.ndarray]:
+        """Each `h w c` uint8 RGB, evenly spread from the first to the last."""
+        if not self._frames:
+            shown = list(_spread(self.clip, self.count, self.max_side))
+            self.times = [time for time, _ in shown]
+            self._frames = [frame for _, frame in shown]
+        return self._frames
+
+
+def caption(clip: Clip, config: CaptionConfig) -> Clip:
+    """The clip with the best caption that its authors give, or dropped where none is fit.
+
+    The row keeps every candidate with its author, and why it was not taken, in `candidates`, the
+    chosen one's author in `caption_author`, and in `unanswered` the authors that gave no answer,
+    which they may the next time. `captions` are the caption and what else is fit of the same
+    author. Scores: `caption_words`, `caption_tokens` with a tokenizer, and `caption_match` with a
+    scorer or else `caption_agreement` with several candidates.
+
+    Raises:
+        UserError: a model or endpoint cannot be used.
+    """
+    try:
+        return _captioned(clip, config)
+    except Unreadable as error:
+        return clip.drop("caption", f"its pictures cannot be read again: {error.verdict}")
+
+
+def _captioned(clip: Clip, config: CaptionConfig) -> Clip:
+    stills = Stills(clip, config.frames, config.max_side)
+    heard = [each for name in config.authors for each in _hear(name, clip, stills, config)]
+    judged = [_judged(each, config) for each in without_names(heard)]
+    candidates, kind = _scored(judged, stills, config)
+    clip = replace(clip, extra=clip.extra | _told(candidates))
+    chosen = choose(candidates)
+    if chosen is None:
+        return replace(clip, caption="", captions=()).drop("caption", _why(candidates, config))
+    alike = [
+        each.text
+        for each in candidates
+        if each.author == chosen.author and each is not chosen and not each.verdict
+    ]
+    text = chosen.text
+    if config.merge:
+        text = _merged(chosen, candidates, config)
+    scores = clip.scores | _counts(text, config)
+    if kind:
+        scores[kind] = round(chosen.score or 0.0, 4)
+    return replace(
+        clip,
+        caption=text,
+        captions=tuple(dict.fromkeys([text, *alike])),
+        scores=scores,
+        extra=clip.extra | {"caption_author": chosen.author},
+    )
+
+
+def _told(candidates: list[Candidate]) -> dict[str, Any]:
+    """What the row keeps of all candidates."""
+    silent = [each.author for each in candidates if each.verdict.startswith(NO_ANSWER)]
+    told: dict[str, Any] = {"candidates": [each.row() for each in candidates]}
+    return told | ({UNANSWERED: silent} if silent else {})
+
+
+def tidy(text: str) -> str:
+    """The text on one line, without marks that cannot be printed."""
+    return " ".join("".join(c for c in text if c.isprintable() or c.isspace()).split())
+
+
+def _spread(clip: Clip, count: int, max_side: int) -> list[tuple[float, np.ndarray]]:
+    width, height = clip.width, clip.height
+    if clip.end is None or width is None or height is None:
+        raise UserError(f"{clip.path}: its end and size are not known; probe it first.")
+    crop = clip.extra.get("crop")
+    if crop:
+        width, height = crop[2], crop[3]
+    zoom = min(1.0, max_side / max(width, height))
+    size = (max(1, round(height * zoom)), max(1, round(width * zoom)))
+    rate = count / (clip.end - clip.start)
+    shown = iter_frames(
+        clip.path, clip.start, clip.end, fps=rate, size=size, crop=tuple(crop) if crop else None
+    )
+    return [(round(time - clip.start, 2), frame) for time, frame in shown][:count]
+
+
+def _hear(name: str, clip: Clip, stills: Stills, config: CaptionConfig) -> list[Candidate]:
+    """What one author says; a model or endpoint without an answer is heard with that verdict."""
+    if name in _PLAIN:
+        try:
+            texts = _PLAIN[name](clip, config)
+        except UserError as error:  # one file that is no text is no reason to end a curation
+            return [Candidate(author=name, text="", verdict=tidy(str(error)))]
+        return [Candidate(author=name, text=text) for text in texts]
+    try:
+        if name.startswith("model:"):
+            return _ask_model(name, stills, config)
+        return [Candidate(author=name, text=ask(name, stills.frames, config))]
+    except NoAnswer as error:
+        return [Candidate(author=name, text="", verdict=f"{NO_ANSWER}: {tidy(str(error))}")]
+
+
+def _ask_model(name: str, stills: Stills, config: CaptionConfig) -> list[Candidate]:
+    from t2v.nets.vision_language import captioner
+
+    model = captioner(name.removeprefix("model:"), _device(config))
+    frames = stills.frames
+    try:
+        texts = model.describe(frames, config.prompt, config.max_new_tokens)
+    except (RuntimeError, ValueError, IndexError) as error:  # no memory left, a text too long, ...
+        raise NoAnswer(f"{type(error).__name__}: {error}") from error
+    if len(texts) == 1:
+        return [Candidate(author=name, text=texts[0])]
+    return [
+        Candidate(author=f"{name} @ {time:g} s", text=text)
+        for time, text in zip(stills.times, texts, strict=True)
+    ]
+
+
+def _sidecar(clip: Clip, config: CaptionConfig) -> list[str]:
+    path = Path(clip.path).with_suffix(".txt")
+    return read_text(path, most=LONGEST_SIDECAR).splitlines() if path.exists() else []
+
+
+def _table(clip: Clip, config: CaptionConfig) -> list[str]:
+    return list(clip.texts())  # as the input's table gave them
+
+
+def _filename(clip: Clip, config: CaptionConfig) -> list[str]:
+    return _said_of(Path(clip.path).stem, config)
+
+
+def _folder(clip: Clip, config: CaptionConfig) -> list[str]:
+    return _said_of(Path(clip.path).parent.name, config)
+
+
+_PLAIN: dict[str, Callable[[Clip, CaptionConfig], list[str]]] = {
+    "sidecar": _sidecar,
+    "table": _table,
+    "filename": _filename,
+    "folder": _folder,
+}
+
+
+def _said_of(name: str, config: CaptionConfig) -> list[str]:
+    said = " ".join(re.sub(r"[\W_]+|(?<=[a-z])(?=[A-Z])", " ", name).split())
+    return [config.rule.replace("{name}", said)] if re.search(r"[^\W\d]", said) else []
+
+
+def _judged(candidate: Candidate, config: CaptionConfig) -> Candidate:
+    """The candidate tidied, its loops said once, with the verdict of the rules and the limits."""
+    if candidate.verdict:
+        return candidate
+    text = tidy(candidate.text)
+    if len(text) > LONGEST:
+        verdict = f"{len(text)} characters are no caption ({LONGEST} at most)"
+        return replace(candidate, text=text[:LONGEST], verdict=verdict)
+    text = unrepeated(text)
+    found = defects(text)
+    verdict = ", ".join(found) if words(text) else "says nothing"
+    if config.max_tokens and not verdict:
+        count = _counts(text, config)["caption_tokens"]
+        if count > config.max_tokens:
+            verdict = f"{count:g} tokens, {config.max_tokens} fit"
+    return replace(candidate, text=text, verdict=verdict)
+
+
+def _scored(
+    candidates: list[Candidate], stills: Stills, config: CaptionConfig
+) -> tuple[list[Candidate], str]:
+    """The candidates, those without verdict with a score, and the name of that score."""
+    fit = [each for each in candidates if not each.verdict]
+    if config.scorer and fit:
+        from t2v.nets.vision_language import scorer
+
+        texts = [each.text for each in fit]
+        scores = scorer(config.scorer, _device(config)).match(stills.frames, texts)
+        kind = "caption_match"
+    elif sum(each.author not in NAMES for each in fit) > 1:
+        scores, kind = agreement(fit), "caption_agreement"
+    else:
+        return candidates, ""
+    by_candidate = iter(round(score, 4) for score in scores)
+    scored = [
+        each if each.verdict else replace(each, score=next(by_candidate)) for each in candidates
+    ]
+    if config.scorer:
+        scored = [_refused_below(each, config.min_match) for each in scored]
+    return scored, kind
+
+
+def _refused_below(candidate: Candidate, least: float) -> Candidate:
+    if candidate.score is None or candidate.score >= least:
+        return candidate
+    return replace(candidate, verdict=f"matches the pictures by {candidate.score} < {least}")
+
+
+def _merged(chosen: Candidate, candidates: list[Candidate], config: CaptionConfig) -> str:
+    others = [each for each in candidates if each is not chosen and not each.verdict]
+    text = merged(chosen.text, [each.text for each in others])
+    whole = _judged(replace(chosen, text=text), config)
+    return chosen.text if whole.verdict else whole.text
+
+
+def _why(candidates: list[Candidate], config: CaptionConfig) -> str:
+    said = [f"{each.author}: {each.verdict}" for each in candidates]
+    silent = [
+        name
+        for name in config.authors
+        if not any(each.author.partition(" @ ")[0] == name for each in candidates)
+    ]
+    said += [f"{name}: nothing" for name in silent]
+    return f"no caption ({'; '.join(said)})"
+
+
+def _counts(text: str, config: CaptionConfig) -> dict[str, float]:
+    counts: dict[str, float] = {"caption_words": len(words(text))}
+    if config.tokenizer:
+        from t2v.models.text import count_tokens
+
+        counts["caption_tokens"] = count_tokens(tokenizer(config.tokenizer), text)
+    return counts
+
+
+@lru_cache(maxsize=1)
+def tokenizer(name: str) -> Any:
+    """The tokenizer of a pipeline (its folder or hub id, or the embedded one), or one alone.
+
+    Raises:
+        UserError: there is none.
+    """
+    from transformers import AutoTokenizer
+
+    from t2v.models.folder import EMBEDDED, embedded_model
+    from t2v.models.load import loading
+
+    folder = embedded_model() if name == EMBEDDED else Path(name)
+    inside = (folder / "tokenizer").is_dir()
+    with loading(f"caption.tokenizer={name}"):
+        return AutoTokenizer.from_pretrained(folder / "tokenizer" if inside else name)
+
+
+def _device(config: CaptionConfig) -> str:
+    from t2v.models.device import pick_device
+
+    return str(pick_device(config.device))

@@ -1,0 +1,89 @@
+"""Embeddings of captions, made once where the text encoder is frozen and kept on disk."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+from transformers import PreTrainedModel
+
+from t2v.data.cache import Cache, digest, weights_digest
+from t2v.data.captions import Captions
+from t2v.errors import UserError
+from t2v.models.device import ready
+
+logger = logging.getLogger(__name__)
+
+FOLDER = "text"  # in that of the latents
+PER_SHARD = 256
+UNTOLD = ("transformers_version", "architectures", "dtype")  # by these nothing is computed
+
+
+class Texts:
+    """What a frozen text encoder makes of captions, found by their tokens and its weights.
+
+    Each caption is embedded alone, so that the bits depend on nothing else: not on the batch, nor
+    on the run that needed it first. bfloat16 where `precision` is "bf16", as the first layer that
+    sees them would round them; float32 otherwise.
+    """
+
+    def __init__(self, encoder: PreTrainedModel, folder: Path, precision: str) -> None:
+        settings = encoder.config.to_dict().items()
+        told = sorted((k, repr(v)) for k, v in settings if k not in UNTOLD and k[0] != "_")
+        self.encoder, self.precision = encoder, precision
+        self.name = digest("text", weights_digest(encoder), told, precision)
+        self.cache = Cache(folder, PER_SHARD)
+
+    def add(self, captions: Captions) -> None:
+        """Embed those that the cache lacks, also the empty one; a kill loses a shard at most.
+
+        Raises:
+            UserError: an embedding is not finite.
+        """
+        rows = zip(captions.tokens.tolist(), captions.lengths.tolist(), strict=True)
+        ids = {tuple(row[:length]) for row, length in rows}
+        missing = sorted(each for each in ids if self._key(each) not in self.cache)
+        if not missing:
+            return
+        logger.info("Embedding %d captions to %s", len(missing), self.cache.folder)
+        with self.cache, tqdm(missing, unit=" captions", desc="text", disable=None) as bar:
+            for done, each in enumerate(bar, start=1):
+                self.cache.add(self._key(each), self._embed(each))
+                if bar.disable and (done % 1000 == 0 or done == len(missing)):  # no terminal
+                    logger.info("embedded %d of %d captions", done, len(missing))
+
+    def read(self, tokens: Tensor, lengths: Tensor, rows: int) -> Tensor:
+        """Embeddings `b rows d`, float32, with zeros past each caption's end.
+
+        Args:
+            tokens: ids padded to the longest of the batch, `b m`.
+            lengths: how many of them are real, `b`.
+        """
+        ids = [row[:n] for row, n in zip(tokens.tolist(), lengths.tolist(), strict=True)]
+        found = [self.cache.read(self._key(each)).float() for each in ids]
+        return torch.stack([F.pad(each, (0, 0, 0, rows - len(each))) for each in found])
+
+    def _key(self, ids: Sequence[int]) -> str:
+        return digest(self.name, list(ids))
+
+    @torch.no_grad()
+    def _embed(self, ids: Sequence[int]) -> Tensor:
+        device = ready(self.encoder)
+        halved = self.precision == "bf16"
+        with torch.autocast(device.type, torch.bfloat16, enabled=halved):
+            # some tokenizers make nothing of an empty prompt, and no encoder takes nothing
+            tokens = torch.tensor([ids or [0]], device=device)
+            answer = self.encoder(input_ids=tokens, attention_mask=torch.ones_like(tokens))
+        text = answer.last_hidden_state[0, : len(ids)]
+        text = text.to(torch.bfloat16 if halved else torch.float32).cpu()
+        if not text.isfinite().all():
+            raise UserError(
+                f"The text encoder's embedding of the tokens {list(ids)} is not finite. "
+                "Embed with precision=fp32, or use another text encoder."
+            )
+        return text

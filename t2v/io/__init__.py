@@ -1,0 +1,1 @@
+"""Files, media and processes: read and written safely, with locks, limits and clear errors."""

@@ -1,0 +1,222 @@
+"""Writing video files, and reading ours; `t2v.footage` reads anybody's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import imageio.v3 as imageio
+import numpy as np
+from einops import rearrange
+from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
+
+from t2v.errors import UserError
+from t2v.footage.door import Unreadable, film_of, opened, opened_picture
+from t2v.io.files import complete
+from t2v.io.text_files import parse_json
+
+# where the recipe stands in an mp4; remuxing drops keys that are not of the format, the first
+RECIPE_KEYS = ("t2v_recipe", "comment")
+_MARK = "t2v"  # in a picture: who wrote it
+BT709 = 1  # its number in ITU-T H.273 for primaries, transfer and matrix
+
+
+def write_video(
+    path: Path, frames: np.ndarray, fps: float | Fraction, recipe: dict[str, Any] | None = None
+) -> None:
+    """Write an mp4 (H.264, yuv420p, crf 18, BT.709) under a temporary name, then rename it.
+
+    Args:
+        path: the file to write; its folder must exist.
+        frames: `t h w c`, uint8 RGB.
+        fps: frames a second, kept exactly: 7.5 stays 7.5.
+        recipe: anything JSON can hold; `read_recipe` gives it back.
+
+    Raises:
+        UserError: no frames, an odd height or width, or a place that cannot be written.
+    """
+    check_size(*frames.shape[:3])
+    with _complete(path) as partial, av.open(partial, "w", format="mp4", options=_MOVFLAGS) as file:
+        if recipe is not None:
+            file.metadata.update(dict.fromkeys(RECIPE_KEYS, json.dumps(recipe)))
+        rate = Fraction(fps).limit_denominator(1001)  # 23.976 too comes back as it went in
+        stream = file.add_stream("libx264", rate=rate, options=_X264)
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
+        context = stream.codec_context
+        # Players guess the matrix of an untagged file from its size, and colours shift.
+        context.colorspace = context.color_primaries = context.color_trc = BT709
+        for array in frames:
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(array), format="rgb24")
+            file.mux(stream.encode(frame.reformat(format="yuv420p", dst_colorspace="ITU709")))
+        file.mux(stream.encode())
+
+
+def rewrite_recipe(path: Path, recipe: dict[str, Any]) -> None:
+    """Give a video of `write_video` another recipe; its pictures are copied as they are.
+
+    Raises:
+        UserError: the file cannot be read or its place not be written.
+    """
+    with (
+        _complete(path) as partial,
+        opened(path) as old,
+        av.open(partial, "w", format="mp4", options=_MOVFLAGS) as new,
+    ):
+        new.metadata.update(dict.fromkeys(RECIPE_KEYS, json.dumps(recipe)))
+        film = film_of(path, old)
+        stream = new.add_stream_from_template(film)
+        for packet in old.demux(film):
+            if packet.dts is not None:  # the last one is an empty mark
+                packet.stream = stream
+                new.mux(packet)
+
+
+# Without the second, x264's AVX-512 code reads memory that nobody wrote, and equal frames become
+# other pictures from run to run (seen at 64x64, 96x160 and 240x416 with PyAV 18.1).
+_X264 = {"crf": "18", "x264-params": "mbtree=0"}
+_MOVFLAGS = {"movflags": "+faststart+use_metadata_tags"}  # without the second, only known tags stay
+
+
+def check_size(num_frames: int, height: int, width: int) -> None:
+    """Raise UserError for a video that no mp4 of ours can hold: empty, or with an odd side."""
+    if min(num_frames, height, width) < 1:
+        raise UserError(f"{num_frames} frames of {height}x{width}: there is nothing to write.")
+    if height % 2 or width % 2:
+        raise UserError(
+            f"{height}x{width}: yuv420p halves the colours, so height and width must be even. "
+            f"Nearest: {height + height % 2}x{width + width % 2}."
+        )
+
+
+def read_video(path: Path) -> tuple[np.ndarray, Fraction]:
+    """The frames of a video file, `t h w c` uint8 RGB, and its frames a second.
+
+    Raises:
+        UserError: the file is not there, is no video, is broken or has no frames.
+    """
+    with opened(path) as file:
+        stream = film_of(path, file)
+        try:
+            frames = [frame.to_ndarray(format="rgb24") for frame in file.decode(stream)]
+        except (av.FFmpegError, ValueError, MemoryError) as error:
+            raise Unreadable(path, "damaged", str(error)) from error
+        rate = stream.average_rate
+    if not frames or rate is None:
+        raise Unreadable(path, "no frames")
+    if len({frame.shape for frame in frames}) > 1:
+        raise Unreadable(path, "frames of several sizes")
+    return np.stack(frames), rate
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """The recipe that `write_video` put into an mp4.
+
+    Raises:
+        UserError: the file cannot be read or carries no recipe.
+    """
+    whose = "Only mp4 files written by `t2v sample` do; sharing sites and editors remove it."
+    try:
+        with opened(path) as file:
+            text = _recipe_text(file.metadata)
+    except Unreadable as error:
+        why = f"{error.verdict}{f', {error.detail}' if error.detail else ''}"
+        raise UserError(
+            f"{path}: cannot be read as a video ({why}): carries no recipe. {whose}"
+        ) from error
+    if text is None:
+        raise UserError(f"{path}: carries no recipe. {whose}")
+    return parse_json(text, f"{path}: its recipe is damaged")
+
+
+def _recipe_text(metadata: dict[str, str]) -> str | None:
+    own, comment = (metadata.get(key) for key in RECIPE_KEYS)
+    # a comment may be anybody's words
+    return own or (comment if comment and comment[0] == "{" and '"prompt"' in comment else None)
+
+
+def write_gif(path: Path, frames: np.ndarray, fps: float | Fraction) -> None:
+    """Write an endless GIF of `frames`, `t h w c` uint8; its clock has steps of 10 ms."""
+    about: Any = {"duration": float(1000 / fps), "loop": 0, "comment": _MARK}
+    with _complete(path) as partial:
+        imageio.imwrite(partial, frames, extension=".gif", **about)
+
+
+def contact_sheet(
+    videos: Sequence[np.ndarray], captions: Sequence[str], columns: int = 8
+) -> Image.Image:
+    """One row a video: its caption above `columns` frames spread from the first to the last.
+
+    Args:
+        videos: each `t h w c` uint8; small ones are enlarged by a whole number.
+        captions: one line of text for each video.
+    """
+    rows = [
+        _sheet_row(frames, text, columns) for frames, text in zip(videos, captions, strict=True)
+    ]
+    sheet = Image.new("RGB", (max(row.width for row in rows), sum(row.height for row in rows)))
+    top = 0
+    for row in rows:
+        sheet.paste(row, (0, top))
+        top += row.height
+    return sheet
+
+
+def _sheet_row(frames: np.ndarray, caption: str, columns: int) -> Image.Image:
+    shown = np.linspace(0, len(frames) - 1, min(columns, len(frames))).round().astype(int)
+    strip = Image.fromarray(rearrange(frames[shown], "t h w c -> h (t w) c"))
+    zoom = max(1, 128 // frames.shape[1])
+    strip = strip.resize((strip.width * zoom, strip.height * zoom), Image.Resampling.NEAREST)
+    row = Image.new("RGB", (strip.width, strip.height + 20), "white")
+    row.paste(strip, (0, 20))
+    ImageDraw.Draw(row).text((4, 4), caption, fill="black", font=ImageFont.load_default(12))
+    return row
+
+
+def save_image(path: Path, image: Image.Image) -> None:
+    """Write an image under a temporary name, then rename it."""
+    about = PngInfo()
+    about.add_text("Software", _MARK)
+    with _complete(path) as partial:
+        image.save(partial, format="PNG", pnginfo=about)
+
+
+def is_ours(path: Path) -> bool:
+    """Did `save_image` or `write_gif` write this picture? False where it cannot be read."""
+    try:
+        with opened_picture(path) as image:
+            told = image.info.get("Software") or image.info.get("comment")
+    except UserError:
+        return False
+    return told in (_MARK, _MARK.encode())
+
+
+def shape_of(path: Path) -> tuple[int, int, int]:
+    """How many frames can be decoded from a video of ours, their height and their width.
+
+    Raises:
+        UserError: it is broken, or has no frames.
+    """
+    with opened(path) as file:
+        stream = film_of(path, file)
+        try:
+            count = sum(1 for _ in file.decode(stream))
+        except (av.FFmpegError, ValueError, MemoryError) as error:
+            raise Unreadable(path, "damaged", str(error)) from error
+        return count, stream.height, stream.width
+
+
+@contextmanager
+def _complete(path: Path) -> Iterator[Path]:
+    """A temporary name that becomes `path` when all is written, and vanishes when it is not."""
+    try:
+        with complete(path) as partial:
+            yield partial
+    except (OSError, av.FFmpegError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: cannot be written ({reason}). Choose another output.") from error

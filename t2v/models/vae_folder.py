@@ -1,0 +1,37 @@
+"""The VAE of a folder: of a pipeline, a checkpoint, or an output of `t2v train-vae`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from diffusers import AutoencoderKLWan
+
+from t2v.errors import UserError
+from t2v.io.checkpoint import newest_checkpoint
+from t2v.io.text_files import read_json
+from t2v.models.load import load_part, loading
+from t2v.models.vae import AutoencoderKLT2V
+
+VAES = {each.__name__: each for each in (AutoencoderKLT2V, AutoencoderKLWan)}
+
+
+def load_vae(folder: str | Path) -> AutoencoderKLT2V | AutoencoderKLWan:
+    """The frozen VAE of a VAE folder, a checkpoint that holds `vae/`, or a `t2v train-vae` output.
+
+    Raises:
+        UserError: there is none, it is damaged, or it is of a class that training does not know.
+    """
+    folder = Path(folder)
+    places = [folder, folder / "vae"]
+    if newest := newest_checkpoint(folder):
+        places.append(newest / "vae")
+    for place in places:
+        if (place / "config.json").is_file():
+            with loading(f"vae={place}"):
+                name = read_json(place / "config.json").get("_class_name")
+                if name not in VAES:
+                    raise UserError(f"It is a {name}; known are {', '.join(VAES)}.")
+            return load_part(f"vae={place}", VAES[name], place).requires_grad_(False)
+    raise UserError(
+        f"vae={folder} holds no VAE. Give a VAE folder, or the output of `t2v train-vae`."
+    )

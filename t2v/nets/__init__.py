@@ -1,0 +1,1 @@
+"""The networks that measure videos: features, the video-text scorer, captioners."""

@@ -1,0 +1,103 @@
+"""The size of a step, and parts as their saved settings say, without their weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForTextEncoding
+
+from t2v.config.finetune import FinetuneConfig
+from t2v.config.sampling import SampleConfig
+from t2v.config.training import TrainDiTConfig, TrainVAEConfig
+from t2v.data.dataset import is_world
+from t2v.data.world_shards import read_rows
+from t2v.errors import UserError
+from t2v.io.text_files import read_json
+from t2v.models.folder import model_folder
+from t2v.models.inputs import count_frames
+from t2v.models.load import loading
+from t2v.models.transformer import T2VTransformer3DModel
+from t2v.models.vae_folder import VAES
+
+Target = SampleConfig | TrainDiTConfig | TrainVAEConfig | FinetuneConfig
+
+
+@dataclass(frozen=True)
+class Size:
+    """What one step works on."""
+
+    batch: int
+    frames: int
+    height: int
+    width: int
+    tokens: int = 0  # of text
+
+    def __str__(self) -> str:
+        return f"{self.batch} x {self.frames} frames of {self.width} x {self.height}"
+
+
+def planned_size(target: Target, asked: dict[str, int | None], tokens: int | None) -> Size:
+    """The size of a step: what is `asked`, else what the model or the data were saved with.
+
+    Raises:
+        UserError: neither says.
+    """
+    if isinstance(target, SampleConfig):
+        known = saved(model_folder(target.model), "model_index.json")
+        fps = target.fps or known["fps"]
+        given = target.num_frames, target.duration, fps, known["num_frames"]
+        known |= {"num_frames": count_frames(*given)}
+        known |= {side: getattr(target, side) or known[side] for side in ("height", "width")}
+        batch = 1
+    else:
+        known, batch = {}, target.batch_size
+        if isinstance(target, FinetuneConfig):
+            known = saved(model_folder(target.model), "model_index.json")
+        clips = {"num_frames": target.clips.num_frames, "height": target.clips.resolution}
+        clips["width"] = clips["height"]
+        if is_world(target.data):
+            clips = {name: read_rows(target.data)[0][name] for name in asked}
+        known |= {name: value for name, value in clips.items() if value}
+    sizes: dict[str, Any] = {name: value or known.get(name) for name, value in asked.items()}
+    if missing := [name for name, value in sizes.items() if not value]:
+        raise UserError(
+            f"{', '.join(missing)}: neither given nor known from the data. "
+            f"Add {' '.join(f'{name}=NUMBER' for name in missing)}."
+        )
+    longest = 0
+    if not isinstance(target, TrainVAEConfig):
+        longest = known.get("max_sequence_length", getattr(target, "max_sequence_length", 512))
+    if longest and tokens and tokens > longest:
+        raise UserError(f"text_tokens={tokens}, but the model takes at most {longest}.")
+    sides = sizes["num_frames"], sizes["height"], sizes["width"]
+    return Size(batch, *sides, tokens if longest and tokens else longest)
+
+
+def black(size: Size, device: str | torch.device) -> Tensor:
+    """Clips `b c t h w` in the memory order that read ones have."""
+    shape = size.batch, size.frames, size.height, size.width, 3
+    return rearrange(torch.zeros(shape, device=device), "b t h w c -> b c t h w")
+
+
+def saved(folder: Path, name: str) -> dict[str, Any]:
+    with loading(f"{folder / name}"):
+        return read_json(folder / name)
+
+
+def untrained(folder: Path) -> Any:
+    classes = {**VAES, "T2VTransformer3DModel": T2VTransformer3DModel}
+    config = saved(folder, "config.json")
+    if (name := config.get("_class_name")) not in classes:
+        raise UserError(f"{folder} is a {name}; known are {', '.join(classes)}.")
+    with loading(str(folder)):
+        return classes[name].from_config(config)
+
+
+def untrained_text_encoder(folder: Path) -> Any:
+    with loading(str(folder)):
+        return AutoModelForTextEncoding.from_config(AutoConfig.from_pretrained(folder))

@@ -1,0 +1,181 @@
+"""What a command does, built from its settings alone: real tensors, or none within a trace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import torch
+from diffusers.models.attention_dispatch import attention_backend
+from torch import Tensor, nn
+
+from t2v.config.finetune import FinetuneConfig
+from t2v.config.sampling import SampleConfig
+from t2v.config.training import TrainConfig, TrainDiTConfig, TrainVAEConfig
+from t2v.errors import UserError
+from t2v.models.device import pick_device
+from t2v.models.folder import model_folder
+from t2v.models.guidance import Guidance, Step
+from t2v.models.inputs import latent_shape
+from t2v.models.transformer import T2VTransformer3DModel
+from t2v.pipelines.t2v import T2VPipeline
+from t2v.plan.dry_run import PlannedDiT, PlannedFinetune, PlannedVAE
+from t2v.plan.shapes import Size, Target, saved, untrained, untrained_text_encoder
+from t2v.sampling.load import pick_dtype
+from t2v.training.engine.loop import TrainState, start_state
+
+ENCODE, UPDATE = "encode a clip", "update"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the work and how often it is done in all."""
+
+    name: str
+    run: Callable[[], Any]
+    times: int
+
+
+@dataclass
+class Work:
+    """The parts of a model and the stages it goes through, in their order."""
+
+    parts: dict[str, nn.Module]
+    stages: list[Stage]
+    latents: int  # bytes of one clip's latents in half precision
+    state: TrainState | None = None
+    absent: list[str] = field(default_factory=list)  # what could not be counted, and why
+
+    def trained(self) -> int:
+        """Bytes of the parameters that learn, and so of their gradients."""
+        return sum(p.nbytes for p in self._parameters() if p.requires_grad) if self.state else 0
+
+    def weights(self) -> int:
+        """Bytes of all parameters."""
+        return sum(p.nbytes for p in self._parameters())
+
+    def optimizer(self) -> int:
+        """Bytes of the optimizer's state, once a step has made it."""
+        tensors = self.state.optimizer.state_tensors().values() if self.state else ()
+        return sum(each.nbytes for each in tensors)
+
+    def average(self) -> int:
+        """Bytes of the averaged weights."""
+        tensors = self.state.ema.tensors().values() if self.state else ()
+        return sum(each.nbytes for each in tensors)
+
+    def _parameters(self) -> Iterator[Tensor]:
+        for part in self.parts.values():
+            yield from part.parameters()
+
+
+def build(target: Target, size: Size) -> Work:
+    """The work of a command at `size`; weights are random, which costs the same as trained ones.
+
+    Raises:
+        UserError: a folder that is needed is not there, or `size` does not fit the model.
+    """
+    with pick_device(target.device):  # parts are made there: what has no content cannot be moved
+        if isinstance(target, TrainDiTConfig):
+            return _train(PlannedDiT(target, size), target)
+        if isinstance(target, FinetuneConfig):
+            return _train(PlannedFinetune(target, size), target)
+        if isinstance(target, TrainVAEConfig):
+            return _train(PlannedVAE(target, size), target)
+        return _sample(target, size)
+
+
+def _train(task: PlannedDiT | PlannedVAE, config: TrainConfig) -> Work:
+    state = start_state(task, config)
+    trained = [p for p in task.model.parameters() if p.requires_grad]
+
+    def backward() -> None:
+        # around both passes: checkpointing runs the attention again in the second
+        with attention_backend(getattr(config, "attention", "native")):
+            (task.fixed_loss() / config.accumulate).backward()
+
+    def update() -> None:
+        nn.utils.clip_grad_norm_(trained, config.optim.clip_norm)
+        state.optimizer.step(1.0)
+        state.ema.update(0)
+
+    stages = [Stage("forward and backward", backward, config.steps)]
+    if config.accumulate > 1:
+        more = config.steps * (config.accumulate - 1)
+        stages.append(Stage("with gradients held", backward, more))
+    stages.append(Stage(UPDATE, update, config.steps))
+    parts = dict(task.parts)
+    if isinstance(task, PlannedVAE) and task.model is not task.vae:
+        parts["discriminator"] = task.model.get_submodule("discriminator")
+    if isinstance(task, PlannedDiT) and task.vae is not None:
+        parts["vae"] = task.vae
+        stages.insert(0, Stage(ENCODE, task.encode, 0))
+    if config.parallel == "fsdp":
+        task.absent.append("parallel=fsdp, which splits the weights: all is in one process here")
+    return Work(parts, stages, task.latents(), state, task.absent)
+
+
+def _sample(config: SampleConfig, size: Size) -> Work:
+    folder, device = model_folder(config.model), pick_device(config.device)
+    index = saved(folder, "model_index.json")
+    dtype = pick_dtype(config.dtype, device)
+    with _default_dtype(dtype):
+        transformer = untrained(folder / "transformer")
+        if not isinstance(transformer, T2VTransformer3DModel):
+            raise UserError(f"model={config.model}: t2v plan sample takes T2VPipeline folders.")
+        parts = {
+            "text_encoder": untrained_text_encoder(folder / "text_encoder"),
+            "transformer": transformer,
+            "vae": untrained(folder / "vae"),
+        }
+    pipeline = T2VPipeline(tokenizer=None, scheduler=None, **parts)
+    guidance = Guidance(transformer)
+    scale = index["guidance_scale"] if config.guidance_scale is None else config.guidance_scale
+    steps = config.num_inference_steps or index["num_inference_steps"]
+    rows = index["max_sequence_length"], transformer.config.text_dim
+    shape = latent_shape(
+        transformer, pipeline.vae, size.batch, size.frames, size.height, size.width
+    )
+    held: dict[str, Tensor] = {}
+    loop = ExitStack()
+
+    def text() -> None:
+        tokens = torch.zeros(1, size.tokens, dtype=torch.long, device=device)
+        for _ in range(2 if scale > 1 else 1):
+            parts["text_encoder"](input_ids=tokens, attention_mask=torch.ones_like(tokens))
+        held["latents"] = torch.zeros(shape, device=device)
+        for name in ("positive", "negative"):
+            held[name] = torch.zeros(size.batch, *rows, device=device, dtype=dtype)
+        loop.enter_context(transformer.keep_text())
+
+    def denoise() -> None:
+        step = Step(torch.zeros((), device=device), 0, steps, None)
+        texts = held["positive"], held["negative"] if scale > 1 else None
+        held["latents"] = held["latents"] + guidance(held["latents"], *texts, scale, step)
+
+    def decode() -> None:
+        loop.close()
+        video = pipeline.decode_latents(held["latents"], size.frames)
+        frames = pipeline.video_processor.postprocess_video(video, output_type="pt")
+        (frames * 255).round().to(torch.uint8)
+
+    videos = config.num_videos_per_prompt * config.best_of
+    named = [("text", text, 1), ("first denoise", denoise, videos)]  # it prepares the text
+    if steps > 1:
+        named.append(("denoise", denoise, (steps - 1) * videos))
+    named.append(("decode", decode, videos))
+    stages = [Stage(name, torch.no_grad()(run), times) for name, run, times in named]
+    return Work(parts, stages, 2 * prod(shape[1:]))
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)

@@ -1,0 +1,213 @@
+"""Where videos go: names that are free, files held alone, and what lies there already."""
+
+from __future__ import annotations
+
+import resource
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, replace
+from itertools import count as numbers
+from itertools import islice
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from t2v.config.sampling import SampleConfig
+from t2v.errors import UserError
+from t2v.io.files import InUse, locked
+from t2v.io.video import is_ours, read_recipe, shape_of
+from t2v.sampling import recipe as recipes
+from t2v.sampling.recipe import Recipe
+
+COMMAND = "t2v sample"
+LATENTS, SHEET, PREVIEW = ".latents.safetensors", ".sheet.png", ".preview.png"
+SUFFIXES = (".mp4", ".json", ".gif", LATENTS, SHEET, PREVIEW)
+# of a film's settings, what changes no frame of it
+SAME_FILM = ("model", "output", "device", "sheet", "gif", "preview_every", "lora", "overwrite")
+
+
+@contextmanager
+def places(config: SampleConfig, count: int) -> Iterator[list[Path]]:
+    """Hold the files of `count` videos, absolute, and give their names.
+
+    These are `X.mp4, X-1.mp4, X-2.mp4, ...` of `config.output`; without one those of `video.mp4`
+    of which nothing exists yet.
+
+    Raises:
+        UserError: a place cannot be written, another run holds it, or a file there is not ours.
+    """
+    given = Path(config.output or "video.mp4")
+    if given.is_symlink() and not given.exists():
+        raise UserError(f"output={given}: is a link to what is not there. Name a file.")
+    first = given.resolve()
+    check_writable(first)
+    if config.output is None:
+        with _free_places(first, count) as paths:
+            yield paths
+        return
+    paths = output_paths(first, count)
+    with held(paths):
+        if not config.overwrite:
+            refuse_foreign(paths, config)
+        yield paths
+
+
+@contextmanager
+def held(paths: Sequence[Path]) -> Iterator[None]:
+    """Hold videos, and the files that go with them, alone.
+
+    Raises:
+        UserError: another run holds one of them.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = len(paths) + 256  # a lock is an open file
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    with locked(*paths, command=COMMAND):
+        yield
+
+
+def output_paths(output: str | Path, count: int) -> list[Path]:
+    """`X.mp4, X-1.mp4, X-2.mp4, ...`, absolute."""
+    return list(islice(_names(Path(output).resolve()), count))
+
+
+def _names(first: Path) -> Iterator[Path]:
+    yield first
+    yield from (first.with_name(f"{first.stem}-{number}.mp4") for number in numbers(1))
+
+
+@contextmanager
+def _free_places(first: Path, count: int) -> Iterator[list[Path]]:
+    with ExitStack() as stack:
+        paths: list[Path] = []
+        names = _names(first)
+        while len(paths) < count:
+            path = next(names)
+            if _is_taken(path):
+                continue
+            with suppress(InUse):
+                stack.enter_context(held([path]))
+                if not _is_taken(path):  # by one who has let go since
+                    paths.append(path)
+        yield paths
+
+
+def _is_taken(path: Path) -> bool:
+    beside = [path.with_suffix(suffix) for suffix in SUFFIXES]
+    draws = path.parent.glob(f"{_escaped(path.stem)}.seed-*")
+    return any(each.exists() or each.is_symlink() for each in beside) or any(draws)
+
+
+def _escaped(stem: str) -> str:
+    return "".join(f"[{each}]" if each in "*?[" else each for each in stem)
+
+
+def check_writable(path: Path) -> None:
+    """Make the folder of `path` and raise UserError where nothing can be written into it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"output={path}: cannot be written ({error.strerror}). Choose another output."
+        ) from error
+    if path.is_dir():
+        raise UserError(f"output={path}: is a folder. Name a file in it.")
+
+
+def refuse_foreign(paths: Sequence[Path], config: SampleConfig) -> None:
+    """Raise UserError where a file that `config` would replace was not made by `t2v sample`."""
+    foreign = []
+    for number, path in enumerate(paths):
+        asked = [".mp4", ".json", LATENTS]
+        asked += [".gif"] if config.gif else []
+        asked += [PREVIEW] if config.preview_every else []
+        asked += [SHEET] if config.sheet and number == 0 else []
+        beside = [path.with_suffix(suffix) for suffix in asked]
+        if config.keep_draws:
+            beside += path.parent.glob(f"{_escaped(path.stem)}.seed-*")
+        foreign += [each.name for each in beside if each.exists() and not _is_ours(each)]
+    if foreign:
+        shown = ", ".join(foreign[:5]) + (f" and {len(foreign) - 5} more" if foreign[5:] else "")
+        raise UserError(
+            f"output={paths[0]}: {shown} would be replaced, and `{COMMAND}` did not make "
+            f"{'it' if len(foreign) == 1 else 'them'}. Choose another output, or say "
+            "overwrite=true."
+        )
+
+
+def _is_ours(path: Path) -> bool:
+    if path.suffix in (".mp4", ".json"):
+        return _recipe_in(path) is not None
+    if path.name.endswith(LATENTS):
+        try:
+            with safe_open(path, framework="pt") as file:
+                return {"recipe", "step"} <= (file.metadata() or {}).keys()
+        except (OSError, SafetensorError):
+            return False
+    return is_ours(path)
+
+
+def _recipe_in(path: Path) -> Recipe | None:
+    """What an mp4, a json or kept latents say they are, or None."""
+    if not path.is_file():
+        return None
+    try:
+        if path.suffix == ".json":
+            values = recipes.read_json(path)
+        elif path.name.endswith(LATENTS):
+            values = recipes.read_latents(path)[2]
+        else:
+            values = read_recipe(path)
+        return recipes.read(values, path)
+    except (UserError, ValueError):
+        return None
+
+
+def refuse_other_films(drawn: Sequence[Recipe]) -> None:
+    """Raise UserError where a recipe's place holds another film of ours, finished or not."""
+    for recipe in drawn:
+        for suffix in (".mp4", ".json", LATENTS):
+            path = recipe.path.with_suffix(suffix)
+            other = _recipe_in(path)
+            if other is not None and not _is_same_film(other, recipe):
+                raise UserError(
+                    f"output={recipe.path}: {path.name} is of another film ({other.prompt[:60]!r}, "
+                    f"seed {other.settings.seed}). Choose another output, or say overwrite=true."
+                )
+
+
+def is_finished(recipe: Recipe) -> bool:
+    """Does the film of a recipe, and all that is asked for with it, lie there whole?"""
+    made, config = _recipe_in(recipe.path), recipe.settings
+    if made is None or not _is_same_film(made, recipe) or (made.choice and made.choice.left):
+        return False
+    wanted = [".json", *([".gif"] if config.gif else [])]
+    if not all(recipe.path.with_suffix(suffix).is_file() for suffix in wanted):
+        return False
+    try:
+        return shape_of(recipe.path) == (config.num_frames, config.height, config.width)
+    except UserError:
+        return False
+
+
+def _is_same_film(one: Recipe, other: Recipe) -> bool:
+    def told(recipe: Recipe) -> tuple[object, ...]:
+        choice = recipe.choice and replace(recipe.choice, scores={}, scorer="")
+        settings = asdict(recipe.settings)
+        if choice:
+            settings["seed"] = choice.first_seed  # its own is that of the best draw so far
+        kept = {name: value for name, value in settings.items() if name not in SAME_FILM}
+        return recipe.prompt, recipe.weights, recipe.lora, kept, choice
+
+    return told(one) == told(other)
+
+
+def place_of_latents(path: Path) -> Path:
+    """The video that kept latents are for: beside them, whatever they say themselves."""
+    name = path.name.removesuffix(LATENTS) if path.name.endswith(LATENTS) else path.stem
+    return path.resolve().with_name(f"{name}.mp4")

@@ -1,0 +1,95 @@
+"""What a run begins with: the weights of a saved pipeline, VAE or checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from t2v.errors import UserError
+from t2v.io.checkpoint import MANIFEST, newest_checkpoint, verify_checkpoint
+from t2v.models.load import load_part
+
+if TYPE_CHECKING:
+    from t2v.training.engine.loop import Task
+
+
+@torch.no_grad()
+def start_from(folder: Path, task: Task) -> None:
+    """Give the task's model the weights saved in `folder`; of a training run, its average.
+
+    `folder` is a pipeline folder, a folder of the one part that is trained, a checkpoint, or the
+    output of a run, which stands for its newest checkpoint.
+
+    Raises:
+        UserError: there is no such part, a file is damaged, or the weights are of another model.
+    """
+    own: dict[str, nn.Parameter] = {}
+    given: dict[str, nn.Parameter] = {}
+    for part, module in task.parts.items():
+        saved = _load(starting_part(folder, part), type(module))
+        own |= {f"{part}.{name}": value for name, value in module.named_parameters()}
+        given |= {f"{part}.{name}": value for name, value in saved.named_parameters()}
+    fitting = [name for name in own if name in given and given[name].shape == own[name].shape]
+    if not len(fitting) == len(own) == len(given):
+        raise UserError(
+            f"start_from={folder} is another model: of {len(given)} weights {len(fitting)} "
+            f"fit the {len(own)} of this one. Give the model settings it was trained with."
+        )
+    for name, parameter in own.items():
+        parameter.copy_(given[name])
+
+
+@torch.no_grad()
+def resume_from(checkpoint: Path, task: Task) -> None:
+    """Give the task's model the weights of a checkpoint of its own run, to the bit.
+
+    Those that learn lie in `training/`, as they were after the last step; the frozen ones in the
+    folders of the parts. What a LoRA hides is saved nowhere: it is that of the base model, which
+    the task has read and whose hash is among `task.sources`.
+    """
+    saved = load_file(checkpoint / "training" / "weights.safetensors")
+    places = {
+        id(parameter): (checkpoint / part, name)
+        for part, module in task.parts.items()
+        for name, parameter in module.named_parameters()
+    }
+    for name, parameter in task.model.named_parameters():
+        if name in saved:
+            parameter.copy_(saved[name])
+        elif ".base_layer." not in name:
+            parameter.copy_(_read(*places[id(parameter)]))
+
+
+def _read(folder: Path, name: str) -> Tensor:
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            if name in file.keys():  # noqa: SIM118
+                return file.get_tensor(name)
+    raise AssertionError(f"{folder} holds no {name}")
+
+
+def starting_part(folder: Path, part: str) -> Path:
+    """Where `part`, such as "transformer", is saved under `folder`; a checkpoint is verified.
+
+    Raises:
+        UserError: nowhere, or a file of the checkpoint is not the one that was saved.
+    """
+    place = newest_checkpoint(folder) or folder
+    if (place / MANIFEST).is_file():
+        verify_checkpoint(place)
+    for found in (place / part, place):
+        if (found / "config.json").is_file():
+            return found
+    raise UserError(
+        f"start_from={folder} holds no {part}/. Give a pipeline folder, a checkpoint or the "
+        "output of a training, or omit it."
+    )
+
+
+def _load(folder: Path, kind: Any) -> nn.Module:
+    return load_part(f"start_from={folder}", kind, folder)

@@ -1,0 +1,168 @@
+"""Training steps, and nothing about what is trained."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from t2v.config.training import TrainConfig
+from t2v.data.rng import keyed_generator
+from t2v.errors import UserError
+from t2v.io.checkpoint import newest_checkpoint
+from t2v.models.device import pick_device
+from t2v.training.engine.ema import EMA
+from t2v.training.engine.optim import Optimizer, ParameterGroup, lr_factor
+from t2v.training.engine.parallel import Worker, mean_over_ranks, whole
+
+
+class Validation(NamedTuple):
+    """What a task says of the weights it holds.
+
+    `losses` are those of single clips, at the same noise every time, for `significance`:
+    "held_out", "training", and for a fine-tune "base".
+    """
+
+    figures: dict[str, float]
+    sheet: Image.Image
+    losses: dict[str, Tensor]
+
+
+class Task(Protocol):
+    """One kind of training: what is learned, from which batches, how it is judged and saved.
+
+    While `validate` and `save` run, the model holds the average weights.
+    """
+
+    model: nn.Module  # holds every trained parameter, already on its device
+    sources: dict[str, str]  # hashes of what the run reads; going on with others is refused
+
+    @property
+    def parts(self) -> Mapping[str, nn.Module]:
+        """The trained models by the folders that `save` writes them to."""
+        ...
+
+    def prepare(self) -> None:
+        """Called once, before the first step: frozen weights are final, and nothing is split."""
+        ...
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """Who steps which parameters, and how fast."""
+        ...
+
+    def sample_bytes(self) -> int:
+        """Bytes that a step cannot do without for each sample of its batch; it takes more."""
+        ...
+
+    def batch(self, step: int, rank: int, world_size: int) -> Any:
+        """One of the `world_size` batches of a step, a function of these and config.seed."""
+        ...
+
+    def loss(self, batch: Any, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """The scalar to minimise, and scalars to log; all noise comes from `generator`."""
+        ...
+
+    def validate(self) -> Validation:
+        """How good the average weights are, by the same draws each time."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write the average weights so that they load without the training code."""
+        ...
+
+
+@dataclass
+class TrainState:
+    """What a run is made of beside its weights; `step` counts finished steps."""
+
+    worker: Worker
+    optimizer: Optimizer
+    ema: EMA
+    step: int = 0
+
+
+@dataclass(frozen=True)
+class StepMetrics:
+    """What one step tells; `step` counts from 1."""
+
+    step: int
+    loss: float
+    grad_norm: float
+    lr_factor: float
+    seconds: float
+    extra: dict[str, float]
+
+
+def start_state(task: Task, config: TrainConfig) -> TrainState:
+    """A run that has taken no step; under several processes the model is split or wrapped here."""
+    worker = Worker(task, config)
+    optimizer = Optimizer(task.parameter_groups(), config.optim.weight_decay)
+    return TrainState(worker, optimizer, EMA(task.model, config.optim.ema_decay))
+
+
+def fit(task: Task, config: TrainConfig, state: TrainState) -> Iterator[StepMetrics]:
+    """Train from `state.step` to `config.steps`, yielding after each step; `state` moves along.
+
+    All that is random in a step is keyed by (seed, step, shard), so that a resumed run equals an
+    uninterrupted one, bit for bit on a CPU.
+
+    Raises:
+        UserError: the loss or a gradient is not finite. The weights are those before the step.
+    """
+    trained = [p for p in task.model.parameters() if p.requires_grad]
+    while state.step < config.steps:
+        started = time.perf_counter()
+        figures = _gradients(task, config, state)
+        grad_norm = whole(nn.utils.clip_grad_norm_(trained, config.optim.clip_norm))
+        if not (math.isfinite(figures["loss"]) and grad_norm.isfinite()):
+            raise UserError(_not_finite(task.model, config, state.step, figures["loss"]))
+        factor = lr_factor(state.step, config.steps, config.optim)
+        state.optimizer.step(factor)
+        state.ema.update(state.step)
+        state.step += 1
+        yield StepMetrics(
+            step=state.step,
+            loss=figures.pop("loss"),
+            grad_norm=grad_norm.item(),
+            lr_factor=factor,
+            seconds=time.perf_counter() - started,
+            extra=figures,
+        )
+
+
+def _gradients(task: Task, config: TrainConfig, state: TrainState) -> dict[str, float]:
+    """Leave the gradients of a step on the parameters; the means of what its batches tell."""
+    worker, told = state.worker, []
+    for micro in range(config.accumulate):
+        shard = worker.shard(micro)
+        generator = keyed_generator(config.seed, state.step, shard, "noise")
+        batch = task.batch(state.step, shard, worker.shards)
+        loss, extra = worker.backward(batch, generator, last=micro == config.accumulate - 1)
+        figures = {"loss": loss, **extra}
+        told.append(torch.stack([value.detach().float() for value in figures.values()]))
+    means = mean_over_ranks(torch.stack(told).mean(dim=0)).tolist()
+    return dict(zip(figures, means, strict=True))
+
+
+def autocast(config: TrainConfig) -> torch.autocast:
+    """The precision of forward passes: bfloat16 where it is safe, or plain float32."""
+    device_type = pick_device(config.device).type
+    return torch.autocast(device_type, torch.bfloat16, enabled=config.precision == "bf16")
+
+
+def _not_finite(model: nn.Module, config: TrainConfig, step: int, loss: float) -> str:
+    gradients = ((name, p.grad) for name, p in model.named_parameters() if p.grad is not None)
+    bad = next((name for name, grad in gradients if not whole(grad).isfinite().all()), "none")
+    return (
+        f"Step {step + 1} of {config.output}: loss {loss}, first gradient that is not "
+        f"finite: {bad}. Training stopped before the weights took it. Last complete checkpoint: "
+        f"{newest_checkpoint(config.output) or 'none'}. Lower optim.lr or optim.adam_lr, "
+        "or try precision=fp32, with a new output."
+    )

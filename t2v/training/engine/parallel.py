@@ -1,0 +1,230 @@
+"""One run in several processes: batches shared out, gradients reduced, weights split or not."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from diffusers.models.attention_dispatch import attention_backend
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from t2v.config.finetune import FinetuneConfig
+from t2v.config.training import TrainConfig, TrainDiTConfig
+from t2v.distributed import check_launcher, local_rank, rank, world_size
+from t2v.errors import UserError
+from t2v.models.device import pick_device
+
+if TYPE_CHECKING:
+    from t2v.training.engine.ema import EMA
+    from t2v.training.engine.loop import Task
+
+Answer = TypeVar("Answer")
+
+PATIENCE = timedelta(hours=6)  # how long the others wait while the first rank encodes or judges
+
+
+@contextmanager
+def process_group(device: torch.device) -> Iterator[torch.device]:
+    """Join the processes of the launcher; gives the device of this one.
+
+    Raises:
+        UserError: WORLD_SIZE is above 1 and the rest of what a launcher says is missing.
+    """
+    if world_size() == 1:
+        yield device
+        return
+    check_launcher()
+    if device.type == "cuda":
+        device = torch.device("cuda", local_rank())
+        torch.cuda.set_device(device)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=PATIENCE)
+    try:
+        yield device
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def first_rank_first() -> Iterator[None]:
+    """The first rank runs the body, then all others: what it wrote, they find."""
+    if rank():
+        dist.barrier()
+    try:
+        yield
+    finally:
+        if world_size() > 1 and not rank():
+            dist.barrier()
+
+
+def on_first_rank(work: Callable[[], Answer]) -> Answer:
+    """What `work` gives on the first rank, told to every rank; so is its `UserError`."""
+    if world_size() == 1:
+        return work()
+    told: list[Any] = [None, None]
+    if rank() == 0:
+        try:
+            told[0] = work()
+        except UserError as error:
+            told[1] = str(error)
+    dist.broadcast_object_list(told)
+    if told[1] is not None:
+        raise UserError(told[1])
+    return cast(Answer, told[0])
+
+
+def any_rank(flag: bool) -> bool:
+    """Is it so on one rank at least?"""
+    if world_size() == 1:
+        return flag
+    told = torch.tensor(float(flag))
+    dist.all_reduce(told, dist.ReduceOp.MAX)
+    return bool(told)
+
+
+def mean_over_ranks(values: Tensor) -> Tensor:
+    """The mean of each value over the ranks."""
+    if world_size() == 1:
+        return values
+    dist.all_reduce(values)
+    return values / world_size()
+
+
+def is_split(tensor: Tensor) -> bool:
+    """Does each rank hold a part of it, as FSDP2 leaves a parameter?"""
+    return isinstance(tensor, DTensor)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The tensor in one piece; every rank has to ask for it when it is split over them."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def split_like(value: Tensor, like: Tensor) -> Tensor:
+    """`value`, which every rank has whole, split over the ranks as `like` is."""
+    if not isinstance(like, DTensor):
+        return value
+    value = value.to(like.device)
+    return distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None)
+
+
+class Worker:
+    """This process's share of a run.
+
+    A step is made of `shards` batches, `accumulate` in each process. Shard k is the same batch
+    with the same noise wherever it runs, so the run depends on their number alone: two processes
+    train what one process trains with twice the `accumulate`, up to the order of sums.
+
+    With "fsdp" the first rank keeps an unsplit twin of the model, to judge and save it by the code
+    that one process uses.
+    """
+
+    def __init__(self, task: Task, config: TrainConfig) -> None:
+        self.task, self.config, self.accumulate = task, config, config.accumulate
+        self.shards = world_size() * config.accumulate
+        self.sharded = world_size() > 1 and config.parallel == "fsdp"
+        if config.gradient_checkpointing:
+            checkpoint_gradients(task)
+        self._twin = copy.deepcopy(task.model) if self.sharded and rank() == 0 else None
+        self._loss: Any = _Loss(task)
+        device = pick_device(config.device)
+        if self.sharded:
+            mesh = init_device_mesh(device.type, (world_size(),))
+            for block in blocks(task):
+                fully_shard(block, mesh=mesh)
+            fully_shard(self._loss, mesh=mesh)
+        elif world_size() > 1:
+            # a batch of images leaves out what looks along time
+            self._loss = DistributedDataParallel(self._loss, find_unused_parameters=True)
+
+    def shard(self, micro: int) -> int:
+        """Which batch of the step this process takes as its `micro`-th."""
+        return rank() * self.accumulate + micro
+
+    def backward(
+        self, batch: Any, generator: torch.Generator, last: bool
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Add a batch's share to the gradients, reduced over the ranks after the last; `loss`."""
+        waits: Any = nullcontext()
+        if self.sharded:
+            self._loss.set_requires_gradient_sync(last)
+        elif world_size() > 1 and not last:
+            waits = self._loss.no_sync()
+        with waits, kernel(self.config):
+            loss, extra = self._loss(batch, generator)
+            (loss / self.accumulate).backward()
+        return loss.detach(), extra
+
+    def averaged(self, ema: EMA) -> AbstractContextManager[None]:
+        """Inside, `task.model` holds the average, unsplit. All ranks call it, the first enters."""
+        if not self.sharded:
+            return ema.applied()
+        return self._twinned({name: whole(value) for name, value in ema.tensors().items()})
+
+    @contextmanager
+    def _twinned(self, average: dict[str, Tensor]) -> Iterator[None]:
+        assert self._twin is not None, "only the first rank has one"
+        with torch.no_grad():
+            for name, parameter in self._twin.named_parameters():
+                if name in average:
+                    parameter.copy_(average[name])
+        trained, self.task.model = self.task.model, self._twin
+        try:
+            yield
+        finally:
+            self.task.model = trained
+
+
+def kernel(config: TrainConfig) -> AbstractContextManager[None]:
+    """The attention of a whole step: what is recomputed in the backward pass needs the same one."""
+    if isinstance(config, (TrainDiTConfig, FinetuneConfig)):
+        return attention_backend(config.attention)
+    return nullcontext()
+
+
+def checkpoint_gradients(task: Task) -> None:
+    """Let every part that can recompute its activations in the backward pass.
+
+    Raises:
+        UserError: none can.
+    """
+    able = [
+        part
+        for part in task.parts.values()
+        if getattr(part, "_supports_gradient_checkpointing", False)
+    ]
+    if not able:
+        raise UserError(f"gradient_checkpointing=true: {', '.join(task.parts)} cannot. Omit it.")
+    for part in able:
+        part.enable_gradient_checkpointing()
+
+
+def blocks(task: Task) -> list[nn.Module]:
+    """The repeated blocks of the parts, which FSDP2 gathers one at a time."""
+    return [
+        module
+        for part in task.parts.values()
+        for module in part.modules()
+        if type(module).__name__ in (getattr(part, "_no_split_modules", None) or ())
+    ]
+
+
+class _Loss(nn.Module):
+    """`task.loss` as the module that DDP and FSDP2 wrap."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__()
+        self.model = task.model
+        self.task = task
+
+    def forward(self, batch: Any, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.task.loss(batch, generator)

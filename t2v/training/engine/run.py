@@ -1,0 +1,233 @@
+"""One training run to its end: goes on where it stopped, logs, saves, validates, stops."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any, TypeVar
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from t2v.config.load import load_config, save_config
+from t2v.config.training import TrainConfig
+from t2v.distributed import rank, world_size
+from t2v.errors import UserError
+from t2v.io.checkpoint import newest_checkpoint, save_checkpoint, verify_checkpoint
+from t2v.models.device import check_memory, pick_device
+from t2v.outputs import output_folder
+from t2v.training.engine.initialize import resume_from, start_from
+from t2v.training.engine.loop import Task, TrainState, fit, start_state
+from t2v.training.engine.metrics_logger import Record
+from t2v.training.engine.parallel import (
+    any_rank,
+    first_rank_first,
+    is_split,
+    on_first_rank,
+    process_group,
+    whole,
+)
+
+logger = logging.getLogger(__name__)
+Config = TypeVar("Config", bound=TrainConfig)
+
+# A resumed run may change these; anything else would make it another run.
+FREE_TO_CHANGE = {
+    *("steps", "output", "overwrite", "save_every", "validate_every", "keep_checkpoints"),
+    *("device", "attention", "accumulate", "parallel", "gradient_checkpointing"),
+    *("clips.cache", "clips.workers", "clips.seconds_per_clip", "clips.gigabytes_per_worker"),
+}
+SHARDS = "batch_size x (accumulate * processes)"
+
+
+def train(task_of: Callable[[Config], Task], config: Config) -> Path:
+    """Build the task in every process of the launcher, or in this one alone, and `run` it.
+
+    Raises:
+        UserError: the device is not to be had, or what `task_of` and `run` raise.
+    """
+    with process_group(pick_device(config.device)) as device, ExitStack() as stack:
+        on_first_rank(lambda: _hold(stack, config))
+        config = replace(config, overwrite=False)
+        config = replace(config, device=str(device))
+        with first_rank_first():
+            task = task_of(config)
+        return run(task, config)
+
+
+def _hold(stack: ExitStack, config: TrainConfig) -> None:
+    stack.enter_context(output_folder(config))
+
+
+def run(task: Task, config: TrainConfig) -> Path:
+    """Train `task` to `config.steps` and return its last checkpoint.
+
+    Writes `config.yaml`, checkpoints and what `Record` keeps to `config.output`; an output that
+    holds a checkpoint is continued. A new run is validated before its first step as well. SIGTERM
+    and Ctrl-C save and exit with 130. Of several processes the first one writes.
+
+    Raises:
+        UserError: the settings differ from those of the run to be continued, a checkpoint is
+            damaged, the loss is not finite, the disk is full.
+    """
+    output = Path(config.output)
+    output.mkdir(parents=True, exist_ok=True)
+    check_memory(
+        f"batch_size={config.batch_size}",
+        config.batch_size * task.sample_bytes(),
+        pick_device(config.device),
+        "Give less; accumulate=N makes a step of N batches.",
+    )
+    checkpoint = newest_checkpoint(output)
+    if checkpoint:
+        check_checkpoint(checkpoint, task, config)
+        resume_from(checkpoint, task)
+    elif config.start_from:
+        start_from(Path(config.start_from), task)
+    with first_rank_first():
+        task.prepare()
+    state = start_state(task, config)
+    if checkpoint:
+        load_state(checkpoint, state)
+        logger.info("%s: going on from step %d of %d", output, state.step, config.steps)
+    begun = state.step if checkpoint else None
+    with _stop_requests() as stopped, Record(config, begun) as record:
+        if begun is None and config.steps:
+            _validate(task, state, record)
+        for metrics in fit(task, config, state):
+            done = state.step == config.steps
+            judged = done or state.step % config.validate_every == 0
+            record.add(metrics, _validate(task, state, record) if judged else {})
+            stop = any_rank(bool(stopped))
+            if done or stop or state.step % config.save_every == 0:
+                save_state(output, task, config, state)
+            if stop:
+                logger.warning("%s: stopped and saved at step %d", output, state.step)
+                sys.exit(130)
+    return save_state(output, task, config, state)
+
+
+def save_state(output: Path, task: Task, config: TrainConfig, state: TrainState) -> Path:
+    """Save what the task makes of the average weights, and `training/` to go on from.
+
+    The files are those of one process, whatever the number of processes.
+    """
+    kept = {kind: _in_one_piece(each) for kind, each in _state_tensors(task, state).items()}
+    averaged = state.worker.averaged(state.ema)
+
+    def write(folder: Path) -> None:
+        with averaged:
+            task.save(folder)
+        training = folder / "training"
+        training.mkdir()
+        for kind, tensors in kept.items():
+            save_file(tensors, training / f"{kind}.safetensors")
+        record = {"step": state.step, "sources": task.sources, "shards": state.worker.shards}
+        (training / "state.json").write_text(json.dumps(record))
+        save_config(config, training / "config.yaml")
+
+    return on_first_rank(
+        lambda: save_checkpoint(output, state.step, write, config.keep_checkpoints)
+    )
+
+
+def check_checkpoint(checkpoint: Path, task: Task, config: TrainConfig) -> None:
+    """See that `config` may go on from `checkpoint`.
+
+    Raises:
+        UserError: a file is damaged, or a setting that matters was changed; each is named.
+    """
+    verify_checkpoint(checkpoint)
+    training = checkpoint / "training"
+    record = json.loads((training / "state.json").read_text())
+    saved = asdict(load_config(type(config), training / "config.yaml", ()))
+    saved |= record.get("sources", task.sources) | {SHARDS: record.get("shards", 1)}
+    now = asdict(config) | task.sources | {SHARDS: world_size() * config.accumulate}
+    _refuse_changes(now, saved, checkpoint)
+
+
+def load_state(checkpoint: Path, state: TrainState) -> None:
+    """Put the optimizer, average and step of `checkpoint` into `state`."""
+    training = checkpoint / "training"
+    state.optimizer.load_state_tensors(load_file(training / "optimizer.safetensors"))
+    state.ema.load_tensors(load_file(training / "ema.safetensors"))
+    state.step = json.loads((training / "state.json").read_text())["step"]
+
+
+def _state_tensors(task: Task, state: TrainState) -> dict[str, dict[str, Tensor]]:
+    saved = {id(p) for part in task.parts.values() for p in part.parameters()}
+    weights = task.model.named_parameters()
+    return {
+        # the task saves frozen weights of its parts as they are
+        "weights": {name: p for name, p in weights if p.requires_grad or id(p) not in saved},
+        "optimizer": state.optimizer.state_tensors(),
+        "ema": state.ema.tensors(),
+    }
+
+
+def _in_one_piece(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors unsplit, on the first rank alone; gathered ones move to the CPU one by one."""
+    kept = {}
+    for name, tensor in tensors.items():
+        value = whole(tensor.detach())
+        if rank() == 0:
+            kept[name] = (value.cpu() if is_split(tensor) else value).contiguous()
+    return kept
+
+
+def _refuse_changes(now: dict[str, Any], then: dict[str, Any], checkpoint: Path) -> None:
+    now, then = _flat(now), _flat(then)
+    changed = [
+        f"{name}: {then.get(name)} -> {now[name]}"
+        for name in now
+        if now[name] != then.get(name) and name not in FREE_TO_CHANGE
+    ]
+    if changed:
+        raise UserError(
+            f"{checkpoint} was trained with other settings ({'; '.join(changed)}). Going on may "
+            f"change only {', '.join(sorted(FREE_TO_CHANGE))}. Give the old ones, or a new output."
+        )
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for name, value in values.items():
+        name = f"{prefix}{name}"
+        flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return flat
+
+
+def _validate(task: Task, state: TrainState, record: Record) -> dict[str, Any]:
+    averaged = state.worker.averaged(state.ema)
+
+    def judge() -> dict[str, Any]:
+        with averaged:
+            validation = task.validate()
+        return record.judge(state.step, validation)
+
+    return on_first_rank(judge)
+
+
+@contextmanager
+def _stop_requests() -> Iterator[list[int]]:
+    """A list that fills when SIGTERM or Ctrl-C arrives; a second Ctrl-C interrupts at once."""
+    received: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

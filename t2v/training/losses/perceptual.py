@@ -1,0 +1,66 @@
+"""How far two clips look apart to a named network, as a loss of the VAE."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from t2v.data.cache import weights_digest
+from t2v.evaluation.metrics.attributes import load_oracle
+from t2v.io.text_files import read_json
+from t2v.models.load import loading
+from t2v.nets.features import gap, pictures_of
+from t2v.world.oracle import WorldOracle
+
+
+class Perceptual:
+    """LPIPS (arXiv 1801.03924, eq. 1) without its learned weights, by a network the user names.
+
+    Args:
+        name: an image model of transformers (folder or hub id), which sees frames one by one, or a
+            folder of `t2v world make=oracle`, whose convolutions see whole clips.
+        device: where it computes.
+
+    Raises:
+        UserError: it cannot be loaded, or gives no maps.
+    """
+
+    def __init__(self, name: str, device: str) -> None:
+        self._look: Callable[[Tensor], list[Tensor]]
+        self.by_frame = not _is_oracle(name)
+        if self.by_frame:
+            net = pictures_of(name, device, smooth=True)
+            self.name, self._look = net.name, net.look
+        else:
+            oracle = load_oracle(name).requires_grad_(False).to(device)
+            self.name, self._look = f"world oracle {weights_digest(oracle)[:8]}", oracle.maps
+
+    def __call__(self, ours: Tensor, theirs: Tensor) -> Tensor:
+        """The distance of each pair, `b`, at least 0; gradients reach `ours` alone.
+
+        Args:
+            ours, theirs: `b c t h w`, about [-1, 1].
+        """
+        with torch.no_grad():
+            wanted = self._maps(theirs)
+        return gap(self._maps(ours), wanted).mean(1)
+
+    def _maps(self, video: Tensor) -> list[Tensor]:
+        """A layer's maps each: frame by frame `b t d y x`, or of the clip `b 1 d t (y x)`."""
+        if not self.by_frame:
+            maps = self._look(video)
+            return [rearrange(each.float(), "b d t y x -> b 1 d t (y x)") for each in maps]
+        maps = self._look(rearrange(video, "b c t h w -> (b t) c h w"))
+        shape = {"b": len(video)}
+        return [rearrange(each.float(), "(b t) d y x -> b t d y x", **shape) for each in maps]
+
+
+def _is_oracle(name: str) -> bool:
+    config = Path(name, "config.json")
+    with loading(f"perceptual={name}"):
+        found = read_json(config) if config.is_file() else {}
+        return found.get("_class_name") == WorldOracle.__name__

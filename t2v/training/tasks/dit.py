@@ -1,0 +1,338 @@
+"""Training the video transformer on cached latents and their captions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from diffusers import AutoencoderKLWan, SchedulerMixin
+from diffusers.models.attention_dispatch import attention_backend
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from t2v.config.sampling import SampleConfig
+from t2v.config.training import TrainDiTConfig
+from t2v.data.captions import Captions
+from t2v.data.curriculum import Draw
+from t2v.data.dataset import cache_folder, load_latents
+from t2v.data.rng import keyed_generator
+from t2v.data.text_cache import FOLDER, Texts
+from t2v.errors import UserError
+from t2v.io.model_card import write_model_card
+from t2v.models.attention import check_backend
+from t2v.models.device import pick_device
+from t2v.models.diffusion import build_scheduler, diffusion_loss, draw_times
+from t2v.models.load import load_text
+from t2v.models.transformer import T2VTransformer3DModel
+from t2v.models.vae import AutoencoderKLT2V
+from t2v.models.vae_folder import load_vae
+from t2v.pipelines.t2v import T2VPipeline
+from t2v.sampling.denoise import Watch, decode, embed
+from t2v.sampling.denoise import draw as draw_video
+from t2v.sampling.run import resolve
+from t2v.training.engine.contact_sheet import contact_sheet
+from t2v.training.engine.loop import Validation, autocast
+from t2v.training.engine.optim import ParameterGroup, split_parameters
+from t2v.training.engine.run import train
+from t2v.training.engine.significance import BASE, HELD_OUT, TRAINING, memorised, nearest
+
+VALIDATION_BINS = 4
+VALIDATION_BATCH = 64
+NEAREST_CLIPS = 4096
+NAMES = {HELD_OUT: "val_loss", TRAINING: "val_train_loss", BASE: "val_base_loss"}
+
+
+class DiTBatch(NamedTuple):
+    """Clean latents and the tokens of one caption each."""
+
+    latents: Tensor  # b c t h w, normalised
+    tokens: Tensor  # b m, on the CPU
+    lengths: Tensor  # b, tokens before the padding
+
+
+class DiTParts(NamedTuple):
+    """What a pipeline is made of."""
+
+    vae: AutoencoderKLT2V | AutoencoderKLWan
+    tokenizer: PreTrainedTokenizerBase
+    text_encoder: PreTrainedModel
+    transformer: T2VTransformer3DModel
+    scheduler: SchedulerMixin
+
+
+def train_dit(config: TrainDiTConfig) -> Path:
+    """`t2v train`: train on a folder of clips; returns the last checkpoint, a pipeline folder.
+
+    Raises:
+        UserError: see `pick_device`, `load_vae`, `load_latents`, `Captions` and `run`.
+    """
+    return train(DiTTask, config)
+
+
+class DiTTask:
+    """Predict the objective's target from noisy latents and text; the text encoder learns along."""
+
+    texts: Texts | None = None  # without it each batch is embedded anew
+
+    def __init__(self, config: TrainDiTConfig, parts: DiTParts | None = None) -> None:
+        self.config = config
+        vae, tokenizer, text_encoder, transformer, self.scheduler = parts or fresh_parts(config)
+        self.vae = vae.to(pick_device(config.device))
+        self.data = load_latents(
+            config.data,
+            config.clips,
+            self.vae,
+            tokenizer,
+            precision=config.precision,
+            max_length=config.max_sequence_length,
+            batch_size=config.batch_size,
+            held_out=config.held_out,
+            seed=config.seed,
+        )
+        self.rows, self.train_count = self.data.rows, self.data.train_count
+        self.saved: dict[str, Any] = self.data.sizes  # what the pipeline makes by default
+        self.sources = self.data.sources
+        self.tokenizer = tokenizer
+        self.captions = Captions(self.rows, tokenizer, config.max_sequence_length)
+        self.model = nn.ModuleDict({"transformer": transformer, "text_encoder": text_encoder})
+        self.model.to(pick_device(config.device))
+        self.parts = dict(self.model.items())
+        text_encoder.requires_grad_(config.train_text_encoder)
+        head_dim = config.model.attention_head_dim
+        check_backend(config.attention, head_dim, pick_device(config.device), torch.float32)
+
+    def prepare(self) -> None:
+        """Embed the captions, where the text encoder is frozen and `cache_text` is set."""
+        encoder, config = self.model["text_encoder"], self.config
+        if config.cache_text and not any(p.requires_grad for p in encoder.parameters()):
+            folder = cache_folder(config.data, config.clips) / FOLDER
+            self.texts = Texts(encoder, folder, config.precision)
+            self.texts.add(self.captions)
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        config = self.config
+        named = dict(self.model.named_parameters())
+        text = {name: p for name, p in named.items() if name.startswith("text_encoder.")}
+        learning = {name: p for name, p in text.items() if p.requires_grad}
+        groups = split_parameters(
+            {name: p for name, p in named.items() if name not in text},
+            config.optim,
+            # tables, embedders and the first and last projection are not hidden matrices
+            is_matrix=lambda name: ".blocks." in name and name.endswith(".weight"),
+        )
+        if learning:
+            groups.append(ParameterGroup(learning, "adamw", config.text_lr))
+        return groups
+
+    def sample_bytes(self) -> int:
+        """Latents, noise, their mixture and the prediction; and what each block hands on."""
+        latents, transformer = self.data.largest(), self.model["transformer"].config
+        tokens = latents[0].numel() // math.prod(transformer.patch_size)
+        width = transformer.num_attention_heads * transformer.attention_head_dim
+        return 4 * 4 * latents.numel() + 2 * tokens * width * transformer.num_layers
+
+    def batch(self, step: int, rank: int = 0, world_size: int = 1) -> DiTBatch:
+        """Clips in the epoch's order, each with one of its captions or, at times, with none."""
+        config = self.config
+        draw = self.data.train.draw(step, rank, world_size)
+        generator = keyed_generator(config.seed, step, rank, "captions")
+        choice = torch.rand(2, len(draw.items), generator=generator)
+        dropped = choice[1] < config.caption_dropout
+        tokens, lengths = self.captions.pick(self.data.clips(draw), choice[0], dropped)
+        return self._batch(draw, tokens, lengths)
+
+    def loss(self, batch: DiTBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        t = draw_times(self.config.objective, len(batch.latents), self.config.shift, generator)
+        noise = torch.randn(batch.latents.shape, generator=generator)
+        with autocast(self.config):
+            return self._losses(batch, noise, t).mean(), {}
+
+    @torch.no_grad()
+    def validate(self) -> Validation:
+        """The means of `losses`, the held-out one in each quarter of the time too; whether samples
+        of `config.prompts` are copies of training clips; and a sheet of them."""
+        losses = self.losses()
+        held_out = losses[HELD_OUT]
+        quarter = (self._times(len(held_out)) * VALIDATION_BINS).long()
+        figures = {NAMES[name]: each.mean().item() for name, each in losses.items()}
+        figures |= {
+            f"val_loss_{part}": held_out[quarter == part].mean().item()
+            for part in range(VALIDATION_BINS)
+            if (quarter == part).any()
+        }
+        latents, frames = self._samples()
+        return Validation(figures | self._copies(latents), contact_sheet(frames), losses)
+
+    def losses(self) -> dict[str, Tensor]:
+        """The loss of every held-out clip, and of as many that are trained on, at fixed noise."""
+        held_out = self.data.held_out
+        count = sum(len(draw.items) for draw in held_out)
+        at_once = min(VALIDATION_BATCH, self.config.batch_size)  # which is known to fit
+        trained = first_items(self.data.training(at_once), count)
+        return {HELD_OUT: self._fixed_losses(held_out), TRAINING: self._fixed_losses(trained)}
+
+    def _fixed_losses(self, draws: Sequence[Draw]) -> Tensor:
+        sizes = [len(draw.items) for draw in draws]
+        times = self._times(sum(sizes)).split(sizes)
+        generator, losses = keyed_generator(self.config.seed, "validation noise"), []
+        for draw, t in zip(draws, times, strict=True):
+            batch = self._batch(draw, *self.captions.first(self.data.clips(draw)))
+            noise = torch.randn(batch.latents.shape, generator=generator)
+            with autocast(self.config):
+                losses.append(self._losses(batch, noise, t).cpu())
+        return torch.cat(losses)
+
+    def _times(self, count: int) -> Tensor:
+        order = torch.randperm(count, generator=keyed_generator(self.config.seed, "validation"))
+        return (order + 0.5) / count
+
+    def _copies(self, samples: Tensor) -> dict[str, float]:
+        """How near samples and held-out clips of their shape lie to training clips of that shape,
+        the first `NEAREST_CLIPS` of them; nothing where there are none of that shape."""
+        trained = self._of_shape(
+            first_items(self.data.training(VALIDATION_BATCH), NEAREST_CLIPS), samples
+        )
+        held_out = self._of_shape(self.data.held_out, samples)
+        if not (trained and held_out):
+            return {}
+        new, distances = torch.cat(held_out), []
+        for chunk in trained:
+            distances.append(nearest(torch.cat([samples, new]), chunk))
+        distance = torch.stack(distances).min(dim=0).values
+        return memorised(distance[: len(samples)], distance[len(samples) :])
+
+    def _of_shape(self, draws: Sequence[Draw], like: Tensor) -> list[Tensor]:
+        latents = map(self._latents, draws)
+        return [each for each in latents if each.shape[1:] == like.shape[1:]]
+
+    def _samples(self) -> tuple[Tensor, Tensor]:
+        """Latents `n c t h w` and frames `n t h w c` in [0, 1] of `config.prompts`, drawn by what
+        `t2v sample` draws a checkpoint with."""
+        pipeline, latents, frames = self._pipeline(), [], []
+        for prompt in self.config.prompts:
+            asked = resolve(pipeline, prompt, SampleConfig(seed=self.config.seed))
+            drawn = draw_video(pipeline, embed(pipeline, prompt, asked), Watch(asked))
+            latents.append(drawn)
+            frames.append(torch.from_numpy(decode(pipeline, drawn, asked.num_frames)))
+        return torch.cat(latents), torch.stack(frames) / 255
+
+    def save(self, folder: Path) -> None:
+        """Write a pipeline folder with its model card."""
+        self._pipeline().save_pretrained(folder)
+        self._write_card(folder, "Trained by `t2v train`; `training/` has the settings.")
+
+    def _write_card(self, folder: Path, made: str) -> None:
+        write_model_card(folder, made, self.config.data, self.rows, self.train_count)
+
+    def _batch(self, draw: Draw, tokens: Tensor, lengths: Tensor) -> DiTBatch:
+        return DiTBatch(self._latents(draw), tokens, lengths)
+
+    def _latents(self, draw: Draw) -> Tensor:
+        device, config = pick_device(self.config.device), self.vae.config
+        mean, std = (
+            rearrange(torch.tensor(values, device=device), "c -> c 1 1 1")
+            for values in (config.latents_mean, config.latents_std)
+        )
+        return (self.data.read(draw).to(device).float() - mean) / std
+
+    def _losses(self, batch: DiTBatch, noise: Tensor, t: Tensor) -> Tensor:
+        device, rows = batch.latents.device, self.config.max_sequence_length
+        if self.texts:
+            text = self.texts.read(batch.tokens, batch.lengths, rows).to(device)
+        else:
+            tokens, lengths = batch.tokens.to(device), batch.lengths.to(device)
+            text = encode_tokens(self.model["text_encoder"], tokens, lengths, rows)
+
+        def predict(noisy: Tensor, timestep: Tensor) -> Tensor:
+            return self.model["transformer"](noisy, timestep, text, return_dict=False)[0]
+
+        with attention_backend(self.config.attention):
+            return diffusion_loss(
+                self.config.objective, predict, batch.latents, noise.to(device), t.to(device)
+            )
+
+    def _pipeline(self) -> T2VPipeline:
+        config = self.config
+        pipeline = T2VPipeline(
+            tokenizer=self.tokenizer,
+            text_encoder=self.model["text_encoder"],
+            transformer=self.model["transformer"],
+            vae=self.vae,
+            scheduler=self.scheduler,
+            **self.saved,
+            num_inference_steps=config.num_inference_steps,
+            guidance_scale=config.guidance_scale,
+            max_sequence_length=config.max_sequence_length,
+        )
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+
+def first_items(draws: Iterable[Draw], count: int) -> list[Draw]:
+    """The first `count` items of some draws."""
+    first = []
+    for draw in draws:
+        if count > 0:
+            first.append(Draw(draw.items[:count], draw.num_frames))
+        count -= len(draw.items)
+    return first
+
+
+def fresh_parts(config: TrainDiTConfig) -> DiTParts:
+    """The saved VAE and text encoder that `config` names, a transformer that knows nothing, and
+    the scheduler of the objective."""
+    vae = load_vae(config.vae)
+    tokenizer, text_encoder = load_text(config.text)
+    check_match(config, vae, text_encoder)
+    text_encoder.float()
+    transformer = T2VTransformer3DModel(**asdict(config.model))
+    transformer.initialize(keyed_generator(config.seed, "weights"))
+    scheduler = build_scheduler(config.objective, config.shift)
+    return DiTParts(vae, tokenizer, text_encoder, transformer, scheduler)
+
+
+def check_match(
+    config: TrainDiTConfig,
+    vae: AutoencoderKLT2V | AutoencoderKLWan | None,
+    text_encoder: PreTrainedModel | None,
+) -> None:
+    """Does the transformer take what those two give?
+
+    Raises:
+        UserError: it is too wide or too narrow for one of them.
+    """
+    needed: dict[str, tuple[int, str]] = {}
+    if vae is not None:
+        channels = vae.config.get("latent_channels") or vae.config.get("z_dim")
+        needed |= {"in_channels": (channels, "vae"), "out_channels": (channels, "vae")}
+    if text_encoder is not None:
+        needed["text_dim"] = text_encoder.config.hidden_size, "text"
+    for name, (width, part) in needed.items():
+        if getattr(config.model, name) != width:
+            raise UserError(
+                f"model.{name}={getattr(config.model, name)}, but {part}={getattr(config, part)} "
+                f"is {width} wide. Set model.{name}={width}, or name another {part}."
+            )
+
+
+def encode_tokens(
+    text_encoder: nn.Module, tokens: Tensor, lengths: Tensor, max_sequence_length: int
+) -> Tensor:
+    """Embeddings `b max_sequence_length d` with zeros past each prompt's end, as Wan 2.1 has them.
+
+    Args:
+        text_encoder: any transformers encoder.
+        tokens: ids padded to the longest of the batch, `b m`.
+        lengths: how many of them are real, `b`.
+        max_sequence_length: rows of the answer, at least `m`.
+    """
+    mask = torch.arange(tokens.shape[1], device=tokens.device) < rearrange(lengths, "b -> b 1")
+    text = text_encoder(input_ids=tokens, attention_mask=mask.long()).last_hidden_state
+    text = text * rearrange(mask, "b m -> b m 1")
+    return F.pad(text, (0, 0, 0, max_sequence_length - text.shape[1]))

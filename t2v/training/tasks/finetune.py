@@ -1,0 +1,241 @@
+"""Fine-tuning: a saved pipeline learns new footage, judged beside what it was before."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import fields, replace
+from hashlib import sha256
+from pathlib import Path
+
+import torch
+from einops import reduce
+from torch import Tensor
+
+from t2v.config.finetune import FinetuneConfig
+from t2v.config.models import TransformerConfig
+from t2v.config.training import TrainConfig, TrainDiTConfig
+from t2v.data.dataset import filled
+from t2v.data.rng import keyed_generator
+from t2v.errors import UserError
+from t2v.io.model_card import plain
+from t2v.models.device import pick_device
+from t2v.models.diffusion import objective_of
+from t2v.models.folder import model_folder, weights_hash
+from t2v.models.load import load_parts, loading, quiet_bars
+from t2v.models.transformer import T2VTransformer3DModel
+from t2v.pipelines.t2v import T2VPipeline
+from t2v.training.engine.loop import Validation, autocast
+from t2v.training.engine.run import train
+from t2v.training.engine.significance import BASE
+from t2v.training.tasks.dit import DiTBatch, DiTParts, DiTTask
+from t2v.training.tuning.adapters import (
+    add_lora,
+    add_peft,
+    check_peft,
+    choose_trainable,
+    interpolated,
+    merged,
+    save_lora,
+)
+from t2v.training.tuning.prior_preservation import TIMES, Prior, draw_prior, read_prompts
+from t2v.training.tuning.textual_inversion import add_known_words, add_words
+
+logger = logging.getLogger(__name__)
+
+SHEET_CAPTIONS = 6
+SHEET_BASE_PROMPTS = 2
+SAVED = ("fps", "height", "width", "num_frames")
+ADAPTERS = ("lora", "peft")  # what lies beside the weights while it learns, and in them when saved
+
+
+def finetune(config: FinetuneConfig) -> Path:
+    """`t2v finetune`: train what the method says and return the last checkpoint.
+
+    That is a pipeline folder with everything learned in it; after `method=lora` it also holds
+    `pytorch_lora_weights.safetensors`, for the base model.
+
+    Raises:
+        UserError: see `FinetuneTask` and `t2v.training.engine.run.run`.
+    """
+    return train(FinetuneTask, config)
+
+
+class FinetuneTask(DiTTask):
+    """The transformer's task on parts that a pipeline folder holds, some of which learn.
+
+    Objective, scheduler, sizes and token limit are the folder's. What is judged and saved is the
+    tuned model, or where `config.interpolate` puts it between the base and the tuned one.
+
+    Raises:
+        UserError: the model is no `T2VPipeline`, the method does not fit it, a new word is in no
+            caption, or see `DiTTask`.
+    """
+
+    def __init__(self, config: FinetuneConfig) -> None:
+        self.method = config
+        folder = model_folder(config.model)
+        pipeline = load_base(config.model, folder)
+        weights = weights_hash(folder)
+        prompts = read_prompts(config.base_prompts) if config.base_prompts else []
+        drawn = _drawn(config, pipeline, weights, prompts)  # before anything is added to the model
+        text_encoder = pipeline.text_encoder
+        tokenizer = add_words(pipeline.tokenizer, text_encoder, config)
+        transformer = pipeline.transformer
+        _add_adapter(config, transformer)
+        parts = DiTParts(pipeline.vae, tokenizer, text_encoder, transformer, pipeline.scheduler)
+        super().__init__(_as_training(config, pipeline, folder), parts)
+        self.saved = {name: pipeline.config[name] for name in SAVED}
+        self.prior = None
+        if drawn is not None:
+            length = self.config.max_sequence_length
+            self.prior = Prior(prompts, drawn, tokenizer, length, config.seed)
+        self.sources["model"] = weights
+        if config.peft is not None:
+            self.sources["peft"] = sha256(Path(config.peft).read_bytes()).hexdigest()[:16]
+        self._check_concepts()
+        add_known_words(tokenizer, self._captions())
+        self.config = replace(self.config, prompts=self._sheet_prompts())
+        choose_trainable(self.model, config)
+        if config.method == "lora" and (config.concept or config.soft_prompt is not None):
+            logger.warning("New words lie in the checkpoint's text encoder, not in its LoRA.")
+        between = config.interpolate < 1 and config.method not in ADAPTERS
+        self.base = deepcopy(self.model) if between else None
+
+    def prepare(self) -> None:
+        super().prepare()
+        if self.texts and self.prior:
+            self.texts.add(self.prior.captions)
+
+    def batch(self, step: int, rank: int = 0, world_size: int = 1) -> DiTBatch:
+        """New footage, or in `base_ratio` of the steps what the base model drew."""
+        ratio = self.method.base_ratio
+        if self.prior is None or not self.prior.is_turn(step, ratio):
+            return super().batch(step, rank, world_size)
+        latents, *text = self.prior.batch(self.method.batch_size, step, rank, world_size)
+        return DiTBatch(latents.to(pick_device(self.config.device)), *text)
+
+    def validate(self) -> Validation:
+        """As `DiTTask` does, with the losses on the base model's own videos; the sheet shows
+        captions held out, then base prompts."""
+        with self._as_saved():
+            return super().validate()
+
+    def losses(self) -> dict[str, Tensor]:
+        """Besides those of the clips, the loss of every base prompt that is never repeated."""
+        if self.prior is None:
+            return super().losses()
+        (latents, *text), times = self.prior.held_out()
+        batch = DiTBatch(latents.to(pick_device(self.config.device)), *text)
+        generator = keyed_generator(self.config.seed, "prior validation")
+        noise = torch.randn(batch.latents.shape, generator=generator)
+        with autocast(self.config):
+            losses = self._losses(batch, noise, times).cpu()
+        return super().losses() | {BASE: reduce(losses, "(n t) -> n", "mean", t=TIMES)}
+
+    def save(self, folder: Path) -> None:
+        """Write a pipeline folder, and for `method=lora` the LoRA in it."""
+        with self._as_saved():
+            self._pipeline().save_pretrained(folder)
+        if self.method.method == "lora":
+            save_lora(self.model["transformer"], folder)
+        made = f"{plain(self.method.model)}, fine-tuned by `t2v finetune` (`{self.method.method}`)"
+        self._write_card(folder, f"{made}; `training/` has the settings.")
+
+    @contextmanager
+    def _as_saved(self) -> Iterator[None]:
+        """Inside, the model is what is saved: adapter added into the weights, interpolated."""
+        trained = dict(self.model.items())
+        share = self.method.interpolate
+        if self.method.method in ADAPTERS:
+            self.model["transformer"] = merged(trained["transformer"], share)
+        elif self.base is not None:
+            for name, part in trained.items():
+                self.model[name] = interpolated(self.base[name], part, share)
+        try:
+            yield
+        finally:
+            for name, part in trained.items():
+                self.model[name] = part
+
+    def _captions(self) -> list[str]:
+        return [text for row in self.rows for text in row.get("captions") or [row["caption"]]]
+
+    def _sheet_prompts(self) -> tuple[str, ...]:
+        held_out = dict.fromkeys(row["caption"] for row in self.rows[self.train_count :])
+        base = self.prior.prompts if self.prior else []
+        return (*list(held_out)[:SHEET_CAPTIONS], *base[-SHEET_BASE_PROMPTS:])
+
+    def _check_concepts(self) -> None:
+        captions = self._captions()
+        for concept in self.method.concept:
+            if not any(concept in caption.split() for caption in captions):
+                raise UserError(
+                    f"concept={concept!r} is in no caption of {self.method.data}, so nothing "
+                    f'would teach it. Write it into captions as a word: "a {concept} on a table".'
+                )
+
+
+def load_base(model: str, folder: Path) -> T2VPipeline:
+    """The pipeline that is tuned, in float32, frozen.
+
+    Raises:
+        UserError: it is damaged or not one of ours.
+    """
+    quiet_bars()
+    with loading(f"model={model}"):
+        name = T2VPipeline.load_config(folder).get("_class_name")
+        if name != T2VPipeline.__name__:
+            raise UserError(f"It is a {name}. One of Wan becomes ours by `t2v convert SRC DST`.")
+    parts = load_parts(f"model={model}", folder, torch.float32)
+    with loading(f"model={model}"):
+        pipeline = T2VPipeline.from_pretrained(
+            folder, dtype=torch.float32, local_files_only=True, **parts
+        )
+    for part in (pipeline.transformer, pipeline.text_encoder, pipeline.vae):
+        part.requires_grad_(False)
+    return pipeline
+
+
+def _drawn(
+    config: FinetuneConfig, pipeline: T2VPipeline, weights: str, prompts: list[str]
+) -> Tensor | None:
+    if not prompts:
+        return None
+    pipeline.to(pick_device(config.device))
+    pipeline.set_progress_bar_config(disable=True)
+    return draw_prior(pipeline, weights, prompts, config.seed, Path(config.output))
+
+
+def _add_adapter(config: FinetuneConfig, transformer: T2VTransformer3DModel) -> None:
+    if config.method == "lora":
+        add_lora(transformer, config.lora, config.seed)
+    elif config.peft is not None:
+        add_peft(transformer, config.peft, config.seed)
+        check_peft(transformer, config.peft)
+
+
+def _as_training(config: FinetuneConfig, pipeline: T2VPipeline, folder: Path) -> TrainDiTConfig:
+    """What `t2v train` would be told to train this model on these clips."""
+    objective, shift = objective_of(pipeline.scheduler)
+    built = pipeline.transformer.config
+    return TrainDiTConfig(
+        **{e.name: getattr(config, e.name) for e in fields(TrainConfig) if e.name != "clips"},
+        clips=filled(config.clips, config.data, **{e: pipeline.config[e] for e in SAVED}),
+        model=TransformerConfig(**{e.name: built[e.name] for e in fields(TransformerConfig)}),
+        data=config.data,
+        vae=str(folder),
+        text=str(folder),
+        objective=objective,
+        shift=shift if config.shift is None else config.shift,
+        attention=config.attention,
+        caption_dropout=config.caption_dropout,
+        train_text_encoder=config.train_text_encoder,
+        text_lr=config.text_lr,
+        cache_text=config.cache_text,
+        num_inference_steps=pipeline.config.num_inference_steps,
+        guidance_scale=pipeline.config.guidance_scale,
+        max_sequence_length=pipeline.config.max_sequence_length,
+    )

@@ -1,0 +1,322 @@
+"""`t2v scorer`: training of what tells how well a video fits a text."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from einops import rearrange
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from t2v.config.scorer import ScorerConfig
+from t2v.data.buckets import Unfit
+from t2v.data.dataset import is_world
+from t2v.data.decode import Transform, read_clip
+from t2v.data.rng import keyed_generator, step_indices
+from t2v.data.world_shards import pixels, read_rows, read_shards
+from t2v.distributed import rank
+from t2v.errors import UserError
+from t2v.evaluation.metrics.hard_negatives import (
+    counterfactual,
+    differs,
+    goes_somewhere,
+    meaning,
+    rests,
+    shuffled,
+)
+from t2v.evaluation.metrics.scorer_benchmark import examine, told
+from t2v.io.files import write_text
+from t2v.io.manifest import read_manifest
+from t2v.models.device import pick_device
+from t2v.models.folder import EMBEDDED, embedded_model
+from t2v.models.load import load_text
+from t2v.nets.features import spread
+from t2v.nets.scorer import FRAMES, SIDE, TOKENS, Scorer, ScorerTowers, load_scorer
+from t2v.outputs import output_folder
+from t2v.training.engine.contact_sheet import contact_sheet
+from t2v.training.engine.loop import Validation, autocast
+from t2v.training.engine.optim import ParameterGroup, split_parameters
+from t2v.training.engine.run import train
+from t2v.training.engine.significance import HELD_OUT, TRAINING
+from t2v.world.grammar import pick
+
+logger = logging.getLogger(__name__)
+
+VALIDATED = 256  # clips of each kind
+SHEET_CLIPS = 6
+FOOTAGE = Transform(
+    fps=8,
+    sizes=((SIDE, SIDE),),
+    lengths=(5, 9, 13, 17),
+    sampling="sparse",
+    max_upscale=8,
+    max_repeat=8,
+)
+
+
+class ScorerBatch(NamedTuple):
+    """Clips, one caption of each, and the share of tokens left out."""
+
+    video: Tensor  # b t h w c, uint8
+    captions: list[str]
+    masked: float
+
+
+@dataclass(frozen=True)
+class Captioned:
+    """Clips of one size, and all captions of each."""
+
+    video: Tensor  # n t h w c, uint8
+    captions: list[tuple[str, ...]]
+
+    def __getitem__(self, span: slice) -> Captioned:
+        return Captioned(self.video[span], self.captions[span])
+
+
+def train_scorer(config: ScorerConfig) -> str:
+    """Train on captioned clips and test; the report, also in `report.json` in `config.output`.
+
+    Every checkpoint is a scorer folder.
+
+    Raises:
+        UserError: there are too few clips, some have no caption, or what `run` raises.
+    """
+    if rank():
+        return _train_scorer(config)
+    with output_folder(config) as config:
+        return _train_scorer(config)
+
+
+def _train_scorer(config: ScorerConfig) -> str:
+    data = read_captioned(config.data, config.count)
+    test = read_captioned(config.test, config.count) if config.test else data[-config.held_out :]
+    checkpoint = train(lambda config: ScorerTask(config, data), config)
+    if rank():
+        return ""
+    report: dict[str, Any] = {"scorer": str(checkpoint), "test": config.test or config.data}
+    report |= examine(
+        load_scorer(str(checkpoint)), test.video, [each[0] for each in test.captions], config.seed
+    )
+    write_text(Path(config.output) / "report.json", json.dumps(report, indent=1))
+    return told(report)
+
+
+class ScorerTask:
+    """Say of every pair of clip and caption in a batch whether they belong together (Zhai et al.
+    2023, SigLIP, arXiv 2303.15343).
+
+    Each caption must also beat itself with one phrase exchanged, and some clips themselves in
+    disorder or backwards. Most steps attend to a part of a video's tokens, the last ones to all of
+    them (InternVid's ViCLIP, arXiv 2307.06942).
+    """
+
+    def __init__(self, config: ScorerConfig, data: Captioned) -> None:
+        self.config = config
+        count = len(data.video) - config.held_out
+        if count < config.batch_size:
+            raise UserError(
+                f"{config.data}: {len(data.video)} clips less held_out={config.held_out} leave "
+                f"{count}, under batch_size={config.batch_size}. Give more clips or smaller "
+                "numbers."
+            )
+        self.trained, self.held_out = data[:count], data[count:]
+        digest = hashlib.sha256(repr(data.captions).encode())
+        self.sources = {"captions": digest.hexdigest()[:16]}
+        self.model = build_scorer(config).to(pick_device(config.device))
+        self.model.encoder.requires_grad_(config.text_lr > 0)
+        self.parts = {"towers": self.model.towers, "text_encoder": self.model.encoder}
+
+    def prepare(self) -> None:
+        """Nothing is made of frozen weights."""
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        optim, named = self.config.optim, dict(self.model.named_parameters())
+        text = {name: p for name, p in named.items() if name.startswith("encoder.")}
+        logit = {name: named[name] for name in ("towers.scale", "towers.bias")}
+        groups = split_parameters(
+            {name: p for name, p in named.items() if name not in text | logit},
+            optim,
+            is_matrix=lambda name: ".stem." in name or ".blocks." in name,
+        )
+        # the two numbers have far to go, and steps of one size
+        groups.append(ParameterGroup(logit, "adamw", 10 * optim.adam_lr))
+        if self.config.text_lr:
+            groups.append(ParameterGroup(text, "adamw", self.config.text_lr))
+        return groups
+
+    def sample_bytes(self) -> int:
+        """The clip, shown as it is."""
+        return 4 * self.trained.video[0].numel()
+
+    def batch(self, step: int, rank: int = 0, world_size: int = 1) -> ScorerBatch:
+        """Clips in the epoch's order, each with one of its captions."""
+        config = self.config
+        chosen = step_indices(
+            len(self.trained.video), config.batch_size, config.seed, step, rank, world_size
+        )
+        generator = keyed_generator(config.seed, step, rank, "captions")
+        captions = [pick(self.trained.captions[i], generator) for i in chosen.tolist()]
+        masked = config.masked if step < config.unmasked_from * config.steps else 0.0
+        return ScorerBatch(self.trained.video[chosen], captions, masked)
+
+    def loss(
+        self, batch: ScorerBatch, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        means = {name: each.mean() for name, each in self.losses(batch, generator).items()}
+        told = {f"loss_{name}": mean.detach() for name, mean in means.items()}
+        return torch.stack(list(means.values())).sum(), told
+
+    def losses(self, batch: ScorerBatch, generator: torch.Generator) -> dict[str, Tensor]:
+        """The loss of each clip of a batch: of `pairs`, wrong `captions` and wrong `clips`.
+
+        Pairs of a clip with another caption that means the same do not count.
+        """
+        config, scorer, captions = self.config, self.model, batch.captions
+        video, n = batch.video, len(batch.video)
+        wrong = [
+            (i, text)
+            for i, caption in enumerate(captions)
+            for _ in range(config.wrong_captions)
+            if (text := counterfactual(caption, generator)) is not None
+        ]
+        rows, mixed = wrong_clips(video, captions, config.wrong_clips, generator)
+        shown = torch.cat((video, mixed))
+        keep = None
+        if batch.masked:
+            kept = max(1, round(TOKENS * (1 - batch.masked)))
+            keep = torch.rand(len(shown), TOKENS, generator=generator).argsort(1)[:, :kept]
+            keep = keep.to(pick_device(config.device))
+        with autocast(config):
+            seen = scorer.towers.see(pixels(shown.to(pick_device(config.device))), keep).float()
+            said = scorer.read([*captions, *(text for _, text in wrong)]).float()
+        logits = scorer.towers.logits(seen, said)
+        meanings = [meaning(caption) for caption in captions]
+        same = torch.tensor([[one == other for other in meanings] for one in meanings])
+        sign = torch.full((n, n), -1.0).masked_fill(same, 0).fill_diagonal_(1).to(logits.device)
+        pairs = -(F.logsigmoid(sign * logits[:n, :n]) * sign.abs()).sum(1)
+        of = torch.tensor([i for i, _ in wrong], dtype=torch.long)
+        own = logits.diagonal()
+        exchanged = -F.logsigmoid(own[of] - logits[of, n + torch.arange(len(of))])
+        disordered = -F.logsigmoid(own[rows] - logits[n + torch.arange(len(rows)), rows])
+        return {
+            "pairs": pairs,
+            "captions": torch.zeros_like(pairs).index_add(0, of.to(pairs.device), exchanged),
+            "clips": torch.zeros_like(pairs).index_add(0, rows.to(pairs.device), disordered),
+        }
+
+    @torch.no_grad()
+    def validate(self) -> Validation:
+        """What `examine` tells of some held-out clips, and a sheet of those that fit worst."""
+        clips = self.held_out[:VALIDATED]
+        captions = [each[0] for each in clips.captions]
+        self.model.eval()
+        report = examine(self.model, clips.video, captions, self.config.seed)
+        worst = self.model.score(clips.video, captions).argsort()[:SHEET_CLIPS]
+        losses = {
+            HELD_OUT: self._losses_of(clips),
+            TRAINING: self._losses_of(self.trained[: len(captions)]),
+        }
+        self.model.train()
+        figures = {"val_loss": losses[HELD_OUT].mean().item()}
+        figures |= {
+            f"val_{name}": report[name]["share"]
+            for name in ("video_r1", "counterfactual", "shuffle", "reverse")
+            if report[name]["n"]
+        }
+        return Validation(figures, contact_sheet(clips.video[worst.cpu()] / 255), losses)
+
+    def _losses_of(self, clips: Captioned) -> Tensor:
+        found = []
+        for first in range(0, len(clips.video), self.config.batch_size):
+            part = clips[first : first + self.config.batch_size]
+            batch = ScorerBatch(part.video, [each[0] for each in part.captions], 0.0)
+            generator = keyed_generator(self.config.seed, first, "validation")
+            found.append(torch.stack(list(self.losses(batch, generator).values())).sum(0))
+        return torch.cat(found).cpu()
+
+    def save(self, folder: Path) -> None:
+        self.model.save(folder)
+
+
+def build_scorer(config: ScorerConfig) -> Scorer:
+    """Fresh towers on the text encoder of `config.text`."""
+    folder = embedded_model() if config.text == EMBEDDED else config.text
+    tokenizer, encoder = load_text(folder)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        towers = ScorerTowers(**asdict(config.model), text_dim=encoder.config.hidden_size)
+    return Scorer(towers, tokenizer, encoder.float()).train()
+
+
+def wrong_clips(
+    video: Tensor, captions: Sequence[str], ratio: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """The first `ratio` of some clips with their frames in disorder; half of those whose caption is
+    false of it backwards (HiTeA's shuffling test, arXiv 2212.14546, as a lesson).
+
+    Returns:
+        Which clips these are, `k`, and their frames, `k t h w c`; without those that look the same
+        or whose captions tell of rest.
+    """
+    count = math.ceil(ratio * len(video))
+    few = video[:count]
+    backwards = torch.rand(count, generator=generator) < 0.5
+    backwards &= torch.tensor([goes_somewhere(caption) for caption in captions[:count]])
+    mixed = torch.where(
+        rearrange(backwards, "k -> k 1 1 1 1"), few.flip(1), shuffled(few, generator)
+    )
+    told = differs(few, mixed) & ~torch.tensor([rests(caption) for caption in captions[:count]])
+    rows = told.nonzero().squeeze(1)
+    return rows, mixed[rows]
+
+
+def read_captioned(data: str, count: int) -> Captioned:
+    """At most `count` clips of one size, and their captions.
+
+    Raises:
+        UserError: no such data, or clips without captions.
+    """
+    if not is_world(data):
+        return _read_footage(data, count)
+    rows, video, filled = read_rows(data)[:count], torch.empty(0), 0
+    for shard, _ in read_shards(data):
+        if filled == 0:
+            video = shard.new_empty(len(rows), *shard.shape[1:])
+        part = shard[: len(rows) - filled]
+        video[filled : filled + len(part)] = part
+        filled += len(part)
+        if filled == len(rows):
+            break
+    return Captioned(video, [tuple(row["captions"]) for row in rows])
+
+
+def _read_footage(data: str, count: int) -> Captioned:
+    clips = [clip for clip in read_manifest(data) if not clip.dropped][:count]
+    if mute := [clip.path for clip in clips if not clip.texts()]:
+        raise UserError(
+            f"{data}: {len(mute)} of its {len(clips)} clips have no caption, first {mute[0]}. "
+            "Write them, or leave those clips out."
+        )
+    videos, captions = [], []
+    for clip in tqdm(clips, unit="clip", disable=None):
+        try:
+            frames = torch.from_numpy(read_clip(clip, FOOTAGE))
+        except Unfit as reason:
+            logger.warning("%s is left out: %s", clip.path, reason)
+            continue
+        if len(frames) == 1:
+            raise UserError(f"{clip.path}: is a picture. Give videos only.")
+        videos.append(spread(frames[None], FRAMES)[0])
+        captions.append(clip.texts())
+    if not videos:
+        raise UserError(f"{data}: none of its {len(clips)} clips can be used.")
+    return Captioned(torch.stack(videos), captions)

@@ -1,0 +1,263 @@
+"""Training the video VAE: pixels in, the same pixels out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple, cast
+
+import torch
+from einops import rearrange, reduce
+from PIL import Image
+from torch import Tensor, nn
+
+from t2v.config.training import TrainVAEConfig
+from t2v.data.dataset import is_world
+from t2v.data.frames import Frames, ManifestFrames, WorldFrames
+from t2v.data.world_shards import pixels
+from t2v.models.device import pick_device
+from t2v.models.vae import AutoencoderKLT2V
+from t2v.training.engine.contact_sheet import contact_sheet
+from t2v.training.engine.initialize import starting_part
+from t2v.training.engine.loop import Validation, autocast
+from t2v.training.engine.optim import ParameterGroup, split_parameters
+from t2v.training.engine.run import train
+from t2v.training.engine.significance import HELD_OUT, TRAINING
+from t2v.training.losses.discriminator import PatchDiscriminator, adaptive_weight, judge
+from t2v.training.losses.perceptual import Perceptual
+
+STATISTICS_CLIPS = 512  # enough for two digits of a mean and a standard deviation
+SHORTCUT_CLIPS = 256  # some 80,000 patches for a 768-dimensional covariance
+SHEET_CLIPS = 6
+DISCRIMINATOR = "discriminator"
+# Of its own loss. Adam does not feel the scale; the clipping of all gradients together would.
+DISCRIMINATOR_SHARE = 0.01
+
+
+class VAEBatch(NamedTuple):
+    """Clips and where their objects are."""
+
+    video: Tensor  # b c t h w in [-1, 1]
+    mask: Tensor  # b 1 t h w in [0, 1]; zero where none is known
+    step: int = 0  # that they are for
+
+
+def train_vae(config: TrainVAEConfig) -> Path:
+    """`t2v train-vae`: train on a folder of clips; returns the last checkpoint, with `vae/`.
+
+    Raises:
+        UserError: see `pick_device`, `WorldFrames`, `ManifestFrames`, `Perceptual` and `run`.
+    """
+    return train(VAETask, config)
+
+
+class VAETask:
+    """Reconstruct clips: squared error, more on objects, plus edges, L1 and a light KL.
+
+    Where the settings ask for it, also the distance of features (`Perceptual`), and what a
+    discriminator that learns along says (`t2v.training.losses.discriminator`).
+    """
+
+    perceptual: Perceptual | None = None
+
+    def __init__(self, config: TrainVAEConfig) -> None:
+        self.config = config
+        with torch.random.fork_rng(devices=[]):  # the layers draw their start from the global state
+            torch.manual_seed(config.seed)
+            self.build()
+        world = is_world(config.data)
+        self.data = WorldFrames(config) if world else ManifestFrames(config, self.vae)
+        self.sources = self.data.sources
+        if config.model.linear_shortcut:
+            first = next(self.data.training(SHORTCUT_CLIPS, at_once=SHORTCUT_CLIPS))
+            self.vae.init_linear_shortcut(pixels(first.video))
+        self.model.to(pick_device(config.device))
+        if config.perceptual is not None:
+            self.perceptual = Perceptual(config.perceptual, str(pick_device(config.device)))
+            self.sources["perceptual"] = self.perceptual.name
+
+    def build(self) -> None:
+        """Make the networks: the VAE, and where there is one, its discriminator."""
+        config = self.config
+        vae = AutoencoderKLT2V(**asdict(config.model))
+        if config.model.linear_shortcut:
+            # Steps sized for fresh kernels would undo the closed form; kernels add what it lacks.
+            vae.encoder.shortcut.requires_grad_(False)
+            vae.decoder.shortcut.requires_grad_(False)
+        if not config.train_encoder:
+            vae.encoder.requires_grad_(False)
+        self.parts = {"vae": vae}
+        self.model: nn.Module = vae
+        if config.discriminator.weight:
+            other = PatchDiscriminator(config.model.in_channels, config.discriminator.width)
+            self.model = nn.ModuleDict({"vae": vae, DISCRIMINATOR: other})
+
+    @property
+    def vae(self) -> AutoencoderKLT2V:
+        """The one that learns, or whose average is judged."""
+        both = isinstance(self.model, nn.ModuleDict)
+        return cast(AutoencoderKLT2V, self.model["vae"] if both else self.model)
+
+    def prepare(self) -> None:
+        """Nothing is made of frozen weights."""
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        config = self.config
+        named = dict(self.model.named_parameters())
+        others = {name: p for name, p in named.items() if name.startswith(f"{DISCRIMINATOR}.")}
+        groups = split_parameters(
+            {name: p for name, p in named.items() if name not in others},
+            config.optim,
+            # An orthogonal step on an output kernel that starts at zero moves every latent at once.
+            is_matrix=lambda name: "conv_" not in name,
+        )
+        if others:
+            group = ParameterGroup(others, "adamw", config.discriminator.lr, betas=(0.5, 0.9))
+            groups.append(group)
+        return groups
+
+    def sample_bytes(self) -> int:
+        """Clip, reconstruction and their difference."""
+        return 3 * 4 * next(iter(self.data.training(1))).video[0].numel()
+
+    def batch(self, step: int, rank: int = 0, world_size: int = 1) -> VAEBatch:
+        """Clips, or in `image_ratio` of the steps one frame of each."""
+        frames = self.data.batch(step, rank, world_size)
+        video = pixels(frames.video.to(pick_device(self.config.device)))
+        if frames.mask is None:
+            return VAEBatch(video, video.new_zeros(1, 1, 1, 1, 1), step)
+        mask = rearrange(frames.mask.to(pick_device(self.config.device)), "b t h w -> b 1 t h w")
+        return VAEBatch(video, mask.float() / 255, step)
+
+    def loss(self, batch: VAEBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        config = self.config
+        with autocast(config):
+            posterior = self.vae.encode(batch.video).latent_dist
+        mean, logvar = posterior.mean.float(), posterior.logvar.float()
+        noise = torch.randn(mean.shape, generator=generator).to(mean.device)
+        latents = mean + torch.exp(logvar / 2) * noise
+        with autocast(config):
+            recon = self.vae.decode(latents).sample
+        difference = recon.float() - batch.video
+        square = difference.square()
+        mse = square.mean()
+        weighted = (square * (1 + config.foreground_weight * batch.mask)).mean()
+        edges = difference.diff(dim=-1).square().mean() + difference.diff(dim=-2).square().mean()
+        kl = (mean.square() + logvar.exp() - 1 - logvar).mean() / 2
+        loss = (
+            config.mse_weight * weighted
+            + config.l1_weight * difference.abs().mean()
+            + config.gradient_weight * edges
+        )
+        told = {"mse": mse.detach(), "kl": kl.detach()}
+        if self.perceptual:
+            with autocast(config):
+                far = self.perceptual(recon, batch.video).mean()
+            loss = loss + config.perceptual_weight * far
+            told["perceptual"] = far.detach()
+        if config.discriminator.weight and batch.step >= config.discriminator.start:
+            said, figures = self._game(batch, recon, loss)
+            loss, told = loss + said, told | figures
+        return loss + config.kl_weight * kl, told
+
+    def _game(
+        self, batch: VAEBatch, recon: Tensor, loss: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """What discriminator and decoder, which hears it later, minimise besides `loss`."""
+        config, network = self.config.discriminator, self.model.get_submodule(DISCRIMINATOR)
+        with autocast(self.config):
+            seen = judge(network, batch.video, recon)
+        heard = config.weight if batch.step >= config.start + config.alone else 0.0
+        weight = heard * adaptive_weight(loss, seen.told, self.vae.decoder.conv_out.weight)
+        own = seen.error + config.r1 / 2 * seen.slope
+        figures = {
+            "discriminator": seen.error,
+            "discriminator_slope": seen.slope,
+            "adversary": seen.told,
+            "adversary_weight": weight,
+        }
+        told = {name: value.detach() for name, value in figures.items()}
+        return weight * seen.told + DISCRIMINATOR_SHARE * own, told
+
+    @torch.no_grad()
+    def validate(self) -> Validation:
+        """PSNR in dB of the posterior mean, mean over clips; and inside the objects, pooled; and
+        the perceptual distance, where a network is named. The losses are squared errors."""
+        held_out, inside, far = self._errors(self.data.held_out())
+        trained, *_ = self._errors(self.data.training(len(held_out)))
+        figures = {
+            "val_psnr": _psnr(held_out).mean().item(),
+            "val_train_psnr": _psnr(trained).mean().item(),
+        }
+        if len(inside):
+            figures["val_psnr_object"] = _psnr(inside.mean()).item()
+        if len(far):
+            figures["val_perceptual"] = far.mean().item()
+        return Validation(figures, self._sheet(), {HELD_OUT: held_out, TRAINING: trained})
+
+    def _errors(self, clips: Iterable[Frames]) -> tuple[Tensor, Tensor, Tensor]:
+        """The mean squared error of each clip, the squared error of each pixel of objects, and the
+        perceptual distance of each clip."""
+        per_clip, inside, far = [], [torch.empty(0)], [torch.empty(0)]
+        for frames in clips:
+            video = pixels(frames.video.to(pick_device(self.config.device)))
+            recon = self._reconstruct(video)
+            if self.perceptual:
+                far.append(self.perceptual(recon, video).cpu())
+            square = (recon - video).square()
+            square = reduce(square, "b c t h w -> b t h w", "mean").cpu()
+            per_clip.append(reduce(square, "b t h w -> b", "mean"))
+            if frames.mask is not None:
+                inside.append(square[frames.mask > 127])
+        return torch.cat(per_clip), torch.cat(inside), torch.cat(far)
+
+    def save(self, folder: Path) -> None:
+        """Write `vae/`, with the mean and spread of its latents in the config."""
+        if self.config.start_from and not self.config.train_encoder:
+            # A transformer was trained on latents of this scale; other clips must not change it.
+            start = starting_part(Path(self.config.start_from), "vae")
+            saved = AutoencoderKLT2V.load_config(start)
+            mean, std = saved["latents_mean"], saved["latents_std"]
+        else:
+            with autocast(self.config):
+                mean, std = latent_statistics(self.vae, self.data.training(STATISTICS_CLIPS))
+        self.vae.register_to_config(latents_mean=mean, latents_std=std)
+        self.vae.save_pretrained(folder / "vae")
+
+    def _sheet(self) -> Image.Image:
+        """Some held-out clips, frames left to right; each reconstruction below its original."""
+        video = next(iter(self.data.held_out())).video[:SHEET_CLIPS]
+        video = pixels(video.to(pick_device(self.config.device)))
+        pairs = torch.stack([video, self._reconstruct(video)]) / 2 + 0.5
+        return contact_sheet(rearrange(pairs, "r b c t h w -> (b r) t h w c"))
+
+    def _reconstruct(self, video: Tensor) -> Tensor:
+        with autocast(self.config):
+            latents = self.vae.encode(video).latent_dist.mean
+            return self.vae.decode(latents).sample.float().clamp(-1, 1)
+
+
+@torch.no_grad()
+def latent_statistics(
+    vae: AutoencoderKLT2V, clips: Iterable[Frames]
+) -> tuple[list[float], list[float]]:
+    """Mean of each latent channel over `clips`, and what the channel is divided by.
+
+    That is the geometric mean of the channel's own spread and the widest one, the spread being that
+    of the sampled latent, `sqrt(var(mean) + E[sigma^2])`. Divided by its own, a channel that holds
+    faint texture would weigh as much in the diffusion loss as the one that holds the colour; so it
+    weighs less, and is settled later on the way from noise.
+    """
+    means, variances = [], []
+    for frames in clips:
+        posterior = vae.encode(pixels(frames.video.to(vae.device))).latent_dist
+        means.append(rearrange(posterior.mean.double(), "b c t h w -> c (b t h w)"))
+        variances.append(rearrange(posterior.var.double(), "b c t h w -> c (b t h w)"))
+    mean, variance = torch.cat(means, dim=1), torch.cat(variances, dim=1)
+    std = (mean.var(dim=1) + variance.mean(dim=1)).sqrt()
+    return mean.mean(dim=1).tolist(), (std * std.max()).sqrt().tolist()
+
+
+def _psnr(mse: Tensor) -> Tensor:
+    return 10 * torch.log10(4 / mse)  # the range is 2 wide

@@ -1,0 +1,1 @@
+"""Ways to tune a saved pipeline: adapters, new words, prior preservation."""

@@ -1,0 +1,232 @@
+"""What of a saved model learns: an adapter in its layers, some of its layers, or new words."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable
+from copy import deepcopy
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from t2v.config.finetune import FinetuneConfig, LoRAConfig
+from t2v.data.rng import keyed_generator
+from t2v.errors import UserError
+from t2v.io.text_files import read_json
+from t2v.models.load import loading
+from t2v.models.lora import prediction
+from t2v.models.lora_file import WEIGHTS, require_peft, sort_metadata
+from t2v.models.transformer import T2VTransformer3DModel
+from t2v.pipelines.t2v import T2VPipeline
+
+logger = logging.getLogger(__name__)
+
+NUMBER = re.compile(r"\.\d+\.")
+SAME = 1e-3  # what float32 may lose on the way through other shapes of the same numbers
+WAKING = 0.02
+REFUSED = {"ADALORA": "moves its ranks about while it trains, which this loop lacks. Take LORA."}
+
+
+def choose_trainable(model: nn.ModuleDict, config: FinetuneConfig) -> None:
+    """Freeze all of `transformer` and `text_encoder` but what `config.method` trains; logs counts.
+
+    New words (`add_words`) and the adapter (`add_lora`, `add_peft`) must be in place.
+
+    Raises:
+        UserError: nothing would learn.
+    """
+    transformer, text_encoder = model["transformer"], model["text_encoder"]
+    chosen = _chosen(config, transformer)
+    for name, parameter in transformer.named_parameters():
+        parameter.requires_grad_(chosen(name))
+    text_encoder.requires_grad_(config.train_text_encoder)
+    if config.concept or config.soft_prompt is not None:
+        text_encoder.get_input_embeddings().weight.requires_grad_(True)
+    learning = [name for name, p in model.named_parameters() if p.requires_grad]
+    if not learning:
+        raise UserError(f"method={config.method} leaves nothing to learn in this model.")
+    logger.info(
+        "method=%s trains %s weights of the transformer, %s of the text encoder%s",
+        *(config.method, _count(transformer), _count(text_encoder)),
+        _rows(config),
+    )
+    layers = [re.sub(r"(\.[^.]+\.default.*|\.weight|\.bias)$", "", name) for name in learning]
+    logger.info("trained: %s", ", ".join(dict.fromkeys(NUMBER.sub(".*.", each) for each in layers)))
+
+
+def _rows(config: FinetuneConfig) -> str:
+    words = [*config.concept, *(["the soft prompt"] if config.soft_prompt is not None else [])]
+    return f" (the rows of {', '.join(words)})" if words else ""
+
+
+def _count(part: nn.Module) -> str:
+    sizes = [(p.numel(), p.requires_grad) for p in part.parameters()]
+    return f"{sum(n for n, learns in sizes if learns)} of {sum(n for n, _ in sizes)}"
+
+
+def _chosen(config: FinetuneConfig, transformer: T2VTransformer3DModel) -> Callable[[str], bool]:
+    if config.method == "full":
+        return lambda name: True
+    if config.method in ("lora", "peft"):
+        added = {name for name, p in transformer.named_parameters() if p.requires_grad}
+        return lambda name: name in added  # peft froze the rest
+    if config.method in ("concept", "soft_prompt"):
+        return lambda name: False
+    # 3D attention mixes places and frames in one layer: it is where motion is made
+    temporal = transformer.config.attention == "factorized"
+    parts = ("attn_temporal", "norm_temporal") if temporal else ("attn1",)
+    return lambda name: any(f".{part}." in name for part in parts)
+
+
+def add_lora(transformer: T2VTransformer3DModel, config: LoRAConfig, seed: int) -> None:
+    """Put a fresh LoRA beside the target layers: A random, B zero, so nothing changes yet.
+
+    Raises:
+        UserError: peft is missing, or a target names no layer that can carry one.
+    """
+    require_peft()
+    from peft import LoraConfig
+
+    layers = [
+        name
+        for name, module in transformer.named_modules()
+        if isinstance(module, nn.Linear | nn.Conv3d)
+    ]
+    for target in config.target_modules:
+        if not any(name == target or name.endswith(f".{target}") for name in layers):
+            ends = dict.fromkeys(re.sub(r"^blocks\.\d+\.", "", name) for name in layers)
+            near = get_close_matches(target, ends, n=3, cutoff=0.4) or list(ends)
+            raise UserError(
+                f"lora.target_modules: no layer is called {target!r}. Near: {', '.join(near)}."
+            )
+    if not config.target_modules:
+        raise UserError("lora.target_modules=[] leaves nothing to learn. Name layers: to_q, to_v.")
+    transformer.add_adapter(
+        LoraConfig(
+            r=config.rank, lora_alpha=config.alpha, target_modules=list(config.target_modules)
+        )
+    )
+    for name, weight in transformer.named_parameters():
+        if ".lora_A." in name:  # peft draws from the process's own source of chance
+            nn.init.kaiming_uniform_(
+                weight.data, a=5**0.5, generator=keyed_generator(seed, "lora", name)
+            )
+
+
+def add_peft(transformer: T2VTransformer3DModel, file: str, seed: int) -> None:
+    """Put a fresh adapter of any kind that peft can add into weights beside the layers.
+
+    Args:
+        file: peft's own settings as JSON, `{"peft_type": "LOKR", "target_modules": ["to_q"]}`.
+
+    Raises:
+        UserError: peft is missing, or the file or what it asks for is not possible.
+    """
+    require_peft()
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+    with loading(f"peft={file}"):
+        told: dict[str, Any] = read_json(Path(file), most=2**20)
+        kinds = sorted(kind.value for kind in PEFT_TYPE_TO_CONFIG_MAPPING)
+        if not isinstance(told, dict) or told.get("peft_type") not in kinds:
+            raise ValueError(f'It must hold "peft_type", one of {", ".join(kinds)}.')
+        if told["peft_type"] in REFUSED:
+            raise ValueError(f"{told['peft_type']} {REFUSED[told['peft_type']]}")
+        if chance := [name for name, value in told.items() if "dropout" in name and value]:
+            raise ValueError(f"{chance[0]} is drawn by peft itself, so no run could be repeated.")
+        with torch.random.fork_rng(devices=[]):  # peft draws from the global state
+            torch.manual_seed(seed)
+            transformer.add_adapter(PEFT_TYPE_TO_CONFIG_MAPPING[told["peft_type"]](**told))
+    transformer.eval()  # in training mode some of its layers draw from the global state, unasked
+
+
+@torch.no_grad()
+def check_peft(transformer: T2VTransformer3DModel, file: str) -> None:
+    """See that a fresh adapter leaves the model as it is, and that a trained one can be saved.
+
+    The second with noise on all that learns: added into the weights it must answer the same.
+
+    Raises:
+        UserError: it does not.
+    """
+    woken = deepcopy(transformer)
+    plain = deepcopy(transformer)
+    plain.unload_lora()
+    base, fresh = prediction(plain), prediction(transformer)
+    if (moved := _apart(fresh, base)) > SAME:
+        raise UserError(
+            f"peft={file}: before it has learned it changes the model by {100 * moved:.3g} %. "
+            "Choose the start of its weights so that it changes nothing."
+        )
+    for name, weight in woken.named_parameters():
+        if weight.requires_grad:
+            noise = torch.randn(weight.shape, generator=keyed_generator("woken", name))
+            weight.add_(noise.to(weight), alpha=WAKING)
+    tuned = prediction(woken)
+    with loading(f"peft={file}"):  # what peft cannot add into weights it refuses
+        whole = merged(woken, 1.0)
+        added = prediction(whole)
+    with torch.device("meta"):
+        own = type(transformer).from_config(transformer.config)
+    if odd := sorted(whole.state_dict().keys() ^ own.state_dict().keys()):
+        raise UserError(
+            f"peft={file}: the saved model would hold other weights than such a model has "
+            f"({', '.join(odd[:3])}). Leave out what trains whole layers, such as modules_to_save."
+        )
+    if torch.equal(tuned, base) or _apart(added, tuned) > SAME:
+        raise UserError(
+            f"peft={file}: this kind changes nothing, or cannot be added into the weights. "
+            "Take another, such as LOKR, LOHA, OFT or IA3."
+        )
+
+
+def _apart(one: Tensor, other: Tensor) -> float:
+    return ((one - other).norm() / other.norm()).item()
+
+
+def save_lora(transformer: T2VTransformer3DModel, folder: Path) -> None:
+    """Write `pytorch_lora_weights.safetensors`, which diffusers' `load_lora_weights` reads.
+
+    Equal adapters give equal bytes.
+    """
+    from diffusers.training_utils import _collate_lora_metadata
+    from peft import get_peft_model_state_dict
+
+    metadata = _collate_lora_metadata({"transformer": transformer})  # rank and alpha
+    told = metadata["transformer_lora_adapter_metadata"]
+    for name, value in told.items():
+        if isinstance(value, set):  # in an order of chance
+            told[name] = sorted(value)
+    layers = get_peft_model_state_dict(transformer)
+    T2VPipeline.save_lora_weights(folder, transformer_lora_layers=layers, **metadata)
+    sort_metadata(folder / WEIGHTS)
+
+
+def merged(transformer: T2VTransformer3DModel, share: float) -> T2VTransformer3DModel:
+    """A copy of a transformer with `share` of what its adapter changes added into the weights."""
+    copy = deepcopy(transformer)
+    copy.fuse_lora()
+    copy.unload_lora()
+    if share == 1:
+        return copy
+    base = deepcopy(transformer)
+    base.unload_lora()
+    return interpolated(base, copy, share)
+
+
+@torch.no_grad()
+def interpolated(base: nn.Module, tuned: nn.Module, share: float) -> nn.Module:
+    """A copy of `tuned` whose weights lie on the line from `base` (`share` 0) to `tuned` (1).
+
+    Between them there is often a model that knows the new and keeps the old (WiSE-FT,
+    arXiv 2109.01903). The two have the same parameters.
+    """
+    copy = deepcopy(tuned)
+    own = dict(base.named_parameters())
+    for name, parameter in copy.named_parameters():
+        parameter.copy_(own[name].to(parameter).lerp(parameter, share))
+    return copy

@@ -1,0 +1,107 @@
+"""What the base model draws of some prompts: to see what a fine-tune forgets, and to repeat it."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from pathlib import Path
+
+import torch
+from safetensors.torch import load, save_file
+from torch import Tensor
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from t2v.data.captions import Captions
+from t2v.data.rng import keyed_generator, step_indices
+from t2v.errors import UserError
+from t2v.io.files import complete
+from t2v.io.text_files import read_text
+from t2v.pipelines.t2v import T2VPipeline
+
+logger = logging.getLogger(__name__)
+
+HELD_OUT = 0.25  # of the prompts are never repeated, only judged
+TIMES = 4  # at which each is judged
+
+
+class Prior:
+    """Videos of the base model, as latents, with their prompts (DreamBooth's prior preservation,
+    arXiv 2208.12242, 3.3).
+
+    Args:
+        latents: what `draw_prior` gave for `prompts`.
+        tokenizer: of the model that is tuned; its soft prompt is before these prompts too.
+    """
+
+    def __init__(
+        self,
+        prompts: list[str],
+        latents: Tensor,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+        seed: int,
+    ) -> None:
+        self.prompts, self.latents, self.seed = prompts, latents, seed
+        self.captions = Captions([{"caption": p} for p in prompts], tokenizer, max_length)
+        self.repeated = len(prompts) - max(1, int(HELD_OUT * len(prompts)))
+
+    def is_turn(self, step: int, ratio: float) -> bool:
+        """Does this step repeat the base model's videos? So do `ratio` of all steps."""
+        draw = torch.rand(1, generator=keyed_generator(self.seed, step, "prior"))
+        return draw.item() < ratio
+
+    def batch(
+        self, batch_size: int, step: int, rank: int, world_size: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Normalised latents `b c t h w`, tokens and lengths of the prompts that are repeated."""
+        index = step_indices(self.repeated, batch_size, self.seed, step, rank, world_size)
+        return self.latents[index], *self.captions.first(index)
+
+    def held_out(self) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
+        """What is never repeated, as `batch` gives it but `TIMES` times over, and times in [0, 1].
+
+        With few prompts all are judged when none are repeated.
+        """
+        index = torch.arange(self.repeated, len(self.prompts)).repeat_interleave(TIMES)
+        times = (torch.arange(len(index)) % TIMES + 0.5) / TIMES
+        return (self.latents[index], *self.captions.first(index)), times
+
+
+def read_prompts(file: str) -> list[str]:
+    """The lines of a prompt file that are not blank.
+
+    Raises:
+        UserError: it cannot be read, or holds fewer than two: one to repeat and one to judge.
+    """
+    lines = read_text(Path(file), "base_prompts").splitlines()
+    prompts = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+    if len(prompts) < 2:
+        raise UserError(f"base_prompts={file}: holds {len(prompts)} prompts; give two at least.")
+    return prompts
+
+
+def draw_prior(
+    pipeline: T2VPipeline, weights: str, prompts: list[str], seed: int, folder: Path
+) -> Tensor:
+    """What a pipeline draws of `prompts`, normalised latents `n c t h w`.
+
+    Drawn once and kept in `folder`, under a name that changes with the weights and the prompts.
+    """
+    key = hashlib.sha256(repr((weights, prompts, seed)).encode()).hexdigest()[:16]
+    path = folder / f"prior-{key}.safetensors"
+    if path.is_file():
+        return load(path.read_bytes())["latents"]
+    logger.info("Drawing %d prompts with the base model, to see what is forgotten", len(prompts))
+    drawn = []
+    bar = tqdm(prompts, unit=" videos", desc="base", disable=None)
+    for number, prompt in enumerate(bar):
+        generator = torch.Generator().manual_seed(seed + number)
+        drawn.append(pipeline(prompt, generator=generator, output_type="latent").frames.cpu())
+        if bar.disable and number % 16 == 15:  # no terminal
+            logger.info("drew %d of %d", number + 1, len(prompts))
+    latents = torch.cat(drawn)
+    folder.mkdir(parents=True, exist_ok=True)
+    with complete(path) as partial:
+        save_file({"latents": latents.contiguous()}, partial)
+    return latents

@@ -15,15 +15,11 @@ from torch import Tensor, nn
 
 from t2v.errors import UserError
 from t2v.io.files import complete, remove_partials
+from t2v.io.hashes import digest
 
 logger = logging.getLogger(__name__)
 
 TENSORS_PER_SHARD = 64
-
-
-def digest(*parts: object) -> str:
-    """A hash of the `repr` of `parts`, 32 hex digits."""
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
 
 def weights_digest(module: nn.Module) -> str:

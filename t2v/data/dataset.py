@@ -20,12 +20,13 @@ from transformers import PreTrainedTokenizerBase
 
 from t2v.config.data import ClipsConfig
 from t2v.data.buckets import Bucket, bucket_lengths
-from t2v.data.cache import Cache, digest, weights_digest
+from t2v.data.cache import Cache, weights_digest
 from t2v.data.curriculum import Curriculum, Draw, Item, by_shape
 from t2v.data.latents import encode_folder, latents_name
 from t2v.data.prepare import Encoder, Prepared, prepare
 from t2v.data.world_shards import pixels, read_rows, train_count
 from t2v.errors import UserError
+from t2v.io.hashes import digest
 from t2v.io.manifest import MANIFEST, Clip
 from t2v.models.device import ready
 from t2v.models.text import count_tokens

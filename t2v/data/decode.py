@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from t2v.config.data import ClipsConfig
 from t2v.data.buckets import Unfit, fit_length, fit_size
 from t2v.errors import UserError
 from t2v.footage import Probe, Unreadable, iter_frames, probe, read_picture
+from t2v.io.hashes import file_sha256
 from t2v.io.manifest import IMAGE_SUFFIXES, Clip
 from t2v.io.workers import Failure, work
 
@@ -113,8 +113,7 @@ def _hash(path: str) -> str | None:
     try:
         if not Path(path).is_file():  # a pipe would wait for ever
             return None
-        with Path(path).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(Path(path))
     except OSError:
         return None
 

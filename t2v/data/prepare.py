@@ -15,11 +15,12 @@ from tqdm import tqdm
 
 from t2v.config.data import ClipsConfig
 from t2v.data.buckets import Bucket, bucket_lengths, bucket_sizes
-from t2v.data.cache import Cache, digest
+from t2v.data.cache import Cache
 from t2v.data.curriculum import Item
 from t2v.data.decode import VERSION, Transform, file_hashes, read_clips
 from t2v.errors import UserError
 from t2v.io.files import write_text
+from t2v.io.hashes import digest
 from t2v.io.manifest import Clip, read_manifest
 
 logger = logging.getLogger(__name__)

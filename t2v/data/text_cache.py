@@ -12,9 +12,10 @@ from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from t2v.data.cache import Cache, digest, weights_digest
+from t2v.data.cache import Cache, weights_digest
 from t2v.data.captions import Captions
 from t2v.errors import UserError
+from t2v.io.hashes import digest
 from t2v.models.device import ready
 
 logger = logging.getLogger(__name__)

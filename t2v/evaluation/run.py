@@ -17,7 +17,7 @@ from torch import Tensor
 
 from t2v.config.evaluation import EvalConfig
 from t2v.config.load import save_config
-from t2v.data.cache import digest, weights_digest
+from t2v.data.cache import weights_digest
 from t2v.data.rng import keyed_generator
 from t2v.data.world_shards import read_rows
 from t2v.errors import UserError
@@ -49,6 +49,7 @@ from t2v.evaluation.types import (
     still_copy,
 )
 from t2v.io.files import write_text
+from t2v.io.hashes import digest
 from t2v.nets.features import (
     Nets,
     aligner_of,

@@ -12,9 +12,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from t2v.config.evaluation import EvalConfig
-from t2v.data.cache import Cache, digest, weights_digest
+from t2v.data.cache import Cache, weights_digest
 from t2v.data.world_shards import pixels
 from t2v.errors import UserError
+from t2v.io.hashes import digest
 from t2v.models.device import ready
 from t2v.pipelines.t2v import T2VPipeline
 

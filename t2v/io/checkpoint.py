@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
@@ -13,6 +12,7 @@ from safetensors import SafetensorError
 
 from t2v.errors import UserError
 from t2v.io.files import complete, discard
+from t2v.io.hashes import file_sha256
 
 MANIFEST = "manifest.json"
 
@@ -68,7 +68,7 @@ def verify_checkpoint(folder: Path) -> None:
     """
     for name, digest in _hashes(folder).items():
         path = folder / name
-        if not path.is_file() or _sha256(path) != digest:
+        if not path.is_file() or file_sha256(path) != digest:
             raise UserError(
                 f"{path} is {'not the file that was saved' if path.is_file() else 'missing'}. "
                 f"Remove {folder} to go on from the checkpoint before it."
@@ -97,7 +97,7 @@ def _write_hashed(folder: Path, write: Callable[[Path], None]) -> None:
     folder.mkdir()
     write(folder)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    manifest = {path.relative_to(folder).as_posix(): _sha256(path) for path in files}
+    manifest = {path.relative_to(folder).as_posix(): file_sha256(path) for path in files}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
 
 
@@ -108,8 +108,3 @@ def _complete(output: Path) -> list[Path]:
         if (match := re.fullmatch(r"checkpoint-(\d+)", path.name)) and (path / MANIFEST).is_file()
     }
     return [found[step] for step in sorted(found)]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

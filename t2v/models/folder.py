@@ -11,6 +11,7 @@ from diffusers import DiffusionPipeline
 from huggingface_hub.errors import HTTPError  # httpx's, under whichever name the Hub has it
 
 from t2v.errors import UserError, shortened
+from t2v.io.hashes import file_sha256
 from t2v.io.text_files import check_file, read_json
 
 EMBEDDED = "t2v-tiny"
@@ -119,5 +120,4 @@ def file_hash(path: Path) -> str:
     blob = path.resolve().name  # the Hub's cache names its files by this very hash
     if SHA256.fullmatch(blob):
         return blob
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_sha256(path)

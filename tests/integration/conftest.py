@@ -33,13 +33,13 @@ STEADY = OptimConfig(warmup_steps=2, decay_from=1.0, lr=3e-3, adam_lr=3e-3, ema_
 def drawn_later(monkeypatch, tmp_path):
     """Draws prompts from a checkpoint by `t2v sample`; gives the rows of a training's sheet."""
     rows = []
-    write = sampling.make.write_video
+    write = sampling.generate.write_video
 
     def watched(path, frames, *rest):
         rows.append(rearrange(torch.from_numpy(frames), "t h w c -> h (t w) c"))
         write(path, frames, *rest)
 
-    monkeypatch.setattr(sampling.make, "write_video", watched)
+    monkeypatch.setattr(sampling.generate, "write_video", watched)
 
     def draw(checkpoint, seed, prompts):
         output = str(tmp_path / "video.mp4")

@@ -12,6 +12,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from t2v.config.checks import within_range
+from t2v.config.retired import current_name
 from t2v.errors import UserError, shortened
 from t2v.io.files import write_text
 from t2v.io.text_files import MOST_YAML, Plain, parse_yaml, read_text
@@ -81,11 +82,18 @@ def load_config(
     for group in ["", *{name.rpartition(".")[0] for name in known if "." in name}]:
         # frozen dataclasses become read-only; to merge each value instead takes ten times as long
         OmegaConf.set_readonly(OmegaConf.select(merged, group) if group else merged, False)
-    for name, value, given in [
+    retired = getattr(schema, "RETIRED", {})
+    in_files = [
         *(_read_file(file) if file else ()),
         *((name, _as_parsed(each), f"{name}={shortened(each)}") for name, each in stored.items()),
-        *(_read_override(text, known) for text in overrides),
-    ]:
+    ]
+    for number, (old, value, given) in enumerate(
+        [*in_files, *(_read_override(text, known) for text in overrides)]
+    ):
+        plain = value.value if isinstance(value, Plain) else value
+        name = current_name(old, plain, given, retired, in_file=number < len(in_files))
+        if name is None:
+            continue
         if name not in known:
             raise UserError(
                 f"{given}: there is no setting {shortened(repr(name))}. {_nearest(name, known)}"

@@ -2,10 +2,10 @@
 
 import subprocess
 import sys
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import Literal, get_args, get_origin
+from typing import ClassVar, Literal, get_args, get_origin
 
 import pytest
 
@@ -13,6 +13,7 @@ import t2v.config
 from t2v.config.data import EncodeConfig, StageConfig
 from t2v.config.finetune import FinetuneConfig
 from t2v.config.load import load_config, save_config, settings, type_words
+from t2v.config.retired import Retired
 from t2v.config.sampling import ConvertConfig, SampleConfig
 from t2v.config.training import OptimConfig, TrainDiTConfig, TrainVAEConfig
 from t2v.errors import UserError
@@ -242,3 +243,37 @@ def test_fixed_sinusoids_take_widths_of_whole_sixteenths():
     with pytest.raises(UserError, match=r"width of 24.*multiples of 16\. Nearest: 16"):
         load_config(TrainDiTConfig, None, [*REQUIRED, *odd])
     load_config(TrainDiTConfig, None, [*REQUIRED, *odd, "model.sincos_positions=false"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Renewed:
+    """Settings of a command that has lost one and renamed another."""
+
+    RETIRED: ClassVar[dict[str, Retired]] = {
+        "make": Retired("Use `t2v world text`.", neutral=("clips", None)),
+        "draws": Retired(renamed="samples"),
+    }
+    samples: int = 1
+
+
+@pytest.mark.parametrize("text", ["make: clips", "make: null", "make: clips\ndraws: 1"])
+def test_a_file_of_an_earlier_version_loads(tmp_path, text):
+    file = tmp_path / "config.yaml"
+    file.write_text(text)
+    assert load_config(Renewed, file, []) == Renewed()
+
+
+def test_a_renamed_setting_takes_its_value_from_files_and_words(tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text("draws: 3")
+    assert load_config(Renewed, file, []).samples == 3
+    assert load_config(Renewed, file, ["draws=4"]).samples == 4
+    assert load_config(Renewed, None, [], {"draws": 5}).samples == 5
+
+
+@pytest.mark.parametrize(("text", "words"), [("make: text", []), ("", ["make=text"])])
+def test_what_a_command_does_no_more_names_the_one_that_does(tmp_path, text, words):
+    file = tmp_path / "config.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError, match=r"no setting here any more\. Use `t2v world text`"):
+        load_config(Renewed, file, words)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from t2v.training.engine.parallel import split_like
+from t2v.training.engine.collectives import split_like
 
 
 class EMA:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -13,9 +13,7 @@ from torch import Tensor, nn
 from t2v.errors import UserError
 from t2v.io.checkpoint import MANIFEST, newest_checkpoint, verify_checkpoint
 from t2v.models.load import load_part
-
-if TYPE_CHECKING:
-    from t2v.training.engine.loop import Task
+from t2v.training.engine.task import Task
 
 
 @torch.no_grad()

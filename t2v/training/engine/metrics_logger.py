@@ -24,8 +24,8 @@ from t2v.distributed import rank
 from t2v.io.checkpoint import not_written
 from t2v.io.files import Lines, read_lines, write_lines
 from t2v.io.video import save_image
-from t2v.training.engine.loop import StepMetrics, Validation
 from t2v.training.engine.significance import verdict
+from t2v.training.engine.task import StepMetrics, Validation
 
 logger = logging.getLogger(__name__)
 

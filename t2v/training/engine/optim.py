@@ -12,7 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from t2v.config.training import OptimConfig
-from t2v.training.engine.parallel import is_split, split_like, whole
+from t2v.training.engine.collectives import is_split, split_like, whole
 
 MOMENTUM = "momentum_buffer"  # torch's name for it
 

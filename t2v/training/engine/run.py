@@ -23,10 +23,7 @@ from t2v.errors import UserError
 from t2v.io.checkpoint import newest_checkpoint, save_checkpoint, verify_checkpoint
 from t2v.models.device import check_memory, pick_device
 from t2v.outputs import output_folder
-from t2v.training.engine.initialize import resume_from, start_from
-from t2v.training.engine.loop import Task, TrainState, fit, start_state
-from t2v.training.engine.metrics_logger import Record
-from t2v.training.engine.parallel import (
+from t2v.training.engine.collectives import (
     any_rank,
     first_rank_first,
     is_split,
@@ -34,6 +31,10 @@ from t2v.training.engine.parallel import (
     process_group,
     whole,
 )
+from t2v.training.engine.initialize import resume_from, start_from
+from t2v.training.engine.loop import TrainState, fit, start_state
+from t2v.training.engine.metrics_logger import Record
+from t2v.training.engine.task import Task
 
 logger = logging.getLogger(__name__)
 Config = TypeVar("Config", bound=TrainConfig)

@@ -37,10 +37,11 @@ from t2v.sampling.denoise import Watch, decode, embed
 from t2v.sampling.denoise import draw as draw_video
 from t2v.sampling.run import resolve
 from t2v.training.engine.contact_sheet import contact_sheet
-from t2v.training.engine.loop import Validation, autocast
+from t2v.training.engine.loop import autocast
 from t2v.training.engine.optim import ParameterGroup, split_parameters
 from t2v.training.engine.run import train
 from t2v.training.engine.significance import BASE, HELD_OUT, TRAINING, memorised, nearest
+from t2v.training.engine.task import Validation
 
 VALIDATION_BINS = 4
 VALIDATION_BATCH = 64

@@ -27,9 +27,10 @@ from t2v.models.folder import model_folder, weights_hash
 from t2v.models.load import load_parts, loading, quiet_bars
 from t2v.models.transformer import T2VTransformer3DModel
 from t2v.pipelines.t2v import T2VPipeline
-from t2v.training.engine.loop import Validation, autocast
+from t2v.training.engine.loop import autocast
 from t2v.training.engine.run import train
 from t2v.training.engine.significance import BASE
+from t2v.training.engine.task import Validation
 from t2v.training.tasks.dit import DiTBatch, DiTParts, DiTTask
 from t2v.training.tuning.adapters import (
     add_lora,

@@ -43,10 +43,11 @@ from t2v.nets.features import spread
 from t2v.nets.scorer import FRAMES, SIDE, TOKENS, Scorer, ScorerTowers, load_scorer
 from t2v.outputs import output_folder
 from t2v.training.engine.contact_sheet import contact_sheet
-from t2v.training.engine.loop import Validation, autocast
+from t2v.training.engine.loop import autocast
 from t2v.training.engine.optim import ParameterGroup, split_parameters
 from t2v.training.engine.run import train
 from t2v.training.engine.significance import HELD_OUT, TRAINING
+from t2v.training.engine.task import Validation
 from t2v.world.grammar import pick
 
 logger = logging.getLogger(__name__)

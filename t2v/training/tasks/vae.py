@@ -20,10 +20,11 @@ from t2v.models.device import pick_device
 from t2v.models.vae import AutoencoderKLT2V
 from t2v.training.engine.contact_sheet import contact_sheet
 from t2v.training.engine.initialize import starting_part
-from t2v.training.engine.loop import Validation, autocast
+from t2v.training.engine.loop import autocast
 from t2v.training.engine.optim import ParameterGroup, split_parameters
 from t2v.training.engine.run import train
 from t2v.training.engine.significance import HELD_OUT, TRAINING
+from t2v.training.engine.task import Validation
 from t2v.training.losses.discriminator import PatchDiscriminator, adaptive_weight, judge
 from t2v.training.losses.perceptual import Perceptual
 

@@ -19,9 +19,10 @@ from t2v.config.training import OptimConfig, TrainConfig
 from t2v.data.rng import keyed_generator, step_indices
 from t2v.errors import UserError
 from t2v.io.checkpoint import newest_checkpoint
-from t2v.training.engine.loop import Validation, fit, start_state
+from t2v.training.engine.loop import fit, start_state
 from t2v.training.engine.optim import split_parameters
 from t2v.training.engine.run import run
+from t2v.training.engine.task import Validation
 
 
 class Line(ModelMixin, ConfigMixin):

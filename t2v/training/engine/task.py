@@ -1,0 +1,81 @@
+"""The protocol of a task, and what steps and validations give."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from t2v.training.engine.optim import ParameterGroup
+
+
+class Validation(NamedTuple):
+    """What a task says of the weights it holds.
+
+    `losses` are those of single clips, at the same noise every time, for `significance`:
+    "held_out", "training", and for a fine-tune "base".
+    """
+
+    figures: dict[str, float]
+    sheet: Image.Image
+    losses: dict[str, Tensor]
+
+
+class Task(Protocol):
+    """One kind of training: what is learned, from which batches, how it is judged and saved.
+
+    While `validate` and `save` run, the model holds the average weights.
+    """
+
+    model: nn.Module  # holds every trained parameter, already on its device
+    sources: dict[str, str]  # hashes of what the run reads; going on with others is refused
+
+    @property
+    def parts(self) -> Mapping[str, nn.Module]:
+        """The trained models by the folders that `save` writes them to."""
+        ...
+
+    def prepare(self) -> None:
+        """Called once, before the first step: frozen weights are final, and nothing is split."""
+        ...
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """Who steps which parameters, and how fast."""
+        ...
+
+    def sample_bytes(self) -> int:
+        """Bytes that a step cannot do without for each sample of its batch; it takes more."""
+        ...
+
+    def batch(self, step: int, rank: int, world_size: int) -> Any:
+        """One of the `world_size` batches of a step, a function of these and config.seed."""
+        ...
+
+    def loss(self, batch: Any, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """The scalar to minimise, and scalars to log; all noise comes from `generator`."""
+        ...
+
+    def validate(self) -> Validation:
+        """How good the average weights are, by the same draws each time."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write the average weights so that they load without the training code."""
+        ...
+
+
+@dataclass(frozen=True)
+class StepMetrics:
+    """What one step tells; `step` counts from 1."""
+
+    step: int
+    loss: float
+    grad_norm: float
+    lr_factor: float
+    seconds: float
+    extra: dict[str, float]

@@ -12,18 +12,18 @@ from t2v.errors import UserError
 class VAEConfig:
     """Keywords of `AutoencoderKLT2V`; the defaults build the embedded model's VAE."""
 
-    in_channels: int = 3
-    latent_channels: int = 16
-    patch_size: tuple[int, int, int] = (4, 4, 4)  # t h w pixels folded into channels by the stem
-    block_out_channels: tuple[int, ...] = (96, 192)
-    layers_per_block: int = 1
-    decoder_layers_per_block: int = 1
-    temporal_downsample: tuple[bool, ...] = (False,)  # one per step between two blocks
-    spatial_downsample: tuple[bool, ...] = (True,)
+    in_channels: int = 3  # channels of the video: red, green, blue
+    latent_channels: int = 16  # channels of the latents
+    patch_size: tuple[int, int, int] = (4, 4, 4)  # frames, height, width folded into channels
+    block_out_channels: tuple[int, ...] = (96, 192)  # channels of each block
+    layers_per_block: int = 1  # residual layers of each encoder block
+    decoder_layers_per_block: int = 1  # residual layers of each decoder block
+    temporal_downsample: tuple[bool, ...] = (False,)  # halve time between two blocks, one a step
+    spatial_downsample: tuple[bool, ...] = (True,)  # halve height and width between two blocks
     resample_taps: int = 1  # frames the resampling convolutions see; 1 is cheapest
-    norm: Literal["rms", "group"] = "rms"
-    mid_block: bool = False
-    mid_attention: bool = False
+    norm: Literal["rms", "group"] = "rms"  # normalisation of the layers
+    mid_block: bool = False  # a block at the lowest resolution
+    mid_attention: bool = False  # spatial attention within mid_block
     quant_conv: bool = False  # 1x1x1 convolutions around the latents, as inflated image VAEs have
     linear_shortcut: bool = True  # a linear path from pixels to latents and back, PCA-initialised
 
@@ -47,23 +47,25 @@ class VAEConfig:
 class TransformerConfig:
     """Keywords of `T2VTransformer3DModel`; the defaults build the embedded model's transformer."""
 
+    # full: over space and time at once; factorized: within each frame, then along time
     attention: Literal["full", "factorized"] = "full"
-    patch_size: tuple[int, int, int] = (1, 2, 2)
-    num_attention_heads: int = 6
-    attention_head_dim: int = 64
-    in_channels: int = 16
-    out_channels: int = 16
-    text_dim: int = 192
-    freq_dim: int = 256
-    ffn_dim: int = 1152
-    num_layers: int = 5
-    cross_attn_norm: bool = True
+    patch_size: tuple[int, int, int] = (1, 2, 2)  # latent frames, height, width of one token
+    num_attention_heads: int = 6  # heads; width = heads * attention_head_dim
+    attention_head_dim: int = 64  # channels of a head, even
+    in_channels: int = 16  # channels the transformer reads: latents, and conditions beside them
+    out_channels: int = 16  # channels it predicts: those of the VAE's latents
+    text_dim: int = 192  # width of the text embeddings
+    freq_dim: int = 256  # width of the sinusoids of the time
+    ffn_dim: int = 1152  # width of the feed-forward layers
+    num_layers: int = 5  # transformer blocks
+    cross_attn_norm: bool = True  # normalise before cross-attention
+    # normalisation of queries and keys: over the width, per head, or none
     qk_norm: Literal["rms_norm_across_heads", "rms_norm", "none"] = "rms_norm_across_heads"
-    eps: float = 1e-6
-    rope_theta: float = 100.0
-    rope_max_seq_len: int = 1024
-    pooled_text: bool = True  # text summed over its tokens also steers the modulation
-    sincos_positions: bool = True  # fixed sinusoids beside the rotary, relative positions
+    eps: float = 1e-6  # added to variances
+    rope_theta: float = 100.0  # base of the rotary frequencies
+    rope_max_seq_len: int = 1024  # longest axis the rotary positions know
+    pooled_text: bool = True  # also modulate by the sum of the text embeddings
+    sincos_positions: bool = True  # add fixed sinusoids, absolute positions beside the rotary ones
 
     def __post_init__(self) -> None:
         if self.attention_head_dim < 1 or self.attention_head_dim % 2:

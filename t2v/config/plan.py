@@ -12,15 +12,15 @@ from t2v.errors import UserError
 class PlanConfig:
     """`t2v plan COMMAND`: what COMMAND, with the same settings, will take before it is run."""
 
-    command: Literal["sample", "train", "train-vae", "finetune"]
-    height: int | None = None  # None: what the model was saved with, or the first clip of the data
-    width: int | None = None
-    num_frames: int | None = None
-    clips: int | None = None  # in the data; None: as many as its manifest lists
-    text_tokens: int | None = None  # of the longest caption; None: as many as the model takes
-    tflops: float | None = None  # what matrix products reach on a device that is not here
-    bandwidth: float | None = None  # of its memory, GB/s
-    memory: float | None = None  # GiB that may be used; None: what is free on the device at hand
+    command: Literal["sample", "train", "train-vae", "finetune"]  # the command to plan
+    height: int | None = None  # pixels; null: the model's own, or those of the first clip
+    width: int | None = None  # pixels; null: the model's own, or those of the first clip
+    num_frames: int | None = None  # null: the model's own, or those of the first clip
+    clips: int | None = None  # clips in the data; null: as many as its manifest lists
+    text_tokens: int | None = None  # of the longest caption; null: as many as the model takes
+    tflops: float | None = None  # TFLOP/s that matrix products reach on a device that is not here
+    bandwidth: float | None = None  # GB/s of that device's memory
+    memory: float | None = None  # GiB that may be used; null: what is free on this device
     calibrate: bool = False  # measure two micro-steps, of a quarter and of half the size
     verify: bool = False  # then run the planned step itself and show how far the plan was off
 

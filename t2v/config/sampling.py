@@ -14,31 +14,33 @@ from t2v.errors import UserError
 class SampleConfig:
     """`t2v sample`; prompts are not settings, they come as arguments or from a file."""
 
-    model: str = "t2v-tiny"  # the embedded model, a pipeline folder or a hub id
-    output: str | None = None  # None: video.mp4, or the first of video-1.mp4, ... that is free
-    overwrite: bool = False  # replace files in the place of the output that are of others
-    negative_prompt: str = ""
-    seed: int = 0
-    height: int | None = None  # None: what the model was saved with
-    width: int | None = None
-    num_frames: int | None = None
-    duration: float | None = None  # seconds, instead of num_frames
-    fps: float | None = None
-    num_inference_steps: int | None = None
-    guidance_scale: float | None = None
-    num_videos_per_prompt: int = 1
-    best_of: int = 1  # draws of each video, of which a scorer keeps the best
-    scorer: str | None = None  # folder of `t2v scorer`, or a CLIP; None: the embedded model's own
-    keep_draws: bool = False  # best_of: every draw too, as X.seed-S.mp4
-    attention: str = "native"
-    device: str = "auto"
-    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    sheet: bool = False
-    gif: bool = False
-    preview_every: int = 0  # steps between two preview images; 0: none
-    truncate: bool = False  # cut off a prompt that is too long, instead of refusing it
+    model: str = "t2v-tiny"  # the embedded model, a pipeline folder or a Hub id
+    # file to write, ending in .mp4; null: video.mp4, or the first of video-1.mp4, ... that is free
+    output: str | None = None
+    overwrite: bool = False  # replace files at the output that another command wrote
+    negative_prompt: str = ""  # what the video should not show
+    seed: int = 0  # of the first video; video i of a prompt takes seed + i
+    height: int | None = None  # pixels; null: the model's own
+    width: int | None = None  # pixels; null: the model's own
+    num_frames: int | None = None  # frames of the video; null: the model's own
+    duration: float | None = None  # seconds of the video, instead of num_frames
+    fps: float | None = None  # frames per second of the file; null: the model's own
+    num_inference_steps: int | None = None  # denoising steps; null: the model's own
+    guidance_scale: float | None = None  # weight of the prompt, 1: no guidance; null: the model's
+    num_videos_per_prompt: int = 1  # videos of each prompt
+    best_of: int = 1  # seeds tried for each video; the scorer keeps the best
+    # folder of `t2v scorer`, or a CLIP of transformers; null: the embedded model's own scorer
+    scorer: str | None = None
+    keep_draws: bool = False  # with best_of, keep every candidate too, as X.seed-S.mp4
+    attention: str = "native"  # attention backend, by diffusers' names, such as xformers
+    device: str = "auto"  # auto (cuda, mps or cpu), cpu, cuda, cuda:1, mps
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # of the weights
+    sheet: bool = False  # also write one picture of all videos, X.sheet.png
+    gif: bool = False  # also write each video as a GIF
+    preview_every: int = 0  # steps between two preview pictures; 0: none
+    truncate: bool = False  # cut a prompt that is too long instead of refusing it
     lora: str | None = None  # a LoRA file, or a folder (such as a checkpoint) that holds one
-    lora_scale: float = 1.0  # its strength; 0 is the model without it, bit for bit
+    lora_scale: float = 1.0  # strength of the LoRA; 0 is the model without it, bit for bit
 
     def __post_init__(self) -> None:
         for name in ("height", "width", "num_frames", "duration", "fps", "num_inference_steps"):
@@ -69,21 +71,21 @@ class SampleConfig:
 class BenchConfig:
     """`t2v bench`, and `t2v bench curate FOOTAGE`"""
 
-    what: Literal["pipeline", "curate"] = "pipeline"
-    footage: str = ""  # what=curate: films to look at
-    model: str = "t2v-tiny"  # the embedded model, a pipeline folder or a hub id
-    height: int | None = None  # None: what the model was saved with
-    width: int | None = None
-    num_frames: int | None = None
-    num_inference_steps: int | None = None
-    attention: str = "native"
-    device: str = "auto"
-    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    warmup: int = 1
-    repeats: int = 5
-    memory_frames: tuple[int, ...] = (33, 257)  # lengths whose VAE memory is compared
-    json: str | None = None  # a file to write the figures to
-    overwrite: bool = False  # replace a file there that holds no figures of `t2v bench`
+    what: Literal["pipeline", "curate"] = "pipeline"  # what is timed
+    footage: str = ""  # a film or a folder of films, for what=curate
+    model: str = "t2v-tiny"  # the embedded model, a pipeline folder or a Hub id
+    height: int | None = None  # pixels; null: the model's own
+    width: int | None = None  # pixels; null: the model's own
+    num_frames: int | None = None  # frames of the video; null: the model's own
+    num_inference_steps: int | None = None  # denoising steps; null: the model's own
+    attention: str = "native"  # attention backend, by diffusers' names, such as xformers
+    device: str = "auto"  # auto (cuda, mps or cpu), cpu, cuda, cuda:1, mps
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # of the weights
+    warmup: int = 1  # runs before the timed ones
+    repeats: int = 5  # timed runs of each stage
+    memory_frames: tuple[int, ...] = (33, 257)  # lengths, in frames, whose VAE memory is measured
+    json: str | None = None  # file to write the figures to
+    overwrite: bool = False  # replace that file even if `t2v bench` did not write it
 
     def __post_init__(self) -> None:
         if self.warmup < 0 or self.repeats < 1:
@@ -98,5 +100,5 @@ class BenchConfig:
 class ConvertConfig:
     """`t2v convert SRC DST`: a Wan pipeline folder in diffusers' layout becomes one of ours."""
 
-    src: str
-    dst: str
+    src: str  # folder of a Wan pipeline in diffusers' layout
+    dst: str  # folder to write, which must not exist

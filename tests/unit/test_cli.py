@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 from safetensors import SafetensorError
 
-from t2v.cli import COMMANDS, _prompts_in, main
+from t2v.cli import main
+from t2v.cli.commands import COMMANDS, _prompts_in
 from t2v.config.load import load_config, settings
 from t2v.config.sampling import SampleConfig
 from t2v.errors import UserError

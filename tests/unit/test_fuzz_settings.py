@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from t2v.cli import COMMANDS, main
+from t2v.cli import main
+from t2v.cli.commands import COMMANDS
 from t2v.config.load import load_config, settings, type_words
 from t2v.config.sampling import SampleConfig
 from t2v.errors import UserError

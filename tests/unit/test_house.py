@@ -18,8 +18,8 @@ import torch
 import yaml
 from packaging.requirements import Requirement
 
-from t2v import cli
-from t2v.cli import COMMANDS
+from t2v.cli.commands import COMMANDS, load_plan
+from t2v.cli.parser import command_name, overrides_of, parser_of
 from t2v.config.load import load_config, settings
 from t2v.config.training import TrainDiTConfig, TrainVAEConfig
 from t2v.models.transformer import T2VTransformer3DModel
@@ -220,12 +220,12 @@ def readme_commands() -> list[list[str]]:
 @pytest.mark.parametrize("words", readme_commands(), ids=" ".join)
 def test_readme_commands_are_understood(words, monkeypatch):
     monkeypatch.chdir(ROOT)
-    name = cli.command_name(words[1:])
-    args = cli._parser(name).parse_intermixed_args(words[1 + len(name.split()) :])
+    name = command_name(words[1:])
+    args = parser_of(name).parse_intermixed_args(words[1 + len(name.split()) :])
     command = COMMANDS[name]
-    overrides = cli._overrides(command, args)
+    overrides = overrides_of(command, args)
     if words[1] == "plan":  # its file is the planned command's
-        assert cli.load_plan(args.config, overrides)
+        assert load_plan(args.config, overrides)
     else:
         assert load_config(command.schema, args.config, overrides)
 

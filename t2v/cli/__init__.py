@@ -1,0 +1,106 @@
+"""The `t2v` command: one table of commands, settings from file and command line, exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import re
+import sys
+import traceback
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Any
+
+from t2v.cli.commands import COMMANDS, Command, imported
+from t2v.cli.parser import command_name, overrides_of, overview, parser_of
+from t2v.config.load import load_config
+from t2v.errors import UserError, shortened
+
+REFUSED = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
+    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.EFBIG),
+}  # what the disk answers where the user chose the place
+LONGEST = 4000  # characters of a message
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code (0 done, 2 user error, 1 bug, 130 interrupted)."""
+    try:
+        _dispatch(list(sys.argv[1:] if argv is None else argv))
+        print(end="", flush=True)  # what cannot be written should be known here
+    except UserError as error:
+        print(f"t2v: {shortened(error, LONGEST)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as interrupt:
+        print(f"\nt2v: interrupted. {interrupt}".rstrip(), file=sys.stderr)
+        return 130
+    except Exception as error:
+        if isinstance(error, BrokenPipeError) and _reader_has_left():
+            return 0
+        if _is_refused_by_the_disk(error):
+            reason = re.sub(r"^\[Errno \d+\] ", "", str(error))
+            print(f"t2v: {reason}. Make room there, or choose another place.", file=sys.stderr)
+            return 2
+        traceback.print_exc()
+        print("t2v: this is a bug; please report it with the lines above.", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _reader_has_left() -> bool:
+    """Does nobody read stdout any more, as after `| head -1`? The rest then goes nowhere."""
+    try:
+        print(flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
+
+
+def _is_refused_by_the_disk(error: Exception) -> bool:
+    # safetensors and shutil raise errors of their own, with the system's words in them
+    return "No space left on device" in str(error) or (
+        isinstance(error, OSError) and error.errno in REFUSED
+    )
+
+
+def _dispatch(argv: list[str]) -> None:
+    name = command_name(argv)
+    if name in ("-h", "--help", "help"):
+        print(overview())
+        return
+    if name == "--version":
+        from t2v import __version__
+
+        print(f"t2v {__version__}")
+        return
+    if name not in COMMANDS:
+        close = get_close_matches(name, COMMANDS, n=1)
+        hint = f"Did you mean `t2v {close[0]}`?" if close else f"Allowed: {', '.join(COMMANDS)}."
+        raise UserError(f"there is no command {name!r}. {hint}")
+    parser, words = parser_of(name), argv[len(name.split()) :]
+    end = words.index("--") if "--" in words else len(words)
+    args = parser.parse_intermixed_args(words[:end])
+    args.plain = words[end + 1 :]  # neither settings nor options, whatever they look like
+    if args.help:
+        parser.print_help()
+        return
+    from t2v import distributed
+    from t2v.io import log
+
+    log.setup(distributed.rank())
+    if distributed.rank():  # the first process prints
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    _run(COMMANDS[name], args)
+
+
+def _run(command: Command, args: argparse.Namespace) -> None:
+    overrides = overrides_of(command, args)
+    if not isinstance(command.run, str):
+        command.run(args, overrides)
+        return
+    config: Any = load_config(command.schema, args.config, overrides)
+    result = imported(command.run)(config)
+    if result is not None:
+        print(result)

@@ -1,0 +1,158 @@
+"""The parser of each command, the help it prints, and the settings that words stand for."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import textwrap
+from collections.abc import Sequence
+from dataclasses import MISSING
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NoReturn, get_origin
+
+from t2v.cli.commands import COMMANDS, Command
+from t2v.config.load import settings, type_words
+from t2v.config.words import setting_words
+from t2v.errors import UserError
+
+EXIT_CODES = "exit codes: 0 done, 1 a bug, 2 something you can fix, 130 interrupted"
+SETTING = re.compile(r"[A-Za-z_][\w.]*=")
+WIDTH = 100  # columns of the help
+WIDEST = 30  # columns of a setting's name; longer ones have a line of their own
+
+# Options of `t2v sample` and the settings they stand for.
+OPTIONS = {
+    "--model": "model",
+    "--output": "output",
+    "--seed": "seed",
+    "--height": "height",
+    "--width": "width",
+    "--frames": "num_frames",
+    "--duration": "duration",
+    "--fps": "fps",
+    "--steps": "num_inference_steps",
+    "--guidance": "guidance_scale",
+    "--negative-prompt": "negative_prompt",
+    "--num-videos": "num_videos_per_prompt",
+    "--best-of": "best_of",
+    "--attention": "attention",
+    "--device": "device",
+    "--dtype": "dtype",
+    "--preview-every": "preview_every",
+}
+FLAGS = {"--sheet": "sheet", "--gif": "gif", "--truncate": "truncate", "--overwrite": "overwrite"}
+
+
+def command_name(argv: Sequence[str]) -> str:
+    """The command that words begin with: two of them where there is such a command."""
+    both = " ".join(argv[:2])
+    return both if both in COMMANDS else argv[0] if argv else "--help"
+
+
+def overview() -> str:
+    rows = "\n".join(f"  {name:<13}{command.help}" for name, command in COMMANDS.items())
+    return (
+        "usage: t2v COMMAND [--config FILE] [name=value ...]\n\nText to video.\n\n"
+        f"commands:\n{rows}\n\n`t2v COMMAND --help` lists every setting.\n{EXIT_CODES}"
+    )
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        unknown = re.search(r"unrecognized arguments: (--[\w-]+)", message)
+        known = [option for action in self._actions for option in action.option_strings]
+        close = get_close_matches(unknown[1], known, n=1) if unknown else []
+        hint = f"Did you mean {close[0]}? " if close else ""
+        raise UserError(f"{message}. {hint}`{self.prog} --help` lists what is allowed.")
+
+
+def parser_of(name: str) -> argparse.ArgumentParser:
+    """The parser of one command; its help lists every setting of the schema."""
+    command = COMMANDS[name]
+    parser = _Parser(
+        prog=f"t2v {name}",
+        description=command.help,
+        epilog=f"{settings_table(command.schema)}\n\n{EXIT_CODES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        add_help=False,
+    )
+    parser.add_argument("-h", "--help", action="store_true", help="show this and stop")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML with settings")
+    words = setting_words(command.schema)
+    for option in command.options:
+        parser.add_argument(f"--{option}", help=words[option])
+    free = [each.upper() for each in command.positional]
+    if name == "sample":
+        free = ["PROMPT"]
+        _add_sample_options(parser, words)
+    elif "output" in settings(command.schema):
+        parser.add_argument("-o", "--output", metavar="FOLDER", help=words["output"])
+    metavar = " ".join([*free, "name=value"])
+    parser.add_argument("free", nargs="*", metavar=metavar, help="what follows -- is no setting")
+    return parser
+
+
+def _add_sample_options(parser: argparse.ArgumentParser, words: dict[str, str]) -> None:
+    for option, setting in OPTIONS.items():
+        short = ["-o"] if option == "--output" else []
+        parser.add_argument(*short, option, dest=setting, help=words[setting])
+    for option, setting in FLAGS.items():
+        parser.add_argument(
+            option, dest=setting, action="store_const", const="true", help=words[setting]
+        )
+    parser.add_argument("--prompt-file", type=Path, metavar="FILE", help="one prompt a line")
+    parser.add_argument(
+        "--resume", type=Path, metavar="FILE", help="go on from the latents an interrupted run kept"
+    )
+    parser.add_argument(
+        "--recipe", type=Path, metavar="MP4", help="make the video of this mp4 (or json) again"
+    )
+
+
+def settings_table(schema: type) -> str:
+    """Return every setting with what it does, its type and choices, and its default."""
+    words = setting_words(schema)
+    lines = ["settings, given as name=value:"]
+    for name, (hint, default) in settings(schema).items():
+        kind = type_words(hint)
+        told = "required" if default is MISSING else f"default {_shown(default)}"
+        text = f"{words.get(name, '')} [{kind}; {told}]".strip()
+        head = f"  {name:<{WIDEST}}  "
+        if len(name) > WIDEST:
+            lines.append(f"  {name}")
+            head = " " * len(head)
+        indent = " " * (WIDEST + 4)
+        lines += textwrap.wrap(text, WIDTH, initial_indent=head, subsequent_indent=indent)
+    return "\n".join(lines)
+
+
+def _shown(default: Any) -> str:
+    if default is None:
+        return "null"
+    if isinstance(default, tuple):
+        return f"[{', '.join(_shown(each) for each in default)}]"
+    return str(default).lower() if isinstance(default, bool) else repr(default).strip("'") or "''"
+
+
+def overrides_of(command: Command, args: argparse.Namespace) -> list[str]:
+    """The settings of a command line as `name=value`; sets `args.prompts` to the free text."""
+    given = [each for each in args.free if SETTING.match(each)]
+    free = [each for each in args.free if not SETTING.match(each)]
+    free += getattr(args, "plain", [])
+    args.prompts = free
+    if command is COMMANDS["sample"]:
+        chosen = {name: getattr(args, name) for name in [*OPTIONS.values(), *FLAGS.values()]}
+        return given + [f"{name}={value}" for name, value in chosen.items() if value is not None]
+    for name in ("output", *command.options):
+        if getattr(args, name, None) is not None:
+            given.append(f"{name}={getattr(args, name)}")
+    by_position = dict(zip(command.positional, free, strict=False))
+    takes = settings(command.schema)[command.positional[0]][0] if command.positional else None
+    if free and get_origin(takes) is tuple:
+        by_position = dict.fromkeys(command.positional, json.dumps(free, ensure_ascii=False))
+        free = []
+    too_many = free[len(by_position) :]  # `load_config` says that they are no settings
+    return [*(f"{name}={value}" for name, value in by_position.items()), *given, *too_many]

@@ -21,21 +21,23 @@ class CaptionConfig:
     transformers) and `https://HOST/v1#MODEL` (an OpenAI-compatible endpoint).
     """
 
+    # who writes captions, the most trusted first: sidecar, table, folder, filename,
+    # model:FOLDER_OR_HUB_ID, https://HOST/v1#MODEL
     authors: tuple[str, ...] = ("sidecar", "table", "filename")
-    rule: str = "{name}"  # of `filename` and `folder`: what is said, {name} the name in words
-    prompt: str = "Describe this video in one paragraph."  # to models that take one
-    frames: int = 4  # that a model is shown
-    max_side: int = 512  # of those frames
-    max_new_tokens: int = 128
-    device: str = "auto"
-    timeout: float = 60.0  # seconds, of an endpoint's answer
-    retries: int = 4  # after a refusal that may pass, waiting 1, 2, 4, ... seconds
-    key_variable: str = "OPENAI_API_KEY"  # the environment variable with the endpoint's key
-    scorer: str = ""  # a CLIP-like model of transformers picks; without one, agreement does
-    min_match: float = -1.0  # the least cosine of caption and pictures, with a scorer
+    rule: str = "{name}"  # caption made by filename and folder; {name} is the name in words
+    prompt: str = "Describe this video in one paragraph."  # instruction to models that take one
+    frames: int = 4  # frames a model is shown
+    max_side: int = 512  # pixels of the longer side of those frames
+    max_new_tokens: int = 128  # longest answer of a model
+    device: str = "auto"  # of models: auto (cuda, mps or cpu), cpu, cuda, cuda:1, mps
+    timeout: float = 60.0  # seconds to wait for an endpoint's answer
+    retries: int = 4  # retries of an endpoint that is busy, after 1, 2, 4, ... seconds
+    key_variable: str = "OPENAI_API_KEY"  # environment variable with the endpoint's key
+    scorer: str = ""  # CLIP-like model that picks the caption; empty: agreement of authors picks
+    min_match: float = -1.0  # with a scorer, least cosine of caption and frames
     merge: bool = False  # add to the caption what another candidate says beyond it
-    tokenizer: str = ""  # a pipeline or tokenizer (folder, hub id) that counts tokens; empty: none
-    max_tokens: int | None = None  # a longer candidate is not taken
+    tokenizer: str = ""  # pipeline or tokenizer (folder, Hub id) that counts tokens; empty: none
+    max_tokens: int | None = None  # longest caption taken, in tokens
 
     def __post_init__(self) -> None:
         at_least_one(self, "frames", "max_side", "max_new_tokens")
@@ -110,14 +112,14 @@ def _check_address(url: str) -> None:
 class TopicsConfig:
     """Clusters of captions."""
 
-    count: int | None = None  # None: as many as `apart` leaves
-    max_count: int = 30  # at most, without `count`
-    apart: float = 0.93  # mean cosine distance of two topics: planted ones .97, parts of one .92
-    encoder: str = ""  # a text encoder of transformers; empty: TF-IDF
-    scorer: str = ""  # a CLIP-like model verifies clip against topic; empty: the caption alone does
-    min_match: float = -1.0  # a clip that fits its topic less is dropped
-    device: str = "auto"
-    seed: int = 0
+    count: int | None = None  # number of topics; null: as many as `apart` leaves
+    max_count: int = 30  # most topics, without `count`
+    apart: float = 0.93  # least mean cosine distance of two topics; planted ones have .97
+    encoder: str = ""  # text encoder of transformers; empty: TF-IDF
+    scorer: str = ""  # CLIP-like model that checks clips against topics; empty: captions alone
+    min_match: float = -1.0  # drop clips that fit their topic less
+    device: str = "auto"  # of models: auto (cuda, mps or cpu), cpu, cuda, cuda:1, mps
+    seed: int = 0  # of the clustering
 
     def __post_init__(self) -> None:
         at_least_one(self, "max_count")
@@ -131,9 +133,9 @@ class TopicsConfig:
 class BalanceConfig:
     """How many clips stay, spread as evenly as they can be over the groups of `by`."""
 
-    keep: float = 1.0  # share of the clips; 1: all, and only the entropies are told
-    by: tuple[str, ...] = AXES
-    durations: tuple[float, ...] = (2.0, 4.0, 8.0)  # seconds, between the groups of duration
+    keep: float = 1.0  # share of the clips to keep; 1: all, and only entropies are reported
+    by: tuple[str, ...] = AXES  # what to balance: topic, source, duration
+    durations: tuple[float, ...] = (2.0, 4.0, 8.0)  # seconds that separate the groups of duration
 
     def __post_init__(self) -> None:
         if not 0 < self.keep <= 1:
@@ -150,7 +152,7 @@ class BalanceConfig:
 class ReportConfig:
     """The page about a curation."""
 
-    pictures: int = 24  # of clips kept, and as many for each reason of dropping
+    pictures: int = 24  # pictures of kept clips, and as many for each reason of dropping
     side: int = 200  # pixels of a picture's longer side
 
     def __post_init__(self) -> None:

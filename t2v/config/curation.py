@@ -14,10 +14,10 @@ from t2v.errors import UserError
 class ProbeConfig:
     """What a file must be to be looked at at all."""
 
-    min_side: int = 64  # pixels of the shorter side, upright and square
-    min_frames: int = 2
+    min_side: int = 64  # pixels of the shorter side, upright and with square pixels
+    min_frames: int = 2  # frames a file must have
     hdr: Literal["drop", "keep"] = "drop"  # PQ and HLG look washed out when read as SDR
-    # lines of two moments in one frame: made frames of one, left out, or left as they are (combs)
+    # interlaced footage: deinterlace, drop, or keep its combs
     interlaced: Literal["deinterlace", "drop", "keep"] = "deinterlace"
 
 
@@ -25,58 +25,60 @@ class ProbeConfig:
 class ScenesConfig:
     """Where takes begin and end; times in seconds."""
 
-    short_side: int = 144  # of the pictures in which motion and likeness are measured
-    min_seconds: float = 1.0
-    max_seconds: float = 10.0  # longer takes are split
-    adaptive_threshold: float = 3.0  # PySceneDetect's AdaptiveDetector
-    min_content: float = 15.0
+    short_side: int = 144  # pixels of the thumbnails in which motion and similarity are measured
+    min_seconds: float = 1.0  # shorter shots are dropped
+    max_seconds: float = 10.0  # longer shots are split
+    adaptive_threshold: float = 3.0  # of PySceneDetect's AdaptiveDetector; lower finds more cuts
+    min_content: float = 15.0  # least change of a cut, of the same detector
     dissolve_seconds: float = 2.0  # the longest dissolve that is looked for
-    stitch: float = 0.9  # likeness across a cut from which it is none (Panda-70M)
-    peak: float = 6.0  # a jump this many times its neighbours ends a take (xGen-VideoSyn-1)
+    stitch: float = 0.9  # similarity across a cut from which it is none (Panda-70M)
+    peak: float = 6.0  # a jump this many times its neighbours ends a shot (xGen-VideoSyn-1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DedupConfig:
     """When two clips are the same: true pairs lie above .8, false ones below .25."""
 
-    correlation: float = 0.55
-    overlap: float = 0.6  # of the shorter clip, the least that two clips must share
+    correlation: float = 0.55  # of their thumbnails, from which two clips are the same
+    overlap: float = 0.6  # share of the shorter clip that two clips must have in common
 
 
 @dataclass(frozen=True, kw_only=True)
 class MotionConfig:
     """The band of motion, in percent of the shorter side a second."""
 
-    min_motion: float = 0.3  # frozen film with grain has 0.1, a slow stream 1
-    max_motion: float = 120.0  # a camera that shakes has 76
-    max_frozen: float = 0.5  # share of the time in which nothing moves
-    max_chaos: float = 0.5  # share of the change that is no motion
+    min_motion: float = 0.3  # least motion; frozen film with grain has 0.1, a slow stream 1
+    max_motion: float = 120.0  # most motion; a shaking camera has 76
+    max_frozen: float = 0.5  # most of the time in which nothing may move, a share
+    max_chaos: float = 0.5  # most of the change that may be no motion, a share
 
 
 @dataclass(frozen=True, kw_only=True)
 class QualityConfig:
     """Blur, exposure and blockiness; beauty only where a model is named."""
 
-    min_sharpness: float = 2.5
-    max_noise: float = 15.0
-    min_contrast: float = 5.0
-    min_brightness: float = 8.0
-    max_clipped: float = 0.6
-    max_blockiness: float = 1.8
-    aesthetic_model: str = ""  # a folder or hub id of a transformers image classifier
-    min_aesthetic: float = 4.5  # xGen-VideoSyn-1's, of 10
+    min_sharpness: float = 2.5  # drop blurred clips; log of the variance of the Laplacian
+    max_noise: float = 15.0  # drop noisy clips; standard deviation in grey levels
+    min_contrast: float = 5.0  # drop flat clips; standard deviation in grey levels
+    min_brightness: float = 8.0  # drop dark clips; mean grey level
+    max_clipped: float = 0.6  # share of the pixels that may be fully black or white
+    max_blockiness: float = (
+        1.8  # drop clips with compression blocks; steps on the 8x8 grid over those off it
+    )
+    aesthetic_model: str = ""  # folder or Hub id of a transformers image classifier; empty: none
+    min_aesthetic: float = 4.5  # least score of it, of 10 (xGen-VideoSyn-1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class OverlayConfig:
     """What becomes of burned-in text, logos and bars; what cannot be cropped is dropped."""
 
-    text: Literal["crop", "drop", "tag"] = "crop"
-    logo: Literal["crop", "drop", "tag"] = "crop"
-    letterbox: Literal["crop", "drop", "tag"] = "crop"
-    # a second opinion on text, at half a second a clip: it confirms what was found, and adds to it
+    text: Literal["crop", "drop", "tag"] = "crop"  # burned-in text: crop it off, drop or tag clips
+    logo: Literal["crop", "drop", "tag"] = "crop"  # logos in a corner
+    letterbox: Literal["crop", "drop", "tag"] = "crop"  # black bars
+    # second opinion on text, half a second a clip: confirms what was found and adds to it
     ocr: Literal["none", "rapidocr"] = "none"
-    max_text: float = 0.004  # share of the picture below which text is let be
+    max_text: float = 0.004  # share of the picture below which text is ignored
     min_left: float = 0.7  # share of the picture that a crop must leave, bars not counted
 
 
@@ -84,15 +86,16 @@ class OverlayConfig:
 class CurateConfig:
     """`t2v curate IN -o OUT`"""
 
-    input: str  # a folder of footage, or one file
-    output: str
+    # folder of footage, or one file; a table beside it may name source, licence and caption
+    input: str
+    output: str  # folder to write
     overwrite: bool = False  # replace files in the output that are not this command's own
-    engine: Literal["local", "ray"] = "local"
-    workers: int = 0  # 0: one a core
-    seconds_per_file: float = 600.0  # a file that takes longer has failed
-    memory_gb: float = 8.0  # so has one that needs more
-    skip: tuple[str, ...] = ()  # stages to leave out
-    files: Literal["none", "cut", "shards"] = "none"  # write clips too: mp4, or WebDataset
+    engine: Literal["local", "ray"] = "local"  # processes here, or a Ray cluster
+    workers: int = 0  # processes; 0: one a core
+    seconds_per_file: float = 600.0  # a file that takes longer is dropped
+    memory_gb: float = 8.0  # GB; a file that needs more is dropped
+    skip: tuple[str, ...] = ()  # stages to leave out, by name
+    files: Literal["none", "cut", "shards"] = "none"  # also write the clips: mp4s, or WebDataset
     probe: ProbeConfig = field(default_factory=ProbeConfig)
     scenes: ScenesConfig = field(default_factory=ScenesConfig)
     motion: MotionConfig = field(default_factory=MotionConfig)

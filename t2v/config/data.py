@@ -14,10 +14,10 @@ from t2v.errors import UserError
 class StageConfig:
     """One stage of a curriculum: what is seen from a step on. None: what `ClipsConfig` says."""
 
-    from_step: int = 0
-    resolution: int | None = None
-    num_frames: int | None = None  # the longest clips of this stage; longer ones are cut
-    image_ratio: float | None = None
+    from_step: int = 0  # first step of the stage
+    resolution: int | None = None  # side of the square of a frame's area
+    num_frames: int | None = None  # of the longest clips of this stage; longer ones are cut
+    image_ratio: float | None = None  # share of the steps that see single frames
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,22 +28,23 @@ class ClipsConfig:
     stay null, and a stage may only shorten clips and mix in images.
     """
 
-    fps: float | None = None  # frames a second the model sees; None: what the model was saved with
+    fps: float | None = None  # frames per second the model sees; null: the saved model's
     resolution: int | None = None  # side of the square of a frame's area: 256 is 256x256, 192x336
-    num_frames: int | None = None  # of the longest clips, 4k+1
-    aspects: tuple[str, ...] = ("16:9", "4:3", "1:1", "3:4", "9:16")  # width:height
+    num_frames: int | None = None  # frames of the longest clips, 4k+1; null: the saved model's
+    aspects: tuple[str, ...] = ("16:9", "4:3", "1:1", "3:4", "9:16")  # width:height of buckets
     lengths: tuple[int, ...] = ()  # frame counts of the buckets; empty: num_frames and its halves
-    sampling: Literal["dense", "sparse"] = "dense"  # sparse: frames spread over the whole clip
-    max_upscale: float = 1.25  # smaller footage is dropped
-    max_repeat: float = 1.5  # footage slower than fps by more is dropped
-    # lines of two moments in one frame: made frames of one, left out, or left as they are (combs)
+    # which frames of a clip are read: dense: at fps from its start; sparse: spread over all of it
+    sampling: Literal["dense", "sparse"] = "dense"
+    max_upscale: float = 1.25  # drop footage that would have to be enlarged by more
+    max_repeat: float = 1.5  # drop footage slower than fps by more than this factor
+    # interlaced footage: deinterlace, drop, or keep its combs
     interlaced: Literal["deinterlace", "drop", "keep"] = "deinterlace"
     image_ratio: float = 0.0  # share of the steps that see single frames
-    stages: tuple[StageConfig, ...] = ()
+    stages: tuple[StageConfig, ...] = ()  # a curriculum: {from_step, resolution, ...} for each
     cache: str | None = None  # folder of the cached latents; None: `latents` beside the manifest
-    workers: int = 2
-    seconds_per_clip: float = 120.0  # a clip that takes longer to read is dropped
-    gigabytes_per_worker: float = 4.0
+    workers: int = 2  # processes that read clips
+    seconds_per_clip: float = 120.0  # drop a clip that takes longer to read
+    gigabytes_per_worker: float = 4.0  # memory, in GB, that reading one clip may take
 
     def __post_init__(self) -> None:
         at_least_one(self, "workers")
@@ -98,13 +99,13 @@ class EncodeConfig:
     """`t2v encode`: read the clips of a manifest and keep their latents."""
 
     data: str  # a manifest (JSONL), a folder with manifest.jsonl, or a folder of x.mp4 and x.txt
-    model: str  # pipeline folder, whose VAE, text parts and sizes are used
-    output: str
+    model: str  # pipeline folder, whose VAE, text encoder and sizes are used
+    output: str  # folder to write
     overwrite: bool = False  # replace files in the output that are not this command's own
     clips: ClipsConfig = field(default_factory=ClipsConfig)
-    precision: Literal["fp32", "bf16"] = "bf16"
-    device: str = "auto"
-    sheet_clips: int = 12  # on the contact sheet
+    precision: Literal["fp32", "bf16"] = "bf16"  # of the encoders' forward passes
+    device: str = "auto"  # auto (cuda, mps or cpu), cpu, cuda, cuda:1, mps
+    sheet_clips: int = 12  # clips on the contact sheet
 
     def __post_init__(self) -> None:
         at_least_one(self, "sheet_clips")

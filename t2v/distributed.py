@@ -29,4 +29,6 @@ def check_launcher() -> None:
             "processes with torchrun or accelerate launch; for one, unset WORLD_SIZE."
         )
     if os.environ["MASTER_PORT"] == "0":
-        raise UserError("MASTER_PORT=0 is no port to meet at. Give one: --master-port=29501.")
+        raise UserError(
+            "MASTER_PORT=0: processes cannot meet at port 0. Give another: --master-port=29501."
+        )

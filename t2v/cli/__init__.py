@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _reader_has_left() -> bool:
-    """Does nobody read stdout any more, as after `| head -1`? The rest then goes nowhere."""
+    """Return whether stdout has lost its reader, as after `| head -1`; the rest is discarded."""
     try:
         print(flush=True)
     except BrokenPipeError:

@@ -14,7 +14,7 @@ AXES = ("topic", "source", "duration")
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionConfig:
-    """Who writes captions, and which one is taken.
+    """The authors of captions, and the rule that picks one.
 
     `authors`, the most trusted first: `sidecar` (x.txt beside x.mp4, one caption a line), `table`
     (the caption of the input's table), `folder`, `filename`, `model:FOLDER_OR_HUB_ID` (of
@@ -65,7 +65,7 @@ class CaptionConfig:
             )
 
     def names_models(self) -> bool:
-        """Is there one that computes on `device`?"""
+        """Return whether a model runs on `device`: a scorer, or an author that is one."""
         return bool(self.scorer) or any(each.startswith("model:") for each in self.authors)
 
 
@@ -131,7 +131,7 @@ class TopicsConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class BalanceConfig:
-    """How many clips stay, spread as evenly as they can be over the groups of `by`."""
+    """The share of clips that stays, spread as evenly as possible over the groups of `by`."""
 
     keep: float = 1.0  # share of the clips to keep; 1: all, and only entropies are reported
     by: tuple[str, ...] = AXES  # what to balance: topic, source, duration

@@ -1,4 +1,4 @@
-"""What settings of every kind are held to."""
+"""The ranges and checks of settings of every kind."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from t2v.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeConfig:
-    """What a file must be to be looked at at all."""
+    """The conditions for a file to be analyzed at all."""
 
     min_side: int = 64  # pixels of the shorter side, upright and with square pixels
     min_frames: int = 2  # frames a file must have
@@ -23,7 +23,7 @@ class ProbeConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ScenesConfig:
-    """Where takes begin and end; times in seconds."""
+    """The bounds of shots; times in seconds."""
 
     short_side: int = 144  # pixels of the thumbnails in which motion and similarity are measured
     min_seconds: float = 1.0  # shorter shots are dropped
@@ -37,7 +37,7 @@ class ScenesConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DedupConfig:
-    """When two clips are the same: true pairs lie above .8, false ones below .25."""
+    """The similarity from which two clips are one: true pairs lie above .8, others below .25."""
 
     correlation: float = 0.55  # of their thumbnails, from which two clips are the same
     overlap: float = 0.6  # share of the shorter clip that two clips must have in common
@@ -71,7 +71,7 @@ class QualityConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OverlayConfig:
-    """What becomes of burned-in text, logos and bars; what cannot be cropped is dropped."""
+    """The treatment of burned-in text, logos and bars; clips that cannot be cropped are dropped."""
 
     text: Literal["crop", "drop", "tag"] = "crop"  # burned-in text: crop it off, drop or tag clips
     logo: Literal["crop", "drop", "tag"] = "crop"  # logos in a corner

@@ -22,7 +22,7 @@ class StageConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ClipsConfig:
-    """How the clips of a manifest become batches of equal shape.
+    """The way of clips of a manifest to batches of equal shape.
 
     A folder of `t2v world` has a size and a rate of its own: there fps, resolution and num_frames
     stay null, and a stage may only shorten clips and mix in images.

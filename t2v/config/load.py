@@ -128,7 +128,7 @@ def save_config(config: Any, path: Path) -> None:
 
 
 def wrote_config(path: Path, schema: type) -> bool:
-    """Is a file what `save_config` wrote of settings of `schema`? False where it cannot be read.
+    """Return whether `save_config` wrote this file for `schema`; False if it is unreadable.
 
     Files of before there was a mark hold nearly every setting, and none that is unknown.
     """
@@ -174,7 +174,7 @@ def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 
 def _as_parsed(value: Any) -> Any:
-    """What JSON held, as `parse_yaml` would give it."""
+    """Return a value of JSON as `parse_yaml` would give it."""
     if isinstance(value, list):
         return [_as_parsed(each) for each in value]
     if isinstance(value, dict):
@@ -212,7 +212,7 @@ def _is_text(hint: Any) -> bool:
 
 
 def _for_omegaconf(hint: Any, value: Any) -> Any:
-    """What `parse_yaml` gave, as OmegaConf converts it to the type `hint`.
+    """Return a value of `parse_yaml` in the form that OmegaConf converts to the type `hint`.
 
     Text stays as it was written, `yes`, `1e5` and `16:9` too.
 
@@ -261,7 +261,7 @@ def _hidden(text: str) -> str:
 
 
 def _shown(value: Any) -> Any:
-    """What OmegaConf holds, its texts as they were before `_hidden`."""
+    """Return a value of OmegaConf with its texts as they were before `_hidden`."""
     if isinstance(value, str):
         return value.replace("\0{", "${").replace("\0?", "???")
     if isinstance(value, dict):
@@ -280,7 +280,7 @@ def _built(hint: Any, value: Any) -> Any:
 
 
 def _nearest(name: str, known: dict[str, Any]) -> str:
-    """What the user may have meant: names alike, else those of the same group."""
+    """Return the hint for an unknown name: similar names, else those of the same group."""
     group, _, last = name.rpartition(".")
     by_last = {each.rpartition(".")[2]: each for each in known}
     if close := get_close_matches(last, by_last):

@@ -1,4 +1,4 @@
-"""What each setting does, in the words of the comment beside its field."""
+"""The words of every setting, read from the comment beside its field."""
 
 from __future__ import annotations
 

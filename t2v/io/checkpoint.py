@@ -53,7 +53,7 @@ def newest_checkpoint(output: str | Path) -> Path | None:
 
 
 def not_written(path: Path, output: Path, error: Exception) -> UserError:
-    """What to say when the disk refused `path`, a file of the run in `output`."""
+    """Return the error for a disk that refused `path`, a file of the run in `output`."""
     return UserError(
         f"{path} could not be written: {error}. Last complete checkpoint: "
         f"{newest_checkpoint(output) or 'none'}. Make room, then run the same command to go on."

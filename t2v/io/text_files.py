@@ -103,7 +103,7 @@ def check_file(path: str | Path, where: str) -> None:
 
 
 def reason_of(error: Exception) -> str:
-    """What the system says, without number and path, which a message has already."""
+    """Return the system's reason, without number and path, which the message has already."""
     return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
@@ -141,7 +141,7 @@ def _refuse_long(size: int, where: str, most: int) -> None:
 
 
 def read_json(path: Path, what: str = "", most: int = MOST_BYTES) -> Any:
-    """What a JSON file holds.
+    """Return the content of a JSON file.
 
     Raises:
         UserError: see `read_text` and `parse_json`.
@@ -150,7 +150,7 @@ def read_json(path: Path, what: str = "", most: int = MOST_BYTES) -> Any:
 
 
 def parse_json(text: str, where: str) -> Any:
-    """What JSON says.
+    """Return the value of a JSON text.
 
     Raises:
         UserError: it is no JSON (NaN and Infinity are none), is nested too deeply or has a number
@@ -172,7 +172,7 @@ _JSON = json.JSONDecoder(parse_constant=_no_number)
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """What YAML says: dicts, lists, `str` for what stands in quotes and `Plain` for the rest.
+    """Return the value of a YAML text: dicts, lists, `str` for quoted text, `Plain` for the rest.
 
     Read by the rules of YAML 1.2: `no` and `16:9` are text, `1e5` is a number. Tags are refused
     and nothing is interpolated.

@@ -187,7 +187,7 @@ def save_image(path: Path, image: Image.Image) -> None:
 
 
 def is_ours(path: Path) -> bool:
-    """Did `save_image` or `write_gif` write this picture? False where it cannot be read."""
+    """Return whether `save_image` or `write_gif` wrote this picture; False if it is unreadable."""
     try:
         with opened_picture(path) as image:
             told = image.info.get("Software") or image.info.get("comment")
@@ -197,7 +197,7 @@ def is_ours(path: Path) -> bool:
 
 
 def shape_of(path: Path) -> tuple[int, int, int]:
-    """How many frames can be decoded from a video of ours, their height and their width.
+    """Return the number of frames that decode from a video of ours, their height and width.
 
     Raises:
         UserError: it is broken, or has no frames.

@@ -25,7 +25,7 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Failure:
-    """What became of an item that gave no result; `reason` says it in words."""
+    """The outcome of an item that gave no result, with the `reason` in words."""
 
     kind: Literal["error", "crash", "time", "memory"]
     reason: str

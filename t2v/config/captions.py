@@ -64,9 +64,18 @@ class CaptionConfig:
                 "the first must be more than 0, the second at least 0."
             )
 
-    def names_models(self) -> bool:
+    def captioners(self) -> list[str]:
+        """The captioning models among the authors: folders and hub ids."""
+        prefix = "model:"
+        return [each.removeprefix(prefix) for each in self.authors if each.startswith(prefix)]
+
+    def models(self) -> list[str]:
+        """The models named: folders and hub ids."""
+        return [*self.captioners(), *filter(None, (self.scorer, self.tokenizer))]
+
+    def uses_device(self) -> bool:
         """Return whether a model runs on `device`: a scorer, or an author that is one."""
-        return bool(self.scorer) or any(each.startswith("model:") for each in self.authors)
+        return bool(self.scorer or self.captioners())
 
 
 def _check_author(author: str) -> None:
@@ -127,6 +136,10 @@ class TopicsConfig:
             raise UserError(f"topics.apart={self.apart}: a cosine distance, above 0 and below 2.")
         if self.count is not None:
             at_least_one(self, "count")
+
+    def models(self) -> list[str]:
+        """The models named: folders and hub ids."""
+        return [*filter(None, (self.encoder, self.scorer))]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The settings of curation, one group a stage; where a threshold comes from stands beside it."""
+"""The stages of curation and their settings, one group a stage, with the source of thresholds."""
 
 from __future__ import annotations
 
@@ -8,6 +8,20 @@ from typing import Literal
 from t2v.config.captions import BalanceConfig, CaptionConfig, ReportConfig, TopicsConfig
 from t2v.config.checks import at_least_one
 from t2v.errors import UserError
+
+# Each stage and the module with its `STAGE`, in the order they run, after `probe` and `scenes`,
+# which turn a file into shots. A stage's settings are the field of its name in `CurateConfig`. The
+# modules are named, as those of `cli.COMMANDS` are, because they load OpenCV, and settings do not.
+STAGES = {
+    "quality": "t2v.curation.frames.quality",  # before motion: black is not just still
+    "motion": "t2v.curation.frames.motion",
+    "overlay": "t2v.curation.frames.overlay",
+    "dedup": "t2v.curation.frames.dedup",
+    "caption": "t2v.curation.text.caption",
+    "topics": "t2v.curation.text.topics",
+    "balance": "t2v.curation.text.balance",
+}
+ALL_STAGES = ("probe", "scenes", *STAGES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +82,10 @@ class QualityConfig:
     aesthetic_model: str = ""  # folder or Hub id of a transformers image classifier; empty: none
     min_aesthetic: float = 4.5  # least score of it, of 10 (xGen-VideoSyn-1)
 
+    def models(self) -> list[str]:
+        """The models named: folders and hub ids."""
+        return [self.aesthetic_model] if self.aesthetic_model else []
+
 
 @dataclass(frozen=True, kw_only=True)
 class OverlayConfig:
@@ -108,6 +126,8 @@ class CurateConfig:
     report: ReportConfig = field(default_factory=ReportConfig)
 
     def __post_init__(self) -> None:
+        if unknown := [name for name in self.skip if name not in ALL_STAGES]:
+            raise UserError(f"skip={unknown}: no such stages. Allowed: {', '.join(ALL_STAGES)}.")
         if self.workers < 0:
             raise UserError(f"workers={self.workers}: it must be at least 0 (0: one a core).")
         if min(self.seconds_per_file, self.memory_gb) <= 0:

@@ -1,4 +1,4 @@
-"""One pass over one source: probe, scenes, and the stages that look at each take's frames."""
+"""One pass over one source: probe, scenes, and the stages that measure each shot's frames."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ import numpy as np
 
 from t2v.config.curation import CurateConfig
 from t2v.curation.frames.dedup import fingerprint
-from t2v.curation.frames.scenes import SMALL, SceneFinder
-from t2v.curation.frames.thumbnails import Painter, shrunk
-from t2v.curation.journal import Examined
-from t2v.curation.shot import MOTION_RATE, Take
+from t2v.curation.frames.scenes import CUT_SIZE, SceneFinder
+from t2v.curation.frames.thumbnails import Thumbnailer, downscaled
+from t2v.curation.journal import Analysis
+from t2v.curation.shot import MOTION_RATE, Shot
 from t2v.curation.sources import Source
-from t2v.curation.stages import STAGES
+from t2v.curation.stages import load_stages
 from t2v.errors import UserError
 from t2v.footage import Picture, Probe, Unreadable, iter_pictures, probe
 from t2v.footage.door import require_file
@@ -31,14 +31,14 @@ STILL_SIDE = 640  # the longer side of a still
 STILL_EVERY = 1.0  # seconds
 DETAIL_SIDE = 256
 SLACK = 1e-3  # seconds: timestamps are rounded to the ticks of their container
-FAILED = "failed"  # in `dropped`: nobody judged the clip, it could not be read
+FAILED = "failed"  # in `dropped`: no stage saw the clip, it could not be read
 
 
-def examine(source: Source, config: CurateConfig) -> Examined:
-    """The takes of a source, judged by every `take` stage; whatever is wrong with it is a clip.
+def analyze(source: Source, config: CurateConfig) -> Analysis:
+    """Run every `shot` stage over the shots of a source; a source that fails is a clip too.
 
     The film is decoded once. Each clip's `extra` has its `id`, a hash of the file's bytes, the span
-    and the crop; `shown`, the width and height of the whole picture; and what `probe` says.
+    and the crop; `shown`, the width and height of the whole picture; and the `probe` facts.
     """
     blank = Clip(
         path=source.path, source=source.source, license=source.license, caption=source.caption
@@ -50,15 +50,15 @@ def examine(source: Source, config: CurateConfig) -> Examined:
         with clock.of("probe"):
             require_file(Path(source.path))  # a pipe would wait for ever
             blank = replace(blank, sha256=_sha256(Path(source.path)))
-            told = probe(source.path)
+            facts = probe(source.path)
     except Unreadable as error:
-        return _alone(_failed(blank, error), clock)
+        return _single(_failed(blank, error), clock)
     except UserError as error:  # it vanished, or may not be read
-        return _alone(blank.drop(FAILED, str(error)), clock)
-    blank = _described(blank, told)
-    if "probe" not in config.skip and (reason := _refusal(told, config)):
-        return _alone(blank.drop("probe", reason), clock)
-    return _Pass(blank, told, config, clock).run()
+        return _single(blank.drop(FAILED, str(error)), clock)
+    blank = _described(blank, facts)
+    if "probe" not in config.skip and (reason := _refusal(facts, config)):
+        return _single(blank.drop("probe", reason), clock)
+    return _Pass(blank, facts, config, clock).run()
 
 
 class _Clock:
@@ -76,8 +76,8 @@ class _Clock:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
-def _alone(clip: Clip, clock: _Clock) -> Examined:
-    return Examined([_named(clip)], seconds=clock.seconds)
+def _single(clip: Clip, clock: _Clock) -> Analysis:
+    return Analysis([_identified(clip)], seconds=clock.seconds)
 
 
 def _failed(clip: Clip, error: Unreadable) -> Clip:
@@ -92,74 +92,75 @@ def _sha256(path: Path) -> str:
         raise UserError(f"cannot be read: {error.strerror}") from error
 
 
-def _described(clip: Clip, told: Probe) -> Clip:
+def _described(clip: Clip, probed: Probe) -> Clip:
     facts = {
-        "container": told.container.split(",")[0],
-        "codec": told.codec,
-        "bit_depth": told.bit_depth,
-        "rotation": told.rotation,
-        "mirrored": told.mirrored,
-        "sample_aspect": str(told.sample_aspect),
-        "full_range": told.full_range,
-        "hdr": told.hdr,
-        "vfr": told.vfr,
-        "interlaced": told.interlaced,
-        "clock_jumps": told.clock_jumps,
+        "container": probed.container.split(",")[0],
+        "codec": probed.codec,
+        "bit_depth": probed.bit_depth,
+        "rotation": probed.rotation,
+        "mirrored": probed.mirrored,
+        "sample_aspect": str(probed.sample_aspect),
+        "full_range": probed.full_range,
+        "hdr": probed.hdr,
+        "vfr": probed.vfr,
+        "interlaced": probed.interlaced,
+        "clock_jumps": probed.clock_jumps,
     }
     names = {"hdr": "hdr", "vfr": "vfr", "interlaced": "interlaced", "clock_jumps": "timestamps"}
     return replace(
         clip,
-        end=round(told.duration, 6),
-        fps=round(told.fps, 4) or None,
-        width=told.width,
-        height=told.height,
-        num_frames=told.num_frames or None,
+        end=round(probed.duration, 6),
+        fps=round(probed.fps, 4) or None,
+        width=probed.width,
+        height=probed.height,
+        num_frames=probed.num_frames or None,
         tags=(*clip.tags, *(tag for name, tag in names.items() if facts[name])),
-        extra=clip.extra | {"probe": facts, "shown": [told.width, told.height]},
+        extra=clip.extra | {"probe": facts, "shown": [probed.width, probed.height]},
     )
 
 
-def _refusal(told: Probe, config: CurateConfig) -> str:
-    if min(told.width, told.height) < config.probe.min_side:
-        return f"{told.width}x{told.height}: the shorter side has under {config.probe.min_side}"
-    if told.num_frames < config.probe.min_frames:
-        return f"{told.num_frames} frame, at least {config.probe.min_frames}"
-    if told.hdr and config.probe.hdr == "drop":
-        return f"HDR ({told.hdr}) looks washed out when it is read as ordinary footage"
-    if told.interlaced and config.probe.interlaced == "drop":
+def _refusal(probed: Probe, config: CurateConfig) -> str:
+    if min(probed.width, probed.height) < config.probe.min_side:
+        return f"{probed.width}x{probed.height}: the shorter side has under {config.probe.min_side}"
+    if probed.num_frames < config.probe.min_frames:
+        return f"{probed.num_frames} frame, at least {config.probe.min_frames}"
+    if probed.hdr and config.probe.hdr == "drop":
+        return f"HDR ({probed.hdr}) looks washed out when it is read as ordinary footage"
+    if probed.interlaced and config.probe.interlaced == "drop":
         return "interlaced: its frames show two moments, and probe.interlaced=drop"
     return ""
 
 
-def _named(clip: Clip) -> Clip:
+def _identified(clip: Clip) -> Clip:
     facts = [clip.sha256 or clip.path, clip.start, clip.end, clip.extra.get("crop")]
     name = hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
     return replace(clip, extra=clip.extra | {"id": name})
 
 
 class _Pass:
-    """The one decoding of a source: frames wait here until their take is whole."""
+    """The single decoding of a source; frames wait here until their shot is complete."""
 
-    def __init__(self, blank: Clip, told: Probe, config: CurateConfig, clock: _Clock) -> None:
-        self.blank, self.told, self.config, self.clock = blank, told, config, clock
+    def __init__(self, blank: Clip, probed: Probe, config: CurateConfig, clock: _Clock) -> None:
+        self.blank, self.probed, self.config, self.clock = blank, probed, config, clock
+        self.stages = {n: s for n, s in load_stages("shot").items() if n not in config.skip}
         cv2.setNumThreads(1)
         self.finder = SceneFinder(config.scenes, splits_only="scenes" in config.skip)
-        self.painter = Painter()
-        short = config.scenes.short_side / min(told.width, told.height)
-        self.grey_size = round(told.height * short), round(told.width * short)
-        large = min(1.0, STILL_SIDE / max(told.width, told.height))
-        self.still_size = round(told.height * large), round(told.width * large)
-        self.first = 0  # the number of the first frame that waits
+        self.thumbnailer = Thumbnailer()
+        short = config.scenes.short_side / min(probed.width, probed.height)
+        self.grey_size = round(probed.height * short), round(probed.width * short)
+        large = min(1.0, STILL_SIDE / max(probed.width, probed.height))
+        self.still_size = round(probed.height * large), round(probed.width * large)
+        self.first = 0  # the number of the first frame still held
         self.times: list[float] = []
-        self.resized: set[int] = set()  # the numbers of those stored at another size
-        self.small: list[np.ndarray] = []
+        self.resized: set[int] = set()  # the numbers of frames stored at another size
+        self.thumbnails: list[np.ndarray] = []
         self.shown: Picture | None = None  # on screen until the next frame comes
-        self.ticks = 0  # how many times 1 / 8 s are painted
+        self.ticks = 0  # how many eighths of a second are sampled
         self.grey: dict[int, np.ndarray] = {}  # by ticks
         self.stills: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # by frame number
-        self.found = Examined([])
+        self.found = Analysis([])
 
-    def run(self) -> Examined:
+    def run(self) -> Analysis:
         damage = None
         weave = self.config.probe.interlaced == "deinterlace"
         pictures = iter_pictures(Path(self.blank.path), deinterlace=weave)
@@ -174,59 +175,58 @@ class _Pass:
                 damage = error
                 break
             with self.clock.of("scenes"):
-                spans = self.finder.push(
-                    time, self.small[-1], partial(self.painter.middle, picture, DETAIL_SIDE)
-                )
+                middle = partial(self.thumbnailer.middle, picture, DETAIL_SIDE)
+                spans = self.finder.push(time, self.thumbnails[-1], middle)
             for span in spans:
-                self._judge(*span)
+                self._finish(*span)
         self._end(damage)
         self.found.seconds = self.clock.seconds
         return self.found
 
     def _keep(self, time: float, picture: Picture) -> None:
-        """Paint what the stages will want of a frame."""
+        """Keep the thumbnails of a frame that the stages need."""
         self._tick(time - SLACK)
         number = self.first + len(self.times)
         self.times.append(time)
         if picture.is_resized:
             self.resized.add(number)
         self.shown = picture
-        self.small.append(self.painter.bgr(picture, SMALL))
+        self.thumbnails.append(self.thumbnailer.bgr(picture, CUT_SIZE))
         last = max(self.stills, default=None)
         if last is None or time - self.times[last - self.first] >= STILL_EVERY:
-            still = shrunk(picture.rgb(is_exact=False), self.still_size)
-            self.stills[number] = still, self.painter.middle(picture, DETAIL_SIDE)
+            still = downscaled(picture.rgb(is_exact=False), self.still_size)
+            self.stills[number] = still, self.thumbnailer.middle(picture, DETAIL_SIDE)
 
     def _tick(self, until: float) -> None:
-        """Paint what was on screen at every 1 / 8 s before `until`."""
+        """Sample the screen at every 1 / 8 s before `until`."""
         grey = None
         while self.shown is not None and self.ticks / MOTION_RATE < until:
-            grey = self.painter.grey(self.shown, self.grey_size) if grey is None else grey
+            grey = self.thumbnailer.grey(self.shown, self.grey_size) if grey is None else grey
             self.grey[self.ticks] = grey
             self.ticks += 1
 
     def _end(self, damage: Unreadable | None) -> None:
-        """The last takes; where decoding stopped, nothing vouches for the take it stopped in."""
+        """Finish the last shots; one in which decoding stopped is recorded as failed."""
         if self.times:
             self._tick(self.times[-1] + SLACK)
         with self.clock.of("scenes"):
             spans = self.finder.finish() if self.times else []
         for span in spans[:-1] if damage else spans:
-            self._judge(*span)
+            self._finish(*span)
         if damage:
             self.found.clips = [replace(c, tags=(*c.tags, "damaged")) for c in self.found.clips]
             start = self.times[spans[-1][0] - self.first] if spans else 0.0
             rest = replace(self.blank, start=round(start, 6), num_frames=None)
-            end = max(self.told.duration, start + 1e-3)
-            self.found.clips.append(_named(_failed(replace(rest, end=round(end, 6)), damage)))
+            end = max(self.probed.duration, start + 1e-3)
+            self.found.clips.append(_identified(_failed(replace(rest, end=round(end, 6)), damage)))
         elif not self.found.clips:
             nothing = (
                 "nothing but transitions and plain pictures" if self.times else "no frame decodes"
             )
-            self.found.clips.append(_named(self.blank.drop("scenes", nothing)))
+            self.found.clips.append(_identified(self.blank.drop("scenes", nothing)))
 
-    def _judge(self, start: int, end: int) -> None:
-        """Run the stages over one take and let its frames go."""
+    def _finish(self, start: int, end: int) -> None:
+        """Run the stages over one shot, record it and release its frames."""
         low, high = start - self.first, end - self.first
         last = self.times[high] if high < len(self.times) else self.times[-1] + self._step()
         clip = replace(
@@ -237,18 +237,18 @@ class _Pass:
         )
         if not self.resized.isdisjoint(range(start, end)):
             clip = replace(clip, tags=(*clip.tags, "resized"))
-        take = self._take(clip, start, end)
+        shot = self._shot(clip, start, end)
         least = self.config.scenes.min_seconds
         if last - self.times[low] < least - 1e-6:
             clip = clip.drop("scenes", f"{last - self.times[low]:.2f} s long, at least {least:g}")
-        for stage in STAGES:
-            if stage.kind == "take" and stage.name not in self.config.skip and not clip.dropped:
-                with self.clock.of(stage.name):
-                    clip = stage.run(replace(take, clip=clip), getattr(self.config, stage.name))
-        self._record(_named(clip), take)
+        for name, stage in self.stages.items():
+            if not clip.dropped:
+                with self.clock.of(name):
+                    clip = stage.run(replace(shot, clip=clip), getattr(self.config, name))
+        self._record(_identified(clip), shot)
         self._forget(end)
 
-    def _take(self, clip: Clip, start: int, end: int) -> Take:
+    def _shot(self, clip: Clip, start: int, end: int) -> Shot:
         low, high = start - self.first, end - self.first
         until = self.times[high] if high < len(self.times) else math.inf
         grey = [
@@ -257,35 +257,35 @@ class _Pass:
             if self.times[low] <= tick / MOTION_RATE + SLACK < until
         ]
         stills = [still for number, still in self.stills.items() if start <= number < end]
-        first = self.small[low]  # all there is of a take between two stills, too short to be kept
+        first = self.thumbnails[low]  # all there is of a shot between two stills, too short to keep
         light = cv2.cvtColor(first, cv2.COLOR_BGR2GRAY)
         stills = stills or [(cv2.cvtColor(first, cv2.COLOR_BGR2RGB), light)]
-        return Take(
+        return Shot(
             clip=clip,
             grey=np.stack(grey or [cv2.resize(light, self.grey_size[::-1])]),
             stills=np.stack([still for still, _ in stills]),
             details=np.stack([detail for _, detail in stills]),
         )
 
-    def _record(self, clip: Clip, take: Take) -> None:
+    def _record(self, clip: Clip, shot: Shot) -> None:
         name = clip.extra["id"]
         self.found.clips.append(clip)
         if not clip.dropped:
             with self.clock.of("dedup"):
-                self.found.prints[name] = fingerprint(replace(take, clip=clip))
-        strip = take.stills[np.linspace(0, len(take.stills) - 1, 3).astype(int)]
+                self.found.prints[name] = fingerprint(replace(shot, clip=clip))
+        strip = shot.stills[np.linspace(0, len(shot.stills) - 1, 3).astype(int)]
         height = 96
         width = max(1, round(strip.shape[2] * height / strip.shape[1]))
-        small = [cv2.resize(each, (width, height), interpolation=cv2.INTER_AREA) for each in strip]
-        picture = cv2.cvtColor(np.concatenate(small, axis=1), cv2.COLOR_RGB2BGR)
+        parts = [cv2.resize(each, (width, height), interpolation=cv2.INTER_AREA) for each in strip]
+        picture = cv2.cvtColor(np.concatenate(parts, axis=1), cv2.COLOR_RGB2BGR)
         self.found.thumbs[name] = cv2.imencode(".jpg", picture)[1].tobytes()
 
     def _step(self) -> float:
-        return self.times[-1] - self.times[-2] if len(self.times) > 1 else 1 / self.told.fps
+        return self.times[-1] - self.times[-2] if len(self.times) > 1 else 1 / self.probed.fps
 
     def _forget(self, end: int) -> None:
         count = end - self.first
-        del self.times[:count], self.small[:count]
+        del self.times[:count], self.thumbnails[:count]
         self.first = end
         if self.times:
             gone = [tick for tick in self.grey if tick / MOTION_RATE + SLACK < self.times[0]]

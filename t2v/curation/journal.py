@@ -1,4 +1,4 @@
-"""What is already done, on disk: one entry a source, whole or not there at all."""
+"""The finished part of a curation on disk: one entry a source, complete or absent."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ THUMBS = "thumbs"
 
 
 @dataclass
-class Examined:
-    """What came of one source: its clips in order, and by clip id what later stages need."""
+class Analysis:
+    """The result of one source: its clips in order, and by clip id the inputs of later stages."""
 
     clips: list[Clip]
     prints: dict[str, np.ndarray] = field(default_factory=dict)  # `t h w` uint8
@@ -32,26 +32,26 @@ class Examined:
     seconds: dict[str, float] = field(default_factory=dict)  # by stage
 
 
-def save_examined(folder: Path, key: str, examined: Examined) -> None:
-    """Write a source's entry; the entry itself comes last, so that one that exists is complete."""
-    for name, picture in examined.thumbs.items():
+def save_analysis(folder: Path, key: str, analysis: Analysis) -> None:
+    """Write a source's entry; it is written last, so that an entry that exists is complete."""
+    for name, picture in analysis.thumbs.items():
         write_bytes(folder / THUMBS / f"{name}.jpg", picture)
-    for name, pictures in examined.prints.items():
+    for name, pictures in analysis.prints.items():
         write_bytes(folder / WORK / f"{name}.print", _packed(pictures))
-    row = {"clips": [asdict(clip) for clip in examined.clips], "seconds": examined.seconds}
+    row = {"clips": [asdict(clip) for clip in analysis.clips], "seconds": analysis.seconds}
     write_bytes(folder / WORK / f"{key}.json", json.dumps(row).encode())
 
 
-def load_examined(folder: Path, key: str) -> Examined | None:
+def load_analysis(folder: Path, key: str) -> Analysis | None:
     """A source's entry without its prints and thumbnails; None when there is none."""
     path = folder / WORK / f"{key}.json"
     if not path.is_file():
         return None
     try:
         row = json.loads(path.read_text(encoding="utf-8"))
-        return Examined([clip_of(each) for each in row["clips"]], seconds=row["seconds"])
+        return Analysis([clip_of(each) for each in row["clips"]], seconds=row["seconds"])
     except (ValueError, KeyError, TypeError) as error:
-        logger.warning("%s is damaged (%s): its film is looked at again", path, error)
+        logger.warning("%s is damaged (%s): its film is analyzed again", path, error)
         return None
 
 
@@ -77,7 +77,7 @@ def _unpacked(data: bytes) -> np.ndarray:
 
 
 class ClipLog:
-    """The clips a stage has done, appended one line each; a torn last line does not count."""
+    """The clips a stage has finished, one line each; a torn last line does not count."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -87,11 +87,11 @@ class ClipLog:
 
     def _read(self) -> Iterator[tuple[str, Clip]]:
         for row in read_lines(self.path, "id", "clip"):
-            with suppress(KeyError, TypeError):  # a row of another version, done again
+            with suppress(KeyError, TypeError):  # a row of another version: the clip is done again
                 yield row["id"], clip_of(row["clip"])
 
     def add(self, name: str, clip: Clip) -> None:
-        """Note a clip as done, on disk before this returns."""
+        """Record a finished clip, on disk before this returns."""
         self.file.add(_row(name, clip))
         self.done[name] = clip
 

@@ -1,4 +1,4 @@
-"""What a per-take stage may look at: one clip and its frames, decoded once and shared."""
+"""A shot as the stages that measure frames see it: one clip and its frames, decoded once."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import numpy as np
 
 from t2v.io.manifest import Clip
 
-MOTION_RATE = 8.0  # frames a second at which motion and likeness are measured
+MOTION_RATE = 8.0  # frames per second at which motion and similarity are measured
 
 
 @dataclass(frozen=True)
-class Take:
-    """One clip with the pictures of it that all stages share.
+class Shot:
+    """One clip with the frames that all stages share.
 
     Args:
-        clip: what is known so far.
-        grey: what is on screen every 1 / 8 s, `t h w` uint8, short side `scenes.short_side`.
+        clip: its facts so far.
+        grey: the picture on screen every 1 / 8 s, `t h w` uint8, short side `scenes.short_side`.
         stills: about one frame a second, larger, `n h w c` uint8 RGB; at least one.
         details: the middle of each still's frame as it was stored, unscaled, `n h w` uint8 grey.
     """

@@ -18,9 +18,8 @@ import numpy as np
 import pytest
 
 from t2v.cli import main
-from t2v.config.curation import CurateConfig
+from t2v.config.curation import STAGES, CurateConfig
 from t2v.curation.run import curate
-from t2v.curation.stages import STAGES
 from t2v.footage import probe, read_frames
 from t2v.io.manifest import read_manifest
 from t2v.io.video import write_video
@@ -29,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 ODD = 'a "quoted"\n$(touch owned).mp4'
 BYTES = "ünï\udcffcode; rm.mp4"  # one byte of it is no text
 OTHERS = ("caption", "topics", "balance")  # what is tested elsewhere
-SKIP = tuple(stage.name for stage in STAGES if stage.name in OTHERS)
+SKIP = tuple(name for name in STAGES if name in OTHERS)
 SETTINGS = ["scenes.min_seconds=0.5", "quality.min_sharpness=0", f"skip=[{','.join(SKIP)}]"]
 
 

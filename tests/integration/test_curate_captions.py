@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from t2v.cli import main
+from t2v.config.curation import CurateConfig
+from t2v.curation.report.page import score_meanings
 from t2v.io.manifest import read_manifest
 from t2v.io.video import write_video
 
@@ -51,6 +53,8 @@ def test_footage_becomes_captioned_clips_with_topics_a_page_and_a_card(footage, 
     page = (output / "report.html").read_text()
     assert "1 of 3 clips kept" in page and "<b>ball</b>" not in page
     assert page.count("data:image/jpeg;base64,") == 3
+    explained = score_meanings(CurateConfig(input="in", output="out"))
+    assert {name for clip in clips for name in clip.scores} <= set(explained)
     stats = json.loads((output / "stats.json").read_text())
     assert [row["dropped"] for row in stats["stages"][-3:]] == [1, 0, 1]
     assert "| stage | clips in | dropped | out |" in (output / "DATA.md").read_text()

@@ -14,7 +14,8 @@ from einops import rearrange, reduce
 
 from t2v.config.curation import DedupConfig
 from t2v.curation.journal import load_prints
-from t2v.curation.shot import Take
+from t2v.curation.shot import Shot
+from t2v.curation.stages import Stage
 from t2v.io.manifest import Clip
 
 SIZE = (32, 18)  # width, height of a fingerprint's pictures
@@ -26,11 +27,11 @@ ALIKE = 0.7  # of mean pictures; copies have .85
 AT_ONCE = 256
 
 
-def fingerprint(take: Take) -> np.ndarray:
+def fingerprint(shot: Shot) -> np.ndarray:
     """Small pictures of the clip, 8 a second, `t h w` uint8, within its crop."""
-    grey = take.grey
-    if crop := take.clip.extra.get("crop"):
-        whole = take.clip.extra["shown"]
+    grey = shot.grey
+    if crop := shot.clip.extra.get("crop"):
+        whole = shot.clip.extra["shown"]
         across, down = grey.shape[2] / whole[0], grey.shape[1] / whole[1]
         left, top = round(crop[0] * across), round(crop[1] * down)
         grey = grey[:, top : round(top + crop[3] * down), left : round(left + crop[2] * across)]
@@ -64,6 +65,9 @@ def dedup(clips: list[Clip], config: DedupConfig, folder: Path) -> list[Clip]:
         for number in set(group) - {stays}:
             result[number] = _copy_of(clips[number], clips[stays], closeness[number][0])
     return result
+
+
+STAGE = Stage("all", dedup)
 
 
 def _copy_of(clip: Clip, stays: Clip, likeness: float) -> Clip:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-from t2v.curation.frames.thumbnails import shrunk
+from t2v.curation.frames.boxes import Box
+from t2v.curation.frames.thumbnails import downscaled
 
 CONTRAST = 40  # of 255, of a stroke with what is around it
 STEADY = 32  # of 255: what changes less from still to still has not changed
@@ -21,15 +21,6 @@ WEIGHTS = np.array([3.45, 15.3, -8.65, 17.9, 2.45, 13.4, 8.16])
 BIAS = -31.7
 SURE = 3.0
 SURE_OF_TITLE = 5.0  # leaves and stones make more large rows than small ones
-
-
-class Box(NamedTuple):
-    """A rectangle in pixels."""
-
-    left: int
-    top: int
-    width: int
-    height: int
 
 
 def text_lines(grey: np.ndarray, others: Sequence[np.ndarray] = ()) -> list[Box]:
@@ -46,8 +37,8 @@ def text_lines(grey: np.ndarray, others: Sequence[np.ndarray] = ()) -> list[Box]
     for zoom in (2, 4):
         small = size // zoom, grey.shape[1] // zoom
         if min(small) >= 24:
-            before_and_after = [shrunk(other, small) for other in others]
-            found = _lines(shrunk(grey, small), before_and_after, size, SURE_OF_TITLE)
+            before_and_after = [downscaled(other, small) for other in others]
+            found = _lines(downscaled(grey, small), before_and_after, size, SURE_OF_TITLE)
             titles = [Box(*(zoom * side for side in line)) for line in found]
             lines += [title for title in titles if title.height > zoom * size // 20]
     return lines

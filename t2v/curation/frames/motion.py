@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 
 from t2v.config.curation import MotionConfig
-from t2v.curation.shot import MOTION_RATE, Take, scored
+from t2v.curation.shot import MOTION_RATE, Shot, scored
+from t2v.curation.stages import Score, Stage
 from t2v.io.manifest import Clip
 
 STEP = 12  # pixels between the points at which flow is read
@@ -17,7 +18,7 @@ STILL = 0.02  # pixels between two frames, below which nothing has moved
 GRAIN = 0.3, 0.6  # pixels and grey levels, of 255: so little of both is grain and no motion
 
 
-def motion(take: Take, config: MotionConfig) -> Clip:
+def motion(shot: Shot, config: MotionConfig) -> Clip:
     """The clip with its motion scored, dropped where it is still or chaotic.
 
     Scores, in percent of the shorter side a second: `motion`; `camera_motion`, the best affine
@@ -25,9 +26,9 @@ def motion(take: Take, config: MotionConfig) -> Clip:
     which nothing moves, `chaos` what flow does not explain of the change (0: all, 1: nothing).
     Tags: `camera-still | camera-shake | pan-left | ... | zoom-in | ...`, `motion-low | ...`.
     """
-    grey = take.grey
+    grey = shot.grey
     if len(grey) < 2:
-        return take.clip.drop("motion", "one frame: nothing can move")
+        return shot.clip.drop("motion", "one frame: nothing can move")
     # grain is no motion, and flow would follow it
     grey = np.stack([cv2.GaussianBlur(each, (0, 0), 1.5) for each in grey])
     flow, unexplained = _flow(grey)
@@ -44,7 +45,7 @@ def motion(take: Take, config: MotionConfig) -> Clip:
         "chaos": unexplained,
     }
     parts = {name: value * unit for name, value in parts.items()}
-    clip = scored(take.clip, *_tags(scores, parts), **scores)
+    clip = scored(shot.clip, *_tags(scores, parts), **scores)
     if clip.scores["motion"] < config.min_motion or scores["frozen"] > config.max_frozen:
         return clip.drop(
             "motion",
@@ -58,6 +59,19 @@ def motion(take: Take, config: MotionConfig) -> Clip:
             f"{unexplained:.2f} of the change is no motion (at most {config.max_chaos:g})",
         )
     return clip
+
+
+STAGE = Stage(
+    "shot",
+    motion,
+    {
+        "motion": Score("% of the shorter side per second", "min_motion", "max_motion"),
+        "camera_motion": Score("the part of the motion that the whole picture shares"),
+        "object_motion": Score("the part of the motion that the camera does not explain"),
+        "frozen": Score("share of the time in which nothing moves", at_most="max_frozen"),
+        "chaos": Score("share of the change that no motion explains", at_most="max_chaos"),
+    },
+)
 
 
 def _flow(grey: np.ndarray) -> tuple[np.ndarray, float]:

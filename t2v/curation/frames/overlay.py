@@ -9,9 +9,11 @@ import cv2
 import numpy as np
 
 from t2v.config.curation import OverlayConfig
-from t2v.curation.frames.lettering import Box, text_lines
+from t2v.curation.frames.boxes import Box, area, described, intersection, without
+from t2v.curation.frames.lettering import text_lines
 from t2v.curation.frames.text_recognition import ADDS, chosen, read_lines
-from t2v.curation.shot import Take, scored
+from t2v.curation.shot import Shot, scored
+from t2v.curation.stages import Score, Stage
 from t2v.io.manifest import Clip
 
 MOST = 5  # stills that are compared for marks
@@ -21,14 +23,14 @@ ABRUPT = 0.15  # the least share of a bar's length at which it does so at once
 READ = 8  # stills that are read: a line of subtitles is not there all the time
 
 
-def overlay(take: Take, config: OverlayConfig) -> Clip:
+def overlay(shot: Shot, config: OverlayConfig) -> Clip:
     """The clip with what lies over it cropped away where enough is left, else dropped or tagged.
 
     The crop is `extra["crop"]`: left, top, width, height in pixels as shown; `width` and `height`
     become those of the crop. Scores: `bars` and `text`, the share of the picture they take.
     Tags: `letterbox`, `text`, `logo`.
     """
-    clip, stills = take.clip, take.stills
+    clip, stills = shot.clip, shot.stills
     greys = np.stack([cv2.cvtColor(each, cv2.COLOR_RGB2GRAY) for each in stills])
     shown = greys[np.linspace(0, len(greys) - 1, min(len(greys), MOST)).astype(int)]
     read = np.linspace(0, len(greys) - 1, min(len(greys), READ)).astype(int).tolist()
@@ -43,12 +45,12 @@ def overlay(take: Take, config: OverlayConfig) -> Clip:
     share = 1 - inner.width * inner.height / (whole.width * whole.height)
     lines = sorted({line for each in written for line in each})
     marks = _marks(shown, inner)
-    covered = max(map(_area, written)) / (whole.width * whole.height)
+    covered = max(map(area, written)) / (whole.width * whole.height)
     clip = scored(clip, bars=share, text=covered)
     found = [
         ("letterbox", config.letterbox, share > 0, inner, f"bars take {share:.0%} of the picture"),
         *(
-            (name, wish, bool(boxes), _beside(inner, boxes), f"{name} at {_words(boxes)}")
+            (name, wish, bool(boxes), without(inner, boxes), f"{name} at {described(boxes)}")
             for name, wish, boxes in (("text", config.text, lines), ("logo", config.logo, marks))
             if name == "logo" or covered > config.max_text
         ),
@@ -58,7 +60,7 @@ def overlay(take: Take, config: OverlayConfig) -> Clip:
         if not is_there:
             continue
         clip = scored(clip, name)
-        kept_by = _common(kept, rest)
+        kept_by = intersection(kept, rest)
         enough = kept_by.width * kept_by.height >= config.min_left * inner.width * inner.height
         if wish == "crop" and enough:
             kept = kept_by
@@ -67,8 +69,14 @@ def overlay(take: Take, config: OverlayConfig) -> Clip:
     return clip if kept == whole else _cropped(clip, kept, whole)
 
 
-def _area(boxes: list[Box]) -> int:
-    return sum(box.width * box.height for box in boxes)
+STAGE = Stage(
+    "shot",
+    overlay,
+    {
+        "bars": Score("share of the picture covered by black bars; cropped"),
+        "text": Score("share of the picture; more is cropped, or dropped", at_most="max_text"),
+    },
+)
 
 
 def _read_again(stills: np.ndarray, written: list[list[Box]]) -> list[list[Box]]:
@@ -77,7 +85,7 @@ def _read_again(stills: np.ndarray, written: list[list[Box]]) -> list[list[Box]]
     Where it reads nothing at all, the strokes that were found were none of letters; of what it
     reads, only lines that it is surer of are added.
     """
-    heard = {at: read_lines(stills[at]) for at in chosen([_area(each) for each in written])}
+    heard = {at: read_lines(stills[at]) for at in chosen([area(each) for each in written])}
     if not any(heard.values()):
         return [[] for _ in written]
     return [
@@ -101,35 +109,6 @@ def _cropped(clip: Clip, kept: Box, whole: Box) -> Clip:
     width, height = (edges[2] - edges[0]) // 2 * 2, (edges[3] - edges[1]) // 2 * 2
     crop = [edges[0], edges[1], width, height]
     return replace(clip, width=width, height=height, extra=clip.extra | {"crop": crop})
-
-
-def _common(a: Box, b: Box) -> Box:
-    left, top = max(a.left, b.left), max(a.top, b.top)
-    right = min(a.left + a.width, b.left + b.width)
-    bottom = min(a.top + a.height, b.top + b.height)
-    return Box(left, top, max(right - left, 0), max(bottom - top, 0))
-
-
-def _words(boxes: list[Box]) -> str:
-    shown = ", ".join(f"{b.left},{b.top} {b.width}x{b.height}" for b in boxes[:3])
-    return shown + (" and more" if len(boxes) > 3 else "")
-
-
-def _beside(inner: Box, boxes: list[Box]) -> Box:
-    """The largest rest of `inner` when each box is cut off with the strip to its nearest edge."""
-    rest = inner
-    for box in boxes:
-        right, bottom = rest.left + rest.width, rest.top + rest.height
-        if not all(_common(rest, box)[2:]):
-            continue
-        ways = [
-            Box(rest.left, rest.top, rest.width, max(box.top - rest.top, 0)),
-            Box(rest.left, rest.top, max(box.left - rest.left, 0), rest.height),
-            Box(rest.left, box.top + box.height, rest.width, max(bottom - box.top - box.height, 0)),
-            Box(box.left + box.width, rest.top, max(right - box.left - box.width, 0), rest.height),
-        ]
-        rest = max(ways, key=lambda way: way.width * way.height)
-    return rest
 
 
 def bars(stills: np.ndarray) -> Box:

@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 
 from t2v.config.curation import QualityConfig
-from t2v.curation.shot import Take, scored
+from t2v.curation.shot import Shot, scored
+from t2v.curation.stages import Score, Stage
 from t2v.io.manifest import Clip
 
 NOISE = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)  # Immerkær 1996
@@ -15,7 +16,7 @@ LEVELS = np.arange(256)
 NOISE_ALONE = 0.7  # of the contrast: half of what is to be seen is noise
 
 
-def quality(take: Take, config: QualityConfig) -> Clip:
+def quality(shot: Shot, config: QualityConfig) -> Clip:
     """The clip with its looks scored, dropped where a score is out of bounds.
 
     Scores, each the median over the stills: `brightness` and `contrast` of 255; `clipped`, the
@@ -26,23 +27,38 @@ def quality(take: Take, config: QualityConfig) -> Clip:
     Raises:
         UserError: the aesthetic model cannot be loaded.
     """
-    greys = [cv2.cvtColor(each, cv2.COLOR_RGB2GRAY) for each in take.stills]
+    greys = [cv2.cvtColor(each, cv2.COLOR_RGB2GRAY) for each in shot.stills]
     brightness, contrast, clipped = np.median([_light(each) for each in greys], axis=0)
     scores = {
         "brightness": brightness,
         "contrast": contrast,
         "clipped": clipped,
         "sharpness": np.median([_sharpness(each) for each in greys]),
-        "noise": np.median([_noise(each) for each in take.details]),
-        "blockiness": np.median([_blockiness(each) for each in take.details]),
+        "noise": np.median([_noise(each) for each in shot.details]),
+        "blockiness": np.median([_blockiness(each) for each in shot.details]),
     }
     if config.aesthetic_model:
         from t2v.curation.frames.aesthetic import aesthetic
 
-        scores["aesthetic"] = aesthetic(take.stills, config.aesthetic_model)
-    clip = scored(take.clip, **scores)
+        scores["aesthetic"] = aesthetic(shot.stills, config.aesthetic_model)
+    clip = scored(shot.clip, **scores)
     faults = _faults(clip.scores, config)
     return clip.drop("quality", "; ".join(faults)) if faults else clip
+
+
+STAGE = Stage(
+    "shot",
+    quality,
+    {
+        "brightness": Score("mean, of 255", at_least="min_brightness"),
+        "contrast": Score("standard deviation of the brightness, of 255", at_least="min_contrast"),
+        "clipped": Score("share of pure black or pure white pixels", at_most="max_clipped"),
+        "sharpness": Score("logarithm of edge strength", at_least="min_sharpness"),
+        "noise": Score("standard deviation in flat areas, of 255", at_most="max_noise"),
+        "blockiness": Score("steps at 8-pixel block edges; 1: none", at_most="max_blockiness"),
+        "aesthetic": Score("of 10, by the model named", at_least="min_aesthetic"),
+    },
+)
 
 
 def _faults(scores: dict[str, float], config: QualityConfig) -> list[str]:

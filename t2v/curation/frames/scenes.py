@@ -13,7 +13,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from t2v.config.curation import ScenesConfig
 from t2v.curation.frames.dissolves import Span, dissolves
 
-SMALL = (36, 64)  # height, width of the pictures in which cuts are looked for
+CUT_SIZE = (36, 64)  # height, width of the pictures in which cuts are looked for
 THUMB = (32, 18)  # width, height of those in which all else is
 FLAT = 5.0  # standard deviation, of 255, of a thumbnail and its frame's middle that show nothing
 COARSE = (8, 5)  # width, height of pictures in which a few frames of a pan do not show
@@ -42,7 +42,7 @@ class SceneFinder:
     def push(
         self, time: float, frame: np.ndarray, middle: Callable[[], np.ndarray] | None = None
     ) -> list[Span]:
-        """Spans that end before `frame`, `h w c` uint8 BGR of `SMALL`, shown at `time` seconds.
+        """Spans that end before `frame`, `h w c` uint8 BGR of `CUT_SIZE`, shown at `time` seconds.
 
         `middle` gives the frame's middle, unscaled: noise and fine texture are flat in a thumbnail.
         """

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from t2v.curation.frames.lettering import Box
+from t2v.curation.frames.boxes import Box
 from t2v.errors import UserError
 
 STILLS = 3  # that are read of a clip, at 0.13 s of one core each

@@ -1,4 +1,4 @@
-"""Small pictures of decoded frames, made of their planes: what measures footage needs no more."""
+"""Thumbnails of decoded frames, downscaled from the decoder's YUV planes."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _LEVELS = (_RAMP * 255 / np.array([219, 224, 224]) + np.array([0, 128, 128])).ro
 LEVELS = _LEVELS.clip(0, 255).astype(np.uint8)[None]  # ITU-T H.273: limited to full
 
 
-class Painter:
-    """Paints the frames of one film for measuring, upright and in full range.
+class Thumbnailer:
+    """Makes thumbnails of the frames of one film, upright and in full range, for measurements.
 
-    A third of the work of `Picture.rgb`, and without its aliasing: the planes are halved in place
-    of being converted. Colours are BT.601's whatever the file says.
+    They take a third of the time of `Picture.rgb` and have no aliasing: the planes are halved
+    before they are converted. Colours are taken for BT.601 whatever the file says.
     """
 
     def __init__(self) -> None:
@@ -29,16 +29,16 @@ class Painter:
     def bgr(self, picture: Picture, size: tuple[int, int]) -> np.ndarray:
         """The whole picture, `h w c` uint8 BGR, at any height and width."""
         planes, is_limited = self._planes(picture.frame)
-        small = cv2.merge([shrunk(plane, _stored(picture, size)) for plane in planes])
+        merged = cv2.merge([downscaled(plane, _stored(picture, size)) for plane in planes])
         if is_limited:
-            small = cv2.LUT(small, LEVELS)
-        return _turned(picture, cv2.cvtColor(small, cv2.COLOR_YCrCb2BGR))
+            merged = cv2.LUT(merged, LEVELS)
+        return _turned(picture, cv2.cvtColor(merged, cv2.COLOR_YCrCb2BGR))
 
     def grey(self, picture: Picture, size: tuple[int, int]) -> np.ndarray:
         """The whole picture, `h w` uint8, at any height and width."""
         planes, is_limited = self._planes(picture.frame)
-        small = shrunk(planes[0], _stored(picture, size))
-        return _turned(picture, cv2.LUT(small, LEVELS[:, :, 0]) if is_limited else small)
+        light = downscaled(planes[0], _stored(picture, size))
+        return _turned(picture, cv2.LUT(light, LEVELS[:, :, 0]) if is_limited else light)
 
     def middle(self, picture: Picture, side: int) -> np.ndarray:
         """The middle of the picture as it was stored, unscaled and unturned, `h w` uint8."""
@@ -49,7 +49,7 @@ class Painter:
         return cv2.LUT(middle, LEVELS[:, :, 0]) if is_limited else middle
 
     def _planes(self, frame: Any) -> tuple[list[np.ndarray], bool]:
-        """Y, Cr and Cb as they lie in the decoder's memory; is their range limited?"""
+        """Y, Cr and Cb in the decoder's own memory, and whether their range is limited."""
         name = frame.format.name
         if name not in self.are_planes:
             parts = frame.format.components
@@ -72,10 +72,10 @@ class Painter:
         return [planes[0], planes[2], planes[1]], is_limited
 
 
-def shrunk(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The picture at a height and width: halved as often as it can be, each pixel the mean of four,
-    and brought to the size by interpolation. As clean as a filter of areas at a fifth of its price.
-    Where many pixels become one, a quarter of them will do: the middle four of sixteen.
+def downscaled(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The picture at a height and width: halved as often as possible, each pixel the mean of four,
+    then interpolated to the size. As clean as an area filter in a fifth of the time. Where many
+    pixels become one, a quarter of them is enough: the middle four of sixteen.
     """
     height, width = size
     while (zoom := min(picture.shape[0] // height, picture.shape[1] // width)) >= 2:
@@ -90,6 +90,6 @@ def _stored(picture: Picture, size: tuple[int, int]) -> tuple[int, int]:
     return size if picture.shape.turns % 2 == 0 else (size[1], size[0])
 
 
-def _turned(picture: Picture, painted: np.ndarray) -> np.ndarray:
+def _turned(picture: Picture, thumbnail: np.ndarray) -> np.ndarray:
     shape = picture.shape
-    return shape.oriented(painted) if shape.turns or shape.is_mirrored else painted
+    return shape.oriented(thumbnail) if shape.turns or shape.is_mirrored else thumbnail

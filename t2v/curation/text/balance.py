@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from t2v.config.captions import BalanceConfig
+from t2v.curation.stages import Stage
 from t2v.io.manifest import Clip
 
 UNKNOWN = "unknown"
@@ -40,6 +41,9 @@ def balance(clips: list[Clip], config: BalanceConfig, folder: Path) -> list[Clip
             f"{after[axis][group]} of them stay to keep {wanted} evenly",
         )
     return result
+
+
+STAGE = Stage("all", balance)
 
 
 def groups(clip: Clip, config: BalanceConfig) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from t2v.config.captions import CaptionConfig
+from t2v.curation.stages import Score, Stage
 from t2v.curation.text.clean import defects, unrepeated, words
 from t2v.curation.text.endpoint import NoAnswer, ask
 from t2v.curation.text.selection import NAMES, Candidate, agreement, choose, merged, without_names
@@ -60,6 +61,18 @@ def caption(clip: Clip, config: CaptionConfig) -> Clip:
         return _captioned(clip, config)
     except Unreadable as error:
         return clip.drop("caption", f"its pictures cannot be read again: {error.verdict}")
+
+
+STAGE = Stage(
+    "clip",
+    caption,
+    {
+        "caption_words": Score("words in the caption"),
+        "caption_tokens": Score("tokens in the caption", at_most="max_tokens"),
+        "caption_match": Score("cosine of caption and pictures", at_least="min_match"),
+        "caption_agreement": Score("words shared with other authors' captions, F1"),
+    },
+)
 
 
 def _captioned(clip: Clip, config: CaptionConfig) -> Clip:

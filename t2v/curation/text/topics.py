@@ -13,6 +13,7 @@ import numpy as np
 from einops import rearrange
 
 from t2v.config.captions import TopicsConfig
+from t2v.curation.stages import Score, Stage
 from t2v.curation.text.caption import Stills
 from t2v.curation.text.clean import words
 from t2v.curation.text.selection import STOP, stem
@@ -51,6 +52,9 @@ def topics(clips: list[Clip], config: TopicsConfig, folder: Path) -> list[Clip]:
     for number, clip, label, match in zip(spoken, given, labels, matches, strict=True):
         result[number] = _placed(clip, names[label], int(label), match, judge, config.min_match)
     return result
+
+
+STAGE = Stage("all", topics, {"topic_match": Score("cosine with the clip's topic", "min_match")})
 
 
 def features_of(captions: Sequence[str], config: TopicsConfig) -> np.ndarray:

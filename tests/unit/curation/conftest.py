@@ -1,4 +1,4 @@
-"""Takes of films that the tests make."""
+"""Shots of films that the tests make."""
 
 from collections.abc import Callable
 
@@ -6,17 +6,17 @@ import cv2
 import numpy as np
 import pytest
 
-from t2v.curation.shot import MOTION_RATE, Take
+from t2v.curation.shot import MOTION_RATE, Shot
 from t2v.io.manifest import Clip
 
 
 @pytest.fixture
-def take() -> Callable[..., Take]:
-    """Makes a take of frames, `t h w c` uint8, at 24 a second; stills are `zoom` times as large."""
-    return _take
+def shot() -> Callable[..., Shot]:
+    """Makes a shot of frames, `t h w c` uint8, at 24 a second; stills are `zoom` times as large."""
+    return _shot
 
 
-def _take(frames: np.ndarray, name: str = "film", fps: float = 24.0, zoom: int = 2) -> Take:
+def _shot(frames: np.ndarray, name: str = "film", fps: float = 24.0, zoom: int = 2) -> Shot:
     height, width = (zoom * side for side in frames.shape[1:3])
     shown = frames[:: max(1, round(fps / 2))]
     stills = np.stack([cv2.resize(each, (width, height)) for each in shown])
@@ -31,7 +31,7 @@ def _take(frames: np.ndarray, name: str = "film", fps: float = 24.0, zoom: int =
     )
     grey = np.stack([cv2.cvtColor(each, cv2.COLOR_RGB2GRAY) for each in frames])
     ticks = np.arange(0, len(frames) - 1 + 1e-6, fps / MOTION_RATE)
-    return Take(
+    return Shot(
         clip=clip,
         grey=grey[(ticks + 1e-6).astype(int)],
         stills=stills,

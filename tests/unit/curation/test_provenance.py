@@ -10,9 +10,10 @@ from t2v.config.curation import CurateConfig, OverlayConfig, QualityConfig
 from t2v.config.load import load_config
 from t2v.curation import engine
 from t2v.curation import provenance as module
-from t2v.curation.journal import Examined
+from t2v.curation.journal import Analysis
 from t2v.curation.provenance import model_hash, provenance
-from t2v.curation.report import data_card, judges
+from t2v.curation.report.card import data_card
+from t2v.curation.report.tables import provenance_rows
 from t2v.curation.run import curate
 from t2v.io.manifest import Clip
 
@@ -62,7 +63,8 @@ def asked(monkeypatch):
         asked[title] = len(items)
         for number, item in enumerate(items):
             clip = Clip(path=item.path, end=1.0, fps=24.0, width=64, height=64, extra={"id": "a"})
-            yield number, Examined([clip]) if title == "looking" else replace(item, caption="a dog")
+            analysis = Analysis([clip])
+            yield number, analysis if title == "analyzing" else replace(item, caption="a dog")
 
     monkeypatch.setattr(engine, "run", answer)
     return asked
@@ -71,7 +73,7 @@ def asked(monkeypatch):
 @pytest.mark.parametrize(
     ("stage", "setting"),
     [
-        ("looking", "quality.aesthetic_model"),
+        ("analyzing", "quality.aesthetic_model"),
         ("caption", "caption.tokenizer"),
         ("caption", "caption.scorer"),
         ("caption", "caption.authors"),
@@ -88,12 +90,12 @@ def test_other_weights_in_the_same_folder_judge_again(stage, setting, tmp_path, 
     words += [f"input={tmp_path / 'in'}", f"output={tmp_path / 'out'}"]
     config = load_config(CurateConfig, None, words)
     curate(config)
-    assert asked == {"looking": 1, "caption": 1}
+    assert asked == {"analyzing": 1, "caption": 1}
     curate(config)
-    assert asked == {"looking": 0, "caption": 0}
+    assert asked == {"analyzing": 0, "caption": 0}
     (model / "model.safetensors").write_bytes(b"other weights")
     curate(config)
-    assert asked == {"looking": int(stage == "looking"), "caption": int(stage == "caption")}
+    assert asked == {"analyzing": int(stage == "analyzing"), "caption": int(stage == "caption")}
 
 
 def test_a_model_that_a_worker_fetched_is_known_the_next_time(tmp_path, asked, monkeypatch):
@@ -109,7 +111,7 @@ def test_a_model_that_a_worker_fetched_is_known_the_next_time(tmp_path, asked, m
     )
     for count in (1, 0):
         curate(config)
-        assert asked == {"looking": count, "caption": count}
+        assert asked == {"analyzing": count, "caption": count}
 
 
 def test_ocr_is_told_by_its_version(config):
@@ -121,6 +123,6 @@ def test_ocr_is_told_by_its_version(config):
 def test_the_card_of_the_data_tells_them(config):
     stats = {"clips": 0, "files": 0, "dropped": 0, "failed": 0, "kept": 0, "decode_seconds": 0.0}
     stats |= {"stages": [], "judges": provenance(config, 3)}
-    card = data_card([], stats, config)
-    for name, value in judges(stats):
+    card = data_card([], stats)
+    for name, value in provenance_rows(stats):
         assert value.replace("_", r"\_") in card, name

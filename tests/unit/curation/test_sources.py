@@ -8,7 +8,7 @@ import pytest
 
 from t2v.config.captions import CaptionConfig
 from t2v.config.curation import CurateConfig
-from t2v.curation.analyze import examine
+from t2v.curation.analyze import analyze
 from t2v.curation.sources import find_sources
 from t2v.curation.text.caption import caption
 from t2v.errors import UserError
@@ -89,7 +89,7 @@ def test_footage_that_is_no_file_is_one_clip_that_failed(films, kind):
     sources = find_sources(str(films), films.parent / "out")
     assert [source.name for source in sources] == ["a.mp4", "b.mp4"]
     config = CurateConfig(input=str(films), output=str(films.parent / "out"))
-    [clip] = examine(sources[1], config).clips
+    [clip] = analyze(sources[1], config).clips
     assert clip.dropped == "failed"
     assert re.search("cannot be read|not a file|no such file", clip.reason)
 

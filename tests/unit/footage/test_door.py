@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from t2v.config.curation import CurateConfig
-from t2v.curation.analyze import examine
+from t2v.curation.analyze import analyze
 from t2v.curation.sources import Source
 from t2v.data.buckets import Unfit
 from t2v.data.decode import Transform, read_clip
@@ -35,7 +35,7 @@ def readers():
 
     def curation(path):
         source = Source(path=str(path), name=path.name, size=1, modified=1)
-        clips = examine(source, CurateConfig(input="in", output="out")).clips
+        clips = analyze(source, CurateConfig(input="in", output="out")).clips
         if all(clip.dropped for clip in clips):
             raise UserError(clips[0].reason)
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from t2v.config.curation import CurateConfig
-from t2v.curation.analyze import examine
+from t2v.curation.analyze import analyze
 from t2v.curation.output import write_files
 from t2v.curation.sources import find_sources
 from t2v.data.buckets import Unfit
@@ -138,9 +138,9 @@ def test_training_and_curation_drop_or_keep_interlaced_film_when_asked(tmp_path)
     source = find_sources(str(path), tmp_path / "out")[0]
     config = CurateConfig(input="in", output="out")
     probe_only = type(config.probe)(interlaced="drop")
-    dropped = examine(source, CurateConfig(input="in", output="out", probe=probe_only)).clips
+    dropped = analyze(source, CurateConfig(input="in", output="out", probe=probe_only)).clips
     assert [(each.dropped, each.reason[:10]) for each in dropped] == [("probe", "interlaced")]
-    kept = examine(source, config).clips
+    kept = analyze(source, config).clips
     assert "interlaced" in kept[0].tags
     assert not any(each.dropped == "probe" for each in kept)
 
@@ -165,7 +165,7 @@ def test_a_cut_file_holds_the_frames_that_the_reader_gives(kind, tmp_path):
         with_matrix(film, -1, 0, 0, 1)
     source = find_sources(str(film), tmp_path / "out")[0]
     config = CurateConfig(input=str(film), output=str(tmp_path / "out"), files="cut")
-    blank = examine(source, config).clips[0]
+    blank = analyze(source, config).clips[0]
     told = probe(film)
     (tmp_path / "out").mkdir()
     for start, end in ((0.0, 1.6), (0.88, 1.4)):
@@ -207,7 +207,7 @@ def test_a_resolution_that_changes_is_scaled_to_the_first(tmp_path):
     assert error(shown[40:], np.stack(frames[:6])) < 3  # another shape: cut around its middle
     assert error(read_frames(path, 2.5)[:10], shown[25:35]) == 0
     source = find_sources(str(path), tmp_path / "out")[0]
-    clips = examine(source, CurateConfig(input="in", output="out")).clips
+    clips = analyze(source, CurateConfig(input="in", output="out")).clips
     assert not any(clip.dropped == "failed" for clip in clips)
     assert {"resized", "timestamps"} <= {tag for clip in clips for tag in clip.tags}
     whole = transform(128, 160)

@@ -8,7 +8,7 @@ import pytest
 
 from t2v.config.curation import DedupConfig
 from t2v.curation.frames.dedup import dedup, fingerprint
-from t2v.curation.journal import WORK, Examined, save_examined
+from t2v.curation.journal import WORK, Analysis, save_analysis
 
 
 def jpeg(frame):
@@ -29,7 +29,7 @@ COPIES = {
 
 
 @pytest.fixture
-def kept(take, tmp_path):
+def kept(shot, tmp_path):
     """Which of some films, by name, stay; `settings` are those of the stage."""
     (tmp_path / WORK).mkdir()
     (tmp_path / "thumbs").mkdir()
@@ -38,10 +38,10 @@ def kept(take, tmp_path):
         clips, prints = [], {}
         for name, film in films.items():
             rate = 12.0 if name == "half the rate" else 24.0
-            made = take(np.ascontiguousarray(film), name, rate)
+            made = shot(np.ascontiguousarray(film), name, rate)
             clips.append(replace(made.clip, path=f"/{name}.mp4"))
             prints[name] = fingerprint(made)
-        save_examined(tmp_path, "key", Examined(clips, prints))
+        save_analysis(tmp_path, "key", Analysis(clips, prints))
         done = dedup(clips, DedupConfig(**settings), tmp_path)
         assert [clip.path for clip in done] == [clip.path for clip in clips]
         return {clip.extra["id"]: clip for clip in done if not clip.dropped}, done
@@ -82,7 +82,7 @@ def test_still_pictures_are_compared_as_pictures(scene, kept):
     assert len(stays) == 2
 
 
-def test_of_equal_copies_the_cleaner_one_stays_and_not_the_sharper(scene, take, tmp_path):
+def test_of_equal_copies_the_cleaner_one_stays_and_not_the_sharper(scene, shot, tmp_path):
     film = scene(5, 60, pan=1, ball=3)
     marks = {
         "a text": {"tags": ("text",), "scores": {"sharpness": 7.0, "text": 0.02}},
@@ -95,9 +95,9 @@ def test_of_equal_copies_the_cleaner_one_stays_and_not_the_sharper(scene, take, 
     (tmp_path / "thumbs").mkdir()
     clips, prints = [], {}
     for name, marked in marks.items():
-        made = take(film, name)
+        made = shot(film, name)
         clips.append(replace(made.clip, path=f"/{name}.mp4", **marked))
         prints[name] = fingerprint(made)
-    save_examined(tmp_path, "key", Examined(clips, prints))
+    save_analysis(tmp_path, "key", Analysis(clips, prints))
     done = dedup(clips, DedupConfig(), tmp_path)
     assert [clip.extra["id"] for clip in done if not clip.dropped] == ["d clean"]

@@ -8,8 +8,8 @@ from t2v.config.curation import QualityConfig
 from t2v.curation.frames.quality import quality
 
 
-def judged(frames, take, **settings):
-    return quality(take(frames.clip(0, 255).astype(np.uint8), zoom=1), QualityConfig(**settings))
+def judged(frames, shot, **settings):
+    return quality(shot(frames.clip(0, 255).astype(np.uint8), zoom=1), QualityConfig(**settings))
 
 
 @pytest.fixture
@@ -22,8 +22,8 @@ def jpeg(frame, mark):
     return cv2.imdecode(cv2.imencode(".jpg", frame.astype(np.uint8), options)[1], cv2.IMREAD_COLOR)
 
 
-def test_a_good_film_passes(film, take):
-    clip = judged(film, take)
+def test_a_good_film_passes(film, shot):
+    clip = judged(film, shot)
     assert clip.dropped == ""
     assert 0.9 < clip.scores["blockiness"] < 1.3
 
@@ -41,13 +41,13 @@ SPOILED = {
 
 
 @pytest.mark.parametrize("fault", SPOILED)
-def test_a_spoiled_film_is_dropped_with_the_fault_named(film, take, fault):
-    clip = judged(SPOILED[fault](film), take)
+def test_a_spoiled_film_is_dropped_with_the_fault_named(film, shot, fault):
+    clip = judged(SPOILED[fault](film), shot)
     assert clip.dropped == "quality"
     assert fault in clip.reason
 
 
-def test_a_named_model_judges_beauty(film, take, tmp_path):
+def test_a_named_model_judges_beauty(film, shot, tmp_path):
     from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
 
     config = ViTConfig(
@@ -61,6 +61,6 @@ def test_a_named_model_judges_beauty(film, take, tmp_path):
     )
     ViTForImageClassification(config).save_pretrained(tmp_path)
     ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
-    clip = judged(film, take, aesthetic_model=str(tmp_path), min_aesthetic=9.9)
+    clip = judged(film, shot, aesthetic_model=str(tmp_path), min_aesthetic=9.9)
     assert 1 <= clip.scores["aesthetic"] <= 10
     assert clip.reason.startswith("plain")

@@ -8,9 +8,9 @@ import pytest
 from scenedetect import AdaptiveDetector, FrameTimecode
 
 from t2v.config.curation import CurateConfig, ScenesConfig
-from t2v.curation.analyze import examine
-from t2v.curation.frames.scenes import SMALL, SceneFinder, find_cuts
-from t2v.curation.frames.thumbnails import shrunk
+from t2v.curation.analyze import analyze
+from t2v.curation.frames.scenes import CUT_SIZE, SceneFinder, find_cuts
+from t2v.curation.frames.thumbnails import downscaled
 from t2v.curation.sources import find_sources
 from t2v.io.video import write_video
 
@@ -19,7 +19,7 @@ WHOLE = ScenesConfig(max_seconds=1e6)  # takes are not split
 
 
 def small(frame):
-    return cv2.cvtColor(shrunk(frame, SMALL), cv2.COLOR_RGB2BGR)
+    return cv2.cvtColor(downscaled(frame, CUT_SIZE), cv2.COLOR_RGB2BGR)
 
 
 def spans(frames, config=WHOLE, fps=FPS):
@@ -228,7 +228,7 @@ def test_a_short_film_of_noise_is_judged_and_only_a_plain_one_called_so(kind, tm
     }[kind]()
     write_video(tmp_path / "film.mp4", film.astype(np.uint8), FPS)
     [source] = find_sources(str(tmp_path), tmp_path / "out")
-    [clip] = examine(source, CurateConfig(input=str(tmp_path), output="out")).clips
+    [clip] = analyze(source, CurateConfig(input=str(tmp_path), output="out")).clips
     assert clip.dropped
     assert ("plain" in clip.reason) == (kind == "plain"), clip.reason
     assert (clip.dropped == "scenes") == (kind == "plain")
@@ -237,7 +237,7 @@ def test_a_short_film_of_noise_is_judged_and_only_a_plain_one_called_so(kind, tm
 def test_texture_that_is_flat_in_a_thumbnail_is_no_fade():
     draw = np.random.default_rng(2)
     grass = draw.integers(60, 200, (256, 256)).astype(np.uint8)
-    thumb = np.full((*SMALL, 3), 128, np.uint8)
+    thumb = np.full((*CUT_SIZE, 3), 128, np.uint8)
     for middle, ends in ((grass, [(0, 25)]), (np.full_like(grass, 128), [])):
         finder = SceneFinder(WHOLE)
         for number in range(25):

@@ -9,7 +9,7 @@ import pytest
 from t2v.config.curation import CurateConfig, OverlayConfig
 from t2v.curation.frames import overlay as stage
 from t2v.curation.frames import text_recognition as reading
-from t2v.curation.frames.lettering import Box
+from t2v.curation.frames.boxes import Box
 from t2v.curation.frames.overlay import overlay
 from t2v.curation.frames.text_recognition import chosen, read_lines
 from t2v.curation.run import curate
@@ -19,11 +19,11 @@ LINE = Box(60, 300, 400, 30)
 
 
 @pytest.fixture
-def clip_of(scene, take):
-    """Makes a take of a film whose stills have a line at the bottom, with an outline or without."""
+def clip_of(scene, shot):
+    """Makes a shot of a film whose stills have a line at the bottom, with an outline or without."""
 
     def make(outline=True, colour=(255, 255, 255), text="she said nothing at all"):
-        given = take(scene(3, 60, pan=3, size=(180, 320)))
+        given = shot(scene(3, 60, pan=3, size=(180, 320)))
         stills = given.stills.copy()
         for still in stills:
             for paint, thick in [((0, 0, 0), 5)] * outline + [(colour, 2)]:

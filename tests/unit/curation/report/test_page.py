@@ -13,7 +13,8 @@ from PIL import Image
 
 from t2v.config.curation import CurateConfig
 from t2v.config.load import save_config
-from t2v.curation.report import funnel, histograms, reasons, rights, shared_captions, write_report
+from t2v.curation.report.page import histograms, write_report
+from t2v.curation.report.tables import funnel, reasons, rights, shared_captions
 from t2v.io.manifest import Clip
 
 EVIL = """<script>alert("x")</script>'"><img src=x onerror=alert(1)>&amp; {{ 7*7 }} \u202egpj"""

@@ -1,0 +1,38 @@
+"""Every row of `STAGES` is a stage with settings, and the limits that scores name are settings."""
+
+from dataclasses import fields
+
+import pytest
+
+from t2v.config.curation import ALL_STAGES, STAGES, CurateConfig
+from t2v.curation.stages import load_stages
+from t2v.errors import UserError
+
+CONFIG = CurateConfig(input="in", output="out")
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_has_settings_of_its_name_and_limits_that_are_among_them(name):
+    stage = load_stages()[name]
+    assert stage.run.__name__ == name
+    assert stage.run.__module__ == STAGES[name]
+    settings = {field.name for field in fields(getattr(CONFIG, name))}
+    limits = {limit for score in stage.scores.values() for limit in (score.at_least, score.at_most)}
+    assert limits - {""} <= settings
+
+
+def test_stages_run_in_the_order_of_the_table_and_can_be_chosen_by_kind():
+    assert tuple(load_stages()) == tuple(STAGES)
+    assert tuple(load_stages("shot")) == ("quality", "motion", "overlay")
+    assert set(load_stages("shot", "all", "clip")) == set(STAGES)
+
+
+def test_no_two_stages_give_the_same_score():
+    names = [score for stage in load_stages().values() for score in stage.scores]
+    assert len(names) == len({*names, "seconds"}) - 1
+
+
+def test_stages_that_do_not_exist_cannot_be_skipped():
+    with pytest.raises(UserError, match=r"\['motoin'\].*probe, scenes, quality, motion"):
+        CurateConfig(input="in", output="out", skip=("motoin", "motion"))
+    CurateConfig(input="in", output="out", skip=ALL_STAGES)

@@ -64,7 +64,7 @@ def _refuse_to_replace(file: Path) -> None:
 
 
 def bench_curation(config: BenchConfig) -> dict[str, Any]:
-    """The stages of curation that look at frames, beside decoding and PySceneDetect alone."""
+    """The stages of curation that measure shots, beside decoding alone."""
     from t2v.curation.speed import speed
 
     rows = speed(config.footage, config.repeats)

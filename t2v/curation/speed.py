@@ -1,4 +1,4 @@
-"""How fast curation is, beside the least it could take: the decoding of the same files."""
+"""The speed of curation beside its lower bound, the decoding of the same files."""
 
 from __future__ import annotations
 
@@ -10,31 +10,30 @@ from typing import Any
 import cv2
 
 from t2v.config.curation import CurateConfig
-from t2v.curation.analyze import examine
+from t2v.curation.analyze import analyze
 from t2v.curation.sources import Source, find_sources
 from t2v.errors import UserError
 from t2v.footage import Unreadable, iter_pictures, probe
 
 
 def speed(footage: str, repeats: int) -> list[dict[str, Any]]:
-    """CPU seconds, frames a CPU second and the ratio to decoding alone; the best of `repeats`.
+    """Measure CPU seconds, frames per CPU second and the ratio to decoding; the best of `repeats`.
 
     One process and one thread each: `decode` only decodes, `curate` runs `probe`, `scenes` and
-    every stage that looks at frames, `scenedetect` is PySceneDetect by itself on the same files.
+    every stage that measures shots.
 
     Raises:
         UserError: no footage, or none of it can be read.
     """
     sources = [each for each in find_sources(footage, Path("/nowhere")) if _plays(each)]
     if not sources:
-        raise UserError(f"footage={footage}: none of it can be read. Give films that play.")
+        raise UserError(f"footage={footage}: none of the files can be read. Give films that play.")
     frames = sum(probe(each.path).num_frames for each in sources)
     cv2.setNumThreads(1)
     config = CurateConfig(input=footage, output="unused")
     runs: dict[str, Callable[[Source], Any]] = {
         "decode": _decode,
-        "curate": lambda source: examine(source, config),
-        "scenedetect": _scenedetect,
+        "curate": lambda source: analyze(source, config),
     }
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats):  # in turn: a machine that slows down does so for all of them
@@ -70,11 +69,3 @@ def _plays(source: Source) -> bool:
 def _decode(source: Source) -> None:
     for _ in iter_pictures(Path(source.path)):
         pass
-
-
-def _scenedetect(source: Source) -> None:
-    from scenedetect import AdaptiveDetector, SceneManager, open_video
-
-    manager = SceneManager()
-    manager.add_detector(AdaptiveDetector())
-    manager.detect_scenes(open_video(source.path, backend="pyav", threading_mode="NONE"))

@@ -181,7 +181,6 @@ def test_every_import_is_a_declared_dependency():
         "peft",
         "xformers",
         "cv2",
-        "scenedetect",
         "ray",
         "sklearn",
         "threadpoolctl",

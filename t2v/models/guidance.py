@@ -9,6 +9,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
 from torch import Tensor
 
+from t2v.models.conditions import Conditions
 from t2v.models.device import ready
 
 CFGMode = Literal["sequential", "batched"]
@@ -59,20 +60,25 @@ class Guidance:
         self.alone = ready(transformer).type == "cpu" and not caches
         together = self.alone or bool(caches & UNKEYED_CACHES)
         self.batched = mode == "batched" if mode else together
-        self._texts: dict[str, tuple[tuple[Tensor, ...], list[Tensor]]] = {}
+        self._groups: dict[str, tuple[tuple[Conditions, ...], list[Conditions]]] = {}
 
     def forget_text(self) -> None:
         """Hand the transformer new tensors in the next step: what it kept of the old is void."""
-        self._texts.clear()
+        self._groups.clear()
 
     def __call__(
-        self, latents: Tensor, positive: Tensor, negative: Tensor | None, scale: float, step: Step
+        self,
+        latents: Tensor,
+        positive: Conditions,
+        negative: Conditions | None,
+        scale: float,
+        step: Step,
     ) -> Tensor:
         """What the scheduler steps along.
 
         Args:
             latents: `b c t h w`.
-            positive, negative: text embeddings, `b m d`.
+            positive, negative: what to come near, and what to stay away from.
             scale: weight of the direction from negative to positive; up to 1 the negative is not
                 asked (arXiv 2207.12598, equation 6).
 
@@ -92,52 +98,56 @@ class Guidance:
         return uncond + scale * (cond - uncond)
 
     def _guide(
-        self, guider: BaseGuidance, latents: Tensor, texts: tuple[Tensor, Tensor | None], step: Step
+        self,
+        guider: BaseGuidance,
+        latents: Tensor,
+        conditions: tuple[Conditions, Conditions | None],
+        step: Step,
     ) -> Tensor:
         guider.set_state(step=step.index, num_inference_steps=step.count, timestep=step.timestep)
-        batches = guider.prepare_inputs({"encoder_hidden_states": texts})
+        batches = guider.prepare_inputs({"conditions": conditions})
         for batch in batches:
             guider.prepare_models(self.transformer)
-            name, text = batch.__guidance_identifier__, batch.encoder_hidden_states
-            batch.noise_pred = self._predict(name, latents, (text,), step)
+            name = batch.__guidance_identifier__
+            batch.noise_pred = self._predict(name, latents, (batch.conditions,), step)
             guider.cleanup_models(self.transformer)
         return guider(batches)[0]
 
     def _predict(
-        self, name: str, latents: Tensor, conditions: tuple[Tensor, ...], step: Step
+        self, name: str, latents: Tensor, conditions: tuple[Conditions, ...], step: Step
     ) -> Tensor:
         # rows are ordered (condition, sample); a group holds all conditions of its samples
         samples = len(latents) // len(conditions)
         groups = [slice(i, None, samples) for i in range(samples)] if self.alone else [slice(None)]
-        texts = self._in_groups(name, conditions, groups)
+        parts = self._in_groups(name, conditions, groups)
         predictions = [
-            self._forward(name, latents[rows], text, step)
-            for rows, text in zip(groups, texts, strict=True)
+            self._forward(name, latents[rows], part, step)
+            for rows, part in zip(groups, parts, strict=True)
         ]
         if len(predictions) == 1:
             return predictions[0].to(latents.dtype)
         return rearrange(predictions, "s k c t h w -> (k s) c t h w").to(latents.dtype)
 
     def _in_groups(
-        self, name: str, conditions: tuple[Tensor, ...], groups: list[slice]
-    ) -> list[Tensor]:
-        """The text of each group: while the conditions stay, the same objects for `keep_text`."""
-        kept, texts = self._texts.get(name, ((), []))
+        self, name: str, conditions: tuple[Conditions, ...], groups: list[slice]
+    ) -> list[Conditions]:
+        """Those of each group: while they stay, the same text tensors, for `keep_text`."""
+        kept, parts = self._groups.get(name, ((), []))
         if [id(each) for each in kept] != [id(each) for each in conditions]:
-            whole = torch.cat(conditions)
-            texts = [whole[rows] for rows in groups]
-            self._texts[name] = conditions, texts
-        return texts
+            whole = Conditions.cat(conditions)
+            parts = [whole.rows(rows) for rows in groups]
+            self._groups[name] = conditions, parts
+        return parts
 
-    def _forward(self, name: str, latents: Tensor, text: Tensor, step: Step) -> Tensor:
+    def _forward(self, name: str, latents: Tensor, conditions: Conditions, step: Step) -> Tensor:
         place = {"step_index": step.index, "num_inference_steps": step.count, "sigma": step.sigma}
         with self.transformer.cache_context(name, **place):
             return self.transformer(
                 hidden_states=latents.to(self.transformer.dtype),
                 timestep=step.timestep.expand(len(latents)),
-                encoder_hidden_states=text,
                 attention_kwargs=self.attention_kwargs,
                 return_dict=False,
+                **conditions.keywords(self.transformer),
             )[0]
 
 

@@ -3,11 +3,10 @@
 import logging
 import math
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from operator import attrgetter
 from typing import Any
 
-import diffusers
 import torch
 from diffusers import AutoencoderKLWan, DiffusionPipeline, SchedulerMixin
 from diffusers.guiders import BaseGuidance
@@ -18,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from t2v.errors import UserError
 from t2v.models.alone import alone
+from t2v.models.conditions import Conditions
 from t2v.models.device import ready
 from t2v.models.finite import refuse_bad
 from t2v.models.guidance import CFGMode, Guidance, Step
@@ -34,6 +34,7 @@ from t2v.models.text import count_tokens, encode_prompts, unknown_words
 from t2v.models.transformer import T2VTransformer3DModel
 from t2v.models.vae import AutoencoderKLT2V
 from t2v.pipelines.output import T2VPipelineOutput
+from t2v.pipelines.registration import register
 
 logger = logging.getLogger(__name__)
 
@@ -326,36 +327,39 @@ class T2VPipeline(DiffusionPipeline, LoraLoader):
         device, dtype = self._execution_device, self.transformer.dtype
         guided = self.do_classifier_free_guidance or guider is not None
         rows = num_videos_per_prompt, *embeds
-        prompt_embeds, negative_prompt_embeds = self.encode_prompt(
+        text, negative_text = self.encode_prompt(
             prompt, negative_prompt, guided, *rows, max_sequence_length, truncate, device, dtype
         )
-        generators = sample_generators(generator, len(prompt_embeds))
-        size = len(prompt_embeds), height, width, num_frames
+        generators = sample_generators(generator, len(text))
+        size = len(text), height, width, num_frames
         latents = self.prepare_latents(*size, torch.float32, device, generators, latents)
         tokens = latents[0, 0].numel() // math.prod(self.transformer.config.patch_size)
         set_timesteps(self.scheduler, num_inference_steps, tokens, sigmas, device)
         guidance = Guidance(self.transformer, cfg_mode, guider, attention_kwargs)
-        text = {"prompt_embeds": prompt_embeds, "negative_prompt_embeds": negative_prompt_embeds}
-        state = {"latents": latents * getattr(self.scheduler, "init_noise_sigma", 1.0), **text}
-        latents = self._denoise(state, guidance, generators, callback_on_step_end, tensors)
+        positive = Conditions(text=text)
+        negative = None if negative_text is None else positive.with_text(negative_text)
+        latents = latents * getattr(self.scheduler, "init_noise_sigma", 1.0)
+        latents = self._denoise(
+            latents, positive, negative, guidance, generators, callback_on_step_end, tensors
+        )
         frames: Any = latents
         if output_type != "latent":
             frames = self.decode_latents(latents, num_frames)
             frames = self.video_processor.postprocess_video(frames, output_type=output_type)
         self.maybe_free_model_hooks()  # also empties the caches
-        if not return_dict:
-            return (frames,)
-        return T2VPipelineOutput(frames=frames, fps=fps)
+        return T2VPipelineOutput(frames=frames, fps=fps) if return_dict else (frames,)
 
     def _denoise(
         self,
-        state: dict[str, Any],
+        latents: Tensor,
+        positive: Conditions,
+        negative: Conditions | None,
         guidance: Guidance,
         generators: list[torch.Generator],
         callback: Callback | None,
         names: Sequence[str],
     ) -> Tensor:
-        """Take the latents of `state` from noise to data; the callback may change `state`."""
+        """Take `latents` from noise to data; the callback may change them and the text."""
         scheduler = self.scheduler
         timesteps, options = scheduler.timesteps, step_options(scheduler, generators)
         sigmas = scheduler.sigmas.tolist() if hasattr(scheduler, "sigmas") else None
@@ -367,32 +371,27 @@ class T2VPipeline(DiffusionPipeline, LoraLoader):
                     continue
                 self._current_timestep = t
                 step = Step(t, i, len(timesteps), sigmas[i] if sigmas else None)
-                latents = state["latents"]
+                scaled = latents
                 if hasattr(scheduler, "scale_model_input"):
-                    latents = scheduler.scale_model_input(latents, t)
-                text = state["prompt_embeds"], state["negative_prompt_embeds"]
-                prediction = guidance(latents, *text, self.guidance_scale, step)
-                state["latents"] = scheduler.step(prediction, t, state["latents"], **options)[0]
+                    scaled = scheduler.scale_model_input(latents, t)
+                prediction = guidance(scaled, positive, negative, self.guidance_scale, step)
+                latents = scheduler.step(prediction, t, latents, **options)[0]
                 if callback is not None:
-                    shown = {name: state[name] for name in names}
-                    state |= callback(self, i, t, shown) or {}
+                    state: dict[str, Any] = {
+                        "latents": latents,
+                        "prompt_embeds": positive.text,
+                        "negative_prompt_embeds": None if negative is None else negative.text,
+                    }
+                    state |= callback(self, i, t, {name: state[name] for name in names}) or {}
+                    latents = state["latents"]
+                    positive = positive.with_text(state["prompt_embeds"])
+                    if negative is not None:
+                        negative = negative.with_text(state["negative_prompt_embeds"])
                     if not getattr(callback, "only_looks", False):
                         guidance.forget_text()  # it may have set adapters or written into the text
                 bar.update()
         self._current_timestep = None
-        return state["latents"]
+        return latents
 
 
-def _register() -> None:
-    """Put our classes where diffusers looks names up, so that its loaders find them."""
-    for loadable in (T2VPipeline, T2VTransformer3DModel, AutoencoderKLT2V):
-        setattr(diffusers, loadable.__name__, loadable)
-    diffusers.pipelines.T2VPipeline = T2VPipeline
-    # not public: without it, folders name classes by module and only T2VPipeline loads them
-    with suppress(ImportError, AttributeError):
-        from diffusers.pipelines.pipeline_loading_utils import LOADABLE_CLASSES
-
-        LOADABLE_CLASSES.setdefault("t2v", {"ModelMixin": ["save_pretrained", "from_pretrained"]})
-
-
-_register()
+register(T2VPipeline, T2VTransformer3DModel, AutoencoderKLT2V)

@@ -16,6 +16,7 @@ from t2v.config.finetune import FinetuneConfig
 from t2v.config.sampling import SampleConfig
 from t2v.config.training import TrainConfig, TrainDiTConfig, TrainVAEConfig
 from t2v.errors import UserError
+from t2v.models.conditions import Conditions
 from t2v.models.device import pick_device
 from t2v.models.folder import model_folder
 from t2v.models.guidance import Guidance, Step
@@ -139,7 +140,7 @@ def _sample(config: SampleConfig, size: Size) -> Work:
     shape = latent_shape(
         transformer, pipeline.vae, size.batch, size.frames, size.height, size.width
     )
-    held: dict[str, Tensor] = {}
+    held: dict[str, Any] = {}
     loop = ExitStack()
 
     def text() -> None:
@@ -148,7 +149,8 @@ def _sample(config: SampleConfig, size: Size) -> Work:
             parts["text_encoder"](input_ids=tokens, attention_mask=torch.ones_like(tokens))
         held["latents"] = torch.zeros(shape, device=device)
         for name in ("positive", "negative"):
-            held[name] = torch.zeros(size.batch, *rows, device=device, dtype=dtype)
+            zeros = torch.zeros(size.batch, *rows, device=device, dtype=dtype)
+            held[name] = Conditions(text=zeros)
         loop.enter_context(transformer.keep_text())
 
     def denoise() -> None:

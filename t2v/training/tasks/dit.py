@@ -26,6 +26,7 @@ from t2v.data.text_cache import FOLDER, Texts
 from t2v.errors import UserError
 from t2v.io.model_card import write_model_card
 from t2v.models.attention import check_backend
+from t2v.models.conditions import Conditions
 from t2v.models.device import pick_device
 from t2v.models.diffusion import build_scheduler, diffusion_loss, draw_times
 from t2v.models.load import load_text
@@ -243,20 +244,24 @@ class DiTTask:
         return (self.data.read(draw).to(device).float() - mean) / std
 
     def _losses(self, batch: DiTBatch, noise: Tensor, t: Tensor) -> Tensor:
-        device, rows = batch.latents.device, self.config.max_sequence_length
-        if self.texts:
-            text = self.texts.read(batch.tokens, batch.lengths, rows).to(device)
-        else:
-            tokens, lengths = batch.tokens.to(device), batch.lengths.to(device)
-            text = encode_tokens(self.model["text_encoder"], tokens, lengths, rows)
+        device, transformer = batch.latents.device, self.model["transformer"]
+        keywords = self._conditions(batch).keywords(transformer)
 
         def predict(noisy: Tensor, timestep: Tensor) -> Tensor:
-            return self.model["transformer"](noisy, timestep, text, return_dict=False)[0]
+            return transformer(noisy, timestep, return_dict=False, **keywords)[0]
 
         with attention_backend(self.config.attention):
             return diffusion_loss(
                 self.config.objective, predict, batch.latents, noise.to(device), t.to(device)
             )
+
+    def _conditions(self, batch: DiTBatch) -> Conditions:
+        """What the transformer is conditioned on: the batch's captions, embedded."""
+        device, rows = batch.latents.device, self.config.max_sequence_length
+        if self.texts:
+            return Conditions(text=self.texts.read(batch.tokens, batch.lengths, rows).to(device))
+        tokens, lengths = batch.tokens.to(device), batch.lengths.to(device)
+        return Conditions(text=encode_tokens(self.model["text_encoder"], tokens, lengths, rows))
 
     def _pipeline(self) -> T2VPipeline:
         config = self.config

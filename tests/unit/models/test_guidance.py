@@ -9,6 +9,7 @@ from diffusers import (
 )
 from torch import Tensor
 
+from t2v.models.conditions import Conditions
 from t2v.models.guidance import Guidance, Step
 
 STEP = Step(torch.tensor(500.0), index=0, count=2, sigma=0.5)
@@ -26,11 +27,12 @@ UNKEYED = {
 
 
 @pytest.fixture
-def given() -> tuple[Tensor, Tensor, Tensor]:
+def given() -> tuple[Tensor, Conditions, Conditions]:
     """Latents, what to come near, what to keep away from; two samples."""
     generator = torch.Generator().manual_seed(0)
     shapes = (2, 8, 3, 4, 4), (2, 6, 32), (2, 6, 32)
-    return tuple(torch.randn(shape, generator=generator) for shape in shapes)
+    latents, *texts = (torch.randn(shape, generator=generator) for shape in shapes)
+    return latents, *(Conditions(text=text) for text in texts)
 
 
 def batch_sizes(transformer, guidance, given, scale=3.0) -> list[int]:

@@ -27,9 +27,9 @@ from t2v.evaluation.metrics.alignment import alignment
 from t2v.evaluation.metrics.attributes import (
     attributes,
     columns,
-    load_oracle,
     load_pipeline,
     most_common,
+    oracle_features,
 )
 from t2v.evaluation.metrics.caption_back import caption_back, teller_of
 from t2v.evaluation.metrics.dynamics import dynamics
@@ -43,6 +43,7 @@ from t2v.evaluation.types import (
     Column,
     Figure,
     Findings,
+    Nets,
     NotRun,
     Videos,
     blurred_copy,
@@ -50,17 +51,13 @@ from t2v.evaluation.types import (
 )
 from t2v.io.files import write_text
 from t2v.io.hashes import digest
-from t2v.nets.features import (
-    Nets,
-    aligner_of,
-    features_of,
-    oracle_features,
-    pictures_of,
-    vae_pictures,
-)
-from t2v.nets.scorer import load_scorer, scorer_aligner
+from t2v.nets.aligner import Aligner
+from t2v.nets.clip import ClipModel
+from t2v.nets.features import load_frame_net, load_video_net, vae_frames
+from t2v.nets.scorer import load_scorer
 from t2v.outputs import output_folder
 from t2v.pipelines.t2v import T2VPipeline
+from t2v.world.oracle import load_oracle
 
 logger = logging.getLogger(__name__)
 
@@ -190,13 +187,13 @@ def load_nets(config: EvalConfig, pipeline: T2VPipeline) -> Nets:
         case None:
             perceptual = None
         case "vae":
-            perceptual = vae_pictures(pipeline.vae)
+            perceptual = vae_frames(pipeline.vae)
         case name:
-            perceptual = pictures_of(name, device)
+            perceptual = load_frame_net(name, device)
     features = oracle_features(oracle) if oracle else None
-    aligners = [aligner_of(config.clip, device=device)] if config.clip else []
+    aligners: list[Aligner] = [ClipModel(config.clip, device=device)] if config.clip else []
     if config.scorer:
-        aligners.append(scorer_aligner(load_scorer(config.scorer).to(device)))
+        aligners.append(load_scorer(config.scorer).to(device))
     teller = None
     if config.captioner:
         teller = teller_of(config.captioner, config.sentences, device)
@@ -204,7 +201,7 @@ def load_nets(config: EvalConfig, pipeline: T2VPipeline) -> Nets:
     return Nets(
         strides=(vae.scale_factor_spatial, vae.scale_factor_temporal),
         perceptual=perceptual,
-        features=features_of(config.features, device) if config.features else features,
+        features=load_video_net(config.features, device) if config.features else features,
         aligners=tuple(aligners),
         oracle=oracle,
         teller=teller,

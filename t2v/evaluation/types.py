@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -10,7 +10,11 @@ import torch
 from torch import Tensor
 
 from t2v.errors import UserError
-from t2v.nets.features import CHUNK
+from t2v.nets.aligner import Aligner
+from t2v.nets.features import FrameNet, VideoNet
+from t2v.world.oracle import WorldOracle
+
+CHUNK = 16  # videos measured together
 
 Better = Literal["higher", "lower", ""]  # "": a fact, neither good nor bad
 
@@ -81,6 +85,27 @@ class NotRun:
     """A metric that was not run, and why; never a number."""
 
     reason: str
+
+
+@dataclass(frozen=True)
+class Teller:
+    """`say` captions a video `t h w c` uint8, once or frame by frame; `compare` grades texts."""
+
+    name: str
+    say: Callable[[Tensor], list[str]]
+    compare: Callable[[str, Sequence[str]], Tensor]
+
+
+@dataclass(frozen=True)
+class Nets:
+    """What measures a model; None: none was named."""
+
+    strides: tuple[int, int] = (8, 4)  # of the model's VAE: pixels and frames
+    perceptual: FrameNet | None = None
+    features: VideoNet | None = None
+    aligners: tuple[Aligner, ...] = ()
+    oracle: WorldOracle | None = None
+    teller: Teller | None = None
 
 
 Findings = dict[str, Column | Figure | NotRun]

@@ -1,4 +1,4 @@
-"""Two towers that tell how well a video fits a text; small enough to be trained at home."""
+"""A CLIP-style scorer of videos and texts, small enough to be trained at home."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ from t2v.data.cache import weights_digest
 from t2v.data.world_shards import pixels
 from t2v.errors import UserError
 from t2v.models.load import load_part, load_text
-from t2v.nets.features import Aligner
 
-FRAMES, SIDE = 17, 64  # what the video tower looks at; other videos are resampled to it
+FRAMES, SIDE = 17, 64  # the video tower's input; other videos are resampled to it
 TOKENS = 5 * 4 * 4  # what its convolutions leave of them
 CHUNK = 32
 
@@ -28,7 +27,7 @@ class ScorerTowers(ModelMixin, ConfigMixin):
     """The video tower, and the head of the text tower.
 
     Convolutions come first, for attention on bare patches learns slowly (Xiao et al. 2021, arXiv
-    2106.14881); attention over space and time at once puts together what they see.
+    2106.14881); attention over space and time at once combines what they find.
     """
 
     @register_to_config
@@ -57,12 +56,12 @@ class ScorerTowers(ModelMixin, ConfigMixin):
         self.scale = nn.Parameter(torch.tensor(20.0).log())
         self.bias = nn.Parameter(torch.tensor(-10.0))
 
-    def see(self, video: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Unit vectors of videos, `b d`.
+    def embed_video(self, video: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Return unit vectors of videos, `b d`.
 
         Args:
             video: `b c t h w` in [-1, 1], any length and size.
-            keep: the tokens that attention looks at, `b n` indices; None: all.
+            keep: the tokens that attention is given, `b n` indices; None: all.
         """
         if video.shape[2:] != (FRAMES, SIDE, SIDE):
             video = F.interpolate(video, (FRAMES, SIDE, SIDE), mode="trilinear")
@@ -74,20 +73,20 @@ class ScorerTowers(ModelMixin, ConfigMixin):
         x = self.norm(self.blocks(x))
         return F.normalize(self.video_head(torch.cat((x.mean(1), x.amax(1)), -1)), dim=-1)
 
-    def read(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Unit vectors of texts, `b d`.
+    def embed_text(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Return unit vectors of texts, `b d`.
 
         Args:
-            tokens: what a text encoder made of them, `b m d`.
+            tokens: the texts as a text encoder gives them, `b m d`.
             mask: 1 where there is text, `b m`.
         """
         summed = (tokens * mask.unsqueeze(-1)).sum(1)
         pooled = F.rms_norm(summed, summed.shape[-1:])
         return F.normalize(self.text_head(pooled), dim=-1)
 
-    def logits(self, seen: Tensor, said: Tensor) -> Tensor:
-        """How well each video fits each text, `b m`; the logit of a yes."""
-        return self.scale.exp() * seen @ said.mT + self.bias
+    def logits(self, videos: Tensor, texts: Tensor) -> Tensor:
+        """Return the logit of each video `b d` and text `m d` belonging together, `b m`."""
+        return self.scale.exp() * videos @ texts.mT + self.bias
 
 
 def _layer(inputs: int, outputs: int, stride: tuple[int, int, int]) -> list[nn.Module]:
@@ -96,7 +95,7 @@ def _layer(inputs: int, outputs: int, stride: tuple[int, int, int]) -> list[nn.M
 
 
 class Scorer(nn.Module):
-    """The towers with the tokenizer and encoder of the text."""
+    """An `Aligner`: the towers with the tokenizer and the text encoder."""
 
     def __init__(
         self, towers: ScorerTowers, tokenizer: PreTrainedTokenizerBase, encoder: PreTrainedModel
@@ -104,43 +103,48 @@ class Scorer(nn.Module):
         super().__init__()
         self.towers, self.tokenizer, self.encoder = towers, tokenizer, encoder
 
-    def read(self, texts: Sequence[str]) -> Tensor:
-        """Unit vectors of texts, `m d`."""
+    @property
+    def name(self) -> str:
+        """The word `scorer` and a hash of the towers' weights."""
+        return f"scorer {weights_digest(self.towers)[:8]}"
+
+    def embed_video(self, video: Tensor) -> Tensor:
+        """Return unit vectors of videos `n t h w c` uint8: `n 1 d`."""
+        chunks = video.to(self.towers.device).split(CHUNK)
+        return torch.cat([self.towers.embed_video(pixels(chunk)) for chunk in chunks]).unsqueeze(1)
+
+    def embed_text(self, texts: Sequence[str]) -> Tensor:
+        """Return unit vectors of texts, `m d`."""
         tokens = self.tokenizer(list(texts), padding=True, return_tensors="pt")
         tokens = tokens.to(self.encoder.device)
         ids, mask = tokens.input_ids, tokens.attention_mask
         encoded = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
-        return self.towers.read(encoded.float(), mask)
+        return self.towers.embed_text(encoded.float(), mask)
 
     @torch.inference_mode()
     def score(self, video: Tensor, texts: Sequence[str]) -> Tensor:
-        """The cosine of each video with its own text, `n`.
+        """Return the cosine of each video with its own text, `n`.
 
         Args:
             video: `n t h w c`, uint8.
             texts: one for each.
         """
-        return (self.look(video) * self.read(texts)).sum(-1)
-
-    def look(self, video: Tensor) -> Tensor:
-        """Unit vectors of videos `n t h w c`, uint8: `n d`."""
-        chunks = video.to(self.towers.device).split(CHUNK)
-        return torch.cat([self.towers.see(pixels(chunk)) for chunk in chunks])
+        return (self.embed_video(video).squeeze(1) * self.embed_text(texts)).sum(-1)
 
     def save(self, folder: str | Path) -> None:
-        """Leave `towers/`, `tokenizer/` and `text_encoder/` in a folder."""
+        """Write `towers/`, `tokenizer/` and `text_encoder/` into a folder."""
         self.towers.save_pretrained(Path(folder, "towers"))
         self.tokenizer.save_pretrained(str(Path(folder, "tokenizer")))
         self.encoder.save_pretrained(Path(folder, "text_encoder"))
 
 
 def is_scorer(folder: str) -> bool:
-    """Does the folder hold what `Scorer.save` leaves?"""
+    """Return whether a folder holds what `Scorer.save` writes."""
     return Path(folder, "towers", "config.json").is_file()
 
 
 def load_scorer(folder: str) -> Scorer:
-    """The scorer in a folder, ready to score.
+    """Load the scorer in a folder, ready to score.
 
     Raises:
         UserError: it is not there, or it is damaged.
@@ -149,17 +153,3 @@ def load_scorer(folder: str) -> Scorer:
         raise UserError(f"scorer={folder}: holds no scorer. Train one: t2v scorer output={folder}")
     towers = load_part(f"scorer={folder}", ScorerTowers, Path(folder, "towers"))
     return Scorer(towers, *load_text(folder)).eval()
-
-
-def scorer_aligner(scorer: Scorer) -> Aligner:
-    """The scorer as one of the models that measure alignment."""
-
-    @torch.inference_mode()
-    def see(video: Tensor) -> Tensor:
-        return scorer.look(video).unsqueeze(1)
-
-    @torch.inference_mode()
-    def read(texts: Sequence[str]) -> Tensor:
-        return scorer.read(texts)
-
-    return Aligner(f"scorer {weights_digest(scorer.towers)[:8]}", see, read)

@@ -10,8 +10,9 @@ import torch
 from t2v.config.sampling import SampleConfig
 from t2v.errors import UserError
 from t2v.models.folder import EMBEDDED, shipped
-from t2v.nets.features import Aligner, aligner_of
-from t2v.nets.scorer import is_scorer, load_scorer, scorer_aligner
+from t2v.nets.aligner import Aligner
+from t2v.nets.clip import ClipModel
+from t2v.nets.scorer import is_scorer, load_scorer
 
 SHIPPED = "world-scorer"
 
@@ -40,14 +41,15 @@ def load_grader(scorer: str) -> Aligner:
         UserError: it is neither, or it is damaged.
     """
     if is_scorer(scorer):
-        return scorer_aligner(load_scorer(scorer))
+        return load_scorer(scorer)
     if Path(scorer).is_dir() and not Path(scorer, "config.json").is_file():
         raise UserError(
             f"scorer={scorer}: holds neither a scorer of `t2v scorer` nor a model of transformers."
         )
-    return aligner_of(scorer, setting="scorer")
+    return ClipModel(scorer, setting="scorer")
 
 
+@torch.inference_mode()
 def grade(grader: Aligner, prompt: str, frames: np.ndarray) -> float:
     """How well frames `t h w c` uint8 fit a prompt: the mean of their cosines (GODIVA's SIM).
 
@@ -55,4 +57,4 @@ def grade(grader: Aligner, prompt: str, frames: np.ndarray) -> float:
     (arXiv 2104.14806) the best of 32 has an RM of 98.3, one draw 93.5. Judge with another.
     """
     video = torch.from_numpy(np.ascontiguousarray(frames))[None]
-    return (grader.see(video)[0] @ grader.read([prompt])[0]).mean().item()
+    return (grader.embed_video(video)[0] @ grader.embed_text([prompt])[0]).mean().item()

@@ -31,7 +31,7 @@ from t2v.io.video import (
     write_gif,
     write_video,
 )
-from t2v.nets.features import Aligner
+from t2v.nets.aligner import Aligner
 from t2v.pipelines.t2v import T2VPipeline
 from t2v.sampling import recipe as recipes
 from t2v.sampling.best_of import grade

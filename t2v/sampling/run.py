@@ -19,7 +19,7 @@ from t2v.models.device import DTYPES
 from t2v.models.folder import file_hash
 from t2v.models.inputs import count_frames, latent_shape
 from t2v.models.lora_file import lora_file
-from t2v.nets.features import Aligner
+from t2v.nets.aligner import Aligner
 from t2v.pipelines.t2v import T2VPipeline
 from t2v.sampling import recipe as recipes
 from t2v.sampling.best_of import load_grader, scorer_of

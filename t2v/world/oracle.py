@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -14,7 +15,9 @@ from tqdm import tqdm
 
 from t2v.config.world import WorldConfig
 from t2v.data.world_shards import load_clips, pixels, read_rows
+from t2v.errors import UserError
 from t2v.models.device import check_memory
+from t2v.models.load import load_part
 from t2v.world.labels import HEADS, labels
 
 logger = logging.getLogger(__name__)
@@ -85,6 +88,19 @@ class WorldOracle(ModelMixin, ConfigMixin):
 def _layer(inputs: int, outputs: int, stride: tuple[int, int, int]) -> list[nn.Module]:
     convolution = nn.Conv3d(inputs, outputs, 3, stride, padding=1, bias=False)
     return [convolution, nn.BatchNorm3d(outputs), nn.ReLU()]
+
+
+def load_oracle(folder: str) -> WorldOracle:
+    """Load the oracle in a folder, ready to read clips.
+
+    Raises:
+        UserError: it is not there, or it is damaged.
+    """
+    if not Path(folder, "config.json").is_file():
+        raise UserError(
+            f"{folder} holds no judge. Train one with `t2v world make=oracle output={folder}`."
+        )
+    return load_part(f"oracle={folder}", WorldOracle, folder).eval()
 
 
 def train_oracle(config: WorldConfig) -> None:

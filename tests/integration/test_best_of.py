@@ -11,7 +11,7 @@ from transformers import CLIPModel
 
 from t2v.cli import main
 from t2v.io.video import read_recipe, read_video
-from t2v.nets.features import aligner_of
+from t2v.nets.clip import ClipModel
 from t2v.nets.scorer import Scorer, ScorerTowers
 from t2v.pipelines.t2v import T2VPipeline
 
@@ -66,9 +66,11 @@ def drawn_alone(seed):
 
 def scores_of_single_draws():
     """The scores of seeds 3 to 6, each drawn alone."""
-    scorer, drawn = aligner_of("../clip"), {}
+    scorer, drawn = ClipModel("../clip"), {}
     for seed in range(3, 7):
-        fits = scorer.see(drawn_alone(seed))[0] @ scorer.read([PROMPT])[0]  # one a frame
+        fits = (
+            scorer.embed_video(drawn_alone(seed))[0] @ scorer.embed_text([PROMPT])[0]
+        )  # one a frame
         drawn[str(seed)] = fits.mean().item()
     return drawn
 

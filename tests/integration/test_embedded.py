@@ -7,11 +7,11 @@ import torch
 
 from t2v import T2VPipeline
 from t2v.data.world_shards import pixels
-from t2v.evaluation.metrics.attributes import load_oracle
 from t2v.evaluation.samples import through_vae
 from t2v.evaluation.suites import heldout_prompts
 from t2v.models.folder import embedded_model
 from t2v.world.grammar import words
+from t2v.world.oracle import load_oracle
 from t2v.world.render import render
 
 ASSETS = Path(__file__).parents[2] / "assets"

@@ -8,11 +8,11 @@ from transformers import AutoTokenizer, T5EncoderModel
 
 from t2v.cli import main
 from t2v.data.world_shards import load_clips, read_rows
-from t2v.evaluation.metrics.attributes import load_oracle
 from t2v.evaluation.metrics.reconstruction import psnr
 from t2v.models.text import unknown_words
 from t2v.world.grammar import BACKGROUNDS
 from t2v.world.labels import HEADS
+from t2v.world.oracle import load_oracle
 
 CLIPS = ["count=6", "workers=1", "num_frames=5", "height=16", "width=16"]
 

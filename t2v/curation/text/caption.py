@@ -13,9 +13,10 @@ import numpy as np
 
 from t2v.config.captions import CaptionConfig
 from t2v.curation.stages import Score, Stage
-from t2v.curation.text.clean import defects, unrepeated, words
+from t2v.curation.text.clean import defects, unrepeated
 from t2v.curation.text.endpoint import NoAnswer, ask
 from t2v.curation.text.selection import NAMES, Candidate, agreement, choose, merged, without_names
+from t2v.data.words import words
 from t2v.errors import UserError
 from t2v.footage import Unreadable, iter_frames
 from t2v.io.manifest import Clip
@@ -149,7 +150,7 @@ def _hear(name: str, clip: Clip, stills: Stills, config: CaptionConfig) -> list[
 
 
 def _ask_model(name: str, stills: Stills, config: CaptionConfig) -> list[Candidate]:
-    from t2v.nets.vision_language import captioner
+    from t2v.nets.captioner import captioner
 
     model = captioner(name.removeprefix("model:"), _device(config))
     frames = stills.frames
@@ -219,10 +220,10 @@ def _scored(
     """The candidates, those without verdict with a score, and the name of that score."""
     fit = [each for each in candidates if not each.verdict]
     if config.scorer and fit:
-        from t2v.nets.vision_language import scorer
+        from t2v.nets.clip import scoring_clip
 
         texts = [each.text for each in fit]
-        scores = scorer(config.scorer, _device(config)).match(stills.frames, texts)
+        scores = scoring_clip(config.scorer, _device(config)).match(stills.frames, texts)
         kind = "caption_match"
     elif sum(each.author not in NAMES for each in fit) > 1:
         scores, kind = agreement(fit), "caption_agreement"

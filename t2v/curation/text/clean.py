@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections import Counter
 
+from t2v.data.words import words
+
 SENTENCE = re.compile(r"(?<=[.!?;])\s+|\n+")
-WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")  # noqa: RUF001
 
 _FILM = r"(?:scene|video|clip|footage|shot|sequence|film|movie|montage|animation)"
 _PLACE = r"(?:setting|location|perspective|viewpoint)"
@@ -176,11 +177,6 @@ DISTINCT = 0.6  # the least share of different runs of four words in a caption t
 def sentences(caption: str) -> list[str]:
     """The sentences of a caption, without the blanks between them."""
     return [each.strip() for each in SENTENCE.split(caption) if each.strip()]
-
-
-def words(text: str) -> list[str]:
-    """The words of a text in lower case."""
-    return WORD.findall(text.lower())
 
 
 def describes_transition(caption: str) -> bool:

@@ -6,17 +6,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from t2v.curation.text.clean import sentences, words
+from t2v.curation.text.clean import sentences
+from t2v.data.words import content_words, overlap
 
 NAMES = ("filename", "folder")  # they say what a file is called, not what is seen in it
-STOP = frozenset(
-    words(
-        "a an the this that these those and or but of in on at to from with by for as into onto "
-        "over under near is are was were be been being has have had it its he she they his her "
-        "their there here while which who whose then also very some two one video clip scene shot "
-        "footage shows showing seen"
-    )
-)
 NEW = 0.5  # share of a sentence's words that the caption lacks, from which it adds something
 
 
@@ -38,11 +31,6 @@ class Candidate:
         return {name: value for name, value in asdict(self).items() if value not in ("", None)}
 
 
-def content_words(text: str) -> frozenset[str]:
-    """The words of a text that carry its meaning, without their endings."""
-    return frozenset(stem(word) for word in words(text) if word not in STOP)
-
-
 def agreement(candidates: Sequence[Candidate]) -> list[float]:
     """How far each candidate says what the other authors say, in [0, 1].
 
@@ -56,7 +44,7 @@ def agreement(candidates: Sequence[Candidate]) -> list[float]:
     for i, own in enumerate(said):
         other = [j for j, who in enumerate(authors) if who != authors[i]]
         other = other or [j for j in range(len(said)) if j != i]
-        scores.append(sum(_f1(own, said[j]) for j in other) / max(len(other), 1))
+        scores.append(sum(overlap(own, said[j]) for j in other) / max(len(other), 1))
     return scores
 
 
@@ -98,16 +86,3 @@ def merged(caption: str, others: Sequence[str]) -> str:
 
 def _who(candidate: Candidate) -> str:
     return candidate.author.partition(" @ ")[0]  # without the frame it looked at
-
-
-def _f1(one: frozenset[str], other: frozenset[str]) -> float:
-    return 2 * len(one & other) / max(len(one) + len(other), 1)
-
-
-def stem(word: str) -> str:
-    """The word in lower case without its ending, roughly: running, runs and run are one."""
-    for ending in ("ing", "ed", "es", "s"):
-        if word.endswith(ending) and len(word) - len(ending) >= 3 and not word.endswith("ss"):
-            stem = word.removesuffix(ending)
-            return stem[:-1] if stem[-1] == stem[-2] else stem  # running, run
-    return word.removesuffix("e") if len(word) > 4 else word

@@ -15,8 +15,7 @@ from einops import rearrange
 from t2v.config.captions import TopicsConfig
 from t2v.curation.stages import Score, Stage
 from t2v.curation.text.caption import Stills
-from t2v.curation.text.clean import words
-from t2v.curation.text.selection import STOP, stem
+from t2v.data.words import STOP, stem, words
 from t2v.errors import UserError
 from t2v.io.manifest import Clip
 
@@ -168,9 +167,9 @@ def _by_caption(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def _by_pictures(clips: Sequence[Clip], names: Sequence[str], config: TopicsConfig) -> np.ndarray:
     """The cosine of each clip's pictures with each topic's name, `n k`."""
     from t2v.models.device import pick_device
-    from t2v.nets.vision_language import scorer
+    from t2v.nets.clip import scoring_clip
 
-    judge = scorer(config.scorer, str(pick_device(config.device)))
+    judge = scoring_clip(config.scorer, str(pick_device(config.device)))
     texts = [f"a video of {name}" for name in names]
     return np.array([judge.match(Stills(clip, STILLS, SIDE).frames, texts) for clip in clips])
 

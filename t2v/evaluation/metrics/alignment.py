@@ -5,14 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from t2v.evaluation.types import CHUNK, Column, Findings, NotRun, Videos
-from t2v.nets.features import Aligner, Nets
+from t2v.evaluation.types import CHUNK, Column, Findings, Nets, NotRun, Videos
+from t2v.nets.aligner import Aligner
 
 SHARPNESS = 100.0  # of the softmax over frames: CLIP's own logit scale
 RANKS = (1, 5)
 FITS = 0.05  # cosine under which a real clip does not fit its prompt, and nothing is a share of it
 
 
+@torch.inference_mode()
 def alignment(videos: Videos, nets: Nets) -> Findings:
     """SIM, SIM weighed by text, RM and retrieval both ways, of every model that was named."""
     if not nets.aligners:
@@ -25,7 +26,7 @@ def alignment(videos: Videos, nets: Nets) -> Findings:
 
 
 def _by(aligner: Aligner, videos: Videos) -> Findings:
-    text = aligner.read(videos.prompts).cpu()  # n d
+    text = aligner.embed_text(videos.prompts).cpu()  # n d
     seen = see(aligner, videos.video)  # n k d
     score = text_to_frames(text, seen)  # n m k
     own = score.diagonal().T  # n k
@@ -64,7 +65,7 @@ def _by(aligner: Aligner, videos: Videos) -> Findings:
 
 def see(aligner: Aligner, video: Tensor) -> Tensor:
     """Unit vectors of videos, `n k d`."""
-    return torch.cat([aligner.see(chunk).cpu() for chunk in video.split(CHUNK)])
+    return torch.cat([aligner.embed_video(chunk).cpu() for chunk in video.split(CHUNK)])
 
 
 def text_to_frames(text: Tensor, seen: Tensor) -> Tensor:

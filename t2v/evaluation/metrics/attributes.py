@@ -6,7 +6,6 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,13 +13,12 @@ from torch import Tensor
 
 from t2v.data.cache import weights_digest
 from t2v.data.world_shards import pixels
-from t2v.errors import UserError
 from t2v.evaluation.intervals import wilson as wilson
-from t2v.evaluation.types import Column, Findings, NotRun, Videos
+from t2v.evaluation.types import Column, Findings, Nets, NotRun, Videos
 from t2v.models.device import pick_device, pick_dtype
 from t2v.models.folder import model_folder, read_index
-from t2v.models.load import load_part, load_parts, loading
-from t2v.nets.features import Nets
+from t2v.models.load import load_parts, loading
+from t2v.nets.features import VideoNet
 from t2v.pipelines.t2v import T2VPipeline
 from t2v.world.grammar import DIRECTIONS
 from t2v.world.labels import HEADS, labels
@@ -109,17 +107,13 @@ def load_pipeline(model: str, device: str = "auto", dtype: str = "auto") -> T2VP
     return pipeline.to(place)
 
 
-def load_oracle(folder: str) -> WorldOracle:
-    """The judge in `folder`, ready to read.
+def oracle_features(oracle: WorldOracle) -> VideoNet:
+    """Return the oracle as a network of videos: the logits of all its heads, side by side."""
 
-    Raises:
-        UserError: it is not there, or it is damaged.
-    """
-    if not Path(folder, "config.json").is_file():
-        raise UserError(
-            f"{folder} holds no judge. Train one with `t2v world make=oracle output={folder}`."
-        )
-    return load_part(f"oracle={folder}", WorldOracle, folder).eval()
+    def compute(video: Tensor) -> Tensor:
+        return torch.cat(list(oracle(pixels(video).to(oracle.device)).values()), dim=1)
+
+    return VideoNet(f"world oracle {weights_digest(oracle)[:8]}", compute)
 
 
 def right(truths: list[Truth], answers: list[Answer]) -> dict[str, Tensor]:

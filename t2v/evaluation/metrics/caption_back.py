@@ -12,12 +12,12 @@ from tqdm import tqdm
 from transformers import AutoModel, AutoTokenizer
 
 from t2v.config.captions import CaptionConfig
-from t2v.curation.text.selection import content_words
 from t2v.data.cache import weights_digest
-from t2v.evaluation.types import Column, Findings, NotRun, Videos
+from t2v.data.words import content_words, overlap
+from t2v.evaluation.types import Column, Findings, Nets, NotRun, Teller, Videos
 from t2v.models.load import load_part, loading
-from t2v.nets.features import Nets, Teller, spread
-from t2v.nets.vision_language import Captioner
+from t2v.nets.captioner import Captioner
+from t2v.nets.preprocessing import sample_frames
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def teller_of(captioner: str, sentences: str | None, device: str) -> Teller:
     )
 
     def say(video: Tensor) -> list[str]:
-        shown = spread(video[None], min(FRAMES, len(video)))[0]
+        shown = sample_frames(video[None], min(FRAMES, len(video)))[0]
         return model.describe(list(shown.numpy()), config.prompt, config.max_new_tokens)
 
     name = f"{captioner} {weights_digest(model.model)[:8]}, {FRAMES} frames, by {by}"
@@ -77,8 +77,7 @@ def shared_words(prompt: str, texts: Sequence[str]) -> Tensor:
     A text with other words for the same things counts as another: name a model of sentences.
     """
     asked = content_words(prompt)
-    found = [content_words(text) for text in texts]
-    return torch.tensor([2 * len(asked & own) / max(len(asked) + len(own), 1) for own in found])
+    return torch.tensor([overlap(asked, content_words(text)) for text in texts])
 
 
 def _cosines(name: str, device: str) -> tuple[Callable[[str, Sequence[str]], Tensor], str]:

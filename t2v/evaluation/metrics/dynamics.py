@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from t2v.evaluation.metrics.motion import MOVES, motion
-from t2v.evaluation.types import CHUNK, Column, Findings, NotRun, Videos, at_least
-from t2v.nets.features import Nets, PictureNet, gap
+from t2v.evaluation.types import CHUNK, Column, Findings, Nets, NotRun, Videos, at_least
+from t2v.nets.features import FrameNet, perceptual_distance
 
 FROZEN = 0.5  # grey levels of change under which a frame repeats the one before
 LEVELS = "grey levels of 255"
@@ -49,7 +49,7 @@ def dynamics(videos: Videos, nets: Nets) -> Findings:
     return found
 
 
-def _chunk(video: Tensor, fps: float, net: PictureNet | None) -> dict[str, Tensor]:
+def _chunk(video: Tensor, fps: float, net: FrameNet | None) -> dict[str, Tensor]:
     moves = motion(video, fps)
     found = {
         "off": moves.off.float(),
@@ -98,7 +98,9 @@ def max_running(maps: list[Tensor]) -> Tensor:
     Args:
         maps: features of frames a second apart, `n t c h w` a layer.
     """
-    return gap([each[:, 1:] for each in maps], [each[:, :-1] for each in maps]).amax(1)
+    return perceptual_distance(
+        [each[:, 1:] for each in maps], [each[:, :-1] for each in maps]
+    ).amax(1)
 
 
 def persistence(maps: Tensor, where: Tensor) -> Tensor:

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from t2v.data.rng import keyed_generator
 from t2v.errors import UserError
-from t2v.evaluation.types import Figure, Findings, NotRun, Videos, at_least
-from t2v.nets.features import ClipNet, Nets
+from t2v.evaluation.types import Figure, Findings, Nets, NotRun, Videos, at_least
+from t2v.nets.features import VideoNet
 
 FEWEST = 8
 PARTS = (1.0, 0.75, 0.5)  # of the videos, for what their number does to the Frechet distance
@@ -28,7 +28,7 @@ def fidelity(videos: Videos, nets: Nets) -> Findings:
 
 
 def distances(
-    video: Tensor, reference: Tensor, net: ClipNet, generator: torch.Generator
+    video: Tensor, reference: Tensor, net: VideoNet, generator: torch.Generator
 ) -> Findings:
     """The same of `n t h w c` uint8 videos and `m t h w c` clips of any size.
 

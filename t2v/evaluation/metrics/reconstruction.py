@@ -9,8 +9,7 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
-from t2v.evaluation.types import Column, Findings, NotRun, Videos
-from t2v.nets.features import Nets
+from t2v.evaluation.types import Column, Findings, Nets, NotRun, Videos
 
 HIGHEST_PSNR = 100.0  # dB, for equal videos, whose ratio is infinite
 WINDOW = 7

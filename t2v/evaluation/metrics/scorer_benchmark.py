@@ -41,7 +41,7 @@ def examine(scorer: Scorer, video: Tensor, captions: Sequence[str], seed: int) -
     Args:
         video: `n t h w c`, uint8.
     """
-    seen, said = scorer.look(video).cpu(), scorer.read(captions).cpu()
+    seen, said = scorer.embed_video(video).squeeze(1).cpu(), scorer.embed_text(captions).cpu()
     own = (seen * said).sum(-1)
     report: dict[str, Any] = {"n": len(video)} | _retrieval(seen, said, captions)
     for name, kinds in [("counterfactual", KINDS), *((kind, (kind,)) for kind in KINDS)]:
@@ -50,7 +50,7 @@ def examine(scorer: Scorer, video: Tensor, captions: Sequence[str], seed: int) -
         asked = [i for i, text in enumerate(wrong) if text is not None]
         beaten = torch.tensor([], dtype=torch.bool)
         if asked:
-            texts = scorer.read([text for text in wrong if text is not None]).cpu()
+            texts = scorer.embed_text([text for text in wrong if text is not None]).cpu()
             beaten = own[asked] > (seen[asked] * texts).sum(-1)
         name = name if kinds is KINDS else f"counterfactual: {name}"
         report[name] = share(beaten) | {"chance": 0.5}
@@ -59,7 +59,7 @@ def examine(scorer: Scorer, video: Tensor, captions: Sequence[str], seed: int) -
     mixed = shuffled(video, keyed_generator(seed, "examine", "shuffle"))
     for test, other, told in (("shuffle", mixed, moving), ("reverse", video.flip(1), there)):
         fair = told & differs(video, other)
-        beaten = own > (scorer.look(other).cpu() * said).sum(-1)
+        beaten = own > (scorer.embed_video(other).squeeze(1).cpu() * said).sum(-1)
         report[test] = share(beaten[fair]) | {"chance": 0.5}
         for group, names in MOVES.items():
             tells = torch.tensor([bool(moves(caption) & set(names)) for caption in captions])

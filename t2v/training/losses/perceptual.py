@@ -10,11 +10,10 @@ from einops import rearrange
 from torch import Tensor
 
 from t2v.data.cache import weights_digest
-from t2v.evaluation.metrics.attributes import load_oracle
 from t2v.io.text_files import read_json
 from t2v.models.load import loading
-from t2v.nets.features import gap, pictures_of
-from t2v.world.oracle import WorldOracle
+from t2v.nets.features import load_frame_net, perceptual_distance
+from t2v.world.oracle import WorldOracle, load_oracle
 
 
 class Perceptual:
@@ -33,8 +32,8 @@ class Perceptual:
         self._look: Callable[[Tensor], list[Tensor]]
         self.by_frame = not _is_oracle(name)
         if self.by_frame:
-            net = pictures_of(name, device, smooth=True)
-            self.name, self._look = net.name, net.look
+            net = load_frame_net(name, device, differentiable=True)
+            self.name, self._look = net.name, net.compute
         else:
             oracle = load_oracle(name).requires_grad_(False).to(device)
             self.name, self._look = f"world oracle {weights_digest(oracle)[:8]}", oracle.maps
@@ -47,7 +46,7 @@ class Perceptual:
         """
         with torch.no_grad():
             wanted = self._maps(theirs)
-        return gap(self._maps(ours), wanted).mean(1)
+        return perceptual_distance(self._maps(ours), wanted).mean(1)
 
     def _maps(self, video: Tensor) -> list[Tensor]:
         """A layer's maps each: frame by frame `b t d y x`, or of the clip `b 1 d t (y x)`."""

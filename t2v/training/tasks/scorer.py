@@ -39,7 +39,7 @@ from t2v.io.manifest import read_manifest
 from t2v.models.device import pick_device
 from t2v.models.folder import EMBEDDED, embedded_model
 from t2v.models.load import load_text
-from t2v.nets.features import spread
+from t2v.nets.preprocessing import sample_frames
 from t2v.nets.scorer import FRAMES, SIDE, TOKENS, Scorer, ScorerTowers, load_scorer
 from t2v.outputs import output_folder
 from t2v.training.engine.contact_sheet import contact_sheet
@@ -197,8 +197,10 @@ class ScorerTask:
             keep = torch.rand(len(shown), TOKENS, generator=generator).argsort(1)[:, :kept]
             keep = keep.to(pick_device(config.device))
         with autocast(config):
-            seen = scorer.towers.see(pixels(shown.to(pick_device(config.device))), keep).float()
-            said = scorer.read([*captions, *(text for _, text in wrong)]).float()
+            seen = scorer.towers.embed_video(
+                pixels(shown.to(pick_device(config.device))), keep
+            ).float()
+            said = scorer.embed_text([*captions, *(text for _, text in wrong)]).float()
         logits = scorer.towers.logits(seen, said)
         meanings = [meaning(caption) for caption in captions]
         same = torch.tensor([[one == other for other in meanings] for one in meanings])
@@ -316,7 +318,7 @@ def _read_footage(data: str, count: int) -> Captioned:
             continue
         if len(frames) == 1:
             raise UserError(f"{clip.path}: is a picture. Give videos only.")
-        videos.append(spread(frames[None], FRAMES)[0])
+        videos.append(sample_frames(frames[None], FRAMES)[0])
         captions.append(clip.texts())
     if not videos:
         raise UserError(f"{data}: none of its {len(clips)} clips can be used.")

@@ -18,6 +18,7 @@ from t2v.data.frames import Frames, ManifestFrames, WorldFrames
 from t2v.data.world_shards import pixels
 from t2v.models.device import pick_device
 from t2v.models.vae import AutoencoderKLT2V
+from t2v.nets.discriminator import PatchDiscriminator
 from t2v.training.engine.contact_sheet import contact_sheet
 from t2v.training.engine.initialize import starting_part
 from t2v.training.engine.loop import autocast
@@ -25,7 +26,7 @@ from t2v.training.engine.optim import ParameterGroup, split_parameters
 from t2v.training.engine.run import train
 from t2v.training.engine.significance import HELD_OUT, TRAINING
 from t2v.training.engine.task import Validation
-from t2v.training.losses.discriminator import PatchDiscriminator, adaptive_weight, judge
+from t2v.training.losses.discriminator import adaptive_weight, adversarial_losses
 from t2v.training.losses.perceptual import Perceptual
 
 STATISTICS_CLIPS = 512  # enough for two digits of a mean and a standard deviation
@@ -168,18 +169,18 @@ class VAETask:
         """What discriminator and decoder, which hears it later, minimise besides `loss`."""
         config, network = self.config.discriminator, self.model.get_submodule(DISCRIMINATOR)
         with autocast(self.config):
-            seen = judge(network, batch.video, recon)
+            losses = adversarial_losses(network, batch.video, recon)
         heard = config.weight if batch.step >= config.start + config.alone else 0.0
-        weight = heard * adaptive_weight(loss, seen.told, self.vae.decoder.conv_out.weight)
-        own = seen.error + config.r1 / 2 * seen.slope
+        weight = heard * adaptive_weight(loss, losses.generator, self.vae.decoder.conv_out.weight)
+        own = losses.discriminator + config.r1 / 2 * losses.r1
         figures = {
-            "discriminator": seen.error,
-            "discriminator_slope": seen.slope,
-            "adversary": seen.told,
+            "discriminator": losses.discriminator,
+            "discriminator_slope": losses.r1,
+            "adversary": losses.generator,
             "adversary_weight": weight,
         }
         told = {name: value.detach() for name, value in figures.items()}
-        return weight * seen.told + DISCRIMINATOR_SHARE * own, told
+        return weight * losses.generator + DISCRIMINATOR_SHARE * own, told
 
     @torch.no_grad()
     def validate(self) -> Validation:

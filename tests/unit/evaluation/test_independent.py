@@ -17,8 +17,9 @@ from t2v.evaluation.metrics.alignment import alignment, hits
 from t2v.evaluation.metrics.dynamics import sharpness
 from t2v.evaluation.metrics.fidelity import frechet, kernel_distance
 from t2v.evaluation.metrics.flow import flow, resized
-from t2v.evaluation.types import Videos
-from t2v.nets.features import Nets, PictureNet, aligner_of, gap
+from t2v.evaluation.types import Nets, Videos
+from t2v.nets.clip import ClipModel
+from t2v.nets.features import FrameNet, perceptual_distance
 
 
 def drawn(*shape, seed=0):
@@ -72,7 +73,7 @@ def test_sim_is_what_clip_itself_says_of_frames_and_prompts(clip_folder):
     )  # fmt: skip
     with torch.no_grad():
         cosines = model(**inputs).logits_per_text / model.logit_scale.exp()  # 2 8
-    found = alignment(Videos(video, prompts, 8), Nets(aligners=(aligner_of(clip_folder),)))
+    found = alignment(Videos(video, prompts, 8), Nets(aligners=(ClipModel(clip_folder),)))
     wanted = [cosines[0, :4].mean().item(), cosines[1, 4:].mean().item()]
     assert found["sim"].values.tolist() == pytest.approx(wanted, abs=1e-4)
 
@@ -85,7 +86,7 @@ def test_the_perceptual_distance_is_equation_1_of_lpips():
             a, b = (each[0, frame].flatten(1).T.numpy() for each in (ours, theirs))  # places d
             a, b = (each / np.linalg.norm(each, axis=1, keepdims=True) for each in (a, b))
             wanted += ((a - b) ** 2).sum(axis=1).mean()
-        assert gap(maps, others)[0, frame].item() == pytest.approx(wanted, abs=1e-9)
+        assert perceptual_distance(maps, others)[0, frame].item() == pytest.approx(wanted, abs=1e-9)
 
 
 def test_the_perceptual_distance_is_that_of_the_package_lpips():
@@ -93,7 +94,7 @@ def test_the_perceptual_distance_is_that_of_the_package_lpips():
     torch.manual_seed(0)
     package = lpips.LPIPS(net="alex", lpips=False, pnet_rand=True, pretrained=False, verbose=False)
     package.eval()
-    net = PictureNet("alex", lambda frames: list(package.net(package.scaling_layer(frames))))
+    net = FrameNet("alex", lambda frames: list(package.net(package.scaling_layer(frames))))
     ours, theirs = clips(1, 2, 64, 64, 3), clips(1, 2, 64, 64, 3, seed=1)
     frames = [each[0].permute(0, 3, 1, 2).float() / 127.5 - 1 for each in (ours, theirs)]
     with torch.no_grad():

@@ -17,7 +17,7 @@ from transformers import (
 
 from t2v.errors import UserError
 from t2v.evaluation.metrics.alignment import alignment, by_text, hits, relative
-from t2v.evaluation.metrics.attributes import attributes, load_oracle
+from t2v.evaluation.metrics.attributes import attributes, oracle_features
 from t2v.evaluation.metrics.dynamics import (
     change,
     dynamics,
@@ -30,19 +30,11 @@ from t2v.evaluation.metrics.fidelity import distances, extrapolated, frechet, ke
 from t2v.evaluation.metrics.flow import flow, resized
 from t2v.evaluation.metrics.reconstruction import psnr, reconstruction, seam, seam_time, ssim
 from t2v.evaluation.suites import load_suite
-from t2v.evaluation.types import Column, Figure, NotRun, Videos, blurred_copy, still_copy
-from t2v.nets.features import (
-    Aligner,
-    ClipNet,
-    Nets,
-    aligner_of,
-    features_of,
-    oracle_features,
-    pictures_of,
-    vae_pictures,
-)
+from t2v.evaluation.types import Column, Figure, Nets, NotRun, Videos, blurred_copy, still_copy
+from t2v.nets.clip import ClipModel
+from t2v.nets.features import VideoNet, load_frame_net, load_video_net, vae_frames
 from t2v.world.grammar import Scene, Thing
-from t2v.world.oracle import WorldOracle
+from t2v.world.oracle import WorldOracle, load_oracle
 from t2v.world.render import render
 
 ROOT = Path(__file__).parents[3]
@@ -135,7 +127,7 @@ def test_reconstruction_is_exact_on_identity_and_looks_inside_things(real, vae):
     bad = real.clone()
     bad[:, :, :8, :8] = real[:, :, :8, :8] // 2
     videos = Videos(real, ("a",) * 3, 8, real, mask)
-    nets = Nets(perceptual=vae_pictures(vae))
+    nets = Nets(perceptual=vae_frames(vae))
     same = reconstruction(videos, nets)
     values = {name: column.values[:2].tolist() for name, column in same.items()}
     assert values == {
@@ -151,7 +143,7 @@ def test_reconstruction_is_exact_on_identity_and_looks_inside_things(real, vae):
 
 
 def test_perceptual_distance_rises_with_damage(real, vae):
-    net = vae_pictures(vae)
+    net = vae_frames(vae)
     for damage in (noisy, blurred, tinted):
         assert rises([net.distance(damage(real, a), real).mean(1) for a in LADDERS[damage]])
 
@@ -177,7 +169,7 @@ def test_a_moving_square_moves_as_far_as_it_does():
 
 
 def test_motion_stands_beside_the_consistency_that_a_still_video_wins(real, vae):
-    nets = Nets(perceptual=vae_pictures(vae))
+    nets = Nets(perceptual=vae_frames(vae))
     moving, still = (
         dynamics(Videos(video, ("a",) * 3, 8), nets) for video in (real, still_copy(real))
     )
@@ -219,7 +211,7 @@ def test_blur_and_freezing_are_told_by_sharpness_and_frozen_frames(real):
 
 
 def test_max_running_lpips_looks_a_second_ahead(real, vae):
-    net = vae_pictures(vae)
+    net = vae_frames(vae)
     videos = Videos(real, ("a",) * 3, 4)  # 9 frames: 0, 4 and 8 are a second apart
     found = dynamics(videos, Nets(perceptual=net))["max_running"].values
     steps = [net.distance(real[:, t + 4, None], real[:, t, None])[:, 0] for t in (0, 4)]
@@ -286,7 +278,7 @@ def test_set_distances_rise_with_damage(real):
     generator = torch.Generator().manual_seed(0)
     crops = [real[:, :, y : y + 32, x : x + 32] for y in range(0, 16, 4) for x in range(0, 32, 4)]
     clips = torch.cat(crops)  # 96 of 32 x 32
-    net = ClipNet("mean, change and detail", _mean_change_and_detail)
+    net = VideoNet("mean, change and detail", _mean_change_and_detail)
     for damage in LADDERS:
         found = [
             distances(damage(clips, amount), clips, net, generator) for amount in LADDERS[damage]
@@ -317,10 +309,10 @@ def test_the_judge_is_a_net_of_features_and_few_clips_have_no_frechet_distance(r
 
 def test_a_clip_model_measures_alignment_and_a_real_clip_has_rm_one(real, clip_folder):
     prompts = ("a red box", "a blue ball", "a ball on snow")
-    aligner = aligner_of(clip_folder)
+    aligner = ClipModel(clip_folder)
     videos = Videos(real, prompts, 8, real)
     found = alignment(videos, Nets(aligners=(aligner,)))
-    frames, text = aligner.see(real), aligner.read(prompts)
+    frames, text = aligner.embed_video(real), aligner.embed_text(prompts)
     sim = torch.stack([(frames[i] @ text[i]).mean() for i in range(3)])
     assert torch.allclose(found["sim"].values, sim, atol=1e-5)
     assert clip_folder in found["sim"].method
@@ -344,24 +336,29 @@ def test_rm_falls_as_the_picture_is_damaged_and_retrieval_is_right_by_known_answ
 
 def test_rm_over_a_real_clip_that_fits_nothing_is_off_the_scale():
     frames = torch.tensor([[[1.0, 0.0]], [[0.01, 1.0]], [[-1.0, 0.0]]])  # cosines 1, 0.01, -1
-    aligner = Aligner(
-        "known",
-        lambda video: frames[video[:, 0, 0, 0, 0].long()],
-        lambda texts: torch.tensor([[1.0, 0.0]] * len(texts)),
-    )
+
+    class Known:
+        name = "known"
+
+        def embed_video(self, video):
+            return frames[video[:, 0, 0, 0, 0].long()]
+
+        def embed_text(self, texts):
+            return torch.tensor([[1.0, 0.0]] * len(texts))
+
     real = torch.arange(3).byte()[:, None, None, None, None].expand(3, 3, 8, 8, 3)
     videos = Videos(torch.zeros_like(real), tuple("abc"), 8, real)
-    rm = alignment(videos, Nets(aligners=(aligner,)))["rm"]
+    rm = alignment(videos, Nets(aligners=(Known(),)))["rm"]
     assert rm.off.tolist() == [False, True, True]
     assert rm.values[0] == 1 and rm.values[1:].isnan().all()
 
 
 def test_named_models_of_pictures_and_of_videos_give_features(real, clip_folder, tmp_path):
-    net = pictures_of(clip_folder)
+    net = load_frame_net(clip_folder)
     assert (net.distance(real, real) == 0).all()
     assert rises([net.distance(noisy(real, a), real).mean(1) for a in (0, 12, 60)])
     assert net.maps(real)[-1].shape == (3, 9, 16, 4, 4)
-    assert "blind to time" in features_of(clip_folder).name
+    assert "blind to time" in load_video_net(clip_folder).name
     config = VideoMAEConfig(
         image_size=32, patch_size=8, num_frames=4, hidden_size=16,
         intermediate_size=32, num_hidden_layers=1, num_attention_heads=2
@@ -370,12 +367,12 @@ def test_named_models_of_pictures_and_of_videos_give_features(real, clip_folder,
     VideoMAEImageProcessor(
         size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
     ).save_pretrained(tmp_path / "mae")
-    video = features_of(str(tmp_path / "mae"))
+    video = load_video_net(str(tmp_path / "mae"))
     assert video.features(real).shape == (3, 16) and "blind" not in video.name
     assert not torch.allclose(video.features(real), video.features(real.flip(1)))
 
 
-@pytest.mark.parametrize("load", [pictures_of, features_of, aligner_of])
+@pytest.mark.parametrize("load", [load_frame_net, load_video_net, ClipModel])
 def test_a_model_that_is_not_there_is_named(load, tmp_path):
     with pytest.raises(UserError, match="cannot be loaded"):
         load(str(tmp_path / "nothing"))
@@ -388,7 +385,7 @@ def test_a_model_without_towers_and_sizes_that_differ_are_refused(real, tmp_path
     ).save_pretrained(tmp_path / "mae")  # fmt: skip
     VideoMAEImageProcessor().save_pretrained(tmp_path / "mae")
     with pytest.raises(UserError, match=r"cannot be loaded\. It compares no videos|processor"):
-        aligner_of(str(tmp_path / "mae"))
+        ClipModel(str(tmp_path / "mae"))
     with pytest.raises(UserError, match="3 of 9 frames 48x64, the real clips 3 of 9 frames 48x32"):
         Videos(real, ("a",) * 3, 8, real[:, :, :, :32])
     with pytest.raises(UserError, match="at least 3"):

@@ -12,8 +12,9 @@ from t2v.evaluation.metrics.attributes import load_pipeline
 from t2v.evaluation.run import _check_room, evaluate, load_nets
 from t2v.evaluation.samples import recipes, through_vae
 from t2v.evaluation.suites import load_suite
-from t2v.evaluation.types import NotRun, Videos
-from t2v.nets.features import Nets, aligner_of, vae_pictures
+from t2v.evaluation.types import Nets, NotRun, Videos
+from t2v.nets.clip import ClipModel
+from t2v.nets.features import vae_frames
 
 
 @pytest.mark.parametrize(
@@ -76,7 +77,7 @@ def test_what_does_not_fit_the_machine_or_is_too_short_is_said_with_figures(pipe
 
 def test_retrieval_among_few_videos_is_not_run(clip_folder):
     video = torch.zeros(5, 3, 32, 32, 3, dtype=torch.uint8)
-    found = alignment(Videos(video, tuple("abcde"), 8), Nets(aligners=(aligner_of(clip_folder),)))
+    found = alignment(Videos(video, tuple("abcde"), 8), Nets(aligners=(ClipModel(clip_folder),)))
     assert (
         isinstance(found["video_r1"], NotRun) and "more than 5 videos" in found["video_r1"].reason
     )
@@ -93,4 +94,4 @@ def test_another_number_format_draws_and_measures_and_is_kept_apart(pipe, tmp_pa
     clips = torch.randint(0, 256, (2, 9, 32, 48, 3), dtype=torch.uint8)
     near, far = (through_vae(each, clips).float() for each in (exact, coarse))
     assert (near - far).abs().mean() < 4
-    assert vae_pictures(coarse.vae).maps(clips)[0].dtype == torch.float32
+    assert vae_frames(coarse.vae).maps(clips)[0].dtype == torch.float32

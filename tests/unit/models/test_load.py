@@ -19,7 +19,7 @@ from transformers import (
 
 from t2v.config.sampling import SampleConfig
 from t2v.errors import UserError
-from t2v.evaluation.metrics.attributes import load_oracle, load_pipeline
+from t2v.evaluation.metrics.attributes import load_pipeline
 from t2v.models.finite import is_finite
 from t2v.models.folder import embedded_model
 from t2v.models.load import (
@@ -32,10 +32,10 @@ from t2v.models.load import (
 )
 from t2v.models.vae import AutoencoderKLT2V
 from t2v.models.vae_folder import load_vae
-from t2v.nets.features import features_of
+from t2v.nets.features import load_video_net
 from t2v.sampling.load import load_pipeline as load_to_sample
 from t2v.training.tasks.finetune import load_base
-from t2v.world.oracle import WorldOracle
+from t2v.world.oracle import WorldOracle, load_oracle
 
 PARTS = ("text_encoder", "transformer", "vae")
 
@@ -137,7 +137,7 @@ def test_a_net_that_measures_may_lie_under_a_head_but_lacks_nothing(tmp_path, cl
     load_part("clip=x", AutoModel, clip_folder, heads=True)
     edit_weights(tmp_path / "clip", FAULTS["are missing"])
     with pytest.raises(UserError, match=r"features=.*: 1 weights of its CLIPModel are missing"):
-        features_of(clip_folder)
+        load_video_net(clip_folder)
 
 
 def test_the_only_variant_is_taken_and_of_several_none(tmp_path, pipe):
@@ -241,4 +241,4 @@ def test_a_file_is_no_name_at_the_hub(tmp_path):
     file = tmp_path / "film.mp4"
     file.write_bytes(b"x")
     with pytest.raises(UserError, match="is no folder"):
-        features_of(str(file))
+        load_video_net(str(file))

@@ -5,7 +5,7 @@ import torch
 
 from t2v.config.scorer import TowersConfig
 from t2v.errors import UserError
-from t2v.nets.scorer import TOKENS, Scorer, ScorerTowers, load_scorer, scorer_aligner
+from t2v.nets.scorer import TOKENS, Scorer, ScorerTowers, load_scorer
 
 SIZES = {"channels": 8, "width": 32, "layers": 1, "heads": 2, "dim": 16, "text_dim": 32}
 
@@ -20,18 +20,20 @@ def test_tokens_left_out_are_not_attended_to(scorer):
     towers = scorer.towers
     video = torch.rand(1, 3, 17, 64, 64) * 2 - 1
     keep = torch.arange(1, TOKENS)[None]
-    before = towers.see(video, keep)
+    before = towers.embed_video(video, keep)
     with torch.no_grad():
         towers.place[0, 0] += 9  # of the token that is left out
-    assert torch.equal(towers.see(video, keep), before)
+    assert torch.equal(towers.embed_video(video, keep), before)
     with torch.no_grad():
         towers.place[1, 0] += 9
-    assert not torch.allclose(towers.see(video, keep), before)
+    assert not torch.allclose(towers.embed_video(video, keep), before)
 
 
 def test_the_same_frames_in_another_order_look_different(scorer):
     video = torch.rand(1, 3, 17, 64, 64) * 2 - 1
-    assert not torch.allclose(scorer.towers.see(video), scorer.towers.see(video.flip(2)))
+    assert not torch.allclose(
+        scorer.towers.embed_video(video), scorer.towers.embed_video(video.flip(2))
+    )
 
 
 def test_any_length_and_size_is_seen_and_pairs_are_scored_one_by_one(scorer):
@@ -49,8 +51,7 @@ def test_a_saved_scorer_answers_as_before(scorer, tmp_path):
     texts = ["a red ball", "the blue box"]
     loaded = load_scorer(str(tmp_path))
     assert torch.equal(loaded.score(video, texts), scorer.score(video, texts))
-    aligner = scorer_aligner(loaded)
-    score = (aligner.see(video)[:, 0] * aligner.read(texts)).sum(-1)
+    score = (loaded.embed_video(video)[:, 0] * loaded.embed_text(texts)).sum(-1)
     assert torch.allclose(score, loaded.score(video, texts), atol=1e-6)
 
 

@@ -6,7 +6,6 @@ from t2v.curation.text.selection import (
     Candidate,
     agreement,
     choose,
-    content_words,
     merged,
     without_names,
 )
@@ -56,11 +55,6 @@ def test_a_name_is_taken_only_where_nobody_has_seen_the_clip():
     silent = Candidate(author="https://host/v1#it", text="", verdict="no answer: HTTP 500")
     assert without_names([silent, name])[1].verdict == "a name counts where nobody else speaks"
     assert choose(candidates(("sidecar", DOG), verdict="repetition", score=1.0)) is None
-
-
-def test_forms_of_a_word_are_one_word():
-    assert content_words("The dogs were running") == content_words("a dog runs")
-    assert content_words("glass") != content_words("glas tower")
 
 
 def test_merging_adds_what_is_new_and_of_the_same_thing():

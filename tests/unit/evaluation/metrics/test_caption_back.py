@@ -17,8 +17,7 @@ from transformers import (
 from t2v.config.evaluation import EvalConfig
 from t2v.errors import UserError
 from t2v.evaluation.metrics.caption_back import caption_back, shared_words, teller_of
-from t2v.evaluation.types import NotRun, Videos
-from t2v.nets.features import Nets
+from t2v.evaluation.types import Nets, NotRun, Videos
 
 SIZES = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
 SIZES |= {"num_attention_heads": 2}

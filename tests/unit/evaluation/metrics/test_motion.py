@@ -7,8 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from t2v.evaluation.metrics.dynamics import dynamics
-from t2v.evaluation.types import Videos, still_copy
-from t2v.nets.features import Nets
+from t2v.evaluation.types import Nets, Videos, still_copy
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ from t2v.evaluation.compare import NONE, compare
 from t2v.evaluation.report.page import write_page
 from t2v.evaluation.run import MODEL, REAL, STILL, evaluate, judge, rows_of
 from t2v.evaluation.suites import FOLDER, heldout_prompts, load_suite
-from t2v.evaluation.types import blurred_copy, still_copy
-from t2v.nets.features import Nets, vae_pictures
+from t2v.evaluation.types import Nets, blurred_copy, still_copy
+from t2v.nets.features import vae_frames
 from t2v.world.render import render
 from t2v.world.run import write_clips
 
@@ -37,7 +37,7 @@ def told(pipe, training, tmp_path):
     suite = load_suite("motion", 45, 0)
     suite = type(suite)(suite.name, suite.prompts[10:22], suite.topics[10:22], suite.scenes[10:22])
     config = EvalConfig(output=str(tmp_path), training=str(training))
-    nets = Nets(perceptual=vae_pictures(pipe.vae))
+    nets = Nets(perceptual=vae_frames(pipe.vae))
 
     def run(make):
         real, _ = suite.real(*SIZE)

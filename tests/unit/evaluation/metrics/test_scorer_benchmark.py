@@ -15,10 +15,11 @@ class Knowing:
         self.frames = {each.numpy().tobytes(): i for i, each in enumerate(video)}
         self.captions = {text: i for i, text in enumerate(captions)}
 
-    def look(self, video):
-        return self._vectors([self.frames.get(each.numpy().tobytes()) for each in video])
+    def embed_video(self, video):
+        numbers = [self.frames.get(each.numpy().tobytes()) for each in video]
+        return self._vectors(numbers).unsqueeze(1)
 
-    def read(self, texts):
+    def embed_text(self, texts):
         return self._vectors([self.captions.get(text) for text in texts])
 
     def _vectors(self, numbers):

@@ -7,7 +7,7 @@ from transformers import CLIPImageProcessor, ViTConfig, ViTImageProcessor, ViTMo
 
 from t2v.data.world_shards import pixels
 from t2v.errors import UserError
-from t2v.nets.features import pictures_of
+from t2v.nets.features import load_frame_net
 from t2v.training.losses.perceptual import Perceptual
 from t2v.world.oracle import WorldOracle
 
@@ -54,7 +54,7 @@ def test_frames_are_as_far_apart_as_t2v_eval_says(folder):
     distance = Perceptual(folder, "cpu")
     if not distance.by_frame:
         pytest.skip("t2v eval takes image models")
-    net = pictures_of(folder)
+    net = load_frame_net(folder)
     assert net.name == distance.name
     wanted = net.distance(ours, theirs).mean(1)
     torch.testing.assert_close(distance(pixels(ours), pixels(theirs)), wanted)
@@ -70,7 +70,9 @@ def test_a_network_sees_frames_of_any_size_as_its_processor_prepares_them(tmp_pa
     CLIPImageProcessor(
         size={"shortest_edge": 20}, crop_size={"height": 16, "width": 16}, resample=resample
     ).save_pretrained(tmp_path)
-    exact, smooth = (pictures_of(str(tmp_path), smooth=each).look for each in (False, True))
+    exact, smooth = (
+        load_frame_net(str(tmp_path), differentiable=each).compute for each in (False, True)
+    )
     coarse = torch.rand(2, 3, 9, 13, generator=torch.Generator().manual_seed(3)) * 2 - 1
     frames = F.interpolate(coarse, (45, 64), mode="bilinear")
     for ours, theirs in zip(smooth(frames), exact(frames), strict=True):
@@ -84,7 +86,7 @@ def test_a_processor_without_a_known_gradient_is_refused(tmp_path):
         tmp_path
     )
     ViTImageProcessor(size={"height": 16, "width": 16}, resample=0).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match=r"ViTImageProcessor\w* prepares .* no gradient"):
+    with pytest.raises(UserError, match=r"ViTImageProcessor\w* prepares .* no known gradient"):
         Perceptual(str(tmp_path), "cpu")
 
 

@@ -1,4 +1,4 @@
-"""Tiny models of transformers caption frames and videos and score texts, from a folder."""
+"""Tiny models of transformers caption frames and videos, from a folder."""
 
 import re
 from dataclasses import replace
@@ -13,10 +13,7 @@ from transformers import (
     BlipForConditionalGeneration,
     BlipImageProcessor,
     BlipProcessor,
-    CLIPConfig,
     CLIPImageProcessor,
-    CLIPModel,
-    CLIPProcessor,
     CLIPVisionConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
@@ -36,7 +33,7 @@ from t2v.curation.text.caption import caption
 from t2v.errors import UserError
 from t2v.io.manifest import Clip
 from t2v.io.video import write_video
-from t2v.nets.vision_language import Captioner, Scorer
+from t2v.nets.captioner import Captioner
 
 WORDS = re.findall(
     r"\S+", "a dog cat runs sits on the wet green meadow sofa describe this : user assistant"
@@ -137,17 +134,6 @@ def onevision(tmp_path_factory) -> str:
     return str(folder)
 
 
-@pytest.fixture(scope="module")
-def clip_model(tmp_path_factory) -> str:
-    folder = tmp_path_factory.mktemp("clip")
-    text = TOWER | {"vocab_size": len(WORDS) + 4, "eos_token_id": 3, "max_position_embeddings": 12}
-    config = CLIPConfig(text_config=text, vision_config=VISION, projection_dim=8)
-    awake(CLIPModel(config)).save_pretrained(folder)
-    image = CLIPImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
-    CLIPProcessor(image, words()).save_pretrained(folder)
-    return str(folder)
-
-
 @pytest.fixture
 def frames() -> list[np.ndarray]:
     generator = np.random.default_rng(0)
@@ -201,28 +187,6 @@ def test_an_image_model_with_chat_is_shown_every_frame_and_adds_to_no_prompt(lla
     assert model.describe(frames, "describe this", 6) == [said]
 
 
-def test_a_scorer_gives_the_mean_cosine_over_frames(clip_model, frames):
-    scorer = Scorer(clip_model, "cpu")
-    texts = ["a dog runs", "the cat sits on the sofa"]
-    whole = scorer.match(frames, texts)
-    single = [scorer.match([frame], texts) for frame in frames]
-    np.testing.assert_allclose(whole, np.mean(single, axis=0), atol=1e-5)
-    assert all(-1 <= score <= 1 for score in whole)
-    assert abs(whole[0] - whole[1]) > 1e-4
-    assert len(scorer.match(frames, ["a dog runs " * 20])) == 1
-
-
-def test_the_scorer_chooses_the_caption_and_refuses_what_does_not_match(clip_model, clip, tmp_path):
-    (tmp_path / "x.txt").write_text("a dog runs\nthe cat sits on the sofa\na wet meadow")
-    config = CaptionConfig(authors=("sidecar",), scorer=clip_model)
-    done = caption(clip, config)
-    scores = [row["score"] for row in done.extra["candidates"]]
-    assert done.caption == done.extra["candidates"][scores.index(max(scores))]["text"]
-    assert done.scores["caption_match"] == max(scores)
-    strict = CaptionConfig(authors=("sidecar",), scorer=clip_model, min_match=max(scores) + 0.01)
-    assert "matches the pictures by" in caption(clip, strict).reason
-
-
 def test_a_model_that_fails_on_a_clip_is_to_be_asked_again_and_others_are_heard(blip, clip):
     name = f"model:{blip}"
     said = replace(clip, captions=("a dog runs",))
@@ -232,8 +196,6 @@ def test_a_model_that_fails_on_a_clip_is_to_be_asked_again_and_others_are_heard(
     assert (done.caption, done.dropped) == ("a dog runs", "")
 
 
-def test_what_is_no_model_is_named(tmp_path, blip):
+def test_what_is_no_model_is_named(tmp_path):
     with pytest.raises(UserError, match=r"model:.*nothing: cannot be loaded"):
         Captioner(str(tmp_path / "nothing"), "cpu")
-    with pytest.raises(UserError, match=r"scorer=.*cannot be loaded"):
-        Scorer(str(tmp_path / "nothing"), "cpu")

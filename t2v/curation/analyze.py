@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from t2v.curation.stages import load_stages
 from t2v.errors import UserError
 from t2v.footage import Picture, Probe, Unreadable, iter_pictures, probe
 from t2v.footage.door import require_file
+from t2v.io.hashes import KEY, file_sha256, sha256
 from t2v.io.manifest import Clip
 
 STILL_SIDE = 640  # the longer side of a still
@@ -86,8 +86,7 @@ def _failed(clip: Clip, error: Unreadable) -> Clip:
 
 def _sha256(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(path)
     except OSError as error:
         raise UserError(f"cannot be read: {error.strerror}") from error
 
@@ -133,7 +132,7 @@ def _refusal(probed: Probe, config: CurateConfig) -> str:
 
 def _identified(clip: Clip) -> Clip:
     facts = [clip.sha256 or clip.path, clip.start, clip.end, clip.extra.get("crop")]
-    name = hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
+    name = sha256(repr(facts))[:KEY]
     return replace(clip, extra=clip.extra | {"id": name})
 
 

@@ -1,41 +1,42 @@
-"""Where the work of curation is done: processes of this machine, or Ray Data."""
+"""The workers of a curation: processes of this machine, or Ray Data."""
 
 from __future__ import annotations
 
-import logging
 import os
 import pickle
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from tqdm import tqdm
-
 from t2v.config.curation import CurateConfig
 from t2v.errors import UserError
+from t2v.io.progress import progress
 from t2v.io.workers import work
 
-logger = logging.getLogger(__name__)
-BLOCKS = 1000  # of Ray Data, at most: what a task that is lost has to do again
+BLOCKS = 1000  # of Ray Data, at most: a lost task repeats one block
 UNLIMITED = 1e6  # GB
 
 
 def run(
-    title: str,
+    doing: str,
+    unit: str,
     function: Callable[[Any], Any],
     items: Sequence[Any],
     config: CurateConfig,
     device: str = "cpu",
 ) -> Iterator[tuple[int, Any]]:
-    """The number and the result, or Failure, of each item, in the order they are done.
+    """Yield the number and the result, or Failure, of each item, in the order they finish.
 
-    Progress is shown under the title. Where `device` is no CPU, memory has no limit: CUDA maps far
-    more addresses than it takes.
+    Memory is limited on the CPU alone: CUDA maps far more addresses than it uses.
+
+    Args:
+        doing: the work, as progress is shown: "caption".
+        unit: a plural noun for the items: "clips".
+        device: the device that `function` computes on.
 
     Raises:
-        UserError: from `function`, or Ray is asked for and not installed.
+        UserError: from `function`, or Ray was chosen and is not installed.
     """
     if device != "cpu":
         config = replace(config, memory_gb=UNLIMITED)
@@ -49,27 +50,13 @@ def run(
             seconds=config.seconds_per_file,
             memory_gb=config.memory_gb,
         )
-    yield from _told(results, len(items), title)
+    yield from progress(results, doing, unit, total=len(items))
 
 
-def _told(results: Iterator[Any], total: int, title: str) -> Iterator[Any]:
-    """The results, with a bar of rate and time left at a terminal, else a line now and then."""
-    began = last = time.monotonic()
-    with tqdm(total=total, desc=title, disable=None) as bar:
-        for done, result in enumerate(results, start=1):
-            yield result
-            bar.update()
-            now = time.monotonic()
-            if bar.disable and (now - last > 30 or done == total):
-                last, rate = now, done / max(now - began, 1e-6)
-                words = "%s: %d of %d, %.2f a second, %.0f s left"
-                logger.info(words, title, done, total, rate, (total - done) / rate)
+class _Isolated:
+    """A process of its own below a Ray actor, so that there too a crash fails one item only.
 
-
-class _Alone:
-    """A process of its own below a Ray actor: a crash is a verdict there too.
-
-    It stays from item to item, with the model that it may have loaded.
+    It lives from item to item, with the model that it may have loaded.
     """
 
     def __init__(self, function: Callable[[Any], Any], seconds: float, memory_gb: float) -> None:
@@ -78,7 +65,7 @@ class _Alone:
         self.results = self.work(self._items())
 
     def _items(self) -> Iterator[Any]:
-        while self.waiting:  # it is asked for one after one was put there
+        while self.waiting:  # `__call__` adds an item before it asks for a result
             yield self.waiting.pop()
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -106,7 +93,7 @@ def _on_ray(
     ray.data.DataContext.get_current().enable_progress_bars = False
     rows = [{"number": n, "item": pickle.dumps(item)} for n, item in enumerate(items)]
     data = ray.data.from_items(rows, override_num_blocks=min(len(rows), BLOCKS))
-    actor: Any = _Alone  # Ray's types know functions only
+    actor: Any = _Isolated  # Ray's types know functions only
     done = data.map(
         actor,
         fn_constructor_args=(function, config.seconds_per_file, config.memory_gb),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import tarfile
@@ -24,6 +23,7 @@ from t2v.errors import UserError
 from t2v.footage import Unreadable, iter_frames, probe
 from t2v.footage.door import film_of, opened
 from t2v.io.files import complete, remove_partials
+from t2v.io.hashes import file_sha256
 from t2v.io.manifest import Clip
 from t2v.io.workers import Failure
 
@@ -52,7 +52,9 @@ def write_files(clips: Sequence[Clip], config: CurateConfig, folder: Path) -> li
     kept = [number for number, clip in enumerate(clips) if not clip.dropped]
     weave = config.probe.interlaced == "deinterlace"
     function = partial(_with_file, folder=folder, deinterlace=weave)
-    for at, done in engine.run("cutting", function, [clips[number] for number in kept], config):
+    for at, done in engine.run(
+        "write", "clips", function, [clips[number] for number in kept], config
+    ):
         clip = clips[kept[at]]
         if isinstance(done, Failure):
             done = clip.drop(FAILED, f"its file cannot be written: {done.reason}")
@@ -76,8 +78,6 @@ def _with_file(clip: Clip, folder: Path, deinterlace: bool) -> Clip:
     about = {name: clip.extra[name] for name in ("crop", "probe") if name in clip.extra}
     extra = {name: value for name, value in clip.extra.items() if name not in about}
     told = probe(path)
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return replace(
         clip,
         path=str(path),
@@ -85,7 +85,7 @@ def _with_file(clip: Clip, folder: Path, deinterlace: bool) -> Clip:
         end=None if clip.end is None else round(clip.end - clip.start, 6),
         width=told.width,  # even
         height=told.height,
-        sha256=sha256,
+        sha256=file_sha256(path),
         extra=extra | {"cut_from": origin | about},
     )
 

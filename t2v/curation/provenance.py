@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -13,6 +12,7 @@ from typing import Any
 import av
 
 from t2v.config.curation import STAGES, CurateConfig
+from t2v.io.hashes import sha256
 
 # The packages that decide on footage, and those that decide where a model is named.
 LIBRARIES = ("t2v", "av", "opencv-python-headless", "numpy", "scikit-learn")
@@ -36,7 +36,7 @@ def provenance(config: CurateConfig, rules: int) -> dict[str, Any]:
         "versions": {name: _version(name) for name in libraries}
         | {"ffmpeg": str(av.ffmpeg_version_info)},
         "rules": rules,
-        "settings": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest(),
+        "settings": sha256(json.dumps(settings, sort_keys=True)),
         "models": hashes,
     }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import shlex
@@ -35,6 +34,7 @@ from t2v.curation.sources import Source, find_sources
 from t2v.curation.stages import Stage, load_stages
 from t2v.curation.text.caption import NO_ANSWER, UNANSWERED
 from t2v.io.files import remove_partials, write_text
+from t2v.io.hashes import KEY, sha256
 from t2v.io.manifest import MANIFEST, Clip, write_manifest
 from t2v.io.workers import Failure
 from t2v.outputs import output_folder
@@ -122,7 +122,8 @@ def _analyzed(
     if len(todo) < len(sources):
         logger.info("%d of %d files are done already", len(sources) - len(todo), len(sources))
     items = [sources[number] for number in todo]
-    for number, result in engine.run("analyzing", partial(analyze, config=config), items, config):
+    results = engine.run("analyze", "files", partial(analyze, config=config), items, config)
+    for number, result in results:
         hashes = updated(hashes)
         settings = _settings(config, hashes)
         limits = _limits(settings, config)
@@ -151,7 +152,7 @@ def _stored(
 
 
 def _failed(source: Source, failure: Failure) -> Analysis:
-    name = hashlib.sha256(source.path.encode(errors="surrogateescape")).hexdigest()[:32]
+    name = sha256(source.path)[:KEY]
     clip = Clip(path=source.path, source=source.source, license=source.license, extra={"id": name})
     return Analysis([clip.drop(FAILED, failure.reason)])
 
@@ -184,6 +185,7 @@ def _one_by_one(
     todo = [number for number, key in enumerate(keys) if key not in log.done]
     results = engine.run(
         name,
+        "clips",
         partial(stage.run, config=settings),
         [clips[number] for number in todo],
         config,
@@ -209,8 +211,7 @@ def _key(clip: Clip, settings: Any, hashes: dict[str, str]) -> str:
     """The journal key of a clip's result: a hash of clip, settings and models' files."""
     # the device does not change the result: journals have always been keyed as of the CPU
     values = asdict(settings) | ({"device": "cpu"} if hasattr(settings, "device") else {})
-    text = json.dumps([RULES, values, hashes, asdict(clip)], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return sha256(json.dumps([RULES, values, hashes, asdict(clip)], sort_keys=True))
 
 
 def _device(settings: Any) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 import logging
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from t2v.errors import UserError
+from t2v.io.hashes import KEY, sha256
 from t2v.io.manifest import VIDEO_SUFFIXES
 from t2v.io.text_files import read_text
 
@@ -44,7 +44,7 @@ class Source:
     def key(self, settings: str) -> str:
         """What changes when the file, its rights or the settings do, and at nothing else."""
         facts = [self.name, self.size, self.modified, self.source, self.license, self.caption]
-        return hashlib.sha256(json.dumps([*facts, settings]).encode()).hexdigest()[:32]
+        return sha256(json.dumps([*facts, settings]))[:KEY]
 
 
 def find_sources(given: str, output: Path) -> list[Source]:

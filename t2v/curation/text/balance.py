@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from bisect import bisect_right
 from collections import Counter
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from t2v.config.captions import BalanceConfig
 from t2v.curation.stages import Stage
+from t2v.io.hashes import sha256
 from t2v.io.manifest import Clip
 
 UNKNOWN = "unknown"
@@ -95,9 +95,7 @@ def _evenly(clips: Sequence[Clip], wanted: int, config: BalanceConfig) -> set[in
 
 def _lot(clip: Clip) -> str:
     """The same for the same clip, and like chance otherwise."""
-    return hashlib.sha256(
-        repr((clip.sha256 or clip.path, clip.start, clip.end)).encode()
-    ).hexdigest()
+    return sha256(repr((clip.sha256 or clip.path, clip.start, clip.end)))
 
 
 def _duration_group(clip: Clip, edges: Sequence[float]) -> str:

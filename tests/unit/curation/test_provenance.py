@@ -59,12 +59,12 @@ def asked(monkeypatch):
     """What each stage was given to do, with workers that answer at once: title to count."""
     asked = {}
 
-    def answer(title, function, items, config, device="cpu"):
+    def answer(title, unit, function, items, config, device="cpu"):
         asked[title] = len(items)
         for number, item in enumerate(items):
             clip = Clip(path=item.path, end=1.0, fps=24.0, width=64, height=64, extra={"id": "a"})
             analysis = Analysis([clip])
-            yield number, analysis if title == "analyzing" else replace(item, caption="a dog")
+            yield number, analysis if title == "analyze" else replace(item, caption="a dog")
 
     monkeypatch.setattr(engine, "run", answer)
     return asked
@@ -73,7 +73,7 @@ def asked(monkeypatch):
 @pytest.mark.parametrize(
     ("stage", "setting"),
     [
-        ("analyzing", "quality.aesthetic_model"),
+        ("analyze", "quality.aesthetic_model"),
         ("caption", "caption.tokenizer"),
         ("caption", "caption.scorer"),
         ("caption", "caption.authors"),
@@ -90,12 +90,12 @@ def test_other_weights_in_the_same_folder_judge_again(stage, setting, tmp_path, 
     words += [f"input={tmp_path / 'in'}", f"output={tmp_path / 'out'}"]
     config = load_config(CurateConfig, None, words)
     curate(config)
-    assert asked == {"analyzing": 1, "caption": 1}
+    assert asked == {"analyze": 1, "caption": 1}
     curate(config)
-    assert asked == {"analyzing": 0, "caption": 0}
+    assert asked == {"analyze": 0, "caption": 0}
     (model / "model.safetensors").write_bytes(b"other weights")
     curate(config)
-    assert asked == {"analyzing": int(stage == "analyzing"), "caption": int(stage == "caption")}
+    assert asked == {"analyze": int(stage == "analyze"), "caption": int(stage == "caption")}
 
 
 def test_a_model_that_a_worker_fetched_is_known_the_next_time(tmp_path, asked, monkeypatch):
@@ -111,7 +111,7 @@ def test_a_model_that_a_worker_fetched_is_known_the_next_time(tmp_path, asked, m
     )
     for count in (1, 0):
         curate(config)
-        assert asked == {"analyzing": count, "caption": count}
+        assert asked == {"analyze": count, "caption": count}
 
 
 def test_ocr_is_told_by_its_version(config):

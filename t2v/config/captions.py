@@ -166,7 +166,6 @@ class ReportConfig:
     """The page about a curation."""
 
     pictures: int = 24  # pictures of kept clips, and as many for each reason of dropping
-    side: int = 200  # pixels of a picture's longer side
 
     def __post_init__(self) -> None:
-        at_least_one(self, "pictures", "side")
+        at_least_one(self, "pictures")

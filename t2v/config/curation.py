@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from t2v.config.captions import BalanceConfig, CaptionConfig, ReportConfig, TopicsConfig
 from t2v.config.checks import at_least_one
+from t2v.config.retired import Retired
 from t2v.errors import UserError
 
 # Each stage and the module with its `STAGE`, in the order they run, after `probe` and `scenes`,
@@ -104,6 +106,9 @@ class OverlayConfig:
 class CurateConfig:
     """`t2v curate IN -o OUT`"""
 
+    RETIRED: ClassVar[dict[str, Retired]] = {
+        "report.side": Retired("It never had an effect: leave it out.", range(1, sys.maxsize)),
+    }
     # folder of footage, or one file; a table beside it may name source, licence and caption
     input: str
     output: str  # folder to write

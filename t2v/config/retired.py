@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ class Retired:
     """
 
     instead: str = ""
-    neutral: tuple[Any, ...] = ()
+    neutral: Container[Any] = ()
     renamed: str | None = None
 
 

@@ -27,7 +27,7 @@ SCHEMAS = list(
         each
         for module in MODULES
         for each in vars(module).values()
-        if is_dataclass(each) and each.__module__ == module.__name__
+        if is_dataclass(each) and each.__module__ == module.__name__ and each is not Retired
     )
 )
 

@@ -4,7 +4,9 @@ from dataclasses import fields
 
 import pytest
 
+from t2v.config.captions import ReportConfig
 from t2v.config.curation import ALL_STAGES, STAGES, CurateConfig
+from t2v.config.load import load_config
 from t2v.curation.stages import load_stages
 from t2v.errors import UserError
 
@@ -36,3 +38,11 @@ def test_stages_that_do_not_exist_cannot_be_skipped():
     with pytest.raises(UserError, match=r"\['motoin'\].*probe, scenes, quality, motion"):
         CurateConfig(input="in", output="out", skip=("motoin", "motion"))
     CurateConfig(input="in", output="out", skip=ALL_STAGES)
+
+
+def test_a_config_of_before_loads_without_the_setting_that_did_nothing(tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text("input: in\noutput: out\nreport:\n  pictures: 3\n  side: 200\n")
+    assert load_config(CurateConfig, file, []).report == ReportConfig(pictures=3)
+    with pytest.raises(UserError, match=r"report\.side is no setting here any more"):
+        load_config(CurateConfig, file, ["report.side=100"])

@@ -24,6 +24,7 @@ from t2v.config.sampling import BenchConfig, SampleConfig
 from t2v.errors import UserError
 from t2v.io.files import locked, write_text
 from t2v.io.text_files import read_json
+from t2v.models.latents import latent_channels
 from t2v.pipelines.t2v import T2VPipeline
 from t2v.sampling.load import load_pipeline
 
@@ -230,8 +231,9 @@ def vae_memory(pipe: T2VPipeline, frames: int, config: BenchConfig) -> dict[str,
     height, width = config.height or pipe.config.height, config.width or pipe.config.width
     space, stride = pipe.vae_scale_factor_spatial, pipe.vae_scale_factor_temporal
     grid = 1 + (frames - 1) // stride, height // space, width // space
-    channels, generator = pipe.transformer.config.in_channels, torch.Generator().manual_seed(0)
-    latents = torch.randn(1, channels, *grid, generator=generator).to(device, vae.dtype)
+    generator = torch.Generator().manual_seed(0)
+    shape = 1, latent_channels(vae), *grid
+    latents = torch.randn(shape, generator=generator).to(device, vae.dtype)
     peak = {"decode_mib": peak_memory(lambda: vae.decode(latents), device)}
     video = vae.decode(latents).sample.clamp(-1, 1)
     peak["encode_mib"] = peak_memory(lambda: encode(pipe, video), device)

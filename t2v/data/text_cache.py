@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
@@ -17,6 +16,7 @@ from t2v.data.captions import Captions
 from t2v.errors import UserError
 from t2v.io.hashes import digest
 from t2v.models.device import ready
+from t2v.models.text import encode_alone, pad_text
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class Texts:
         """
         ids = [row[:n] for row, n in zip(tokens.tolist(), lengths.tolist(), strict=True)]
         found = [self.cache.read(self._key(each)).float() for each in ids]
-        return torch.stack([F.pad(each, (0, 0, 0, rows - len(each))) for each in found])
+        return torch.stack([pad_text(each, rows) for each in found])
 
     def _key(self, ids: Sequence[int]) -> str:
         return digest(self.name, list(ids))
@@ -77,10 +77,7 @@ class Texts:
         device = ready(self.encoder)
         halved = self.precision == "bf16"
         with torch.autocast(device.type, torch.bfloat16, enabled=halved):
-            # some tokenizers make nothing of an empty prompt, and no encoder takes nothing
-            tokens = torch.tensor([ids or [0]], device=device)
-            answer = self.encoder(input_ids=tokens, attention_mask=torch.ones_like(tokens))
-        text = answer.last_hidden_state[0, : len(ids)]
+            text = encode_alone(self.encoder, ids)
         text = text.to(torch.bfloat16 if halved else torch.float32).cpu()
         if not text.isfinite().all():
             raise UserError(

@@ -22,6 +22,7 @@ from t2v.errors import UserError
 from t2v.evaluation.metrics.attributes import load_pipeline, wilson
 from t2v.io.files import write_text
 from t2v.io.video import contact_sheet, save_image
+from t2v.models.latents import normalize_latents
 from t2v.outputs import output_folder
 from t2v.pipelines.t2v import T2VPipeline
 
@@ -126,11 +127,7 @@ def _real(config: EvalConfig, pipeline: T2VPipeline) -> tuple[Dataset, Tensor]:
     latents = torch.cat([dataset.read(draw) for draw in draws]).float()
     order = torch.cat([dataset.clips(draw) for draw in draws])
     assert sorted(order.tolist()) == list(range(len(dataset.rows))), "a clip is missing or twice"
-    mean, std = (
-        rearrange(torch.tensor(values), "c -> c 1 1 1")
-        for values in (pipeline.vae.config.latents_mean, pipeline.vae.config.latents_std)
-    )
-    return dataset, ((latents - mean) / std)[order.argsort()]
+    return dataset, normalize_latents(latents, pipeline.vae.config)[order.argsort()]
 
 
 def _drawn(pipeline: T2VPipeline, prompts: list[str], seed: int) -> Tensor:

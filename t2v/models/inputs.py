@@ -9,6 +9,7 @@ from torch import Tensor
 
 from t2v.errors import UserError
 from t2v.models.finite import is_finite
+from t2v.models.latents import latent_channels
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ def latent_shape(
             )
     frames = -(-(num_frames - 1) // time) + 1
     frames = -(-frames // patch_t) * patch_t
-    return batch, transformer.config.in_channels, frames, height // space, width // space
+    return batch, latent_channels(vae), frames, height // space, width // space
 
 
 def check_prompts(**given: tuple[Any, Any]) -> None:

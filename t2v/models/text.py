@@ -4,10 +4,12 @@ import html
 import logging
 import re
 import unicodedata
+from collections.abc import Sequence
 
 import ftfy
 import torch
-from torch import Tensor
+from einops import rearrange
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -82,19 +84,41 @@ def encode_prompts(
     Raises:
         UserError: a prompt is longer than `max_length`, or became NaN or infinite numbers.
     """
-    device = ready(encoder)
     embeds = {}
     for prompt in dict.fromkeys(prompts):
         if (count := count_tokens(tokenizer, prompt)) > max_length:
             _refuse_or_warn(prompt, count, max_length, truncate)
         ids = tokenizer(clean_prompt(prompt), truncation=True, max_length=max_length).input_ids
-        # some tokenizers make nothing of an empty prompt, and no encoder takes nothing
-        tokens = torch.tensor([ids or [tokenizer.pad_token_id or 0]], device=device)
-        mask = torch.ones_like(tokens)
-        text = encoder(input_ids=tokens, attention_mask=mask).last_hidden_state[0, : len(ids)]
+        text = encode_alone(encoder, ids)
         refuse_bad("text encoder", text, encoder.dtype)
-        embeds[prompt] = F.pad(text, (0, 0, 0, max_length - len(ids)))  # m d
+        embeds[prompt] = pad_text(text, max_length)  # m d
     return torch.stack([embeds[prompt] for prompt in prompts])
+
+
+def encode_alone(encoder: PreTrainedModel, ids: Sequence[int]) -> Tensor:
+    """The embedding of one text's tokens, `m d`, where the encoder computes."""
+    # some tokenizers make no token of an empty text, and encoders need at least one
+    tokens = torch.tensor([list(ids) or [0]], device=ready(encoder))
+    lengths = torch.tensor([tokens.shape[1]], device=tokens.device)
+    return encode_tokens(encoder, tokens, lengths)[0, : len(ids)]
+
+
+def encode_tokens(encoder: nn.Module, tokens: Tensor, lengths: Tensor) -> Tensor:
+    """Embeddings `b m d` with zeros past each text's end, as Wan 2.1 has them.
+
+    Args:
+        encoder: any text encoder of transformers.
+        tokens: ids padded to the longest of the batch, `b m`.
+        lengths: how many of them are real, `b`.
+    """
+    mask = torch.arange(tokens.shape[1], device=tokens.device) < rearrange(lengths, "b -> b 1")
+    text = encoder(input_ids=tokens, attention_mask=mask.long()).last_hidden_state
+    return text * rearrange(mask, "b m -> b m 1")
+
+
+def pad_text(text: Tensor, length: int) -> Tensor:
+    """Embeddings `... m d` with rows of zeros behind them, `... length d`."""
+    return F.pad(text, (0, 0, 0, length - text.shape[-2]))
 
 
 def _refuse_or_warn(prompt: str, count: int, limit: int, truncate: bool) -> None:

@@ -14,6 +14,7 @@ from transformers import AutoModel
 from t2v.data.cache import weights_digest
 from t2v.data.world_shards import pixels
 from t2v.errors import UserError
+from t2v.models.latents import normalize_latents
 from t2v.models.load import load_part, loading
 from t2v.nets.preprocessing import differentiable_preprocessing, preprocessing, sample_frames
 
@@ -72,15 +73,11 @@ class VideoNet:
 
 def vae_frames(vae: nn.Module) -> FrameNet:
     """Return a VAE of ours as a network of frames, whose features are latents."""
-    mean, std = (
-        rearrange(torch.tensor(values), "c -> c 1 1")
-        for values in (vae.config.latents_mean, vae.config.latents_std)
-    )
 
     def compute(frames: Tensor) -> list[Tensor]:
         frames = frames.to(vae.device, vae.dtype)
-        latents = vae.encode(frames.unsqueeze(2)).latent_dist.mean.squeeze(2)
-        return [(latents - mean.to(latents)) / std.to(latents)]
+        latents = vae.encode(frames.unsqueeze(2)).latent_dist.mean
+        return [normalize_latents(latents, vae.config).squeeze(2)]
 
     return FrameNet(f"vae {weights_digest(vae)[:8]}", compute)
 

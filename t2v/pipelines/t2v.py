@@ -28,6 +28,7 @@ from t2v.models.inputs import (
     latent_shape,
     warn_outside,
 )
+from t2v.models.latents import denormalize_latents
 from t2v.models.lora import LoraLoader
 from t2v.models.schedule import sample_generators, set_timesteps, step_options
 from t2v.models.text import count_tokens, encode_prompts, unknown_words
@@ -257,11 +258,8 @@ class T2VPipeline(DiffusionPipeline, LoraLoader):
         """
         # a pipeline that only decodes may have no transformer
         refuse_bad("transformer", latents, getattr(self.transformer, "dtype", latents.dtype))
-        config, device = self.vae.config, ready(self.vae)
-        latents = latents.to(device)
-        mean = torch.tensor(config.latents_mean, device=device)[:, None, None, None]  # c 1 1 1
-        std = torch.tensor(config.latents_std, device=device)[:, None, None, None]
-        latents = (latents * std + mean).to(self.vae.dtype)
+        latents = denormalize_latents(latents.to(ready(self.vae)), self.vae.config)
+        latents = latents.to(self.vae.dtype)
         videos = torch.cat([self.vae.decode(z, return_dict=False)[0] for z in latents.split(1)])
         refuse_bad("vae", videos, self.vae.dtype)
         return videos[:, :, :num_frames]

@@ -110,7 +110,7 @@ class PlannedDiT(DiTTask):
             self.vae.encode(black(replace(self.size, batch=1), device))
 
     def _latent_shape(self) -> tuple[int, ...]:
-        size, vae, channels = self.size, self.vae, self.config.model.in_channels
+        size, vae, channels = self.size, self.vae, self.config.model.out_channels
         sides = size.frames, size.height, size.width
         if vae is not None:
             return latent_shape(self.model["transformer"], vae, size.batch, *sides)

@@ -17,11 +17,12 @@ from t2v.errors import UserError
 from t2v.io.checkpoint import newest_checkpoint
 from t2v.models.device import ALIGNMENT
 from t2v.models.load import load_text
+from t2v.models.text import encode_tokens, pad_text
 from t2v.models.vae import AutoencoderKLT2V
 from t2v.models.vae_folder import load_vae
 from t2v.pipelines.t2v import T2VPipeline
 from t2v.training.engine.loop import fit, start_state
-from t2v.training.tasks.dit import DiTTask, encode_tokens, train_dit
+from t2v.training.tasks.dit import DiTTask, train_dit
 from t2v.training.tasks.vae import VAETask, train_vae
 
 
@@ -172,7 +173,7 @@ def test_the_text_encoder_learns_only_when_asked(dit_config):
 def test_text_in_a_batch_is_what_the_pipeline_makes_of_it(dit_config, text_encoder):
     task = DiTTask(dit_config)
     tokens, lengths = task.captions.first(torch.tensor([0, 1]))
-    text = encode_tokens(text_encoder, tokens, lengths, 12)
+    text = pad_text(encode_tokens(text_encoder, tokens, lengths), 12)
     pipe = task._pipeline()
     pipe.register_modules(text_encoder=text_encoder)
     alone, _ = pipe.encode_prompt(

@@ -11,9 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from diffusers import AutoencoderKLWan, SchedulerMixin
 from diffusers.models.attention_dispatch import attention_backend
-from einops import rearrange
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from t2v.config.sampling import SampleConfig
@@ -26,10 +24,12 @@ from t2v.data.text_cache import FOLDER, Texts
 from t2v.errors import UserError
 from t2v.io.model_card import write_model_card
 from t2v.models.attention import check_backend
-from t2v.models.conditions import Conditions
+from t2v.models.conditions import Conditions, input_channels
 from t2v.models.device import pick_device
 from t2v.models.diffusion import build_scheduler, diffusion_loss, draw_times
+from t2v.models.latents import latent_channels, normalize_latents
 from t2v.models.load import load_text
+from t2v.models.text import encode_tokens, pad_text
 from t2v.models.transformer import T2VTransformer3DModel
 from t2v.models.vae import AutoencoderKLT2V
 from t2v.models.vae_folder import load_vae
@@ -236,12 +236,8 @@ class DiTTask:
         return DiTBatch(self._latents(draw), tokens, lengths)
 
     def _latents(self, draw: Draw) -> Tensor:
-        device, config = pick_device(self.config.device), self.vae.config
-        mean, std = (
-            rearrange(torch.tensor(values, device=device), "c -> c 1 1 1")
-            for values in (config.latents_mean, config.latents_std)
-        )
-        return (self.data.read(draw).to(device).float() - mean) / std
+        latents = self.data.read(draw).to(pick_device(self.config.device)).float()
+        return normalize_latents(latents, self.vae.config)
 
     def _losses(self, batch: DiTBatch, noise: Tensor, t: Tensor) -> Tensor:
         device, transformer = batch.latents.device, self.model["transformer"]
@@ -261,7 +257,8 @@ class DiTTask:
         if self.texts:
             return Conditions(text=self.texts.read(batch.tokens, batch.lengths, rows).to(device))
         tokens, lengths = batch.tokens.to(device), batch.lengths.to(device)
-        return Conditions(text=encode_tokens(self.model["text_encoder"], tokens, lengths, rows))
+        text = encode_tokens(self.model["text_encoder"], tokens, lengths)
+        return Conditions(text=pad_text(text, rows))
 
     def _pipeline(self) -> T2VPipeline:
         config = self.config
@@ -315,8 +312,9 @@ def check_match(
     """
     needed: dict[str, tuple[int, str]] = {}
     if vae is not None:
-        channels = vae.config.get("latent_channels") or vae.config.get("z_dim")
-        needed |= {"in_channels": (channels, "vae"), "out_channels": (channels, "vae")}
+        channels = latent_channels(vae)
+        needed["in_channels"] = input_channels(channels), "vae"
+        needed["out_channels"] = channels, "vae"
     if text_encoder is not None:
         needed["text_dim"] = text_encoder.config.hidden_size, "text"
     for name, (width, part) in needed.items():
@@ -325,20 +323,3 @@ def check_match(
                 f"model.{name}={getattr(config.model, name)}, but {part}={getattr(config, part)} "
                 f"is {width} wide. Set model.{name}={width}, or name another {part}."
             )
-
-
-def encode_tokens(
-    text_encoder: nn.Module, tokens: Tensor, lengths: Tensor, max_sequence_length: int
-) -> Tensor:
-    """Embeddings `b max_sequence_length d` with zeros past each prompt's end, as Wan 2.1 has them.
-
-    Args:
-        text_encoder: any transformers encoder.
-        tokens: ids padded to the longest of the batch, `b m`.
-        lengths: how many of them are real, `b`.
-        max_sequence_length: rows of the answer, at least `m`.
-    """
-    mask = torch.arange(tokens.shape[1], device=tokens.device) < rearrange(lengths, "b -> b 1")
-    text = text_encoder(input_ids=tokens, attention_mask=mask.long()).last_hidden_state
-    text = text * rearrange(mask, "b m -> b m 1")
-    return F.pad(text, (0, 0, 0, max_sequence_length - text.shape[1]))

@@ -3,6 +3,8 @@
 from types import SimpleNamespace
 
 import pytest
+import torch
+from diffusers import AutoencoderKLWan
 
 from t2v.errors import UserError
 from t2v.models.inputs import check_prompts, count_frames, latent_shape
@@ -32,9 +34,10 @@ def test_impossible_numbers_of_frames_are_refused(frames):
 @pytest.mark.parametrize("frames, latent", [(1, 1), (2, 2), (5, 2), (6, 3), (9, 3), (10, 4)])
 @pytest.mark.parametrize("patch", [1, 2])
 def test_latent_frames_are_padded_to_the_grid(frames, latent, patch):
-    config = SimpleNamespace(scale_factor_spatial=8, scale_factor_temporal=4)
-    vae = SimpleNamespace(config=config)
-    transformer = SimpleNamespace(config=SimpleNamespace(patch_size=(patch, 2, 1), in_channels=16))
+    with torch.device("meta"):
+        vae = AutoencoderKLWan(base_dim=3, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1)
+    config = SimpleNamespace(patch_size=(patch, 2, 1), in_channels=36)  # latents and more
+    transformer = SimpleNamespace(config=config)
     shape = latent_shape(transformer, vae, 3, frames, 32, 40)
     assert shape == (3, 16, latent + latent % patch, 4, 5)
     with pytest.raises(UserError, match=r"width=20: .* multiples of 8. Nearest: 16 or 24"):

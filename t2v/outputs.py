@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from t2v.config.curation import CurateConfig
 from t2v.config.data import EncodeConfig
-from t2v.config.evaluation import CompareConfig, EvalConfig
+from t2v.config.evaluation import CompareConfig, EvalConfig, FootageEvalConfig
 from t2v.config.finetune import FinetuneConfig
 from t2v.config.load import wrote_config
 from t2v.config.scorer import ScorerConfig
@@ -40,10 +40,8 @@ OUTPUTS: dict[type, Output] = {
     EncodeConfig: Output(
         "t2v encode", ("manifest.jsonl", "report.json", "report.txt", "sheet.png")
     ),
-    EvalConfig: Output(
-        "t2v eval",
-        ("eval.json", "eval.md", "page.html", "likeness.json", "likeness.md", "likeness.png"),
-    ),
+    EvalConfig: Output("t2v eval", ("eval.json", "eval.md", "page.html")),
+    FootageEvalConfig: Output("t2v eval footage", ("likeness.json", "likeness.md", "likeness.png")),
     CompareConfig: Output("t2v eval compare", ("compare.json", "compare.md", "page.html")),
     WorldConfig: Output(
         "t2v world",

@@ -104,17 +104,6 @@ def _convert(args: argparse.Namespace, overrides: list[str]) -> None:
     print(Path(config.dst).resolve())
 
 
-def _eval(args: argparse.Namespace, overrides: list[str]) -> None:
-    from t2v.config.evaluation import EvalConfig
-
-    config = load_config(EvalConfig, args.config, overrides)
-    if config.data is None:
-        from t2v.evaluation.run import evaluate
-    else:
-        from t2v.evaluation.retrieval import evaluate
-    print(evaluate(config))
-
-
 def _plan(args: argparse.Namespace, overrides: list[str]) -> None:
     config, target = load_plan(args.config, overrides)
     from t2v.plan.report import report
@@ -171,14 +160,20 @@ COMMANDS = {
     ),
     "eval": Command(
         "t2v.config.evaluation:EvalConfig",
-        _eval,
-        "judge a pipeline by prompts or real clips",
+        "t2v.evaluation.run:evaluate",
+        "measure a pipeline on suites of prompts",
+        ("model",),
+    ),
+    "eval footage": Command(
+        "t2v.config.evaluation:FootageEvalConfig",
+        "t2v.evaluation.retrieval:evaluate",
+        "find the real clip nearest to each sampled caption",
         ("model",),
     ),
     "eval compare": Command(
         "t2v.config.evaluation:CompareConfig",
         "t2v.evaluation.compare:compare",
-        "tell evaluations apart",
+        "compare evaluations prompt by prompt",
         ("runs",),
     ),
     "scorer": Command(

@@ -1,69 +1,101 @@
-"""The settings of judging models."""
+"""The settings of evaluation."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from string import ascii_uppercase
-from typing import Literal
+from typing import ClassVar, Literal
 
 from t2v.config.checks import at_least_one
 from t2v.config.data import ClipsConfig
+from t2v.config.retired import Retired
 from t2v.errors import UserError
+
+# both were one command once, whose files hold the settings of both
+FOOTAGE = "It goes with real clips: use `t2v eval footage`."
+PROMPTS = "It goes with suites of prompts: use `t2v eval`."
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig:
-    """`t2v eval`: judge a pipeline on suites of prompts, or on captions of real clips."""
+    """`t2v eval`: measure a pipeline on suites of prompts."""
 
-    model: str = "t2v-tiny"  # the embedded model, a pipeline folder or a hub id
-    output: str
+    RETIRED: ClassVar[dict[str, Retired]] = {
+        "data": Retired(FOOTAGE, neutral=(None,)),
+        "held_out": Retired(FOOTAGE, neutral=(4,)),
+        "draws": Retired(FOOTAGE, neutral=(8,)),
+    } | {f"clips.{name}": Retired(FOOTAGE, (each,)) for name, each in asdict(ClipsConfig()).items()}
+
+    model: str = "t2v-tiny"  # the embedded model, a pipeline folder or a Hub id
+    output: str  # folder of tables, page and sampled videos
     overwrite: bool = False  # replace files in the output that are not this command's own
-    suites: tuple[str, ...] = ("world",)  # drawn or in t2v/evaluation/suites, or a file
+    # world (sampled scenes), attribute, motion, ... (in t2v/evaluation/suites), or a prompt file
+    suites: tuple[str, ...] = ("world",)
     count: int = 512  # prompts of each suite, at most
-    oracle: str | None = None  # folder of `t2v world make=oracle`: asks about attributes
-    perceptual: str | None = "vae"  # net of frames: the model's own VAE, or one of transformers
-    features: str | None = None  # net of videos, of transformers; None: the oracle, if there is one
-    clip: str | None = None  # model of transformers with towers for videos and texts
-    scorer: str | None = None  # folder of `t2v scorer`
-    captioner: str | None = None  # model of transformers that says what it sees in a video
-    sentences: str | None = None  # one that compares that with the prompt; None: shared words
-    training: str | None = None  # folder of clips the model learned from: is it copying?
-    clips_kept: str | None = None  # folder of drawn videos, by recipe; None: output/clips
-    page_videos: int = 60  # videos of each suite on the page, the worst
-    data: str | None = None  # real clips: asks which film a drawn video is nearest to
-    clips: ClipsConfig = field(default_factory=ClipsConfig)
-    held_out: int = 4  # of data: the last clips, whose captions are drawn
-    draws: int = 8  # videos of each caption of data
-    seed: int = 0
-    num_inference_steps: int | None = None  # None: what the model was saved with
-    guidance_scale: float | None = None
-    device: str = "auto"
-    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    batch_size: int = 16
+    oracle: str | None = None  # folder of `t2v world make=oracle`, which reads attributes of scenes
+    # network of perceptual distance: vae (the model's own) or an image model of transformers
+    perceptual: str | None = "vae"
+    # network of distances between sets, a video or image model of transformers; null: the oracle
+    features: str | None = None
+    clip: str | None = None  # text-video alignment: a CLIP, SigLIP or X-CLIP of transformers
+    scorer: str | None = None  # text-video alignment: a folder of `t2v scorer`
+    captioner: str | None = None  # image- or video-to-text model of transformers, for captions back
+    # encoder of transformers that compares captions with prompts; null: by the words they share
+    sentences: str | None = None
+    training: str | None = None  # folder of the training clips, to find copies of them
+    clips_kept: str | None = None  # folder that keeps sampled videos; null: `clips` in the output
+    page_videos: int = 60  # videos of each suite on the page, the worst first
+    seed: int = 0  # of the first prompt; prompt i takes seed + i
+    num_inference_steps: int | None = None  # denoising steps; null: the model's own
+    guidance_scale: float | None = None  # weight of the prompt, 1: no guidance; null: the model's
+    device: str = "auto"  # auto (cuda, mps or cpu), cpu, cuda, cuda:1, mps
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # of the weights
+    batch_size: int = 16  # videos sampled at once
 
     def __post_init__(self) -> None:
-        at_least_one(self, "count", "batch_size", "held_out", "draws", "page_videos")
+        at_least_one(self, "count", "batch_size", "page_videos")
         if self.sentences is not None and self.captioner is None:
             raise UserError(
                 f"sentences={self.sentences}: compares captions with prompts. Give captioner=MODEL."
             )
         if not self.suites:
             raise UserError("suites=[]: name at least one, for example suites=[world].")
-        if self.oracle is not None and self.data is not None:
-            raise UserError(
-                f"oracle={self.oracle} data={self.data}: give oracle=FOLDER to judge prompts of "
-                "the world, or data=MANIFEST to judge captions of real clips."
-            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FootageEvalConfig:
+    """`t2v eval footage`: sample the captions of real clips and find the nearest clip of each."""
+
+    model: str = "t2v-tiny"  # the embedded model, a pipeline folder or a Hub id
+    output: str  # folder of the table and a contact sheet
+    overwrite: bool = False  # replace files in the output that are not this command's own
+    data: str  # manifest of captioned clips, or a folder of media
+    clips: ClipsConfig = field(default_factory=ClipsConfig)
+    held_out: int = 4  # clips whose captions are sampled: the last ones, or those of their split
+    draws: int = 8  # videos of each caption
+    seed: int = 0  # of the first video; video i takes seed + i
+    device: str = "auto"  # auto (cuda, mps or cpu), cpu, cuda, cuda:1, mps
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # of the weights
+
+    FORMERLY: ClassVar[tuple[str, ...]] = ("EvalConfig",)
+    RETIRED: ClassVar[dict[str, Retired]] = {
+        each.name: Retired(PROMPTS, neutral=(each.default,))
+        for each in fields(EvalConfig)
+        if each.name not in {"model", "output", "overwrite", "seed", "device", "dtype"}
+    }
+
+    def __post_init__(self) -> None:
+        at_least_one(self, "held_out", "draws")
 
 
 @dataclass(frozen=True, kw_only=True)
 class CompareConfig:
-    """`t2v eval compare A B ...`: how do finished evaluations differ from the first, for real?"""
+    """`t2v eval compare A B ...`: compare evaluations with the first, prompt by prompt."""
 
-    runs: tuple[str, ...]  # folders written by `t2v eval`
-    output: str
+    runs: tuple[str, ...]  # folders written by `t2v eval`, at least two
+    output: str  # folder of tables and page
     overwrite: bool = False  # replace files in the output that are not this command's own
-    page_videos: int = 60
+    page_videos: int = 60  # videos of each suite on the page, the worst first
     seed: int = 0  # of the resampling
 
     def __post_init__(self) -> None:

@@ -90,8 +90,7 @@ def load_config(
     for number, (old, value, given) in enumerate(
         [*in_files, *(_read_override(text, known) for text in overrides)]
     ):
-        plain = value.value if isinstance(value, Plain) else value
-        name = current_name(old, plain, given, retired, in_file=number < len(in_files))
+        name = current_name(old, _plain(value), given, retired, in_file=number < len(in_files))
         if name is None:
             continue
         if name not in known:
@@ -130,21 +129,36 @@ def save_config(config: Any, path: Path) -> None:
 def wrote_config(path: Path, schema: type) -> bool:
     """Return whether `save_config` wrote this file for `schema`; False if it is unreadable.
 
-    Files of before there was a mark hold nearly every setting, and none that is unknown.
+    Files of before there was a mark hold nearly every setting, and none that is unknown. Where a
+    command was split in two, a file of then belongs to the one that it loads under.
     """
     from yaml import YAMLError, safe_load
 
+    retired = getattr(schema, "RETIRED", {})
     try:
         if not path.is_file() or path.stat().st_size > MOST_YAML:
             return False
         text = path.read_text(encoding="utf-8")
         if text.startswith(_MARK):
-            return text.partition("\n")[0] == f"{_MARK}{schema.__name__}"
+            names = (schema.__name__, *getattr(schema, "FORMERLY", ()))
+            mine = text.partition("\n")[0].removeprefix(_MARK) in names
+            return mine and (not retired or _loads(path, schema))
         values = safe_load(text)
     except (OSError, ValueError, YAMLError, RecursionError):
         return False
-    known = {each.name for each in fields(cast(Any, schema))}
-    return isinstance(values, dict) and known >= values.keys() and len(values) > 0.75 * len(known)
+    own = {each.name for each in fields(cast(Any, schema))}
+    known = own | {name.partition(".")[0] for name in retired}
+    if not isinstance(values, dict) or not known >= values.keys():
+        return False
+    return len(values) > 0.75 * len(own) and (not retired or _loads(path, schema))
+
+
+def _loads(path: Path, schema: type) -> bool:
+    try:
+        load_config(schema, path, [])
+    except UserError:
+        return False
+    return True
 
 
 def _lists(value: Any) -> Any:
@@ -171,6 +185,13 @@ def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield from _leaves(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
+
+
+def _plain(value: Any) -> Any:
+    """What `parse_yaml` gave, in Python's types."""
+    if isinstance(value, list):
+        return tuple(map(_plain, value))
+    return value.value if isinstance(value, Plain) else value
 
 
 def _as_parsed(value: Any) -> Any:

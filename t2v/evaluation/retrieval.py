@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from t2v.config.evaluation import EvalConfig
+from t2v.config.evaluation import FootageEvalConfig
 from t2v.config.load import save_config
 from t2v.data.dataset import Dataset, filled, load_latents
 from t2v.errors import UserError
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 SIZES = ("fps", "height", "width", "num_frames")
 
 
-def evaluate(config: EvalConfig) -> str:
+def evaluate(config: FootageEvalConfig) -> str:
     """Draw the captions of the held-out clips and look up the nearest of all real clips.
 
     A video is right when its nearest clip (see `nearest`) was cut from the same film as the clip
@@ -46,8 +46,7 @@ def evaluate(config: EvalConfig) -> str:
         return _evaluate(config)
 
 
-def _evaluate(config: EvalConfig) -> str:
-    assert config.data is not None
+def _evaluate(config: FootageEvalConfig) -> str:
     pipeline = load_pipeline(config.model, config.device, config.dtype)
     dataset, real = _real(config, pipeline)
     films = [row.get("path") or row["caption"] for row in dataset.rows]
@@ -104,9 +103,8 @@ def nearest(videos: Tensor, clips: Tensor, hidden: Tensor | None = None) -> Tens
     return likeness.argmax(dim=1)
 
 
-def _real(config: EvalConfig, pipeline: T2VPipeline) -> tuple[Dataset, Tensor]:
+def _real(config: FootageEvalConfig, pipeline: T2VPipeline) -> tuple[Dataset, Tensor]:
     """The clips in the order of their rows, held-out ones last, and their normalised latents."""
-    assert config.data is not None
     saved = {name: pipeline.config[name] for name in SIZES}
     dataset = load_latents(
         config.data,
@@ -159,7 +157,7 @@ def _table(rows: dict[str, dict[str, float]], chance: float) -> str:
 
 
 def _sheet(
-    pipeline: T2VPipeline, latents: Tensor, details: list[dict[str, str]], config: EvalConfig
+    pipeline: T2VPipeline, latents: Tensor, details: list[dict[str, str]], config: FootageEvalConfig
 ) -> Image.Image:
     """The first video of each caption, named by it."""
     video = pipeline.video_processor.postprocess_video(

@@ -12,11 +12,12 @@ import pytest
 
 from t2v.config.curation import CurateConfig
 from t2v.config.data import EncodeConfig
-from t2v.config.evaluation import CompareConfig, EvalConfig
+from t2v.config.evaluation import CompareConfig, EvalConfig, FootageEvalConfig
 from t2v.config.world import WorldConfig
 from t2v.curation.run import curate
 from t2v.data.encode import encode
 from t2v.errors import UserError
+from t2v.evaluation import retrieval
 from t2v.evaluation.compare import compare
 from t2v.evaluation.run import evaluate
 from t2v.io.checkpoint import newest_checkpoint
@@ -43,13 +44,17 @@ def runs(tmp_path, vae_config):
         "train-vae": (train_vae, replace(vae_config, output=output)),
         "encode": (encode, EncodeConfig(data="nowhere", model="nowhere", output=output)),
         "eval": (evaluate, EvalConfig(model="nowhere", output=output)),
+        "eval footage": (
+            retrieval.evaluate,
+            FootageEvalConfig(model="nowhere", data="nowhere", output=output),
+        ),
         "eval compare": (compare, CompareConfig(runs=("a", "b"), output=output)),
         "world": (world.run, WorldConfig(output=output)),
         "curate": (curate, CurateConfig(input=str(tmp_path / "in"), output=output)),
     }
 
 
-KINDS = ("train-vae", "encode", "eval", "eval compare", "world", "curate")
+KINDS = ("train-vae", "encode", "eval", "eval footage", "eval compare", "world", "curate")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from t2v.config.data import ClipsConfig
-from t2v.config.evaluation import EvalConfig
+from t2v.config.evaluation import FootageEvalConfig
 from t2v.errors import UserError
 from t2v.evaluation.retrieval import evaluate, nearest
 from t2v.pipelines.t2v import T2VPipeline
@@ -27,7 +27,7 @@ def config(pipe, media, tmp_path):
     ]
     manifest = media / "manifest.jsonl"
     manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return EvalConfig(
+    return FootageEvalConfig(
         model=str(tmp_path / "model"), data=str(manifest), clips=CLIPS, draws=3,
         output=str(tmp_path / "eval"),
     )  # fmt: skip
@@ -62,8 +62,3 @@ def test_clips_the_model_does_not_draw_the_size_of_are_refused(config):
     pipe.save_pretrained(config.model)
     with pytest.raises(UserError, match="The model draws latents of"):
         evaluate(config)
-
-
-def test_one_kind_of_judgement_is_asked_for():
-    with pytest.raises(UserError, match="give oracle=FOLDER"):
-        EvalConfig(output="x", oracle="y", data="z")

@@ -97,8 +97,8 @@ def _dispatch(argv: list[str]) -> None:
 
 def _run(command: Command, args: argparse.Namespace) -> None:
     overrides = overrides_of(command, args)
-    if not isinstance(command.run, str):
-        command.run(args, overrides)
+    if command.whole_line:
+        imported(command.run)(args, overrides)
         return
     config: Any = load_config(command.schema, args.config, overrides)
     result = imported(command.run)(config)

@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn, get_origin
 
+from t2v.cli import sample
 from t2v.cli.commands import COMMANDS, Command
 from t2v.config.load import settings, type_words
 from t2v.config.words import setting_words
@@ -22,28 +23,6 @@ SETTING = re.compile(r"[A-Za-z_][\w.]*=")
 WIDTH = 100  # columns of the help
 WIDEST = 30  # columns of a setting's name; longer ones have a line of their own
 
-# Options of `t2v sample` and the settings they stand for.
-OPTIONS = {
-    "--model": "model",
-    "--output": "output",
-    "--seed": "seed",
-    "--height": "height",
-    "--width": "width",
-    "--frames": "num_frames",
-    "--duration": "duration",
-    "--fps": "fps",
-    "--steps": "num_inference_steps",
-    "--guidance": "guidance_scale",
-    "--negative-prompt": "negative_prompt",
-    "--num-videos": "num_videos_per_prompt",
-    "--best-of": "best_of",
-    "--attention": "attention",
-    "--device": "device",
-    "--dtype": "dtype",
-    "--preview-every": "preview_every",
-}
-FLAGS = {"--sheet": "sheet", "--gif": "gif", "--truncate": "truncate", "--overwrite": "overwrite"}
-
 
 def command_name(argv: Sequence[str]) -> str:
     """The command that words begin with: two of them where there is such a command."""
@@ -52,7 +31,7 @@ def command_name(argv: Sequence[str]) -> str:
 
 
 def overview() -> str:
-    rows = "\n".join(f"  {name:<13}{command.help}" for name, command in COMMANDS.items())
+    rows = "\n".join(f"  {name:<14}{command.help}" for name, command in COMMANDS.items())
     return (
         "usage: t2v COMMAND [--config FILE] [name=value ...]\n\nText to video.\n\n"
         f"commands:\n{rows}\n\n`t2v COMMAND --help` lists every setting.\n{EXIT_CODES}"
@@ -87,29 +66,12 @@ def parser_of(name: str) -> argparse.ArgumentParser:
     free = [each.upper() for each in command.positional]
     if name == "sample":
         free = ["PROMPT"]
-        _add_sample_options(parser, words)
+        sample.add_options(parser, words)
     elif "output" in settings(command.schema):
         parser.add_argument("-o", "--output", metavar="FOLDER", help=words["output"])
     metavar = " ".join([*free, "name=value"])
     parser.add_argument("free", nargs="*", metavar=metavar, help="what follows -- is no setting")
     return parser
-
-
-def _add_sample_options(parser: argparse.ArgumentParser, words: dict[str, str]) -> None:
-    for option, setting in OPTIONS.items():
-        short = ["-o"] if option == "--output" else []
-        parser.add_argument(*short, option, dest=setting, help=words[setting])
-    for option, setting in FLAGS.items():
-        parser.add_argument(
-            option, dest=setting, action="store_const", const="true", help=words[setting]
-        )
-    parser.add_argument("--prompt-file", type=Path, metavar="FILE", help="one prompt a line")
-    parser.add_argument(
-        "--resume", type=Path, metavar="FILE", help="go on from the latents an interrupted run kept"
-    )
-    parser.add_argument(
-        "--recipe", type=Path, metavar="MP4", help="make the video of this mp4 (or json) again"
-    )
 
 
 def settings_table(schema: type) -> str:
@@ -144,8 +106,7 @@ def overrides_of(command: Command, args: argparse.Namespace) -> list[str]:
     free += getattr(args, "plain", [])
     args.prompts = free
     if command is COMMANDS["sample"]:
-        chosen = {name: getattr(args, name) for name in [*OPTIONS.values(), *FLAGS.values()]}
-        return given + [f"{name}={value}" for name, value in chosen.items() if value is not None]
+        return given + sample.chosen(args)
     for name in ("output", *command.options):
         if getattr(args, name, None) is not None:
             given.append(f"{name}={getattr(args, name)}")

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
+from t2v.config.sampling import ConvertConfig
 from t2v.errors import UserError
 from t2v.io.files import complete, locked
 from t2v.io.text_files import read_json
@@ -28,6 +29,12 @@ _COMPONENTS = {  # name in model_index.json -> the classes that T2VPipeline can 
 _WAN_21: dict[str, float] = {"fps": 16, "height": 480, "width": 832, "num_frames": 81}
 _WAN_22_5B: dict[str, float] = {"fps": 24, "height": 704, "width": 1280, "num_frames": 121}
 _SAMPLING = {"num_inference_steps": 50, "guidance_scale": 5.0, "max_sequence_length": 512}
+
+
+def convert(config: ConvertConfig) -> Path:
+    """`t2v convert`: convert `config.src` and return the new folder; see `convert_wan_pipeline`."""
+    convert_wan_pipeline(config.src, config.dst)
+    return Path(config.dst).resolve()
 
 
 def convert_wan_pipeline(src_folder: str | Path, dst_folder: str | Path) -> None:

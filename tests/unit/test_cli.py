@@ -4,13 +4,13 @@ import errno
 import os
 import subprocess
 import sys
-from dataclasses import replace
 
 import pytest
 from safetensors import SafetensorError
 
 from t2v.cli import main
-from t2v.cli.commands import COMMANDS, _prompts_in
+from t2v.cli.commands import COMMANDS
+from t2v.cli.sample import _prompts_in
 from t2v.config.load import load_config, settings
 from t2v.config.sampling import SampleConfig
 from t2v.errors import UserError
@@ -24,7 +24,7 @@ def heard(monkeypatch):
     def note(args, overrides):
         calls.append((load_config(SampleConfig, args.config, overrides), args.prompts))
 
-    monkeypatch.setitem(COMMANDS, "sample", replace(COMMANDS["sample"], run=note))
+    monkeypatch.setattr("t2v.cli.sample.sample", note)
     return calls
 
 
@@ -32,7 +32,7 @@ def sample_that_raises(monkeypatch, error):
     def fail(args, overrides):
         raise error
 
-    monkeypatch.setitem(COMMANDS, "sample", replace(COMMANDS["sample"], run=fail))
+    monkeypatch.setattr("t2v.cli.sample.sample", fail)
 
 
 def test_help_names_every_command(capsys):

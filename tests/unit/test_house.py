@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tomllib
 from dataclasses import asdict
+from graphlib import TopologicalSorter
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -18,8 +19,9 @@ import torch
 import yaml
 from packaging.requirements import Requirement
 
-from t2v.cli.commands import COMMANDS, load_plan
+from t2v.cli.commands import COMMANDS
 from t2v.cli.parser import command_name, overrides_of, parser_of
+from t2v.cli.plan import load_plan
 from t2v.config.load import load_config, settings
 from t2v.config.training import TrainDiTConfig, TrainVAEConfig
 from t2v.models.transformer import T2VTransformer3DModel
@@ -84,6 +86,47 @@ def test_imports_point_down(path):
         if other != room and FLOOR[other] >= FLOOR[room]
     }
     assert not above, f"{path} (floor {FLOOR[room]}) imports {above}"
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {module_of(path): tree for path, tree in TREES.items()}
+
+
+def modules_imported(tree: ast.AST) -> set[str]:
+    """The modules of t2v that one imports anywhere, inside functions and for types too."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= (names & MODULES.keys()) or {node.module}
+    return found & MODULES.keys()
+
+
+def test_imports_run_in_no_circle_and_at_most_17_deep():
+    imports = {name: modules_imported(tree) - {name} for name, tree in MODULES.items()}
+    order = list(TopologicalSorter(imports).static_order())  # raises CycleError, which names it
+    deepest: dict[str, tuple[str, ...]] = {}
+    for name in order:
+        below = max((deepest[each] for each in imports[name]), key=len, default=())
+        deepest[name] = (name, *below)
+    longest = max(deepest.values(), key=len)
+    assert len(longest) <= 17, " > ".join(longest)
+
+
+@each_module
+def test_every_function_is_annotated(path):
+    for node in ast.walk(TREES[path]):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            every = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            every += [each for each in (node.args.vararg, node.args.kwarg) if each]
+            bare = [e.arg for e in every if e.annotation is None and e.arg not in ("self", "cls")]
+            assert not bare, f"{node.name}: {bare}"
+            assert node.returns, f"{node.name} says nothing of what it returns"
 
 
 @each_module

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from t2v.bench import PROMPT, count_flop
-from t2v.cli.commands import load_plan
+from t2v.cli.plan import load_plan
 from t2v.config.finetune import FinetuneConfig
 from t2v.config.models import TransformerConfig, VAEConfig
 from t2v.config.plan import PlanConfig

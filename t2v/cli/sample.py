@@ -1,0 +1,98 @@
+"""`t2v sample` on the command line: its options, and prompts from words and files."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from t2v.config.load import load_config
+from t2v.config.sampling import SampleConfig
+from t2v.errors import UserError, shortened
+from t2v.io.text_files import read_text
+
+# Options, and the settings they stand for.
+OPTIONS = {
+    "--model": "model",
+    "--output": "output",
+    "--seed": "seed",
+    "--height": "height",
+    "--width": "width",
+    "--frames": "num_frames",
+    "--duration": "duration",
+    "--fps": "fps",
+    "--steps": "num_inference_steps",
+    "--guidance": "guidance_scale",
+    "--negative-prompt": "negative_prompt",
+    "--num-videos": "num_videos_per_prompt",
+    "--best-of": "best_of",
+    "--attention": "attention",
+    "--device": "device",
+    "--dtype": "dtype",
+    "--preview-every": "preview_every",
+}
+FLAGS = {"--sheet": "sheet", "--gif": "gif", "--truncate": "truncate", "--overwrite": "overwrite"}
+
+
+def add_options(parser: argparse.ArgumentParser, words: dict[str, str]) -> None:
+    """Add the options of `t2v sample`, each with the words of its setting."""
+    for option, setting in OPTIONS.items():
+        short = ["-o"] if option == "--output" else []
+        parser.add_argument(*short, option, dest=setting, help=words[setting])
+    for option, setting in FLAGS.items():
+        parser.add_argument(
+            option, dest=setting, action="store_const", const="true", help=words[setting]
+        )
+    parser.add_argument("--prompt-file", type=Path, metavar="FILE", help="one prompt a line")
+    parser.add_argument(
+        "--resume", type=Path, metavar="FILE", help="go on from the latents an interrupted run kept"
+    )
+    parser.add_argument(
+        "--recipe", type=Path, metavar="MP4", help="make the video of this mp4 (or json) again"
+    )
+
+
+def chosen(args: argparse.Namespace) -> list[str]:
+    """Return the options that were given, as `name=value`."""
+    given = {name: getattr(args, name) for name in [*OPTIONS.values(), *FLAGS.values()]}
+    return [f"{name}={value}" for name, value in given.items() if value is not None]
+
+
+def sample(args: argparse.Namespace, overrides: list[str]) -> None:
+    """Make the videos of a command line, and print their paths."""
+    prompts = [*args.prompts, *(_prompts_in(args.prompt_file) if args.prompt_file else ())]
+    stored = args.resume or args.recipe
+    if stored and (prompts or args.config or (args.resume and args.recipe)):
+        raise UserError(
+            "--resume and --recipe bring their own prompt and settings: give one of them, "
+            "without prompts and without --config."
+        )
+    if not stored:
+        config = _sample_config(args.config, overrides)
+    from t2v import sampling
+
+    if args.resume:
+        paths = [sampling.resume(args.resume, overrides)]
+    elif args.recipe:
+        paths = [sampling.repeat(args.recipe, overrides)]
+    else:
+        paths = sampling.sample(config, prompts)
+    for path in paths:
+        print(path)
+
+
+def _sample_config(file: Path | None, overrides: list[str]) -> SampleConfig:
+    try:
+        return load_config(SampleConfig, file, overrides)
+    except UserError as error:
+        if any(" " in each and str(error).startswith(shortened(each)) for each in overrides):
+            hint = 'A prompt with `=` in it goes behind --, as in t2v sample -- "E=mc2 in chalk".'
+            raise UserError(f"{error} {hint}") from error
+        raise
+
+
+def _prompts_in(file: Path) -> list[str]:
+    """The lines of a prompt file that are not blank."""
+    lines = read_text(file, "--prompt-file").splitlines()
+    if prompts := [line.strip() for line in lines if line.strip()]:
+        return prompts
+    raise UserError(f"--prompt-file {file}: holds no prompt. Write one a line.")

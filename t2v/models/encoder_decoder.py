@@ -52,7 +52,9 @@ class CoderShape:
 class DownBlock(nn.Module):
     """Residual blocks, then half the height and width, then half the frames, where asked."""
 
-    def __init__(self, widths: Sequence[int], norm: str, taps: int, space: bool, time: bool):
+    def __init__(
+        self, widths: Sequence[int], norm: str, taps: int, space: bool, time: bool
+    ) -> None:
         super().__init__()
         self.resnets = nn.ModuleList(ResidualBlock(i, o, norm) for i, o in pairwise(widths))
         self.downsamplers = nn.ModuleList([Downsample(widths[-1], taps)] if space else [])
@@ -67,7 +69,9 @@ class DownBlock(nn.Module):
 class UpBlock(nn.Module):
     """Residual blocks, then twice the frames, then twice the height and width, where asked."""
 
-    def __init__(self, widths: Sequence[int], norm: str, taps: int, space: bool, time: bool):
+    def __init__(
+        self, widths: Sequence[int], norm: str, taps: int, space: bool, time: bool
+    ) -> None:
         super().__init__()
         self.resnets = nn.ModuleList(ResidualBlock(i, o, norm) for i, o in pairwise(widths))
         self.upsamplers = nn.ModuleList([Upsample(widths[-1], taps)] if space else [])

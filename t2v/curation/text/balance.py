@@ -1,4 +1,4 @@
-"""The balance stage: which clips stay so that topics, sources and durations are spread evenly."""
+"""The balance stage: a selection of clips with topics, sources and durations spread evenly."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ UNKNOWN = "unknown"
 
 
 def balance(clips: list[Clip], config: BalanceConfig, folder: Path) -> list[Clip]:
-    """The clips, all but a share `config.keep` of them dropped: those of crowded groups.
+    """Return the clips, all but a share `config.keep` of them dropped, from crowded groups first.
 
-    The target: every group of an axis (a topic, a source, a span of durations) as large as the
-    others, as far as its clips last. Clips are taken one after the other from the cell of groups
-    that has been taken from least (as VidGen-1M samples its categories), within a cell in the
-    order of a hash: the same clips whatever the order they come in.
+    The target: all groups of an axis (a topic, a source, a range of durations) are equally large,
+    as far as they have enough clips. Clips are picked one by one from the cell of groups with the
+    fewest picks so far (as VidGen-1M samples its categories), within a cell in the order of a hash,
+    so that the selection does not depend on the order of the clips.
     """
     wanted = max(1, round(config.keep * len(clips))) if clips else 0
     if wanted == len(clips):
         return list(clips)
-    taken = _evenly(clips, wanted, config)
+    picked = _evenly(clips, wanted, config)
     places = [groups(clip, config) for clip in clips]
     before = [Counter(place[axis] for place in places) for axis in range(len(config.by))]
-    after = [Counter(places[number][axis] for number in taken) for axis in range(len(config.by))]
+    after = [Counter(places[number][axis] for number in picked) for axis in range(len(config.by))]
     result = list(clips)
-    for number in set(range(len(clips))) - taken:
+    for number in set(range(len(clips))) - picked:
         axis = max(range(len(config.by)), key=lambda axis: before[axis][places[number][axis]])
         group = places[number][axis]
         result[number] = clips[number].drop(
@@ -57,7 +57,7 @@ def groups(clip: Clip, config: BalanceConfig) -> tuple[str, ...]:
 
 
 def entropies(clips: Sequence[Clip], config: BalanceConfig) -> dict[str, tuple[float, float]]:
-    """By axis, the entropy of its groups in bits (Shannon), and the most that so many can have."""
+    """By axis, the Shannon entropy of its groups in bits, and its maximum for that many groups."""
     found = {}
     for axis, name in enumerate(config.by):
         counts = Counter(groups(clip, config)[axis] for clip in clips)
@@ -69,12 +69,14 @@ def entropies(clips: Sequence[Clip], config: BalanceConfig) -> dict[str, tuple[f
 
 def _evenly(clips: Sequence[Clip], wanted: int, config: BalanceConfig) -> set[int]:
     cells: dict[tuple[str, ...], list[int]] = {}
-    for number in sorted(range(len(clips)), key=lambda number: _lot(clips[number]), reverse=True):
+    for number in sorted(
+        range(len(clips)), key=lambda number: _shuffle_key(clips[number]), reverse=True
+    ):
         cells.setdefault(groups(clips[number], config), []).append(number)
     sizes = [len({cell[axis] for cell in cells}) for axis in range(len(config.by))]
     counts: list[Counter[str]] = [Counter() for _ in config.by]
-    taken: set[int] = set()
-    while len(taken) < wanted:
+    picked: set[int] = set()
+    while len(picked) < wanted:
         cell = min(
             cells,
             key=lambda cell: (
@@ -85,16 +87,16 @@ def _evenly(clips: Sequence[Clip], wanted: int, config: BalanceConfig) -> set[in
                 cell,
             ),
         )
-        taken.add(cells[cell].pop())
+        picked.add(cells[cell].pop())
         for count, group in zip(counts, cell, strict=True):
             count[group] += 1
         if not cells[cell]:
             del cells[cell]
-    return taken
+    return picked
 
 
-def _lot(clip: Clip) -> str:
-    """The same for the same clip, and like chance otherwise."""
+def _shuffle_key(clip: Clip) -> str:
+    """A pseudo-random sort key that depends on the clip alone."""
     return sha256(repr((clip.sha256 or clip.path, clip.start, clip.end)))
 
 

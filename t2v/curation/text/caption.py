@@ -1,4 +1,4 @@
-"""The caption stage: authors speak, defects are cleaned, one caption is taken."""
+"""The caption stage: authors propose captions, defective ones are refused, one is chosen."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from t2v.io.text_files import read_text
 
 LONGEST = 5000  # characters of a caption
 LONGEST_SIDECAR = 2**20  # bytes of an x.txt beside x.mp4
-NO_ANSWER = "no answer"  # the verdict on an author that failed
-UNANSWERED = "unanswered"  # in `extra`: the authors to be asked again
+NO_ANSWER = "no answer"  # the beginning of the verdict on an author that failed
+UNANSWERED = "unanswered"  # in `extra`: the authors to ask again
 
 
 class Stills:
-    """The frames of a clip that models are shown, decoded when the first asks for them."""
+    """The frames of a clip for models, decoded when the first model needs them."""
 
     def __init__(self, clip: Clip, count: int, max_side: int) -> None:
         self.clip, self.count, self.max_side = clip, count, max_side
@@ -47,13 +47,13 @@ class Stills:
 
 
 def caption(clip: Clip, config: CaptionConfig) -> Clip:
-    """The clip with the best caption that its authors give, or dropped where none is fit.
+    """Return the clip with the best caption of its authors, or dropped where none can be used.
 
-    The row keeps every candidate with its author, and why it was not taken, in `candidates`, the
-    chosen one's author in `caption_author`, and in `unanswered` the authors that gave no answer,
-    which they may the next time. `captions` are the caption and what else is fit of the same
-    author. Scores: `caption_words`, `caption_tokens` with a tokenizer, and `caption_match` with a
-    scorer or else `caption_agreement` with several candidates.
+    The row keeps every candidate with its author, and the reason if it was refused, in
+    `candidates`, the chosen one's author in `caption_author`, and in `unanswered` the authors that
+    gave no answer and may the next time. `captions` are the caption and the other usable ones of
+    the same author. Scores: `caption_words`, `caption_tokens` with a tokenizer, and
+    `caption_match` with a scorer or else `caption_agreement` with several candidates.
 
     Raises:
         UserError: a model or endpoint cannot be used.
@@ -78,13 +78,13 @@ STAGE = Stage(
 
 def _captioned(clip: Clip, config: CaptionConfig) -> Clip:
     stills = Stills(clip, config.frames, config.max_side)
-    heard = [each for name in config.authors for each in _hear(name, clip, stills, config)]
-    judged = [_judged(each, config) for each in without_names(heard)]
-    candidates, kind = _scored(judged, stills, config)
-    clip = replace(clip, extra=clip.extra | _told(candidates))
+    found = [each for name in config.authors for each in _candidates(name, clip, stills, config)]
+    checked = [_checked(each, config) for each in without_names(found)]
+    candidates, kind = _scored(checked, stills, config)
+    clip = replace(clip, extra=clip.extra | _row(candidates))
     chosen = choose(candidates)
     if chosen is None:
-        return replace(clip, caption="", captions=()).drop("caption", _why(candidates, config))
+        return replace(clip, caption="", captions=()).drop("caption", _reason(candidates, config))
     alike = [
         each.text
         for each in candidates
@@ -105,22 +105,22 @@ def _captioned(clip: Clip, config: CaptionConfig) -> Clip:
     )
 
 
-def _told(candidates: list[Candidate]) -> dict[str, Any]:
-    """What the row keeps of all candidates."""
+def _row(candidates: list[Candidate]) -> dict[str, Any]:
+    """The part of a manifest's row that is about all candidates."""
     silent = [each.author for each in candidates if each.verdict.startswith(NO_ANSWER)]
-    told: dict[str, Any] = {"candidates": [each.row() for each in candidates]}
-    return told | ({UNANSWERED: silent} if silent else {})
+    row: dict[str, Any] = {"candidates": [each.row() for each in candidates]}
+    return row | ({UNANSWERED: silent} if silent else {})
 
 
 def tidy(text: str) -> str:
-    """The text on one line, without marks that cannot be printed."""
+    """The text on one line, without characters that cannot be printed."""
     return " ".join("".join(c for c in text if c.isprintable() or c.isspace()).split())
 
 
 def _spread(clip: Clip, count: int, max_side: int) -> list[tuple[float, np.ndarray]]:
     width, height = clip.width, clip.height
     if clip.end is None or width is None or height is None:
-        raise UserError(f"{clip.path}: its end and size are not known; probe it first.")
+        raise UserError(f"{clip.path}: its end and size are unknown; it must be probed first.")
     crop = clip.extra.get("crop")
     if crop:
         width, height = crop[2], crop[3]
@@ -133,12 +133,12 @@ def _spread(clip: Clip, count: int, max_side: int) -> list[tuple[float, np.ndarr
     return [(round(time - clip.start, 2), frame) for time, frame in shown][:count]
 
 
-def _hear(name: str, clip: Clip, stills: Stills, config: CaptionConfig) -> list[Candidate]:
-    """What one author says; a model or endpoint without an answer is heard with that verdict."""
+def _candidates(name: str, clip: Clip, stills: Stills, config: CaptionConfig) -> list[Candidate]:
+    """The captions of one author; a model or endpoint without an answer gives an empty one."""
     if name in _PLAIN:
         try:
             texts = _PLAIN[name](clip, config)
-        except UserError as error:  # one file that is no text is no reason to end a curation
+        except UserError as error:  # a file that is no text fails this clip, not the curation
             return [Candidate(author=name, text="", verdict=tidy(str(error)))]
         return [Candidate(author=name, text=text) for text in texts]
     try:
@@ -156,7 +156,7 @@ def _ask_model(name: str, stills: Stills, config: CaptionConfig) -> list[Candida
     frames = stills.frames
     try:
         texts = model.describe(frames, config.prompt, config.max_new_tokens)
-    except (RuntimeError, ValueError, IndexError) as error:  # no memory left, a text too long, ...
+    except (RuntimeError, ValueError, IndexError) as error:  # out of memory, text too long, ...
         raise NoAnswer(f"{type(error).__name__}: {error}") from error
     if len(texts) == 1:
         return [Candidate(author=name, text=texts[0])]
@@ -176,11 +176,11 @@ def _table(clip: Clip, config: CaptionConfig) -> list[str]:
 
 
 def _filename(clip: Clip, config: CaptionConfig) -> list[str]:
-    return _said_of(Path(clip.path).stem, config)
+    return _caption_of_name(Path(clip.path).stem, config)
 
 
 def _folder(clip: Clip, config: CaptionConfig) -> list[str]:
-    return _said_of(Path(clip.path).parent.name, config)
+    return _caption_of_name(Path(clip.path).parent.name, config)
 
 
 _PLAIN: dict[str, Callable[[Clip, CaptionConfig], list[str]]] = {
@@ -191,13 +191,13 @@ _PLAIN: dict[str, Callable[[Clip, CaptionConfig], list[str]]] = {
 }
 
 
-def _said_of(name: str, config: CaptionConfig) -> list[str]:
-    said = " ".join(re.sub(r"[\W_]+|(?<=[a-z])(?=[A-Z])", " ", name).split())
-    return [config.rule.replace("{name}", said)] if re.search(r"[^\W\d]", said) else []
+def _caption_of_name(name: str, config: CaptionConfig) -> list[str]:
+    plain = " ".join(re.sub(r"[\W_]+|(?<=[a-z])(?=[A-Z])", " ", name).split())
+    return [config.rule.replace("{name}", plain)] if re.search(r"[^\W\d]", plain) else []
 
 
-def _judged(candidate: Candidate, config: CaptionConfig) -> Candidate:
-    """The candidate tidied, its loops said once, with the verdict of the rules and the limits."""
+def _checked(candidate: Candidate, config: CaptionConfig) -> Candidate:
+    """The candidate tidied and without loops, with the verdict of the rules and limits."""
     if candidate.verdict:
         return candidate
     text = tidy(candidate.text)
@@ -217,16 +217,16 @@ def _judged(candidate: Candidate, config: CaptionConfig) -> Candidate:
 def _scored(
     candidates: list[Candidate], stills: Stills, config: CaptionConfig
 ) -> tuple[list[Candidate], str]:
-    """The candidates, those without verdict with a score, and the name of that score."""
-    fit = [each for each in candidates if not each.verdict]
-    if config.scorer and fit:
+    """The candidates, the usable ones with a score, and the name of that score."""
+    usable = [each for each in candidates if not each.verdict]
+    if config.scorer and usable:
         from t2v.nets.clip import scoring_clip
 
-        texts = [each.text for each in fit]
+        texts = [each.text for each in usable]
         scores = scoring_clip(config.scorer, _device(config)).match(stills.frames, texts)
         kind = "caption_match"
-    elif sum(each.author not in NAMES for each in fit) > 1:
-        scores, kind = agreement(fit), "caption_agreement"
+    elif sum(each.author not in NAMES for each in usable) > 1:
+        scores, kind = agreement(usable), "caption_agreement"
     else:
         return candidates, ""
     by_candidate = iter(round(score, 4) for score in scores)
@@ -247,19 +247,19 @@ def _refused_below(candidate: Candidate, least: float) -> Candidate:
 def _merged(chosen: Candidate, candidates: list[Candidate], config: CaptionConfig) -> str:
     others = [each for each in candidates if each is not chosen and not each.verdict]
     text = merged(chosen.text, [each.text for each in others])
-    whole = _judged(replace(chosen, text=text), config)
+    whole = _checked(replace(chosen, text=text), config)
     return chosen.text if whole.verdict else whole.text
 
 
-def _why(candidates: list[Candidate], config: CaptionConfig) -> str:
-    said = [f"{each.author}: {each.verdict}" for each in candidates]
+def _reason(candidates: list[Candidate], config: CaptionConfig) -> str:
+    verdicts = [f"{each.author}: {each.verdict}" for each in candidates]
     silent = [
         name
         for name in config.authors
         if not any(each.author.partition(" @ ")[0] == name for each in candidates)
     ]
-    said += [f"{name}: nothing" for name in silent]
-    return f"no caption ({'; '.join(said)})"
+    verdicts += [f"{name}: nothing" for name in silent]
+    return f"no caption ({'; '.join(verdicts)})"
 
 
 def _counts(text: str, config: CaptionConfig) -> dict[str, float]:
@@ -273,10 +273,10 @@ def _counts(text: str, config: CaptionConfig) -> dict[str, float]:
 
 @lru_cache(maxsize=1)
 def tokenizer(name: str) -> Any:
-    """The tokenizer of a pipeline (its folder or hub id, or the embedded one), or one alone.
+    """Load the tokenizer of a pipeline (folder, Hub id or the embedded one), or a tokenizer alone.
 
     Raises:
-        UserError: there is none.
+        UserError: it cannot be loaded.
     """
     from transformers import AutoTokenizer
 

@@ -103,9 +103,7 @@ def _without_loops(text: str) -> str:
             while plain[start + turns * length : start + (turns + 1) * length] == run:
                 turns += 1
             if turns > allowed:
-                tokens[start + length - 1] = tokens[
-                    start + turns * length - 1
-                ]  # the last repetition's full stop
+                tokens[start + length - 1] = tokens[start + turns * length - 1]  # its full stop
                 del plain[start + length : start + turns * length]
                 del tokens[start + length : start + turns * length]
             start += 1

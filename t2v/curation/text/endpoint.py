@@ -1,4 +1,8 @@
-"""Captions from an OpenAI-compatible endpoint, over plain HTTP."""
+"""Captions from an OpenAI-compatible endpoint, over plain HTTP.
+
+The `openai` package is not used: it reads answers of any length, and sends `OPENAI_ORG_ID`,
+`OPENAI_PROJECT_ID` and facts about this machine to whatever host the address names.
+"""
 
 from __future__ import annotations
 
@@ -23,32 +27,34 @@ from t2v.errors import UserError
 LONGEST_ANSWER = 1 << 20  # bytes
 FIRST_WAIT = 1.0  # seconds
 LONGEST_WAIT = 60.0
-SECRET = 8  # characters: a shorter key ("EMPTY", "test") hides nothing, and captions say such words
+SECRET = (
+    8  # characters: shorter keys ("EMPTY", "test") are no secret, and such words occur in captions
+)
 HIDDEN = "[the key]"
-PASSING = {408, 409, 425, 429, 500, 502, 503, 504}  # may go better the next time
+TRANSIENT = {408, 409, 425, 429, 500, 502, 503, 504}  # worth a retry
 
 
 class NoAnswer(Exception):
-    """An author gave no caption for this clip; for others, or the next time, it may."""
+    """An author gave no caption for this clip; it may for others, or the next time."""
 
 
 class _Unreachable(Exception):
-    """Nobody is at the address."""
+    """No connection to the address."""
 
 
 def ask(address: str, frames: Sequence[np.ndarray], config: CaptionConfig) -> str:
-    """What the model at `address` says of the frames.
+    """Ask the model at `address` for a caption of the frames.
 
     Args:
         address: `https://HOST/v1#MODEL`.
-        frames: each `h w c` uint8 RGB; they travel as JPEG.
+        frames: each `h w c` uint8 RGB; they are sent as JPEG.
 
     Raises:
-        NoAnswer: refused, silent or unintelligible for this clip, after `config.retries` retries.
-        UserError: it cannot be reached, knows neither the key nor the model, or the environment
-            variable holds no key.
+        NoAnswer: refused, timed out or malformed for this clip, after `config.retries` retries.
+        UserError: it cannot be reached, rejects the key or the model, or the environment variable
+            holds no valid key.
 
-    The key is in nothing that this gives back or raises, however the server repeats it.
+    The key is in no result and no message, in whatever form the server repeats it.
     """
     key = key_in(config.key_variable)
     url, _, model = address.partition("#")
@@ -67,17 +73,17 @@ def ask(address: str, frames: Sequence[np.ndarray], config: CaptionConfig) -> st
 
 
 def key_in(variable: str) -> str:
-    """The key in an environment variable, without the blanks around it; empty where there is none.
+    """The key in an environment variable, without white space around it; empty where it is unset.
 
     Raises:
-        UserError: it cannot travel in a header. The message does not show it.
+        UserError: it cannot be sent in a header. The message does not show it.
     """
     key = os.environ.get(variable, "").strip()
     if not all("!" <= letter <= "~" for letter in key):
         raise UserError(
-            f"The environment variable {variable} (caption.key_variable) holds no key: a key is "
-            "one word of printable ASCII, and there is a blank, a line break or another character "
-            "within. Set it to the key alone."
+            f"The environment variable {variable} (caption.key_variable) holds no valid key: a key "
+            "is one word of printable ASCII; this one contains a blank, a line break or another "
+            "character. Set it to the key alone."
         )
     return key
 
@@ -88,55 +94,56 @@ def redacted(text: str, key: str) -> str:
         return text
     in_json = json.dumps(key)[1:-1]
     basic = [base64.b64encode(each.encode()).decode() for each in (key, f":{key}", f"{key}:")]
-    ways = [key, quote(key), quote(key, safe=""), in_json, in_json.replace("/", "\\/"), *basic]
-    ways += [html.escape(key), *(each.rstrip("=") for each in basic)]
-    longest_first = sorted({*ways}, key=len, reverse=True)
+    forms = [key, quote(key), quote(key, safe=""), in_json, in_json.replace("/", "\\/"), *basic]
+    forms += [html.escape(key), *(each.rstrip("=") for each in basic)]
+    longest_first = sorted({*forms}, key=len, reverse=True)
     pattern = "|".join(re.escape(each) for each in longest_first)
     return re.sub(pattern, HIDDEN, text, flags=re.IGNORECASE)
 
 
 def data_uri(frame: np.ndarray, quality: int = 85) -> str:
-    """A frame, `h w c` uint8 RGB, as a JPEG that stands in the text itself."""
+    """A frame, `h w c` uint8 RGB, as a JPEG in a data URI."""
     file = io.BytesIO()
     Image.fromarray(frame).save(file, "JPEG", quality=quality)
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def _post_until_answered(url: str, body: bytes, key: str, config: CaptionConfig) -> bytes:
-    wait, said, useless = FIRST_WAIT, "", False
+    wait, problem, is_unusable = FIRST_WAIT, "", False
     for attempt in range(config.retries + 1):
-        asked_wait, passes = None, True
+        retry_after, may_retry = None, True
         try:
-            status, answer, asked_wait = _post(url, body, key, config)
+            status, answer, retry_after = _post(url, body, key, config)
         except _Unreachable as error:
-            said, useless = redacted(str(error), key), True
-        except (OSError, http.client.HTTPException) as error:  # it may stumble over this clip alone
-            said, useless = redacted(f"{type(error).__name__}: {error}", key), False
+            problem, is_unusable = redacted(str(error), key), True
+        except (OSError, http.client.HTTPException) as error:  # it may fail on this clip alone
+            problem = redacted(f"{type(error).__name__}: {error}", key)
+            is_unusable = False
         else:
             if status == 200:
                 return answer
-            said = f"HTTP {status}: {_beginning(answer, key)}"
-            useless, passes = status in (401, 403, 404), status in PASSING
-        if not passes:
+            problem = f"HTTP {status}: {_beginning(answer, key)}"
+            is_unusable, may_retry = status in (401, 403, 404), status in TRANSIENT
+        if not may_retry:
             break
         if attempt < config.retries:
-            time.sleep(min(wait if asked_wait is None else asked_wait, LONGEST_WAIT))
+            time.sleep(min(wait if retry_after is None else retry_after, LONGEST_WAIT))
             wait *= 2
-    if useless:
+    if is_unusable:
         raise UserError(
-            f"caption.authors: {url} cannot be used ({said}). Check the address, the model's name "
-            f"and the key in the environment variable {config.key_variable}, then run again: "
+            f"caption.authors: {url} cannot be used ({problem}). Check the address, the model's "
+            f"name and the key in the environment variable {config.key_variable}, then run again: "
             "the captions made so far are kept."
         )
-    raise NoAnswer(said)
+    raise NoAnswer(problem)
 
 
 def _post(
     url: str, body: bytes, key: str, config: CaptionConfig
 ) -> tuple[int, bytes, float | None]:
-    """Status, body and the wait the server asks for.
+    """Status, body and the wait that the server asks for.
 
-    Redirects are not followed: the key would travel along.
+    Redirects are not followed: they would receive the key.
     """
     parts = urlsplit(url)
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
@@ -151,18 +158,18 @@ def _post(
     try:
         connection.request("POST", f"{parts.path}/chat/completions", body, headers)
         response = connection.getresponse()
-        asked = response.headers.get("Retry-After", "")
+        retry_after = response.headers.get("Retry-After", "")
         return (
             response.status,
             response.read(LONGEST_ANSWER),
-            float(asked) if asked.isdecimal() else None,
+            float(retry_after) if retry_after.isdecimal() else None,
         )
     finally:
         connection.close()
 
 
 def _beginning(answer: bytes, key: str) -> str:
-    """What an answer begins with; the key goes first, so that none of it is left at the end."""
+    """The beginning of an answer; the key is removed first, so that no part of it is left."""
     return redacted(answer.decode(errors="replace"), key)[:200]
 
 

@@ -1,4 +1,4 @@
-"""Which of several captions of a clip is taken, and what the others add to it."""
+"""The choice between several captions of a clip, and the merging of the others into it."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 from t2v.curation.text.clean import sentences
 from t2v.data.words import content_words, overlap
 
-NAMES = ("filename", "folder")  # they say what a file is called, not what is seen in it
-NEW = 0.5  # share of a sentence's words that the caption lacks, from which it adds something
+NAMES = ("filename", "folder")  # the name of a file, not a description of its pictures
+NEW = 0.5  # least share of a sentence's words that must be new to the caption for it to be added
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """What one author says of a clip.
+    """A caption by one author.
 
-    `verdict` is why the text is not taken as a caption; empty where it may be. `score` is its
-    agreement with the others in [0, 1], or the cosine of a scorer.
+    `verdict` is the reason why it cannot be used; empty where it can. `score` is its agreement with
+    the others in [0, 1], or the cosine of a scorer. The names of the fields are keys of manifests.
     """
 
     author: str
@@ -27,37 +27,37 @@ class Candidate:
     score: float | None = None
 
     def row(self) -> dict[str, Any]:
-        """For the manifest: what is known, without empty fields."""
+        """The fields that are not empty, for the manifest."""
         return {name: value for name, value in asdict(self).items() if value not in ("", None)}
 
 
 def agreement(candidates: Sequence[Candidate]) -> list[float]:
-    """How far each candidate says what the other authors say, in [0, 1].
+    """The agreement of each candidate with the other authors, in [0, 1].
 
     The mean, over the candidates of other authors (or all others where one author wrote them
     all), of the F1 of shared content words: the consensus of minimum Bayes risk (Kumar and Byrne,
     2004). A single candidate has 0.
     """
-    said = [content_words(each.text) for each in candidates]
+    contents = [content_words(each.text) for each in candidates]
     authors = [_who(each) for each in candidates]
     scores = []
-    for i, own in enumerate(said):
+    for i, own in enumerate(contents):
         other = [j for j, who in enumerate(authors) if who != authors[i]]
-        other = other or [j for j in range(len(said)) if j != i]
-        scores.append(sum(overlap(own, said[j]) for j in other) / max(len(other), 1))
+        other = other or [j for j in range(len(contents)) if j != i]
+        scores.append(sum(overlap(own, contents[j]) for j in other) / max(len(other), 1))
     return scores
 
 
 def choose(candidates: Sequence[Candidate]) -> Candidate | None:
-    """The candidate of the best score that has no verdict; the first of equals."""
-    fit = [each for each in candidates if not each.verdict]
-    return max(fit, key=lambda each: each.score or 0.0, default=None)
+    """The usable candidate with the best score; the first of equals."""
+    usable = [each for each in candidates if not each.verdict]
+    return max(usable, key=lambda each: each.score or 0.0, default=None)
 
 
 def without_names(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """The candidates, names refused where anybody else spoke or was asked, however badly.
+    """The candidates, file names refused where any other author answered or was asked.
 
-    A bad caption shows that the clip is not what its name says, or not only.
+    Even a bad caption shows that the clip is not what its name says, or not only.
     """
     if not any(each.text or each.verdict for each in candidates if each.author not in NAMES):
         return list(candidates)
@@ -69,19 +69,19 @@ def without_names(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 
 def merged(caption: str, others: Sequence[str]) -> str:
-    """The caption, then the sentences of others that add to it and speak of the same things.
+    """The caption, then the sentences of others that add to it and are about the same things.
 
     Coarse and fine captions become one (InternVid, arXiv 2307.06942, section 3.2, without its
     language model): at least half of a sentence's content words are new, at least one is not.
     """
-    told = [caption if caption.endswith((".", "!", "?")) else f"{caption}."]
+    parts = [caption if caption.endswith((".", "!", "?")) else f"{caption}."]
     known = content_words(caption)
     for sentence in (each for other in others for each in sentences(other)):
         own = content_words(sentence)
         if own & known and len(own - known) >= NEW * len(own):
-            told.append(sentence if sentence.endswith((".", "!", "?")) else f"{sentence}.")
+            parts.append(sentence if sentence.endswith((".", "!", "?")) else f"{sentence}.")
             known |= own
-    return " ".join(told) if len(told) > 1 else caption
+    return " ".join(parts) if len(parts) > 1 else caption
 
 
 def _who(candidate: Candidate) -> str:

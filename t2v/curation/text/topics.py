@@ -1,4 +1,4 @@
-"""The topics stage: captions in clusters with names, and whether each clip fits its own."""
+"""The topics stage: captions in named clusters, and the fit of each clip to its own."""
 
 from __future__ import annotations
 
@@ -20,35 +20,34 @@ from t2v.errors import UserError
 from t2v.io.manifest import Clip
 
 DIMENSIONS = 100  # of a caption
-SAMPLE = 2000  # captions that are joined; the distances of all pairs take n * n * 8 bytes
+SAMPLE = 2000  # captions that are clustered; all pairwise distances take n * n * 8 bytes
 NAME_WORDS = 3
 STILLS, SIDE = 4, 512  # of a clip, for a scorer
 
 
 def topics(clips: list[Clip], config: TopicsConfig, folder: Path) -> list[Clip]:
-    """The clips with their topic, and how well they fit it; those that fit too little dropped.
+    """Return the clips with their topic and their fit to it; those that fit too little are dropped.
 
-    `extra["topic"]` is the name, `scores["topic_match"]` the cosine of the clip with it: by a
-    scorer, of pictures and name; without one, of the caption and the mean of its topic, which says
-    nothing of the pictures. `extra["topic_judge"]` says which. A clip that fits another topic
-    better has the tag `off-topic`. Clips without caption have no topic.
+    `extra["topic"]` is the name, `scores["topic_match"]` the cosine of the clip with it: with a
+    scorer, of pictures and name; without one, of the caption and the mean of its topic, which does
+    not depend on the pictures. `extra["topic_judge"]` names the scorer, or is "caption". A clip
+    that is closer to another topic has the tag `off-topic`. Clips without caption have no topic.
 
     Raises:
-        UserError: more topics are asked for than there are different captions, or a model cannot
-            be loaded.
+        UserError: `config.count` is more than the distinct captions, or a model cannot be loaded.
     """
-    spoken = [number for number, clip in enumerate(clips) if clip.caption]
-    if not spoken:
+    captioned = [number for number, clip in enumerate(clips) if clip.caption]
+    if not captioned:
         return list(clips)
-    captions = [clips[number].caption for number in spoken]
+    captions = [clips[number].caption for number in captioned]
     features = features_of(captions, config)
     labels = clusters(features, config)
     names = name_clusters(captions, labels)
-    given = [clips[number] for number in spoken]
+    given = [clips[number] for number in captioned]
     judge = config.scorer or "caption"
     matches = _by_pictures(given, names, config) if config.scorer else _by_caption(features, labels)
     result = list(clips)
-    for number, clip, label, match in zip(spoken, given, labels, matches, strict=True):
+    for number, clip, label, match in zip(captioned, given, labels, matches, strict=True):
         result[number] = _placed(clip, names[label], int(label), match, judge, config.min_match)
     return result
 
@@ -57,10 +56,10 @@ STAGE = Stage("all", topics, {"topic_match": Score("cosine with the clip's topic
 
 
 def features_of(captions: Sequence[str], config: TopicsConfig) -> np.ndarray:
-    """Captions as points, `n d`: their strongest common directions, the strongest first.
+    """Features of captions, `n d`: the coordinates along their principal directions, in order.
 
-    Of the TF-IDF of their content words or of an encoder's vectors, by a singular value
-    decomposition (Deerwester et al., 1990): captions that share no word can still be near.
+    They come from a singular value decomposition (Deerwester et al., 1990) of the TF-IDF of content
+    words, or of an encoder's vectors: captions that share no word can still be close.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.utils.extmath import randomized_svd
@@ -75,20 +74,20 @@ def features_of(captions: Sequence[str], config: TopicsConfig) -> np.ndarray:
 
 
 def clusters(features: np.ndarray, config: TopicsConfig) -> np.ndarray:
-    """The number of each caption's topic, `n`, from the largest topic to the smallest.
+    """The number of each caption's topic, `n`; topic 0 is the largest.
 
-    Captions are joined to groups, the nearest first (average linkage of cosine distances, Sokal
+    Captions are merged into groups, the closest first (average linkage of cosine distances, Sokal
     and Michener, 1958), until `config.count` groups are left, or without it until all are
     `config.apart` from each other and there are at most `config.max_count`. Of more captions than
-    `SAMPLE` a part is grouped so; the others go to the nearest mean.
+    `SAMPLE`, a part is clustered; the others join the nearest mean.
     """
     from threadpoolctl import threadpool_limits
 
-    different = len(np.unique(features.round(4), axis=0))
-    if config.count and config.count > different:
+    distinct = len(np.unique(features.round(4), axis=0))
+    if config.count and config.count > distinct:
         raise UserError(
-            f"topics.count={config.count}: there are {different} different captions. "
-            f"Ask for at most as many, or for none (topics.count=null)."
+            f"topics.count={config.count}: there are {distinct} different captions. "
+            "Set at most as many, or topics.count=null."
         )
     points = _unit(features)
     every = max(1, math.ceil(len(points) / SAMPLE))
@@ -118,21 +117,21 @@ def _joined(points: np.ndarray, config: TopicsConfig) -> np.ndarray:
 
 
 def name_clusters(captions: Sequence[str], labels: np.ndarray) -> list[str]:
-    """A name for each topic, of the words that tell it from the others (class-based TF-IDF).
+    """A name for each topic, made of the words that set it apart (class-based TF-IDF).
 
     Its words come from the captions: `dog, meadow, runs`. No two names are the same.
     """
-    said: list[Counter[str]] = [Counter() for _ in range(int(labels.max()) + 1)]
+    stems: list[Counter[str]] = [Counter() for _ in range(int(labels.max()) + 1)]
     forms: dict[str, Counter[str]] = {}
     for caption, label in zip(captions, labels, strict=True):
         for word in words(caption):
-            if _means_something(word):
-                said[label][stem(word)] += 1
+            if _is_content(word):
+                stems[label][stem(word)] += 1
                 forms.setdefault(stem(word), Counter())[word] += 1
-    everywhere = sum(said, Counter())
-    average = everywhere.total() / max(len(said), 1)
+    everywhere = sum(stems, Counter())
+    average = everywhere.total() / max(len(stems), 1)
     names: list[str] = []
-    for counts in said:
+    for counts in stems:
         weight = {
             each: number / counts.total() * math.log(1 + average / everywhere[each])
             for each, number in counts.items()
@@ -169,27 +168,27 @@ def _by_pictures(clips: Sequence[Clip], names: Sequence[str], config: TopicsConf
     from t2v.models.device import pick_device
     from t2v.nets.clip import scoring_clip
 
-    judge = scoring_clip(config.scorer, str(pick_device(config.device)))
+    scorer = scoring_clip(config.scorer, str(pick_device(config.device)))
     texts = [f"a video of {name}" for name in names]
-    return np.array([judge.match(Stills(clip, STILLS, SIDE).frames, texts) for clip in clips])
+    return np.array([scorer.match(Stills(clip, STILLS, SIDE).frames, texts) for clip in clips])
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
-    """Each row at length 1; one of nothing stays nothing."""
+    """Each row at length 1; a row of zeros stays."""
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
 def _stems(caption: str) -> list[str]:
-    return [stem(word) for word in words(caption) if _means_something(word)] or ["nothing"]
+    return [stem(word) for word in words(caption) if _is_content(word)] or ["nothing"]
 
 
-def _means_something(word: str) -> bool:
+def _is_content(word: str) -> bool:
     return word not in STOP and len(word) > 1
 
 
 def _encoded(captions: Sequence[str], config: TopicsConfig) -> np.ndarray:
     """The mean of an encoder's last hidden states over the tokens, `n d`, less the mean of all:
-    what captions have in common would make all of them alike (Mu and Viswanath, 2018)."""
+    the common part would make all captions similar (Mu and Viswanath, 2018)."""
     import torch
     from transformers import AutoModel, AutoTokenizer
 

@@ -245,7 +245,7 @@ class _Pass:
                 with self.clock.of(name):
                     clip = stage.run(replace(shot, clip=clip), getattr(self.config, name))
         self._record(_identified(clip), shot)
-        self._forget(end)
+        self._release(end)
 
     def _shot(self, clip: Clip, start: int, end: int) -> Shot:
         low, high = start - self.first, end - self.first
@@ -282,7 +282,7 @@ class _Pass:
     def _step(self) -> float:
         return self.times[-1] - self.times[-2] if len(self.times) > 1 else 1 / self.probed.fps
 
-    def _forget(self, end: int) -> None:
+    def _release(self, end: int) -> None:
         count = end - self.first
         del self.times[:count], self.thumbnails[:count]
         self.first = end

@@ -1,4 +1,4 @@
-"""How beautiful pictures are, by a transformers model that the user names."""
+"""The aesthetic score of pictures, by a transformers model that the user names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from t2v.errors import UserError
 def aesthetic(stills: np.ndarray, model: str) -> float:
     """The mean score of pictures, `n h w c` uint8 RGB.
 
-    A head with one output gives the score itself; with several, they are marks from 1 on and the
+    A head with one output gives the score itself; several outputs are ratings from 1 on, and the
     score is their mean under the softmax (NIMA, Talebi and Milanfar 2018, section 3).
 
     Raises:
@@ -26,8 +26,8 @@ def aesthetic(stills: np.ndarray, model: str) -> float:
         logits = head(**processor(images=list(stills), return_tensors="pt")).logits.float()
     if logits.shape[1] == 1:
         return float(logits.mean())
-    marks = torch.arange(1, logits.shape[1] + 1, dtype=torch.float32)
-    return float((logits.softmax(1) @ marks).mean())
+    ratings = torch.arange(1, logits.shape[1] + 1, dtype=torch.float32)
+    return float((logits.softmax(1) @ ratings).mean())
 
 
 @lru_cache(maxsize=1)

@@ -1,4 +1,4 @@
-"""Dissolves: stretches of a film whose frames are blends of their two ends."""
+"""Dissolves: spans of a film whose frames are blends of the two ends."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from einops import rearrange, reduce
 from t2v.config.curation import ScenesConfig
 
 Span = tuple[int, int]  # first frame, and one after the last
-BLEND = np.linspace(0.2, 0.8, 7)  # where in it a dissolve is looked at
-MOST_PARTS = 0.6  # of twelve of the picture, the least share that a dissolve changes
-UNEVEN = 0.21  # of the picture: a dissolve is as far everywhere, what passes by is not
-WIDTHS = (0.15, 0.25, 0.4, 0.7, 1.0, 1.3)  # of windows, in shares of the longest dissolve
+BLEND = np.linspace(0.2, 0.8, 7)  # the positions in a dissolve that are tested
+CHANGED_PARTS = 0.6  # the least share of twelve parts of the picture that a dissolve changes
+UNEVEN = 0.21  # progress differs by less over a dissolve's picture, by more where things pass
+WIDTHS = (0.15, 0.25, 0.4, 0.7, 1.0, 1.3)  # of windows, as shares of the longest dissolve
 
 
 def dissolves(grey: np.ndarray, rate: float, config: ScenesConfig) -> Iterator[Span]:
-    """Stretches whose frames are blends of their two ends, which are unlike each other.
+    """Spans whose frames are blends of their two ends, which differ from each other.
 
-    Between pictures A and B a frame is fitted as `a A + (1 - a) B + c`. In a dissolve little is
-    left over and `a` falls from 1 to 0; what merely moves is no blend of its ends.
+    Between pictures A and B a frame is fitted as `a A + (1 - a) B + c`. In a dissolve the residual
+    is small and `a` falls from 1 to 0; mere motion is no blend of its ends.
 
     Args:
-        grey: small pictures, `t h w` float, `rate` a second.
+        grey: thumbnails, `t h w` float, `rate` a second.
     """
     found: list[tuple[float, int, int]] = []
     level = _coarse(grey)
@@ -44,7 +44,7 @@ def dissolves(grey: np.ndarray, rate: float, config: ScenesConfig) -> Iterator[S
 
 
 def _blends(coarse: np.ndarray, fine: np.ndarray, width: int) -> list[tuple[float, int, int]]:
-    """Windows of `width` frames that look like one dissolve: what is left over, start, end."""
+    """Windows of `width` frames that look like one dissolve: residual, start, end."""
     whole, detail = _fit(coarse, width), _fit(fine, width)
     falls, rest = np.diff(whole.share, axis=0), whole.rest
     is_blend = (whole.apart > 60) & (whole.unlike < 0.6)
@@ -61,14 +61,14 @@ def _blends(coarse: np.ndarray, fine: np.ndarray, width: int) -> list[tuple[floa
 
 
 def _is_everywhere(level: np.ndarray, start: int, end: int) -> bool:
-    """Does a blend change most of the picture, and is it as far everywhere?
+    """Return whether a blend changes most of the picture, and everywhere at the same pace.
 
-    Somebody who walks through changes a part, or each part at another time.
+    Somebody who walks through the picture changes a part of it, or each part at another time.
     """
     parts = rearrange(level[start : end + 1], "t (h r w c) -> t (h w) (r c)", h=3, r=3, w=4, c=4)
     change = parts[-1] - parts[0]
     amount = ((change - np.median(change)) ** 2).mean(1)
-    if (amount > 0.1 * amount.mean()).mean() < MOST_PARTS:
+    if (amount > 0.1 * amount.mean()).mean() < CHANGED_PARTS:
         return False
     parts = parts - parts.mean((1, 2), keepdims=True)
     apart = parts[0] - parts[-1]
@@ -82,14 +82,14 @@ def _is_everywhere(level: np.ndarray, start: int, end: int) -> bool:
 
 
 class _Fit(NamedTuple):
-    """How the frames between the ends A, B of `n` windows are made of them."""
+    """The fit of the frames of `n` windows as blends of the windows' ends A and B."""
 
     apart: np.ndarray  # the mean square of A - B, `n`
     unlike: np.ndarray  # the correlation of A and B, `n`
     share: np.ndarray  # of A at each of `BLEND`, `p n`
-    rest: np.ndarray  # what is left over, of the square of A - B, `n`
-    dip: np.ndarray  # how far the power is from that of a blend of strangers, `p n`
-    kin_dip: np.ndarray  # the same of a blend of pictures that have in common what A and B have
+    rest: np.ndarray  # the residual, as a share of the square of A - B, `n`
+    dip: np.ndarray  # log ratio of the power to that of a blend of unrelated pictures, `p n`
+    kin_dip: np.ndarray  # the same for pictures as correlated as A and B, `p n`
 
 
 def _products(level: np.ndarray) -> np.ndarray:
@@ -122,18 +122,18 @@ def _fit(products: np.ndarray, width: int) -> _Fit:
 
 
 def _coarse(grey: np.ndarray) -> np.ndarray:
-    """Pictures of 16 x 9 as vectors, `t d`: small motion does not show in them."""
+    """Pictures of 16 x 9 as vectors, `t d`, in which small motion is invisible."""
     return reduce(grey, "t (h two) (w also) -> t (h w)", "mean", two=2, also=2)
 
 
 def _fine(grey: np.ndarray) -> np.ndarray:
-    """What is finer than two thumbnail pixels, as vectors, `t d`."""
+    """Details finer than two thumbnail pixels, as vectors, `t d`."""
     detail = [each - cv2.GaussianBlur(each, (0, 0), 2.0) for each in grey]
     return rearrange(detail, "t h w -> t (h w)")
 
 
 def _trimmed(grey: np.ndarray, spans: Iterable[Span]) -> Iterator[Span]:
-    """The spans without what is before and after the blend, or with what they missed of it."""
+    """The spans, moved to where the blend begins and ends."""
     level = _coarse(grey)
     for start, end in spans:
         width = end - start

@@ -1,4 +1,4 @@
-"""Lines of text that were burned into a picture, found by the strokes of their characters."""
+"""Lines of text burned into a picture, found by the strokes of their characters."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ import numpy as np
 from t2v.curation.frames.boxes import Box
 from t2v.curation.frames.thumbnails import downscaled
 
-CONTRAST = 40  # of 255, of a stroke with what is around it
-STEADY = 32  # of 255: what changes less from still to still has not changed
-BLACK = 70  # of 255: an outline or a box behind white characters is darker
+CONTRAST = 40  # of 255, between a stroke and its surroundings
+STEADY = 32  # of 255: smaller changes from still to still count as none
+BLACK = 70  # of 255: the outline of white characters, or the box behind them, is darker
 NEAR = np.ones((3, 3), np.uint8)
-# Log odds that a row of parts is text, by a logistic regression on subtitles in 9 styles and 3
-# sizes rendered into six films, and on what else is found in those films and in rows of windows.
-# In order: see `_facts`. Leaving a film out, 95 % of the subtitles are above `SURE` and no film.
+# Log odds that a row of parts is text: a logistic regression on subtitles in 9 styles and 3 sizes
+# rendered into six films, against false candidates in those films and in rows of windows. The order
+# is that of `_features`. With one film left out, 95 % of the subtitles score above `SURE`, and
+# nothing else in that film does.
 WEIGHTS = np.array([3.45, 15.3, -8.65, 17.9, 2.45, 13.4, 8.16])
 BIAS = -31.7
 SURE = 3.0
-SURE_OF_TITLE = 5.0  # leaves and stones make more large rows than small ones
+SURE_OF_TITLE = 5.0  # leaves and stones form more large rows than small ones
 
 
 def text_lines(grey: np.ndarray, others: Sequence[np.ndarray] = ()) -> list[Box]:
@@ -28,9 +29,9 @@ def text_lines(grey: np.ndarray, others: Sequence[np.ndarray] = ()) -> list[Box]
 
     Args:
         grey: `h w` uint8.
-        others: the stills before and after; what stays while all around it moves is burned in.
+        others: the stills before and after; strokes that stay while the rest moves are burned in.
 
-    Titles, up to a third of the picture high, are looked for in smaller pictures of the still.
+    Titles, up to a third of the picture high, are searched for in downscaled versions of the still.
     """
     size = grey.shape[0]
     lines = _lines(grey, others, size, SURE)
@@ -56,26 +57,26 @@ def _lines(grey: np.ndarray, others: Sequence[np.ndarray], size: int, sure: floa
         parts = _parts(strokes, size)
         for line in _rows(parts):
             box = _around(parts[line])
-            facts = _facts(box, parts[line], strokes, light, grey, others)
-            if facts is not None and float(facts @ WEIGHTS) + BIAS > sure:
+            features = _features(box, parts[line], strokes, light, grey, others)
+            if features is not None and float(features @ WEIGHTS) + BIAS > sure:
                 found.append(box)
     return found
 
 
 def _parts(strokes: np.ndarray, size: int) -> np.ndarray:
-    """What may be a character or some that touch: left, top, width, height, area; by their left."""
+    """Possible characters, or touching ones: left, top, width, height, area; sorted by left."""
     # labels of 16 bits take a third of the time, and are enough for all but dot patterns
     stats = cv2.connectedComponentsWithStats(strokes, connectivity=8, ltype=cv2.CV_16U)[2]
     _, _, wide, high, area = stats.T
     fits = (high >= max(4, size // 90)) & (high <= size // 9) & (wide <= 9 * high)
     fits &= (area > 0.1 * wide * high) & (area >= 6)
-    fits[0] = False  # what is no part
+    fits[0] = False  # the background
     parts = stats[fits]
     return parts[np.argsort(parts[:, 0], kind="stable")]
 
 
 def _rows(parts: np.ndarray) -> list[list[int]]:
-    """Parts that follow each other to the right: of like height, close together, on one line."""
+    """Parts that follow each other to the right: of similar height, close, on one line."""
     left, top, width, height = parts[:, :4].T.astype(np.float32)
     right, bottom = left + width, top + height
     places = np.arange(len(parts))
@@ -90,8 +91,8 @@ def _rows(parts: np.ndarray) -> list[list[int]]:
     fits = (np.abs(gap - 0.35 * high) < 0.95 * high) & (high < 2.2 * low)
     fits &= (shared > 0.6 * low) & (off < 0.22 * high + 1.01)
     one, two = one[fits], two[fits]
-    far = (np.maximum(gap, 0) + 0.5 * off + 0.3 * (high - low))[fits]
-    order = np.lexsort((far, one))
+    distance = (np.maximum(gap, 0) + 0.5 * off + 0.3 * (high - low))[fits]
+    order = np.lexsort((distance, one))
     one, two = one[order], two[order]
     nearest = np.flatnonzero(np.diff(one, prepend=-1))
     follows = dict(zip(one[nearest].tolist(), two[nearest].tolist(), strict=True))
@@ -114,7 +115,7 @@ def _around(parts: np.ndarray) -> Box:
     return Box(left, top, right - left, bottom - top)
 
 
-def _facts(
+def _features(
     box: Box,
     parts: np.ndarray,
     strokes: np.ndarray,
@@ -122,11 +123,11 @@ def _facts(
     grey: np.ndarray,
     others: Sequence[np.ndarray],
 ) -> np.ndarray | None:
-    """What tells text from windows and leaves; None for what is no row of characters at all.
+    """The features that separate text from windows and leaves; None where it cannot be text.
 
     In the order of `WEIGHTS`: the logarithm of parts and strokes; the share of the box that strokes
-    fill; of the parts, how many are full rectangles, as windows are; how bright strokes are, how
-    much brighter than between them, how black it is right around them; and how much they stay
+    fill; the share of parts that are full rectangles, as windows are; the brightness of strokes,
+    how much brighter they are than the gaps, how black their outline is; and how much they stay
     while the rest moves.
     """
     height = float(np.median(parts[:, 3]))
@@ -157,14 +158,14 @@ def _facts(
 
 
 def _are_even(parts: np.ndarray) -> bool:
-    """Are most as wide as each other and as far apart, as windows, pickets and keys are?"""
+    """Return whether most have one width and one spacing, as windows, pickets and keys have."""
     wide, steps = parts[:, 2], np.diff(parts[:, 0])
     alike = (np.abs(each - np.median(each)) <= 0.1 * np.median(each) + 1 for each in (wide, steps))
     return all(each.mean() > 0.8 for each in alike)
 
 
 def _stays(box: Box, mask: np.ndarray, grey: np.ndarray, other: np.ndarray) -> float:
-    """How much of the strokes is the same in another still, times how much moves around them."""
+    """The share of the strokes that stays in another still, times the motion around them."""
     above = max(box.top - box.height, 0)
     near = np.s_[above : box.top + 2 * box.height, box.left : box.left + box.width]
     change = cv2.absdiff(grey[near], other[near])

@@ -1,4 +1,4 @@
-"""How much moves in a clip, whether the camera or things, and where to."""
+"""The motion stage: how much the camera and objects move, and in which direction."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from t2v.curation.shot import MOTION_RATE, Shot, scored
 from t2v.curation.stages import Score, Stage
 from t2v.io.manifest import Clip
 
-STEP = 12  # pixels between the points at which flow is read
-RIDGE = 1e-6 * np.eye(3)  # a picture of one row of points has no best fit
+STEP = 12  # pixels between the points at which flow is sampled
+RIDGE = 1e-6 * np.eye(3)  # one row of points has no unique fit
 STILL = 0.02  # pixels between two frames, below which nothing has moved
-GRAIN = 0.3, 0.6  # pixels and grey levels, of 255: so little of both is grain and no motion
+GRAIN = 0.3, 0.6  # pixels and grey levels, of 255: less of both is grain, not motion
 
 
 def motion(shot: Shot, config: MotionConfig) -> Clip:
-    """The clip with its motion scored, dropped where it is still or chaotic.
+    """Return the clip with its motion scored, dropped where it is still or chaotic.
 
     Scores, in percent of the shorter side a second: `motion`; `camera_motion`, the best affine
-    motion of the whole picture; `object_motion`, what is left. `frozen` is the share of steps in
-    which nothing moves, `chaos` what flow does not explain of the change (0: all, 1: nothing).
+    motion of the whole picture; `object_motion`, the residual. `frozen` is the share of steps in
+    which nothing moves, `chaos` the share of the change that flow does not explain.
     Tags: `camera-still | camera-shake | pan-left | ... | zoom-in | ...`, `motion-low | ...`.
     """
     grey = shot.grey
     if len(grey) < 2:
         return shot.clip.drop("motion", "one frame: nothing can move")
-    # grain is no motion, and flow would follow it
+    # flow would follow the grain
     grey = np.stack([cv2.GaussianBlur(each, (0, 0), 1.5) for each in grey])
     flow, unexplained = _flow(grey)
     camera, parts = _camera(flow, _places(*grey.shape[1:]))
@@ -75,7 +75,7 @@ STAGE = Stage(
 
 
 def _flow(grey: np.ndarray) -> tuple[np.ndarray, float]:
-    """Flow of each pair at a grid of points, `t n 2` in pixels (x, y), and what it leaves over."""
+    """The flow of each pair at a grid of points, `t n 2` in pixels (x, y), and its residual."""
     finder = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
     rows, columns = np.mgrid[: grey.shape[1], : grey.shape[2]].astype(np.float32)
     points, left = [], []
@@ -98,7 +98,7 @@ def _places(height: int, width: int) -> np.ndarray:
 def _camera(flow: np.ndarray, place: np.ndarray) -> tuple[np.ndarray, dict[str, float]]:
     """The affine motion that most points share, `t n 2`, and the mean of its parts in pixels."""
     weight = np.ones((*flow.shape[:2], 1))
-    for _ in range(3):  # reweighted least squares: what moves alone counts ever less
+    for _ in range(3):  # reweighted least squares: independent motion counts less and less
         heavy = place * weight  # t n 3
         across = heavy.swapaxes(1, 2)
         fit = np.linalg.solve(across @ place + RIDGE, across @ flow)  # t 3 2
@@ -116,7 +116,7 @@ def _camera(flow: np.ndarray, place: np.ndarray) -> tuple[np.ndarray, dict[str, 
 
 
 def _tags(scores: dict[str, float], parts: dict[str, float]) -> list[str]:
-    """In words; `parts` in percent a second. The picture goes left when the camera pans right."""
+    """Tags for the motion; `parts` in percent a second. The picture moves against the camera."""
     tags = []
     for name, back, forth in (("x", "pan-right", "pan-left"), ("y", "tilt-down", "tilt-up")):
         if abs(parts[name]) > max(2.0, 0.5 * parts["shift"]):

@@ -1,4 +1,4 @@
-"""What is laid over a picture: bars around it, burned-in text, a logo that stays."""
+"""The overlay stage: black bars, burned-in text and logos, cropped away where possible."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from t2v.curation.shot import Shot, scored
 from t2v.curation.stages import Score, Stage
 from t2v.io.manifest import Clip
 
-MOST = 5  # stills that are compared for marks
-FLAT = 3.0  # of 255: what the noise of an encoder leaves in a black bar
-EDGE = 4  # rows behind a bar in which the picture begins
-ABRUPT = 0.15  # the least share of a bar's length at which it does so at once
-READ = 8  # stills that are read: a line of subtitles is not there all the time
+MOST = 5  # stills that are compared for logos
+FLAT = 3.0  # of 255: encoder noise in a black bar
+EDGE = 4  # rows next to a bar in which the picture must begin
+ABRUPT = 0.15  # the least share of a bar's length with an abrupt edge
+READ = 8  # stills that are searched for text: subtitles come and go
 
 
 def overlay(shot: Shot, config: OverlayConfig) -> Clip:
-    """The clip with what lies over it cropped away where enough is left, else dropped or tagged.
+    """Return the clip cropped to exclude overlays where enough is left, else dropped or tagged.
 
     The crop is `extra["crop"]`: left, top, width, height in pixels as shown; `width` and `height`
     become those of the crop. Scores: `bars` and `text`, the share of the picture they take.
@@ -34,24 +34,24 @@ def overlay(shot: Shot, config: OverlayConfig) -> Clip:
     greys = np.stack([cv2.cvtColor(each, cv2.COLOR_RGB2GRAY) for each in stills])
     shown = greys[np.linspace(0, len(greys) - 1, min(len(greys), MOST)).astype(int)]
     read = np.linspace(0, len(greys) - 1, min(len(greys), READ)).astype(int).tolist()
-    written = [
+    lines = [
         text_lines(greys[at], [greys[by] for by in (at - 1, at + 1) if 0 <= by < len(greys)])
         for at in read
     ]
     if config.ocr == "rapidocr":
-        written = _read_again(stills[read], written)
+        lines = _confirmed(stills[read], lines)
     whole = Box(0, 0, stills.shape[2], stills.shape[1])
     inner = bars(stills)
     share = 1 - inner.width * inner.height / (whole.width * whole.height)
-    lines = sorted({line for each in written for line in each})
+    texts = sorted({line for each in lines for line in each})
     marks = _marks(shown, inner)
-    covered = max(map(area, written)) / (whole.width * whole.height)
+    covered = max(map(area, lines)) / (whole.width * whole.height)
     clip = scored(clip, bars=share, text=covered)
     found = [
         ("letterbox", config.letterbox, share > 0, inner, f"bars take {share:.0%} of the picture"),
         *(
             (name, wish, bool(boxes), without(inner, boxes), f"{name} at {described(boxes)}")
-            for name, wish, boxes in (("text", config.text, lines), ("logo", config.logo, marks))
+            for name, wish, boxes in (("text", config.text, texts), ("logo", config.logo, marks))
             if name == "logo" or covered > config.max_text
         ),
     ]
@@ -79,23 +79,23 @@ STAGE = Stage(
 )
 
 
-def _read_again(stills: np.ndarray, written: list[list[Box]]) -> list[list[Box]]:
-    """The lines of each still when OCR has read some of them, the one with most text among them.
+def _confirmed(stills: np.ndarray, lines: list[list[Box]]) -> list[list[Box]]:
+    """The lines of each still after OCR of some stills, the one with most text among them.
 
-    Where it reads nothing at all, the strokes that were found were none of letters; of what it
-    reads, only lines that it is surer of are added.
+    Where OCR reads nothing at all, the strokes were no letters; lines that it reads with high
+    confidence are added.
     """
-    heard = {at: read_lines(stills[at]) for at in chosen([area(each) for each in written])}
-    if not any(heard.values()):
-        return [[] for _ in written]
+    found = {at: read_lines(stills[at]) for at in chosen([area(each) for each in lines])}
+    if not any(found.values()):
+        return [[] for _ in lines]
     return [
-        lines + [box for box, sure in heard.get(at, []) if sure >= ADDS]
-        for at, lines in enumerate(written)
+        each + [box for box, confidence in found.get(at, []) if confidence >= ADDS]
+        for at, each in enumerate(lines)
     ]
 
 
 def _cropped(clip: Clip, kept: Box, whole: Box) -> Clip:
-    """The clip with its crop in pixels of the source: inwards by a still's pixel, even sides."""
+    """The clip with its crop in source pixels: one still pixel tighter, with even sides."""
     assert clip.width and clip.height
     across, down = clip.width / whole.width, clip.height / whole.height
     left, right = kept.left * across, (kept.left + kept.width) * across
@@ -112,11 +112,11 @@ def _cropped(clip: Clip, kept: Box, whole: Box) -> Clip:
 
 
 def bars(stills: np.ndarray) -> Box:
-    """The picture within black bars; all of it where there are none or nothing is lit.
+    """The picture within black bars; the whole picture where there are none or all is dark.
 
     A row or column belongs to a bar when less than 2 % of it is ever brighter than 24 of 255, or,
-    in a dark film, than a quarter of what is lit. A bar is one flat black and ends at once: where
-    the night of a dark scene goes over into what is lit, there is none.
+    in a dark film, than a quarter of its bright level. A bar is uniformly black and has an abrupt
+    edge: the dark part of a night scene that fades into light is none.
     """
     light = stills[0].copy()
     for each in stills[1:]:
@@ -136,7 +136,7 @@ def bars(stills: np.ndarray) -> Box:
 
 
 def _within(light: np.ndarray, lit: np.ndarray, limit: float) -> tuple[int, int]:
-    """From where to where rows of `light` are picture; `lit` is the share of each that is lit."""
+    """The first row of picture and the one after the last; `lit` is the lit share of each row."""
     found = np.flatnonzero(lit > 0.02)
     if not len(found):
         return 0, 0
@@ -149,18 +149,18 @@ def _within(light: np.ndarray, lit: np.ndarray, limit: float) -> tuple[int, int]
 
 
 def _is_bar(bar: np.ndarray, picture: np.ndarray, limit: float) -> bool:
-    """Is it one flat black, and does the picture begin at once behind its last row?"""
+    """Return whether it is uniformly black, with an abrupt edge to the picture."""
     if not bar.size:
         return False
     step = picture[:EDGE].max(0).astype(np.int16) - bar[-2 * EDGE :].min(0)
-    # row by row: an encoder smears the picture's edge into the last rows of a bar
+    # by rows: an encoder smears the picture's edge into the last rows of a bar
     low, high = np.quantile(bar[::3, ::3], (0.02, 0.98), axis=1)
     is_flat = np.median(high - low) <= limit / 3
     return bool(is_flat and (step > limit / 2).mean() > ABRUPT)
 
 
 def _marks(greys: np.ndarray, inner: Box) -> list[Box]:
-    """The logos within bars; the corner of a bar is none."""
+    """The logos within bars; the corner of a bar is no logo."""
     edge = 2 if (inner.width, inner.height) != greys.shape[:0:-1] else 0
     left, top = inner.left + edge, inner.top + edge
     within = greys[:, top : top + inner.height - 2 * edge, left : left + inner.width - 2 * edge]
@@ -169,10 +169,10 @@ def _marks(greys: np.ndarray, inner: Box) -> list[Box]:
 
 
 def logos(greys: np.ndarray) -> list[Box]:
-    """Marks in the corners of stills, `n h w` uint8, that stand still, with sharp edges, while the
-    rest moves."""
+    """Marks with sharp edges in the corners of stills, `n h w` uint8, that stay while the rest
+    moves."""
     if len(greys) < 3 or np.median(greys[:, ::4, ::4].std(axis=0)) < 8:
-        return []  # where all stands still a mark cannot be told from the scene
+        return []  # in a static scene a logo cannot be told from the rest
     height, width = greys.shape[1:]
     rows, columns = height // 4, width // 3
     found = []

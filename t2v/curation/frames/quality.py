@@ -1,4 +1,4 @@
-"""Is a picture sharp, well exposed, free of blocks; how beautiful, where a model is named."""
+"""The quality stage: exposure, sharpness, noise, blockiness; aesthetics where a model is named."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from t2v.curation.stages import Score, Stage
 from t2v.io.manifest import Clip
 
 NOISE = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)  # Immerkær 1996
-BLACK = 32  # of 255: what is brighter and shows nothing is blank
+BLACK = 32  # of 255: brighter pictures without contrast are blank, not black
 LEVELS = np.arange(256)
-NOISE_ALONE = 0.7  # of the contrast: half of what is to be seen is noise
+NOISE_ALONE = 0.7  # of the contrast: half of the picture's variance is noise
 
 
 def quality(shot: Shot, config: QualityConfig) -> Clip:
-    """The clip with its looks scored, dropped where a score is out of bounds.
+    """Return the clip with its quality scored, dropped where a score is out of bounds.
 
     Scores, each the median over the stills: `brightness` and `contrast` of 255; `clipped`, the
     share of pixels at either end of the range; `sharpness`, the logarithm of the Laplacian's
@@ -78,7 +78,7 @@ def _faults(scores: dict[str, float], config: QualityConfig) -> list[str]:
         ("plain", "aesthetic", config.min_aesthetic, None),
     ]
     is_noise = scores["noise"] > max(NOISE_ALONE * scores["contrast"], config.min_contrast / 2)
-    if is_noise or scores["noise"] > config.max_noise:  # the sharpness of noise says nothing
+    if is_noise or scores["noise"] > config.max_noise:  # the sharpness of noise is meaningless
         bounds = [bound for bound in bounds if bound[1] != "sharpness"]
     faults = []
     if is_noise and scores["noise"] <= config.max_noise:
@@ -95,7 +95,7 @@ def _faults(scores: dict[str, float], config: QualityConfig) -> list[str]:
 
 
 def _light(grey: np.ndarray) -> tuple[float, float, float]:
-    """Mean, deviation and the share at either end of the range."""
+    """Mean, standard deviation and the share at either end of the range."""
     share = cv2.calcHist([grey], [0], None, [256], [0, 256]).ravel() / grey.size
     mean = float(share @ LEVELS)
     clipped = share[:3].sum() + share[253:].sum()
@@ -113,13 +113,13 @@ def _noise(grey: np.ndarray) -> float:
 
 
 def _sharpness(grey: np.ndarray) -> float:
-    """Noise adds 20 times its variance to that of the Laplacian (4 * 1 + 16)."""
+    """The sharpness less the noise, whose variance the Laplacian multiplies by 20 (4 * 1 + 16)."""
     variance = cv2.meanStdDev(cv2.Laplacian(grey, cv2.CV_16S))[1].item() ** 2
     return float(np.log(max(variance - 20 * _noise(grey) ** 2, 1.0)))
 
 
 def _blockiness(grey: np.ndarray) -> float:
-    """The step at every eighth column and row, by the usual step; the weaker of the two ways."""
+    """The step at every eighth column and row relative to other steps; the lower of the two."""
     return min(_grid(grey.astype(np.float32)), _grid(grey.T.astype(np.float32)))
 
 

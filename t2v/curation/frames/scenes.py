@@ -1,4 +1,4 @@
-"""Where takes begin and end: cuts, fades and dissolves, false cuts stitched, long takes split."""
+"""The bounds of shots: cuts, fades and dissolves, false cuts stitched, long shots split."""
 
 from __future__ import annotations
 
@@ -13,38 +13,41 @@ from numpy.lib.stride_tricks import sliding_window_view
 from t2v.config.curation import ScenesConfig
 from t2v.curation.frames.dissolves import Span, dissolves
 
-CUT_SIZE = (36, 64)  # height, width of the pictures in which cuts are looked for
-THUMB = (32, 18)  # width, height of those in which all else is
-FLAT = 5.0  # standard deviation, of 255, of a thumbnail and its frame's middle that show nothing
-COARSE = (8, 5)  # width, height of pictures in which a few frames of a pan do not show
-FLASH = 0.3  # seconds: a picture that is back by then was never left
+CUT_SIZE = (36, 64)  # height, width of the pictures in which cuts are searched
+THUMB = (32, 18)  # width, height of those for everything else
+FLAT = 5.0  # standard deviation, of 255, below which a thumbnail or a frame's middle is plain
+COARSE = (8, 5)  # width, height of pictures in which a few frames of a pan are invisible
+FLASH = 0.3  # seconds: a picture that returns within them is the same shot
 
 
 class SceneFinder:
-    """Takes of a film, found while its frames come by; the same however long the film is.
+    """Finds the shots of a film while its frames stream by, in memory that does not grow.
 
-    Push a picture of every frame in order; each call gives the spans (frame numbers) that are
+    Push a picture of every frame in order; each call returns the spans (frame numbers) that are
     settled by then, and `finish` the rest. Gaps between spans are transitions.
     """
 
     def __init__(self, config: ScenesConfig, splits_only: bool = False) -> None:
         self.config, self.splits_only = config, splits_only
-        self.lag = config.dissolve_seconds + 0.5  # seconds: what a transition may reach to
+        self.lag = config.dissolve_seconds + 0.5  # seconds that a transition may span
         self.times: list[float] = []
         self.thumbs: list[np.ndarray] = []
         self.changes: list[float] = []
         self.plain: list[bool] = []
-        self.first = 0  # the frame number of times[0], thumbs[0], changes[0] and plain[0]
-        self.last: np.ndarray | None = None  # the picture before
-        self.open = 0  # where the take begins that has no end yet
-        self.settled = 0  # up to where transitions are known
+        self.first = 0  # the frame number of times[0], thumbs[0], changes[0], plain[0]
+        self.last: np.ndarray | None = None  # the previous picture
+        self.open = 0  # the start of the shot that has no end yet
+        self.settled = 0  # transitions are known up to here
 
     def push(
         self, time: float, frame: np.ndarray, middle: Callable[[], np.ndarray] | None = None
     ) -> list[Span]:
-        """Spans that end before `frame`, `h w c` uint8 BGR of `CUT_SIZE`, shown at `time` seconds.
+        """Return the spans that end before a frame.
 
-        `middle` gives the frame's middle, unscaled: noise and fine texture are flat in a thumbnail.
+        Args:
+            time: seconds at which it is shown.
+            frame: its thumbnail, `h w c` uint8 BGR of `CUT_SIZE`.
+            middle: returns its middle, unscaled; noise and fine texture are plain in a thumbnail.
         """
         hsv = cv2.cvtColor(frame, cv2.COLOR_BGR2HSV)
         last = hsv if self.last is None else self.last
@@ -61,7 +64,7 @@ class SceneFinder:
         return self._settle(until)
 
     def finish(self) -> list[Span]:
-        """The spans that are left when the film is over."""
+        """Return the remaining spans at the end of the film."""
         end = self.first + len(self.times)
         spans = self._settle(end)
         return spans + (self._split(end) if end > self.open else [])
@@ -72,8 +75,8 @@ class SceneFinder:
         gaps = []
         if not self.splits_only:
             times, thumbs = np.asarray(self.times[low:]), np.stack(self.thumbs[low:])
-            told = np.asarray(self.changes[low:]), np.asarray(self.plain[low:])
-            gaps = find_gaps(times, thumbs, *told, self.config)
+            changes, plain = np.asarray(self.changes[low:]), np.asarray(self.plain[low:])
+            gaps = find_gaps(times, thumbs, changes, plain, self.config)
         spans: list[Span] = []
         for start, end in gaps:
             start, end = start + self.first + low, end + self.first + low
@@ -83,11 +86,11 @@ class SceneFinder:
                 self.open = end
         spans += self._ripe(until)
         self.settled = until
-        self._forget()
+        self._release()
         return spans
 
     def _split(self, end: int) -> list[Span]:
-        """The open take up to `end`, in pieces no longer than `max_seconds`, the last two even."""
+        """The open shot up to `end`, in pieces of at most `max_seconds`, the last two equal."""
         spans = self._ripe(end)
         left = self._seconds(self.open, end)
         count = max(1, math.ceil(left / self.config.max_seconds - 1e-6))
@@ -95,7 +98,7 @@ class SceneFinder:
         return spans + list(pairwise(edges))
 
     def _ripe(self, until: int) -> list[Span]:
-        """Pieces of the open take that are whole whatever follows: two more would still fit."""
+        """Pieces of the open shot that are final: at least two more fit after them."""
         spans = []
         longest = self.config.max_seconds
         while self.open < until and self._seconds(self.open, until) >= 2 * longest:
@@ -109,7 +112,7 @@ class SceneFinder:
         last = min(end - self.first, len(self.times) - 1)
         return self.times[last] - self.times[start - self.first] if last >= 0 else 0.0
 
-    def _forget(self) -> None:
+    def _release(self) -> None:
         known = self.times[min(self.settled - self.first, len(self.times) - 1)] - self.lag
         needless = min(int(np.searchsorted(self.times, known)), self.open - self.first)
         if needless > 0:
@@ -129,13 +132,13 @@ def find_gaps(
     plain: np.ndarray,
     config: ScenesConfig,
 ) -> list[Span]:
-    """Transitions as (end of the take before, start of the take after); equal for a hard cut.
+    """Transitions as (end of the shot before, start of the shot after); equal for a hard cut.
 
     Args:
         times: seconds, `t`.
-        thumbs: small grey pictures, `t h w` uint8.
-        changes: of each frame from the one before, the mean over hue, saturation and value, `t`.
-        plain: does a frame show nothing, `t` bool.
+        thumbs: grey thumbnails, `t h w` uint8.
+        changes: from frame to frame, the mean over hue, saturation and value, `t`.
+        plain: whether a frame shows nothing, `t` bool.
     """
     grey = thumbs.astype(np.float32)
     gaps = [*_fades(times, grey, plain, config), *dissolves(grey, _rate(times), config)]
@@ -173,8 +176,8 @@ def _merged(gaps: Iterable[Span]) -> list[Span]:
     return merged
 
 
-def likeness(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Pearson's correlation of pictures, `... h w`: what light and contrast do not change."""
+def similarity(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Pearson's correlation of pictures, `... h w`, independent of brightness and contrast."""
     a, b = (x - x.mean((-2, -1), keepdims=True) for x in (a, b))
     norm = np.sqrt((a**2).mean((-2, -1)) * (b**2).mean((-2, -1)))
     return (a * b).mean((-2, -1)) / np.maximum(norm, 1e-3)
@@ -186,19 +189,19 @@ def _stitched(
     """The cuts across which the picture really changes (Panda-70M, section 3.1: stitching).
 
     A flash, a lamp switched on or a hand before the lens looks like a cut to a detector of
-    differences; before and after it the pictures are alike but for their light.
+    differences, but the pictures before and after it are alike except for their light.
     """
     for cut in cuts:
         before, after = max(cut - 2, 0), min(cut + 1, len(grey) - 1)
-        if cut > 0 and likeness(grey[before], grey[after]) < config.stitch:
+        if cut > 0 and similarity(grey[before], grey[after]) < config.stitch:
             pairs = _across(grey, cut, reach)
-            if not any(likeness(one, other) >= config.stitch for one, other in pairs):
+            if not any(similarity(one, other) >= config.stitch for one, other in pairs):
                 yield cut
 
 
 def _across(grey: np.ndarray, cut: int, reach: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The pictures beside a cut with those up to `reach` frames off on its other side, so coarse
-    that a pan of a few frames does not show."""
+    """Pairs of a picture beside a cut and one up to `reach` frames off on its other side, so coarse
+    that a pan of a few frames is invisible."""
     near = np.s_[max(cut - 1 - reach, 0) : cut + reach + 1]
     soft = [cv2.resize(each, COARSE, interpolation=cv2.INTER_AREA) for each in grey[near]]
     cut -= near.start
@@ -214,8 +217,8 @@ def _levelled(picture: np.ndarray) -> np.ndarray:
 
 
 def _jumps(grey: np.ndarray, reach: int, config: ScenesConfig) -> Iterator[int]:
-    """Frames where the picture moves on at once by far more than around them (xGen-VideoSyn-1's
-    re-clipping at peaks of motion): jump cuts in one scene, which a detector of cuts passes over.
+    """Frames with a peak of motion far above their neighbours (xGen-VideoSyn-1's re-clipping): jump
+    cuts within one scene, which a cut detector misses.
     """
     if len(grey) < 8:
         return
@@ -227,7 +230,7 @@ def _jumps(grey: np.ndarray, reach: int, config: ScenesConfig) -> Iterator[int]:
     usual = np.maximum(np.maximum(most[cuts - 1], most[cuts + 6]), 1.0)
     is_jump = (step[cuts - 1] > config.peak * usual) & (across[cuts - 2] > 0.7 * step[cuts - 1])
     for cut in cuts[is_jump].tolist():
-        # a flash is over soon; a jump in one scene is alike from the first, but never as close
+        # a flash is soon over; after a jump in one scene pictures are similar, but never as close
         if not any(
             np.abs(_levelled(one) - _levelled(other)).mean() < 0.4 * step[cut - 1]
             for one, other in _across(grey, cut, reach)
@@ -238,7 +241,7 @@ def _jumps(grey: np.ndarray, reach: int, config: ScenesConfig) -> Iterator[int]:
 def _fades(
     times: np.ndarray, grey: np.ndarray, plain: np.ndarray, config: ScenesConfig
 ) -> Iterator[Span]:
-    """Runs of frames that show nothing, with the fade before and after; long runs are takes."""
+    """Runs of plain frames, with the fade before and after; long runs are shots of their own."""
     contrast = grey.std((1, 2))
     flat = np.flatnonzero(np.diff(np.r_[0, plain.astype(np.int8), 0]))
     for start, end in flat.reshape(-1, 2).tolist():
@@ -256,8 +259,8 @@ def _fades(
 def _is_lit_up(
     times: np.ndarray, grey: np.ndarray, start: int, end: int, config: ScenesConfig
 ) -> bool:
-    """Do frames that show nothing stand within one picture, as a flash of light or of dark does?"""
-    near = range(1, 4)  # the light may come and go in more than one frame
+    """Return whether plain frames interrupt one picture, as a flash of light or darkness does."""
+    near = range(1, 4)  # the light may take more than one frame to come and go
     soft = {
         at: cv2.resize(grey[at], COARSE, interpolation=cv2.INTER_AREA)
         for at in (*range(start - 3, start), *range(end, end + 3))
@@ -267,14 +270,14 @@ def _is_lit_up(
         start - back >= 0
         and end - 1 + on < len(grey)
         and times[end - 1 + on] - times[start - back] <= FLASH
-        and likeness(soft[start - back], soft[end - 1 + on]) >= config.stitch
+        and similarity(soft[start - back], soft[end - 1 + on]) >= config.stitch
         for back in near
         for on in near
     )
 
 
 def _slope(contrast: np.ndarray, times: np.ndarray, start: int, step: int, seconds: float) -> int:
-    """The first frame from `start` on at which the contrast no longer grows as in a fade."""
+    """The first frame from `start` on where the contrast stops growing as in a fade."""
     at = start
     while 0 <= at + 2 * step < len(contrast) and abs(times[at] - times[start]) < seconds:
         if contrast[at + 2 * step] < contrast[at] * 1.02 + 0.1:

@@ -1,4 +1,4 @@
-"""RapidOCR, a second opinion on burned-in text: it reads the letters that strokes only hint at."""
+"""RapidOCR, a second opinion on burned-in text: it reads the letters behind the strokes."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import numpy as np
 from t2v.curation.frames.boxes import Box
 from t2v.errors import UserError
 
-STILLS = 3  # that are read of a clip, at 0.13 s of one core each
-CONFIRMS = 0.5  # confidence: letters of scripts that it cannot read have 0.7 and more
+STILLS = 3  # read per clip, at 0.13 s of one core each
+CONFIRMS = 0.5  # confidence; even letters of scripts that it cannot read have 0.7 and more
 ADDS = 0.75
-LEAST = 4  # characters, and the line three times as wide as high: leaves give single signs
-SIDE = 640  # pixels to which the longer side is shrunk; enlarged, a still takes four times as long
+LEAST = 4  # characters, in a line three times as wide as high: leaves give single characters
+SIDE = 640  # pixels of the longer side after downscaling; upscaled stills take four times as long
 
 
 def require_ocr() -> None:
@@ -28,7 +28,7 @@ def require_ocr() -> None:
 
 
 def chosen(areas: list[float]) -> list[int]:
-    """Which stills are read, given how much text each seems to have: the fullest, and a spread."""
+    """The stills to read, given the area of text in each: the fullest, and an even spread."""
     spread = np.linspace(0, len(areas) - 1, min(len(areas), STILLS)).astype(int).tolist()
     fullest = int(np.argmax(areas))
     if not areas[fullest] or fullest in spread:
@@ -38,17 +38,17 @@ def chosen(areas: list[float]) -> list[int]:
 
 
 def read_lines(still: np.ndarray) -> list[tuple[Box, float]]:
-    """Lines of text in a still, `h w c` uint8 RGB, and how sure each is; upright boxes."""
+    """Lines of text in a still, `h w c` uint8 RGB, as upright boxes, each with its confidence."""
     result = _reader()(np.ascontiguousarray(still[..., ::-1]), use_cls=False)
     if result.boxes is None:
         return []
     lines = []
-    for corners, text, sure in zip(result.boxes, result.txts, result.scores, strict=True):
+    for corners, text, confidence in zip(result.boxes, result.txts, result.scores, strict=True):
         left, top = np.floor(corners.min(axis=0)).astype(int).tolist()
         right, bottom = np.ceil(corners.max(axis=0)).astype(int).tolist()
         box = Box(left, top, right - left, bottom - top)
-        if len(text) >= LEAST and box.width >= 3 * box.height and sure >= CONFIRMS:
-            lines.append((box, float(sure)))
+        if len(text) >= LEAST and box.width >= 3 * box.height and confidence >= CONFIRMS:
+            lines.append((box, float(confidence)))
     return lines
 
 

@@ -69,9 +69,8 @@ def entropies(clips: Sequence[Clip], config: BalanceConfig) -> dict[str, tuple[f
 
 def _evenly(clips: Sequence[Clip], wanted: int, config: BalanceConfig) -> set[int]:
     cells: dict[tuple[str, ...], list[int]] = {}
-    for number in sorted(
-        range(len(clips)), key=lambda number: _shuffle_key(clips[number]), reverse=True
-    ):
+    keys = [_shuffle_key(clip) for clip in clips]
+    for number in sorted(range(len(clips)), key=lambda number: keys[number], reverse=True):
         cells.setdefault(groups(clips[number], config), []).append(number)
     sizes = [len({cell[axis] for cell in cells}) for axis in range(len(config.by))]
     counts: list[Counter[str]] = [Counter() for _ in config.by]

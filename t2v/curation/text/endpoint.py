@@ -27,9 +27,7 @@ from t2v.errors import UserError
 LONGEST_ANSWER = 1 << 20  # bytes
 FIRST_WAIT = 1.0  # seconds
 LONGEST_WAIT = 60.0
-SECRET = (
-    8  # characters: shorter keys ("EMPTY", "test") are no secret, and such words occur in captions
-)
+SECRET = 8  # characters: shorter keys ("EMPTY", "test") are no secret and occur in captions
 HIDDEN = "[the key]"
 TRANSIENT = {408, 409, 425, 429, 500, 502, 503, 504}  # worth a retry
 

@@ -10,23 +10,25 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from diffusers import ModelMixin
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from t2v.config.sampling import BenchConfig, SampleConfig
+from t2v.config.sampling import BenchConfig
 from t2v.errors import UserError
 from t2v.io.files import locked, write_text
 from t2v.io.text_files import read_json
-from t2v.models.latents import latent_channels
-from t2v.pipelines.t2v import T2VPipeline
-from t2v.sampling.load import load_pipeline
+from t2v.models.device import pick_device, pick_dtype
+from t2v.models.folder import model_folder
+from t2v.pipelines.generator import Ability, Generator, Request
+from t2v.pipelines.load import check_room, load_generator, set_attention
 
 PROMPT = "a red ball bounces on grass"
 MIB = 2**20
@@ -81,20 +83,14 @@ def bench_pipeline(config: BenchConfig) -> dict[str, Any]:
     the GEMM, which is measured before and after the stages (two figures far apart: a busy machine).
 
     Raises:
-        UserError: the model is not a `T2VPipeline`, or a size does not fit it.
+        UserError: the model's stages cannot be told apart, or a size does not fit it.
     """
-    shared = {name: getattr(config, name) for name in ("model", "device", "dtype", "attention")}
-    pipe, _ = load_pipeline(SampleConfig(**shared))
-    if not isinstance(pipe, T2VPipeline):
-        raise UserError(
-            f"model={config.model}: a {type(pipe).__name__}; t2v bench takes T2VPipeline folders. "
-            "`t2v convert` makes one of a Wan pipeline."
-        )
-    device, dtype = pipe.device, pipe.transformer.dtype
-    pipe.set_progress_bar_config(disable=True)
+    generator = load(config)
+    device, dtype = generator.pipeline.device, generator.pipeline.dtype
     before = gemm_gflops(device, dtype)
-    rows = [measure(name, run, device, config) for name, run in stages(pipe, config).items()]
-    memory = [vae_memory(pipe, frames, config) for frames in config.memory_frames]
+    rows = [measure(name, run, device, config) for name, run in stages(generator, config).items()]
+    lengths, vae = config.memory_frames, generator.vae
+    memory = [vae_memory(generator, vae, each, config) for each in lengths] if vae else []
     gemm = [before, gemm_gflops(device, dtype)]
     for row in rows:
         row["utilisation"] = row["gflop"] / row["ms_median"] * 1e3 / max(gemm)
@@ -112,37 +108,51 @@ def bench_pipeline(config: BenchConfig) -> dict[str, Any]:
     return report
 
 
+def load(config: BenchConfig) -> Generator:
+    """The generator of `config.model`, ready on its device.
+
+    Raises:
+        UserError: the model or device cannot be had, its stages cannot be told apart, or the frames
+            alone are larger than the memory.
+    """
+    device, folder = pick_device(config.device), model_folder(config.model)
+    check_room(folder, device, config.height, config.width, config.num_frames)
+    dtype = pick_dtype(config.dtype, device)
+    needs: tuple[Ability, ...] = ("gives_latents",)
+    generator = load_generator(config.model, folder, device, dtype, "t2v bench", needs)
+    set_attention(generator.pipeline, config.attention)
+    return generator
+
+
+def request_of(generator: Generator, config: BenchConfig) -> Request:
+    """The video that is measured: the model's own, but for what is given."""
+    names = ("height", "width", "num_frames", "num_inference_steps")
+    given = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
+    return replace(generator.defaults, **given)
+
+
 @torch.no_grad()
-def stages(pipe: T2VPipeline, config: BenchConfig) -> dict[str, Run]:
-    """What a video takes, stage by stage: text, denoise, decode; and encode, the way back."""
-    text = pipe.encode_prompt(PROMPT, dtype=pipe.transformer.dtype)
-    size = {name: getattr(config, name) for name in ("height", "width", "num_frames")}
-
-    def denoise() -> Tensor:
-        return pipe(
-            prompt_embeds=text[0],
-            negative_prompt_embeds=text[1],
-            num_inference_steps=config.num_inference_steps,
-            generator=torch.Generator().manual_seed(0),
-            output_type="latent",
-            return_dict=False,
-            **size,
-        )[0]
-
-    latents = denoise()
-    video = pipe.decode_latents(latents).clamp(-1, 1)
+def stages(generator: Generator, config: BenchConfig) -> dict[str, Run]:
+    """The stages of a video: text, denoise, decode; and encode, the way back, if there is a VAE."""
+    asked, vae = request_of(generator, config), generator.vae
+    generator.pipeline.set_progress_bar_config(disable=True)
+    generator.check(PROMPT, asked)
+    text = generator.encode([PROMPT], asked)
+    latents = generator.generate(text, asked, seeds=[0])
     runs: dict[str, Run] = {
-        "text": lambda: pipe.encode_prompt(PROMPT),
-        "denoise": denoise,
-        "decode": lambda: pipe.decode_latents(latents),
-        "encode": lambda: encode(pipe, video),
+        "text": lambda: generator.encode([PROMPT], asked),
+        "denoise": lambda: generator.generate(text, asked, seeds=[0]),
+        "decode": lambda: generator.decode(latents, asked.num_frames),
     }
+    if vae is not None:
+        video = vae.decode(latents.to(vae.dtype)).sample.clamp(-1, 1)
+        runs["encode"] = lambda: encode(vae, video)
     return {name: torch.no_grad()(run) for name, run in runs.items()}
 
 
-def encode(pipe: T2VPipeline, video: Tensor) -> Tensor:
+def encode(vae: ModelMixin, video: Tensor) -> Tensor:
     """The latents of `video`, `b c t h w` in [-1, 1]."""
-    return pipe.vae.encode(video.to(pipe.vae.dtype)).latent_dist.mode()
+    return vae.encode(video.to(vae.dtype)).latent_dist.mode()
 
 
 def measure(name: str, run: Run, device: torch.device, config: BenchConfig) -> dict[str, Any]:
@@ -225,18 +235,16 @@ def gemm_gflops(device: torch.device, dtype: torch.dtype) -> float:
 
 
 @torch.no_grad()
-def vae_memory(pipe: T2VPipeline, frames: int, config: BenchConfig) -> dict[str, Any]:
+def vae_memory(
+    generator: Generator, vae: ModelMixin, frames: int, config: BenchConfig
+) -> dict[str, Any]:
     """Peak memory of encoding and decoding `frames` frames, and what the video itself takes."""
-    vae, device = pipe.vae, pipe.device
-    height, width = config.height or pipe.config.height, config.width or pipe.config.width
-    space, stride = pipe.vae_scale_factor_spatial, pipe.vae_scale_factor_temporal
-    grid = 1 + (frames - 1) // stride, height // space, width // space
-    generator = torch.Generator().manual_seed(0)
-    shape = 1, latent_channels(vae), *grid
-    latents = torch.randn(shape, generator=generator).to(device, vae.dtype)
+    device = generator.pipeline.device
+    shape = generator.latent_shape(replace(request_of(generator, config), num_frames=frames))
+    latents = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device, vae.dtype)
     peak = {"decode_mib": peak_memory(lambda: vae.decode(latents), device)}
     video = vae.decode(latents).sample.clamp(-1, 1)
-    peak["encode_mib"] = peak_memory(lambda: encode(pipe, video), device)
+    peak["encode_mib"] = peak_memory(lambda: encode(vae, video), device)
     return {"frames": video.shape[2], **peak, "video_mib": video.nbytes / MIB}
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from t2v.config.load import load_config
 from t2v.config.sampling import SampleConfig
 from t2v.errors import UserError, shortened
-from t2v.io.text_files import read_text
+from t2v.io.prompts import read_prompts
 
 # Options, and the settings they stand for.
 OPTIONS = {
@@ -59,7 +59,8 @@ def chosen(args: argparse.Namespace) -> list[str]:
 
 def sample(args: argparse.Namespace, overrides: list[str]) -> None:
     """Make the videos of a command line, and print their paths."""
-    prompts = [*args.prompts, *(_prompts_in(args.prompt_file) if args.prompt_file else ())]
+    in_file = read_prompts(args.prompt_file, "--prompt-file") if args.prompt_file else []
+    prompts = [*args.prompts, *in_file]
     stored = args.resume or args.recipe
     if stored and (prompts or args.config or (args.resume and args.recipe)):
         raise UserError(
@@ -68,14 +69,14 @@ def sample(args: argparse.Namespace, overrides: list[str]) -> None:
         )
     if not stored:
         config = _sample_config(args.config, overrides)
-    from t2v import sampling
+    from t2v.sampling import run
 
     if args.resume:
-        paths = [sampling.resume(args.resume, overrides)]
+        paths = [run.resume(args.resume, overrides)]
     elif args.recipe:
-        paths = [sampling.repeat(args.recipe, overrides)]
+        paths = [run.repeat(args.recipe, overrides)]
     else:
-        paths = sampling.sample(config, prompts)
+        paths = run.sample(config, prompts)
     for path in paths:
         print(path)
 
@@ -88,11 +89,3 @@ def _sample_config(file: Path | None, overrides: list[str]) -> SampleConfig:
             hint = 'A prompt with `=` in it goes behind --, as in t2v sample -- "E=mc2 in chalk".'
             raise UserError(f"{error} {hint}") from error
         raise
-
-
-def _prompts_in(file: Path) -> list[str]:
-    """The lines of a prompt file that are not blank."""
-    lines = read_text(file, "--prompt-file").splitlines()
-    if prompts := [line.strip() for line in lines if line.strip()]:
-        return prompts
-    raise UserError(f"--prompt-file {file}: holds no prompt. Write one a line.")

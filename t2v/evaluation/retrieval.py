@@ -13,18 +13,18 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from t2v.config.evaluation import FootageEvalConfig
 from t2v.config.load import save_config
 from t2v.data.dataset import Dataset, filled, load_latents
 from t2v.errors import UserError
-from t2v.evaluation.metrics.attributes import load_pipeline, wilson
+from t2v.evaluation.metrics.attributes import wilson
+from t2v.evaluation.samples import load_model
 from t2v.io.files import write_text
 from t2v.io.video import contact_sheet, save_image
 from t2v.models.latents import normalize_latents
 from t2v.outputs import output_folder
-from t2v.pipelines.t2v import T2VPipeline
+from t2v.pipelines.generator import Generator, require, sample_videos
 
 logger = logging.getLogger(__name__)
 
@@ -47,14 +47,18 @@ def evaluate(config: FootageEvalConfig) -> str:
 
 
 def _evaluate(config: FootageEvalConfig) -> str:
-    pipeline = load_pipeline(config.model, config.device, config.dtype)
-    dataset, real = _real(config, pipeline)
+    generator = load_model(config, "t2v eval footage", needs=("gives_latents",))
+    require(generator, "vae", f"model={config.model}", "t2v eval footage")
+    dataset, real = _real(config, generator)
     films = [row.get("path") or row["caption"] for row in dataset.rows]
     if len(set(films)) < 2:
         raise UserError(f"data={config.data} is all of one film: there is nothing to confuse.")
     held_out = range(dataset.train_count, len(films))
     asked = [index for index in held_out for _ in range(config.draws)]
-    drawn = _drawn(pipeline, [dataset.rows[index]["caption"] for index in asked], config.seed)
+    prompts = [dataset.rows[index]["caption"] for index in asked]
+    seeds = range(config.seed, config.seed + len(prompts))
+    videos = sample_videos(generator, prompts, seeds, generator.defaults)
+    drawn = torch.cat([latents.float().cpu() for latents in videos])
     if drawn.shape[1:] != real.shape[1:]:
         raise UserError(
             f"The model draws latents of {tuple(drawn.shape[1:])}, the clips have "
@@ -81,7 +85,7 @@ def _evaluate(config: FootageEvalConfig) -> str:
     report = {"rows": rows, "chance": chance, "details": details}
     write_text(output / "likeness.json", json.dumps(report, indent=1))
     write_text(output / "likeness.md", text)
-    save_image(output / "likeness.png", _sheet(pipeline, drawn[:: config.draws], details, config))
+    save_image(output / "likeness.png", _sheet(generator, drawn[:: config.draws], details, config))
     return text
 
 
@@ -103,9 +107,10 @@ def nearest(videos: Tensor, clips: Tensor, hidden: Tensor | None = None) -> Tens
     return likeness.argmax(dim=1)
 
 
-def _real(config: FootageEvalConfig, pipeline: T2VPipeline) -> tuple[Dataset, Tensor]:
+def _real(config: FootageEvalConfig, generator: Generator) -> tuple[Dataset, Tensor]:
     """The clips in the order of their rows, held-out ones last, and their normalised latents."""
-    saved = {name: pipeline.config[name] for name in SIZES}
+    pipeline = generator.pipeline
+    saved = {name: getattr(generator.defaults, name) for name in SIZES}
     dataset = load_latents(
         config.data,
         filled(config.clips, config.data, **saved),
@@ -128,21 +133,6 @@ def _real(config: FootageEvalConfig, pipeline: T2VPipeline) -> tuple[Dataset, Te
     return dataset, normalize_latents(latents, pipeline.vae.config)[order.argsort()]
 
 
-def _drawn(pipeline: T2VPipeline, prompts: list[str], seed: int) -> Tensor:
-    """Normalised latents `n c t h w`; video i is drawn with seed + i."""
-    pipeline.set_progress_bar_config(disable=True)
-    videos = []
-    bar = tqdm(prompts, unit=" videos", disable=None)
-    for number, prompt in enumerate(bar):
-        if bar.disable and number % 16 == 0:  # no terminal
-            logger.info("drawing %d of %d", number + 1, len(prompts))
-        generator = torch.Generator().manual_seed(seed + number)
-        videos.append(
-            pipeline(prompt, generator=generator, output_type="latent").frames.float().cpu()
-        )
-    return torch.cat(videos)
-
-
 def _score(right: list[bool]) -> dict[str, float]:
     low, high = wilson(sum(right), len(right))
     return {"share": sum(right) / len(right), "low": low, "high": high, "n": len(right)}
@@ -157,11 +147,8 @@ def _table(rows: dict[str, dict[str, float]], chance: float) -> str:
 
 
 def _sheet(
-    pipeline: T2VPipeline, latents: Tensor, details: list[dict[str, str]], config: FootageEvalConfig
+    generator: Generator, latents: Tensor, details: list[dict[str, str]], config: FootageEvalConfig
 ) -> Image.Image:
     """The first video of each caption, named by it."""
-    video = pipeline.video_processor.postprocess_video(
-        pipeline.decode_latents(latents), output_type="np"
-    )
-    frames = [(each * 255).round().astype("uint8") for each in video]
+    frames = list(generator.decode(latents, None))
     return contact_sheet(frames, [each["caption"] for each in details[:: config.draws]])

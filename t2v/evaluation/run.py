@@ -9,7 +9,6 @@ import os
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from torch import Tensor
 
 from t2v.config.evaluation import EvalConfig
 from t2v.config.load import save_config
-from t2v.data.cache import weights_digest
 from t2v.data.rng import keyed_generator
 from t2v.data.world_shards import read_rows
 from t2v.errors import UserError
@@ -27,7 +25,6 @@ from t2v.evaluation.metrics.alignment import alignment
 from t2v.evaluation.metrics.attributes import (
     attributes,
     columns,
-    load_pipeline,
     most_common,
     oracle_features,
 )
@@ -37,7 +34,7 @@ from t2v.evaluation.metrics.fidelity import fidelity
 from t2v.evaluation.metrics.reconstruction import reconstruction
 from t2v.evaluation.report.page import write_page
 from t2v.evaluation.report.table import markdown
-from t2v.evaluation.samples import draw, kept_in, recipes, through_vae
+from t2v.evaluation.samples import load_model, protocol, recipes, sampled, through_vae
 from t2v.evaluation.suites import Suite, load_suite
 from t2v.evaluation.types import (
     Column,
@@ -56,7 +53,7 @@ from t2v.nets.clip import ClipModel
 from t2v.nets.features import load_frame_net, load_video_net, vae_frames
 from t2v.nets.scorer import load_scorer
 from t2v.outputs import output_folder
-from t2v.pipelines.t2v import T2VPipeline
+from t2v.pipelines.generator import Generator, require
 from t2v.world.oracle import load_oracle
 
 logger = logging.getLogger(__name__)
@@ -120,17 +117,18 @@ def evaluate(config: EvalConfig) -> str:
 def _evaluate(config: EvalConfig) -> str:
     suites = [load_suite(name, config.count, config.seed) for name in config.suites]
     _check_asked(suites, config)
-    pipeline = load_pipeline(config.model, config.device, config.dtype)
-    _check_room(suites, pipeline)
-    nets = load_nets(config, pipeline)
+    generator = load_model(config, "t2v eval")
+    _check_room(suites, generator)
+    nets = load_nets(config, generator)
     output = Path(config.output)
     save_config(config, output / "config.yaml")
-    report: dict[str, Any] = {"protocol": protocol(config, pipeline), "suites": {}}
+    report: dict[str, Any] = {"protocol": protocol(config, generator), "suites": {}}
     videos = {}
     for suite in suites:
         logger.info("suite %s: %d prompts", suite.name, len(suite.prompts))
-        keys = recipes(pipeline, suite.prompts, config)
-        rows = rows_of(suite, draw(pipeline, suite.prompts, keys, config), pipeline, config.seed)
+        keys = recipes(generator, suite.prompts, config)
+        made = sampled(generator, suite.prompts, keys, config)
+        rows = rows_of(suite, made, generator, config.seed)
         report["suites"][suite.name] = judge(suite, rows, nets, keys, config)
         shown = {name: rows[name].video for name in (MODEL, REAL) if name in rows}
         videos[suite.name] = shown
@@ -141,7 +139,7 @@ def _evaluate(config: EvalConfig) -> str:
     text = json.dumps(report, indent=1, allow_nan=False)
     write_text(output / "eval.json", text)
     write_text(output / "eval.md", markdown(report))
-    write_page(output / "page.html", report, videos, pipeline.config.fps, config.page_videos)
+    write_page(output / "page.html", report, videos, generator.defaults.fps, config.page_videos)
     return markdown(report)
 
 
@@ -156,10 +154,15 @@ def _check_asked(suites: list[Suite], config: EvalConfig) -> None:
         read_rows(config.training)
 
 
-def _check_room(suites: list[Suite], pipeline: T2VPipeline) -> None:
-    saved = pipeline.config
+def _check_room(suites: list[Suite], generator: Generator) -> None:
+    saved = generator.defaults
+    if saved.num_frames is None or saved.height is None or saved.width is None:
+        raise UserError(
+            f"A {type(generator.pipeline).__name__} does not say how many frames it makes and of "
+            "what size, which t2v eval needs. Name another model."
+        )
     if saved.num_frames < 3:
-        raise UserError(f"The model draws {saved.num_frames} frames; dynamics need at least 3.")
+        raise UserError(f"The model makes {saved.num_frames} frames; dynamics need at least 3.")
     if not hasattr(os, "sysconf"):
         return  # Windows does not say how much memory there is
     one = saved.num_frames * saved.height * saved.width * 3
@@ -175,19 +178,20 @@ def _check_room(suites: list[Suite], pipeline: T2VPipeline) -> None:
             )
 
 
-def load_nets(config: EvalConfig, pipeline: T2VPipeline) -> Nets:
+def load_nets(config: EvalConfig, generator: Generator) -> Nets:
     """Every network that the settings name.
 
     Raises:
         UserError: one cannot be loaded.
     """
-    device = pipeline.device.type
+    device = generator.pipeline.device.type
     oracle = load_oracle(config.oracle).to(device) if config.oracle else None
     match config.perceptual:
         case None:
             perceptual = None
         case "vae":
-            perceptual = vae_frames(pipeline.vae)
+            require(generator, "vae", f"model={config.model}", "perceptual=vae")
+            perceptual = vae_frames(generator.vae)
         case name:
             perceptual = load_frame_net(name, device)
     features = oracle_features(oracle) if oracle else None
@@ -197,9 +201,12 @@ def load_nets(config: EvalConfig, pipeline: T2VPipeline) -> Nets:
     teller = None
     if config.captioner:
         teller = teller_of(config.captioner, config.sentences, device)
-    vae = pipeline.vae.config
+    vae = generator.vae
+    strides = {}
+    if vae is not None:  # without one nothing measures seams
+        strides["strides"] = vae.config.scale_factor_spatial, vae.config.scale_factor_temporal
     return Nets(
-        strides=(vae.scale_factor_spatial, vae.scale_factor_temporal),
+        **strides,
         perceptual=perceptual,
         features=load_video_net(config.features, device) if config.features else features,
         aligners=tuple(aligners),
@@ -208,42 +215,23 @@ def load_nets(config: EvalConfig, pipeline: T2VPipeline) -> Nets:
     )
 
 
-def protocol(config: EvalConfig, pipeline: T2VPipeline) -> dict[str, Any]:
-    """What must be said for a figure to mean anything."""
-    saved = {name: pipeline.config[name] for name in ("height", "width", "num_frames", "fps")}
-    parts = ("transformer", "text_encoder", "vae")
-    scale = config.guidance_scale
-    return {
-        "model": config.model,
-        "weights": {name: weights_digest(getattr(pipeline, name)) for name in parts},
-        "scheduler": type(pipeline.scheduler).__name__,
-        "steps": config.num_inference_steps or pipeline.config.num_inference_steps,
-        "guidance": pipeline.config.guidance_scale if scale is None else scale,
-        "seeds": f"{config.seed} + number of the prompt",
-        "fps": saved["fps"],
-        "size": [saved[name] for name in ("num_frames", "height", "width")],
-        "intervals": "95 %: Wilson for shares, BCa bootstrap over prompts for means",
-        "device": pipeline.device.type,
-        "dtype": str(pipeline.transformer.dtype),
-        "clips": str(kept_in(config).resolve()),
-        "versions": {name: version(name) for name in ("torch", "diffusers", "transformers")},
-    }
-
-
-def rows_of(suite: Suite, drawn: Tensor, pipeline: T2VPipeline, seed: int) -> dict[str, Videos]:
+def rows_of(suite: Suite, made: Tensor, generator: Generator, seed: int) -> dict[str, Videos]:
     """The model's videos, and where the prompts have real clips, the rows beside them."""
-    prompts, fps = suite.prompts, float(pipeline.config.fps)
-    known = suite.real(*drawn.shape[1:4])
+    prompts, fps = suite.prompts, float(generator.defaults.fps)
+    known = suite.real(*made.shape[1:4])
     if known is None:
-        return {MODEL: Videos(drawn, prompts, fps)}
+        return {MODEL: Videos(made, prompts, fps)}
     real, mask = known
     size = (int(real.shape[1]), int(real.shape[2]), int(real.shape[3]))
     others = load_suite("world", len(prompts), seed + 1_000).real(*size)
     assert others is not None
-    model = Videos(drawn, prompts, fps, real, mask, others[0], suite.truths())
+    model = Videos(made, prompts, fps, real, mask, others[0], suite.truths())
+    ceiling = {}
+    if generator.vae is not None:
+        ceiling[CEILING] = model.showing(through_vae(generator.vae, real))
     return {
         MODEL: model,
-        CEILING: model.showing(through_vae(pipeline, real)),
+        **ceiling,
         REAL: model.showing(real),
         CHANCE: model.showing(real.roll(1, 0)),
         STILL: model.showing(still_copy(real)),

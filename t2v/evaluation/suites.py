@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from t2v.errors import UserError
-from t2v.io.text_files import parse_json, read_text
+from t2v.io.prompts import read_prompts
+from t2v.io.text_files import parse_json
 from t2v.world.grammar import Scene, Thing, caption, draw_scene
 from t2v.world.render import render
 from t2v.world.run import clip_generator
@@ -72,9 +73,7 @@ def load_suite(name: str, count: int, seed: int) -> Suite:
             f"suites={name}: no such suite or file. Allowed: {DRAWN}, {', '.join(own)}, or a "
             "file with one prompt a line."
         )
-    lines = [line for line in read_text(path, "suites").splitlines() if line.strip()][:count]
-    if not lines:
-        raise UserError(f"suites={name}: holds no prompt. Write one a line.")
+    lines = read_prompts(path, "suites")[:count]
     rows = [_row(path, number, line) for number, line in enumerate(lines, start=1)]
     known = all("truth" in row for row in rows)
     return Suite(
@@ -87,7 +86,7 @@ def load_suite(name: str, count: int, seed: int) -> Suite:
 
 def _row(path: Path, number: int, line: str) -> dict[str, Any]:
     if path.suffix != ".jsonl":
-        return {"prompt": line.strip()}
+        return {"prompt": line}
     row = parse_json(line, f"{path}, line {number}")
     if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
         raise UserError(f'{path}, line {number}: needs a text under "prompt".')

@@ -20,3 +20,8 @@ class T2VPipelineOutput(BaseOutput):
 
     frames: np.ndarray | Tensor | list[list[Image.Image]]
     fps: float | None = None
+
+
+def to_uint8(frames: np.ndarray) -> np.ndarray:
+    """Frames in [0, 1] as the nearest of 256 levels."""
+    return (frames * 255).round().astype(np.uint8)

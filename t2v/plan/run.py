@@ -14,13 +14,12 @@ from t2v.config.training import TrainVAEConfig
 from t2v.data.dataset import is_world
 from t2v.data.world_shards import read_rows
 from t2v.errors import UserError
-from t2v.models.device import free_memory, pick_device
+from t2v.models.device import free_memory, pick_device, pick_dtype
 from t2v.plan.calibrate import SPARE, calibrated, micro_steps, smaller
 from t2v.plan.estimate import DEFAULTS, GIB, Correction, Estimate, Figure, estimate
 from t2v.plan.measure import Measured, measure, measured_rates
 from t2v.plan.shapes import Size, Target, planned_size
 from t2v.plan.trace import Rates
-from t2v.sampling.load import pick_dtype
 
 UNKNOWN = Rates(1, 1, 1, 1)
 

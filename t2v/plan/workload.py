@@ -15,17 +15,15 @@ from torch import Tensor, nn
 from t2v.config.finetune import FinetuneConfig
 from t2v.config.sampling import SampleConfig
 from t2v.config.training import TrainConfig, TrainDiTConfig, TrainVAEConfig
-from t2v.errors import UserError
 from t2v.models.conditions import Conditions
-from t2v.models.device import pick_device
+from t2v.models.device import pick_device, pick_dtype
 from t2v.models.folder import model_folder
 from t2v.models.guidance import Guidance, Step
 from t2v.models.inputs import latent_shape
-from t2v.models.transformer import T2VTransformer3DModel
+from t2v.pipelines.load import generator_class
 from t2v.pipelines.t2v import T2VPipeline
 from t2v.plan.dry_run import PlannedDiT, PlannedFinetune, PlannedVAE
 from t2v.plan.shapes import Size, Target, saved, untrained, untrained_text_encoder
-from t2v.sampling.load import pick_dtype
 from t2v.training.engine.loop import TrainState, start_state
 
 ENCODE, UPDATE = "encode a clip", "update"
@@ -121,12 +119,11 @@ def _train(task: PlannedDiT | PlannedVAE, config: TrainConfig) -> Work:
 
 def _sample(config: SampleConfig, size: Size) -> Work:
     folder, device = model_folder(config.model), pick_device(config.device)
+    generator_class(config.model, folder, "t2v plan sample", needs=("is_trainable",))
     index = saved(folder, "model_index.json")
     dtype = pick_dtype(config.dtype, device)
     with _default_dtype(dtype):
         transformer = untrained(folder / "transformer")
-        if not isinstance(transformer, T2VTransformer3DModel):
-            raise UserError(f"model={config.model}: t2v plan sample takes T2VPipeline folders.")
         parts = {
             "text_encoder": untrained_text_encoder(folder / "text_encoder"),
             "transformer": transformer,

@@ -1,4 +1,4 @@
-"""Recipes become videos, and whatever stops this, nothing finished is lost."""
+"""Recipes become videos, one after the other; whatever stops this, nothing finished is lost."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import logging
 import shlex
 import signal
 import threading
-import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -17,7 +16,6 @@ from typing import cast
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from t2v.config.sampling import SampleConfig
@@ -31,183 +29,190 @@ from t2v.io.video import (
     write_gif,
     write_video,
 )
-from t2v.nets.aligner import Aligner
-from t2v.pipelines.t2v import T2VPipeline
-from t2v.sampling import recipe as recipes
-from t2v.sampling.best_of import grade
-from t2v.sampling.denoise import Watch, continues, decode, draw, draw_elsewhere, embed, preview_path
-from t2v.sampling.recipe import Choice, Recipe, read_latents, write_latents
+from t2v.pipelines.generator import Generator, Request, Start, clock, sample_videos
+from t2v.sampling import recipe as recipe_files
+from t2v.sampling.recipe import Recipe, read_latents, write_latents
+from t2v.sampling.watch import Watch, preview_path
 
 logger = logging.getLogger(__name__)
 
-Finish = Callable[[np.ndarray, Recipe, dict[str, float]], None]  # frames, whose they are, seconds
+Score = Callable[[str, np.ndarray], float]  # how well frames `t h w c` uint8 fit a prompt
+Write = Callable[[np.ndarray, Recipe, dict[str, float]], None]  # frames, theirs, seconds of stages
 
 
-def make_all(
-    pipeline: DiffusionPipeline,
-    drawn: list[Recipe],
-    latents: Tensor | None = None,
-    step: int = 0,
-    grader: Aligner | None = None,
+def make_videos(
+    generator: Generator,
+    recipes: list[Recipe],
+    start: Start | None = None,
+    score: Score | None = None,
     done: Collection[Path] = (),
 ) -> list[Path]:
-    """Draw the videos of recipes, one after the other; returns the files.
+    """Make the videos of recipes, one after the other; returns the files.
 
     Args:
-        latents: of the first video, with `step` steps behind them.
-        grader: of recipes with a choice, which are drawn until all draws are graded.
-        done: files that are there already and stay as they are.
+        start: where the first video goes on.
+        score: for recipes with a choice: every seed that is left is sampled and scored.
+        done: files that exist already and stay as they are.
 
     Raises:
         KeyboardInterrupt: Ctrl-C, SIGTERM or a closed terminal; what is done is kept, and where.
     """
-    with _stopped_alike():
-        return _make_all(pipeline, drawn, latents, step, grader, done)
-
-
-def _make_all(
-    pipeline: DiffusionPipeline,
-    drawn: list[Recipe],
-    latents: Tensor | None,
-    step: int,
-    grader: Aligner | None,
-    done: Collection[Path],
-) -> list[Path]:
-    videos = []
-    wants_sheet = drawn[0].settings.sheet
-    for number, recipe in enumerate(drawn, 1):
-        config = recipe.settings
-        if recipe.path in done:
-            logger.info("video %d/%d: %s is there already", number, len(drawn), recipe.path)
-            videos.append(read_video(recipe.path)[0] if wants_sheet else np.empty(0))
-            continue
-        logger.info(
-            "video %d/%d: %s frames of %sx%s at %g fps, %s steps, guidance %s, seed %d, %s %s",
-            *(number, len(drawn), config.num_frames, config.height, config.width, config.fps),
-            *(config.num_inference_steps, config.guidance_scale, config.seed),
-            *(recipe.device, config.dtype),
-        )
-        if grader is None:
-            videos.append(_make(pipeline, recipe, _write, latents, step))
-        else:
-            videos.append(_make_best(pipeline, recipe, grader, latents, step))
-    paths = [recipe.path.resolve() for recipe in drawn]
-    if wants_sheet:
-        sheet = contact_sheet(videos, [recipe.prompt for recipe in drawn])
-        save_image(paths[0].with_suffix(".sheet.png"), sheet)
+    videos: list[np.ndarray] = []
+    wants_sheet = recipes[0].settings.sheet
+    with _stops_as_interrupts():
+        for number, recipe in enumerate(recipes, 1):
+            place = f"video {number}/{len(recipes)}"
+            if recipe.path in done:
+                logger.info("%s: %s exists already", place, recipe.path)
+                frames = read_video(recipe.path)[0] if wants_sheet else np.empty(0)
+            else:
+                logger.info("%s: %s", place, _summary(recipe))
+                if score is None:
+                    frames = _make_video(generator, recipe, _write, start)
+                else:
+                    frames = _make_best(generator, recipe, score, start)
+                start = None
+            if wants_sheet:
+                videos.append(frames)
+        paths = [recipe.path.resolve() for recipe in recipes]
+        if wants_sheet:
+            sheet = contact_sheet(videos, [recipe.prompt for recipe in recipes])
+            save_image(paths[0].with_suffix(".sheet.png"), sheet)
     return paths
 
 
+def request_of(settings: SampleConfig) -> Request:
+    """The video that settings ask for, whose every default is filled in."""
+    assert settings.fps is not None
+    return Request(
+        height=settings.height,
+        width=settings.width,
+        num_frames=settings.num_frames,
+        fps=settings.fps,
+        num_inference_steps=settings.num_inference_steps,
+        guidance_scale=settings.guidance_scale,
+        negative_prompt=settings.negative_prompt,
+        truncate=settings.truncate,
+    )
+
+
+def _summary(recipe: Recipe) -> str:
+    asked = recipe.settings
+    return (
+        f"{asked.num_frames} frames of {asked.height}x{asked.width} at {asked.fps:g} fps, "
+        f"{asked.num_inference_steps} steps, guidance {asked.guidance_scale}, seed {asked.seed}, "
+        f"{recipe.device} {asked.dtype}"
+    )
+
+
 def _make_best(
-    pipeline: DiffusionPipeline, recipe: Recipe, grader: Aligner, latents: Tensor | None, step: int
+    generator: Generator, recipe: Recipe, score: Score, start: Start | None
 ) -> np.ndarray:
-    """Draw one prompt with several seeds; the file is the best so far, with all scores in it."""
+    """Sample one prompt with several seeds; the file is the best so far, with all scores in it."""
     path, choice = recipe.path, recipe.choice
     assert choice is not None
     best: np.ndarray | None = None
 
-    def finish(frames: np.ndarray, own: Recipe, seconds: dict[str, float]) -> None:
+    def write(frames: np.ndarray, own: Recipe, seconds: dict[str, float]) -> None:
         nonlocal choice, best
         assert choice is not None
         seed = own.settings.seed
-        choice = choice.graded(seed, grade(grader, own.prompt, frames))
-        done, score = len(choice.scores), choice.scores[str(seed)]
-        logger.info("draw %d/%d: seed %d scores %.4f", done, choice.best_of, seed, score)
+        choice = choice.scored(seed, score(own.prompt, frames))
+        done, value = len(choice.scores), choice.scores[str(seed)]
+        logger.info("sample %d/%d: seed %d scores %.4f", done, choice.best_of, seed, value)
         if choice.keep_draws:
             file = str(path.with_suffix(f".seed-{seed}.mp4"))
             _write(frames, replace(own, settings=replace(own.settings, output=file)), seconds)
-        own = _seeded(own, choice.best, choice)
+        own = own.with_seed(choice.best, choice)
         if choice.best == seed:
             best = frames
             _write(frames, own, seconds)
         else:
             rewrite_recipe(path, own.to_json())
-            recipes.write_json(path.with_suffix(".json"), own)
+            recipe_files.write_json(path.with_suffix(".json"), own)
 
     for seed in choice.left:
-        _make(pipeline, _seeded(recipe, seed, choice), finish, latents, step)
-        latents, step = None, 0
+        _make_video(generator, recipe.with_seed(seed, choice), write, start)
+        start = None
     logger.info(
-        "kept seed %d, score %.4f; the mean of %d draws is %.4f. %s chose it and so grades it too "
-        "high: judge with another",
-        *(choice.best, choice.scores[str(choice.best)], choice.best_of),
-        *(sum(choice.scores.values()) / choice.best_of, grader.name),
+        "kept seed %d, score %.4f; the mean of %d samples is %.4f. %s chose it and so overrates "
+        "it: verify with another scorer",
+        choice.best,
+        choice.scores[str(choice.best)],
+        choice.best_of,
+        sum(choice.scores.values()) / choice.best_of,
+        choice.name,
     )
     return read_video(path)[0] if best is None else best
 
 
-def _seeded(recipe: Recipe, seed: int, choice: Choice) -> Recipe:
-    return replace(recipe, settings=replace(recipe.settings, seed=seed), choice=choice)
-
-
-def _kept(recipe: Recipe) -> tuple[Path, str]:
-    """Where the latents of a video are kept, and how to go on from them."""
-    path = recipe.path.with_suffix(".latents.safetensors")
-    return path, f"Go on with: t2v sample --resume {shlex.quote(str(path))}"
-
-
-def _stopped(recipe: Recipe) -> KeyboardInterrupt:
-    """What is said of a draw that cannot be taken up in its middle; draws before it are kept."""
-    if recipe.choice is None or not recipe.choice.scores:
-        return KeyboardInterrupt("Nothing was finished; the same command starts anew.")
-    path, go_on = _kept(recipe)
-    write_latents(path, torch.empty(0), recipe, step=0)
-    done, count = len(recipe.choice.scores), recipe.choice.best_of
-    return KeyboardInterrupt(f"{done} of {count} draws are graded. {go_on}")
-
-
-def _make(
-    pipeline: DiffusionPipeline,
-    recipe: Recipe,
-    finish: Finish,
-    latents: Tensor | None = None,
-    step: int = 0,
+def _make_video(
+    generator: Generator, recipe: Recipe, write: Write, start: Start | None
 ) -> np.ndarray:
-    """Draw one video and write it, or what else `finish` does with it."""
-    if isinstance(pipeline, T2VPipeline):
-        return _make_ours(pipeline, recipe, finish, latents, step)
-    try:
-        return _make_elsewhere(pipeline, recipe, finish)
-    except KeyboardInterrupt:
-        raise _stopped(recipe) from None
-
-
-def _make_ours(
-    pipeline: T2VPipeline, recipe: Recipe, finish: Finish, latents: Tensor | None, step: int
-) -> np.ndarray:
-    """Draw one video; whatever stops this, the latents stay."""
+    """Make one video and write it; whatever stops this, its latents stay if there are any."""
     config, seconds = recipe.settings, dict[str, float]()
-    steps = cast(int, config.num_inference_steps)
-    kept, go_on = _kept(recipe)
-    watch = Watch(config, latents, step)
-    if latents is None or step < steps:
-        if not continues(pipeline):
-            watch = Watch(config)
-        try:
-            with _clock(seconds, "text"):
-                text = embed(pipeline, recipe.prompt, config)
-            with _clock(seconds, "denoise"), _memory(config):
-                latents = draw(pipeline, text, watch)
-        except KeyboardInterrupt:
-            if watch.latents is None or not continues(pipeline):
-                raise _stopped(recipe) from None
-            count = _keep(kept, watch.latents, recipe, watch.step)
-            raise KeyboardInterrupt(f"{count} of {steps} steps are kept. {go_on}") from None
-        except Exception as error:
-            if watch.step == step or not _are_worth_keeping(watch.latents, pipeline):
-                raise
-            count = _keep(kept, cast(Tensor, watch.latents), recipe, watch.step)
-            told = f"{count} of {steps} steps are kept. {go_on}"
-            if isinstance(error, UserError):
-                raise UserError(f"{error} {told}") from error
-            logger.error("%s", told)
-            raise
-    write_latents(kept, latents, recipe, steps)
-    try:
-        with _clock(seconds, "decode"), _memory(config):
-            frames = decode(pipeline, latents, config.num_frames)
-        finish(frames, recipe, seconds)
+    if start is not None and start.step == config.num_inference_steps:
+        latents = start.latents
+    else:
+        latents = _denoise(generator, recipe, start, seconds)
+    with _latents_kept(latents, recipe) if generator.gives_latents else _restartable(recipe):
+        with clock(seconds, "decode"), _memory(config):
+            (frames,) = generator.decode(latents, config.num_frames)
+        write(frames, recipe, seconds)
         _read_back(recipe.path, frames.shape[:3])
+    if config.preview_every:
+        preview_path(config).unlink(missing_ok=True)
+    return frames
+
+
+def _denoise(
+    generator: Generator, recipe: Recipe, start: Start | None, seconds: dict[str, float]
+) -> Tensor:
+    """What the generator gives; its latest steps are kept if it stops, where it can resume."""
+    config = recipe.settings
+    watch = Watch(generator, config, start)
+    prompts, seeds, request = [recipe.prompt], [config.seed], request_of(config)
+    try:
+        with _memory(config):
+            (latents,) = sample_videos(
+                generator, prompts, seeds, request, watch=watch, start=start, seconds=seconds
+            )
+    except KeyboardInterrupt:
+        if watch.latents is None or not generator.can_resume:
+            raise _interrupt_between(recipe) from None
+        raise KeyboardInterrupt(_keep_steps(watch, recipe)) from None
+    except Exception as error:
+        steps_are_good = watch.latents is not None and bool(watch.latents.isfinite().all())
+        if not (watch.has_new_steps and generator.can_resume and steps_are_good):
+            raise
+        message = _keep_steps(watch, recipe)
+        if isinstance(error, UserError):
+            raise UserError(f"{error} {message}") from error
+        logger.error("%s", message)
+        raise
+    return latents
+
+
+def _keep_steps(watch: Watch, recipe: Recipe) -> str:
+    """Write the latest latents unless an earlier run kept more steps; says how to go on."""
+    path, go_on = _place_of_latents(recipe)
+    step = watch.step
+    with suppress(UserError):
+        _, before, values = read_latents(path)
+        if values == json.loads(json.dumps(recipe.to_json())):
+            step = max(step, before)
+    if step == watch.step:
+        write_latents(path, cast(Tensor, watch.latents), recipe, step)
+    return f"{step} of {recipe.settings.num_inference_steps} steps are kept. {go_on}"
+
+
+@contextmanager
+def _latents_kept(latents: Tensor, recipe: Recipe) -> Iterator[None]:
+    """Keep finished latents on the disk until the block has made a video of them."""
+    path, go_on = _place_of_latents(recipe)
+    write_latents(path, latents, recipe, cast(int, recipe.settings.num_inference_steps))
+    try:
+        yield
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"The latents are kept. {go_on}") from None
     except UserError as error:
@@ -215,65 +220,56 @@ def _make_ours(
     except Exception:
         logger.error("The latents are kept. %s", go_on)
         raise
-    kept.unlink(missing_ok=True)
-    if config.preview_every:
-        preview_path(config).unlink(missing_ok=True)
-    return frames
+    path.unlink(missing_ok=True)
 
 
-def _keep(path: Path, latents: Tensor, recipe: Recipe, step: int) -> int:
-    """Keep latents unless an earlier run of the same video kept more steps; how many are kept."""
-    with suppress(UserError):
-        _, before, values = read_latents(path)
-        if before > step and values == json.loads(json.dumps(recipe.to_json())):
-            return before
-    write_latents(path, latents, recipe, step)
-    return step
+@contextmanager
+def _restartable(recipe: Recipe) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise _interrupt_between(recipe) from None
 
 
-def _are_worth_keeping(latents: Tensor | None, pipeline: T2VPipeline) -> bool:
-    return latents is not None and continues(pipeline) and bool(latents.isfinite().all())
+def _interrupt_between(recipe: Recipe) -> KeyboardInterrupt:
+    """The interrupt of a sample that cannot be resumed; samples scored before it are kept."""
+    if recipe.choice is None or not recipe.choice.scores:
+        return KeyboardInterrupt("Nothing was finished; the same command starts over.")
+    path, go_on = _place_of_latents(recipe)
+    write_latents(path, torch.empty(0), recipe, step=0)
+    done, count = len(recipe.choice.scores), recipe.choice.best_of
+    return KeyboardInterrupt(f"{done} of {count} samples are scored. {go_on}")
 
 
-def _read_back(path: Path, shape: tuple[int, ...]) -> None:
-    """See that a video is on the disk as it was written, before its latents go."""
-    found = shape_of(path)
-    if found != shape:
-        raise UserError(
-            f"{path}: {found[0]} frames of {found[1]}x{found[2]} can be read back, of {shape[0]} "
-            f"of {shape[1]}x{shape[2]} that were written."
-        )
-
-
-def _make_elsewhere(pipeline: DiffusionPipeline, recipe: Recipe, finish: Finish) -> np.ndarray:
-    """Draw one video with another package's pipeline, which decodes inside its own call."""
-    seconds: dict[str, float] = {}
-    with _clock(seconds, "draw"), _memory(recipe.settings):
-        frames = draw_elsewhere(pipeline, recipe.prompt, Watch(recipe.settings))
-    finish(frames, recipe, seconds)
-    return frames
+def _place_of_latents(recipe: Recipe) -> tuple[Path, str]:
+    """The file for the latents of a video, and how to go on from it."""
+    path = recipe.path.with_suffix(".latents.safetensors")
+    return path, f"Continue with: t2v sample --resume {shlex.quote(str(path))}"
 
 
 def _write(frames: np.ndarray, recipe: Recipe, seconds: dict[str, float]) -> None:
     config, path = recipe.settings, recipe.path
     assert config.fps is not None
-    with _clock(seconds, "encode"):
+    with clock(seconds, "encode"):
         write_video(path, frames, config.fps, recipe.to_json())
-        recipes.write_json(path.with_suffix(".json"), recipe)
+        recipe_files.write_json(path.with_suffix(".json"), recipe)
         if config.gif:
             write_gif(path.with_suffix(".gif"), frames, config.fps)
     logger.info(", ".join(f"{name} {value:.2f} s" for name, value in seconds.items()))
 
 
-@contextmanager
-def _clock(seconds: dict[str, float], name: str) -> Iterator[None]:
-    started = time.perf_counter()
-    yield
-    seconds[name] = time.perf_counter() - started
+def _read_back(path: Path, shape: tuple[int, ...]) -> None:
+    """Raise `UserError` where a video is not on the disk as it was written."""
+    found = shape_of(path)
+    if found != shape:
+        raise UserError(
+            f"{path}: {shape[0]} frames of {shape[1]}x{shape[2]} were written, and {found[0]} "
+            f"frames of {found[1]}x{found[2]} can be read back. The disk may be failing."
+        )
 
 
 @contextmanager
-def _stopped_alike() -> Iterator[None]:
+def _stops_as_interrupts() -> Iterator[None]:
     """Take SIGTERM, and the end of a terminal, as Ctrl-C: what is done is kept; only once."""
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -296,6 +292,7 @@ def _stopped_alike() -> Iterator[None]:
 
 @contextmanager
 def _memory(config: SampleConfig) -> Iterator[None]:
+    """Raise `UserError` where the memory ends."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:

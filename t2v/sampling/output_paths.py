@@ -1,4 +1,4 @@
-"""Where videos go: names that are free, files held alone, and what lies there already."""
+"""Places of videos: free names, files held alone, and what lies there already."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from t2v.config.sampling import SampleConfig
 from t2v.errors import UserError
 from t2v.io.files import InUse, locked
 from t2v.io.video import is_ours, read_recipe, shape_of
-from t2v.sampling import recipe as recipes
+from t2v.sampling import recipe as recipe_files
 from t2v.sampling.recipe import Recipe
 
 COMMAND = "t2v sample"
 LATENTS, SHEET, PREVIEW = ".latents.safetensors", ".sheet.png", ".preview.png"
 SUFFIXES = (".mp4", ".json", ".gif", LATENTS, SHEET, PREVIEW)
-# of a film's settings, what changes no frame of it
-SAME_FILM = ("model", "output", "device", "sheet", "gif", "preview_every", "lora", "overwrite")
+# settings that change no frame of a video; the weights of model and LoRA are compared by their hash
+FRAMELESS = ("model", "output", "device", "sheet", "gif", "preview_every", "lora", "overwrite")
 
 
 @contextmanager
@@ -39,7 +39,7 @@ def places(config: SampleConfig, count: int) -> Iterator[list[Path]]:
     """
     given = Path(config.output or "video.mp4")
     if given.is_symlink() and not given.exists():
-        raise UserError(f"output={given}: is a link to what is not there. Name a file.")
+        raise UserError(f"output={given}: is a link to a file that does not exist. Name a file.")
     first = given.resolve()
     check_writable(first)
     if config.output is None:
@@ -97,8 +97,8 @@ def _free_places(first: Path, count: int) -> Iterator[list[Path]]:
 
 def _is_taken(path: Path) -> bool:
     beside = [path.with_suffix(suffix) for suffix in SUFFIXES]
-    draws = path.parent.glob(f"{_escaped(path.stem)}.seed-*")
-    return any(each.exists() or each.is_symlink() for each in beside) or any(draws)
+    samples = path.parent.glob(f"{_escaped(path.stem)}.seed-*")
+    return any(each.exists() or each.is_symlink() for each in beside) or any(samples)
 
 
 def _escaped(stem: str) -> str:
@@ -135,7 +135,7 @@ def refuse_foreign(paths: Sequence[Path], config: SampleConfig) -> None:
         shown = ", ".join(foreign[:5]) + (f" and {len(foreign) - 5} more" if foreign[5:] else "")
         raise UserError(
             f"output={paths[0]}: {shown} would be replaced, and `{COMMAND}` did not make "
-            f"{'it' if len(foreign) == 1 else 'them'}. Choose another output, or say "
+            f"{'it' if len(foreign) == 1 else 'them'}. Choose another output, or give "
             "overwrite=true."
         )
 
@@ -153,38 +153,39 @@ def _is_ours(path: Path) -> bool:
 
 
 def _recipe_in(path: Path) -> Recipe | None:
-    """What an mp4, a json or kept latents say they are, or None."""
+    """The recipe in an mp4, a json or kept latents, or None."""
     if not path.is_file():
         return None
     try:
         if path.suffix == ".json":
-            values = recipes.read_json(path)
+            values = recipe_files.read_json(path)
         elif path.name.endswith(LATENTS):
-            values = recipes.read_latents(path)[2]
+            values = recipe_files.read_latents(path)[2]
         else:
             values = read_recipe(path)
-        return recipes.read(values, path)
+        return recipe_files.read(values, path)
     except (UserError, ValueError):
         return None
 
 
-def refuse_other_films(drawn: Sequence[Recipe]) -> None:
-    """Raise UserError where a recipe's place holds another film of ours, finished or not."""
-    for recipe in drawn:
+def refuse_other_videos(recipes: Sequence[Recipe]) -> None:
+    """Raise UserError where a recipe's place holds another video of ours, finished or not."""
+    for recipe in recipes:
         for suffix in (".mp4", ".json", LATENTS):
             path = recipe.path.with_suffix(suffix)
             other = _recipe_in(path)
-            if other is not None and not _is_same_film(other, recipe):
+            if other is not None and not _is_same_video(other, recipe):
                 raise UserError(
-                    f"output={recipe.path}: {path.name} is of another film ({other.prompt[:60]!r}, "
-                    f"seed {other.settings.seed}). Choose another output, or say overwrite=true."
+                    f"output={recipe.path}: {path.name} is of another video "
+                    f"({other.prompt[:60]!r}, seed {other.settings.seed}). Choose another output, "
+                    "or give overwrite=true."
                 )
 
 
 def is_finished(recipe: Recipe) -> bool:
-    """Does the film of a recipe, and all that is asked for with it, lie there whole?"""
+    """True if the video of a recipe, and all that is asked for with it, exists whole."""
     made, config = _recipe_in(recipe.path), recipe.settings
-    if made is None or not _is_same_film(made, recipe) or (made.choice and made.choice.left):
+    if made is None or not _is_same_video(made, recipe) or (made.choice and made.choice.left):
         return False
     wanted = [".json", *([".gif"] if config.gif else [])]
     if not all(recipe.path.with_suffix(suffix).is_file() for suffix in wanted):
@@ -195,19 +196,19 @@ def is_finished(recipe: Recipe) -> bool:
         return False
 
 
-def _is_same_film(one: Recipe, other: Recipe) -> bool:
-    def told(recipe: Recipe) -> tuple[object, ...]:
+def _is_same_video(one: Recipe, other: Recipe) -> bool:
+    def content(recipe: Recipe) -> tuple[object, ...]:
         choice = recipe.choice and replace(recipe.choice, scores={}, scorer="")
         settings = asdict(recipe.settings)
         if choice:
-            settings["seed"] = choice.first_seed  # its own is that of the best draw so far
-        kept = {name: value for name, value in settings.items() if name not in SAME_FILM}
+            settings["seed"] = choice.first_seed  # its own is that of the best sample so far
+        kept = {name: value for name, value in settings.items() if name not in FRAMELESS}
         return recipe.prompt, recipe.weights, recipe.lora, kept, choice
 
-    return told(one) == told(other)
+    return content(one) == content(other)
 
 
 def place_of_latents(path: Path) -> Path:
-    """The video that kept latents are for: beside them, whatever they say themselves."""
+    """The video that kept latents are for: beside them, whatever their recipe says."""
     name = path.name.removesuffix(LATENTS) if path.name.endswith(LATENTS) else path.stem
     return path.resolve().with_name(f"{name}.mp4")

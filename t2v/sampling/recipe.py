@@ -1,4 +1,4 @@
-"""What makes a video again: its prompt, every setting, and which weights and versions drew it."""
+"""Recipes: the prompt, settings, weights and versions that make a video again."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ PACKAGES = ("t2v", "torch", "diffusers", "transformers")
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """Why this draw and no other: the draws of one prompt, and the score of each.
+    """The samples of one prompt that a video was chosen from, and the score of each.
 
     Args:
-        first_seed: the draws have this seed and the next `best_of - 1`.
+        first_seed: the samples have this seed and the next `best_of - 1`.
         scorer: where the scorer is.
         name: the scorer's kind and weights.
-        keep_draws: is every draw kept as a file of its own?
-        scores: by seed, of the draws that are finished.
+        keep_draws: is every sample kept as a file of its own?
+        scores: by seed, of the samples that are finished.
     """
 
     best_of: int
@@ -47,13 +47,13 @@ class Choice:
     keep_draws: bool
     scores: dict[str, float] = field(default_factory=dict)
 
-    def graded(self, seed: int, score: float) -> Choice:
-        """The same with one more draw."""
+    def scored(self, seed: int, score: float) -> Choice:
+        """The same with one more sample."""
         return replace(self, scores=self.scores | {str(seed): score})
 
     @property
     def left(self) -> list[int]:
-        """The seeds still to be drawn."""
+        """The seeds still to be sampled."""
         seeds = range(self.first_seed, self.first_seed + self.best_of)
         return [seed for seed in seeds if str(seed) not in self.scores]
 
@@ -65,15 +65,15 @@ class Choice:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """One video: the prompt, its own settings with every default filled in, and their setting.
+    """One video: the prompt, its own settings with every default filled in, and the versions.
 
     Args:
         settings: of this video alone: its seed, its file, one video.
         weights: `weights_hash` of the pipeline folder.
         lora: `file_hash` of the LoRA, where there is one.
-        device: kind of the device that drew it.
+        device: kind of the device that made it.
         versions: of t2v and the packages that do the arithmetic; on a CPU also its `threads`.
-        choice: among which draws it was chosen, where it was.
+        choice: the samples it was chosen from, with `best_of`.
     """
 
     prompt: str
@@ -89,6 +89,10 @@ class Recipe:
         """The file of the video."""
         assert self.settings.output is not None
         return Path(self.settings.output)
+
+    def with_seed(self, seed: int, choice: Choice) -> Recipe:
+        """The recipe of one of the samples of a choice."""
+        return replace(self, settings=replace(self.settings, seed=seed), choice=choice)
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in the mp4 and in the file beside it."""
@@ -182,7 +186,7 @@ def _choice(values: Any) -> Choice:
     for seed, score in choice.scores.items():
         is_score = isinstance(score, int | float) and not isinstance(score, bool)
         if not (seed.isascii() and seed.isdigit() and len(seed) < 20 and int(seed) in seeds):
-            raise UserError(f"choice: {shortened(repr(seed))} is the seed of none of its draws.")
+            raise UserError(f"choice: {shortened(repr(seed))} is the seed of none of its samples.")
         if not is_score or not -1e9 < score < 1e9:
             raise UserError(f"choice: the score {shortened(repr(score))} is no number.")
     return choice

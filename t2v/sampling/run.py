@@ -1,92 +1,69 @@
-"""The `t2v sample` command: what is asked is checked, drawn, kept safe and written."""
+"""The `t2v sample` command: what is asked for is checked, resolved into recipes, and made."""
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from t2v.config.sampling import SampleConfig
 from t2v.errors import UserError
 from t2v.io.video import check_size, read_recipe
-from t2v.models.device import DTYPES
-from t2v.models.folder import file_hash
-from t2v.models.inputs import count_frames, latent_shape
+from t2v.models.device import DTYPES, pick_device, pick_dtype
+from t2v.models.folder import file_hash, model_folder, weights_hash
+from t2v.models.inputs import count_frames
+from t2v.models.load import loading
+from t2v.models.lora import load_lora
 from t2v.models.lora_file import lora_file
-from t2v.nets.aligner import Aligner
-from t2v.pipelines.t2v import T2VPipeline
-from t2v.sampling import recipe as recipes
-from t2v.sampling.best_of import load_grader, scorer_of
-from t2v.sampling.generate import make_all
-from t2v.sampling.load import load_pipeline
+from t2v.pipelines.generator import Ability, Generator, Start, require
+from t2v.pipelines.load import check_room, load_generator, set_attention
+from t2v.sampling import recipe as recipe_files
+from t2v.sampling.generate import Score, make_videos, request_of
 from t2v.sampling.output_paths import (
     held,
     is_finished,
     place_of_latents,
     places,
-    refuse_other_films,
+    refuse_other_videos,
 )
 from t2v.sampling.recipe import Choice, Recipe, read_latents
 
 logger = logging.getLogger(__name__)
 
-OTHERS_FPS = 16.0  # of other packages' pipelines, which do not say
+COMMAND = "t2v sample"
 # what may change in a resume
 FREE = ("model", "output", "overwrite", "device", "attention", "sheet", "gif", "preview_every")
 
 
 def sample(config: SampleConfig, prompts: Sequence[str]) -> list[Path]:
-    """Draw every prompt, one video after the other, and return the files.
+    """Make the videos of every prompt, one after the other, and return the files.
 
     The first video is `config.output` and the others `X-1.mp4, X-2.mp4, ...`: all of the first
     prompt, then all of the second. Video j of a prompt has the seed `config.seed + j`, whatever
-    else is drawn. Films that lie there whole already are not drawn again. Beside each file lies its
-    recipe, `X.json`. With `best_of` N it is the best of
-    the seeds `config.seed + j * N` and the N - 1 next.
+    else is made. Videos that exist there whole are not made again. Beside each file lies its
+    recipe, `X.json`. With `best_of` N it is the best of the seeds `config.seed + j * N` and the
+    N - 1 next.
 
     Raises:
-        UserError: something given cannot work; nothing was drawn.
+        UserError: something given cannot work; nothing was made.
     """
     if not prompts:
         raise UserError('There is no prompt. Give one: t2v sample "a red ball bounces on grass".')
     if any(not prompt.strip() for prompt in prompts):
         raise UserError("A prompt is empty. Say what the video should show.")
     with places(config, len(prompts) * config.num_videos_per_prompt) as paths:
-        return _sample(config, prompts, paths)
-
-
-def _sample(config: SampleConfig, prompts: Sequence[str], paths: list[Path]) -> list[Path]:
-    count, is_kept = config.num_videos_per_prompt, not config.overwrite
-    scorer = scorer_of(config) if config.best_of > 1 else ""
-    grader = load_grader(scorer) if scorer else None
-    pipeline, weights = load_pipeline(config)
-    alone: dict[str, Any] = {
-        "num_videos_per_prompt": 1,
-        "best_of": 1,
-        "scorer": None,
-        "keep_draws": False,
-        "overwrite": False,
-    }
-    drawn = []
-    for i, prompt in enumerate(prompts):
-        one = resolve(pipeline, prompt, replace(config, **alone))
-        for j, path in enumerate(paths[i * count : (i + 1) * count]):
-            own = replace(one, output=str(path), seed=config.seed + j * config.best_of)
-            recipe = _recipe(pipeline, weights, prompt, own)
-            if grader is not None:
-                recipe = replace(recipe, choice=_choice(own.seed, scorer, grader, config))
-            drawn.append(recipe)
-    done = []
-    if is_kept:
-        refuse_other_films(drawn)
-        done = [recipe.path for recipe in drawn if is_finished(recipe)]
-    return make_all(pipeline, drawn, grader=grader, done=done)
+        choice, score = _scorer_of(config)
+        generator, weights = load(config)
+        recipes = _recipes(generator, weights, prompts, config, paths, choice)
+        done = []
+        if not config.overwrite:
+            refuse_other_videos(recipes)
+            done = [recipe.path for recipe in recipes if is_finished(recipe)]
+        return make_videos(generator, recipes, score=score, done=done)
 
 
 def repeat(path: Path, overrides: Sequence[str]) -> Path:
@@ -99,29 +76,23 @@ def repeat(path: Path, overrides: Sequence[str]) -> Path:
     Raises:
         UserError: no recipe, or the model is no longer the one that made the video.
     """
-    values = recipes.read_json(path) if path.suffix == ".json" else read_recipe(path)
+    values = recipe_files.read_json(path) if path.suffix == ".json" else read_recipe(path)
     renamed = {each.partition("=")[0] for each in overrides}
     again = path.with_name(f"{path.stem}-again.mp4")
     # what else was written beside the old video is asked for anew
     alone = [f"output={again}", "sheet=false", "gif=false", "preview_every=0"]
-    old = recipes.read(values, path, [*alone, *overrides])
+    old = recipe_files.read(values, path, [*alone, *overrides])
     for name in ("num_videos_per_prompt", "best_of"):
         if getattr(old.settings, name) > 1:
             raise UserError(f"A recipe makes one video, whose seed it has: leave {name} out.")
-    recipes.refuse_fetching(replace(old, choice=None), path, renamed)
+    recipe_files.refuse_fetching(replace(old, choice=None), path, renamed)
     with places(old.settings, 1):
-        return _repeat(old, renamed)
-
-
-def _repeat(old: Recipe, renamed: set[str]) -> Path:
-    pipeline, weights = load_pipeline(old.settings)
-    new = _recipe(pipeline, weights, old.prompt, resolve(pipeline, old.prompt, old.settings))
-    _check_same(old, new, renamed)
-    if old.choice and not old.choice.left and renamed <= set(FREE) - {"model"}:
-        new = replace(new, choice=old.choice)
-    if not old.settings.overwrite:
-        refuse_other_films([new])
-    return make_all(pipeline, [new])[0]
+        generator, new = _load_again(old, renamed)
+        if old.choice and not old.choice.left and renamed <= set(FREE) - {"model"}:
+            new = replace(new, choice=old.choice)
+        if not old.settings.overwrite:
+            refuse_other_videos([new])
+        return make_videos(generator, [new])[0]
 
 
 def resume(path: Path, overrides: Sequence[str]) -> Path:
@@ -130,140 +101,195 @@ def resume(path: Path, overrides: Sequence[str]) -> Path:
     The video lies beside the latents, under their name, or where an override says.
 
     Args:
-        overrides: `name=value` for what does not change the drawing, such as output or device.
+        overrides: `name=value` for what does not change the video, such as output or device.
 
     Raises:
         UserError: no such latents, or of another shape or step than their recipe can have, another
-            model, or an override that would change the drawing.
+            model, or an override that would change the video.
     """
     latents, step, values = read_latents(path)
     beside = place_of_latents(path)  # wherever a path in the file points
-    kept = asdict(recipes.read(values, path, [f"output={beside}"]).settings)
-    scorer = [each for each in overrides if each.startswith("scorer=")]
-    rest = [each for each in overrides if each not in scorer]
-    old = recipes.read(values, path, [f"output={beside}", *rest])
-    if scorer and old.choice:
-        chosen = replace(old.choice, scorer=scorer[-1].partition("=")[2])
-        old = replace(old, choice=chosen)
-    recipes.refuse_fetching(old, path, {each.partition("=")[0] for each in overrides})
+    old = _with_free(values, path, overrides, f"output={beside}")
     _check_latents(path, latents, step, old.settings)
-    changed = [name for name, value in asdict(old.settings).items() if kept[name] != value]
-    if fixed := [name for name in changed if name not in FREE]:
-        raise UserError(f"{', '.join(fixed)}: fixed by {path}. Free: {', '.join(FREE)}.")
     with held([beside]), places(old.settings, 1):
-        return _resume(path, latents, step, old, str(beside))
+        is_choosing = old.choice is not None and bool(old.choice.left)
+        score = _same_scorer(old, str(beside)) if is_choosing else None
+        generator, new = _load_again(old, renamed=set())
+        new = replace(new, choice=old.choice)
+        start = Start(latents, step) if step else None
+        if start:
+            _check_start(path, start, generator, new.settings)
+        if not old.settings.overwrite:
+            refuse_other_videos([new])
+        (made,) = make_videos(generator, [new], start, score)
+        path.unlink(missing_ok=True)
+        return made
 
 
-def _resume(path: Path, latents: Tensor, step: int, old: Recipe, beside: str) -> Path:
-    grader = _same_grader(old, beside) if old.choice and old.choice.left else None
-    pipeline, weights = load_pipeline(old.settings)
-    new = _recipe(pipeline, weights, old.prompt, resolve(pipeline, old.prompt, old.settings))
-    _check_same(old, new, renamed=set())
-    new = replace(new, choice=old.choice)
-    if step:
-        _check_shape(path, latents, pipeline, new.settings)
-    if not old.settings.overwrite:
-        refuse_other_films([new])
-    (made,) = make_all(pipeline, [new], latents if step else None, step, grader)
-    path.unlink(missing_ok=True)
-    return made
+def load(config: SampleConfig) -> tuple[Generator, str]:
+    """The generator of `config.model`, ready on its device, and the hash of its weights.
+
+    Raises:
+        UserError: the model, device, LoRA or attention backend cannot be had, or the frames alone
+            are larger than the memory.
+    """
+    device = pick_device(config.device)
+    folder = model_folder(config.model)
+    sizes = config.height, config.width, config.num_frames
+    check_room(folder, device, *sizes, config.duration, config.fps)
+    with loading(f"model={config.model}"):
+        weights = weights_hash(folder)
+    dtype = pick_dtype(config.dtype, device)
+    generator = load_generator(config.model, folder, device, dtype, COMMAND)
+    if config.lora is not None:
+        load_lora(generator.pipeline, config.lora, config.lora_scale)
+    set_attention(generator.pipeline, config.attention)
+    return generator, weights
 
 
-def _check_latents(path: Path, latents: Tensor, step: int, config: SampleConfig) -> None:
-    """See that kept latents can be what they say they are, before a model is loaded."""
-    steps = config.num_inference_steps or 0
-    if not 0 <= step <= steps:
-        raise UserError(f"{path}: says {step} of {steps} steps are done. It is damaged or made up.")
-    plain = latents.ndim == 5 and len(latents) == 1 and latents.is_floating_point()
-    if step and not plain:
-        raise UserError(
-            f"{path}: holds {latents.dtype} of shape {tuple(latents.shape)}; latents are one "
-            "video of floating point numbers, 1 c t h w. The file is damaged or made up."
-        )
-    if step and not latents.isfinite().all():
-        raise UserError(f"{path}: holds NaN or infinite numbers. The file is damaged or made up.")
-
-
-def _check_shape(
-    path: Path, latents: Tensor, pipeline: DiffusionPipeline, config: SampleConfig
-) -> None:
-    """See that kept latents are of the size that their recipe's video has in this model."""
-    if not isinstance(pipeline, T2VPipeline):
-        raise UserError(f"{path}: {type(pipeline).__name__} cannot go on amid a video.")
-    sizes = (config.num_frames, config.height, config.width)
-    wanted = latent_shape(pipeline.transformer, pipeline.vae, 1, *cast(tuple[int, int, int], sizes))
-    if latents.shape != wanted:
-        raise UserError(
-            f"{path}: latents of shape {tuple(latents.shape)}; {sizes[0]} frames of "
-            f"{sizes[1]}x{sizes[2]} need {tuple(wanted)}. The file is damaged or made up."
-        )
-
-
-def resolve(pipeline: DiffusionPipeline, prompt: str, config: SampleConfig) -> SampleConfig:
+def resolve(generator: Generator, prompt: str, config: SampleConfig) -> SampleConfig:
     """`config` with everything filled in that was left to the model.
 
     Raises:
         UserError: the prompt or the size does not fit the model.
     """
+    saved, own_dtype = asdict(generator.defaults), generator.pipeline.dtype
     names = ("height", "width", "num_frames", "num_inference_steps", "guidance_scale")
-    if isinstance(pipeline, T2VPipeline):
-        saved = {name: pipeline.config[name] for name in (*names, "fps")}
-    else:
-        takes = inspect.signature(pipeline.__call__).parameters
-        saved = {name: takes[name].default for name in names if name in takes}
-    fps = float(config.fps or saved.get("fps") or OTHERS_FPS)
-    given = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
+    fps = float(config.fps or saved["fps"])
+    filled: dict[str, Any] = {
+        name: saved[name] if getattr(config, name) is None else getattr(config, name)
+        for name in names
+    }
     if config.duration is not None:
-        given["num_frames"] = count_frames(None, config.duration, fps, saved=1)
-    if unknown := [name for name in given if name not in saved]:
-        raise UserError(f"{type(pipeline).__name__} takes no {' or '.join(unknown)}.")
-    dtype = next((name for name, each in DTYPES.items() if each == pipeline.dtype), config.dtype)
-    filled: dict[str, Any] = {**saved, **given, "fps": fps, "duration": None, "dtype": dtype}
-    filled["overwrite"] = False  # said once, and no part of a recipe
+        filled["num_frames"] = count_frames(None, config.duration, fps, saved=1)
+    dtype = next((name for name, each in DTYPES.items() if each == own_dtype), config.dtype)
+    # overwriting is asked for once, and no part of a recipe
+    filled |= {"fps": fps, "duration": None, "dtype": dtype, "overwrite": False}
     full = replace(config, **filled)
-    if isinstance(pipeline, T2VPipeline):
-        _check_ours(pipeline, prompt, full)
-    elif config.preview_every:
-        raise UserError(f"{type(pipeline).__name__} shows no previews; leave preview_every out.")
+    generator.check(prompt, request_of(full))
+    if full.preview_every:
+        what = f"preview_every={full.preview_every}"
+        require(generator, "gives_latents", what, "a preview")
     if full.height and full.width:
         check_size(full.num_frames or 1, full.height, full.width)
     return full
 
 
-def _check_ours(pipeline: T2VPipeline, prompt: str, config: SampleConfig) -> None:
-    height, width = cast(int, config.height), cast(int, config.width)
-    pipeline.check_inputs(prompt, config.negative_prompt, height, width)
-    for name, text in (("prompt", prompt), ("negative_prompt", config.negative_prompt)):
-        count, limit = pipeline.count_tokens(text)
-        if count > limit and not config.truncate:
-            raise UserError(
-                f"The {name} takes {count} tokens and {limit} fit: {text[:60]!r}... "
-                "Shorten it, or ask for it to be cut off with --truncate."
-            )
-    logger.info("%r: tokens %d/%d", prompt, *pipeline.count_tokens(prompt))
+def _scorer_of(config: SampleConfig) -> tuple[Choice | None, Score | None]:
+    """The choice that `best_of` asks for, still without a seed, and the score that decides it."""
+    if config.best_of == 1:
+        return None, None
+    from t2v.sampling.best_of import load_score, scorer_of  # networks that nothing else needs
+
+    scorer = scorer_of(config)
+    name, score = load_score(scorer)
+    choice = Choice(
+        best_of=config.best_of,
+        first_seed=0,
+        scorer=scorer,
+        name=name,
+        keep_draws=config.keep_draws,
+    )
+    return choice, score
+
+
+def _recipes(
+    generator: Generator,
+    weights: str,
+    prompts: Sequence[str],
+    config: SampleConfig,
+    paths: list[Path],
+    choice: Choice | None,
+) -> list[Recipe]:
+    """The recipes of all videos, `num_videos_per_prompt` a prompt, in the order of `paths`."""
+    single = replace(
+        config, num_videos_per_prompt=1, best_of=1, scorer=None, keep_draws=False, overwrite=False
+    )
+    recipes, count = [], config.num_videos_per_prompt
+    for i, prompt in enumerate(prompts):
+        resolved = resolve(generator, prompt, single)
+        for j, path in enumerate(paths[i * count : (i + 1) * count]):
+            seed = config.seed + j * config.best_of
+            own = replace(resolved, output=str(path), seed=seed)
+            chosen = choice and replace(choice, first_seed=seed)
+            recipes.append(_recipe(generator, weights, prompt, own, chosen))
+    return recipes
 
 
 def _recipe(
-    pipeline: DiffusionPipeline, weights: str, prompt: str, resolved: SampleConfig
+    generator: Generator,
+    weights: str,
+    prompt: str,
+    resolved: SampleConfig,
+    choice: Choice | None = None,
 ) -> Recipe:
+    device = generator.pipeline.device.type
     return Recipe(
         prompt=prompt,
         settings=resolved,
         weights=weights,
         lora=None if resolved.lora is None else file_hash(lora_file(resolved.lora)),
-        device=pipeline.device.type,
-        versions=recipes.versions(pipeline.device.type),
+        device=device,
+        versions=recipe_files.versions(device),
+        choice=choice,
     )
 
 
-def _choice(first_seed: int, scorer: str, grader: Aligner, config: SampleConfig) -> Choice:
-    return Choice(
-        best_of=config.best_of,
-        first_seed=first_seed,
-        scorer=scorer,
-        name=grader.name,
-        keep_draws=config.keep_draws,
-    )
+def _load_again(old: Recipe, renamed: set[str]) -> tuple[Generator, Recipe]:
+    """The generator of a recipe, and the recipe as it is here and now."""
+    generator, weights = load(old.settings)
+    resolved = resolve(generator, old.prompt, old.settings)
+    new = _recipe(generator, weights, old.prompt, resolved)
+    _check_same(old, new, renamed)
+    return generator, new
+
+
+def _with_free(values: Any, path: Path, overrides: Sequence[str], output: str) -> Recipe:
+    """The recipe of kept latents with overrides of what may change.
+
+    Raises:
+        UserError: another setting is overridden, or something would have to be fetched.
+    """
+    scorer = [each for each in overrides if each.startswith("scorer=")]
+    rest = [each for each in overrides if each not in scorer]
+    kept = asdict(recipe_files.read(values, path, [output]).settings)
+    recipe = recipe_files.read(values, path, [output, *rest])
+    if scorer and recipe.choice:
+        chosen = replace(recipe.choice, scorer=scorer[-1].partition("=")[2])
+        recipe = replace(recipe, choice=chosen)
+    recipe_files.refuse_fetching(recipe, path, {each.partition("=")[0] for each in overrides})
+    changed = [name for name, value in asdict(recipe.settings).items() if kept[name] != value]
+    if fixed := [name for name in changed if name not in FREE]:
+        raise UserError(f"{', '.join(fixed)}: fixed by {path}. Free: {', '.join(FREE)}.")
+    return recipe
+
+
+def _check_latents(path: Path, latents: Tensor, step: int, config: SampleConfig) -> None:
+    """Raise `UserError` where kept latents cannot be what they say they are."""
+    steps = config.num_inference_steps or 0
+    if not 0 <= step <= steps:
+        raise UserError(f"{path}: says {step} of {steps} steps are done. The file is damaged.")
+    plain = latents.ndim == 5 and len(latents) == 1 and latents.is_floating_point()
+    if step and not plain:
+        raise UserError(
+            f"{path}: holds {latents.dtype} of shape {tuple(latents.shape)}; latents are one "
+            "video of floating-point numbers, 1 c t h w. The file is damaged."
+        )
+    if step and not latents.isfinite().all():
+        raise UserError(f"{path}: holds NaN or infinite numbers. The file is damaged.")
+
+
+def _check_start(path: Path, start: Start, generator: Generator, config: SampleConfig) -> None:
+    """Raise `UserError` where the generator cannot go on from kept latents."""
+    is_amid = start.step < (config.num_inference_steps or 0)
+    needed: Ability = "can_resume" if is_amid else "gives_latents"
+    require(generator, needed, str(path), "`t2v sample --resume`")
+    wanted = generator.latent_shape(request_of(config))
+    if start.latents.shape != wanted:
+        raise UserError(
+            f"{path}: latents of shape {tuple(start.latents.shape)}; {config.num_frames} frames of "
+            f"{config.height}x{config.width} need {wanted}. The file is damaged."
+        )
 
 
 def _check_same(old: Recipe, new: Recipe, renamed: set[str]) -> None:
@@ -289,24 +315,26 @@ def _check_same(old: Recipe, new: Recipe, renamed: set[str]) -> None:
             )
 
 
-def _same_grader(old: Recipe, output: str) -> Aligner:
-    """The scorer of an interrupted choice, if the best so far is still where it was."""
+def _same_scorer(old: Recipe, output: str) -> Score:
+    """The score of an interrupted choice, if the best so far is still where it was."""
     choice = old.choice
     assert choice is not None
-    grader = load_grader(choice.scorer)
-    if grader.name != choice.name:
+    from t2v.sampling.best_of import load_score  # networks that nothing else needs
+
+    name, score = load_score(choice.scorer)
+    if name != choice.name:
         raise UserError(
-            f"scorer={choice.scorer}: is now {grader.name}; {choice.name} graded the first draws. "
-            "Put that one back, or start anew."
+            f"scorer={choice.scorer}: is now {name}; {choice.name} scored the first samples. "
+            "Put that one back, or start over."
         )
     if not choice.scores:
-        return grader
+        return score
     if old.settings.output != output:
-        raise UserError(f"output: fixed, the best draw so far is {output}.")
-    shown = recipes.read(read_recipe(Path(output)), Path(output))
+        raise UserError(f"output: fixed, the best sample so far is {output}.")
+    shown = recipe_files.read(read_recipe(Path(output)), Path(output))
     if shown.choice is None or not choice.scores.items() <= shown.choice.scores.items():
         raise UserError(
-            f"{output}: is not the best of the {len(choice.scores)} finished draws any more. "
-            "Put it back, or start anew."
+            f"{output}: is no longer the best of the {len(choice.scores)} finished samples. "
+            "Put it back, or start over."
         )
-    return grader
+    return score

@@ -4,10 +4,10 @@ import pytest
 import torch
 from einops import rearrange
 
-from t2v import sampling
 from t2v.config.models import TransformerConfig, VAEConfig
 from t2v.config.sampling import SampleConfig
 from t2v.config.training import OptimConfig, TrainDiTConfig, TrainVAEConfig
+from t2v.sampling import generate, run
 
 TINY_VAE = VAEConfig(
     latent_channels=8,
@@ -33,18 +33,18 @@ STEADY = OptimConfig(warmup_steps=2, decay_from=1.0, lr=3e-3, adam_lr=3e-3, ema_
 def drawn_later(monkeypatch, tmp_path):
     """Draws prompts from a checkpoint by `t2v sample`; gives the rows of a training's sheet."""
     rows = []
-    write = sampling.generate.write_video
+    write = generate.write_video
 
     def watched(path, frames, *rest):
         rows.append(rearrange(torch.from_numpy(frames), "t h w c -> h (t w) c"))
         write(path, frames, *rest)
 
-    monkeypatch.setattr(sampling.generate, "write_video", watched)
+    monkeypatch.setattr(generate, "write_video", watched)
 
     def draw(checkpoint, seed, prompts):
         output = str(tmp_path / "video.mp4")
         settings = SampleConfig(model=str(checkpoint), seed=seed, output=output)
-        sampling.sample(settings, prompts)
+        run.sample(settings, prompts)
         return torch.cat(rows)
 
     return draw

@@ -87,7 +87,7 @@ def test_the_best_draw_stays_with_all_scores_in_its_recipe(run, work):
         "best_of": 4, "first_seed": 3, "scorer": "../clip", "keep_draws": True, "scores": 0,
         "name": recipe["choice"]["name"],
     }  # fmt: skip
-    assert f"kept seed {best}" in err and "judge with another" in err
+    assert f"kept seed {best}" in err and "verify with another" in err
     assert recipe["choice"]["name"] in err
     assert sorted(each.name for each in work.glob("*.mp4")) == [
         "x.mp4", *(f"x.seed-{seed}.mp4" for seed in range(3, 7)),
@@ -153,13 +153,13 @@ def test_resume_refuses_another_scorer_and_a_best_that_is_gone(run):
     run("a blue box", "-o", "other.mp4")
     Path("other.mp4").replace("x.mp4")
     code, err = run("--resume", "x.latents.safetensors", stored=True)
-    assert code == 2 and "not the best of the 2 finished draws" in err
+    assert code == 2 and "no longer the best of the 2 finished samples" in err
     Path("x.mp4").write_bytes(best)
     other = CLIPModel.from_pretrained("../clip")
     torch.nn.init.normal_(other.text_projection.weight)
     other.save_pretrained("../clip")
     code, err = run("--resume", "x.latents.safetensors", stored=True)
-    assert code == 2 and "graded the first draws" in err
+    assert code == 2 and "scored the first samples" in err
     assert Path("x.latents.safetensors").exists()
 
 
@@ -172,7 +172,7 @@ def test_draws_that_cannot_be_taken_up_in_their_middle_are_drawn_anew(run, pipe,
     with monkeypatch.context() as patch:
         interrupt(patch, UniPCMultistepScheduler, "step", 6)
         code, err = run(*BEST_OF_4, "-o", "x.mp4")
-    assert code == 130 and "2 of 4 draws are graded" in err
+    assert code == 130 and "2 of 4 samples are scored" in err
     assert run("--resume", "x.latents.safetensors", stored=True)[0] == 0
     whole, resumed = (read_recipe(Path(name))["choice"] for name in ("whole.mp4", "x.mp4"))
     assert resumed["scores"] == whole["scores"]
@@ -182,7 +182,7 @@ def test_draws_that_cannot_be_taken_up_in_their_middle_are_drawn_anew(run, pipe,
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["best_of=4"], "no scorer is named to grade draws of ../model"),
+        (["best_of=4"], "no scorer is named, and ../model has none"),
         (["best_of=4", "scorer=."], "holds neither a scorer"),
         (["best_of=4", "scorer=../model"], "holds neither a scorer"),
         (["scorer=../clip"], "best_of=N"),

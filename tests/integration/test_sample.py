@@ -185,7 +185,7 @@ def test_a_run_whose_scheduler_remembers_starts_anew(run, model, pipe, monkeypat
 
     interrupt(monkeypatch, UniPCMultistepScheduler, "step", 2)
     code, _, err = run(PROMPT)
-    assert code == 130 and "starts anew" in err
+    assert code == 130 and "starts over" in err
 
 
 def test_resume_refuses_what_would_change_the_drawing(run, monkeypatch):
@@ -353,9 +353,7 @@ def test_a_negative_prompt_without_guidance_is_told_to_do_nothing(run):
 
 def test_a_preview_is_drawn_and_removed(run, monkeypatch):
     seen = []
-    monkeypatch.setattr(
-        "t2v.sampling.denoise.save_image", lambda path, image: seen.append(path.name)
-    )
+    monkeypatch.setattr("t2v.sampling.watch.save_image", lambda path, image: seen.append(path.name))
     assert run(PROMPT, "--steps", "4", "--preview-every", "2")[0] == 0
     assert seen == ["video.preview.png"] * 2
 

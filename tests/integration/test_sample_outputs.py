@@ -29,9 +29,9 @@ with locked(Path(sys.argv[1]), command="t2v sample"):
 """
 TIGHT = """
 import resource, sys
-import t2v.sampling.generate as make
 from t2v.cli import main
-decode = make.decode
+from t2v.pipelines.t2v_generator import T2VGenerator
+decode = T2VGenerator.decode
 def tight(*args):
     used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + 3 * 2**20, resource.RLIM_INFINITY))
@@ -39,7 +39,7 @@ def tight(*args):
         return decode(*args)
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
-make.decode = tight
+T2VGenerator.decode = tight
 sys.exit(main(["sample", *sys.argv[1:]]))
 """
 
@@ -125,7 +125,7 @@ def test_the_same_command_again_draws_only_what_is_missing_and_another_film_is_n
     assert code == 0 and drawn(err) == 3
     for other in (["a green box"], ["a red ball", "--seed", "1"]):
         code, _, err = run(*other, "-o", "cubes.mp4")
-        assert code == 2 and "another film ('a red ball', seed 0)" in err
+        assert code == 2 and "another video ('a red ball', seed 0)" in err
         assert Path("cubes.mp4").read_bytes() == kept
 
 
@@ -210,7 +210,7 @@ def test_steps_that_are_kept_are_not_replaced_by_fewer(run, monkeypatch):
 def test_a_link_to_what_is_not_there_is_refused_and_nothing_made_behind_it(run, tmp_path):
     Path("link.mp4").symlink_to(tmp_path / "no" / "x.mp4")
     code, _, err = run(PROMPT, "-o", "link.mp4")
-    assert code == 2 and "is a link to what is not there" in err
+    assert code == 2 and "is a link to a file that does not exist" in err
     assert not (tmp_path / "no").exists()
 
 
@@ -220,7 +220,7 @@ def test_latents_go_only_when_the_video_can_be_read_back_whole(run, monkeypatch)
 
     monkeypatch.setattr("t2v.sampling.generate.write_video", torn)
     code, _, err = run(PROMPT, "-o", "a.mp4")
-    assert code == 2 and "4 frames of 32x48 can be read back, of 9" in err
+    assert code == 2 and "9 frames of 32x48 were written, and 4" in err
     assert load_file("a.latents.safetensors")["latents"].shape == (1, 8, 3, 4, 6)
 
 
@@ -250,7 +250,7 @@ def test_latents_stay_when_the_memory_ends_in_decoding_and_resume_gives_the_same
     )
     assert done.returncode == 2, done.stderr
     assert "do not fit into the memory of this machine" in done.stderr
-    assert "The latents are kept. Go on with: t2v sample --resume" in done.stderr
+    assert "The latents are kept. Continue with: t2v sample --resume" in done.stderr
     assert "Traceback" not in done.stderr
     assert names() == ["a.latents.safetensors"]
     assert run("--resume", "a.latents.safetensors", stored=True)[0] == 0
@@ -270,7 +270,7 @@ def test_of_two_commands_with_one_output_one_draws_and_the_other_is_refused(run)
     assert sorted(process.returncode for process in both) == [0, 2], told
     winner = next(process for process in both if process.returncode == 0)
     assert any(f"process {winner.pid} on" in each for each in told) or any(
-        "another film" in each
+        "another video" in each
         for each in told  # the first was done already
     )
     assert len(read_video(Path("same.mp4"))[0]) == 65

@@ -10,7 +10,6 @@ from safetensors import SafetensorError
 
 from t2v.cli import main
 from t2v.cli.commands import COMMANDS
-from t2v.cli.sample import _prompts_in
 from t2v.config.load import load_config, settings
 from t2v.config.sampling import SampleConfig
 from t2v.errors import UserError
@@ -161,9 +160,3 @@ def test_a_prompt_that_looks_like_a_setting_is_told_how_to_be_one(capsys):
     for prompt in ("E=mc2 on a blackboard", "seed=4 in the wild"):
         assert main(["sample", prompt]) == 2
         assert "A prompt with `=` in it goes behind --" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
-def test_a_prompt_file_that_windows_saved_reads_the_same(encoding, tmp_path):
-    (tmp_path / "p.txt").write_bytes("ein Hügel\r\n\r\nzwei\r\n".encode(encoding))
-    assert _prompts_in(tmp_path / "p.txt") == ["ein Hügel", "zwei"]

@@ -23,7 +23,7 @@ from t2v.plan.run import UNKNOWN, plan
 from t2v.plan.shapes import Size
 from t2v.plan.trace import Rates, traced
 from t2v.plan.workload import ENCODE, UPDATE, build
-from t2v.sampling.load import load_pipeline
+from t2v.sampling.run import load
 
 SIZE = Size(batch=2, frames=5, height=32, width=32, tokens=6)
 STEP = "forward and backward"
@@ -158,7 +158,7 @@ def test_flop_are_those_torch_counts_on_the_real_step(training, vae_training):
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 def test_flop_of_sampling_are_those_torch_counts_on_a_real_call(guidance):
-    pipeline, _ = load_pipeline(SampleConfig(dtype="fp32", device="cpu"))
+    pipeline = load(SampleConfig(dtype="fp32", device="cpu"))[0].pipeline
     pipeline.set_progress_bar_config(disable=True)
     target = SampleConfig(
         guidance_scale=guidance, num_inference_steps=3, dtype="fp32", device="cpu"

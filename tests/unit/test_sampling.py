@@ -11,7 +11,6 @@ import torch
 from t2v.config.sampling import SampleConfig
 from t2v.errors import UserError
 from t2v.models.device import pick_device, pick_dtype
-from t2v.sampling.load import load_pipeline
 from t2v.sampling.output_paths import check_writable, output_paths
 from t2v.sampling.recipe import (
     Choice,
@@ -23,6 +22,7 @@ from t2v.sampling.recipe import (
     versions,
     write_latents,
 )
+from t2v.sampling.run import load
 
 RECIPE = Recipe(
     prompt='a "red" ball = ${x}',
@@ -107,7 +107,7 @@ def test_a_video_larger_than_the_memory_is_refused_before_the_weights_are_read(l
     index = {"_class_name": "T2VPipeline", "height": 64, "width": 64, "num_frames": 17, "fps": 8}
     (tmp_path / "model_index.json").write_text(json.dumps(index))  # and nothing else
     with pytest.raises(UserError, match=r"num_frames=\d.* takes at least [\d,]+ GiB of memory"):
-        load_pipeline(SampleConfig(model=str(tmp_path), **length))
+        load(SampleConfig(model=str(tmp_path), **length))
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,7 @@ from t2v.data.cache import weights_digest
 from t2v.data.world_shards import pixels
 from t2v.evaluation.intervals import wilson as wilson
 from t2v.evaluation.types import Column, Findings, Nets, NotRun, Videos
-from t2v.models.device import pick_device, pick_dtype
-from t2v.models.folder import model_folder, read_index
-from t2v.models.load import load_parts, loading
 from t2v.nets.features import VideoNet
-from t2v.pipelines.t2v import T2VPipeline
 from t2v.world.grammar import DIRECTIONS
 from t2v.world.labels import HEADS, labels
 from t2v.world.oracle import WorldOracle
@@ -86,25 +82,6 @@ def columns(truths: list[Truth], answers: list[Answer], method: str) -> Findings
     return found | {
         name: Column(value, "higher", told, is_share=True) for name, value in values.items()
     }
-
-
-def load_pipeline(model: str, device: str = "auto", dtype: str = "auto") -> T2VPipeline:
-    """The pipeline of the embedded model, a folder or a hub id, on its device.
-
-    Raises:
-        UserError: it is not there, it is damaged or another package's, or there is no such device.
-    """
-    place = pick_device(device)
-    folder = model_folder(model)
-    with loading(f"model={model}"):
-        kind = read_index(folder).get("_class_name")
-        if kind != T2VPipeline.__name__:
-            raise ValueError(f"It is a {kind}; evaluation draws with a {T2VPipeline.__name__}.")
-    chosen = pick_dtype(dtype, place)
-    parts = load_parts(f"model={model}", folder, chosen)
-    with loading(f"model={model}"):
-        pipeline = T2VPipeline.from_pretrained(folder, dtype=chosen, **parts)
-    return pipeline.to(place)
 
 
 def oracle_features(oracle: WorldOracle) -> VideoNet:

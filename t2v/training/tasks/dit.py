@@ -14,7 +14,6 @@ from diffusers.models.attention_dispatch import attention_backend
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from t2v.config.sampling import SampleConfig
 from t2v.config.training import TrainDiTConfig
 from t2v.data.captions import Captions
 from t2v.data.curriculum import Draw
@@ -33,10 +32,9 @@ from t2v.models.text import encode_tokens, pad_text
 from t2v.models.transformer import T2VTransformer3DModel
 from t2v.models.vae import AutoencoderKLT2V
 from t2v.models.vae_folder import load_vae
+from t2v.pipelines.generator import sample_videos
 from t2v.pipelines.t2v import T2VPipeline
-from t2v.sampling.denoise import Watch, decode, embed
-from t2v.sampling.denoise import draw as draw_video
-from t2v.sampling.run import resolve
+from t2v.pipelines.t2v_generator import T2VGenerator
 from t2v.training.engine.contact_sheet import contact_sheet
 from t2v.training.engine.loop import autocast
 from t2v.training.engine.optim import ParameterGroup, split_parameters
@@ -214,15 +212,15 @@ class DiTTask:
         return [each for each in latents if each.shape[1:] == like.shape[1:]]
 
     def _samples(self) -> tuple[Tensor, Tensor]:
-        """Latents `n c t h w` and frames `n t h w c` in [0, 1] of `config.prompts`, drawn by what
-        `t2v sample` draws a checkpoint with."""
-        pipeline, latents, frames = self._pipeline(), [], []
-        for prompt in self.config.prompts:
-            asked = resolve(pipeline, prompt, SampleConfig(seed=self.config.seed))
-            drawn = draw_video(pipeline, embed(pipeline, prompt, asked), Watch(asked))
-            latents.append(drawn)
-            frames.append(torch.from_numpy(decode(pipeline, drawn, asked.num_frames)))
-        return torch.cat(latents), torch.stack(frames) / 255
+        """Latents `n c t h w` and frames `n t h w c` in [0, 1] of `config.prompts`, as `t2v sample`
+        makes them with a checkpoint."""
+        generator, prompts = T2VGenerator(self._pipeline()), self.config.prompts
+        asked, seeds = generator.defaults, [self.config.seed] * len(prompts)
+        latents, frames = [], []
+        for video in sample_videos(generator, prompts, seeds, asked):
+            latents.append(video)
+            frames.append(torch.from_numpy(generator.decode(video, asked.num_frames)))
+        return torch.cat(latents), torch.cat(frames) / 255
 
     def save(self, folder: Path) -> None:
         """Write a pipeline folder with its model card."""
@@ -262,7 +260,7 @@ class DiTTask:
 
     def _pipeline(self) -> T2VPipeline:
         config = self.config
-        pipeline = T2VPipeline(
+        return T2VPipeline(
             tokenizer=self.tokenizer,
             text_encoder=self.model["text_encoder"],
             transformer=self.model["transformer"],
@@ -273,8 +271,6 @@ class DiTTask:
             guidance_scale=config.guidance_scale,
             max_sequence_length=config.max_sequence_length,
         )
-        pipeline.set_progress_bar_config(disable=True)
-        return pipeline
 
 
 def first_items(draws: Iterable[Draw], count: int) -> list[Draw]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from einops import reduce
-from torch import Tensor
+from torch import Tensor, nn
 
 from t2v.config.finetune import FinetuneConfig
 from t2v.config.models import TransformerConfig
@@ -21,11 +21,13 @@ from t2v.data.dataset import filled
 from t2v.data.rng import keyed_generator
 from t2v.errors import UserError
 from t2v.io.model_card import plain
+from t2v.io.prompts import read_prompts
 from t2v.models.device import pick_device
 from t2v.models.diffusion import objective_of
 from t2v.models.folder import model_folder, weights_hash
-from t2v.models.load import load_parts, loading, quiet_bars
 from t2v.models.transformer import T2VTransformer3DModel
+from t2v.pipelines.generator import Ability, Generator
+from t2v.pipelines.load import load_generator
 from t2v.pipelines.t2v import T2VPipeline
 from t2v.training.engine.loop import autocast
 from t2v.training.engine.run import train
@@ -41,7 +43,7 @@ from t2v.training.tuning.adapters import (
     merged,
     save_lora,
 )
-from t2v.training.tuning.prior_preservation import TIMES, Prior, draw_prior, read_prompts
+from t2v.training.tuning.prior_preservation import TIMES, Prior, sample_prior
 from t2v.training.tuning.textual_inversion import add_known_words, add_words
 
 logger = logging.getLogger(__name__)
@@ -71,17 +73,17 @@ class FinetuneTask(DiTTask):
     tuned model, or where `config.interpolate` puts it between the base and the tuned one.
 
     Raises:
-        UserError: the model is no `T2VPipeline`, the method does not fit it, a new word is in no
+        UserError: the model is another package's, the method does not fit it, a new word is in no
             caption, or see `DiTTask`.
     """
 
     def __init__(self, config: FinetuneConfig) -> None:
         self.method = config
         folder = model_folder(config.model)
-        pipeline = load_base(config.model, folder)
-        weights = weights_hash(folder)
-        prompts = read_prompts(config.base_prompts) if config.base_prompts else []
-        drawn = _drawn(config, pipeline, weights, prompts)  # before anything is added to the model
+        generator = load_base(config.model, folder)
+        pipeline, weights = generator.pipeline, weights_hash(folder)
+        prompts = _base_prompts(config)
+        sampled = _sampled(config, generator, weights, prompts)  # before the model is changed
         text_encoder = pipeline.text_encoder
         tokenizer = add_words(pipeline.tokenizer, text_encoder, config)
         transformer = pipeline.transformer
@@ -90,9 +92,9 @@ class FinetuneTask(DiTTask):
         super().__init__(_as_training(config, pipeline, folder), parts)
         self.saved = {name: pipeline.config[name] for name in SAVED}
         self.prior = None
-        if drawn is not None:
+        if sampled is not None:
             length = self.config.max_sequence_length
-            self.prior = Prior(prompts, drawn, tokenizer, length, config.seed)
+            self.prior = Prior(prompts, sampled, tokenizer, length, config.seed)
         self.sources["model"] = weights
         if config.peft is not None:
             self.sources["peft"] = sha256(Path(config.peft).read_bytes()).hexdigest()[:16]
@@ -111,7 +113,7 @@ class FinetuneTask(DiTTask):
             self.texts.add(self.prior.captions)
 
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> DiTBatch:
-        """New footage, or in `base_ratio` of the steps what the base model drew."""
+        """New footage, or in `base_ratio` of the steps what the base model made."""
         ratio = self.method.base_ratio
         if self.prior is None or not self.prior.is_turn(step, ratio):
             return super().batch(step, rank, world_size)
@@ -179,35 +181,35 @@ class FinetuneTask(DiTTask):
                 )
 
 
-def load_base(model: str, folder: Path) -> T2VPipeline:
-    """The pipeline that is tuned, in float32, frozen.
+def load_base(model: str, folder: Path) -> Generator:
+    """The generator that is tuned, in float32, frozen.
 
     Raises:
-        UserError: it is damaged or not one of ours.
+        UserError: it is damaged, or not made of the parts that are tuned.
     """
-    quiet_bars()
-    with loading(f"model={model}"):
-        name = T2VPipeline.load_config(folder).get("_class_name")
-        if name != T2VPipeline.__name__:
-            raise UserError(f"It is a {name}. One of Wan becomes ours by `t2v convert SRC DST`.")
-    parts = load_parts(f"model={model}", folder, torch.float32)
-    with loading(f"model={model}"):
-        pipeline = T2VPipeline.from_pretrained(
-            folder, dtype=torch.float32, local_files_only=True, **parts
-        )
-    for part in (pipeline.transformer, pipeline.text_encoder, pipeline.vae):
-        part.requires_grad_(False)
-    return pipeline
+    needs: tuple[Ability, ...] = ("is_trainable",)
+    where, dtype = torch.device("cpu"), torch.float32
+    generator = load_generator(model, folder, where, dtype, "t2v finetune", needs)
+    for part in generator.pipeline.components.values():
+        if isinstance(part, nn.Module):
+            part.requires_grad_(False)
+    return generator
 
 
-def _drawn(
-    config: FinetuneConfig, pipeline: T2VPipeline, weights: str, prompts: list[str]
+def _base_prompts(config: FinetuneConfig) -> list[str]:
+    """The different prompts of `base_prompts`: at least one to repeat, and one to judge."""
+    if config.base_prompts is None:
+        return []
+    return list(dict.fromkeys(read_prompts(Path(config.base_prompts), "base_prompts", least=2)))
+
+
+def _sampled(
+    config: FinetuneConfig, generator: Generator, weights: str, prompts: list[str]
 ) -> Tensor | None:
     if not prompts:
         return None
-    pipeline.to(pick_device(config.device))
-    pipeline.set_progress_bar_config(disable=True)
-    return draw_prior(pipeline, weights, prompts, config.seed, Path(config.output))
+    generator.pipeline.to(pick_device(config.device))
+    return sample_prior(generator, weights, prompts, config.seed, Path(config.output))
 
 
 def _add_adapter(config: FinetuneConfig, transformer: T2VTransformer3DModel) -> None:

@@ -1,4 +1,4 @@
-"""What the base model draws of some prompts: to see what a fine-tune forgets, and to repeat it."""
+"""The base model's own videos of some prompts: what a fine-tune must not forget."""
 
 from __future__ import annotations
 
@@ -9,15 +9,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import load, save_file
 from torch import Tensor
-from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from t2v.data.captions import Captions
 from t2v.data.rng import keyed_generator, step_indices
-from t2v.errors import UserError
 from t2v.io.files import complete
-from t2v.io.text_files import read_text
-from t2v.pipelines.t2v import T2VPipeline
+from t2v.pipelines.generator import Generator, sample_videos
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +27,7 @@ class Prior:
     arXiv 2208.12242, 3.3).
 
     Args:
-        latents: what `draw_prior` gave for `prompts`.
+        latents: what `sample_prior` gave for `prompts`.
         tokenizer: of the model that is tuned; its soft prompt is before these prompts too.
     """
 
@@ -68,39 +65,21 @@ class Prior:
         return (self.latents[index], *self.captions.first(index)), times
 
 
-def read_prompts(file: str) -> list[str]:
-    """The lines of a prompt file that are not blank.
-
-    Raises:
-        UserError: it cannot be read, or holds fewer than two: one to repeat and one to judge.
-    """
-    lines = read_text(Path(file), "base_prompts").splitlines()
-    prompts = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
-    if len(prompts) < 2:
-        raise UserError(f"base_prompts={file}: holds {len(prompts)} prompts; give two at least.")
-    return prompts
-
-
-def draw_prior(
-    pipeline: T2VPipeline, weights: str, prompts: list[str], seed: int, folder: Path
+def sample_prior(
+    generator: Generator, weights: str, prompts: list[str], seed: int, folder: Path
 ) -> Tensor:
-    """What a pipeline draws of `prompts`, normalised latents `n c t h w`.
+    """What a generator makes of `prompts` with its own settings, normalised latents `n c t h w`.
 
-    Drawn once and kept in `folder`, under a name that changes with the weights and the prompts.
+    Sampled once and kept in `folder`, under a name that changes with the weights and the prompts.
     """
     key = hashlib.sha256(repr((weights, prompts, seed)).encode()).hexdigest()[:16]
     path = folder / f"prior-{key}.safetensors"
     if path.is_file():
         return load(path.read_bytes())["latents"]
-    logger.info("Drawing %d prompts with the base model, to see what is forgotten", len(prompts))
-    drawn = []
-    bar = tqdm(prompts, unit=" videos", desc="base", disable=None)
-    for number, prompt in enumerate(bar):
-        generator = torch.Generator().manual_seed(seed + number)
-        drawn.append(pipeline(prompt, generator=generator, output_type="latent").frames.cpu())
-        if bar.disable and number % 16 == 15:  # no terminal
-            logger.info("drew %d of %d", number + 1, len(prompts))
-    latents = torch.cat(drawn)
+    logger.info("Sampling %d prompts with the base model, to see what is forgotten", len(prompts))
+    seeds = range(seed, seed + len(prompts))
+    videos = sample_videos(generator, prompts, seeds, generator.defaults, doing="base")
+    latents = torch.cat([video.cpu() for video in videos])
     folder.mkdir(parents=True, exist_ok=True)
     with complete(path) as partial:
         save_file({"latents": latents.contiguous()}, partial)

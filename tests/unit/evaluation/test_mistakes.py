@@ -1,20 +1,22 @@
 """What cannot be evaluated is said in one message, before anything is drawn."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
-from t2v.config.evaluation import EvalConfig
+from t2v.config.evaluation import EvalConfig, FootageEvalConfig
 from t2v.errors import UserError
 from t2v.evaluation.metrics.alignment import alignment
-from t2v.evaluation.metrics.attributes import load_pipeline
+from t2v.evaluation.retrieval import evaluate as judge_retrieval
 from t2v.evaluation.run import _check_room, evaluate, load_nets
-from t2v.evaluation.samples import recipes, through_vae
+from t2v.evaluation.samples import load_model, recipes, through_vae
 from t2v.evaluation.suites import load_suite
 from t2v.evaluation.types import Nets, NotRun, Videos
 from t2v.nets.clip import ClipModel
 from t2v.nets.features import vae_frames
+from t2v.pipelines.t2v_generator import T2VGenerator
 
 
 @pytest.mark.parametrize(
@@ -42,10 +44,11 @@ def test_a_suite_of_scenes_beside_one_without_is_judged_where_it_can_be(tmp_path
         )
 
 
-def test_another_packages_pipeline_is_named(tmp_path):
+def test_a_model_whose_latents_cannot_be_compared_is_named(tmp_path):
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "WanPipeline"}))
-    with pytest.raises(UserError, match="It is a WanPipeline; evaluation draws with a T2VPipeline"):
-        load_pipeline(str(tmp_path))
+    config = FootageEvalConfig(output=str(tmp_path / "out"), model=str(tmp_path), data="clips")
+    with pytest.raises(UserError, match="a WanPipeline does not give latents, which t2v eval"):
+        judge_retrieval(config)
 
 
 @pytest.mark.parametrize(
@@ -61,18 +64,18 @@ def test_another_packages_pipeline_is_named(tmp_path):
 )
 def test_each_model_that_is_none_is_named_by_its_setting(setting, words, pipe, tmp_path):
     with pytest.raises(UserError, match=words):
-        load_nets(EvalConfig(output="x", **{setting: str(tmp_path)}), pipe)
+        load_nets(EvalConfig(output="x", **{setting: str(tmp_path)}), T2VGenerator(pipe))
 
 
 def test_what_does_not_fit_the_machine_or_is_too_short_is_said_with_figures(pipe):
     suites = [load_suite("world", 50, 0), load_suite("general", 50, 0)]
-    _check_room(suites, pipe)
+    _check_room(suites, T2VGenerator(pipe))
     pipe.register_to_config(num_frames=2)
-    with pytest.raises(UserError, match="draws 2 frames; dynamics need at least 3"):
-        _check_room(suites, pipe)
+    with pytest.raises(UserError, match="makes 2 frames; dynamics need at least 3"):
+        _check_room(suites, T2VGenerator(pipe))
     pipe.register_to_config(num_frames=100_001, height=4096, width=4096)
     with pytest.raises(UserError, match=r"50 prompts of suite world at 100001 frames 4096x4096"):
-        _check_room(suites, pipe)
+        _check_room(suites, T2VGenerator(pipe))
 
 
 def test_retrieval_among_few_videos_is_not_run(clip_folder):
@@ -85,13 +88,13 @@ def test_retrieval_among_few_videos_is_not_run(clip_folder):
 
 def test_another_number_format_draws_and_measures_and_is_kept_apart(pipe, tmp_path):
     pipe.save_pretrained(tmp_path / "model")
-    config = EvalConfig(output="x")
+    config = EvalConfig(output="x", model=str(tmp_path / "model"), device="cpu")
     exact, coarse = (
-        load_pipeline(str(tmp_path / "model"), "cpu", name) for name in ("fp32", "bf16")
+        load_model(replace(config, dtype=name), "t2v eval") for name in ("fp32", "bf16")
     )
-    assert coarse.transformer.dtype == torch.bfloat16
+    assert coarse.pipeline.transformer.dtype == torch.bfloat16
     assert not set(recipes(exact, ("a", "b"), config)) & set(recipes(coarse, ("a", "b"), config))
     clips = torch.randint(0, 256, (2, 9, 32, 48, 3), dtype=torch.uint8)
-    near, far = (through_vae(each, clips).float() for each in (exact, coarse))
+    near, far = (through_vae(each.vae, clips).float() for each in (exact, coarse))
     assert (near - far).abs().mean() < 4
     assert vae_frames(coarse.vae).maps(clips)[0].dtype == torch.float32

@@ -17,9 +17,10 @@ from transformers import (
     UMT5EncoderModel,
 )
 
+from t2v.config.evaluation import EvalConfig
 from t2v.config.sampling import SampleConfig
 from t2v.errors import UserError
-from t2v.evaluation.metrics.attributes import load_pipeline
+from t2v.evaluation.samples import load_model
 from t2v.models.finite import is_finite
 from t2v.models.folder import embedded_model
 from t2v.models.load import (
@@ -33,11 +34,15 @@ from t2v.models.load import (
 from t2v.models.vae import AutoencoderKLT2V
 from t2v.models.vae_folder import load_vae
 from t2v.nets.features import load_video_net
-from t2v.sampling.load import load_pipeline as load_to_sample
+from t2v.sampling.run import load
 from t2v.training.tasks.finetune import load_base
 from t2v.world.oracle import WorldOracle, load_oracle
 
 PARTS = ("text_encoder", "transformer", "vae")
+
+
+def load_to_evaluate(folder):
+    return load_model(EvalConfig(model=str(folder), output="x"), "t2v eval")
 
 
 def damage(folder):
@@ -49,14 +54,14 @@ def test_a_damaged_part_is_named_by_every_loader(tmp_path, pipe):
     pipe.save_pretrained(tmp_path / "model")
     WorldOracle(width=8).save_pretrained(tmp_path / "oracle")
     damage(tmp_path)
-    for load, what in (
-        (lambda: load_pipeline(str(tmp_path / "model")), "model="),
+    for read, what in (
+        (lambda: load_to_evaluate(tmp_path / "model"), "model="),
         (lambda: load_vae(tmp_path / "model"), "vae="),
         (lambda: load_text(tmp_path / "model"), "text="),
         (lambda: load_oracle(str(tmp_path / "oracle")), "oracle="),
     ):
         with pytest.raises(UserError, match=f"^{what}.*cannot be loaded"):
-            load()
+            read()
 
 
 def edit_weights(folder, change):
@@ -73,9 +78,9 @@ FAULTS = {
     "NaN or infinite": lambda tensors, name: tensors[name].view(-1)[-1:].fill_(float("nan")),
 }
 LOADERS = {
-    "sample": lambda folder: load_to_sample(SampleConfig(model=folder, output="x.mp4")),
-    "eval": load_pipeline,
-    "finetune": lambda folder: load_base(folder, folder),
+    "sample": lambda folder: load(SampleConfig(model=str(folder), output="x.mp4")),
+    "eval": load_to_evaluate,
+    "finetune": lambda folder: load_base(str(folder), folder),
 }
 
 
@@ -86,10 +91,8 @@ def test_a_part_that_is_not_whole_is_refused_by_every_command(tmp_path, pipe, co
     folder = tmp_path / "model"
     pipe.save_pretrained(folder)
     edit_weights(folder / part, FAULTS[words])
-    load = LOADERS[command]
-    given = folder if command == "finetune" else str(folder)
     with pytest.raises(UserError, match=words) as error:
-        load(given)
+        LOADERS[command](folder)
     assert str(error.value).count("model=") == 1
     assert type(getattr(pipe, part)).__name__ in str(error.value)
 
@@ -100,14 +103,14 @@ def test_a_single_part_that_is_not_whole_is_refused_by_every_loader(tmp_path, pi
     WorldOracle(width=8).save_pretrained(tmp_path / "oracle")
     for folder in (*(tmp_path / "model" / part for part in PARTS), tmp_path / "oracle"):
         edit_weights(folder, FAULTS[words])
-    for load in (
+    for read in (
         lambda: load_vae(tmp_path / "model"),
         lambda: load_text(tmp_path / "model"),
         lambda: load_oracle(str(tmp_path / "oracle")),
         lambda: load_part("start_from=x", AutoencoderKLT2V, tmp_path / "model/vae"),
     ):
         with pytest.raises(UserError, match=words):
-            load()
+            read()
 
 
 def test_what_is_whole_loads_and_so_does_the_embedded_model(tmp_path, pipe):
@@ -144,7 +147,7 @@ def test_the_only_variant_is_taken_and_of_several_none(tmp_path, pipe):
     pipe.save_pretrained(tmp_path / "model", variant="fp16", max_shard_size="20KB")
     folder = tmp_path / "model"
     assert variant_of("model=x", folder / "vae") == "fp16"
-    load_to_sample(SampleConfig(model=str(folder), output="x.mp4"))
+    load(SampleConfig(model=str(folder), output="x.mp4"))
     one = next((folder / "vae").glob("*.safetensors"))
     shutil.copy(one, one.with_name("diffusion_pytorch_model.bf16.safetensors"))
     with pytest.raises(UserError, match="several variants"):
@@ -234,7 +237,7 @@ def test_a_config_of_other_types_is_refused_by_name(tmp_path, pipe, part, name, 
     file = tmp_path / part / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {name: value}))
     with pytest.raises(UserError, match=rf"model=.*{part}/config.json: {name}"):
-        load_to_sample(SampleConfig(model=str(tmp_path)))
+        load(SampleConfig(model=str(tmp_path)))
 
 
 def test_a_file_is_no_name_at_the_hub(tmp_path):

@@ -16,6 +16,7 @@ from t2v.evaluation.run import MODEL, REAL, STILL, evaluate, judge, rows_of
 from t2v.evaluation.suites import FOLDER, heldout_prompts, load_suite
 from t2v.evaluation.types import Nets, blurred_copy, still_copy
 from t2v.nets.features import vae_frames
+from t2v.pipelines.t2v_generator import T2VGenerator
 from t2v.world.render import render
 from t2v.world.run import write_clips
 
@@ -41,7 +42,7 @@ def told(pipe, training, tmp_path):
 
     def run(make):
         real, _ = suite.real(*SIZE)
-        rows = rows_of(suite, make(real), pipe, seed=0)
+        rows = rows_of(suite, make(real), T2VGenerator(pipe), seed=0)
         report = judge(suite, rows, nets, [""] * len(real), config)
         whole = {"protocol": {"model": "x"}, "suites": {"motion": report}}
         shown = {"motion": {row: rows[row].video for row in (MODEL, REAL)}}

@@ -1,0 +1,217 @@
+"""The generator protocol: all that the commands need of a model that makes videos of prompts."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol
+
+import numpy as np
+from diffusers import DiffusionPipeline, ModelMixin
+from torch import Tensor
+
+from t2v.errors import UserError
+from t2v.io.progress import Progress
+
+Ability = Literal["gives_latents", "can_resume", "is_trainable", "vae"]
+LACKS: dict[Ability, str] = {
+    "gives_latents": "does not give latents",
+    "can_resume": "cannot go on from the middle of a video",
+    "is_trainable": "does not have the parts that t2v trains",
+    "vae": "does not have a VAE that encodes clips",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """The video that is asked for; None: a setting that the pipeline does not have."""
+
+    height: int | None
+    width: int | None
+    num_frames: int | None
+    fps: float
+    num_inference_steps: int | None
+    guidance_scale: float | None
+    negative_prompt: str = ""
+    truncate: bool = False  # cut a longer prompt off instead of refusing it
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """Latents of a video that have `step` steps behind them."""
+
+    latents: Tensor
+    step: int
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One finished step of a generation.
+
+    Args:
+        number: how many steps the latents have behind them.
+        latents: after the step.
+        before: the latents before it, where they are known.
+        times: the time before the step and after it, where it followed a straight line.
+    """
+
+    number: int
+    latents: Tensor
+    before: Tensor | None = None
+    times: tuple[float, float] | None = None
+
+    def heading(self) -> Tensor:
+        """The latents that the step was heading for: its straight line, followed to time 0."""
+        if self.before is None or self.times is None:
+            return self.latents
+        last, now = self.times
+        return self.latents - now * (self.latents - self.before) / (now - last)
+
+
+Watcher = Callable[[Step], None]
+
+
+class Generator(Protocol):
+    """A model that makes videos of prompts. To add one: its class, and a line in `GENERATORS`.
+
+    Args:
+        pipeline_class: reads the folder of a saved one.
+        gives_latents: does `generate` give latents, which can be kept, shown and compared before
+            they are decoded? Else it gives finished frames.
+        is_trainable: is the pipeline a `T2VPipeline`, whose parts `t2v finetune` trains and `t2v
+            plan` counts?
+    """
+
+    pipeline_class: ClassVar[type[DiffusionPipeline]]
+    gives_latents: ClassVar[bool]
+    is_trainable: ClassVar[bool]
+
+    def __init__(self, pipeline: Any) -> None: ...
+
+    @property
+    def pipeline(self) -> DiffusionPipeline:
+        """The pipeline of diffusers' kind behind it: its parts, device and number format."""
+
+    @property
+    def defaults(self) -> Request:
+        """What it makes when nothing else is asked for."""
+
+    @property
+    def can_resume(self) -> bool:
+        """Does `generate` take a start in the middle of a video?"""
+
+    @property
+    def vae(self) -> ModelMixin | None:
+        """What encodes clips to latents and decodes them, as ours do."""
+
+    def check(self, prompt: str, request: Request) -> None:
+        """Raise `UserError` for what cannot work, before any time is spent on it."""
+
+    def encode(self, prompts: Sequence[str], request: Request) -> Any:
+        """The prompts in the form that `generate` takes."""
+
+    def latent_shape(self, request: Request) -> tuple[int, ...]:
+        """The shape of what `generate` gives for one prompt."""
+
+    def generate(
+        self,
+        conditions: Any,
+        request: Request,
+        seeds: Sequence[int],
+        watch: Watcher | None = None,
+        start: Start | None = None,
+    ) -> Tensor:
+        """The latents, or frames, of one video a seed; the first axis is the video.
+
+        Args:
+            conditions: what `encode` gave.
+            watch: called after every step, with the latents of all videos.
+            start: where one video goes on, if `can_resume`.
+
+        Raises:
+            UserError: the model gave NaN or infinite numbers.
+        """
+
+    def decode(self, latents: Tensor, num_frames: int | None) -> np.ndarray:
+        """Videos `b t h w c` uint8 of what `generate` gave, `num_frames` of each.
+
+        Raises:
+            UserError: a frame holds NaN or infinite numbers.
+        """
+
+
+def sample_videos(
+    generator: Generator,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    request: Request,
+    *,
+    batch_size: int = 1,
+    doing: str = "sample",
+    watch: Watcher | None = None,
+    start: Start | None = None,
+    seconds: dict[str, float] | None = None,
+) -> Iterator[Tensor]:
+    """Yield what `generator.generate` gives for the prompts, batch by batch.
+
+    Progress is shown video by video; with `watch`, which is for a single one, step by step.
+
+    Args:
+        seeds: of each video; it alone decides the noise, whatever else is in its batch.
+        doing: the name of the work in the progress.
+        start: where a single video goes on.
+        seconds: takes the times of `text` and `denoise`.
+    """
+    assert len(prompts) == len(seeds) and (watch is None or len(prompts) == 1)
+    seconds = {} if seconds is None else seconds
+    has_bar = watch is not None and sys.stderr.isatty()
+    generator.pipeline.set_progress_bar_config(desc="denoising", disable=not has_bar)
+    for first, count in _batches(len(prompts), batch_size, "" if watch else doing):
+        chosen = slice(first, first + count)
+        with clock(seconds, "text"):
+            conditions = generator.encode(prompts[chosen], request)
+        with clock(seconds, "denoise"):
+            latents = generator.generate(conditions, request, seeds[chosen], watch, start)
+        yield latents
+
+
+def _batches(total: int, size: int, doing: str) -> Iterator[tuple[int, int]]:
+    """Yield the first index and the size of each batch; with a name of the work also progress."""
+    batches = [(first, min(size, total - first)) for first in range(0, total, size)]
+    if not doing:
+        yield from batches
+        return
+    with Progress(total, doing, "videos") as bar:
+        for first, count in batches:
+            yield first, count
+            bar.update(count)
+
+
+@contextmanager
+def clock(seconds: dict[str, float], name: str) -> Iterator[None]:
+    """Add the time that the block takes to `seconds`."""
+    started = time.perf_counter()
+    yield
+    seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - started
+
+
+def require(generator: Generator, ability: Ability, what: str, command: str) -> None:
+    """Raise `UserError` where a generator lacks what a command cannot do without.
+
+    Args:
+        what: the setting and its value; begins the message.
+        command: what needs the ability.
+    """
+    if not getattr(generator, ability):
+        raise lacking(type(generator.pipeline).__name__, ability, what, command)
+
+
+def lacking(name: str, ability: Ability, what: str, command: str) -> UserError:
+    """The error for `require`, of a pipeline class by its name."""
+    return UserError(
+        f"{what}: a {name} {LACKS[ability]}, which {command} needs. Name a T2VPipeline folder; "
+        "`t2v convert SRC DST` makes one of a Wan pipeline."
+    )

@@ -1,0 +1,119 @@
+"""From the name of a model to a generator that is ready on its device."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+
+from t2v.errors import UserError
+from t2v.models.device import check_memory
+from t2v.models.folder import read_index
+from t2v.models.load import load_parts, loading, quiet_bars, refuse_damaged
+from t2v.pipelines.generator import Ability, Generator, lacking
+from t2v.pipelines.t2v_generator import T2VGenerator
+
+# what `model_index.json` names, and the generator that it is; all others are other packages'
+GENERATORS: dict[str, type[Generator]] = {
+    "T2VPipeline": T2VGenerator,
+}
+BYTES_PER_PIXEL = 3 * (4 + 1)  # of a decoded video, and of the frames that are written
+
+
+def generator_class(
+    model: str, folder: Path, command: str, needs: Sequence[Ability] = ()
+) -> type[Generator]:
+    """The generator that a pipeline folder is of.
+
+    Args:
+        model: as it was given, for messages.
+        command: what is to be done with it, for messages.
+        needs: what the command cannot do without.
+
+    Raises:
+        UserError: `model_index.json` cannot be read, or the generator lacks something.
+    """
+    name = str(read_index(folder).get("_class_name"))
+    kind = GENERATORS.get(name)
+    if kind is None:
+        from t2v.pipelines.diffusers_generator import DiffusersGenerator  # seldom needed
+
+        kind = DiffusersGenerator
+    for ability in needs:
+        if not getattr(kind, ability):
+            raise lacking(name, ability, f"model={model}", command)
+    return kind
+
+
+def load_generator(
+    model: str,
+    folder: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    command: str,
+    needs: Sequence[Ability] = (),
+) -> Generator:
+    """The generator in a pipeline folder, ready on its device.
+
+    Raises:
+        UserError: see `generator_class` and `load_parts`; a part is damaged.
+    """
+    quiet_bars()
+    what = f"model={model}"
+    with loading(what):
+        kind = generator_class(model, folder, command, needs)
+    parts = load_parts(what, folder, dtype)
+    with loading(what):
+        pipeline = kind.pipeline_class.from_pretrained(
+            folder, dtype=dtype, local_files_only=True, **parts
+        )
+    for part in pipeline.components.values():  # those that were left to diffusers
+        if isinstance(part, torch.nn.Module) and part not in parts.values():
+            refuse_damaged(what, part)
+    return kind(pipeline.to(device))
+
+
+def set_attention(pipeline: DiffusionPipeline, backend: str) -> None:
+    """Have the transformer attend by another backend of diffusers.
+
+    Raises:
+        UserError: there is no such backend here, or it does not fit the transformer.
+    """
+    if backend == "native":
+        return
+    try:
+        pipeline.transformer.set_attention_backend(backend)
+    except (AttributeError, ValueError, RuntimeError, ImportError) as error:
+        raise UserError(f"attention={backend}: not usable here. {error}") from error
+
+
+def check_room(
+    folder: Path,
+    device: torch.device,
+    height: int | None,
+    width: int | None,
+    num_frames: int | None,
+    duration: float | None = None,
+    fps: float | None = None,
+) -> None:
+    """Refuse a video whose frames alone are larger than the memory, before weights are read.
+
+    What is None is as saved in the folder.
+    """
+    saved = read_index(folder)
+    asked = {"height": height, "width": width, "num_frames": num_frames}
+    sizes: dict[str, Any] = {name: value or saved.get(name) for name, value in asked.items()}
+    fps = fps or saved.get("fps")
+    if duration is not None and fps:
+        sizes["num_frames"] = duration * fps
+    if all(isinstance(size, int | float) for size in sizes.values()):
+        check_memory(
+            " ".join(f"{name}={size:.0f}" for name, size in sizes.items()),
+            int(math.prod(sizes.values())) * BYTES_PER_PIXEL,
+            device,
+            "Ask for fewer frames or a smaller size; `t2v plan sample` tells what they take.",
+        )

@@ -1,0 +1,153 @@
+"""`T2VPipeline` as a generator: latents first, which can be kept, and then frames."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any, ClassVar, cast
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, ModelMixin
+from torch import Tensor
+
+from t2v.errors import UserError
+from t2v.models.finite import refuse_bad
+from t2v.models.inputs import latent_shape
+from t2v.pipelines.generator import Request, Start, Step, Watcher
+from t2v.pipelines.output import to_uint8
+from t2v.pipelines.t2v import T2VPipeline
+
+logger = logging.getLogger(__name__)
+
+# settings of the Euler scheduler: noise in each step, and times that depend on how many there are
+NOT_RESUMABLE = (
+    *("stochastic_sampling", "use_karras_sigmas"),
+    *("use_exponential_sigmas", "use_beta_sigmas"),
+)
+
+
+class T2VGenerator:
+    """Gives what `pipeline(prompt, generator=torch.Generator().manual_seed(seed))` gives, to the
+    bit."""
+
+    pipeline_class: ClassVar[type[DiffusionPipeline]] = T2VPipeline
+    gives_latents: ClassVar[bool] = True
+    is_trainable: ClassVar[bool] = True
+
+    def __init__(self, pipeline: T2VPipeline) -> None:
+        self.pipeline = pipeline
+
+    @property
+    def defaults(self) -> Request:
+        saved = self.pipeline.config
+        return Request(
+            height=saved.height,
+            width=saved.width,
+            num_frames=saved.num_frames,
+            fps=saved.fps,
+            num_inference_steps=saved.num_inference_steps,
+            guidance_scale=saved.guidance_scale,
+        )
+
+    @property
+    def can_resume(self) -> bool:
+        """True of plain Euler steps: other schedulers remember earlier steps, add noise in each, or
+        space their times by the number of steps."""
+        scheduler = self.pipeline.scheduler
+        return isinstance(scheduler, FlowMatchEulerDiscreteScheduler) and not any(
+            scheduler.config[name] for name in NOT_RESUMABLE
+        )
+
+    @property
+    def vae(self) -> ModelMixin:
+        return self.pipeline.vae
+
+    def check(self, prompt: str, request: Request) -> None:
+        height, width = cast(int, request.height), cast(int, request.width)
+        self.pipeline.check_inputs(prompt, request.negative_prompt, height, width)
+        for name, text in (("prompt", prompt), ("negative_prompt", request.negative_prompt)):
+            count, limit = self.pipeline.count_tokens(text)
+            if count > limit and not request.truncate:
+                raise UserError(
+                    f"The {name} takes {count} tokens and {limit} fit: {text[:60]!r}... "
+                    "Shorten it, or ask for it to be cut off with --truncate."
+                )
+        logger.info("%r: tokens %d/%d", prompt, *self.pipeline.count_tokens(prompt))
+
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[str], request: Request) -> tuple[Tensor, Tensor | None]:
+        """The embeddings of the prompts and, for guidance, of the negative prompt."""
+        scale = cast(float, request.guidance_scale)
+        if request.negative_prompt and scale <= 1:
+            logger.warning(
+                "negative_prompt=%r does nothing at guidance_scale=%g: give more than 1.",
+                request.negative_prompt,
+                scale,
+            )
+        return self.pipeline.encode_prompt(
+            list(prompts),
+            request.negative_prompt,
+            scale > 1,
+            truncate=request.truncate,
+            dtype=self.pipeline.transformer.dtype,
+        )
+
+    def latent_shape(self, request: Request) -> tuple[int, ...]:
+        sizes = cast(tuple[int, int, int], (request.num_frames, request.height, request.width))
+        return latent_shape(self.pipeline.transformer, self.pipeline.vae, 1, *sizes)
+
+    def generate(
+        self,
+        conditions: tuple[Tensor, Tensor | None],
+        request: Request,
+        seeds: Sequence[int],
+        watch: Watcher | None = None,
+        start: Start | None = None,
+    ) -> Tensor:
+        """Normalised latents `b c t h w`."""
+        steps = cast(int, request.num_inference_steps)
+        rest: dict[str, Any] = {}
+        if start is not None:
+            sigmas = np.linspace(1, 1 / steps, steps)[start.step :]
+            rest = {"latents": start.latents, "sigmas": sigmas.tolist()}
+        output: Any = self.pipeline(
+            prompt_embeds=conditions[0],
+            negative_prompt_embeds=conditions[1],
+            height=request.height,
+            width=request.width,
+            num_frames=request.num_frames,
+            num_inference_steps=steps,
+            guidance_scale=request.guidance_scale,
+            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+            output_type="latent",
+            callback_on_step_end=None if watch is None else _Callback(watch, start),
+            **rest,
+        )
+        refuse_bad("transformer", output.frames, self.pipeline.transformer.dtype)
+        return output.frames
+
+    def decode(self, latents: Tensor, num_frames: int | None) -> np.ndarray:
+        video = self.pipeline.decode_latents(latents, num_frames)
+        return to_uint8(self.pipeline.video_processor.postprocess_video(video, output_type="np"))
+
+
+class _Callback:
+    """A watcher as diffusers' `callback_on_step_end`."""
+
+    only_looks = True  # the pipeline may keep the text's keys and values from step to step
+
+    def __init__(self, watch: Watcher, start: Start | None) -> None:
+        self.watch = watch
+        self.before = None if start is None else start.latents
+        self.first = 0 if start is None else start.step
+
+    def __call__(
+        self, pipeline: Any, index: int, timestep: Tensor, tensors: dict[str, Any]
+    ) -> dict[str, Any]:
+        latents, before = tensors["latents"], self.before
+        sigmas = getattr(pipeline.scheduler, "sigmas", None)
+        times = None if sigmas is None else (float(sigmas[index]), float(sigmas[index + 1]))
+        self.before = latents
+        self.watch(Step(self.first + index + 1, latents, before, times))
+        return {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -44,6 +45,7 @@ class Cache:
 
     def __init__(self, folder: Path, per_shard: int | None = None) -> None:
         self.folder, self.per_shard = folder, per_shard or TENSORS_PER_SHARD
+        self.held: dict[str, Tensor] = {}
         self.shards: dict[str, Any] = {}  # key to its open shard
         self.waiting: dict[str, Tensor] = {}
         remove_partials(folder)
@@ -51,7 +53,7 @@ class Cache:
             self._open(path)
 
     def __contains__(self, key: str) -> bool:
-        return key in self.shards or key in self.waiting
+        return key in self.held or key in self.shards or key in self.waiting
 
     def __enter__(self) -> Cache:
         return self
@@ -66,8 +68,9 @@ class Cache:
 
     def shape(self, key: str) -> tuple[int, ...]:
         """The shape of a tensor, without reading it."""
-        if key in self.waiting:
-            return tuple(self.waiting[key].shape)
+        for kept in (self.held, self.waiting):
+            if key in kept:
+                return tuple(kept[key].shape)
         return tuple(self.shards[key].get_slice(key).get_shape())
 
     def read(self, key: str) -> Tensor:
@@ -76,8 +79,9 @@ class Cache:
         Raises:
             UserError: its bytes are no finite numbers, so the disk has changed them.
         """
-        if key in self.waiting:
-            return self.waiting[key]
+        for kept in (self.held, self.waiting):
+            if key in kept:
+                return kept[key]
         tensor = self.shards[key].get_tensor(key)
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise UserError(
@@ -85,6 +89,10 @@ class Cache:
                 "Remove the folder; it will be made again."
             )
         return tensor
+
+    def hold(self, keys: Iterable[str], tensors: Iterable[Tensor]) -> None:
+        """Keep tensors in memory alone; they are read from there."""
+        self.held |= zip(keys, tensors, strict=True)
 
     def add(self, key: str, tensor: Tensor) -> None:
         """Keep a tensor; it is on disk after the next `flush`, which comes by itself now and then.

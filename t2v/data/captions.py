@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,17 @@ from transformers import PreTrainedTokenizerBase
 
 from t2v.errors import UserError
 from t2v.models.text import clean_prompt
+
+
+def token_counts(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> dict[str, int]:
+    """How many tokens each text takes, its end mark included."""
+    unique = list(dict.fromkeys(texts))
+    ids = (
+        tokenizer([clean_prompt(text) for text in unique], verbose=False).input_ids
+        if unique
+        else []
+    )
+    return {text: len(each) for text, each in zip(unique, ids, strict=True)}
 
 
 class Captions:

@@ -2,39 +2,33 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
-import numpy as np
 import torch
-from diffusers import AutoencoderKLWan
-from einops import rearrange
+from safetensors.torch import load
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from t2v.config.data import ClipsConfig
-from t2v.data.buckets import Bucket, bucket_lengths
-from t2v.data.cache import Cache, weights_digest
+from t2v.data.buckets import bucket_lengths
+from t2v.data.cache import Cache
+from t2v.data.captions import token_counts
 from t2v.data.curriculum import Curriculum, Draw, Item, by_shape
-from t2v.data.latents import encode_folder, latents_name
-from t2v.data.prepare import Encoder, Prepared, prepare
-from t2v.data.world_shards import pixels, read_rows, train_count
+from t2v.data.latents import VAE, Encoder, frames_encoder, latents_encoder, latents_name
+from t2v.data.prepare import Prepared, Rendered, mask_key, prepare
+from t2v.data.world_shards import is_rendered, manifest_of
 from t2v.errors import UserError
 from t2v.io.hashes import digest
-from t2v.io.manifest import MANIFEST, Clip
-from t2v.models.device import ready
-from t2v.models.text import count_tokens
-from t2v.models.vae import AutoencoderKLT2V
+from t2v.io.manifest import Clip
 
 logger = logging.getLogger(__name__)
 
-VAE: TypeAlias = AutoencoderKLT2V | AutoencoderKLWan
 HELD_OUT = "held_out"  # the value of a row's "split" that keeps it for validation
 HELD_OUT_AT_ONCE = 64  # or the batch of training, which is known to fit
 
@@ -48,6 +42,8 @@ class Dataset:
         train_count: how many of the rows are trained on.
         items: what a batch is made of.
         tensors: of each item.
+        masks: of each item, `t h w` uint8: how far objects cover the pixel, 0 to 255; None where
+            that is not known.
         temporal: frames a step of their time axis stands for.
         count: how many of the items are trained on; they come first.
         train: the batches of the steps.
@@ -59,7 +55,8 @@ class Dataset:
     rows: list[dict[str, Any]]
     train_count: int
     items: Sequence[Item]
-    tensors: Tensor | _Cached
+    tensors: CachedTensors
+    masks: CachedTensors | None
     temporal: int
     count: int
     train: Curriculum
@@ -86,7 +83,7 @@ class Dataset:
         return torch.tensor([self.items[item].clip for item in draw.items.tolist()])
 
 
-class _Cached:
+class CachedTensors:
     """The tensors of items, read when asked for."""
 
     def __init__(self, cache: Cache, keys: Sequence[str]) -> None:
@@ -96,25 +93,11 @@ class _Cached:
         return self.cache.read(self.keys[item])
 
 
-def is_world(data: str) -> bool:
-    """Is it a folder of `t2v world`, whose clips lie in shards?"""
-    manifest = Path(data) / MANIFEST
-    if not manifest.is_file():
-        return False
-    with manifest.open(encoding="utf-8", errors="replace") as file:
-        first = next((line for line in file if line.strip()), "")
-    try:
-        row = json.loads(first)
-    except (ValueError, RecursionError):
-        return False  # `read_manifest` will name the line
-    return isinstance(row, dict) and str(row.get("shard")).endswith(".safetensors")
-
-
 def filled(
     clips: ClipsConfig, data: str, *, fps: float, height: int, width: int, num_frames: int
 ) -> ClipsConfig:
     """The settings with a model's own rate and sizes where none are given, if `data` needs any."""
-    if is_world(data):
+    if is_rendered(data):
         return clips
     resolution = round(math.sqrt(height * width))
     return clips.filled(fps=fps, resolution=resolution, num_frames=num_frames)
@@ -144,70 +127,52 @@ def load_latents(
             say `"split": "held_out"`; then these are.
 
     Raises:
-        UserError: see `prepare` and `encode_folder`; or nothing is left to train or validate on.
+        UserError: see `prepare`; or nothing is left to train or validate on.
     """
-    if is_world(data):
-        train_count(len(read_rows(data)), held_out)  # before the long work
-        latents = encode_folder(vae, data, precision)
-        sources = {"latents": latents_name(vae, data, precision)}
-        return world_dataset(data, clips, latents, sources, vae, batch_size, held_out, seed)
     encoder = latents_encoder(vae, precision)
-    prepared = prepare(data, clips, encoder, cache_folder(data, clips))
+    rendered = _rendered_latents(data, vae, precision) if is_rendered(data) else None
+    prepared = prepare(data, clips, encoder, cache_folder(data, clips), rendered)
     prepared = with_captions(prepared, tokenizer, max_length)
     return _dataset(prepared, clips, encoder, batch_size, held_out, seed)
 
 
+def _rendered_latents(data: str, vae: VAE, precision: str) -> Rendered:
+    name = latents_name(vae, manifest_of(data), precision)
+    before = manifest_of(data).with_name(name)  # as earlier versions kept all of them
+    latents = load(before.read_bytes())["latents"] if before.is_file() else None
+    return Rendered({"latents": name}, latents)
+
+
 def load_frames(
-    data: str, clips: ClipsConfig, vae: VAE, *, batch_size: int, held_out: int, seed: int
+    data: str,
+    clips: ClipsConfig,
+    vae: VAE,
+    *,
+    batch_size: int,
+    held_out: int,
+    seed: int,
+    rendered: Rendered | None = None,
+    at_once: int = HELD_OUT_AT_ONCE,
 ) -> Dataset:
     """The clips of a manifest as uint8 frames, read once and kept in the cache.
+
+    Args:
+        rendered: of a folder of `t2v world`, with its frames.
+        at_once: clips of a held-out batch, at most.
 
     Raises:
         UserError: see `prepare`; or nothing is left to train or validate on.
     """
     encoder = frames_encoder(vae)
-    prepared = prepare(data, clips, encoder, cache_folder(data, clips))
-    return _dataset(prepared, clips, encoder, batch_size, held_out, seed)
+    prepared = prepare(data, clips, encoder, cache_folder(data, clips), rendered)
+    return _dataset(prepared, clips, encoder, batch_size, held_out, seed, at_once)
 
 
 def cache_folder(data: str, clips: ClipsConfig) -> Path:
     """Where the tensors of a manifest lie."""
     if clips.cache is not None:
         return Path(clips.cache)
-    return (Path(data) if Path(data).is_dir() else Path(data).parent) / "latents"
-
-
-def latents_encoder(vae: VAE, precision: str) -> Encoder:
-    """Posterior means in float16, one clip at a time, so that the bits depend on nothing else."""
-    settings = {
-        name: value
-        for name, value in vae.config.items()
-        if not name.startswith("_") and name not in ("latents_mean", "latents_std")
-    }
-
-    @torch.no_grad()
-    def run(frames: np.ndarray) -> Tensor:
-        device = ready(vae)
-        video = pixels(torch.from_numpy(frames)[None].to(device))
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            posterior = vae.encode(video).latent_dist
-        return posterior.mean[0].half().cpu().contiguous()
-
-    name = digest("latents", weights_digest(vae), sorted(settings.items()), precision)
-    temporal, spatial = vae.config.scale_factor_temporal, vae.config.scale_factor_spatial
-    return Encoder(name, run, temporal, spatial, temporal, 2 * spatial)
-
-
-def frames_encoder(vae: VAE) -> Encoder:
-    """Frames as they are, in the shapes that `vae` takes."""
-
-    def run(frames: np.ndarray) -> Tensor:
-        return rearrange(torch.from_numpy(frames), "t h w c -> c t h w").contiguous()
-
-    config = vae.config
-    return Encoder(
-        "frames", run, 1, 1, config.scale_factor_temporal, 2 * config.scale_factor_spatial
-    )
+    return manifest_of(data).parent / "latents"
 
 
 def with_captions(
@@ -218,51 +183,19 @@ def with_captions(
     Raises:
         UserError: no clip is left.
     """
+    counted = token_counts(tokenizer, (text for texts in prepared.texts for text in texts))
     texts, reasons = [], {}
     for number, clip in enumerate(prepared.clips):
-        counts = {text: count_tokens(tokenizer, text) for text in prepared.texts[number]}
-        texts.append(tuple(text for text, count in counts.items() if count <= max_length))
-        if not counts and not clip.dropped:
+        found = prepared.texts[number]
+        if not clip.is_rendered:  # whose equal captions weigh double, as they are drawn at random
+            found = tuple(dict.fromkeys(found))
+        texts.append(tuple(text for text in found if counted[text] <= max_length))
+        if not found and not clip.dropped:
             reasons[number] = 'no caption: give one in "caption", or in a .txt beside it'
         elif not texts[-1] and not clip.dropped:
-            least = min(counts.values())
+            least = min(counted[text] for text in found)
             reasons[number] = f"long caption: {least} tokens, {max_length} fit the model"
     return replace(prepared, texts=texts).without(reasons)
-
-
-def world_dataset(
-    data: str,
-    clips: ClipsConfig,
-    tensors: Tensor,
-    sources: dict[str, str],
-    vae: VAE,
-    batch_size: int,
-    held_out: int,
-    seed: int,
-) -> Dataset:
-    """The clips of a world folder, all of one shape; the last `held_out` are for validation.
-
-    Raises:
-        UserError: settings that its clips cannot follow.
-    """
-    given = [n for n in ("fps", "resolution", "num_frames") if getattr(clips, n) is not None]
-    given += ["stages.resolution" for stage in clips.stages if stage.resolution is not None]
-    if given:
-        raise UserError(
-            f"clips.{given[0]} is given, but {data} is a folder of `t2v world`, whose clips have "
-            "one size and rate. Omit it, or render the world anew."
-        )
-    rows = read_rows(data)
-    sizes = {name: rows[0][name] for name in ("fps", "height", "width", "num_frames")}
-    bucket = Bucket(sizes["num_frames"], sizes["height"], sizes["width"])
-    items = [Item(number, None, bucket) for number in range(len(rows))]
-    count = train_count(len(rows), held_out)
-    stride = vae.config.scale_factor_temporal
-    lengths = bucket_lengths(clips, bucket.num_frames, stride)
-    curriculum = Curriculum(items[:count], clips.all_stages(), lengths, batch_size, seed)
-    rest = torch.arange(count, len(rows)).split(min(HELD_OUT_AT_ONCE, batch_size))
-    held = tuple(Draw(items, bucket.num_frames) for items in rest)
-    return Dataset(rows, count, items, tensors, stride, count, curriculum, held, sizes, sources)
 
 
 def _dataset(
@@ -272,6 +205,7 @@ def _dataset(
     batch_size: int,
     held_out: int,
     seed: int,
+    at_once: int = HELD_OUT_AT_ONCE,
 ) -> Dataset:
     kept = [number for number, clip in enumerate(prepared.clips) if not clip.dropped]
     kept, trained = _held_out_last(kept, prepared.clips, held_out)
@@ -285,24 +219,53 @@ def _dataset(
     items, keys = [item for item, _ in paired], [key for _, key in paired]
     count = sum(item.clip < trained for item in items)
     stages = clips.all_stages()
-    assert clips.num_frames is not None
-    lengths = bucket_lengths(clips, clips.num_frames, encoder.stride)
+    longest = clips.num_frames or max(item.bucket.num_frames for item in items)
+    lengths = bucket_lengths(clips, longest, encoder.stride)
     train = Curriculum(items[:count], stages, lengths, batch_size, seed)
     last = [(n, i.bucket) for n, i in enumerate(items) if i.resolution == stages[-1].resolution]
-    at_once = min(HELD_OUT_AT_ONCE, batch_size)
-    validated = by_shape([each for each in last if each[0] >= count], at_once)
+    unseen = [each for each in last if each[0] >= count]
+    validated = by_shape(unseen, min(at_once, batch_size))
     if not validated:
         raise UserError(
             f"None of the {len(kept) - trained} clips held out is large enough for the last stage. "
             'Hold out others: raise held_out, or mark rows with "split": "held_out".'
         )
     usual = Counter(bucket for number, bucket in last if number < count).most_common(1)[0][0]
-    sizes = {"fps": clips.fps} | usual._asdict()
+    sizes = {"fps": clips.fps or prepared.clips[kept[0]].fps} | usual._asdict()
     sources = {"clips": digest(keys, count, [rows[item.clip]["captions"] for item in items])}
-    tensors = _Cached(prepared.cache, keys)
+    masks = None
+    if prepared.rendered is not None:
+        if prepared.is_whole:
+            sources = prepared.rendered.sources  # as earlier versions stated them
+        if prepared.rendered.masks is not None:
+            masks = CachedTensors(prepared.cache, [mask_key(key) for key in keys])
     return Dataset(
-        rows, trained, items, tensors, encoder.temporal, count, train, validated, sizes, sources
+        rows=rows,
+        train_count=trained,
+        items=items,
+        tensors=CachedTensors(prepared.cache, keys),
+        masks=masks,
+        temporal=encoder.temporal,
+        count=count,
+        train=train,
+        held_out=validated,
+        sizes=sizes,
+        sources=sources,
     )
+
+
+def train_count(count: int, held_out: int) -> int:
+    """How many of `count` clips are trained on when the last `held_out` are kept for validation.
+
+    Raises:
+        UserError: one of the two parts would be empty.
+    """
+    if not 0 < held_out < count:
+        raise UserError(
+            f"held_out={held_out} of {count} clips leaves nothing to train on or to validate on. "
+            f"Allowed: 1 to {count - 1}; or make more clips with `t2v world`."
+        )
+    return count - held_out
 
 
 def _held_out_last(
@@ -318,6 +281,7 @@ def _held_out_last(
 
 
 def _row(clip: Clip, texts: Sequence[str]) -> dict[str, Any]:
-    said = {"caption": clip.caption, "captions": texts}
-    rights = {"source": clip.source, "license": clip.license}
-    return {"path": clip.path, "start": clip.start} | said | rights
+    row = {"caption": clip.caption, "captions": texts, "source": clip.source}
+    row["license"] = clip.license
+    # a shard is no film that its clips were cut from
+    return row if clip.is_rendered else {"path": clip.path, "start": clip.start} | row

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
+from safetensors import SafetensorError, safe_open
 
 from t2v.config.data import ClipsConfig
 from t2v.data.buckets import Unfit, fit_length, fit_size
@@ -45,16 +46,20 @@ class Transform:
         return cls(config.fps, sizes, lengths, config.sampling, *checks)
 
 
-def read_clip(clip: Clip, transform: Transform) -> np.ndarray:
+def read_clip(clip: Clip, transform: Transform | None) -> np.ndarray:
     """The frames of a clip in its bucket, `t h w c` uint8: 4k+1 of a video, one of an image.
 
     Scaled with a filter that averages (no aliasing), cropped around the middle, at `fps` by the
-    timestamps, or spread over the whole clip for `sparse` sampling.
+    timestamps, or spread over the whole clip for `sparse` sampling. A rendered clip is read as it
+    is; its `transform` may be None.
 
     Raises:
         Unfit: the clip does not fit any bucket, or is not what it says it is.
         UserError: the file cannot be read.
     """
+    if clip.is_rendered:
+        return _read_rendered(clip)
+    assert transform is not None
     path = Path(clip.path)
     if path.suffix.lower() in IMAGE_SUFFIXES:
         return _read_image(clip, transform)
@@ -151,6 +156,18 @@ def _crop(clip: Clip) -> tuple[int, int, int, int] | None:
     """`left, top, width, height` in pixels as shown, where curation found bars around the film."""
     crop = clip.extra.get("crop")
     return tuple(crop) if crop else None
+
+
+def _read_rendered(clip: Clip) -> np.ndarray:
+    try:
+        with safe_open(clip.path, "np") as shard:
+            frames: np.ndarray = shard.get_slice("video")[clip.extra.get("index")]
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"{clip.path} does not hold clip {clip.extra.get('index')} of its manifest ({error}). "
+            "Render the folder again with `t2v world`."
+        ) from error
+    return frames
 
 
 def _read_image(clip: Clip, transform: Transform) -> np.ndarray:

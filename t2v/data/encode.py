@@ -19,9 +19,11 @@ from transformers import PreTrainedTokenizerBase
 from t2v.config.data import ClipsConfig, EncodeConfig
 from t2v.config.load import save_config
 from t2v.data.captions import Captions
-from t2v.data.dataset import VAE, filled, is_world, latents_encoder, with_captions
+from t2v.data.dataset import filled, with_captions
+from t2v.data.latents import VAE, latents_encoder
 from t2v.data.prepare import Prepared, count_reasons, prepare
 from t2v.data.text_cache import FOLDER, Texts
+from t2v.data.world_shards import is_rendered, manifest_of
 from t2v.errors import UserError
 from t2v.io.files import write_text
 from t2v.io.manifest import MANIFEST, write_manifest
@@ -111,12 +113,11 @@ def summary(prepared: Prepared, tokenizer: PreTrainedTokenizerBase) -> dict[str,
 
 
 def _check_places(data: str, output: Path) -> None:
-    if is_world(data):
+    if is_rendered(data):
         raise UserError(
             f"data={data} is a folder of `t2v world`; `t2v train` encodes it when it begins."
         )
-    read = Path(data) / MANIFEST if Path(data).is_dir() else Path(data)
-    written = output / MANIFEST
+    read, written = manifest_of(data), output / MANIFEST
     if read.exists() and written.exists() and read.samefile(written):
         raise UserError(
             f"output={output} holds the manifest that is read and would be written over. "

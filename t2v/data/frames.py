@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -15,10 +13,13 @@ from torch import Tensor
 from t2v.config.data import ClipsConfig
 from t2v.config.training import TrainVAEConfig
 from t2v.data.curriculum import Draw
-from t2v.data.dataset import VAE, load_frames
-from t2v.data.rng import keyed_generator, step_indices
-from t2v.data.world_shards import Clips, load_clips, train_count
+from t2v.data.dataset import Dataset, load_frames
+from t2v.data.latents import VAE
+from t2v.data.prepare import Rendered
+from t2v.data.rng import keyed_generator
+from t2v.data.world_shards import is_rendered, load_clips, manifest_of
 from t2v.errors import UserError
+from t2v.io.hashes import sha256
 
 CLIPS_AT_ONCE = 32  # or the batch of training, which is known to fit
 
@@ -30,79 +31,43 @@ class Frames(NamedTuple):
     mask: Tensor | None  # b t h w, uint8: 0 to 255
 
 
-class WorldFrames:
-    """A folder of `t2v world` in memory; the last `held_out` clips are for validation.
+class TrainingFrames:
+    """The clips of a folder of `t2v world`, held in memory, or of a manifest, read from its cache.
 
     Raises:
-        UserError: see `load_clips` and `train_count`; or settings the folder cannot follow.
-    """
-
-    def __init__(self, config: TrainVAEConfig) -> None:
-        if config.clips != ClipsConfig():
-            raise UserError(
-                f"clips.* is given, but {config.data} is a folder of `t2v world`, whose clips have "
-                "one size and rate. Omit it."
-            )
-        self.config = config
-        manifest = Path(config.data) / "manifest.jsonl"
-        clips = load_clips(config.data)
-        self.sources = {"clips": hashlib.sha256(manifest.read_bytes()).hexdigest()[:16]}
-        count = train_count(len(clips), config.held_out)
-        self.train, self.val = clips[:count], clips[count:]
-        self.at_once = min(CLIPS_AT_ONCE, config.batch_size)
-
-    def batch(self, step: int, rank: int, world_size: int) -> Frames:
-        """Whole clips, or in `image_ratio` of the steps one frame of each."""
-        config = self.config
-        index = step_indices(
-            len(self.train), config.batch_size, config.seed, step, rank, world_size
-        )
-        video, mask = self.train.video[index], self.train.mask[index]
-        draw = torch.rand(2, generator=keyed_generator(config.seed, step, 0, "images"))
-        if draw[0] < config.image_ratio:
-            frame = int(draw[1] * video.shape[1])
-            video, mask = video[:, frame : frame + 1], mask[:, frame : frame + 1]
-        return Frames(video, mask)
-
-    def training(self, count: int, at_once: int | None = None) -> Iterator[Frames]:
-        """The first `count` clips that are trained on."""
-        return _chunks(self.train[:count], at_once or self.at_once)
-
-    def held_out(self) -> Iterator[Frames]:
-        """All clips kept for validation."""
-        return _chunks(self.val, self.at_once)
-
-
-class ManifestFrames:
-    """The clips of a manifest, read from its cache as they are needed; there are no masks.
-
-    Raises:
-        UserError: see `load_frames`; or `clips.image_ratio` contradicts `image_ratio`.
+        UserError: see `load_clips` and `load_frames`; settings that rendered clips cannot follow;
+            or `clips.image_ratio` contradicts `image_ratio`.
     """
 
     def __init__(self, config: TrainVAEConfig, vae: VAE) -> None:
-        ratios = {config.clips.image_ratio, *(each.image_ratio for each in config.clips.stages)}
-        if ratios - {0.0, None}:
-            raise UserError("clips.image_ratio: a VAE's is given as image_ratio.")
-        clips = replace(config.clips, image_ratio=config.image_ratio)
-        given = {"batch_size": config.batch_size, "held_out": config.held_out, "seed": config.seed}
-        self.seed = config.seed
+        self.config = config
         self.at_once = min(CLIPS_AT_ONCE, config.batch_size)
-        self.data = load_frames(config.data, clips, vae, **given)
+        self.is_rendered = is_rendered(config.data)
+        self.data = (_rendered_frames if self.is_rendered else _media_frames)(config, vae)
         self.sources = self.data.sources
 
     def batch(self, step: int, rank: int, world_size: int) -> Frames:
         """Clips of one shape, or in `image_ratio` of the steps one frame of each."""
         draw = self.data.train.draw(step, rank, world_size)
-        if draw.num_frames > 1:
+        moments = self._moments(draw, step, rank)
+        if moments is None:
             return self._read(draw)
-        chance = torch.rand(
-            len(draw.items), generator=keyed_generator(self.seed, step, rank, "images")
-        )
-        videos = [self.data.tensors[item] for item in draw.items.tolist()]
-        chosen = [int(part * video.shape[1]) for part, video in zip(chance, videos, strict=True)]
-        images = [video[:, n : n + 1] for n, video in zip(chosen, videos, strict=True)]
-        return _frames(torch.stack(images))
+        numbers = [
+            int(moment * self.data.tensors[item].shape[1])
+            for item, moment in zip(draw.items.tolist(), moments, strict=True)
+        ]
+        return self._frames(draw.items, [slice(number, number + 1) for number in numbers])
+
+    def _moments(self, draw: Draw, step: int, rank: int) -> Tensor | None:
+        """In a step that sees images, the moment of each clip that is one, in [0, 1)."""
+        seed, count = self.config.seed, len(draw.items)
+        if self.is_rendered:
+            # one chance a step and one moment for all, as ever: other numbers were another run
+            chance, moment = torch.rand(2, generator=keyed_generator(seed, step, 0, "images"))
+            return moment.expand(count) if chance < self.config.image_ratio else None
+        if draw.num_frames > 1:
+            return None
+        return torch.rand(count, generator=keyed_generator(seed, step, rank, "images"))
 
     def training(self, count: int, at_once: int | None = None) -> Iterator[Frames]:
         """Some `count` clips that are trained on, those of the commonest shape first."""
@@ -117,14 +82,50 @@ class ManifestFrames:
         return map(self._read, self.data.held_out)
 
     def _read(self, draw: Draw) -> Frames:
-        return _frames(self.data.read(draw))
+        return self._frames(draw.items, [slice(draw.num_frames)] * len(draw.items))
+
+    def _frames(self, items: Tensor, spans: Sequence[slice]) -> Frames:
+        """Items of one shape, of each the frames of a span."""
+        pairs = list(zip(items.tolist(), spans, strict=True))
+        video = [self.data.tensors[item][:, span] for item, span in pairs]
+        mask = None
+        if self.data.masks is not None:
+            mask = torch.stack([self.data.masks[item][span] for item, span in pairs])
+        return Frames(torch.stack([rearrange(v, "c t h w -> t h w c") for v in video]), mask)
 
 
-def _frames(video: Tensor) -> Frames:
-    return Frames(rearrange(video, "b c t h w -> b t h w c").contiguous(), None)
+def _media_frames(config: TrainVAEConfig, vae: VAE) -> Dataset:
+    ratios = {config.clips.image_ratio, *(each.image_ratio for each in config.clips.stages)}
+    if ratios - {0.0, None}:
+        raise UserError("clips.image_ratio: a VAE's is given as image_ratio.")
+    clips = replace(config.clips, image_ratio=config.image_ratio)
+    return load_frames(
+        config.data,
+        clips,
+        vae,
+        batch_size=config.batch_size,
+        held_out=config.held_out,
+        seed=config.seed,
+    )
 
 
-def _chunks(clips: Clips, at_once: int) -> Iterator[Frames]:
-    for first in range(0, len(clips), at_once):
-        chunk = clips[first : first + at_once]
-        yield Frames(chunk.video, chunk.mask)
+def _rendered_frames(config: TrainVAEConfig, vae: VAE) -> Dataset:
+    if config.clips != ClipsConfig():
+        raise UserError(
+            f"clips.* is given, but {config.data} is a folder of `t2v world`, whose clips have "
+            "one size and rate. Omit it."
+        )
+    clips = load_clips(config.data)
+    video = rearrange(clips.video, "n t h w c -> n c t h w")
+    sources = {"clips": sha256(manifest_of(config.data).read_bytes())[:16]}
+    return load_frames(
+        config.data,
+        # clips of one frame are images in every step; else `batch` chooses the steps that see one
+        ClipsConfig(image_ratio=float(video.shape[2] == 1)),
+        vae,
+        batch_size=config.batch_size,
+        held_out=config.held_out,
+        seed=config.seed,
+        rendered=Rendered(sources, video, clips.mask),
+        at_once=CLIPS_AT_ONCE,
+    )

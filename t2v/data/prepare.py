@@ -5,58 +5,57 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
-from tqdm import tqdm
 
 from t2v.config.data import ClipsConfig
-from t2v.data.buckets import Bucket, bucket_lengths, bucket_sizes
+from t2v.data.buckets import bucket_lengths, bucket_sizes
 from t2v.data.cache import Cache
 from t2v.data.curriculum import Item
-from t2v.data.decode import VERSION, Transform, file_hashes, read_clips
+from t2v.data.decode import VERSION, Transform, file_hashes, read_clip, read_clips
+from t2v.data.latents import Encoder
 from t2v.errors import UserError
-from t2v.io.files import write_text
+from t2v.io.files import write_bytes
 from t2v.io.hashes import digest
 from t2v.io.manifest import Clip, read_manifest
+from t2v.io.progress import Progress
 
 logger = logging.getLogger(__name__)
 
+RENDERED_AT_ONCE = 32
+SIZES = ("fps", "resolution", "num_frames")
 WARNINGS = 10  # at most; the ledger has all
 DROPPED_BY = "data"  # what a clip that cannot be used is said to be dropped by
 
 
 @dataclass(frozen=True)
-class Encoder:
-    """What turns the frames of a clip into the tensor that is kept, `c t h w`.
+class Rendered:
+    """What is known of a folder of `t2v world` as a whole.
 
     Args:
-        name: a hash of all that decides the result beside the frames.
-        run: frames `t h w c` uint8 to the tensor.
-        temporal: frames a step of its time axis stands for; the first stands for one.
-        spatial: pixels a step of its height and width stands for.
-        stride: clips have a multiple of it plus one frames.
-        multiple: sides are whole multiples of it.
+        sources: a hash of all that decides its tensors. The manifest stands for the shards, which
+            follow from it as it was written.
+        tensors: of all its clips, `n c t h w`, where they are in memory already.
+        masks: `n t h w`, uint8, where they are.
     """
 
-    name: str
-    run: Callable[[np.ndarray], Tensor]
-    temporal: int
-    spatial: int
-    stride: int
-    multiple: int
+    sources: dict[str, str]
+    tensors: Tensor | None = None
+    masks: Tensor | None = None
 
-    def steps(self, num_frames: int) -> int:
-        """How many steps of the time axis hold the first `num_frames` frames."""
-        return (num_frames - 1) // self.temporal + 1
+    def key(self, number: int) -> str:
+        """The key of the tensor of a clip, by its number in the manifest."""
+        return f"{next(iter(self.sources.values()))} {number}"
 
-    def bucket(self, shape: tuple[int, ...]) -> Bucket:
-        """The bucket whose clips give tensors of `shape`."""
-        _, t, h, w = shape
-        return Bucket((t - 1) * self.temporal + 1, h * self.spatial, w * self.spatial)
+
+def mask_key(key: str) -> str:
+    """The key of the mask of a clip whose tensor has `key`."""
+    return f"{key} mask"
 
 
 @dataclass(frozen=True)
@@ -68,6 +67,13 @@ class Prepared:
     items: list[Item]  # of the kept clips; `clip` is an index into `clips`
     keys: list[str]  # of the items, in the cache
     cache: Cache
+    rendered: Rendered | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """True where nothing was left out: no clip and no caption."""
+        pairs = zip(self.clips, self.texts, strict=True)
+        return all(not clip.dropped and texts == clip.texts() for clip, texts in pairs)
 
     def without(self, reasons: dict[int, str]) -> Prepared:
         """The same with some clips dropped, by their numbers, and the ledger brought up to date.
@@ -93,27 +99,40 @@ class Prepared:
         )
 
 
-def prepare(data: str, config: ClipsConfig, encoder: Encoder, cache: Path) -> Prepared:
+def prepare(
+    data: str,
+    config: ClipsConfig,
+    encoder: Encoder,
+    cache: Path,
+    rendered: Rendered | None = None,
+) -> Prepared:
     """Read every clip of `data` that the cache does not hold, and keep what `encoder` makes of it.
 
     A clip that cannot be used is dropped with its reason, here and in `ledger.jsonl` of the cache;
     the others go on. What was done before a kill is not done again.
 
+    Args:
+        rendered: of a folder of `t2v world`, whose clips are taken in their own size and rate.
+
     Raises:
         UserError: no manifest, no clip that can be used (the reasons are counted), or settings
-            that are missing or do not fit the VAE.
+            that are missing, do not fit the VAE, or mean nothing for rendered clips.
     """
-    _require(data, config)
+    _check_settings(data, config, rendered)
     clips = read_manifest(data)
-    transforms = _transforms(config, encoder)
-    failed: dict[int, str] = {}
-    sees_images = any(stage.image_ratio for stage in config.all_stages())
+    _refuse_mixture(data, clips, rendered)
+    transforms = _transforms(config, encoder) if rendered is None else {None: None}
     with Cache(cache) as kept:
-        clips, reasons = _identified(clips, config)
-        keys = {
-            resolution: [_key(clip, transform, encoder) for clip in clips]
-            for resolution, transform in transforms.items()
-        }
+        if rendered is None:
+            clips, reasons = _identified(clips, config)
+            keys = {each: [_key(c, t, encoder) for c in clips] for each, t in transforms.items()}
+        else:
+            reasons, keys = {}, {None: [rendered.key(number) for number in range(len(clips))]}
+            if rendered.tensors is not None:
+                kept.hold(keys[None], rendered.tensors)
+            if rendered.masks is not None:
+                kept.hold(map(mask_key, keys[None]), rendered.masks)
+        failed: dict[int, str] = {}
         for resolution, transform in transforms.items():
             missing = {
                 number: key
@@ -121,28 +140,40 @@ def prepare(data: str, config: ClipsConfig, encoder: Encoder, cache: Path) -> Pr
                 if not clip.dropped and number not in reasons and key not in kept
             }
             failed |= _fill(clips, missing, transform, config, encoder, kept)
+    if rendered is not None and rendered.tensors is None:
+        found = [key for key in keys[None] if key in kept]
+        # small and seen many times: no step should wait for the disk
+        kept.hold(found, [kept.read(key).clone() for key in found])
+    sees_images = any(stage.image_ratio for stage in config.all_stages())
     items, item_keys = [], []
     for number, clip in enumerate(clips):
-        usable = not clip.dropped and number not in reasons
-        found = [r for r in transforms if usable and keys[r][number] in kept]
-        buckets = [encoder.bucket(kept.shape(keys[r][number])) for r in found]
-        if buckets and not sees_images and all(bucket.num_frames == 1 for bucket in buckets):
-            failed[number], found = "image: one frame, and image_ratio=0 sees no images", []
-        if usable and not found:
+        if clip.dropped or number in reasons:
+            continue
+        sizes = [r for r in transforms if keys[r][number] in kept]
+        buckets = [encoder.bucket(kept.shape(keys[r][number])) for r in sizes]
+        if not sizes:
             reasons[number] = failed[number]
-        for resolution, bucket in zip(found, buckets, strict=False):
-            items.append(Item(number, resolution, bucket))
-            item_keys.append(keys[resolution][number])
+        elif not sees_images and all(bucket.num_frames == 1 for bucket in buckets):
+            reasons[number] = "image: one frame, and image_ratio=0 sees no images"
+            continue
+        items += [Item(number, *each) for each in zip(sizes, buckets, strict=True)]
+        item_keys += [keys[resolution][number] for resolution in sizes]
     texts = [clip.texts() for clip in clips]
-    return Prepared(clips, texts, items, item_keys, kept).without(reasons)
+    return Prepared(clips, texts, items, item_keys, kept, rendered).without(reasons)
 
 
 def _write_ledger(path: Path, clips: Sequence[Clip]) -> None:
-    """One line for each clip that was given and cannot be used: path, start, end, reason."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """One line for each clip that was given and cannot be used: path, start, end, reason.
+
+    Nothing is written where nothing changes: the folder may be one to read from only.
+    """
     names = ("path", "start", "end", "dropped", "reason")
     rows = [{name: getattr(clip, name) for name in names} for clip in clips if clip.dropped]
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    data = text.encode("utf-8", errors="backslashreplace")  # as `write_text` writes it
+    if data != (path.read_bytes() if path.is_file() else b""):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, data)
 
 
 def count_reasons(clips: Sequence[Clip]) -> dict[str, int]:
@@ -159,24 +190,37 @@ def _nothing_left(clips: Sequence[Clip]) -> str:
     )
 
 
-def _require(data: str, config: ClipsConfig) -> None:
-    missing = [
-        f"clips.{name}"
-        for name in ("fps", "resolution", "num_frames")
-        if getattr(config, name) is None
-    ]
-    if missing:
+def _check_settings(data: str, config: ClipsConfig, rendered: Rendered | None) -> None:
+    if rendered is None:
+        if missing := [f"clips.{n}" for n in SIZES if getattr(config, n) is None]:
+            raise UserError(
+                f"{', '.join(missing)}: not given, and the clips of {data} come in any size. "
+                "Give them, for example clips.fps=8 clips.resolution=64 clips.num_frames=17."
+            )
+        return
+    given = [f"clips.{n}" for n in SIZES if getattr(config, n) is not None]
+    given += ["clips.stages.resolution" for stage in config.stages if stage.resolution is not None]
+    if given:
         raise UserError(
-            f"{', '.join(missing)}: not given, and the clips of {data} come in any size. "
-            "Give them, for example clips.fps=8 clips.resolution=64 clips.num_frames=17."
+            f"{given[0]} is given, but {data} is a folder of `t2v world`, whose clips have a size "
+            "and a rate of their own. Omit it, or render the world anew."
         )
 
 
-def _transforms(config: ClipsConfig, encoder: Encoder) -> dict[int, Transform]:
+def _refuse_mixture(data: str, clips: Sequence[Clip], rendered: Rendered | None) -> None:
+    for clip in clips:
+        if clip.is_rendered != (rendered is not None):
+            raise UserError(
+                f"{data} lists clips of `t2v world` and media files, among them {clip.path}. "
+                "Train on one kind; put each in a manifest of its own."
+            )
+
+
+def _transforms(config: ClipsConfig, encoder: Encoder) -> dict[int | None, Transform | None]:
     """One for each resolution that a stage sees."""
     assert config.num_frames is not None
     lengths = bucket_lengths(config, config.num_frames, encoder.stride)
-    transforms = {}
+    transforms: dict[int | None, Transform | None] = {}
     for stage in config.all_stages():
         assert stage.resolution is not None
         sizes = bucket_sizes(stage.resolution, config.aspects, encoder.multiple)
@@ -202,7 +246,8 @@ def _identified(clips: list[Clip], config: ClipsConfig) -> tuple[list[Clip], dic
     return identified, reasons
 
 
-def _key(clip: Clip, transform: Transform, encoder: Encoder) -> str:
+def _key(clip: Clip, transform: Transform | None, encoder: Encoder) -> str:
+    assert transform is not None
     span = (clip.sha256, float(clip.start), clip.end and float(clip.end), clip.extra.get("crop"))
     return digest(VERSION, encoder.name, sorted(asdict(transform).items()), span)
 
@@ -210,7 +255,7 @@ def _key(clip: Clip, transform: Transform, encoder: Encoder) -> str:
 def _fill(
     clips: list[Clip],
     missing: dict[int, str],
-    transform: Transform,
+    transform: Transform | None,
     config: ClipsConfig,
     encoder: Encoder,
     cache: Cache,
@@ -220,20 +265,39 @@ def _fill(
         return {}
     logger.info("Reading %d of %d clips to %s", len(missing), len(clips), cache.folder)
     reasons: dict[int, str] = {}
-    numbers = list(missing)
-    results = read_clips([clips[number] for number in numbers], transform, config)
-    with tqdm(total=len(missing), unit=" clips", desc="encode", disable=None) as bar:
-        for done, (position, frames) in enumerate(results, start=1):
-            number = numbers[position]
+    with Progress(len(missing), "encode", "clips") as bar:
+        for numbers, frames in _batches(clips, missing, transform, config):
             if isinstance(frames, str):
-                reasons[number] = frames
-            elif (
-                tensor := encoder.run(frames)
-            ).is_floating_point() and not tensor.isfinite().all():
-                reasons[number] = "not finite: its latents are no numbers; precision=fp32 may help"
+                reasons |= dict.fromkeys(numbers, frames)
             else:
-                cache.add(missing[number], tensor)
-            bar.update()
-            if bar.disable and (done % 100 == 0 or done == len(missing)):  # no terminal
-                logger.info("read %d of %d clips", done, len(missing))
+                for number, tensor in zip(numbers, encoder.run(frames), strict=True):
+                    if tensor.is_floating_point() and not tensor.isfinite().all():
+                        reasons[number] = (
+                            "not finite: its latents hold NaN or inf; precision=fp32 may help"
+                        )
+                    elif number in missing:
+                        cache.add(missing[number], tensor)
+            bar.update(sum(number in missing for number in numbers))
     return reasons
+
+
+def _batches(
+    clips: list[Clip], missing: Collection[int], transform: Transform | None, config: ClipsConfig
+) -> Iterator[tuple[Sequence[int], np.ndarray | str]]:
+    """Numbers of clips and their frames `b t h w c`, or why there are none, as they come.
+
+    Media is encoded one clip at a time, so that the bits depend on nothing else. Rendered clips are
+    small: those of a shard are encoded `RENDERED_AT_ONCE` at a time, always the same ones together.
+    """
+    if transform is not None:
+        media = list(missing)
+        for position, frames in read_clips([clips[number] for number in media], transform, config):
+            yield [media[position]], frames if isinstance(frames, str) else frames[None]
+        return
+    usable = [number for number, clip in enumerate(clips) if not clip.dropped]
+    for _, group in groupby(usable, key=lambda number: clips[number].path):
+        shard = list(group)
+        for first in range(0, len(shard), RENDERED_AT_ONCE):
+            numbers = shard[first : first + RENDERED_AT_ONCE]
+            if any(number in missing for number in numbers):
+                yield numbers, np.stack([read_clip(clips[number], None) for number in numbers])

@@ -1,11 +1,12 @@
-"""A folder of rendered clips (`clips-*.safetensors` and `manifest.jsonl`) in memory."""
+"""Folders of rendered clips: `manifest.jsonl`, and the shards `clips-*.safetensors` it lists."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import torch
 from einops import rearrange
@@ -13,7 +14,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from t2v.errors import UserError
-from t2v.io.text_files import parse_json, read_text
+from t2v.io.manifest import MANIFEST, SHARD_SUFFIX, Clip, read_manifest
 
 
 @dataclass(frozen=True)
@@ -38,74 +39,77 @@ def pixels(video: Tensor) -> Tensor:
     return rearrange(video.float() / 127.5 - 1, "b t h w c -> b c t h w")
 
 
-def train_count(count: int, held_out: int) -> int:
-    """How many of `count` clips are trained on when the last `held_out` are kept for validation.
-
-    Raises:
-        UserError: one of the two parts would be empty.
-    """
-    if not 0 < held_out < count:
-        raise UserError(
-            f"held_out={held_out} of {count} clips leaves nothing to train on or to validate on. "
-            f"Allowed: 1 to {count - 1}; or make more clips with `t2v world`."
-        )
-    return count - held_out
+def manifest_of(data: str | Path) -> Path:
+    """The manifest that `data` names: itself, or `manifest.jsonl` in a folder."""
+    return Path(data) / MANIFEST if Path(data).is_dir() else Path(data)
 
 
-def read_rows(folder: str | Path) -> list[dict[str, Any]]:
-    """The manifest of a folder of clips, one dict a clip, never empty.
+def is_rendered(data: str | Path) -> bool:
+    """True for a folder of `t2v world`, by the first row of its manifest."""
+    manifest = manifest_of(data)
+    if not manifest.is_file():
+        return False
+    with manifest.open(encoding="utf-8", errors="replace") as file:
+        first = next((line for line in file if line.strip()), "")
+    try:
+        row = json.loads(first)
+    except (ValueError, RecursionError):
+        return False  # `read_manifest` will name the line
+    return isinstance(row, dict) and str(row.get("path", row.get("shard"))).endswith(SHARD_SUFFIX)
+
+
+def read_rendered(data: str | Path) -> list[Clip]:
+    """The clips of a folder of `t2v world`.
 
     Raises:
         UserError: there is no manifest, which is written last, so the folder is not finished; or
-            it lists no clips.
+            it lists other clips.
     """
-    manifest = Path(folder) / "manifest.jsonl"
+    manifest = manifest_of(data)
     if not manifest.is_file():
         raise UserError(
-            f"{folder} has no manifest.jsonl, so it is not a finished folder of clips. "
-            f"Make one: t2v world output={folder}"
+            f"{data} has no {MANIFEST}, so it is not a finished folder of clips. "
+            f"Make one: t2v world output={data}"
         )
-    rows = [
-        parse_json(line, f"{manifest} line {number}")
-        for number, line in enumerate(read_text(manifest).split("\n"), start=1)
-        if line.strip()
-    ]
-    if not all(isinstance(row, dict) and isinstance(row.get("shard"), str) for row in rows):
-        raise UserError(f"{manifest}: has a row that names no shard. Make it anew: t2v world.")
-    if not rows:
-        raise UserError(f"{manifest} lists no clips. Make some: t2v world output={folder}")
-    return rows
+    clips = read_manifest(manifest)
+    if others := [clip.path for clip in clips if not clip.is_rendered]:
+        raise UserError(
+            f"{manifest} lists {others[0]}, which `t2v world` did not render. "
+            "Give a folder of `t2v world`."
+        )
+    return clips
 
 
-def read_shards(folder: str | Path) -> Iterator[tuple[Tensor, Tensor]]:
+def read_shards(data: str | Path) -> Iterator[tuple[Tensor, Tensor]]:
     """The shards of a folder in the manifest's order, each read once: (video, mask).
 
     Raises:
-        UserError: a shard is missing, or does not hold the clips its manifest lists.
+        UserError: see `read_rendered`; or a shard is missing, or lacks clips of its manifest.
     """
-    rows = read_rows(folder)
-    for name in dict.fromkeys(row["shard"] for row in rows):
-        path = Path(folder) / name
-        listed = sum(row["shard"] == name for row in rows)
+    for path, clips in groupby(read_rendered(data), key=lambda clip: clip.path):
         # The bytes are read, not mapped: mapped pages are dropped under memory pressure.
-        tensors = load(path.read_bytes()) if path.is_file() else {}
-        if len(tensors.get("video", ())) != listed:
+        tensors = load(Path(path).read_bytes()) if Path(path).is_file() else {}
+        indices, count = [clip.extra.get("index") for clip in clips], len(tensors.get("video", ()))
+        if not all(isinstance(index, int) and 0 <= index < count for index in indices):
             raise UserError(
-                f"{path} does not hold the {listed} clips its manifest lists. "
-                "Make the folder again with `t2v world`."
+                f"{path} does not hold the {len(indices)} clips its manifest lists. "
+                "Render the folder again with `t2v world`."
             )
-        yield tensors["video"], tensors["mask"]
+        if indices == list(range(count)):
+            yield tensors["video"], tensors["mask"]
+        else:
+            yield tensors["video"][indices], tensors["mask"][indices]
 
 
-def load_clips(folder: str | Path) -> Clips:
+def load_clips(data: str | Path) -> Clips:
     """Read a whole folder of clips into memory; the peak is the clips and one shard.
 
     Raises:
-        UserError: see `read_rows` and `read_shards`.
+        UserError: see `read_shards`.
     """
-    count, filled = len(read_rows(folder)), 0
+    count, filled = len(read_rendered(data)), 0
     video = mask = torch.empty(0)
-    for shard_video, shard_mask in read_shards(folder):
+    for shard_video, shard_mask in read_shards(data):
         if filled == 0:
             video = shard_video.new_empty(count, *shard_video.shape[1:])
             mask = shard_mask.new_empty(count, *shard_mask.shape[1:])

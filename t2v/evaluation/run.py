@@ -17,7 +17,7 @@ from torch import Tensor
 from t2v.config.evaluation import EvalConfig
 from t2v.config.load import save_config
 from t2v.data.rng import keyed_generator
-from t2v.data.world_shards import read_rows
+from t2v.data.world_shards import read_rendered
 from t2v.errors import UserError
 from t2v.evaluation.intervals import Interval, summary
 from t2v.evaluation.metrics import sanity_checks
@@ -151,7 +151,7 @@ def _check_asked(suites: list[Suite], config: EvalConfig) -> None:
             f"{list(config.suites)} describes none. Add world, or leave the oracle out."
         )
     if config.training is not None:
-        read_rows(config.training)
+        read_rendered(config.training)
 
 
 def _check_room(suites: list[Suite], generator: Generator) -> None:

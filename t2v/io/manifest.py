@@ -17,6 +17,7 @@ MANIFEST = "manifest.jsonl"
 MOST = 1e15  # of any number of a row; NaN is not below it either
 VIDEO_SUFFIXES = {".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".gif"}
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+SHARD_SUFFIX = ".safetensors"  # of the files in which `t2v world` keeps its clips
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,11 @@ class Clip:
     def drop(self, by: str, reason: str) -> Clip:
         """This clip as one that is not to be used."""
         return replace(self, dropped=by, reason=reason)
+
+    @property
+    def is_rendered(self) -> bool:
+        """True in a shard of `t2v world`, whose clips have a size and a rate of their own."""
+        return self.path.endswith(SHARD_SUFFIX)
 
     def texts(self) -> tuple[str, ...]:
         """Every caption, or none."""

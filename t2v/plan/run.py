@@ -11,8 +11,7 @@ import torch
 from t2v.config.plan import PlanConfig
 from t2v.config.sampling import SampleConfig
 from t2v.config.training import TrainVAEConfig
-from t2v.data.dataset import is_world
-from t2v.data.world_shards import read_rows
+from t2v.data.world_shards import is_rendered, read_rendered
 from t2v.errors import UserError
 from t2v.models.device import free_memory, pick_device, pick_dtype
 from t2v.plan.calibrate import SPARE, calibrated, micro_steps, smaller
@@ -137,15 +136,15 @@ def _device(config: PlanConfig, target: Target) -> tuple[torch.device, Rates | N
 
 
 def _clips(target: Target) -> int | None:
-    if isinstance(target, SampleConfig) or not is_world(target.data):
+    if isinstance(target, SampleConfig) or not is_rendered(target.data):
         return None
-    return len(read_rows(target.data))
+    return len(read_rendered(target.data))
 
 
 def _data(target: Target, whole: Estimate, clips: int) -> int:
     """Bytes of a world that training keeps in the host's memory: latents, or pixels and masks."""
     size = whole.size
-    if isinstance(target, SampleConfig) or not is_world(target.data):
+    if isinstance(target, SampleConfig) or not is_rendered(target.data):
         return 0  # clips of a manifest stay on the disk
     if not isinstance(target, TrainVAEConfig):
         return clips * whole.latents

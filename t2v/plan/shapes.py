@@ -14,8 +14,7 @@ from transformers import AutoConfig, AutoModelForTextEncoding
 from t2v.config.finetune import FinetuneConfig
 from t2v.config.sampling import SampleConfig
 from t2v.config.training import TrainDiTConfig, TrainVAEConfig
-from t2v.data.dataset import is_world
-from t2v.data.world_shards import read_rows
+from t2v.data.world_shards import is_rendered, read_rendered
 from t2v.errors import UserError
 from t2v.io.text_files import read_json
 from t2v.models.folder import model_folder
@@ -60,8 +59,9 @@ def planned_size(target: Target, asked: dict[str, int | None], tokens: int | Non
             known = saved(model_folder(target.model), "model_index.json")
         clips = {"num_frames": target.clips.num_frames, "height": target.clips.resolution}
         clips["width"] = clips["height"]
-        if is_world(target.data):
-            clips = {name: read_rows(target.data)[0][name] for name in asked}
+        if is_rendered(target.data):
+            first = read_rendered(target.data)[0]
+            clips = {name: getattr(first, name) for name in asked}
         known |= {name: value for name, value in clips.items() if value}
     sizes: dict[str, Any] = {name: value or known.get(name) for name, value in asked.items()}
     if missing := [name for name, value in sizes.items() if not value]:

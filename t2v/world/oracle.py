@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from t2v.config.world import WorldConfig
-from t2v.data.world_shards import load_clips, pixels, read_rows
+from t2v.data.world_shards import load_clips, pixels, read_rendered
 from t2v.errors import UserError
 from t2v.models.device import check_memory
 from t2v.models.load import load_part
@@ -112,7 +112,7 @@ def train_oracle(config: WorldConfig) -> None:
     videos = load_clips(config.data).video
     batch = 4 * videos[0].numel() * config.batch_size
     check_memory(f"batch_size={config.batch_size}", batch, torch.device("cpu"), "Give less.")
-    truth = labels([row["truth"] for row in read_rows(config.data)])
+    truth = labels([clip.extra["truth"] for clip in read_rendered(config.data)])
     generator = torch.Generator().manual_seed(config.seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoTokenizer, T5EncoderModel
 
 from t2v.cli import main
-from t2v.data.world_shards import load_clips, read_rows
+from t2v.data.world_shards import load_clips, read_rendered
 from t2v.evaluation.metrics.reconstruction import psnr
 from t2v.models.text import unknown_words
 from t2v.world.grammar import BACKGROUNDS
@@ -27,10 +27,10 @@ def clips(tmp_path_factory):
 def test_clips_come_with_captions_and_truth(clips):
     video = load_clips(clips).video
     assert video.shape == (6, 5, 16, 16, 3) and video.float().std() > 10
-    rows = read_rows(clips)
-    assert {row["num_frames"] for row in rows} == {5}
-    assert all(len(row["captions"]) == 4 for row in rows)
-    assert all(row["truth"]["background"] in BACKGROUNDS for row in rows)
+    rows = read_rendered(clips)
+    assert {row.num_frames for row in rows} == {5}
+    assert all(len(row.captions) == 4 for row in rows)
+    assert all(row.extra["truth"]["background"] in BACKGROUNDS for row in rows)
 
 
 def test_a_finished_folder_is_not_written_again(clips, capsys):

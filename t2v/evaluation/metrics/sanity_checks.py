@@ -7,8 +7,7 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
-from t2v.data.world_shards import read_rows, read_shards
-from t2v.errors import UserError
+from t2v.data.world_shards import read_rendered, read_shards
 from t2v.evaluation.intervals import wilson
 
 MOVES = 1.0  # % of the shorter side a second above which a real clip counts as moving
@@ -52,16 +51,14 @@ def nearest_training(video: Tensor, folder: str) -> tuple[Tensor, list[str]]:
         folder: clips of `t2v world`.
 
     Raises:
-        UserError: no such folder.
+        UserError: see `read_shards`.
     """
-    rows = read_rows(folder)
-    if any("shard" not in row for row in rows):
-        raise UserError(f"training={folder}: holds no clips of `t2v world`, which are compared.")
+    clips = read_rendered(folder)
     ours, found = _coarse(video), []
-    for clips, _ in read_shards(folder):
-        found.append(torch.cdist(ours, _coarse(clips)))
+    for shard, _ in read_shards(folder):
+        found.append(torch.cdist(ours, _coarse(shard)))
     distance, index = torch.cat(found, dim=1).min(1)
-    captions = [rows[i]["caption"] for i in index.tolist()]
+    captions = [clips[i].caption for i in index.tolist()]
     return distance / ours.shape[1] ** 0.5, captions
 
 

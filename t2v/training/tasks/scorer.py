@@ -15,14 +15,12 @@ import torch
 from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from t2v.config.scorer import ScorerConfig
 from t2v.data.buckets import Unfit
-from t2v.data.dataset import is_world
 from t2v.data.decode import Transform, read_clip
 from t2v.data.rng import keyed_generator, step_indices
-from t2v.data.world_shards import pixels, read_rows, read_shards
+from t2v.data.world_shards import pixels
 from t2v.distributed import rank
 from t2v.errors import UserError
 from t2v.evaluation.metrics.hard_negatives import (
@@ -36,6 +34,7 @@ from t2v.evaluation.metrics.hard_negatives import (
 from t2v.evaluation.metrics.scorer_benchmark import examine, told
 from t2v.io.files import write_text
 from t2v.io.manifest import read_manifest
+from t2v.io.progress import progress
 from t2v.models.device import pick_device
 from t2v.models.folder import EMBEDDED, embedded_model
 from t2v.models.load import load_text
@@ -288,38 +287,28 @@ def read_captioned(data: str, count: int) -> Captioned:
     Raises:
         UserError: no such data, or clips without captions.
     """
-    if not is_world(data):
-        return _read_footage(data, count)
-    rows, video, filled = read_rows(data)[:count], torch.empty(0), 0
-    for shard, _ in read_shards(data):
-        if filled == 0:
-            video = shard.new_empty(len(rows), *shard.shape[1:])
-        part = shard[: len(rows) - filled]
-        video[filled : filled + len(part)] = part
-        filled += len(part)
-        if filled == len(rows):
-            break
-    return Captioned(video, [tuple(row["captions"]) for row in rows])
-
-
-def _read_footage(data: str, count: int) -> Captioned:
     clips = [clip for clip in read_manifest(data) if not clip.dropped][:count]
     if mute := [clip.path for clip in clips if not clip.texts()]:
         raise UserError(
             f"{data}: {len(mute)} of its {len(clips)} clips have no caption, first {mute[0]}. "
             "Write them, or leave those clips out."
         )
-    videos, captions = [], []
-    for clip in tqdm(clips, unit="clip", disable=None):
+    video = torch.empty(0)
+    captions: list[tuple[str, ...]] = []
+    for clip in progress(clips, "read", "clips"):
         try:
             frames = torch.from_numpy(read_clip(clip, FOOTAGE))
         except Unfit as reason:
             logger.warning("%s is left out: %s", clip.path, reason)
             continue
-        if len(frames) == 1:
-            raise UserError(f"{clip.path}: is a picture. Give videos only.")
-        videos.append(sample_frames(frames[None], FRAMES)[0])
+        if not clip.is_rendered:  # rendered clips keep their own length
+            if len(frames) == 1:
+                raise UserError(f"{clip.path}: is a picture. Give videos only.")
+            frames = sample_frames(frames[None], FRAMES)[0]
+        if not captions:  # filled in place: two copies may not fit the memory
+            video = frames.new_empty(len(clips), *frames.shape)
+        video[len(captions)] = frames
         captions.append(clip.texts())
-    if not videos:
+    if not captions:
         raise UserError(f"{data}: none of its {len(clips)} clips can be used.")
-    return Captioned(torch.stack(videos), captions)
+    return Captioned(video[: len(captions)], captions)

@@ -13,8 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from t2v.config.training import TrainVAEConfig
-from t2v.data.dataset import is_world
-from t2v.data.frames import Frames, ManifestFrames, WorldFrames
+from t2v.data.frames import Frames, TrainingFrames
 from t2v.data.world_shards import pixels
 from t2v.models.device import pick_device
 from t2v.models.vae import AutoencoderKLT2V
@@ -49,7 +48,7 @@ def train_vae(config: TrainVAEConfig) -> Path:
     """`t2v train-vae`: train on a folder of clips; returns the last checkpoint, with `vae/`.
 
     Raises:
-        UserError: see `pick_device`, `WorldFrames`, `ManifestFrames`, `Perceptual` and `run`.
+        UserError: see `pick_device`, `TrainingFrames`, `Perceptual` and `run`.
     """
     return train(VAETask, config)
 
@@ -68,8 +67,7 @@ class VAETask:
         with torch.random.fork_rng(devices=[]):  # the layers draw their start from the global state
             torch.manual_seed(config.seed)
             self.build()
-        world = is_world(config.data)
-        self.data = WorldFrames(config) if world else ManifestFrames(config, self.vae)
+        self.data = TrainingFrames(config, self.vae)
         self.sources = self.data.sources
         if config.model.linear_shortcut:
             first = next(self.data.training(SHORTCUT_CLIPS, at_once=SHORTCUT_CLIPS))

@@ -11,8 +11,9 @@ from safetensors import safe_open
 
 from t2v.config.data import ClipsConfig, StageConfig
 from t2v.data import cache
-from t2v.data.dataset import frames_encoder, load_frames, load_latents
+from t2v.data.dataset import load_frames, load_latents
 from t2v.data.decode import Transform, read_clip
+from t2v.data.latents import frames_encoder
 from t2v.data.prepare import prepare
 from t2v.data.rng import step_indices
 from t2v.data.world_shards import pixels

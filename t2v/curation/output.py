@@ -20,8 +20,8 @@ from t2v.config.curation import CurateConfig
 from t2v.curation import engine
 from t2v.curation.analyze import FAILED
 from t2v.errors import UserError
-from t2v.footage import Unreadable, iter_frames, probe
-from t2v.footage.door import film_of, opened
+from t2v.footage.door import Unreadable, film_of, opened
+from t2v.footage.frames import iter_frames, probe
 from t2v.io.files import complete, remove_partials
 from t2v.io.hashes import file_sha256
 from t2v.io.manifest import Clip

@@ -20,7 +20,7 @@ import pytest
 from t2v.cli import main
 from t2v.config.curation import STAGES, CurateConfig
 from t2v.curation.run import curate
-from t2v.footage import probe, read_frames
+from t2v.footage.frames import probe, read_frames
 from t2v.io.manifest import read_manifest
 from t2v.io.video import write_video
 

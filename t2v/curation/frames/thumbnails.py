@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from t2v.footage import Picture, is_full
+from t2v.footage.picture import Picture, is_full
 
 _RAMP = np.arange(256)[:, None] - np.array([16, 128, 128])  # of a limited range: Y, Cr, Cb
 _LEVELS = (_RAMP * 255 / np.array([219, 224, 224]) + np.array([0, 128, 128])).round()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from t2v.data.decode import Transform, read_clip
-from t2v.footage import iter_frames, probe, read_frames
+from t2v.footage.frames import iter_frames, probe, read_frames
 from t2v.io.manifest import Clip
 
 RATE = 10

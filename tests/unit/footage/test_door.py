@@ -18,7 +18,8 @@ from t2v.curation.sources import Source
 from t2v.data.buckets import Unfit
 from t2v.data.decode import Transform, read_clip
 from t2v.errors import UserError
-from t2v.footage import iter_frames, probe, read_frames, read_picture
+from t2v.footage.frames import iter_frames, probe, read_frames
+from t2v.footage.still import read_picture
 from t2v.io.manifest import Clip
 from t2v.io.video import read_recipe, read_video, rewrite_recipe, write_gif, write_video
 from t2v.io.workers import Failure, work

@@ -16,7 +16,7 @@ from t2v.curation.output import write_files
 from t2v.curation.sources import find_sources
 from t2v.data.buckets import Unfit
 from t2v.data.decode import Transform, read_clip
-from t2v.footage import iter_frames, probe, read_frames
+from t2v.footage.frames import iter_frames, probe, read_frames
 from t2v.io.manifest import Clip
 
 CORNERS = np.full((64, 96, 3), 40, np.uint8)  # no two of its eight views are alike

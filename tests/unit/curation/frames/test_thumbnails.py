@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from t2v.curation.frames.thumbnails import Thumbnailer, downscaled
-from t2v.footage import iter_pictures
+from t2v.footage.frames import iter_pictures
 
 
 @pytest.mark.parametrize("name", ["0", "turned", "ten_bit"])

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from t2v.errors import UserError
-from t2v.footage import Unreadable, iter_frames, probe, read_frames
+from t2v.footage.door import Unreadable
+from t2v.footage.frames import iter_frames, probe, read_frames
 
 HALVES = np.zeros((64, 96, 3), np.uint8)
 HALVES[:32] = (200, 30, 30)  # red above,

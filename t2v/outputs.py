@@ -15,7 +15,7 @@ from t2v.config.finetune import FinetuneConfig
 from t2v.config.load import wrote_config
 from t2v.config.scorer import ScorerConfig
 from t2v.config.training import TrainDiTConfig, TrainVAEConfig
-from t2v.config.world import WorldConfig
+from t2v.config.world import WorldClipsConfig, WorldOracleConfig, WorldTextConfig
 from t2v.errors import UserError
 from t2v.io.files import folder_locked
 
@@ -43,12 +43,10 @@ OUTPUTS: dict[type, Output] = {
     EvalConfig: Output("t2v eval", ("eval.json", "eval.md", "page.html")),
     FootageEvalConfig: Output("t2v eval footage", ("likeness.json", "likeness.md", "likeness.png")),
     CompareConfig: Output("t2v eval compare", ("compare.json", "compare.md", "page.html")),
-    WorldConfig: Output(
-        "t2v world",
-        (
-            *("manifest.jsonl", "clips-00000.safetensors", "tokenizer", "text_encoder"),
-            *("config.json", "diffusion_pytorch_model.safetensors"),
-        ),
+    WorldClipsConfig: Output("t2v world", ("manifest.jsonl", "clips-00000.safetensors")),
+    WorldTextConfig: Output("t2v world text", ("tokenizer", "text_encoder")),
+    WorldOracleConfig: Output(
+        "t2v world oracle", ("config.json", "diffusion_pytorch_model.safetensors")
     ),
     CurateConfig: Output(
         "t2v curate", ("manifest.jsonl", "stats.json", "report.html", "DATA.md", "shards")

@@ -52,9 +52,19 @@ COMMANDS = {
         whole_line=True,
     ),
     "world": Command(
-        "t2v.config.world:WorldConfig",
-        "t2v.world.run:run",
-        "render captioned clips of a synthetic world; train its text encoder and judge",
+        "t2v.config.world:WorldClipsConfig",
+        "t2v.world.run:render_world",
+        "render captioned clips of a synthetic world",
+    ),
+    "world text": Command(
+        "t2v.config.world:WorldTextConfig",
+        "t2v.world.text:train_text",
+        "train the world's tokenizer and text encoder",
+    ),
+    "world oracle": Command(
+        "t2v.config.world:WorldOracleConfig",
+        "t2v.world.oracle:train_oracle",
+        "train the classifier that reads the world's clips",
     ),
     "train-vae": Command(
         "t2v.config.training:TrainVAEConfig",

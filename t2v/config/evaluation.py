@@ -32,7 +32,7 @@ class EvalConfig:
     # world (sampled scenes), attribute, motion, ... (in t2v/evaluation/suites), or a prompt file
     suites: tuple[str, ...] = ("world",)
     count: int = 512  # prompts of each suite, at most
-    oracle: str | None = None  # folder of `t2v world make=oracle`, which reads attributes of scenes
+    oracle: str | None = None  # folder of `t2v world oracle`, which reads attributes of scenes
     # network of perceptual distance: vae (the model's own) or an image model of transformers
     perceptual: str | None = "vae"
     # network of distances between sets, a video or image model of transformers; null: the oracle

@@ -9,6 +9,14 @@ from typing import Any
 from t2v.errors import UserError
 
 
+class _AnyValue:
+    def __contains__(self, value: object) -> bool:
+        return True
+
+
+ANY_VALUE = _AnyValue()  # neutral values of a setting that had no effect
+
+
 @dataclass(frozen=True)
 class Retired:
     """A setting that a command had once; a schema lists its own as `RETIRED: ClassVar`.

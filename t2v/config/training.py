@@ -83,7 +83,7 @@ class TrainVAEConfig(TrainConfig):
     l1_weight: float = 0.25
     gradient_weight: float = 3.0
     foreground_weight: float = 4.0
-    # net of features: an image model of transformers, or a folder of `t2v world make=oracle`
+    # net of features: an image model of transformers, or a folder of `t2v world oracle`
     perceptual: str | None = None
     perceptual_weight: float = 1.0
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
@@ -102,7 +102,7 @@ class TrainDiTConfig(TrainConfig):
     model: TransformerConfig = field(default_factory=TransformerConfig)
     data: str  # folder written by `t2v world`, a manifest, or a folder of x.mp4 and x.txt
     vae: str  # a VAE folder or a checkpoint of `t2v train-vae`
-    text: str  # folder with tokenizer/ and text_encoder/ written by `t2v world make=text`
+    text: str  # folder with tokenizer/ and text_encoder/ written by `t2v world text`
     objective: Literal["flow", "v", "epsilon"] = "flow"
     shift: float = 2.0  # of the times of objective=flow; the others do not use it
     attention: str = "native"  # the kernel of the training steps; samples use the default

@@ -205,7 +205,7 @@ def load_text(folder: str | Path) -> tuple[PreTrainedTokenizerBase, PreTrainedMo
     for part in ("tokenizer", "text_encoder"):
         if not (Path(folder) / part).is_dir():
             raise UserError(
-                f"text={folder} has no {part}/. Make it: t2v world make=text output={folder}"
+                f"text={folder} has no {part}/. Make it: t2v world text output={folder}"
             )
     with loading(f"text={folder}"):
         tokenizer = AutoTokenizer.from_pretrained(Path(folder) / "tokenizer")

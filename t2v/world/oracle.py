@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import torch
@@ -11,16 +10,16 @@ from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
-from t2v.config.world import WorldConfig
+from t2v.config.load import save_config
+from t2v.config.world import WorldOracleConfig
 from t2v.data.world_shards import load_clips, pixels, read_rendered
 from t2v.errors import UserError
+from t2v.io.progress import Progress
 from t2v.models.device import check_memory
 from t2v.models.load import load_part
+from t2v.outputs import output_folder
 from t2v.world.labels import HEADS, labels
-
-logger = logging.getLogger(__name__)
 
 FRAMES, SIDE = 17, 64  # what the judge looks at; other clips are resampled to it
 
@@ -98,48 +97,50 @@ def load_oracle(folder: str) -> WorldOracle:
     """
     if not Path(folder, "config.json").is_file():
         raise UserError(
-            f"{folder} holds no judge. Train one with `t2v world make=oracle output={folder}`."
+            f"{folder} holds no oracle. Train one: t2v world oracle output={folder} data=CLIPS"
         )
     return load_part(f"oracle={folder}", WorldOracle, folder).eval()
 
 
-def train_oracle(config: WorldConfig) -> None:
-    """Train the judge on the clips of `config.data`; leaves a model folder in `config.output`.
+def train_oracle(config: WorldOracleConfig) -> None:
+    """Train the oracle on the clips of `config.data`; leaves a model folder in `config.output`.
 
     Raises:
-        UserError: see `load_clips` and `check_memory`.
+        UserError: see `output_folder`, `load_clips` and `check_memory`.
     """
-    videos = load_clips(config.data).video
+    with output_folder(config) as config:
+        videos = load_clips(config.data).video
+        truth = labels([clip.extra["truth"] for clip in read_rendered(config.data)])
+        save_config(config, Path(config.output) / "config.yaml")
+        _trained(config, videos, truth).save_pretrained(config.output)
+
+
+def _trained(config: WorldOracleConfig, videos: Tensor, truth: dict[str, Tensor]) -> WorldOracle:
     batch = 4 * videos[0].numel() * config.batch_size
     check_memory(f"batch_size={config.batch_size}", batch, torch.device("cpu"), "Give less.")
-    truth = labels([clip.extra["truth"] for clip in read_rendered(config.data)])
     generator = torch.Generator().manual_seed(config.seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         oracle = WorldOracle(width=48)
     optimizer = torch.optim.AdamW(oracle.parameters(), lr=config.lr, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, total_steps=config.steps)
-    bar = tqdm(range(config.steps), unit="step", disable=None)
-    for step in bar:
-        chosen = torch.randint(len(videos), (config.batch_size,), generator=generator)
-        video = _soften(pixels(videos[chosen]), generator)
-        with torch.autocast("cpu", torch.bfloat16):
-            logits = oracle(video)
-        losses = {
-            name: F.cross_entropy(logits[name].float(), truth[name][chosen], ignore_index=-1)
-            for name in HEADS
-        }
-        optimizer.zero_grad()
-        torch.stack(list(losses.values())).sum().backward()
-        optimizer.step()
-        schedule.step()
-        if step % 25 == 0 or step == config.steps - 1:
+    with Progress(config.steps, "train", "steps") as bar:
+        for _ in range(config.steps):
+            chosen = torch.randint(len(videos), (config.batch_size,), generator=generator)
+            video = _soften(pixels(videos[chosen]), generator)
+            with torch.autocast("cpu", torch.bfloat16):
+                logits = oracle(video)
+            losses = {
+                name: F.cross_entropy(logits[name].float(), truth[name][chosen], ignore_index=-1)
+                for name in HEADS
+            }
+            optimizer.zero_grad()
+            torch.stack(list(losses.values())).sum().backward()
+            optimizer.step()
+            schedule.step()
             worst = max(losses, key=lambda name: losses[name].item())
-            bar.set_postfix(worst=f"{worst} {losses[worst].item():.3f}")
-            if bar.disable:  # no terminal
-                logger.info("step %d worst %s %.3f", step, worst, losses[worst].item())
-    oracle.eval()
-    oracle.save_pretrained(config.output)
+            bar.update(worst=f"{worst} {losses[worst].item():.3f}")
+    return oracle.eval()
 
 
 def _soften(video: Tensor, generator: torch.Generator) -> Tensor:

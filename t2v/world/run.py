@@ -1,8 +1,9 @@
-"""`t2v world`: write a folder of captioned clips with their truth."""
+"""`t2v world`: a folder of captioned clips with their truth."""
 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -13,47 +14,48 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from tqdm import tqdm
 
 from t2v.config.load import load_config, save_config
-from t2v.config.world import WorldConfig
+from t2v.config.world import WorldClipsConfig
 from t2v.errors import UserError
 from t2v.io.files import complete, write_text
+from t2v.io.manifest import MANIFEST
+from t2v.io.progress import progress
 from t2v.outputs import output_folder
 from t2v.world.grammar import caption, draw_scene
 from t2v.world.render import render
+
+logger = logging.getLogger(__name__)
 
 CLIPS_PER_SHARD = 256
 CAPTIONS_PER_CLIP = 4
 
 
-def run(config: WorldConfig) -> None:
-    """Do what `config.make` names and leave the result in `config.output`."""
+def render_world(config: WorldClipsConfig) -> None:
+    """Render clips into `config.output`; a folder that holds all of them already is left alone.
+
+    Shards `clips-NNNNN.safetensors` (`video` n t h w c and `mask` n t h w, uint8) come first, then
+    `manifest.jsonl`, one row a clip in order; a folder with a manifest is complete. Finished shards
+    are kept when the command is run again with the same settings.
+
+    Raises:
+        UserError: the folder was begun with other settings.
+    """
+    output = Path(config.output)
     with output_folder(config) as kept:
-        if config.overwrite and config.make == "clips":
-            _remove_clips(Path(config.output))
-        _make(kept)
-
-
-def _make(config: WorldConfig) -> None:
-    match config.make:
-        case "clips":
-            write_clips(config)
-        case "text":
-            save_config(config, Path(config.output) / "config.yaml")
-            from t2v.world.text import train_text
-
-            train_text(config)
-        case "oracle":
-            save_config(config, Path(config.output) / "config.yaml")
-            from t2v.world.oracle import train_oracle
-
-            train_oracle(config)
+        if config.overwrite:
+            _remove_clips(output)
+        _refuse_other_settings(kept, output / "config.yaml")
+        if (output / MANIFEST).exists():
+            logger.info("%s holds all %d clips already", output, config.count)
+        else:
+            save_config(kept, output / "config.yaml")
+            _render(kept, output)
 
 
 def _remove_clips(output: Path) -> None:
     """Of a set made before, which new clips would not fit."""
-    for path in (output / "manifest.jsonl", output / "config.yaml", *output.glob("clips-*")):
+    for path in (output / MANIFEST, output / "config.yaml", *output.glob("clips-*")):
         path.unlink(missing_ok=True)
 
 
@@ -63,41 +65,22 @@ def clip_generator(seed: int, split: str, index: int) -> torch.Generator:
     return torch.Generator().manual_seed(mixed)
 
 
-def write_clips(config: WorldConfig) -> None:
-    """Shards `clips-NNNNN.safetensors` (`video` n t h w c and `mask` n t h w, uint8), then
-    `manifest.jsonl`, one row a clip in order; a folder with a manifest is complete.
-
-    Finished shards are kept when the command is run again with the same settings.
-
-    Raises:
-        UserError: the folder is finished, or was begun with other settings.
-    """
-    output = Path(config.output)
-    if (output / "manifest.jsonl").exists():
-        raise UserError(f"{output} already holds a finished set of clips. Choose another output.")
-    _refuse_other_shards(config, output / "config.yaml")
-    output.mkdir(parents=True, exist_ok=True)
-    save_config(config, output / "config.yaml")
+def _render(config: WorldClipsConfig, output: Path) -> None:
     firsts = range(0, config.count, CLIPS_PER_SHARD)
     spawn = get_context("spawn")  # forked torch threads deadlock
     with ProcessPoolExecutor(config.workers, mp_context=spawn, initializer=_one_thread) as pool:
         shards = pool.map(partial(_write_shard, config), firsts)
-        rows = [
-            row
-            for shard in tqdm(shards, total=len(firsts), unit="shard", disable=None)
-            for row in shard
-        ]
-    text = "".join(json.dumps(row) + "\n" for row in rows)
-    write_text(output / "manifest.jsonl", text)
+        rows = [row for shard in progress(shards, "render", "shards", len(firsts)) for row in shard]
+    write_text(output / MANIFEST, "".join(json.dumps(row) + "\n" for row in rows))
 
 
-def _refuse_other_shards(config: WorldConfig, begun_with: Path) -> None:
+def _refuse_other_settings(config: WorldClipsConfig, begun_with: Path) -> None:
     if begun_with.exists():
-        before = load_config(WorldConfig, begun_with, [])
+        before = load_config(WorldClipsConfig, begun_with, [])
         if replace(before, output=config.output, workers=config.workers) != config:
             raise UserError(
                 f"{config.output} was begun with the settings of {begun_with}, and its clips would "
-                "not fit these. Give the old ones, choose another output, or remove the folder."
+                "not fit these. Give the old ones, choose another output, or say overwrite=true."
             )
 
 
@@ -105,7 +88,7 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def _write_shard(config: WorldConfig, first: int) -> list[dict[str, Any]]:
+def _write_shard(config: WorldClipsConfig, first: int) -> list[dict[str, Any]]:
     name = f"clips-{first // CLIPS_PER_SHARD:05d}.safetensors"
     path = Path(config.output, name)
     indices = range(first, min(first + CLIPS_PER_SHARD, config.count))
@@ -117,13 +100,13 @@ def _write_shard(config: WorldConfig, first: int) -> list[dict[str, Any]]:
     return [_row(config, index, name, index - first) for index in indices]
 
 
-def _clips(config: WorldConfig, indices: range) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def _clips(config: WorldClipsConfig, indices: range) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     for index in indices:
         scene = draw_scene(clip_generator(config.seed, config.split, index), config.split)
         yield render(scene, config.num_frames, config.height, config.width)
 
 
-def _row(config: WorldConfig, index: int, shard: str, position: int) -> dict[str, Any]:
+def _row(config: WorldClipsConfig, index: int, shard: str, position: int) -> dict[str, Any]:
     generator = clip_generator(config.seed, config.split, index)
     scene = draw_scene(generator, config.split)
     captions = [caption(scene, generator) for _ in range(CAPTIONS_PER_CLIP)]

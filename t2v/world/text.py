@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,16 +18,16 @@ from tokenizers import (
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
-from t2v.config.world import WorldConfig
+from t2v.config.load import save_config
+from t2v.config.world import WorldTextConfig
+from t2v.io.progress import Progress
 from t2v.models.device import check_memory
 from t2v.models.load import load_text
+from t2v.outputs import output_folder
 from t2v.world.grammar import SHAPES, Scene, caption, draw_scene, words
 from t2v.world.labels import HEADS, labels
-
-logger = logging.getLogger(__name__)
 
 VOCABULARY = 512  # every word of the world whole, letters and pieces for the rest
 
@@ -134,13 +133,21 @@ class CaptionReader(nn.Module):
             yield name, self.heads[name](read[:, slot]), self.pooled_heads[name](pooled)
 
 
-def train_text(config: WorldConfig) -> None:
+def train_text(config: WorldTextConfig) -> None:
     """Train tokenizer and encoder; leaves `tokenizer/` and `text_encoder/` in `config.output`.
 
     Raises:
-        UserError: see `load_text` and `check_memory`.
+        UserError: see `output_folder`, `load_text` and `check_memory`.
     """
-    output = Path(config.output)
+    with output_folder(config) as config:
+        output = Path(config.output)
+        save_config(config, output / "config.yaml")
+        tokenizer, encoder = _trained(config)
+        tokenizer.save_pretrained(output / "tokenizer")
+        encoder.save_pretrained(output / "text_encoder")
+
+
+def _trained(config: WorldTextConfig) -> tuple[PreTrainedTokenizerFast, T5EncoderModel]:
     generator = torch.Generator().manual_seed(config.seed)
     scenes = [draw_scene(generator) for _ in range(config.count)]
     captions = [caption(scene, generator) for scene in scenes]
@@ -158,24 +165,19 @@ def train_text(config: WorldConfig) -> None:
     parameters = [*encoder.parameters(), *reader.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, total_steps=config.steps)
-    bar = tqdm(range(config.steps), unit="step", disable=None)
-    for step in bar:
-        chosen = torch.randint(len(scenes), (config.batch_size,), generator=generator).tolist()
-        loss, accuracy = _text_loss(
-            tokenizer, encoder, reader, [captions[i] for i in chosen], [scenes[i] for i in chosen]
-        )
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        schedule.step()
-        if step % 50 == 0 or step == config.steps - 1:
+    with Progress(config.steps, "train", "steps") as bar:
+        for _ in range(config.steps):
+            chosen = torch.randint(len(scenes), (config.batch_size,), generator=generator).tolist()
+            some = [captions[i] for i in chosen], [scenes[i] for i in chosen]
+            loss, accuracy = _text_loss(tokenizer, encoder, reader, *some)
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            schedule.step()
             worst = min(accuracy, key=lambda name: accuracy[name])
-            bar.set_postfix(loss=f"{loss.item():.3f}", worst=f"{worst} {accuracy[worst]:.2f}")
-            if bar.disable:  # no terminal
-                logger.info("step %d loss %.3f accuracy %s", step, loss.item(), accuracy)
-    tokenizer.save_pretrained(output / "tokenizer")
-    encoder.save_pretrained(output / "text_encoder")
+            bar.update(loss=loss.item(), worst=f"{worst} {accuracy[worst]:.2f}")
+    return tokenizer, encoder
 
 
 def _text_loss(

@@ -13,7 +13,7 @@ import pytest
 from t2v.config.curation import CurateConfig
 from t2v.config.data import EncodeConfig
 from t2v.config.evaluation import CompareConfig, EvalConfig, FootageEvalConfig
-from t2v.config.world import WorldConfig
+from t2v.config.world import WorldClipsConfig, WorldOracleConfig, WorldTextConfig
 from t2v.curation.run import curate
 from t2v.data.encode import encode
 from t2v.errors import UserError
@@ -22,7 +22,9 @@ from t2v.evaluation.compare import compare
 from t2v.evaluation.run import evaluate
 from t2v.io.checkpoint import newest_checkpoint
 from t2v.training.tasks.vae import train_vae
-from t2v.world import run as world
+from t2v.world.oracle import train_oracle
+from t2v.world.run import render_world
+from t2v.world.text import train_text
 
 HOLD = """
 import sys, time
@@ -49,12 +51,17 @@ def runs(tmp_path, vae_config):
             FootageEvalConfig(model="nowhere", data="nowhere", output=output),
         ),
         "eval compare": (compare, CompareConfig(runs=("a", "b"), output=output)),
-        "world": (world.run, WorldConfig(output=output)),
+        "world": (render_world, WorldClipsConfig(output=output)),
+        "world text": (train_text, WorldTextConfig(output=output)),
+        "world oracle": (train_oracle, WorldOracleConfig(data="nowhere", output=output)),
         "curate": (curate, CurateConfig(input=str(tmp_path / "in"), output=output)),
     }
 
 
-KINDS = ("train-vae", "encode", "eval", "eval footage", "eval compare", "world", "curate")
+KINDS = (
+    *("train-vae", "encode", "eval", "eval footage", "eval compare"),
+    *("world", "world text", "world oracle", "curate"),
+)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -185,7 +185,7 @@ def test_text_in_a_batch_is_what_the_pipeline_makes_of_it(dit_config, text_encod
 def test_what_is_missing_is_named_with_the_way_to_make_it(tmp_path, vae_config):
     with pytest.raises(UserError, match=r"holds no VAE.*t2v train-vae"):
         load_vae(tmp_path)
-    with pytest.raises(UserError, match=r"no tokenizer/.*make=text"):
+    with pytest.raises(UserError, match=r"no tokenizer/.*t2v world text"):
         load_text(tmp_path)
     train_vae(replace(vae_config, steps=1))
     found = load_vae(vae_config.output)

@@ -33,9 +33,12 @@ def test_clips_come_with_captions_and_truth(clips):
     assert all(row.extra["truth"]["background"] in BACKGROUNDS for row in rows)
 
 
-def test_a_finished_folder_is_not_written_again(clips, capsys):
-    assert main(["world", f"output={clips}", *CLIPS]) == 2
-    assert "already holds" in capsys.readouterr().err
+def test_a_finished_folder_is_left_as_it_is(clips, capsys):
+    before = {path: path.stat().st_mtime_ns for path in clips.iterdir()}
+    assert main(["world", f"output={clips}", *CLIPS]) == 0
+    assert main(["world", f"output={clips}", *CLIPS, "seed=1"]) == 2
+    assert "begun with the settings of" in capsys.readouterr().err
+    assert before == {path: path.stat().st_mtime_ns for path in clips.iterdir()}
 
 
 def test_shards_of_other_settings_are_never_mixed_in(clips, tmp_path, capsys):
@@ -49,8 +52,8 @@ def test_shards_of_other_settings_are_never_mixed_in(clips, tmp_path, capsys):
 
 
 def test_text_learns_and_knows_the_words_of_the_world(tmp_path):
-    words = ["make=text", "count=200", "steps=2", "batch_size=8"]
-    assert main(["world", f"output={tmp_path}", *words]) == 0
+    words = ["count=200", "steps=2", "batch_size=8"]
+    assert main(["world", "text", f"output={tmp_path}", *words]) == 0
     T5EncoderModel.from_pretrained(tmp_path / "text_encoder")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "tokenizer")
     assert unknown_words(tokenizer, "a red ball bounces on Mars") == ["mars"]
@@ -58,8 +61,8 @@ def test_text_learns_and_knows_the_words_of_the_world(tmp_path):
 
 def test_a_pipeline_is_judged_beside_real_clips(clips, pipe, tmp_path, capsys):
     oracle = tmp_path / "oracle"
-    words = ["make=oracle", f"data={clips}", "steps=2", "batch_size=4"]
-    assert main(["world", f"output={oracle}", *words]) == 0
+    words = [f"data={clips}", "steps=2", "batch_size=4"]
+    assert main(["world", "oracle", f"output={oracle}", *words]) == 0
     seen = load_oracle(str(oracle)).judge(torch.zeros(2, 3, 5, 16, 16))
     assert all(answer[name] in HEADS[name][0] for answer in seen for name in HEADS)
     pipe.register_to_config(max_sequence_length=40, height=16, width=16, num_frames=5)

@@ -21,7 +21,7 @@ class Perceptual:
 
     Args:
         name: an image model of transformers (folder or hub id), which sees frames one by one, or a
-            folder of `t2v world make=oracle`, whose convolutions see whole clips.
+            folder of `t2v world oracle`, whose convolutions see whole clips.
         device: where it computes.
 
     Raises:

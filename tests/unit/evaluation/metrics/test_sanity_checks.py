@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from t2v.config.evaluation import CompareConfig, EvalConfig
-from t2v.config.world import WorldConfig
+from t2v.config.world import WorldClipsConfig
 from t2v.data.world_shards import load_clips
 from t2v.errors import UserError
 from t2v.evaluation.compare import NONE, compare
@@ -27,7 +27,7 @@ SIZE = (5, 32, 48)
 def training(tmp_path_factory):
     folder = tmp_path_factory.mktemp("training") / "clips"
     words = {"num_frames": SIZE[0], "height": SIZE[1], "width": SIZE[2]}
-    write_clips(WorldConfig(output=str(folder), count=24, workers=1, **words))
+    write_clips(WorldClipsConfig(output=str(folder), count=24, workers=1, **words))
     return folder
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from t2v.config.load import load_config
 from t2v.config.sampling import SampleConfig
 from t2v.errors import UserError, shortened
-from t2v.io.prompts import read_prompts
 
 # Options, and the settings they stand for.
 OPTIONS = {
@@ -59,8 +58,11 @@ def chosen(args: argparse.Namespace) -> list[str]:
 
 def sample(args: argparse.Namespace, overrides: list[str]) -> None:
     """Make the videos of a command line, and print their paths."""
-    in_file = read_prompts(args.prompt_file, "--prompt-file") if args.prompt_file else []
-    prompts = [*args.prompts, *in_file]
+    prompts = list(args.prompts)
+    if args.prompt_file:
+        from t2v.io.prompts import read_prompts  # the others need none
+
+        prompts += read_prompts(args.prompt_file, "--prompt-file")
     stored = args.resume or args.recipe
     if stored and (prompts or args.config or (args.resume and args.recipe)):
         raise UserError(

@@ -15,7 +15,6 @@ from torch import Tensor
 from t2v.errors import UserError
 from t2v.models.device import ready
 from t2v.models.load import loading
-from t2v.models.lora_file import check_lora, convert, lora_file, read_lora, require_peft
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +37,8 @@ class LoraLoader(WanLoraLoaderMixin):
         Raises:
             UserError: it cannot be read, or see `convert`.
         """
+        from t2v.models.lora_file import convert, read_lora  # every pipeline loads this module
+
         told = kwargs.pop("return_lora_metadata", False)
         tensors, metadata = read_lora(pretrained_model_name_or_path_or_dict, **kwargs)
         tensors = convert(tensors, super().lora_state_dict)
@@ -57,6 +58,8 @@ class LoraLoader(WanLoraLoaderMixin):
         Raises:
             UserError: peft is missing, or see `convert` and `check_lora`.
         """
+        from t2v.models.lora_file import check_lora, require_peft
+
         require_peft()
         given = pretrained_model_name_or_path_or_dict
         tensors = self.lora_state_dict(dict(given) if isinstance(given, dict) else given, **kwargs)
@@ -81,6 +84,8 @@ def load_lora(pipeline: DiffusionPipeline, source: str | Path, scale: float) -> 
     Raises:
         UserError: no such file, a pipeline that takes none, one that does not fit or does nothing.
     """
+    from t2v.models.lora_file import check_lora, convert, lora_file, read_lora, require_peft
+
     path = lora_file(source)
     require_peft()
     if not isinstance(pipeline, WanLoraLoaderMixin):

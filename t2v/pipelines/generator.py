@@ -14,7 +14,6 @@ from diffusers import DiffusionPipeline, ModelMixin
 from torch import Tensor
 
 from t2v.errors import UserError
-from t2v.io.progress import Progress
 
 Ability = Literal["gives_latents", "can_resume", "is_trainable", "vae"]
 LACKS: dict[Ability, str] = {
@@ -184,6 +183,8 @@ def _batches(total: int, size: int, doing: str) -> Iterator[tuple[int, int]]:
     if not doing:
         yield from batches
         return
+    from t2v.io.progress import Progress  # a single video shows its own steps
+
     with Progress(total, doing, "videos") as bar:
         for first, count in batches:
             yield first, count

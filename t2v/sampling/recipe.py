@@ -22,7 +22,6 @@ from t2v.io import text_files
 from t2v.io.files import complete, write_text
 from t2v.io.text_files import check_file, parse_json
 from t2v.models.folder import EMBEDDED, file_hash
-from t2v.models.lora import lora_file
 
 MOST_JSON = 2**24  # bytes of a recipe: one has some thousand
 PACKAGES = ("t2v", "torch", "diffusers", "transformers")
@@ -221,11 +220,9 @@ def refuse_fetching(recipe: Recipe, source: Path, renamed: set[str]) -> None:
                 f"{source}: names model={shortened(asked.model)}, which is not here, and a recipe "
                 "fetches nothing. Give it with --model to use it."
             )
-    if "lora" not in renamed and asked.lora is not None:
-        file = lora_file(asked.lora)
-        check_file(file, f"lora={asked.lora}")
-        if file_hash(file) != recipe.lora:
-            raise UserError(f"lora={asked.lora}: not the file it was. Name the right one.")
+    is_lora_stored = "lora" not in renamed and asked.lora is not None
+    if is_lora_stored and lora_hash(cast(str, asked.lora)) != recipe.lora:
+        raise UserError(f"lora={asked.lora}: not the file it was. Name the right one.")
     if "attention" not in renamed and "hub" in asked.attention:
         raise UserError(
             f"{source}: names attention={shortened(asked.attention)}, whose code comes from the "
@@ -237,6 +234,17 @@ def refuse_fetching(recipe: Recipe, source: Path, renamed: set[str]) -> None:
             f"{source}: names scorer={shortened(choice.scorer)}, which is not here, and a recipe "
             "fetches nothing. Give it with scorer=FOLDER_OR_HUB_ID to use it."
         )
+
+
+def lora_hash(source: str) -> str:
+    """The `file_hash` of a LoRA, named by its file or folder.
+
+    Raises:
+        UserError: there is no such file, or it is a pipe or the like.
+    """
+    from t2v.models.lora_file import lora_file  # few videos have one
+
+    return file_hash(lora_file(source))
 
 
 def write_json(path: Path, recipe: Recipe) -> None:

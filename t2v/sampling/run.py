@@ -14,11 +14,10 @@ from t2v.config.sampling import SampleConfig
 from t2v.errors import UserError
 from t2v.io.video import check_size, read_recipe
 from t2v.models.device import DTYPES, pick_device, pick_dtype
-from t2v.models.folder import file_hash, model_folder, weights_hash
+from t2v.models.folder import model_folder, weights_hash
 from t2v.models.inputs import count_frames
 from t2v.models.load import loading
 from t2v.models.lora import load_lora
-from t2v.models.lora_file import lora_file
 from t2v.pipelines.generator import Ability, Generator, Start, require
 from t2v.pipelines.load import check_room, load_generator, set_attention
 from t2v.sampling import recipe as recipe_files
@@ -228,7 +227,7 @@ def _recipe(
         prompt=prompt,
         settings=resolved,
         weights=weights,
-        lora=None if resolved.lora is None else file_hash(lora_file(resolved.lora)),
+        lora=None if resolved.lora is None else recipe_files.lora_hash(resolved.lora),
         device=device,
         versions=recipe_files.versions(device),
         choice=choice,

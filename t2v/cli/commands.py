@@ -130,9 +130,14 @@ COMMANDS = {
         ("engine",),
     ),
     "bench": Command(
-        "t2v.config.sampling:BenchConfig",
-        "t2v.bench:bench",
-        "measure time, memory and utilisation of every stage",
-        ("what", "footage"),
+        "t2v.config.bench:BenchConfig",
+        "t2v.bench.pipeline:bench",
+        "measure time, memory and utilisation of every stage of a pipeline",
+    ),
+    "bench curate": Command(
+        "t2v.config.bench:BenchCurateConfig",
+        "t2v.bench.curation:bench",
+        "measure the speed of curation beside decoding alone",
+        ("footage",),
     ),
 }

@@ -68,35 +68,6 @@ class SampleConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchConfig:
-    """`t2v bench`, and `t2v bench curate FOOTAGE`"""
-
-    what: Literal["pipeline", "curate"] = "pipeline"  # what is timed
-    footage: str = ""  # a film or a folder of films, for what=curate
-    model: str = "t2v-tiny"  # the embedded model, a pipeline folder or a Hub id
-    height: int | None = None  # pixels; null: the model's own
-    width: int | None = None  # pixels; null: the model's own
-    num_frames: int | None = None  # frames of the video; null: the model's own
-    num_inference_steps: int | None = None  # denoising steps; null: the model's own
-    attention: str = "native"  # attention backend, by diffusers' names, such as xformers
-    device: str = "auto"  # auto (cuda, mps or cpu), cpu, cuda, cuda:1, mps
-    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # of the weights
-    warmup: int = 1  # runs before the timed ones
-    repeats: int = 5  # timed runs of each stage
-    memory_frames: tuple[int, ...] = (33, 257)  # lengths, in frames, whose VAE memory is measured
-    json: str | None = None  # file to write the figures to
-    overwrite: bool = False  # replace that file even if `t2v bench` did not write it
-
-    def __post_init__(self) -> None:
-        if self.warmup < 0 or self.repeats < 1:
-            raise UserError(
-                f"warmup={self.warmup} repeats={self.repeats}: at least 0 and at least 1."
-            )
-        if self.what == "curate" and not self.footage:
-            raise UserError("t2v bench curate FOOTAGE: name a film or a folder of films.")
-
-
-@dataclass(frozen=True, kw_only=True)
 class ConvertConfig:
     """`t2v convert SRC DST`: a Wan pipeline folder in diffusers' layout becomes one of ours."""
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from t2v.bench import MIB, peak_memory
+from t2v.bench.stopwatch import MIB, peak_memory
 from t2v.errors import UserError
 from t2v.models.device import pick_device
 from t2v.models.layers import Linear

@@ -3,13 +3,18 @@
 import json
 import sys
 
+import av
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from t2v.bench import bench, count_flop, peak_memory, print_table, stages
+from t2v.bench.curation import bench as bench_curation
+from t2v.bench.pipeline import bench, stages
+from t2v.bench.report import print_table
+from t2v.bench.stopwatch import count_flop, peak_memory
+from t2v.config.bench import BenchConfig, BenchCurateConfig
 from t2v.config.load import load_config
-from t2v.config.sampling import BenchConfig
 from t2v.errors import UserError
 from t2v.pipelines.t2v_generator import T2VGenerator
 
@@ -98,6 +103,31 @@ def test_another_pipeline_than_ours_is_refused_by_name(tmp_path):
     DDPMPipeline(unet, DDPMScheduler()).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="a DDPMPipeline does not give latents, which t2v bench"):
         bench(BenchConfig(model=str(tmp_path), device="cpu"))
+
+
+def test_curation_is_measured_beside_decoding(tmp_path, capsys):
+    with av.open(str(tmp_path / "film.mp4"), "w") as film:
+        stream = film.add_stream("mpeg4", rate=8)
+        stream.width = stream.height = 64
+        for level in range(0, 240, 10):
+            frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), level, np.uint8))
+            film.mux(stream.encode(frame))
+        film.mux(stream.encode())
+    config = BenchCurateConfig(footage=str(tmp_path), repeats=1, json=str(tmp_path / "speed.json"))
+    report = bench_curation(config)
+    assert [row["run"] for row in report["curation"]] == ["decode", "curate"]
+    assert [row["frames"] for row in report["curation"]] == [24, 24]
+    assert "by_decode" in capsys.readouterr().out
+    assert json.loads((tmp_path / "speed.json").read_text()) == report
+    bench_curation(config)  # its own figures are replaced
+
+
+def test_a_config_of_before_curation_had_its_own_command_loads(tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text("what: pipeline\nfootage: ''\nrepeats: 3\n")
+    assert load_config(BenchConfig, file, []).repeats == 3
+    with pytest.raises(UserError, match="t2v bench curate FOOTAGE"):
+        load_config(BenchConfig, None, ["what=curate"])
 
 
 @pytest.mark.parametrize("theirs", ["MINE", "[1]", '{"config": 3}', '{"config": {"a": 1}}'])

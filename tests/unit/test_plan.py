@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from t2v.bench import PROMPT, count_flop
+from t2v.bench.pipeline import PROMPT
+from t2v.bench.stopwatch import count_flop
 from t2v.cli.plan import load_plan
 from t2v.config.finetune import FinetuneConfig
 from t2v.config.models import TransformerConfig, VAEConfig

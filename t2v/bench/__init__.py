@@ -1,0 +1,1 @@
+"""Benchmarks: time, memory and utilisation of the pipeline, and the speed of curation."""

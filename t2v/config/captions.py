@@ -37,13 +37,13 @@ class CaptionConfig:
     min_match: float = -1.0  # with a scorer, least cosine of caption and frames
     merge: bool = False  # add to the caption what another candidate says beyond it
     tokenizer: str = ""  # pipeline or tokenizer (folder, Hub id) that counts tokens; empty: none
-    max_tokens: int | None = None  # longest caption taken, in tokens
+    max_tokens: int | None = None  # longest caption that is used, in tokens
 
     def __post_init__(self) -> None:
         at_least_one(self, "frames", "max_side", "max_new_tokens")
         if not self.authors:
             raise UserError(
-                "caption.authors=[]: nobody writes captions. To do without: skip=caption."
+                "caption.authors=[]: no author is left. Name one, or skip captions: skip=[caption]."
             )
         for author in self.authors:
             _check_author(author)
@@ -51,12 +51,12 @@ class CaptionConfig:
             at_least_one(self, "max_tokens")
             if not self.tokenizer:
                 raise UserError(
-                    f"caption.max_tokens={self.max_tokens}: tokens of what? Name a "
-                    "text encoder's tokenizer: caption.tokenizer=t2v-tiny or a pipeline folder."
+                    f"caption.max_tokens={self.max_tokens} needs the tokenizer to count with: "
+                    "caption.tokenizer=t2v-tiny, or a pipeline folder."
                 )
         if "{name}" not in self.rule:
             raise UserError(
-                f"caption.rule={self.rule}: holds no {{name}}, as in 'a video of {{name}}'."
+                f"caption.rule={self.rule}: it must contain {{name}}, as in 'a video of {{name}}'."
             )
         if self.timeout <= 0 or self.retries < 0:
             raise UserError(
@@ -87,8 +87,8 @@ def _check_author(author: str) -> None:
         _check_address(url)
     if not (plain or model or endpoint):
         raise UserError(
-            f"caption.authors: {_without_secrets(author)!r} is none of sidecar, table, folder, "
-            "filename, model:FOLDER_OR_HUB_ID, https://HOST/v1#MODEL."
+            f"caption.authors: {_without_secrets(author)!r} is not an author. Allowed: sidecar, "
+            "table, folder, filename, model:FOLDER_OR_HUB_ID, https://HOST/v1#MODEL."
         )
 
 
@@ -109,11 +109,11 @@ def _check_address(url: str) -> None:
         elif not parts.hostname or not url.isprintable() or " " in url or parts.port == 0:
             what = "no host, no port from 1 to 65535, or a blank"
     except ValueError:
-        what = "no host that can be read, or no port from 1 to 65535"
+        what = "no valid host, or no port from 1 to 65535"
     if what:
         raise UserError(
-            f"caption.authors: an address holds {what}. Allowed is https://HOST:PORT/v1#MODEL; "
-            "the key belongs into the environment variable that caption.key_variable names."
+            f"caption.authors: an address has {what}. Allowed: https://HOST:PORT/v1#MODEL; "
+            "the key goes into the environment variable that caption.key_variable names."
         )
 
 

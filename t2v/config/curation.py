@@ -46,7 +46,7 @@ class ScenesConfig:
     max_seconds: float = 10.0  # longer shots are split
     adaptive_threshold: float = 3.0  # of PySceneDetect's AdaptiveDetector; lower finds more cuts
     min_content: float = 15.0  # least change of a cut, of the same detector
-    dissolve_seconds: float = 2.0  # the longest dissolve that is looked for
+    dissolve_seconds: float = 2.0  # the longest dissolve to search for
     stitch: float = 0.9  # similarity across a cut from which it is none (Panda-70M)
     peak: float = 6.0  # a jump this many times its neighbours ends a shot (xGen-VideoSyn-1)
 

@@ -1,1 +1,1 @@
-"""From footage to clips: stages that score, tag and drop, and the driver that runs them."""
+"""Footage to clips: stages that score, tag and drop them, and the driver that runs the stages."""

@@ -1,4 +1,4 @@
-"""The clips as files of their own: copied where that is exact, else encoded; WebDataset shards."""
+"""Kept clips as files: copied where that is exact, else encoded; and WebDataset shards."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ from t2v.io.workers import Failure
 
 CLIPS, SHARDS = "clips", "shards"
 PER_SHARD = 1000
-COPIED = ("h264", "hevc", "av1", "vp9")  # what an mp4 may hold as it is
+COPIED = ("h264", "hevc", "av1", "vp9")  # codecs that an mp4 may hold
 TICKS = 90_000  # a second
 # one thread: the same bytes on any machine
 X264 = {"crf": "16", "preset": "veryfast", "bf": "0", "threads": "1"}
 
 
 def write_files(clips: Sequence[Clip], config: CurateConfig, folder: Path) -> list[Clip]:
-    """The clips, the kept ones with files of their own where `config.files` asks for them.
+    """Return the clips, the kept ones with files of their own where `config.files` asks for them.
 
-    A clip with a file has it as its path; where it was cut from stands in `extra["cut_from"]`.
-    Files that are there already are not written again.
+    The file becomes the clip's path; the footage it was cut from is in `extra["cut_from"]`.
+    Existing files are not written again.
 
     Raises:
-        UserError: there is no room.
+        UserError: the disk is full.
     """
     if config.files == "none":
         return list(clips)
@@ -50,11 +50,10 @@ def write_files(clips: Sequence[Clip], config: CurateConfig, folder: Path) -> li
     remove_partials(folder / CLIPS)
     result = list(clips)
     kept = [number for number, clip in enumerate(clips) if not clip.dropped]
-    weave = config.probe.interlaced == "deinterlace"
-    function = partial(_with_file, folder=folder, deinterlace=weave)
-    for at, done in engine.run(
-        "write", "clips", function, [clips[number] for number in kept], config
-    ):
+    deinterlace = config.probe.interlaced == "deinterlace"
+    function = partial(_with_file, folder=folder, deinterlace=deinterlace)
+    items = [clips[number] for number in kept]
+    for at, done in engine.run("write", "clips", function, items, config):
         clip = clips[kept[at]]
         if isinstance(done, Failure):
             done = clip.drop(FAILED, f"its file cannot be written: {done.reason}")
@@ -77,14 +76,14 @@ def _with_file(clip: Clip, folder: Path, deinterlace: bool) -> Clip:
     origin = {"path": clip.path, "start": clip.start, "end": clip.end, "sha256": clip.sha256}
     about = {name: clip.extra[name] for name in ("crop", "probe") if name in clip.extra}
     extra = {name: value for name, value in clip.extra.items() if name not in about}
-    told = probe(path)
+    probed = probe(path)
     return replace(
         clip,
         path=str(path),
         start=0.0,
         end=None if clip.end is None else round(clip.end - clip.start, 6),
-        width=told.width,  # even
-        height=told.height,
+        width=probed.width,  # even
+        height=probed.height,
         sha256=file_sha256(path),
         extra=extra | {"cut_from": origin | about},
     )
@@ -92,7 +91,7 @@ def _with_file(clip: Clip, folder: Path, deinterlace: bool) -> Clip:
 
 @contextmanager
 def _whole(path: Path) -> Iterator[Path]:
-    """A name to write a file under, which becomes `path` when all of it is on disk."""
+    """A temporary path that becomes `path` when the whole file is on disk."""
     try:
         with complete(path) as unfinished:
             yield unfinished
@@ -102,17 +101,21 @@ def _whole(path: Path) -> Iterator[Path]:
         else:
             what = f"{error.filename}: cannot be read any more ({error.strerror}). Put it back"
         raise UserError(
-            f"{what}, then give the same command again: what is done is kept."
+            f"{what}, then run the same command again: finished clips are kept."
         ) from error
 
 
 def _copied(clip: Clip, path: Path, deinterlace: bool) -> bool:
-    """Copy the packets, where that gives the very frames: from a key frame on, nothing to turn,
-    crop, stretch or mend, and no packet needed that comes later."""
-    told = probe(clip.path)
-    turned = told.rotation or told.mirrored or told.sample_aspect != 1 or "crop" in clip.extra
-    mended = not told.is_clocked or "resized" in clip.tags or (told.interlaced and deinterlace)
-    if turned or mended or told.codec not in COPIED:
+    """Copy the packets and return True where that gives the exact frames.
+
+    It does from a key frame on, if no frame depends on a later packet, and if nothing has to be
+    turned, cropped, stretched or repaired.
+    """
+    probed = probe(clip.path)
+    turned = probed.rotation or probed.mirrored or probed.sample_aspect != 1 or "crop" in clip.extra
+    repaired = not probed.is_clocked or "resized" in clip.tags
+    repaired |= probed.interlaced and deinterlace
+    if turned or repaired or probed.codec not in COPIED:
         return False
     with opened(Path(clip.path)) as source:
         stream = film_of(Path(clip.path), source)
@@ -136,7 +139,7 @@ def _copied(clip: Clip, path: Path, deinterlace: bool) -> bool:
 
 
 def _span(source: Any, stream: Any, clip: Clip) -> Iterator[Any]:
-    """The packets shown in the clip's span, in the order they are stored."""
+    """The packets shown in the clip's span, in storage order."""
     zero = stream.start_time or 0
     low = clip.start - 1e-4
     high = float("inf") if clip.end is None else clip.end - 1e-4
@@ -155,7 +158,7 @@ def _span(source: Any, stream: Any, clip: Clip) -> Iterator[Any]:
 
 
 def _encoded(clip: Clip, path: Path, deinterlace: bool) -> None:
-    """The clip as H.264, each frame at its own time."""
+    """Write the clip as H.264, each frame at its own time."""
     crop = clip.extra.get("crop")
     frames = iter_frames(
         clip.path,
@@ -184,9 +187,9 @@ def _encoded(clip: Clip, path: Path, deinterlace: bool) -> None:
 
 
 def _write_shards(clips: Sequence[Clip], folder: Path) -> None:
-    """Tar files of `ID.mp4`, `ID.txt` (the caption) and `ID.json` (the row): WebDataset's form.
+    """Write tar files of `ID.mp4`, `ID.txt` (the caption) and `ID.json`, in WebDataset's format.
 
-    Those of a run before that kept more clips are removed.
+    Surplus shards of an earlier run that kept more clips are removed.
     """
     for old in (folder / SHARDS).glob("[0-9]" * 6 + ".tar"):
         if int(old.stem) * PER_SHARD >= len(clips):
@@ -204,6 +207,6 @@ def _write_shards(clips: Sequence[Clip], folder: Path) -> None:
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    entry = tarfile.TarInfo(name)  # no owner and no time: equal clips give equal shards
+    entry = tarfile.TarInfo(name)  # without owner and time: equal clips give equal shards
     entry.size = len(data)
     tar.addfile(entry, io.BytesIO(data))

@@ -253,9 +253,9 @@ def unanswered(clips: Sequence[Clip]) -> str:
     """The number of clips that each author left without an answer, as text; empty: none."""
     silent = [clip for clip in clips if UNANSWERED in clip.extra]
     counts = Counter(author for clip in silent for author in set(clip.extra[UNANSWERED]))
-    said = "; ".join(f"{author}: no answer for {count}" for author, count in sorted(counts.items()))
+    parts = [f"{author}: no answer for {count}" for author, count in sorted(counts.items())]
     lost = sum(clip.dropped == "caption" for clip in silent)
-    return f"{said} ({lost} of {len(clips)} clips dropped for it)" if said else ""
+    return f"{'; '.join(parts)} ({lost} of {len(clips)} clips dropped for it)" if parts else ""
 
 
 def funnel_lines(stats: dict[str, Any]) -> Iterator[str]:

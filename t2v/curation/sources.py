@@ -1,4 +1,4 @@
-"""The files of footage, and what a table beside them says of their source, licence and caption."""
+"""The files of footage, with source, licence and caption from a table beside them."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from t2v.io.text_files import read_text
 
 logger = logging.getLogger(__name__)
 LONGEST_TABLE = 2**32  # bytes
-LONGEST_BESIDE = 2**26  # bytes of a table in the folder above, where anything may lie
-# The columns a table may have, in whatever spelling people use; the first one found counts.
+LONGEST_BESIDE = 2**26  # bytes of a table in the folder above, which may hold anything
+# The columns of a table under their common names; the first one found counts.
 COLUMNS = {
     "file": ("file", "path", "filename", "file_name", "video", "name"),
     "source": ("source", "repo", "url", "origin"),
@@ -31,7 +31,7 @@ COLUMNS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """One file of footage: its absolute path, a name below the input, and what a table says."""
+    """One file of footage: its absolute path, its name below the input, and facts from a table."""
 
     path: str
     name: str
@@ -42,21 +42,21 @@ class Source:
     caption: str = ""
 
     def key(self, settings: str) -> str:
-        """What changes when the file, its rights or the settings do, and at nothing else."""
+        """Return a key that changes with the file, its rights or the settings, and nothing else."""
         facts = [self.name, self.size, self.modified, self.source, self.license, self.caption]
         return sha256(json.dumps([*facts, settings]))[:KEY]
 
 
 def find_sources(given: str, output: Path) -> list[Source]:
-    """The videos of a folder and all below it in the order of their names, or the one file.
+    """Return the videos of a folder and its subfolders in the order of their names, or one file.
 
     A `.csv`, `.json` or `.jsonl` table in the folder or beside it gives source, licence and
     caption of the files it names, by path from the table's own folder.
 
     Raises:
-        UserError: nothing is there, no file has the suffix of a video, or a table is unreadable.
+        UserError: there is no such file or folder, no file is a video, or a table is unreadable.
     """
-    top = Path(os.path.abspath(given))  # noqa: PTH100  a link keeps the name the user knows
+    top = Path(os.path.abspath(given))  # noqa: PTH100  a link keeps the name that the user knows
     if top.is_file():
         files, folder = [top], top.parent
     elif top.is_dir():
@@ -65,11 +65,11 @@ def find_sources(given: str, output: Path) -> list[Source]:
         raise UserError(f"input={given}: there is no such file or folder.")
     if not files:
         raise UserError(
-            f"input={given}: holds no video. Files are known by their suffix: "
+            f"input={given}: holds no video. Videos are recognized by their suffix: "
             f"{' '.join(sorted(VIDEO_SUFFIXES))}."
         )
-    told = _tables(folder)
-    return [_source(path, folder, told.get(path, {})) for path in files]
+    facts = _tables(folder)
+    return [_source(path, folder, facts.get(path, {})) for path in files]
 
 
 def _videos(top: Path, output: Path) -> Iterator[Path]:
@@ -82,21 +82,21 @@ def _videos(top: Path, output: Path) -> Iterator[Path]:
         else:
             others += 1
     if others:
-        logger.info("%s: %d files without the suffix of a video are left alone", top, others)
+        logger.info("%s: %d files without the suffix of a video are ignored", top, others)
 
 
-def _source(path: Path, folder: Path, told: dict[str, str]) -> Source:
+def _source(path: Path, folder: Path, facts: dict[str, str]) -> Source:
     name = path.relative_to(folder).as_posix()
     try:
-        facts = path.stat()
-    except OSError:  # a link that leads nowhere: a verdict on this file when it is looked at
-        return Source(path=str(path), name=name, size=0, modified=0, **told)
-    return Source(path=str(path), name=name, size=facts.st_size, modified=facts.st_mtime_ns, **told)
+        stat = path.stat()
+    except OSError:  # a dangling link; the file fails when it is analyzed
+        return Source(path=str(path), name=name, size=0, modified=0, **facts)
+    return Source(path=str(path), name=name, size=stat.st_size, modified=stat.st_mtime_ns, **facts)
 
 
 def _tables(folder: Path) -> dict[Path, dict[str, str]]:
-    """What the tables in the folder and beside it say, by absolute path; the nearer one counts."""
-    told: dict[Path, dict[str, str]] = {}
+    """The facts in tables in the folder and beside it, by absolute path; the nearer table wins."""
+    facts: dict[Path, dict[str, str]] = {}
     for place in (folder.parent, folder):
         for suffix in ("csv", "json", "jsonl"):
             for table in sorted(place.glob(f"*.{suffix}")) if os.access(place, os.R_OK) else []:
@@ -104,10 +104,10 @@ def _tables(folder: Path) -> dict[Path, dict[str, str]]:
                     name = _column(row, "file")
                     if name:
                         path = Path(os.path.abspath(place / name))  # noqa: PTH100
-                        told[path] = {
+                        facts[path] = {
                             each: _column(row, each) for each in ("source", "license", "caption")
                         }
-    return told
+    return facts
 
 
 def _column(row: dict[str, Any], name: str) -> str:
@@ -117,13 +117,13 @@ def _column(row: dict[str, Any], name: str) -> str:
 
 
 def _rows(table: Path, is_ours: bool) -> list[dict[str, Any]]:
-    """The rows of a table; one beside the input that is no table is none of our business."""
+    """The rows of a table; files beside the input that cannot be read as tables are ignored."""
     try:
         rows = _parsed(table, LONGEST_TABLE if is_ours else LONGEST_BESIDE)
     except (UserError, ValueError, RecursionError, csv.Error) as error:
         if is_ours:
-            raise UserError(f"{table}: cannot be read as a table ({error}).") from error
-        logger.info("%s: left alone, it cannot be read as a table (%s)", table, error)
+            raise UserError(f"{table}: cannot be read as a table ({error}). Repair it.") from error
+        logger.info("%s: ignored, it cannot be read as a table (%s)", table, error)
         return []
     return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
 

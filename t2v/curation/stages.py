@@ -41,7 +41,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Stage:
-    """How a stage is called, its function, and the scores that it gives clips, by name."""
+    """A stage: its kind, its function, and the scores that it gives clips, by name."""
 
     kind: Literal["shot", "all", "clip"]
     run: Callable[..., Any]

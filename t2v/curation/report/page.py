@@ -49,7 +49,8 @@ def write_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"tidy": tidy, "number": number, "span": span, "title": title}
+    environment.filters |= {"tidy": tidy, "number": number, "duration": duration}
+    environment.filters |= {"span": span, "title": title}
     most, meanings = config.report.pictures, score_meanings(config)
     facts = {
         "stats": stats,
@@ -65,11 +66,11 @@ def write_report(
         "shared": tables.shared_captions(clips),
         "topics": tables.topics(clips),
         "provenance": tables.provenance_rows(stats),
-        "judges": sorted({str(c.extra["topic_judge"]) for c in clips if "topic_judge" in c.extra}),
+        "scorers": sorted({str(c.extra["topic_judge"]) for c in clips if "topic_judge" in c.extra}),
         "entropies": _entropies(clips, config),
         "balance": config.balance,
         "rights": tables.rights(clips),
-        "hours": sum(map(tables.seconds_of, tables.kept(clips))) / 3600,
+        "kept_seconds": sum(map(tables.seconds_of, tables.kept(clips))),
         "settings": (folder / "config.yaml").read_text(encoding="utf-8"),
     }
     page = environment.get_template("report.html.j2").render(facts)
@@ -180,6 +181,14 @@ def number(value: float) -> str:
     if value == int(value):
         return f"{int(value):,}"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def duration(seconds: float) -> str:
+    """A duration for people, in seconds, minutes or hours."""
+    for unit, length in (("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{number(seconds / length)} {unit}"
+    return f"{number(seconds)} seconds"
 
 
 def title(clip: Clip) -> str:

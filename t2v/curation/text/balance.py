@@ -57,7 +57,7 @@ def groups(clip: Clip, config: BalanceConfig) -> tuple[str, ...]:
 
 
 def entropies(clips: Sequence[Clip], config: BalanceConfig) -> dict[str, tuple[float, float]]:
-    """By axis, the Shannon entropy of its groups in bits, and its maximum for that many groups."""
+    """The Shannon entropy of the groups of each axis in bits, and its maximum for that many."""
     found = {}
     for axis, name in enumerate(config.by):
         counts = Counter(groups(clip, config)[axis] for clip in clips)

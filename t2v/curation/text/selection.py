@@ -85,4 +85,4 @@ def merged(caption: str, others: Sequence[str]) -> str:
 
 
 def _who(candidate: Candidate) -> str:
-    return candidate.author.partition(" @ ")[0]  # without the frame it looked at
+    return candidate.author.partition(" @ ")[0]  # without the time of the frame it describes

@@ -44,11 +44,11 @@ def topics(clips: list[Clip], config: TopicsConfig, folder: Path) -> list[Clip]:
     labels = clusters(features, config)
     names = name_clusters(captions, labels)
     given = [clips[number] for number in captioned]
-    judge = config.scorer or "caption"
+    scorer = config.scorer or "caption"
     matches = _by_pictures(given, names, config) if config.scorer else _by_caption(features, labels)
     result = list(clips)
     for number, clip, label, match in zip(captioned, given, labels, matches, strict=True):
-        result[number] = _placed(clip, names[label], int(label), match, judge, config.min_match)
+        result[number] = _placed(clip, names[label], int(label), match, scorer, config.min_match)
     return result
 
 
@@ -143,13 +143,15 @@ def name_clusters(captions: Sequence[str], labels: np.ndarray) -> list[str]:
     return names
 
 
-def _placed(clip: Clip, name: str, label: int, match: np.ndarray, judge: str, least: float) -> Clip:
+def _placed(
+    clip: Clip, name: str, label: int, match: np.ndarray, scorer: str, least: float
+) -> Clip:
     own = round(float(match[label]), 4)
     clip = replace(
         clip,
         scores=clip.scores | {"topic_match": own},
         tags=clip.tags if int(match.argmax()) == label else (*clip.tags, "off-topic"),
-        extra=clip.extra | {"topic": name, "topic_judge": judge},
+        extra=clip.extra | {"topic": name, "topic_judge": scorer},
     )
     if own < least:
         return clip.drop("topics", f"fits its topic ({name}) by {own}, at least {least}")

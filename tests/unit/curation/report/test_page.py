@@ -13,7 +13,7 @@ from PIL import Image
 
 from t2v.config.curation import CurateConfig
 from t2v.config.load import save_config
-from t2v.curation.report.page import histograms, write_report
+from t2v.curation.report.page import duration, histograms, write_report
 from t2v.curation.report.tables import funnel, reasons, rights, shared_captions
 from t2v.io.manifest import Clip
 
@@ -163,3 +163,11 @@ def test_a_browser_opens_it_without_a_complaint(page, tmp_path):
     assert "2 of 5 clips kept" in done.stdout
     assert "<script" not in done.stdout
     assert "CONSOLE" not in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(9.04, "9.04 seconds"), (119, "119 seconds"), (150, "2.5 minutes"), (7200, "2 hours")],
+)
+def test_durations_have_a_unit_that_reads_well(seconds, words):
+    assert duration(seconds) == words

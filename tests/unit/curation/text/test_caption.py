@@ -125,11 +125,11 @@ def test_frames_are_spread_over_the_span_scaled_and_cropped(clip):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"authors": ("someone",)}, "'someone' is none of sidecar"),
-        ({"authors": ("http://host/v1",)}, "is none of"),
-        ({"authors": ()}, "nobody writes captions"),
-        ({"rule": "a video"}, r"holds no \{name\}"),
-        ({"max_tokens": 20}, "tokens of what"),
+        ({"authors": ("someone",)}, "'someone' is not an author"),
+        ({"authors": ("http://host/v1",)}, "is not an author"),
+        ({"authors": ()}, "no author is left"),
+        ({"rule": "a video"}, r"must contain \{name\}"),
+        ({"max_tokens": 20}, "needs the tokenizer"),
         ({"timeout": 0.0}, r"timeout=0\.0"),
     ],
 )

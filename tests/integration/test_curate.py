@@ -153,7 +153,7 @@ def finished(words: list[str]) -> None:
     assert process.returncode == 0, told
 
 
-def test_a_full_disk_is_told_and_nothing_done_is_lost(footage, tmp_path):
+def test_a_full_disk_is_reported_and_nothing_done_is_lost(footage, tmp_path):
     output = tmp_path / "out"
 
     def fill() -> None:  # no file may grow beyond 3 kB

@@ -29,7 +29,7 @@ def test_shards_of_a_run_that_kept_more_do_not_stay(tmp_path, monkeypatch, kept)
     ("path", "words"),
     [("gone.mp4", "gone.mp4: cannot be read any more"), ("a.mp4", "tar: cannot be written")],
 )
-def test_what_cannot_be_read_is_told_from_what_cannot_be_written(
+def test_files_that_cannot_be_read_are_told_from_those_that_cannot_be_written(
     tmp_path, monkeypatch, path, words
 ):
     (tmp_path / output.SHARDS).mkdir()

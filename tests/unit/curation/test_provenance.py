@@ -23,7 +23,7 @@ def config(tmp_path):
     return CurateConfig(input="in", output=str(tmp_path / "out"))
 
 
-def test_versions_and_rules_are_told(config):
+def test_versions_and_rules_are_recorded(config):
     told = provenance(config, 3)
     assert told["rules"] == 3
     assert told["versions"]["av"] == av.__version__
@@ -32,14 +32,14 @@ def test_versions_and_rules_are_told(config):
     assert told["models"] == {}
 
 
-def test_settings_that_judge_change_the_hash_and_others_do_not(config):
+def test_settings_that_decide_change_the_hash_and_others_do_not(config):
     told = provenance(config, 3)
     assert provenance(replace(config, input="elsewhere", workers=3), 3) == told
     other = replace(config, quality=QualityConfig(min_sharpness=2.6))
     assert provenance(other, 3)["settings"] != told["settings"]
 
 
-def test_a_model_is_told_by_the_hash_of_its_files(config, tmp_path):
+def test_a_model_is_identified_by_the_hash_of_its_files(config, tmp_path):
     model = tmp_path / "model"
     model.mkdir()
     (model / "model.safetensors").write_bytes(b"weights")
@@ -79,7 +79,7 @@ def asked(monkeypatch):
         ("caption", "caption.authors"),
     ],
 )
-def test_other_weights_in_the_same_folder_judge_again(stage, setting, tmp_path, asked):
+def test_other_weights_in_the_same_folder_run_again(stage, setting, tmp_path, asked):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.mp4").write_bytes(b"film")
     model = tmp_path / "model"
@@ -114,7 +114,7 @@ def test_a_model_that_a_worker_fetched_is_known_the_next_time(tmp_path, asked, m
         assert asked == {"analyze": count, "caption": count}
 
 
-def test_ocr_is_told_by_its_version(config):
+def test_ocr_is_identified_by_its_version(config):
     read = replace(config, overlay=OverlayConfig(ocr="rapidocr"))
     assert {"rapidocr", "onnxruntime"} <= set(provenance(read, 3)["versions"])
     assert "rapidocr" not in provenance(replace(read, skip=("overlay",)), 3)["versions"]

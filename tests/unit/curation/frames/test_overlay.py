@@ -16,7 +16,7 @@ def film(scene):
     return scene(3, 60, pan=3, size=(180, 320))
 
 
-def judged(shot, stills, **settings):
+def measured(shot, stills, **settings):
     height, width = stills.shape[1:3]
     clip = replace(shot.clip, width=width, height=height)
     return overlay(replace(shot, clip=clip, stills=stills), OverlayConfig(**settings))
@@ -44,20 +44,20 @@ def test_bars_are_cropped(film, shot, rows, columns):
     stills[:, :rows] = stills[:, height - rows :] = 0
     stills[:, :, :columns] = stills[:, :, width - columns :] = 3
     assert bars(stills) == (columns, rows, width - 2 * columns, height - 2 * rows)
-    clip = judged(shot(film), stills)
+    clip = measured(shot(film), stills)
     left, top, across, down = clip.extra["crop"]
     assert columns <= left <= columns + 2
     assert rows <= top <= rows + 2
     assert width - 2 * columns - 4 <= across <= width - 2 * columns
     assert (clip.width, clip.height, clip.dropped) == (across, down, "")
     assert "letterbox" in clip.tags
-    assert "letterbox" not in judged(shot(film), shot(film).stills).tags
+    assert "letterbox" not in measured(shot(film), shot(film).stills).tags
 
 
 @pytest.mark.parametrize("place", [(60, 330), (60, 180)])
 def test_burned_in_text_is_cropped_at_the_edge_and_dropped_in_the_middle(film, shot, place):
     stills = written(shot(film).stills, "the quick brown fox jumps", place)
-    clip = judged(shot(film), stills)
+    clip = measured(shot(film), stills)
     assert "text" in clip.tags
     if place[1] > 300:
         assert clip.dropped == ""
@@ -66,7 +66,7 @@ def test_burned_in_text_is_cropped_at_the_edge_and_dropped_in_the_middle(film, s
     else:
         assert clip.dropped == "overlay"
         assert clip.reason.startswith("text at")
-    assert judged(shot(film), stills, text="tag").dropped == ""
+    assert measured(shot(film), stills, text="tag").dropped == ""
 
 
 def test_a_mark_that_stays_in_a_corner_is_a_logo(film, shot):
@@ -74,10 +74,10 @@ def test_a_mark_that_stays_in_a_corner_is_a_logo(film, shot):
     for still in stills:
         cv2.rectangle(still, (560, 20), (610, 50), (255, 255, 255), 3)
         cv2.circle(still, (585, 35), 8, (255, 0, 0), -1)
-    assert "logo" in judged(shot(film), stills).tags
-    left, top, width, _ = judged(shot(film), stills, logo="crop").extra["crop"]
+    assert "logo" in measured(shot(film), stills).tags
+    left, top, width, _ = measured(shot(film), stills, logo="crop").extra["crop"]
     assert top >= 50 or left + width <= 560
-    assert judged(shot(film), stills, logo="drop").dropped == "overlay"
+    assert measured(shot(film), stills, logo="drop").dropped == "overlay"
 
 
 def test_pictures_that_light_nowhere_have_no_bars():
@@ -88,7 +88,7 @@ def test_a_title_that_comes_late_is_found(film, shot):
     stills = shot(film).stills.copy()
     stills = np.concatenate([stills, stills])
     stills[-4:] = written(stills[-4:], "the end of the whole film", (60, 330))
-    assert "text" in judged(shot(film), stills).tags
+    assert "text" in measured(shot(film), stills).tags
 
 
 @pytest.mark.parametrize("size", [40, 90])
@@ -96,7 +96,7 @@ def test_a_large_title_is_text(film, shot, size):
     stills = shot(film).stills.copy()
     for still in stills:
         cv2.putText(still, "THE END", (40, 230), cv2.FONT_HERSHEY_DUPLEX, size / 22, (255,) * 3, 6)
-    assert "text" in judged(shot(film), stills).tags
+    assert "text" in measured(shot(film), stills).tags
 
 
 LINES = ("Where have you been all day?", "She said nothing, and closed the door.")
@@ -138,14 +138,14 @@ def test_subtitles_are_found_however_they_look(scene, shot, style):
             subtitled(each, style, LINES[number % 2], share, place)
             for number, each in enumerate(stills)
         ]
-        found.append("text" in judged(shot(stills), np.stack(shown), text="tag").tags)
+        found.append("text" in measured(shot(stills), np.stack(shown), text="tag").tags)
     assert sum(found) >= 3, found
 
 
 def test_a_line_that_is_there_for_a_second_is_found(scene, shot):
     stills = shot(scene(4, 60, pan=3, size=(180, 320))).stills.copy()
     stills[2] = subtitled(stills[2], "with a black outline", LINES[0])
-    clip = judged(shot(stills), stills)
+    clip = measured(shot(stills), stills)
     assert "text" in clip.tags
     assert clip.extra["crop"][3] >= 0.8 * stills.shape[1]
 
@@ -170,14 +170,14 @@ def facade(seed, pan):
 @pytest.mark.parametrize("seed", range(12))
 def test_rows_of_windows_are_no_text(shot, seed):
     stills = facade(seed, pan=17 * (seed % 3))
-    assert "text" not in judged(shot(stills), stills, text="tag").tags
+    assert "text" not in measured(shot(stills), stills, text="tag").tags
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_text_before_rows_of_windows_is_text(shot, seed):
     stills = facade(seed, pan=17)
     shown = np.stack([subtitled(each, "with a black outline", LINES[0]) for each in stills])
-    assert "text" in judged(shot(stills), shown, text="tag").tags
+    assert "text" in measured(shot(stills), shown, text="tag").tags
 
 
 @pytest.mark.parametrize("light", [0.05, 0.12, 0.2])
@@ -198,7 +198,7 @@ def test_a_logo_is_cropped_unless_told_otherwise(film, shot):
     stills = shot(film).stills.copy()
     for still in stills:
         cv2.rectangle(still, (560, 20), (610, 50), (255, 255, 255), 3)
-    clip = judged(shot(film), stills)
+    clip = measured(shot(film), stills)
     assert OverlayConfig().logo == "crop"
     assert clip.width * clip.height < 640 * 360
     assert (clip.dropped, "logo" in clip.tags) == ("", True)

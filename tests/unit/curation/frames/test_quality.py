@@ -8,7 +8,7 @@ from t2v.config.curation import QualityConfig
 from t2v.curation.frames.quality import quality
 
 
-def judged(frames, shot, **settings):
+def measured(frames, shot, **settings):
     return quality(shot(frames.clip(0, 255).astype(np.uint8), zoom=1), QualityConfig(**settings))
 
 
@@ -23,7 +23,7 @@ def jpeg(frame, mark):
 
 
 def test_a_good_film_passes(film, shot):
-    clip = judged(film, shot)
+    clip = measured(film, shot)
     assert clip.dropped == ""
     assert 0.9 < clip.scores["blockiness"] < 1.3
 
@@ -42,12 +42,12 @@ SPOILED = {
 
 @pytest.mark.parametrize("fault", SPOILED)
 def test_a_spoiled_film_is_dropped_with_the_fault_named(film, shot, fault):
-    clip = judged(SPOILED[fault](film), shot)
+    clip = measured(SPOILED[fault](film), shot)
     assert clip.dropped == "quality"
     assert fault in clip.reason
 
 
-def test_a_named_model_judges_beauty(film, shot, tmp_path):
+def test_a_named_model_scores_aesthetics(film, shot, tmp_path):
     from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
 
     config = ViTConfig(
@@ -61,6 +61,6 @@ def test_a_named_model_judges_beauty(film, shot, tmp_path):
     )
     ViTForImageClassification(config).save_pretrained(tmp_path)
     ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
-    clip = judged(film, shot, aesthetic_model=str(tmp_path), min_aesthetic=9.9)
+    clip = measured(film, shot, aesthetic_model=str(tmp_path), min_aesthetic=9.9)
     assert 1 <= clip.scores["aesthetic"] <= 10
     assert clip.reason.startswith("plain")

@@ -15,7 +15,7 @@ from t2v.curation.sources import find_sources
 from t2v.io.video import write_video
 
 FPS = 25.0
-WHOLE = ScenesConfig(max_seconds=1e6)  # takes are not split
+WHOLE = ScenesConfig(max_seconds=1e6)  # shots are not split
 
 
 def small(frame):
@@ -23,7 +23,7 @@ def small(frame):
 
 
 def spans(frames, config=WHOLE, fps=FPS):
-    """The takes that are found, as (first frame, one after the last)."""
+    """The shots that are found, as (first frame, one after the last)."""
     finder = SceneFinder(config)
     found = []
     for number, frame in enumerate(frames):
@@ -123,7 +123,7 @@ def test_a_flash_is_no_cut(scene):
     assert gaps(film) == []
 
 
-def test_a_jump_in_one_scene_ends_the_take(scene):
+def test_a_jump_in_one_scene_ends_the_shot(scene):
     film = scene(8, 120, pan=2, ball=0)
     assert f1([(40, 40)], gaps(np.concatenate([film[:40], film[80:]]))) == 1
 
@@ -148,11 +148,11 @@ def test_what_is_kept_of_a_long_film_stays_small(scene):
     assert most < 600
 
 
-def test_a_black_film_is_a_take_for_others_to_judge():
+def test_a_black_film_is_a_shot_that_other_stages_drop():
     assert spans(np.zeros((75, 144, 256, 3), np.uint8)) == [(0, 75)]
 
 
-def test_a_film_of_one_frame_is_a_take(scene):
+def test_a_film_of_one_frame_is_a_shot(scene):
     assert spans(scene(0, 1)) == [(0, 1)]
 
 
@@ -166,7 +166,7 @@ LIGHTS = {
 
 @pytest.mark.parametrize("light", LIGHTS)
 @pytest.mark.parametrize("length", [1, 2, 3])
-def test_a_flash_of_any_light_splits_no_take(scene, light, length):
+def test_a_flash_of_any_light_splits_no_shot(scene, light, length):
     film = scene(2, 44, pan=2)
     film[22 : 22 + length] = LIGHTS[light](film[22 : 22 + length])
     assert gaps(film) == []
@@ -218,7 +218,7 @@ def test_somebody_who_walks_behind_an_urn_is_no_dissolve(scene, seed, seconds, w
 
 
 @pytest.mark.parametrize("kind", ["faint", "colour", "dark", "plain"])
-def test_a_short_film_of_noise_is_judged_and_only_a_plain_one_called_so(kind, tmp_path):
+def test_a_short_film_of_noise_is_measured_and_only_a_plain_one_called_so(kind, tmp_path):
     draw, size = np.random.default_rng(1), (40, 240, 320)
     film = {
         "faint": lambda: (128 + 10 * draw.standard_normal((*size, 1))).repeat(3, 3),

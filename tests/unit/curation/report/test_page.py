@@ -130,7 +130,7 @@ def test_duplicates_stand_beside_what_stays(page):
     assert section.index("copy.mp4") < section.index("0.00 to 2.00 s", section.index("<article", 9))
 
 
-def test_a_caption_of_a_file_at_several_of_its_clips_is_told(tmp_path):
+def test_clips_that_share_the_caption_of_their_file_are_counted(tmp_path):
     clips, _ = footage(tmp_path)
     assert shared_captions(clips) == 0
     parts = [Clip(path="/x", start=i, end=i + 1.0, caption="both") for i in range(2)]

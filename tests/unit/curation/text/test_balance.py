@@ -56,7 +56,7 @@ def test_the_choice_does_not_depend_on_the_order(tmp_path):
     assert forth == back
 
 
-def test_by_default_all_stay_and_only_the_entropies_are_told(tmp_path):
+def test_by_default_all_stay_and_only_the_entropies_are_reported(tmp_path):
     assert balance(crowd(), BalanceConfig(), tmp_path) == crowd()
     assert balance([], BalanceConfig(keep=0.5), tmp_path) == []
     told = entropies(crowd(), BalanceConfig(by=("source",)))

@@ -30,7 +30,7 @@ def say(clip: Clip, text: str) -> None:
     Path(clip.path).with_suffix(".txt").write_text(text, encoding="utf-8")
 
 
-def heard(clip: Clip) -> list[tuple[str, str, str]]:
+def candidates_of(clip: Clip) -> list[tuple[str, str, str]]:
     rows = clip.extra["candidates"]
     return [(row["author"], row.get("text", ""), row.get("verdict", "")) for row in rows]
 
@@ -40,7 +40,7 @@ def test_every_author_is_heard_and_kept_and_the_most_trusted_of_equals_taken(cli
     listed = replace(clip, caption="A dog", captions=("A dog",))
     config = CaptionConfig(authors=("sidecar", "table", "filename", "folder"), rule="of {name}!")
     done = caption(listed, config)
-    assert heard(done) == [
+    assert candidates_of(done) == [
         ("sidecar", DOG, ""),
         ("sidecar", "The dog is wet.", ""),
         ("sidecar", "", "says nothing"),
@@ -70,7 +70,7 @@ def test_footage_whose_caption_is_bad_does_not_get_its_name_instead(clip):
 def test_a_defect_rules_a_candidate_out_and_a_loop_is_said_once(clip):
     say(clip, f"{DOG} The scene then cuts to a kitchen.\n{DOG} {DOG}\nFrame 1: a dog. Frame 2: it.")
     done = caption(clip, CaptionConfig(authors=("sidecar",)))
-    assert heard(done) == [
+    assert candidates_of(done) == [
         ("sidecar", f"{DOG} The scene then cuts to a kitchen.", "scene transition"),
         ("sidecar", DOG, ""),
         ("sidecar", "Frame 1: a dog. Frame 2: it.", "frame by frame"),
@@ -97,7 +97,7 @@ def test_tokens_are_counted_and_what_does_not_fit_is_not_taken(clip, tokenizer, 
     config = CaptionConfig(tokenizer=str(tmp_path / "pipeline"), max_tokens=5)
     say(clip, "a red ball rolls on the grass\na red ball rolls")
     done = caption(clip, config)
-    assert heard(done)[0][2] == "8 tokens, 5 fit"
+    assert candidates_of(done)[0][2] == "8 tokens, 5 fit"
     assert (done.caption, done.scores["caption_tokens"]) == ("a red ball rolls", 5)
 
 
@@ -109,7 +109,7 @@ def test_control_characters_and_line_marks_do_not_reach_a_caption(clip):
 
 def test_endless_text_is_no_caption(clip):
     say(clip, "word " * 2000)
-    [(_, text, verdict), *_] = heard(caption(clip, CaptionConfig()))
+    [(_, text, verdict), *_] = candidates_of(caption(clip, CaptionConfig()))
     assert (len(text), verdict) == (5000, "9999 characters are no caption (5000 at most)")
 
 

@@ -50,7 +50,7 @@ def test_few_of_the_lookalikes_of_a_defect_are_taken_for_it(defect):
 
 
 @pytest.mark.parametrize("defect", DEFECTS)
-def test_captions_written_after_the_rules_are_judged_as_well(defect):
+def test_captions_written_after_the_rules_are_sorted_as_well(defect):
     bad = PLANTED[f"unseen {defect}"]
     others = [each for other in DEFECTS if other != defect for each in PLANTED[f"unseen {other}"]]
     hits, false = found(defect, bad), found(defect, others + PLANTED["unseen lookalikes"])
@@ -74,5 +74,5 @@ def test_what_is_repeated_is_said_once(loop, said):
     assert unrepeated(said) == said
 
 
-def test_a_very_long_caption_is_judged_in_time():
+def test_a_very_long_caption_is_checked_in_time():
     assert "repetition" in defects("the video begins with then " * 2000)

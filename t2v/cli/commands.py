@@ -121,6 +121,7 @@ COMMANDS = {
         "t2v.cli.plan:plan",
         "estimate memory, time and disk of a command before running it",
         ("command",),
+        whole_line=True,
     ),
     "curate": Command(
         "t2v.config.curation:CurateConfig",

@@ -163,3 +163,9 @@ def test_a_prompt_that_looks_like_a_setting_is_told_how_to_be_one(capsys):
     for prompt in ("E=mc2 on a blackboard", "seed=4 in the wild"):
         assert main(["sample", prompt]) == 2
         assert "A prompt with `=` in it goes behind --" in capsys.readouterr().err
+
+
+def test_a_plan_takes_the_settings_of_the_command_it_plans(capsys):
+    size = ["height=32", "width=32", "num_frames=5"]
+    assert main(["plan", "sample", "seed=3", "device=cpu", "guidance_scale=1", *size]) == 0
+    assert "5 frames" in capsys.readouterr().out

@@ -18,7 +18,7 @@ from t2v.config.evaluation import FootageEvalConfig
 from t2v.config.load import save_config
 from t2v.data.dataset import Dataset, filled, load_latents
 from t2v.errors import UserError
-from t2v.evaluation.metrics.attributes import wilson
+from t2v.evaluation.intervals import wilson
 from t2v.evaluation.samples import load_model
 from t2v.io.files import write_text
 from t2v.io.video import contact_sheet, save_image

@@ -1,8 +1,8 @@
-"""What a metric is given and what it gives back."""
+"""The videos that a metric is given, and the measurements it returns."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -10,9 +10,6 @@ import torch
 from torch import Tensor
 
 from t2v.errors import UserError
-from t2v.nets.aligner import Aligner
-from t2v.nets.features import FrameNet, VideoNet
-from t2v.world.oracle import WorldOracle
 
 CHUNK = 16  # videos measured together
 
@@ -33,12 +30,12 @@ class Videos:
     real: Tensor | None = None  # the clip each prompt describes, of the same shape
     mask: Tensor | None = None  # how far things cover each pixel of it, n t h w, uint8
     others: Tensor | None = None  # real clips of other scenes, which sets are compared with
-    truths: tuple[dict[str, Any], ...] | None = None
+    truths: tuple[dict[str, Any], ...] | None = None  # the scene of each prompt
 
     def __post_init__(self) -> None:
         if self.real is not None and self.real.shape != self.video.shape:
             raise UserError(
-                f"The videos are {sized(self.video)}, the real clips {sized(self.real)}. "
+                f"The videos are {size_words(self.video)}, the real clips {size_words(self.real)}. "
                 "Both must have the same number, frames and size; resize one of them."
             )
 
@@ -46,31 +43,31 @@ class Videos:
         return len(self.video)
 
     def showing(self, video: Tensor) -> Videos:
-        """Other videos for the same prompts."""
+        """Return other videos for the same prompts."""
         return replace(self, video=video)
 
     def pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Videos and real clips, a few at a time."""
+        """Yield videos and real clips, a few at a time."""
         assert self.real is not None
         yield from zip(self.video.split(CHUNK), self.real.split(CHUNK), strict=True)
 
 
 @dataclass(frozen=True)
-class Column:
-    """One value a video, `n`, nan where it is not asked; what better is; what measured it."""
+class PerVideo:
+    """One value a video, `n`, nan where the metric does not apply, and how it was measured."""
 
     values: Tensor
     better: Better
     method: str
     is_share: bool = False  # right or wrong, 1 or 0: its mean is a share
-    is_part: bool = False  # a part of a whole, from 0 to 1
-    off: Tensor | None = None  # n, bool: off the scale, so nan: it was asked and is not known
-    texts: tuple[str, ...] = ()  # what each value was read from, to be shown beside it
+    is_part: bool = False  # a proportion, from 0 to 1
+    off_scale: Tensor | None = None  # n, bool: it applies and cannot be measured; its value is nan
+    texts: tuple[str, ...] = ()  # the text behind each value, shown beside it
 
 
 @dataclass(frozen=True)
-class Figure:
-    """One value of all videos together, with its 95 % interval where one is known."""
+class PerSet:
+    """One value of all videos together, with its 95 % interval where it has one."""
 
     value: float
     low: float
@@ -87,32 +84,11 @@ class NotRun:
     reason: str
 
 
-@dataclass(frozen=True)
-class Teller:
-    """`say` captions a video `t h w c` uint8, once or frame by frame; `compare` grades texts."""
-
-    name: str
-    say: Callable[[Tensor], list[str]]
-    compare: Callable[[str, Sequence[str]], Tensor]
+Measurements = dict[str, PerVideo | PerSet | NotRun]
 
 
-@dataclass(frozen=True)
-class Nets:
-    """What measures a model; None: none was named."""
-
-    strides: tuple[int, int] = (8, 4)  # of the model's VAE: pixels and frames
-    perceptual: FrameNet | None = None
-    features: VideoNet | None = None
-    aligners: tuple[Aligner, ...] = ()
-    oracle: WorldOracle | None = None
-    teller: Teller | None = None
-
-
-Findings = dict[str, Column | Figure | NotRun]
-
-
-def sized(video: Tensor) -> str:
-    """`8 of 17 frames 64x64`."""
+def size_words(video: Tensor) -> str:
+    """Return the size of videos in words: `8 of 17 frames 64x64`."""
     n, t, h, w, _ = video.shape
     return f"{n} of {t} frames {h}x{w}"
 
@@ -124,12 +100,12 @@ def at_least(videos: Tensor, count: int, what: str) -> None:
 
 
 def still_copy(video: Tensor) -> Tensor:
-    """The first frame over and over: a video that is perfectly consistent and shows nothing."""
+    """Return videos that repeat their first frame: perfectly consistent, and nothing happens."""
     return video[:, :1].expand_as(video)
 
 
 def blurred_copy(video: Tensor, size: int = 5) -> Tensor:
-    """Every frame under a mean of `size` x `size` pixels."""
+    """Return videos with every frame under a mean filter of `size` x `size` pixels."""
     n = len(video)
     frames = video.flatten(0, 1).movedim(-1, 1).float()
     pad = size // 2

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from t2v.evaluation.metrics.scorer_benchmark import examine
+from t2v.evaluation.scorer_benchmark import examine
 from t2v.evaluation.suites import heldout_prompts
 from t2v.nets.scorer import load_scorer
 from t2v.world.render import render

@@ -1,93 +1,106 @@
-"""How well videos and prompts belong together, to the towers of a named model."""
+"""Alignment of videos and prompts, by models with a tower for each."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from t2v.evaluation.types import CHUNK, Column, Findings, Nets, NotRun, Videos
+from t2v.evaluation.networks import Networks
+from t2v.evaluation.types import CHUNK, Measurements, NotRun, PerVideo, Videos
 from t2v.nets.aligner import Aligner
+from t2v.nets.clip import ClipModel
+from t2v.nets.scorer import load_scorer
 
 SHARPNESS = 100.0  # of the softmax over frames: CLIP's own logit scale
 RANKS = (1, 5)
-FITS = 0.05  # cosine under which a real clip does not fit its prompt, and nothing is a share of it
+FITS = 0.05  # cosine under which a real clip does not fit its prompt, and no ratio is taken
+
+
+def load(networks: Networks) -> list[Aligner]:
+    """Load the models that `clip` and `scorer` name, in this order.
+
+    Raises:
+        UserError: one cannot be loaded.
+    """
+    config, found = networks.config, list[Aligner]()
+    if config.clip:
+        found.append(ClipModel(config.clip, device=networks.device))
+    if config.scorer:
+        found.append(load_scorer(config.scorer).to(networks.device))
+    return found
 
 
 @torch.inference_mode()
-def alignment(videos: Videos, nets: Nets) -> Findings:
-    """SIM, SIM weighed by text, RM and retrieval both ways, of every model that was named."""
-    if not nets.aligners:
+def measure(videos: Videos, aligners: Sequence[Aligner]) -> Measurements:
+    """Return SIM, SIM weighed by text, RM and retrieval both ways, of every model."""
+    if not aligners:
         return {"sim": NotRun("no model is named: clip=MODEL or scorer=FOLDER")}
-    found: Findings = {}
-    for number, each in enumerate(nets.aligners):
-        named = f"_{number + 1}" if number else ""
-        found |= {f"{name}{named}": value for name, value in _by(each, videos).items()}
+    found: Measurements = {}
+    for number, aligner in enumerate(aligners):
+        suffix = f"_{number + 1}" if number else ""
+        found |= {f"{name}{suffix}": each for name, each in _by(aligner, videos).items()}
     return found
 
 
-def _by(aligner: Aligner, videos: Videos) -> Findings:
+def _by(aligner: Aligner, videos: Videos) -> Measurements:
     text = aligner.embed_text(videos.prompts).cpu()  # n d
-    seen = see(aligner, videos.video)  # n k d
-    score = text_to_frames(text, seen)  # n m k
-    own = score.diagonal().T  # n k
-    mean, weighed = own.mean(1), by_text(own)
-    by = aligner.name
-    found: Findings = {
-        "sim": Column(mean, "higher", f"cosine of prompt and video, a mean over frames, {by}")
+    cosine = text_to_frames(text, embed(aligner, videos.video))  # n m k
+    own = cosine.diagonal().T  # n k
+    mean, by = own.mean(1), aligner.name
+    found: Measurements = {
+        "sim": PerVideo(mean, "higher", f"cosine of prompt and video, a mean over frames, {by}")
     }
     if own.shape[1] > 1:
-        words = "the same, frames that fit the prompt better weigh more"
-        found["sim_weighed"] = Column(weighed, "higher", f"{words}, {by}")
+        method = f"the same, frames that fit the prompt better weigh more, {by}"
+        found["sim_weighed"] = PerVideo(by_text(own), "higher", method)
     if videos.real is not None:
-        real = text_to_frames(text, see(aligner, videos.real)).diagonal().T.mean(1)
-        words = (
-            "sim over that of the real clip (GODIVA); too high where this network chose the video"
+        real = text_to_frames(text, embed(aligner, videos.real)).diagonal().T.mean(1)
+        method = (
+            "sim over that of the real clip (GODIVA); too high where this network chose the video; "
+            f"off the scale where that is under {FITS:g}, {by}"
         )
-        told = f"{words}; off the scale where that is under {FITS:g}, {by}"
-        found["rm"] = Column(relative(mean, real), "higher", told, off=real < FITS)
+        found["rm"] = PerVideo(relative(mean, real), "higher", method, off_scale=real < FITS)
     if len(videos) <= max(RANKS):
-        found["video_r1"] = NotRun(f"retrieval needs more than {max(RANKS)} videos")
-    else:
-        table = by_text(score)  # texts by videos
-        for name, scores in (("video", table), ("text", table.T)):
-            found |= {
-                f"{name}_r{k}": Column(
-                    hits(scores, videos.prompts, k),
-                    "higher",
-                    f"is its own {name} among the best {k} of {len(videos)}? By chance "
-                    f"{k / len(videos):.2g}; {by}",
-                    is_share=True,
-                )
-                for k in RANKS
-            }
+        return found | {"video_r1": NotRun(f"retrieval needs more than {max(RANKS)} videos")}
+    table = by_text(cosine)  # texts by videos
+    for name, scores in (("video", table), ("text", table.T)):
+        for k in RANKS:
+            method = (
+                f"is its own {name} among the best {k} of {len(videos)}? By chance "
+                f"{k / len(videos):.2g}; {by}"
+            )
+            right = hits(scores, videos.prompts, k)
+            found[f"{name}_r{k}"] = PerVideo(right, "higher", method, is_share=True)
     return found
 
 
-def see(aligner: Aligner, video: Tensor) -> Tensor:
-    """Unit vectors of videos, `n k d`."""
+def embed(aligner: Aligner, video: Tensor) -> Tensor:
+    """Return unit vectors of videos, `n k d`, a few videos at a time."""
     return torch.cat([aligner.embed_video(chunk).cpu() for chunk in video.split(CHUNK)])
 
 
-def text_to_frames(text: Tensor, seen: Tensor) -> Tensor:
-    """The cosine of each text with each frame of each video, `m n k`."""
-    return torch.einsum("md,nkd->mnk", text, seen)
+def text_to_frames(text: Tensor, video: Tensor) -> Tensor:
+    """Return the cosine of each text with each frame of each video, `m n k`."""
+    return torch.einsum("md,nkd->mnk", text, video)
 
 
-def by_text(score: Tensor) -> Tensor:
-    """One score of the frames' scores `... k`: those that fit the text better weigh more."""
-    return (score * (SHARPNESS * score).softmax(-1)).sum(-1)
+def by_text(cosine: Tensor) -> Tensor:
+    """Return one cosine for those of the frames, `... k`: better ones weigh more."""
+    return (cosine * (SHARPNESS * cosine).softmax(-1)).sum(-1)
 
 
 def relative(ours: Tensor, real: Tensor) -> Tensor:
-    """GODIVA's RM, the score of a video over that of the real clip, nan where that is under 0.05.
+    """Return GODIVA's RM, the cosine of a video over its real clip's; nan where that is under 0.05.
 
-    A ratio of cosines: an unrelated video may well score 0.8, and over one near 0 it is anything.
+    A ratio of cosines: an unrelated video may well score 0.8, and over one near 0 it means nothing.
     """
     return torch.where(real < FITS, torch.nan, ours / real)
 
 
-def hits(score: Tensor, prompts: tuple[str, ...], k: int) -> Tensor:
-    """Whether each row finds its own column among the best `k`, `n` of 0 and 1.
+def hits(score: Tensor, prompts: Sequence[str], k: int) -> Tensor:
+    """Return whether each row finds its own column among the best `k`, `n` of 0 and 1.
 
     Ties count against it, so that a constant score finds nothing; columns of the same prompt are
     no rivals. Chance is k / n.

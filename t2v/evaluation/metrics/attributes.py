@@ -1,10 +1,10 @@
-"""How well videos show the scenes of the world they are asked for, read by the judge."""
+"""Attributes of the world's scenes that videos show, read by the oracle."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +13,8 @@ from torch import Tensor
 
 from t2v.data.cache import weights_digest
 from t2v.data.world_shards import pixels
-from t2v.evaluation.intervals import wilson as wilson
-from t2v.evaluation.types import Column, Findings, Nets, NotRun, Videos
-from t2v.nets.features import VideoNet
+from t2v.evaluation.networks import Networks
+from t2v.evaluation.types import Measurements, NotRun, PerVideo, Videos
 from t2v.world.grammar import DIRECTIONS
 from t2v.world.labels import HEADS, labels
 from t2v.world.oracle import WorldOracle
@@ -26,7 +25,7 @@ Answer = dict[str, str]
 
 @dataclass(frozen=True)
 class Attribute:
-    """One column of the table: which scenes it is asked of, and which heads must all be right."""
+    """A column of the table: the scenes it is asked of, and the heads that must all be right."""
 
     name: str
     asked: Callable[[Truth], bool]
@@ -63,39 +62,48 @@ ATTRIBUTES = (
 )
 
 
-def attributes(videos: Videos, nets: Nets) -> Findings:
-    """Whether the judge sees each attribute of the truth, and `all`, the share of those asked."""
-    if nets.oracle is None or videos.truths is None:
-        missing = "no judge is named: oracle=FOLDER" if nets.oracle is None else "no scenes known"
-        return {"all": NotRun(missing)}
-    truths, answers = list(videos.truths), judge(nets.oracle, videos.video)
-    return columns(truths, answers, f"world oracle {weights_digest(nets.oracle)[:8]}")
+def load(networks: Networks) -> WorldOracle | None:
+    """Return the oracle that reads the attributes; None: none is named."""
+    return networks.oracle
 
 
-def columns(truths: list[Truth], answers: list[Answer], method: str) -> Findings:
-    """The columns of `attributes` for some answers: 1 right, 0 wrong, nan not asked."""
+def measure(videos: Videos, oracle: WorldOracle | None) -> Measurements:
+    """Return whether the oracle reads each attribute right, and `all`, the share of those asked."""
+    if oracle is None:
+        return {"all": NotRun("no oracle is named: oracle=FOLDER")}
+    if videos.truths is None:
+        return {"all": NotRun("the scenes of these prompts are not known")}
+    return compared(videos.truths, answers(oracle, videos.video), oracle_name(oracle))
+
+
+def guess(videos: Videos, oracle: WorldOracle | None) -> Measurements | None:
+    """Return the same for one constant answer, the best there is; None where `measure` is not run.
+
+    It is what an oracle scores that sees nothing.
+    """
+    if oracle is None or videos.truths is None:
+        return None
+    constant = [most_common(videos.truths)] * len(videos)
+    return compared(videos.truths, constant, "one answer for all")
+
+
+def compared(truths: Sequence[Truth], answers: Sequence[Answer], method: str) -> Measurements:
+    """Return the measurements of some answers: 1 right, 0 wrong, nan not asked."""
     values = right(truths, answers)
-    everything = torch.stack(list(values.values())).nanmean(0)
-    means = f"share of the asked attributes that are right, {method}"
-    found: Findings = {"all": Column(everything, "higher", means, is_part=True)}
-    told = f"is it the one the prompt asks for? {method}"
-    return found | {
-        name: Column(value, "higher", told, is_share=True) for name, value in values.items()
+    asked = torch.stack(list(values.values())).nanmean(0)
+    found: Measurements = {
+        name: PerVideo(
+            value, "higher", f"is it the one the prompt asks for? {method}", is_share=True
+        )
+        for name, value in values.items()
     }
+    share = f"share of the asked attributes that are right, {method}"
+    return {"all": PerVideo(asked, "higher", share, is_part=True)} | found
 
 
-def oracle_features(oracle: WorldOracle) -> VideoNet:
-    """Return the oracle as a network of videos: the logits of all its heads, side by side."""
-
-    def compute(video: Tensor) -> Tensor:
-        return torch.cat(list(oracle(pixels(video).to(oracle.device)).values()), dim=1)
-
-    return VideoNet(f"world oracle {weights_digest(oracle)[:8]}", compute)
-
-
-def right(truths: list[Truth], answers: list[Answer]) -> dict[str, Tensor]:
-    """Whether each attribute was read right, `n` of 1, 0 and nan where it is not asked."""
-    classes = labels(truths)
+def right(truths: Sequence[Truth], answers: Sequence[Answer]) -> dict[str, Tensor]:
+    """Return whether each attribute was read right, `n` of 1, 0 and nan where it is not asked."""
+    classes = labels(list(truths))
     found = {}
     for attribute in ATTRIBUTES:
         values = [
@@ -112,18 +120,23 @@ def right(truths: list[Truth], answers: list[Answer]) -> dict[str, Tensor]:
     return found
 
 
-def most_common(truths: list[Truth]) -> list[Answer]:
-    """One constant answer, the best there is: what a judge scores who sees nothing."""
-    classes = labels(truths)
+def most_common(truths: Sequence[Truth]) -> Answer:
+    """Return the class of each head that most scenes have."""
+    classes = labels(list(truths))
     answer = {}
     for name, (names, _) in HEADS.items():
         known = Counter(index for index in classes[name].tolist() if index >= 0)
         answer[name] = names[known.most_common(1)[0][0]] if known else names[0]
-    return [answer] * len(truths)
+    return answer
 
 
 @torch.no_grad()
-def judge(oracle: WorldOracle, videos: Tensor) -> list[Answer]:
-    """What the judge sees in `n t h w c` uint8 videos."""
+def answers(oracle: WorldOracle, videos: Tensor) -> list[Answer]:
+    """Return what the oracle reads in `n t h w c` uint8 videos."""
     chunks = videos.split(32)
-    return [seen for chunk in chunks for seen in oracle.judge(pixels(chunk).to(oracle.device))]
+    return [each for chunk in chunks for each in oracle.judge(pixels(chunk).to(oracle.device))]
+
+
+def oracle_name(oracle: WorldOracle) -> str:
+    """Return the name that figures of an oracle carry: a hash of its weights."""
+    return f"world oracle {weights_digest(oracle)[:8]}"

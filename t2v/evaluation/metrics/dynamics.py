@@ -1,4 +1,4 @@
-"""What happens along time: motion, flicker, frozen frames, and what stays itself."""
+"""Motion, flicker and frozen frames of videos, and how consistent things stay over time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from t2v.evaluation.metrics.motion import MOVES, motion
-from t2v.evaluation.types import CHUNK, Column, Findings, Nets, NotRun, Videos, at_least
+from t2v.evaluation.networks import Networks
+from t2v.evaluation.types import CHUNK, Better, Measurements, NotRun, PerVideo, Videos, at_least
 from t2v.nets.features import FrameNet, perceptual_distance
 
 FROZEN = 0.5  # grey levels of change under which a frame repeats the one before
@@ -16,14 +17,19 @@ LEVELS = "grey levels of 255"
 FOLLOWED = ("motion", "warp_error")  # unknown where the flow is
 
 
-def dynamics(videos: Videos, nets: Nets) -> Findings:
-    """Motion beside every figure that a still video would win."""
+def load(networks: Networks) -> FrameNet | None:
+    """Return the network of perceptual distance; None: none is named."""
+    return networks.perceptual
+
+
+def measure(videos: Videos, net: FrameNet | None) -> Measurements:
+    """Return motion, beside every figure that a still video would win."""
     at_least(videos.video[0], 3, "dynamics of a video, frame by frame,")
     second = max(1, round(videos.fps))  # in frames
-    parts = [_chunk(each, videos.fps, nets.perceptual) for each in videos.video.split(CHUNK)]
+    parts = [_chunk(each, videos.fps, net) for each in videos.video.split(CHUNK)]
     values = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    network = nets.perceptual.name if nets.perceptual else ""
-    better = {
+    network = net.name if net else ""
+    better: dict[str, tuple[Better, str]] = {
         "motion": ("", "optical flow, a mean over all pixels, % of the shorter side a second"),
         "warp_error": (
             "lower",
@@ -37,13 +43,16 @@ def dynamics(videos: Videos, nets: Nets) -> Findings:
         "background": ("higher", f"VBench's formula where flow is less than that, {network}"),
         "max_running": ("lower", f"Panda-70M's, the largest change within a second, {network}"),
     }
-    found: Findings = {}
+    found: Measurements = {}
     for name, (sense, method) in better.items():
         if name in values:
-            part, off = name == "frozen", values["off"].bool() if name in FOLLOWED else None
-            found[name] = Column(values[name], sense, method, is_part=part, off=off)  # type: ignore[arg-type]
+            off_scale = values["off"].bool() if name in FOLLOWED else None
+            found[name] = PerVideo(
+                values[name], sense, method, is_part=name == "frozen", off_scale=off_scale
+            )
         elif network:
-            found[name] = NotRun(f"{videos.video.shape[1]} frames last no second of {second}")
+            count = videos.video.shape[1]
+            found[name] = NotRun(f"{count} frames last less than a second of {second}")
         else:
             found[name] = NotRun("no network is named: perceptual=vae or a model")
     return found
@@ -73,19 +82,19 @@ def _chunk(video: Tensor, fps: float, net: FrameNet | None) -> dict[str, Tensor]
 
 
 def change(video: Tensor) -> Tensor:
-    """Mean absolute change of each frame from the one before, `n t-1` in grey levels."""
+    """Return the mean absolute change of each frame from the one before, `n t-1` in grey levels."""
     frames = video.float()
     return (frames[:, 1:] - frames[:, :-1]).abs().mean((2, 3, 4))
 
 
 def jerk(video: Tensor) -> Tensor:
-    """How badly the mean of its neighbours tells a frame, `n` in grey levels."""
+    """Return the error of predicting a frame as the mean of its neighbours, `n` in grey levels."""
     frames = video.float()
     return (frames[:, 1:-1] - (frames[:, 2:] + frames[:, :-2]) / 2).abs().mean((1, 2, 3, 4))
 
 
 def sharpness(video: Tensor) -> Tensor:
-    """Mean absolute Laplacian of the grey frames, `n`."""
+    """Return the mean absolute Laplacian of the grey frames, `n`."""
     grey = video.float().mean(-1)
     inner = grey[..., 1:-1, 1:-1]
     around = grey[..., :-2, 1:-1] + grey[..., 2:, 1:-1] + grey[..., 1:-1, :-2] + grey[..., 1:-1, 2:]
@@ -93,7 +102,7 @@ def sharpness(video: Tensor) -> Tensor:
 
 
 def max_running(maps: list[Tensor]) -> Tensor:
-    """Max Running LPIPS, `n`: the largest distance of a frame to the next (Panda-70M, 2402.19479).
+    """Return Max Running LPIPS, `n`: the largest distance to a next frame (Panda-70M, 2402.19479).
 
     Args:
         maps: features of frames a second apart, `n t c h w` a layer.
@@ -104,7 +113,7 @@ def max_running(maps: list[Tensor]) -> Tensor:
 
 
 def persistence(maps: Tensor, where: Tensor) -> Tensor:
-    """How much the features of a region stay what they were, `n`; nan where there is no region.
+    """Return the consistency of a region's features over time, `n`; nan where there is no region.
 
     The mean over frames of the cosine with the first frame and with the one before (VBench's
     subject consistency), of features averaged over the region.

@@ -1,4 +1,4 @@
-"""How far a set of videos is from real clips, in the features of a named network."""
+"""Distances of a set of videos from a set of real clips, in the features of a network."""
 
 from __future__ import annotations
 
@@ -8,29 +8,53 @@ import torch
 from torch import Tensor
 
 from t2v.data.rng import keyed_generator
+from t2v.data.world_shards import pixels
 from t2v.errors import UserError
-from t2v.evaluation.types import Figure, Findings, Nets, NotRun, Videos, at_least
-from t2v.nets.features import VideoNet
+from t2v.evaluation.metrics.attributes import oracle_name
+from t2v.evaluation.networks import Networks
+from t2v.evaluation.types import Measurements, NotRun, PerSet, Videos, at_least
+from t2v.nets.features import VideoNet, load_video_net
+from t2v.world.oracle import WorldOracle
 
 FEWEST = 8
 PARTS = (1.0, 0.75, 0.5)  # of the videos, for what their number does to the Frechet distance
 
 
-def fidelity(videos: Videos, nets: Nets) -> Findings:
-    """Kernel and Frechet distance of videos to other real clips; no FVD, whose net is I3D."""
-    if nets.features is None:
+def load(networks: Networks) -> VideoNet | None:
+    """Load the network that `features` names, else the oracle; None: neither is named.
+
+    Raises:
+        UserError: it cannot be loaded.
+    """
+    if name := networks.config.features:
+        return load_video_net(name, networks.device)
+    return oracle_features(networks.oracle) if networks.oracle else None
+
+
+def oracle_features(oracle: WorldOracle) -> VideoNet:
+    """Return the oracle as a network of videos: the logits of all its heads, side by side."""
+
+    def compute(video: Tensor) -> Tensor:
+        return torch.cat(list(oracle(pixels(video).to(oracle.device)).values()), dim=1)
+
+    return VideoNet(oracle_name(oracle), compute)
+
+
+def measure(videos: Videos, net: VideoNet | None) -> Measurements:
+    """Return kernel and Frechet distance to other real clips; no FVD, whose network is I3D."""
+    if net is None:
         return {"kernel": NotRun("no network is named: features=MODEL or oracle=FOLDER")}
     if videos.others is None:
         return {"kernel": NotRun("these prompts have no real clips")}
     if min(len(videos), len(videos.others)) < FEWEST:
         return {"kernel": NotRun(f"a distance of sets needs {FEWEST} videos")}
-    return distances(videos.video, videos.others, nets.features, keyed_generator(0, "fidelity"))
+    return distances(videos.video, videos.others, net, keyed_generator(0, "fidelity"))
 
 
 def distances(
     video: Tensor, reference: Tensor, net: VideoNet, generator: torch.Generator
-) -> Findings:
-    """The same of `n t h w c` uint8 videos and `m t h w c` clips of any size.
+) -> Measurements:
+    """Return the same of `n t h w c` uint8 videos and `m t h w c` clips of any size.
 
     Raises:
         UserError: fewer than 8 videos or clips.
@@ -40,8 +64,8 @@ def distances(
     ours, theirs = net.features(video), net.features(reference)
     distance, spread = kernel_distance(ours, theirs)
     reach = 1.96 * spread
-    found: Findings = {
-        "kernel": Figure(
+    found: Measurements = {
+        "kernel": PerSet(
             *(distance, distance - reach, distance + reach, len(ours), "lower"),
             f"KID's formula; 0 on average without a difference, so some fall below; {net.name}",
         )
@@ -54,15 +78,15 @@ def distances(
     limit = extrapolated(ours, theirs, generator)
     halves = theirs[torch.randperm(len(theirs), generator=generator)].chunk(2)
     bias = frechet(*halves)
-    told = f"{net.name}; two halves of the real clips: {bias:.3g}"
+    method = f"{net.name}; two halves of the real clips: {bias:.3g}"
     n, nan = len(ours), math.nan
-    found["frechet"] = Figure(plain, nan, nan, n, "lower", told)
-    found["frechet_unbiased"] = Figure(limit, nan, nan, n, "lower", f"{net.name}; at 1/n = 0")
+    found["frechet"] = PerSet(plain, nan, nan, n, "lower", method)
+    found["frechet_unbiased"] = PerSet(limit, nan, nan, n, "lower", f"{net.name}; at 1/n = 0")
     return found
 
 
 def frechet(ours: Tensor, theirs: Tensor) -> float:
-    """The Frechet distance of two Gaussians fitted to features `n d` and `m d` (Dowson 1982).
+    """Return the Frechet distance of Gaussians fitted to features `n d` and `m d` (Dowson 1982).
 
     It is above 0 for two samples of one source, the more so the fewer they are.
     """
@@ -82,9 +106,9 @@ def _root(matrix: Tensor) -> Tensor:
 
 
 def extrapolated(ours: Tensor, theirs: Tensor, generator: torch.Generator) -> float:
-    """The Frechet distance that endless samples would have: a line over 1/n (Chong & Forsyth 2020).
+    """Return the Frechet distance of infinitely many samples, by a line over 1/n.
 
-    May fall a little below 0.
+    Chong & Forsyth 2020. May fall a little below 0.
     """
     count = min(len(ours), len(theirs))
     points = []
@@ -99,10 +123,11 @@ def extrapolated(ours: Tensor, theirs: Tensor, generator: torch.Generator) -> fl
 
 
 def kernel_distance(ours: Tensor, theirs: Tensor) -> tuple[float, float]:
-    """The unbiased squared MMD of the cubic kernel (KID, Binkowski et al. 2018), and its error.
+    """Return the unbiased squared MMD of the cubic kernel, and its standard error.
 
-    0 on average for two samples of one source, however few; it may fall below. The features are
-    taken as they are: any scaling by the data would bias it. The standard error is the jackknife's.
+    KID (Binkowski et al. 2018): 0 on average for two samples of one source, however few, so it may
+    be negative. The features are taken as they are: any scaling by the data would bias it. The
+    standard error is the jackknife's.
 
     Args:
         ours, theirs: features, `n d` and `m d`.

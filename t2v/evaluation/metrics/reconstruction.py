@@ -1,61 +1,90 @@
-"""How far a video is from the very clip it should be: PSNR, SSIM, seams, things and backdrop."""
+"""The error of videos beside the clips they should be: PSNR, SSIM, seams, things and backdrop."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
-from t2v.evaluation.types import Column, Findings, Nets, NotRun, Videos
+from t2v.evaluation.networks import Networks
+from t2v.evaluation.types import Measurements, NotRun, PerVideo, Videos
+from t2v.nets.features import FrameNet
 
 HIGHEST_PSNR = 100.0  # dB, for equal videos, whose ratio is infinite
 WINDOW = 7
 
 
-def reconstruction(videos: Videos, nets: Nets) -> Findings:
-    """PSNR, SSIM and seams of each video beside its real clip; `perceptual` by the named net."""
+@dataclass(frozen=True)
+class Nets:
+    """A network of perceptual distance, and the strides of the model's VAE; None: there is none."""
+
+    perceptual: FrameNet | None = None
+    strides: tuple[int, int] | None = None  # pixels, frames
+
+
+def load(networks: Networks) -> Nets:
+    """Return the network of perceptual distance and the strides of the model's VAE."""
+    if networks.vae is None:
+        return Nets(networks.perceptual)
+    vae = networks.vae.config
+    return Nets(networks.perceptual, (vae.scale_factor_spatial, vae.scale_factor_temporal))
+
+
+def measure(videos: Videos, nets: Nets) -> Measurements:
+    """Return PSNR, SSIM, seams and perceptual distance of each video to its real clip."""
     if videos.real is None:
         return {"psnr": NotRun("these prompts have no real clips")}
-    space, time = nets.strides
-    found: Findings = {
-        "psnr": Column(
+    found: Measurements = {
+        "psnr": PerVideo(
             psnr(videos.video, videos.real), "higher", "dB to the real clip, at most 100"
         ),
-        "ssim": Column(
+        "ssim": PerVideo(
             ssim(videos.video, videos.real),
             "higher",
             f"windows of {WINDOW}x{WINDOW}, as scikit-image",
         ),
-        "seam": Column(
-            seam(videos.video, videos.real, space),
-            "lower",
-            f"jumps of the error at every {space} pixels over those elsewhere; 1: no seam",
-        ),
-        "seam_time": Column(
-            seam_time(videos.video, videos.real, time),
-            "lower",
-            f"jumps of the error at every {time} frames over those elsewhere; 1: no seam",
-        ),
+        **_seams(videos.video, videos.real, nets.strides),
     }
     if videos.mask is not None:
         inside = videos.mask > 127
         for name, where in (("psnr_things", inside), ("psnr_backdrop", ~inside)):
             values = psnr(videos.video, videos.real, where)
-            where_told = "of the things' pixels" if name == "psnr_things" else "of all others"
-            found[name] = Column(values, "higher", f"dB {where_told}, at most 100")
+            pixels = "of the things' pixels" if name == "psnr_things" else "of all others"
+            found[name] = PerVideo(values, "higher", f"dB {pixels}, at most 100")
     if nets.perceptual is None:
         found["perceptual"] = NotRun("no network is named: perceptual=vae or a model")
     else:
-        far = [nets.perceptual.distance(ours, theirs).mean(1) for ours, theirs in videos.pairs()]
-        found["perceptual"] = Column(torch.cat(far), "lower", nets.perceptual.name)
+        net = nets.perceptual
+        distances = [net.distance(ours, theirs).mean(1) for ours, theirs in videos.pairs()]
+        found["perceptual"] = PerVideo(torch.cat(distances), "lower", net.name)
     return found
 
 
+def _seams(video: Tensor, real: Tensor, strides: tuple[int, int] | None) -> Measurements:
+    if strides is None:
+        return {"seam": NotRun("the model has no VAE whose blocks could show")}
+    space, time = strides
+    elsewhere = "over those elsewhere; 1: no seam"
+    return {
+        "seam": PerVideo(
+            seam(video, real, space),
+            "lower",
+            f"jumps of the error at every {space} pixels {elsewhere}",
+        ),
+        "seam_time": PerVideo(
+            seam_time(video, real, time),
+            "lower",
+            f"jumps of the error at every {time} frames {elsewhere}",
+        ),
+    }
+
+
 def psnr(video: Tensor, real: Tensor, where: Tensor | None = None) -> Tensor:
-    """Peak signal to noise in dB of each video, `n`; equal ones give 100, and so caps all.
+    """Return the peak signal-to-noise ratio of each video in dB, `n`, at most 100 (equal videos).
 
     Args:
         video, real: `n t h w c`, uint8.
@@ -73,7 +102,7 @@ def psnr(video: Tensor, real: Tensor, where: Tensor | None = None) -> Tensor:
 
 
 def ssim(video: Tensor, real: Tensor) -> Tensor:
-    """Structural similarity of each video, `n`, the mean over frames and colours.
+    """Return the structural similarity of each video, `n`, the mean over frames and colours.
 
     Wang et al. 2004 with a uniform window of 7 pixels and sample covariance, as scikit-image's
     `structural_similarity`.
@@ -102,7 +131,7 @@ def _window_mean(x: Tensor) -> Tensor:
 
 
 def seam(video: Tensor, real: Tensor, block: int) -> Tensor:
-    """How much more the error jumps at the borders of blocks than elsewhere, `n`; 1 is no seam.
+    """Return the jumps of the error at the borders of blocks over those elsewhere, `n`; 1: no seam.
 
     Args:
         video, real: `n t h w c`, uint8.
@@ -117,7 +146,7 @@ def seam(video: Tensor, real: Tensor, block: int) -> Tensor:
 
 
 def seam_time(video: Tensor, real: Tensor, group: int) -> Tensor:
-    """How much more the error jumps where frames of two latents meet than elsewhere, `n`.
+    """Return the jumps of the error where frames of two latents meet over those elsewhere, `n`.
 
     The first frame stands alone, then come groups of `group` frames.
     """

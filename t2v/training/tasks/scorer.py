@@ -23,7 +23,7 @@ from t2v.data.rng import keyed_generator, step_indices
 from t2v.data.world_shards import pixels
 from t2v.distributed import rank
 from t2v.errors import UserError
-from t2v.evaluation.metrics.hard_negatives import (
+from t2v.evaluation.hard_negatives import (
     counterfactual,
     differs,
     goes_somewhere,
@@ -31,7 +31,7 @@ from t2v.evaluation.metrics.hard_negatives import (
     rests,
     shuffled,
 )
-from t2v.evaluation.metrics.scorer_benchmark import examine, told
+from t2v.evaluation.scorer_benchmark import examine, told
 from t2v.io.files import write_text
 from t2v.io.manifest import read_manifest
 from t2v.io.progress import progress

@@ -13,11 +13,12 @@ from torchmetrics.image.kid import poly_mmd
 from transformers import CLIPModel, CLIPProcessor
 
 from t2v.evaluation.intervals import bootstrap, paired_p, wilson
-from t2v.evaluation.metrics.alignment import alignment, hits
+from t2v.evaluation.metrics import alignment
+from t2v.evaluation.metrics.alignment import hits
 from t2v.evaluation.metrics.dynamics import sharpness
 from t2v.evaluation.metrics.fidelity import frechet, kernel_distance
 from t2v.evaluation.metrics.flow import flow, resized
-from t2v.evaluation.types import Nets, Videos
+from t2v.evaluation.types import Videos
 from t2v.nets.clip import ClipModel
 from t2v.nets.features import FrameNet, perceptual_distance
 
@@ -73,7 +74,7 @@ def test_sim_is_what_clip_itself_says_of_frames_and_prompts(clip_folder):
     )  # fmt: skip
     with torch.no_grad():
         cosines = model(**inputs).logits_per_text / model.logit_scale.exp()  # 2 8
-    found = alignment(Videos(video, prompts, 8), Nets(aligners=(ClipModel(clip_folder),)))
+    found = alignment.measure(Videos(video, prompts, 8), [ClipModel(clip_folder)])
     wanted = [cosines[0, :4].mean().item(), cosines[1, 4:].mean().item()]
     assert found["sim"].values.tolist() == pytest.approx(wanted, abs=1e-4)
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from t2v.evaluation.intervals import bootstrap, holm, paired_p, summary
+from t2v.evaluation.intervals import bootstrap, holm, paired_p, summary, wilson
 
 
 @pytest.fixture
@@ -43,3 +43,10 @@ def test_pairs_are_judged_by_mcnemar_and_by_flipped_signs(generator):
 def test_asking_often_raises_chances(generator):
     assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
     assert holm([0.9, 0.8]) == [1, 1]
+
+
+def test_wilson_matches_published_values():
+    # Newcombe 1998, Statistics in Medicine 17:857, table I, method 3
+    assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
+    assert wilson(0, 20)[0] == pytest.approx(0, abs=1e-9)
+    assert all(map(math.isnan, wilson(0, 0)))

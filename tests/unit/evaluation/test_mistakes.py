@@ -1,4 +1,4 @@
-"""What cannot be evaluated is said in one message, before anything is drawn."""
+"""What cannot be evaluated is refused in one message, before anything is sampled."""
 
 import json
 from dataclasses import replace
@@ -8,12 +8,14 @@ import torch
 
 from t2v.config.evaluation import EvalConfig, FootageEvalConfig
 from t2v.errors import UserError
-from t2v.evaluation.metrics.alignment import alignment
-from t2v.evaluation.retrieval import evaluate as judge_retrieval
-from t2v.evaluation.run import _check_room, evaluate, load_nets
+from t2v.evaluation import retrieval
+from t2v.evaluation.measure import load_networks
+from t2v.evaluation.metrics import alignment
+from t2v.evaluation.networks import Networks
+from t2v.evaluation.run import _check_memory, evaluate
 from t2v.evaluation.samples import load_model, recipes, through_vae
 from t2v.evaluation.suites import load_suite
-from t2v.evaluation.types import Nets, NotRun, Videos
+from t2v.evaluation.types import NotRun, Videos
 from t2v.nets.clip import ClipModel
 from t2v.nets.features import vae_frames
 from t2v.pipelines.t2v_generator import T2VGenerator
@@ -37,8 +39,8 @@ def test_a_mistake_is_found_before_a_model_is_loaded(settings, words, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_suite_of_scenes_beside_one_without_is_judged_where_it_can_be(tmp_path):
-    with pytest.raises(UserError, match="holds no judge"):  # the next thing that is looked at
+def test_a_suite_of_scenes_beside_one_without_is_measured_where_it_can_be(tmp_path):
+    with pytest.raises(UserError, match="holds no oracle"):  # the next thing that is looked at
         evaluate(
             EvalConfig(output=str(tmp_path), oracle="x", suites=("general", "motion"), count=1)
         )
@@ -48,13 +50,13 @@ def test_a_model_whose_latents_cannot_be_compared_is_named(tmp_path):
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "WanPipeline"}))
     config = FootageEvalConfig(output=str(tmp_path / "out"), model=str(tmp_path), data="clips")
     with pytest.raises(UserError, match="a WanPipeline does not give latents, which t2v eval"):
-        judge_retrieval(config)
+        retrieval.evaluate(config)
 
 
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ("oracle", "holds no judge"),
+        ("oracle", "holds no oracle"),
         ("scorer", "scorer=.* holds no scorer"),
         ("perceptual", "perceptual=.*cannot be loaded"),
         ("features", "features=.*cannot be loaded"),
@@ -64,29 +66,30 @@ def test_a_model_whose_latents_cannot_be_compared_is_named(tmp_path):
 )
 def test_each_model_that_is_none_is_named_by_its_setting(setting, words, pipe, tmp_path):
     with pytest.raises(UserError, match=words):
-        load_nets(EvalConfig(output="x", **{setting: str(tmp_path)}), T2VGenerator(pipe))
+        config = EvalConfig(output="x", **{setting: str(tmp_path)})
+        load_networks(Networks(config, T2VGenerator(pipe)))
 
 
 def test_what_does_not_fit_the_machine_or_is_too_short_is_said_with_figures(pipe):
     suites = [load_suite("world", 50, 0), load_suite("general", 50, 0)]
-    _check_room(suites, T2VGenerator(pipe))
+    _check_memory(suites, T2VGenerator(pipe))
     pipe.register_to_config(num_frames=2)
     with pytest.raises(UserError, match="makes 2 frames; dynamics need at least 3"):
-        _check_room(suites, T2VGenerator(pipe))
+        _check_memory(suites, T2VGenerator(pipe))
     pipe.register_to_config(num_frames=100_001, height=4096, width=4096)
     with pytest.raises(UserError, match=r"50 prompts of suite world at 100001 frames 4096x4096"):
-        _check_room(suites, T2VGenerator(pipe))
+        _check_memory(suites, T2VGenerator(pipe))
 
 
 def test_retrieval_among_few_videos_is_not_run(clip_folder):
     video = torch.zeros(5, 3, 32, 32, 3, dtype=torch.uint8)
-    found = alignment(Videos(video, tuple("abcde"), 8), Nets(aligners=(ClipModel(clip_folder),)))
+    found = alignment.measure(Videos(video, tuple("abcde"), 8), [ClipModel(clip_folder)])
     assert (
         isinstance(found["video_r1"], NotRun) and "more than 5 videos" in found["video_r1"].reason
     )
 
 
-def test_another_number_format_draws_and_measures_and_is_kept_apart(pipe, tmp_path):
+def test_another_number_format_samples_and_measures_and_is_kept_apart(pipe, tmp_path):
     pipe.save_pretrained(tmp_path / "model")
     config = EvalConfig(output="x", model=str(tmp_path / "model"), device="cpu")
     exact, coarse = (

@@ -16,8 +16,11 @@ from transformers import (
 
 from t2v.config.evaluation import EvalConfig
 from t2v.errors import UserError
-from t2v.evaluation.metrics.caption_back import caption_back, shared_words, teller_of
-from t2v.evaluation.types import Nets, NotRun, Videos
+from t2v.evaluation.metrics import caption_back
+from t2v.evaluation.metrics.caption_back import shared_words
+from t2v.evaluation.networks import Networks
+from t2v.evaluation.types import NotRun, Videos
+from t2v.pipelines.t2v_generator import T2VGenerator
 
 SIZES = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
 SIZES |= {"num_attention_heads": 2}
@@ -79,6 +82,17 @@ def video():
     return torch.randint(0, 256, (3, 5, 24, 32, 3), generator=generator, dtype=torch.uint8)[::2, :2]
 
 
+@pytest.fixture
+def load(pipe):
+    """Loads what the settings name."""
+
+    def load(captioner, sentences=None):
+        config = EvalConfig(output="x", captioner=captioner, sentences=sentences)
+        return caption_back.load(Networks(config, T2VGenerator(pipe)))
+
+    return load
+
+
 def test_shared_words_have_known_answers():
     prompt = "A red box is sliding on the grass"  # red, box, slid, grass
     texts = ["the boxes slides on red grass", "a blue box on snow", "two cats", ""]
@@ -86,29 +100,31 @@ def test_shared_words_have_known_answers():
     assert shared_words(prompt, texts).tolist() == pytest.approx(wanted)
 
 
-def test_a_prompt_in_the_captioners_own_words_scores_one(captioner, video):
-    teller = teller_of(captioner, None, "cpu")
-    said = [teller.say(each) for each in video]
+def test_a_prompt_in_the_captioners_own_words_scores_one(load, captioner, video):
+    describer = load(captioner)
+    said = [describer.describe(each) for each in video]
     assert all(len(texts) == 2 for texts in said)  # a caption a frame, from a model without chat
     assert set(" ".join(said[0]).split()) <= set(WORDS)
     still = video[:, :1].expand_as(video)  # all frames are told alike
     prompts = tuple(texts[0] for texts in said)
-    own = caption_back(Videos(still, prompts, 8), Nets(teller=teller))["similarity"]
+    own = caption_back.measure(Videos(still, prompts, 8), describer)["similarity"]
     assert all(prompts) and own.values.tolist() == [1.0] * 2
     assert own.texts == prompts and captioner in own.method and "shared words" in own.method
-    mixed = caption_back(Videos(video, ("a horse at night",) * 2, 8), Nets(teller=teller))
+    mixed = caption_back.measure(Videos(video, ("a horse at night",) * 2, 8), describer)
     wanted = [shared_words("a horse at night", texts).mean().item() for texts in said]
     assert mixed["similarity"].values.tolist() == pytest.approx(wanted)
     assert 0 < max(wanted) < 1
 
 
-def test_a_model_of_sentences_gives_cosines_that_padding_does_not_change(captioner, sentences):
-    teller = teller_of(captioner, sentences, "cpu")
+def test_a_model_of_sentences_gives_cosines_that_padding_does_not_change(
+    load, captioner, sentences
+):
+    describer = load(captioner, sentences)
     prompt = "dog sits meadow"
     same, long, short = "dog sits meadow", "green wet meadow horse gallops night", "sofa"
-    values = teller.compare(prompt, [same, long, short])
+    values = describer.similarity(prompt, [same, long, short])
     assert values[0] == pytest.approx(1, abs=1e-5) and values[1:].max() < 0.999
-    assert teller.compare(prompt, [short]).item() == pytest.approx(values[2].item(), abs=1e-5)
+    assert describer.similarity(prompt, [short]).item() == pytest.approx(values[2].item(), abs=1e-5)
     model, tokens = BertModel.from_pretrained(sentences), words()([prompt, short], padding=True)
     with torch.no_grad():
         states = [
@@ -117,21 +133,21 @@ def test_a_model_of_sentences_gives_cosines_that_padding_does_not_change(caption
         ]
     wanted = torch.cosine_similarity(*states, dim=0).item()
     assert values[2].item() == pytest.approx(wanted, abs=1e-5)
-    assert sentences in teller.name
+    assert sentences in describer.name
 
 
 def test_without_a_captioner_nothing_is_claimed_and_a_wrong_one_is_named(
-    sentences, video, tmp_path
+    load, sentences, video, tmp_path
 ):
-    found = caption_back(Videos(video, ("x",) * 2, 8), Nets())
+    found = caption_back.measure(Videos(video, ("x",) * 2, 8), load(None))
     assert isinstance(found["similarity"], NotRun)
     for name in (str(tmp_path / "nothing"), sentences):
         with pytest.raises(UserError, match=r"captioner=.*cannot be loaded"):
-            teller_of(name, None, "cpu")
+            load(name)
     with pytest.raises(UserError, match=r"Give captioner=MODEL"):
         EvalConfig(output="x", sentences="y")
 
 
-def test_a_wrong_model_of_sentences_is_named(captioner, tmp_path):
+def test_a_wrong_model_of_sentences_is_named(load, captioner, tmp_path):
     with pytest.raises(UserError, match=r"sentences=.*cannot be loaded"):
-        teller_of(captioner, str(tmp_path), "cpu")
+        load(captioner, str(tmp_path))

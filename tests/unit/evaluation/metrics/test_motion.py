@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from t2v.evaluation.metrics.dynamics import dynamics
-from t2v.evaluation.types import Nets, Videos, still_copy
+from t2v.evaluation.metrics import dynamics
+from t2v.evaluation.types import Videos, still_copy
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def panned(picture, speed, fps, angle=0.5, frames=13, height=64, width=64):
 
 
 def found(video, fps):
-    return dynamics(Videos(video, ("a",) * len(video), fps), Nets())
+    return dynamics.measure(Videos(video, ("a",) * len(video), fps), None)
 
 
 def read(video, fps):
@@ -97,8 +97,8 @@ def test_what_cannot_be_followed_is_off_the_scale(picture):
     videos = torch.cat((videos, unlike, snow, plain))
     for name in ("motion", "warp_error"):
         column = found(videos, 6)[name]
-        assert column.off.tolist() == [False, True, True, True, True]
-        assert column.values.isnan().tolist() == column.off.tolist()
+        assert column.off_scale.tolist() == [False, True, True, True, True]
+        assert column.values.isnan().tolist() == column.off_scale.tolist()
 
 
 def test_warp_error_is_small_in_a_pan_and_rises_with_flicker_and_noise(picture):

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from t2v.evaluation.report.page import worst_first, write_page
+from t2v.evaluation.report.suite import by_topic
 from t2v.evaluation.report.table import markdown
-from t2v.evaluation.run import MODEL, REAL, _by_topic
+from t2v.evaluation.rows import MODEL, REAL
 
 
 def cell(value):
@@ -28,7 +29,7 @@ def report():
         "g": {MODEL: {"kernel": {"not_run": "no net is named"}}},
     }
     suite = {"prompts": 3, "warnings": [], "ranking": "f.sim", "tables": tables, "videos": videos}
-    suite |= _by_topic(videos, "f.sim")
+    suite |= by_topic(videos, "f.sim")
     rows = {MODEL: "what the model drew", REAL: "the clips themselves"}
     return {"protocol": {"model": "m"}, "rows": rows, "suites": {"s": suite}}
 
@@ -65,13 +66,13 @@ def test_topics_are_averaged_and_then_the_worst_and_best_of_them():
     videos = [
         {"topic": f"topic {i}", "values": {"x": i + shift}} for i in range(24) for shift in (-1, 1)
     ]
-    found = _by_topic(videos, "x")
+    found = by_topic(videos, "x")
     assert [each["topic"] for each in found["worst_topics"]] == ["topic 0", "topic 1", "topic 2"]
     assert found["worst_topics"][2] == {"topic": "topic 2", "value": 2, "n": 2}
     assert found["topics"] == {"n": 24, "low_10": 4.5, "top_10": 18.5}
-    few = _by_topic(videos[:16], "x")["topics"]  # 8 topics: a quarter of them
+    few = by_topic(videos[:16], "x")["topics"]  # 8 topics: a quarter of them
     assert few == {"n": 8, "low_2": 0.5, "top_2": 6.5}
-    assert _by_topic(videos[:2], "x")["worst_topics"] == []
+    assert by_topic(videos[:2], "x")["worst_topics"] == []
 
 
 @pytest.mark.slow

@@ -10,9 +10,7 @@ import torch
 from torch import Tensor
 
 from t2v.data.rng import keyed_generator
-from t2v.evaluation.intervals import wilson
-from t2v.evaluation.metrics.alignment import RANKS, hits
-from t2v.evaluation.metrics.hard_negatives import (
+from t2v.evaluation.hard_negatives import (
     KINDS,
     MOVES,
     counterfactual,
@@ -22,6 +20,8 @@ from t2v.evaluation.metrics.hard_negatives import (
     moves,
     shuffled,
 )
+from t2v.evaluation.intervals import wilson
+from t2v.evaluation.metrics.alignment import RANKS, hits
 from t2v.nets.scorer import Scorer
 
 GALLERY = 256  # clips among which the own one is sought

@@ -10,15 +10,18 @@ from t2v.config.evaluation import CompareConfig, EvalConfig
 from t2v.config.world import WorldClipsConfig
 from t2v.data.world_shards import load_clips
 from t2v.errors import UserError
-from t2v.evaluation.compare import NONE, compare
+from t2v.evaluation.compare import compare
+from t2v.evaluation.differences import NO_DIFFERENCE, conclusion, difference
+from t2v.evaluation.measure import load_networks
+from t2v.evaluation.networks import Networks
 from t2v.evaluation.report.page import write_page
-from t2v.evaluation.run import MODEL, REAL, STILL, evaluate, judge, rows_of
+from t2v.evaluation.rows import MODEL, REAL, STILL, rows_of
+from t2v.evaluation.run import evaluate, measure_suite
 from t2v.evaluation.suites import FOLDER, heldout_prompts, load_suite
-from t2v.evaluation.types import Nets, blurred_copy, still_copy
-from t2v.nets.features import vae_frames
+from t2v.evaluation.types import blurred_copy, still_copy
 from t2v.pipelines.t2v_generator import T2VGenerator
 from t2v.world.render import render
-from t2v.world.run import write_clips
+from t2v.world.run import render_world
 
 SIZE = (5, 32, 48)
 
@@ -27,7 +30,7 @@ SIZE = (5, 32, 48)
 def training(tmp_path_factory):
     folder = tmp_path_factory.mktemp("training") / "clips"
     words = {"num_frames": SIZE[0], "height": SIZE[1], "width": SIZE[2]}
-    write_clips(WorldClipsConfig(output=str(folder), count=24, workers=1, **words))
+    render_world(WorldClipsConfig(output=str(folder), count=24, workers=1, **words))
     return folder
 
 
@@ -38,12 +41,13 @@ def told(pipe, training, tmp_path):
     suite = load_suite("motion", 45, 0)
     suite = type(suite)(suite.name, suite.prompts[10:22], suite.topics[10:22], suite.scenes[10:22])
     config = EvalConfig(output=str(tmp_path), training=str(training))
-    nets = Nets(perceptual=vae_frames(pipe.vae))
+    generator = T2VGenerator(pipe)
+    nets = load_networks(Networks(config, generator))
 
     def run(make):
         real, _ = suite.real(*SIZE)
-        rows = rows_of(suite, make(real), T2VGenerator(pipe), seed=0)
-        report = judge(suite, rows, nets, [""] * len(real), config)
+        rows = rows_of(suite, make(real), generator, seed=0)
+        report = measure_suite(suite, rows, nets, [""] * len(real), config)
         whole = {"protocol": {"model": "x"}, "suites": {"motion": report}}
         shown = {"motion": {row: rows[row].video for row in (MODEL, REAL)}}
         write_page(tmp_path / "page.html", whole, shown, 8, most=3)
@@ -150,7 +154,7 @@ def test_the_same_evaluation_again_draws_nothing_and_gives_the_same(model, tmp_p
     a, kept = str(tmp_path / "a"), {"clips_kept": str(tmp_path / "a" / "clips")}
     evaluate(EvalConfig(**words, **kept, output=str(tmp_path / "b")))
     text = compare(CompareConfig(runs=(a, str(tmp_path / "b")), output=model))
-    assert text.count(NONE) > 6 and "is better" not in text
+    assert text.count(NO_DIFFERENCE) > 6 and "is better" not in text
     evaluate(EvalConfig(**words, output=str(tmp_path / "c"), seed=1))
     with pytest.raises(UserError, match="The prompts of suite world differ"):
         compare(CompareConfig(runs=(a, str(tmp_path / "c")), output=model))
@@ -173,7 +177,7 @@ def test_of_several_runs_the_cheapest_that_lost_nothing_is_named(model, tmp_path
     lines = [line for line in text.splitlines() if line.startswith("| dynamics.subject |")]
     assert ["is better" in line for line in lines[:2]] == [False, True]
     assert lines[2].endswith("worse |") and lines[2].count("worse") == 1
-    assert "worse than A in nothing that was shown: A, B; the cheapest of them is B" in text
+    assert "not shown to be worse than A in any metric: A, B; the cheapest is B: steps" in text
     read = json.loads((tmp_path / "c" / "compare.json").read_text())
     assert set(read["suites"]["order"]["columns"]) == {"B", "C"}
     page = (tmp_path / "c" / "page.html").read_text()
@@ -183,16 +187,14 @@ def test_of_several_runs_the_cheapest_that_lost_nothing_is_named(model, tmp_path
 
 
 def test_a_real_difference_is_shown_and_which_way_is_better(told, tmp_path):
-    from t2v.evaluation.compare import difference, verdict
-
     a = torch.rand(40, generator=torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(1)
     better = difference(a, a + 0.1 + 0.02 * a, generator)
     assert better["low"] > 0 and better["chance"] < 0.001
-    assert verdict(better["difference"], better["chance"], "higher") == "B is better"
-    assert verdict(better["difference"], better["chance"], "lower") == "A is better"
-    assert verdict(better["difference"], better["chance"], "") == "B has more"
+    assert conclusion(better["difference"], better["chance"], "higher") == "B is better"
+    assert conclusion(better["difference"], better["chance"], "lower") == "A is better"
+    assert conclusion(better["difference"], better["chance"], "") == "B has more"
     equal = difference(a, a, generator)
     assert equal["difference"] == 0 and equal["low"] is None  # 40 times 0 does not prove 0
     same = difference(a, a[torch.randperm(40, generator=generator)], generator)
-    assert verdict(same["difference"], same["chance"], "higher") == NONE
+    assert conclusion(same["difference"], same["chance"], "higher") == NO_DIFFERENCE

@@ -2,7 +2,7 @@
 
 import torch
 
-from t2v.evaluation.metrics.hard_negatives import (
+from t2v.evaluation.hard_negatives import (
     KINDS,
     counterfactual,
     goes_somewhere,

@@ -2,7 +2,7 @@
 
 import torch
 
-from t2v.evaluation.metrics.scorer_benchmark import examine, told
+from t2v.evaluation.scorer_benchmark import examine, told
 from t2v.evaluation.suites import heldout_prompts
 
 COUNT = 40

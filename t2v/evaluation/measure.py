@@ -1,0 +1,75 @@
+"""The metrics of `t2v eval`, and the rows of videos that each is measured on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from t2v.evaluation.metrics import (
+    alignment,
+    attributes,
+    caption_back,
+    dynamics,
+    fidelity,
+    reconstruction,
+)
+from t2v.evaluation.networks import Networks
+from t2v.evaluation.rows import BLUR, CEILING, CHANCE, GUESS, MODEL, REAL, STILL
+from t2v.evaluation.types import Measurements, Videos
+
+Net = TypeVar("Net")
+
+
+@dataclass(frozen=True)
+class Metric(Generic[Net]):
+    """A family of metrics: its network, its measurements, and the rows it is shown for.
+
+    Args:
+        load: loads the network, before anything is sampled.
+        measure: measures the videos of one row; they are `NotRun` without a network.
+        rows: names of rows; those without videos are left out.
+        guess: measures the best constant answer, for a row of its own.
+    """
+
+    load: Callable[[Networks], Net]
+    measure: Callable[[Videos, Net], Measurements]
+    rows: tuple[str, ...]
+    guess: Callable[[Videos, Net], Measurements | None] | None = None
+
+
+METRICS: dict[str, Metric[Any]] = {
+    "world": Metric(
+        attributes.load, attributes.measure, (MODEL, CEILING, REAL), guess=attributes.guess
+    ),
+    "alignment": Metric(alignment.load, alignment.measure, (MODEL, CEILING, REAL, CHANCE)),
+    "caption back": Metric(caption_back.load, caption_back.measure, (MODEL, REAL, CHANCE)),
+    "dynamics": Metric(dynamics.load, dynamics.measure, (MODEL, CEILING, REAL, STILL, BLUR)),
+    "fidelity": Metric(fidelity.load, fidelity.measure, (MODEL, CEILING, REAL, STILL, BLUR)),
+    "reconstruction": Metric(reconstruction.load, reconstruction.measure, (CEILING, BLUR, CHANCE)),
+}
+
+
+def load_networks(networks: Networks) -> dict[str, Any]:
+    """Load the network of every metric.
+
+    Raises:
+        UserError: one that the settings name cannot be loaded.
+    """
+    return {name: metric.load(networks) for name, metric in METRICS.items()}
+
+
+def measure(rows: dict[str, Videos], nets: dict[str, Any]) -> dict[str, dict[str, Measurements]]:
+    """Return the measurements of every metric, by metric and row.
+
+    Args:
+        rows: videos by the names of `ROWS`, the model's among them.
+        nets: as `load_networks` gives them.
+    """
+    found = {}
+    for name, metric in METRICS.items():
+        by_row = {row: metric.measure(rows[row], nets[name]) for row in metric.rows if row in rows}
+        if metric.guess and (guess := metric.guess(rows[MODEL], nets[name])):
+            by_row[GUESS] = guess
+        found[name] = by_row
+    return found

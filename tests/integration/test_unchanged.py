@@ -9,13 +9,14 @@ to change.
 """
 
 import json
+import math
 from collections.abc import Iterator
 
 import pytest
 from unchanged.commands import CASES, need, working_in
 from unchanged.compare import HERE, arithmetic, assert_unchanged
 
-SLOW = {"plan", "plan-embedded"}
+SLOW = {"plan-transformers"}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -32,3 +33,23 @@ def test_the_numbers_of_a_command_are_what_they_were(case: str) -> None:
     then = json.loads((HERE / f"{case}.json").read_text())
     is_exact = arithmetic() == then["arithmetic"]
     assert_unchanged(need(case), then["gives"], exact=is_exact, where=case)
+
+
+@pytest.mark.parametrize(
+    ("then", "near", "far"),
+    [
+        (1.25, math.nextafter(1.25, 2), 1.5),
+        (f"{'0' * 16} 1.0000e+00 2.0000e-01 3.0000e-01",
+         f"{'1' * 16} 1.0001e+00 2.0000e-01 3.0000e-01",
+         f"{'0' * 16} 1.0000e+00 2.0000e-01 3.0000e+00"),
+        ("by the net 0123abcd", "by the net 4567abcd", "by another net 0123abcd"),
+    ],
+)  # fmt: skip
+def test_another_bit_is_noticed_and_elsewhere_another_number(then, near, far):
+    for now, exact in ((then, True), (then, False), (near, False)):
+        assert_unchanged({"what": [now], "since": 1}, {"what": [then]}, exact=exact)
+    for now, exact in ((near, True), (far, True), (far, False)):
+        with pytest.raises(AssertionError, match="/what/0"):
+            assert_unchanged({"what": [now]}, {"what": [then]}, exact=exact)
+    with pytest.raises(AssertionError, match="is gone"):
+        assert_unchanged({}, {"what": [then]}, exact=False)

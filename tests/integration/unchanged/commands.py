@@ -67,7 +67,7 @@ def world() -> dict[str, Any]:
 
 def text() -> dict[str, Any]:
     """A tokenizer and a text encoder from captions."""
-    command("world", "make=text", "output=text", "count=100", "steps=3", "batch_size=8")
+    command("world", "text", "output=text", "count=100", "steps=3", "batch_size=8")
     words = Path("text/tokenizer/tokenizer.json").read_bytes()
     return {"tokenizer": hashlib.sha256(words).hexdigest(), "tensors": tensors("text")}
 
@@ -75,7 +75,7 @@ def text() -> dict[str, Any]:
 def oracle() -> dict[str, Any]:
     """The judge of the world."""
     need("world")
-    command("world", "make=oracle", "data=clips", "output=oracle", "steps=3", "batch_size=4")
+    command("world", "oracle", "data=clips", "output=oracle", "steps=3", "batch_size=4")
     return {"tensors": tensors("oracle")}
 
 
@@ -265,27 +265,25 @@ def evaluate() -> dict[str, Any]:
 def evaluate_footage() -> dict[str, Any]:
     """To which film the videos of a model are nearest."""
     need("encode")
-    words = ("eval", TINY, "data=films.jsonl", "-o", "likeness", "held_out=2", "draws=1")
+    words = ("eval", "footage", TINY, "data=films.jsonl", "-o", "likeness", "held_out=2", "draws=1")
     command(*words, "device=cpu", "clips.cache=encoded/latents", *ENCODED)
     return {"report": json.loads(Path("likeness/likeness.json").read_text())}
 
 
 def plan() -> dict[str, Any]:
     """The figures of plans, without their words."""
+    need("world")
+    words = ("plan", "train-vae", "data=clips", "output=planned", *VAE_SETTINGS, *PLAN)
+    return {"sample": figures("plan", "sample", *PLAN), "train-vae": figures(*words)}
+
+
+def plan_transformers() -> dict[str, Any]:
+    """Those of trainings of a transformer."""
     need("train-vae")
     words = ("data=clips", "output=planned", *PLAN)
     return {
         "train": figures("plan", "train", "vae=vae", f"text={TINY}", *DIT_SETTINGS, *words),
-        "train-vae": figures("plan", "train-vae", *VAE_SETTINGS, *words),
-    }
-
-
-def plan_embedded() -> dict[str, Any]:
-    """Those of the embedded model."""
-    need("world")
-    return {
-        "sample": figures("plan", "sample", *PLAN),
-        "finetune": figures("plan", "finetune", "data=clips", "output=planned", *PLAN),
+        "finetune": figures("plan", "finetune", *words),
     }
 
 
@@ -314,7 +312,7 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "eval": evaluate,
     "eval-footage": evaluate_footage,
     "plan": plan,
-    "plan-embedded": plan_embedded,
+    "plan-transformers": plan_transformers,
 }
 
 

@@ -2,8 +2,9 @@
 
     PYTHONPATH=CHECKOUT:tests/integration python -m unchanged.make films|CASE...
 
-The records are of commit 85fb36c: CHECKOUT was a checkout of it. The films lie in git, since an
-encoder of another version would make other files of the same pictures.
+The records are of commit 85fb36c: CHECKOUT was a checkout of it, and `commands.py` as it came into
+git, since `world text`, `world oracle` and `eval footage` had other names there. The films lie in
+git too, since an encoder of another version would make other files of the same pictures.
 """
 
 import json

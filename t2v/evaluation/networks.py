@@ -5,8 +5,9 @@ from __future__ import annotations
 from functools import cached_property
 
 from t2v.config.evaluation import EvalConfig
+from t2v.errors import UserError
 from t2v.nets.features import FrameNet, load_frame_net, vae_frames
-from t2v.pipelines.generator import Generator, require
+from t2v.pipelines.generator import Generator
 from t2v.world.oracle import WorldOracle, load_oracle
 
 
@@ -21,8 +22,11 @@ class Networks:
     def __init__(self, config: EvalConfig, generator: Generator) -> None:
         self.config, self.vae = config, generator.vae
         self.device = generator.pipeline.device.type
-        if config.perceptual == "vae":
-            require(generator, "vae", f"model={config.model}", "perceptual=vae")
+        if config.perceptual == "vae" and generator.vae is None:
+            raise UserError(
+                f"perceptual=vae: a {type(generator.pipeline).__name__} has no VAE to compare "
+                "frames by. Name a model of images, or give perceptual=null."
+            )
 
     @cached_property
     def perceptual(self) -> FrameNet | None:

@@ -20,12 +20,12 @@ from t2v.data.buckets import bucket_lengths
 from t2v.data.cache import Cache
 from t2v.data.captions import token_counts
 from t2v.data.curriculum import Curriculum, Draw, Item, by_shape
+from t2v.data.dropped import NO_CAPTION
 from t2v.data.latents import VAE, Encoder, frames_encoder, latents_encoder, latents_name
 from t2v.data.prepare import Prepared, Rendered, mask_key, prepare
-from t2v.data.world_shards import is_rendered, manifest_of
 from t2v.errors import UserError
 from t2v.io.hashes import digest
-from t2v.io.manifest import Clip
+from t2v.io.manifest import Clip, is_rendered, manifest_of
 
 logger = logging.getLogger(__name__)
 
@@ -191,7 +191,7 @@ def with_captions(
             found = tuple(dict.fromkeys(found))
         texts.append(tuple(text for text in found if counted[text] <= max_length))
         if not found and not clip.dropped:
-            reasons[number] = 'no caption: give one in "caption", or in a .txt beside it'
+            reasons[number] = NO_CAPTION
         elif not texts[-1] and not clip.dropped:
             least = min(counted[text] for text in found)
             reasons[number] = f"long caption: {least} tokens, {max_length} fit the model"

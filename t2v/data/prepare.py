@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
@@ -18,9 +16,9 @@ from t2v.data.buckets import bucket_lengths, bucket_sizes
 from t2v.data.cache import Cache
 from t2v.data.curriculum import Item
 from t2v.data.decode import VERSION, Transform, file_hashes, read_clip, read_clips
+from t2v.data.dropped import NO_FILE, drop
 from t2v.data.latents import Encoder
 from t2v.errors import UserError
-from t2v.io.files import write_bytes
 from t2v.io.hashes import digest
 from t2v.io.manifest import Clip, read_manifest
 from t2v.io.progress import Progress
@@ -29,8 +27,6 @@ logger = logging.getLogger(__name__)
 
 RENDERED_AT_ONCE = 32
 SIZES = ("fps", "resolution", "num_frames")
-WARNINGS = 10  # at most; the ledger has all
-DROPPED_BY = "data"  # what a clip that cannot be used is said to be dropped by
 
 
 @dataclass(frozen=True)
@@ -81,19 +77,9 @@ class Prepared:
         Raises:
             UserError: no clip is left; the reasons are counted.
         """
-        clips = [
-            clip.drop(DROPPED_BY, reasons[number]) if number in reasons else clip
-            for number, clip in enumerate(self.clips)
-        ]
         paired = zip(self.items, self.keys, strict=True)
         left = [(item, key) for item, key in paired if item.clip not in reasons]
-        _write_ledger(self.cache.folder / "ledger.jsonl", clips)
-        for number, reason in list(reasons.items())[:WARNINGS]:
-            logger.warning("left out: %s: %s", clips[number].path, reason)
-        if len(reasons) > WARNINGS:
-            logger.warning("left out: %d more, see ledger.jsonl", len(reasons) - WARNINGS)
-        if all(clip.dropped for clip in clips):
-            raise UserError(_nothing_left(clips))
+        clips = drop(self.clips, reasons, self.cache.folder / "ledger.jsonl")
         return replace(
             self, clips=clips, items=[item for item, _ in left], keys=[key for _, key in left]
         )
@@ -162,34 +148,6 @@ def prepare(
     return Prepared(clips, texts, items, item_keys, kept, rendered).without(reasons)
 
 
-def _write_ledger(path: Path, clips: Sequence[Clip]) -> None:
-    """One line for each clip that was given and cannot be used: path, start, end, reason.
-
-    Nothing is written where nothing changes: the folder may be one to read from only.
-    """
-    names = ("path", "start", "end", "dropped", "reason")
-    rows = [{name: getattr(clip, name) for name in names} for clip in clips if clip.dropped]
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    data = text.encode("utf-8", errors="backslashreplace")  # as `write_text` writes it
-    if data != (path.read_bytes() if path.is_file() else b""):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(path, data)
-
-
-def count_reasons(clips: Sequence[Clip]) -> dict[str, int]:
-    """How many clips were dropped by whom and for what kind of reason, the commonest first."""
-    kinds = (f"{clip.dropped}: {clip.reason.split(':')[0]}" for clip in clips if clip.dropped)
-    return dict(Counter(kinds).most_common())
-
-
-def _nothing_left(clips: Sequence[Clip]) -> str:
-    counted = "; ".join(f"{count} x {kind}" for kind, count in count_reasons(clips).items())
-    return (
-        f"None of the {len(clips)} clips can be used ({counted}). The first: {clips[0].reason}. "
-        "Mend the clips, or the settings clips.*."
-    )
-
-
 def _check_settings(data: str, config: ClipsConfig, rendered: Rendered | None) -> None:
     if rendered is None:
         if missing := [f"clips.{n}" for n in SIZES if getattr(config, n) is None]:
@@ -241,7 +199,7 @@ def _identified(clips: list[Clip], config: ClipsConfig) -> tuple[list[Clip], dic
         if clip.sha256 and found and clip.sha256 != found:
             reasons[number] = "another file: its sha256 is not the one of the manifest"
         elif not (clip.dropped or found or clip.sha256):
-            reasons[number] = "no file: it is not there, or may not be read"
+            reasons[number] = NO_FILE
         identified.append(replace(clip, sha256=found or clip.sha256))
     return identified, reasons
 

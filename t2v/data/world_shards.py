@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
@@ -14,7 +13,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from t2v.errors import UserError
-from t2v.io.manifest import MANIFEST, SHARD_SUFFIX, Clip, read_manifest
+from t2v.io.manifest import MANIFEST, Clip, manifest_of, read_manifest
 
 
 @dataclass(frozen=True)
@@ -37,25 +36,6 @@ def pixels(video: Tensor) -> Tensor:
     The memory stays channels last (`channels_last_3d`), where convolutions are fastest.
     """
     return rearrange(video.float() / 127.5 - 1, "b t h w c -> b c t h w")
-
-
-def manifest_of(data: str | Path) -> Path:
-    """The manifest that `data` names: itself, or `manifest.jsonl` in a folder."""
-    return Path(data) / MANIFEST if Path(data).is_dir() else Path(data)
-
-
-def is_rendered(data: str | Path) -> bool:
-    """True for a folder of `t2v world`, by the first row of its manifest."""
-    manifest = manifest_of(data)
-    if not manifest.is_file():
-        return False
-    with manifest.open(encoding="utf-8", errors="replace") as file:
-        first = next((line for line in file if line.strip()), "")
-    try:
-        row = json.loads(first)
-    except (ValueError, RecursionError):
-        return False  # `read_manifest` will name the line
-    return isinstance(row, dict) and str(row.get("path", row.get("shard"))).endswith(SHARD_SUFFIX)
 
 
 def read_rendered(data: str | Path) -> list[Clip]:

@@ -92,6 +92,25 @@ def read_manifest(path: str | Path) -> list[Clip]:
     return clips
 
 
+def manifest_of(data: str | Path) -> Path:
+    """The manifest that `data` names: itself, or `manifest.jsonl` in a folder."""
+    return Path(data) / MANIFEST if Path(data).is_dir() else Path(data)
+
+
+def is_rendered(data: str | Path) -> bool:
+    """True for a folder of `t2v world`, by the first row of its manifest."""
+    manifest = manifest_of(data)
+    if not manifest.is_file():
+        return False
+    with manifest.open(encoding="utf-8", errors="replace") as file:
+        first = next((line for line in file if line.strip()), "")
+    try:
+        row = json.loads(first)
+    except (ValueError, RecursionError):
+        return False  # `read_manifest` will name the line
+    return isinstance(row, dict) and str(row.get("path", row.get("shard"))).endswith(SHARD_SUFFIX)
+
+
 def write_manifest(path: Path, clips: Iterable[Clip]) -> None:
     """Write one row a clip in the given order, under a temporary name until all are written.
 

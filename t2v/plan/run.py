@@ -11,8 +11,9 @@ import torch
 from t2v.config.plan import PlanConfig
 from t2v.config.sampling import SampleConfig
 from t2v.config.training import TrainVAEConfig
-from t2v.data.world_shards import is_rendered, read_rendered
+from t2v.data.world_shards import read_rendered
 from t2v.errors import UserError
+from t2v.io.manifest import is_rendered
 from t2v.models.device import free_memory, pick_device, pick_dtype
 from t2v.plan.calibrate import SPARE, calibrated, micro_steps, smaller
 from t2v.plan.estimate import DEFAULTS, GIB, Correction, Estimate, Figure, estimate

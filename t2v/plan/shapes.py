@@ -14,8 +14,9 @@ from transformers import AutoConfig, AutoModelForTextEncoding
 from t2v.config.finetune import FinetuneConfig
 from t2v.config.sampling import SampleConfig
 from t2v.config.training import TrainDiTConfig, TrainVAEConfig
-from t2v.data.world_shards import is_rendered, read_rendered
+from t2v.data.world_shards import read_rendered
 from t2v.errors import UserError
+from t2v.io.manifest import is_rendered
 from t2v.io.text_files import read_json
 from t2v.models.folder import model_folder
 from t2v.models.inputs import count_frames

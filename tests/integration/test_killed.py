@@ -34,7 +34,7 @@ def attempt(kind, config, seconds):
     time it had used."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["t2v.data.encode", "t2v.training.tasks.vae", "torch.utils.tensorboard"]
+        ["t2v.data.encoding", "t2v.training.tasks.vae", "torch.utils.tensorboard"]
     )
     process = context.Process(target=work, args=(kind, config))
     process.start()

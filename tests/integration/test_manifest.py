@@ -91,6 +91,23 @@ def test_a_fine_tune_takes_footage_at_the_sizes_of_its_base(pipe, media, tmp_pat
     assert {tuple(task.batch(step).latents.shape) for step in range(6)} >= {(2, 8, 3, 6, 10)}
 
 
+def test_encode_refuses_clips_that_cannot_be_used_before_it_writes(tmp_path, capsys):
+    rows = [
+        {"path": "gone.mp4", "caption": "a ball"},
+        {"path": "film.mp4"},
+        {"path": "film.mp4", "dropped": "topics", "reason": "fits its topic (ball) by 0.1: 0.2"},
+    ]
+    (tmp_path / "film.mp4").write_bytes(b"film")
+    (tmp_path / "list.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["encode", str(tmp_path / "list.jsonl"), "model=nowhere", f"output={tmp_path / 'out'}"]
+    assert main(words) == 2
+    assert (
+        "None of the 3 clips can be used "
+        "(1 x data: no file; 1 x data: no caption; 1 x topics: fits its topic)."
+    ) in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_encode_reports_every_clip_and_training_takes_what_it_made(
     pipe, awkward, dit_config, tmp_path, capsys
 ):

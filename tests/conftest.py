@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
@@ -32,6 +33,7 @@ from transformers import (
 )
 
 from t2v.config.models import VAEConfig
+from t2v.footage.frames import iter_frames
 from t2v.io.video import write_video
 from t2v.models.transformer import T2VTransformer3DModel
 from t2v.models.vae import AutoencoderKLT2V
@@ -297,6 +299,16 @@ def awkward(media: Path) -> Path:
     ]
     (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
+
+
+@pytest.fixture(scope="session")
+def read_frames() -> Callable[..., np.ndarray]:
+    """The frames of `iter_frames` in one array, `t h w c` uint8."""
+
+    def read(path: str | Path, *span: float, **options: Any) -> np.ndarray:
+        return np.stack([frame for _, frame in iter_frames(path, *span, **options)])
+
+    return read
 
 
 @pytest.fixture(scope="session")

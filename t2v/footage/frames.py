@@ -162,27 +162,6 @@ def iter_frames(
             yield time, picture.rgb(size, crop)
 
 
-def read_frames(
-    path: str | Path,
-    start: float = 0.0,
-    end: float | None = None,
-    *,
-    fps: float | None = None,
-    size: tuple[int, int] | None = None,
-    crop: tuple[int, int, int, int] | None = None,
-    deinterlace: bool = True,
-) -> np.ndarray:
-    """The frames of `iter_frames` in one array, `t h w c` uint8 RGB.
-
-    Raises what `iter_frames` does, and UserError when the span holds no frame.
-    """
-    shown = iter_frames(path, start, end, fps=fps, size=size, crop=crop, deinterlace=deinterlace)
-    frames = [frame for _, frame in shown]
-    if not frames:
-        raise UserError(f"{path}: shows no frame from {start} to {end} s. Ask for another span.")
-    return np.stack(frames)
-
-
 def iter_pictures(
     path: Path, start: float = 0.0, *, deinterlace: bool = True
 ) -> Iterator[tuple[float, Picture]]:

@@ -20,7 +20,7 @@ import pytest
 from t2v.cli import main
 from t2v.config.curation import STAGES, CurateConfig
 from t2v.curation.run import curate
-from t2v.footage.frames import probe, read_frames
+from t2v.footage.frames import probe
 from t2v.io.manifest import read_manifest
 from t2v.io.video import write_video
 
@@ -70,7 +70,7 @@ def rows(output: Path) -> dict[str, list[dict]]:
     return found
 
 
-def test_every_file_gets_its_verdict_and_the_counts_add_up(footage, tmp_path, capsys):
+def test_every_file_gets_its_verdict_and_the_counts_add_up(footage, tmp_path, capsys, read_frames):
     output = tmp_path / "out put"
     before = {path: path.stat().st_mtime_ns for path in footage.rglob("*")}
     assert main(command(footage, output, "workers=2")) == 0
@@ -170,7 +170,7 @@ def test_a_full_disk_is_reported_and_nothing_done_is_lost(footage, tmp_path):
     assert sum(map(len, rows(output).values())) == 9
 
 
-def test_cut_files_and_shards_hold_the_very_frames(footage, tmp_path):
+def test_cut_files_and_shards_hold_the_very_frames(footage, tmp_path, read_frames):
     output = tmp_path / "out"
     assert main(command(footage, output, "files=shards")) == 0
     kept = [clip for clip in read_manifest(output) if not clip.dropped]

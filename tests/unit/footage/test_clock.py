@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from t2v.data.decode import Transform, read_clip
-from t2v.footage.frames import iter_frames, probe, read_frames
+from t2v.footage.frames import iter_frames, probe
 from t2v.io.manifest import Clip
 
 RATE = 10
@@ -158,7 +158,7 @@ def test_raw_streams_run_at_their_rate(suffix, codec, form, tmp_path):
     check(write(tmp_path / f"film.{suffix}", range(20), codec, form, **options), [*range(20)])
 
 
-def test_one_frame_lasts_its_time_at_any_rate(tmp_path):
+def test_one_frame_lasts_its_time_at_any_rate(tmp_path, read_frames):
     path = write(tmp_path / "one.mp4", [5])
     assert read_frames(path, fps=30).shape[0] == 3
     assert number_of(read_frames(path, fps=10)[0]) == 5
@@ -183,6 +183,6 @@ def test_frames_that_share_a_timestamp_are_all_shown(tmp_path):
     assert probe(path).duration == pytest.approx(0.6, abs=0.05)
 
 
-def test_a_late_frame_lets_the_one_before_stay(tmp_path):
+def test_a_late_frame_lets_the_one_before_stay(tmp_path, read_frames):
     path = write(tmp_path / "film.mp4", range(6), stamps=[0, 1, 2, 3, 4, 50])
     assert len(read_frames(path, fps=RATE)) == 51

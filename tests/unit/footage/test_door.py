@@ -18,7 +18,7 @@ from t2v.curation.sources import Source
 from t2v.data.buckets import Unfit
 from t2v.data.decode import Transform, read_clip
 from t2v.errors import UserError
-from t2v.footage.frames import iter_frames, probe, read_frames
+from t2v.footage.frames import iter_frames, probe
 from t2v.footage.still import read_picture
 from t2v.io.manifest import Clip
 from t2v.io.video import read_recipe, read_video, rewrite_recipe, write_gif, write_video
@@ -43,7 +43,10 @@ def readers():
     def rewrite(path):
         rewrite_recipe(path, {})
 
-    plain = {each.__name__: each for each in (probe, read_frames, read_video, read_recipe)}
+    def frames(path):
+        return list(iter_frames(path))
+
+    plain = {each.__name__: each for each in (probe, frames, read_video, read_recipe)}
     return plain | {"clip": clip, "curation": curation, "rewrite": rewrite}
 
 

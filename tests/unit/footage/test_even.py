@@ -16,7 +16,7 @@ from t2v.curation.output import write_files
 from t2v.curation.sources import find_sources
 from t2v.data.buckets import Unfit
 from t2v.data.decode import Transform, read_clip
-from t2v.footage.frames import iter_frames, probe, read_frames
+from t2v.footage.frames import iter_frames, probe
 from t2v.io.manifest import Clip
 
 CORNERS = np.full((64, 96, 3), 40, np.uint8)  # no two of its eight views are alike
@@ -68,7 +68,7 @@ def transform(height: int, width: int, **more: str) -> Transform:
 
 
 @pytest.mark.parametrize("name", VIEWS)
-def test_all_eight_orientations_are_shown_right(name, tmp_path):
+def test_all_eight_orientations_are_shown_right(name, tmp_path, read_frames):
     matrix, view = VIEWS[name]
     path = with_matrix(write(tmp_path / "film.mp4", [CORNERS] * 10), *matrix)
     wanted = view(CORNERS)
@@ -105,7 +105,7 @@ def combs(frames: np.ndarray) -> float:
     return float(bend / np.abs(v[:, 2:] - v[:, :-2]).mean())
 
 
-def test_interlaced_film_is_made_of_single_moments(tmp_path):
+def test_interlaced_film_is_made_of_single_moments(tmp_path, read_frames):
     path = interlaced(tmp_path / "film.mp4", 20)
     clean = combs(np.stack(moving(20)))
     assert combs(read_frames(path, deinterlace=False)) > 2 * clean
@@ -146,7 +146,7 @@ def test_training_and_curation_drop_or_keep_interlaced_film_when_asked(tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["plain", "mirrored", "interlaced", "resized", "joined"])
-def test_a_cut_file_holds_the_frames_that_the_reader_gives(kind, tmp_path):
+def test_a_cut_file_holds_the_frames_that_the_reader_gives(kind, tmp_path, read_frames):
     film = tmp_path / f"{kind}.mp4"
     if kind == "interlaced":
         interlaced(film, 40)
@@ -191,7 +191,7 @@ def test_a_cut_file_holds_the_frames_that_the_reader_gives(kind, tmp_path):
         assert combs(frames) < 1.2 * combs(np.stack(moving(20)))
 
 
-def test_a_resolution_that_changes_is_scaled_to_the_first(tmp_path):
+def test_a_resolution_that_changes_is_scaled_to_the_first(tmp_path, read_frames):
     frames = moving(40)
     first = write(tmp_path / "a.ts", frames[:20], 10, "mpegts").read_bytes()
     small = [each[::2, ::2] for each in frames]
@@ -214,7 +214,7 @@ def test_a_resolution_that_changes_is_scaled_to_the_first(tmp_path):
     assert error(read_clip(Clip(path=str(path), start=1.8), whole), shown[18:23]) < 1
 
 
-def test_the_stream_marked_as_default_is_the_film(tmp_path):
+def test_the_stream_marked_as_default_is_the_film(tmp_path, read_frames):
     path = tmp_path / "two.mkv"
     dark, bright = (np.full((64, 64, 3), level, np.uint8) for level in (40, 200))
     with av.open(path, "w") as file:
@@ -233,7 +233,7 @@ def test_the_stream_marked_as_default_is_the_film(tmp_path):
     assert probe(path).video_streams == 2
 
 
-def test_a_transparent_film_lies_on_white(tmp_path):
+def test_a_transparent_film_lies_on_white(tmp_path, read_frames):
     rgba = np.zeros((48, 64, 4), np.uint8)
     rgba[:, :32] = (200, 40, 40, 255)
     rgba[:, 48:] = (0, 0, 255, 128)
@@ -255,7 +255,7 @@ def test_a_transparent_film_lies_on_white(tmp_path):
     assert shown[0][:, 32:46].min() == 255
 
 
-def test_levels_are_those_of_the_standard(tmp_path):
+def test_levels_are_those_of_the_standard(tmp_path, read_frames):
     ramp = np.tile(np.arange(16, 236, dtype=np.uint8), (64, 1))
     path = tmp_path / "ramp.mp4"
     with av.open(path, "w") as file:

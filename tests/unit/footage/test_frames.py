@@ -10,7 +10,7 @@ import pytest
 
 from t2v.errors import UserError
 from t2v.footage.door import Unreadable
-from t2v.footage.frames import iter_frames, probe, read_frames
+from t2v.footage.frames import iter_frames, probe
 
 HALVES = np.zeros((64, 96, 3), np.uint8)
 HALVES[:32] = (200, 30, 30)  # red above,
@@ -79,7 +79,7 @@ def test_a_plain_file_is_told_as_it_is(film):
     assert (told.codec, told.rotation, told.sample_aspect) == ("h264", 0, 1)
 
 
-def test_colours_are_the_same_in_full_and_limited_range_and_in_ten_bits(tmp_path):
+def test_colours_are_the_same_in_full_and_limited_range_and_in_ten_bits(tmp_path, read_frames):
     kinds = {"limited": {}, "full": {"full_range": True}, "ten": {"pixels": "yuv420p10le"}}
     for name, options in kinds.items():
         frames = read_frames(write(tmp_path / f"{name}.mp4", [HALVES] * 3, **options))
@@ -90,7 +90,7 @@ def test_colours_are_the_same_in_full_and_limited_range_and_in_ten_bits(tmp_path
     assert probe(tmp_path / "full.mp4").full_range
 
 
-def test_a_turned_film_is_shown_upright(film):
+def test_a_turned_film_is_shown_upright(film, read_frames):
     told = probe(turned(film, 90))
     assert (told.width, told.height) == (64, 96)
     right, left = read_frames(film)[0][:, 48], read_frames(film)[0][:, 16]
@@ -99,13 +99,13 @@ def test_a_turned_film_is_shown_upright(film):
     assert read_frames(turned(film, 180))[0][8, 48, 2] > 150
 
 
-def test_wide_pixels_become_square(tmp_path):
+def test_wide_pixels_become_square(tmp_path, read_frames):
     path = write(tmp_path / "wide.mp4", [HALVES] * 2, aspect=Fraction(4, 3))
     assert (probe(path).width, probe(path).height) == (128, 64)
     assert read_frames(path).shape == (2, 64, 128, 3)
 
 
-def test_a_variable_rate_comes_out_at_the_right_speed(tmp_path):
+def test_a_variable_rate_comes_out_at_the_right_speed(tmp_path, read_frames):
     grey = [np.full((32, 32, 3), 20 * number, np.uint8) for number in range(1, 7)]
     path = write(tmp_path / "vfr.mp4", grey, times=[0, 1, 2, 6, 7, 8])
     assert probe(path).vfr
@@ -115,7 +115,7 @@ def test_a_variable_rate_comes_out_at_the_right_speed(tmp_path):
     assert levels.round().tolist() == [1, 2, 3, 3, 3, 3, 4, 5, 6]
 
 
-def test_a_span_holds_the_frames_of_its_time_and_no_others(tmp_path):
+def test_a_span_holds_the_frames_of_its_time_and_no_others(tmp_path, read_frames):
     grey = [np.full((32, 32, 3), 4 * number, np.uint8) for number in range(50)]
     path = write(tmp_path / "grey.mp4", grey)
     levels = read_frames(path, 2.0, 3.0)[:, 16, 16, 0] / 4
@@ -123,7 +123,7 @@ def test_a_span_holds_the_frames_of_its_time_and_no_others(tmp_path):
     assert len(read_frames(path, 2.0, 3.0, fps=4)) == 4
 
 
-def test_size_covers_and_cuts_and_a_crop_is_cut_first(film):
+def test_size_covers_and_cuts_and_a_crop_is_cut_first(film, read_frames):
     frames = read_frames(film, size=(16, 16), crop=(10, 0, 40, 32))
     assert frames.shape == (10, 16, 16, 3)
     assert frames[..., 0].mean() > 150  # red only: the crop ends above the blue

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from t2v.config.checks import at_least_one
-from t2v.config.training import OptimConfig, TrainConfig
+from t2v.config.training import DiffusionConfig, OptimConfig
 from t2v.errors import UserError
 
 
@@ -25,11 +25,10 @@ class LoRAConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneConfig(TrainConfig):
+class FinetuneConfig(DiffusionConfig):
     """`t2v finetune`: a saved pipeline learns new footage."""
 
     model: str = "t2v-tiny"  # the embedded model, a pipeline folder or a hub id
-    data: str  # a manifest, a folder of x.mp4 and x.txt, or a folder of `t2v world`
     # peft: any adapter of peft; full: the whole transformer; frozen_spatial: its temporal
     # attention, or all self-attention where space and time share one; concept: new words alone;
     # soft_prompt: that alone
@@ -39,15 +38,10 @@ class FinetuneConfig(TrainConfig):
     soft_prompt: str | None = None  # words that tokens before every prompt begin as, and leave
     concept: tuple[str, ...] = ()  # new words, as the captions spell them: "<toy>"
     concept_from: tuple[str, ...] = ()  # the text each begins as; empty: its own letters
-    train_text_encoder: bool = False  # with method=full
-    text_lr: float = 1e-4  # of the text encoder, new words and the soft prompt
-    cache_text: bool = True  # captions are embedded once, where the text encoder does not learn
+    train_text_encoder: bool = False  # let the text encoder learn too, with method=full
     interpolate: float = 1.0  # what is saved: 0 the base model, 1 the tuned one
     base_prompts: str | None = None  # a file, one prompt a line: what must not be forgotten
     base_ratio: float = 0.0  # share of the steps that repeat what the base model drew of them
-    shift: float | None = None  # of the times of a flow; None: the saved scheduler's
-    caption_dropout: float = 0.1
-    attention: str = "native"  # the kernel of the training steps; samples use the default
     steps: int = 500
     batch_size: int = 8
     save_every: int = 100

@@ -96,24 +96,38 @@ class TrainVAEConfig(TrainConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainDiTConfig(TrainConfig):
+class DiffusionConfig(TrainConfig):
+    """The settings that training and fine-tuning a transformer share.
+
+    Each may give them defaults of its own. The task reads them from here, so that one which is
+    added here reaches both.
+    """
+
+    data: str  # a folder written by `t2v world`, a manifest, or a folder of x.mp4 and x.txt
+    shift: float | None = None  # of the times of a flow towards noise; null: the scheduler's
+    attention: str = "native"  # kernel of the training steps; samples use the default
+    caption_dropout: float = 0.1  # share of the captions replaced by the empty one
+    train_text_encoder: bool = False  # let the text encoder learn too
+    text_lr: float = 1e-4  # learning rate of the text encoder, new words and the soft prompt
+    cache_text: bool = True  # embed each caption once, where the text encoder does not learn
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainDiTConfig(DiffusionConfig):
     """`t2v train`"""
 
     model: TransformerConfig = field(default_factory=TransformerConfig)
-    data: str  # folder written by `t2v world`, a manifest, or a folder of x.mp4 and x.txt
     vae: str  # a VAE folder or a checkpoint of `t2v train-vae`
-    text: str  # folder with tokenizer/ and text_encoder/ written by `t2v world text`
-    objective: Literal["flow", "v", "epsilon"] = "flow"
-    shift: float = 2.0  # of the times of objective=flow; the others do not use it
-    attention: str = "native"  # the kernel of the training steps; samples use the default
-    caption_dropout: float = 0.1
+    text: str  # folder with tokenizer/ and text_encoder/, written by `t2v world text`
+    objective: Literal["flow", "v", "epsilon"] = "flow"  # what the network predicts
+    shift: float = 2.0  # of the times of objective=flow towards noise; the others do not use it
     train_text_encoder: bool = True
     text_lr: float = 2e-4
-    cache_text: bool = True  # captions are embedded once, where the text encoder does not learn
-    num_inference_steps: int = 20  # what the saved pipeline does unless told otherwise
-    guidance_scale: float = 3.0
+    num_inference_steps: int = 20  # sampling steps that the saved pipeline takes by default
+    guidance_scale: float = 3.0  # guidance that the saved pipeline uses by default
     max_sequence_length: int = 64  # text tokens the transformer sees, zero rows after the last
-    prompts: tuple[str, ...] = (  # drawn on the contact sheet at every validation
+    # prompts of the samples on the contact sheet of each validation
+    prompts: tuple[str, ...] = (
         "a red ball bounces on grass",
         "a blue cube spins on sand",
         "a yellow star moves left over the sea",

@@ -121,7 +121,7 @@ def add_noise(objective: Objective, data: Tensor, noise: Tensor, t: Tensor) -> N
     if objective == "flow":
         x = interpolate(data, noise, t)
         return NoisySample(x, NUM_TRAIN_TIMESTEPS * t, velocity(data, noise))
-    ddpm = _ddpm(objective)
+    ddpm = noise_schedule(objective)
     timestep = (t * (NUM_TRAIN_TIMESTEPS - 1)).round().long()
     target = ddpm.get_velocity(data, noise, timestep) if objective == "v" else noise
     return NoisySample(ddpm.add_noise(data, noise, timestep), timestep, target)
@@ -140,6 +140,7 @@ def diffusion_loss(
 
 
 @lru_cache
-def _ddpm(objective: Objective) -> DDPMScheduler:
+def noise_schedule(objective: Objective) -> DDPMScheduler:
+    """The schedule of v or epsilon, for training."""
     # The training betas come from the sampling scheduler, so the two cannot drift apart.
     return DDPMScheduler.from_config(build_scheduler(objective, shift=1.0).config)

@@ -9,8 +9,9 @@ from t2v.errors import UserError
 from t2v.models.device import pick_device
 from t2v.plan.estimate import DEFAULTS, MIB, Correction, Estimate, Figure, estimate
 from t2v.plan.measure import Measured, measure
-from t2v.plan.shapes import Size, Target
+from t2v.plan.shapes import Target
 from t2v.plan.trace import Rates
+from t2v.training.engine.example import Size
 
 SPARE = 0.9  # of the free memory that a plan may fill
 

@@ -11,9 +11,10 @@ from diffusers.models.attention_dispatch import AttentionBackendName
 from t2v.config.finetune import FinetuneConfig
 from t2v.config.training import TrainDiTConfig
 from t2v.models.attention import check_backend
-from t2v.plan.shapes import Size, Target
+from t2v.plan.shapes import Target
 from t2v.plan.trace import Rates, traced
 from t2v.plan.workload import ENCODE, UPDATE, Work, build
+from t2v.training.engine.example import Size
 
 MIB, GIB = 2**20, 2**30
 MANY_LAYERS = 8

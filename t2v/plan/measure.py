@@ -19,9 +19,10 @@ from t2v.bench.stopwatch import MIB, peak_memory
 from t2v.errors import UserError
 from t2v.models.device import pick_device
 from t2v.models.layers import Linear
-from t2v.plan.shapes import Size, Target
+from t2v.plan.shapes import Target
 from t2v.plan.trace import Rates
 from t2v.plan.workload import Work, build
+from t2v.training.engine.example import Size
 
 MOST_TURNS, ENOUGH_SECONDS = 10, 10.0
 PROBE = {"cpu": 1024, "cuda": 8192}  # rows and columns of the matrices, channels x tokens alike

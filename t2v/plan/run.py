@@ -18,8 +18,9 @@ from t2v.models.device import free_memory, pick_device, pick_dtype
 from t2v.plan.calibrate import SPARE, calibrated, micro_steps, smaller
 from t2v.plan.estimate import DEFAULTS, GIB, Correction, Estimate, Figure, estimate
 from t2v.plan.measure import Measured, measure, measured_rates
-from t2v.plan.shapes import Size, Target, planned_size
+from t2v.plan.shapes import Target, planned_size
 from t2v.plan.trace import Rates
+from t2v.training.engine.example import Size
 
 UNKNOWN = Rates(1, 1, 1, 1)
 

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from einops import rearrange
-from torch import Tensor
 from transformers import AutoConfig, AutoModelForTextEncoding
 
 from t2v.config.finetune import FinetuneConfig
@@ -23,22 +19,9 @@ from t2v.models.inputs import count_frames
 from t2v.models.load import loading
 from t2v.models.transformer import T2VTransformer3DModel
 from t2v.models.vae_folder import VAES
+from t2v.training.engine.example import Size
 
 Target = SampleConfig | TrainDiTConfig | TrainVAEConfig | FinetuneConfig
-
-
-@dataclass(frozen=True)
-class Size:
-    """What one step works on."""
-
-    batch: int
-    frames: int
-    height: int
-    width: int
-    tokens: int = 0  # of text
-
-    def __str__(self) -> str:
-        return f"{self.batch} x {self.frames} frames of {self.width} x {self.height}"
 
 
 def planned_size(target: Target, asked: dict[str, int | None], tokens: int | None) -> Size:
@@ -77,12 +60,6 @@ def planned_size(target: Target, asked: dict[str, int | None], tokens: int | Non
         raise UserError(f"text_tokens={tokens}, but the model takes at most {longest}.")
     sides = sizes["num_frames"], sizes["height"], sizes["width"]
     return Size(batch, *sides, tokens if longest and tokens else longest)
-
-
-def black(size: Size, device: str | torch.device) -> Tensor:
-    """Clips `b c t h w` in the memory order that read ones have."""
-    shape = size.batch, size.frames, size.height, size.width, 3
-    return rearrange(torch.zeros(shape, device=device), "b t h w c -> b c t h w")
 
 
 def saved(folder: Path, name: str) -> dict[str, Any]:

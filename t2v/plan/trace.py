@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-import sys
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import _lru_cache_wrapper
 from typing import Any
 
 import torch
@@ -18,6 +16,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
+
+from t2v.models.diffusion import noise_schedule
+from t2v.models.layers import sincos_table
+
+CACHED = sincos_table, noise_schedule  # tables of the models that are computed once
 
 
 @dataclass(frozen=True)
@@ -150,8 +153,5 @@ def traced(rates: Rates) -> Iterator[Trace]:
 
 def _forget_cached_tensors() -> None:
     # a table that is computed once would be handed, without its content, to whoever asks next
-    for name, module in list(sys.modules.items()):
-        if name.startswith("t2v."):
-            for value in vars(module).values():
-                if isinstance(value, _lru_cache_wrapper):
-                    value.cache_clear()
+    for table in CACHED:
+        table.cache_clear()

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
-from typing import Any
+from typing import Any, cast
 
 import torch
-from diffusers.models.attention_dispatch import attention_backend
 from torch import Tensor, nn
 
 from t2v.config.finetune import FinetuneConfig
@@ -22,9 +21,16 @@ from t2v.models.guidance import Guidance, Step
 from t2v.models.inputs import latent_shape
 from t2v.pipelines.load import generator_class
 from t2v.pipelines.t2v import T2VPipeline
-from t2v.plan.dry_run import PlannedDiT, PlannedFinetune, PlannedVAE
-from t2v.plan.shapes import Size, Target, saved, untrained, untrained_text_encoder
+from t2v.plan.shapes import Target, saved, untrained, untrained_text_encoder
+from t2v.plan.stand_ins import NOTHING, Embedded, NoClips, dit_parts, finetune_parts
+from t2v.training.engine.example import Size, black
 from t2v.training.engine.loop import TrainState, start_state
+from t2v.training.engine.parallel import kernel
+from t2v.training.engine.task import Task
+from t2v.training.tasks.dit import DiTTask
+from t2v.training.tasks.dit_parts import DiTData, DiTParts
+from t2v.training.tasks.finetune import FinetuneTask
+from t2v.training.tasks.vae import VAEParts, VAETask, fresh_parts
 
 ENCODE, UPDATE = "encode a clip", "update"
 
@@ -78,23 +84,67 @@ def build(target: Target, size: Size) -> Work:
         UserError: a folder that is needed is not there, or `size` does not fit the model.
     """
     with pick_device(target.device):  # parts are made there: what has no content cannot be moved
-        if isinstance(target, TrainDiTConfig):
-            return _train(PlannedDiT(target, size), target)
-        if isinstance(target, FinetuneConfig):
-            return _train(PlannedFinetune(target, size), target)
-        if isinstance(target, TrainVAEConfig):
-            return _train(PlannedVAE(target, size), target)
-        return _sample(target, size)
+        return WORKS[type(target)](target, size)
 
 
-def _train(task: PlannedDiT | PlannedVAE, config: TrainConfig) -> Work:
+def _train_dit(config: TrainDiTConfig, size: Size) -> Work:
+    absent: list[str] = []
+    parts = dit_parts(config, size, absent)
+    return _train_transformer(DiTTask(config, parts, _no_data()), parts, size, absent)
+
+
+def _finetune(config: FinetuneConfig, size: Size) -> Work:
+    absent: list[str] = []
+    parts = finetune_parts(config, size, absent)
+    return _train_transformer(FinetuneTask(config, parts, _no_data()), parts, size, absent)
+
+
+def _train_vae(config: TrainVAEConfig, size: Size) -> Work:
+    absent: list[str] = []
+    if config.perceptual is not None:
+        absent.append(f"the network of features: perceptual={config.perceptual}")
+    parts = fresh_parts(config)
+    task = VAETask(config, parts, cast(Any, NoClips()))
+    return _train(task, config, _modules(parts), size, absent)
+
+
+def _no_data() -> DiTData:
+    return DiTData(cast(Any, NoClips()), NOTHING)
+
+
+def _modules(parts: DiTParts | VAEParts) -> dict[str, nn.Module]:
+    return {name: each for name, each in parts._asdict().items() if isinstance(each, nn.Module)}
+
+
+def _train_transformer(task: DiTTask, parts: DiTParts, size: Size, absent: list[str]) -> Work:
+    config = task.config
+    if task.caches_text():
+        task.texts = Embedded(parts.transformer.config.text_dim)
+    work = _train(task, config, _modules(parts), size, absent)
+    shape = latent_shape(parts.transformer, parts.vae, 1, size.frames, size.height, size.width)
+    work.latents = 2 * prod(shape)
+
+    def encode() -> None:
+        """One clip through the VAE, as the latent cache is made."""
+        device, bf16 = pick_device(config.device), config.precision == "bf16"
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            parts.vae.encode(black(replace(size, batch=1), device))
+
+    if hasattr(parts.vae, "encode"):
+        work.stages.insert(0, Stage(ENCODE, encode, 0))
+    return work
+
+
+def _train(
+    task: Task, config: TrainConfig, parts: dict[str, nn.Module], size: Size, absent: list[str]
+) -> Work:
     state = start_state(task, config)
     trained = [p for p in task.model.parameters() if p.requires_grad]
 
     def backward() -> None:
-        # around both passes: checkpointing runs the attention again in the second
-        with attention_backend(getattr(config, "attention", "native")):
-            (task.fixed_loss() / config.accumulate).backward()
+        with kernel(task):
+            generator = torch.Generator().manual_seed(0)
+            (task.loss(task.example_batch(size), generator)[0] / config.accumulate).backward()
 
     def update() -> None:
         nn.utils.clip_grad_norm_(trained, config.optim.clip_norm)
@@ -106,15 +156,9 @@ def _train(task: PlannedDiT | PlannedVAE, config: TrainConfig) -> Work:
         more = config.steps * (config.accumulate - 1)
         stages.append(Stage("with gradients held", backward, more))
     stages.append(Stage(UPDATE, update, config.steps))
-    parts = dict(task.parts)
-    if isinstance(task, PlannedVAE) and task.model is not task.vae:
-        parts["discriminator"] = task.model.get_submodule("discriminator")
-    if isinstance(task, PlannedDiT) and task.vae is not None:
-        parts["vae"] = task.vae
-        stages.insert(0, Stage(ENCODE, task.encode, 0))
     if config.parallel == "fsdp":
-        task.absent.append("parallel=fsdp, which splits the weights: all is in one process here")
-    return Work(parts, stages, task.latents(), state, task.absent)
+        absent.append("parallel=fsdp, which splits the weights: all is in one process here")
+    return Work(parts, stages, 0, state, absent)
 
 
 def _sample(config: SampleConfig, size: Size) -> Work:
@@ -178,3 +222,11 @@ def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(before)
+
+
+WORKS: dict[type, Callable[[Any, Size], Work]] = {
+    SampleConfig: _sample,
+    TrainDiTConfig: _train_dit,
+    FinetuneConfig: _finetune,
+    TrainVAEConfig: _train_vae,
+}

@@ -20,7 +20,7 @@ from t2v.config.training import DiscriminatorConfig, OptimConfig
 from t2v.distributed import world_size
 from t2v.errors import UserError
 from t2v.io.checkpoint import newest_checkpoint
-from t2v.training.tasks.dit import DiTTask, train_dit
+from t2v.training.tasks.dit import build_dit, train_dit
 from t2v.training.tasks.finetune import finetune
 from t2v.training.tasks.vae import train_vae
 
@@ -127,7 +127,7 @@ def test_two_processes_train_what_one_trains_and_resume_to_the_bit(
         config = replace(config, data=str(media), clips=MIXED, seed=3)
     if kind == "dit":
         config = replace(config, train_text_encoder=False)  # its captions are embedded once
-        task = DiTTask(config)
+        task = build_dit(config)
         shapes = [tuple(task.batch(step, 0, 4).latents.shape[2:]) for step in range(4)]
         assert shapes == [(2, 6, 10), (3, 6, 10), (3, 10, 6), (1, 6, 10)]
     if kind == "vae":

@@ -13,16 +13,17 @@ from safetensors.torch import load_file
 
 from t2v.cli import main
 from t2v.config.finetune import FinetuneConfig, LoRAConfig
-from t2v.config.training import OptimConfig
+from t2v.config.training import DiffusionConfig, OptimConfig
 from t2v.errors import UserError
 from t2v.models.lora import load_lora
 from t2v.models.lora_file import WEIGHTS
 from t2v.pipelines.t2v import T2VPipeline
 from t2v.plan.estimate import estimate
 from t2v.plan.run import UNKNOWN
-from t2v.plan.shapes import Size
+from t2v.training.engine.example import Size
 from t2v.training.engine.loop import fit, start_state
-from t2v.training.tasks.finetune import FinetuneTask, finetune
+from t2v.training.tasks.dit import build_dit
+from t2v.training.tasks.finetune import build_finetune, finetune
 
 PROMPT = "a red ball rolls on the grass"
 BASE_PROMPTS = ("a blue box", "a red box", "the ball under the sky", "a box on the snow")
@@ -84,7 +85,7 @@ def test_two_and_two_steps_equal_four_to_the_bit(config, tmp_path, method, adapt
     strip = [[{**json.loads(line), "seconds": 0} for line in log] for log in logs]
     assert strip[0] == strip[1]
     kept = load_file(whole / "training" / "weights.safetensors").keys()
-    assert kept == learning(FinetuneTask(config))  # the rest lies beside it or in the base
+    assert kept == learning(build_finetune(config))  # the rest lies beside it or in the base
 
 
 def test_a_lora_checkpoint_is_a_pipeline_and_its_lora_gives_the_same_on_the_base(config):
@@ -125,7 +126,7 @@ def test_samples_of_a_training_are_what_t2v_sample_draws_from_the_checkpoint(
     with Image.open(checkpoint.parent / "sheets" / "000004.png") as sheet:
         drawn = torch.from_numpy(np.array(sheet))
         assert sheet.size == (5 * 32, 4 * 16)
-    prompts = FinetuneTask(config).config.prompts
+    prompts = build_finetune(config).prompts
     assert set(prompts) == {PROMPT, "a blue ball rolls on the grass", *BASE_PROMPTS[-2:]}
     assert torch.equal(drawn, drawn_later(checkpoint, 7, prompts))
 
@@ -145,9 +146,15 @@ def test_interpolation_lies_between_base_and_tuned(config, tmp_path):
         torch.testing.assert_close(outputs[0.5][name], middle, atol=1e-6, rtol=1e-5)
 
 
+def test_training_and_fine_tuning_read_one_dataclass_of_settings(config, dit_config):
+    for task, given in ((build_finetune(config), config), (build_dit(dit_config), dit_config)):
+        assert isinstance(given, DiffusionConfig)
+        assert task.config is given  # so that no setting can be left behind on the way
+
+
 def test_frozen_spatial_trains_what_looks_along_time(config, caplog):
     with caplog.at_level("INFO"):
-        task = FinetuneTask(replace(config, method="frozen_spatial"))
+        task = build_finetune(replace(config, method="frozen_spatial"))
     assert learning(task) and all(".attn1." in name for name in learning(task))
     assert "method=frozen_spatial trains" in caplog.text and "blocks.*.attn1.to_q" in caplog.text
 
@@ -171,7 +178,7 @@ def test_a_new_word_alone_learns_and_travels_with_the_pipeline(config, clips):
 
 def test_an_adapter_of_peft_is_saved_in_the_weights_it_changes(config, adapter):
     config = replace(config, method="peft", peft=adapter)
-    task = FinetuneTask(config)
+    task = build_finetune(config)
     assert learning(task)
     assert all(".lokr_" in name for name in learning(task))
     with task._as_saved():
@@ -193,7 +200,7 @@ def test_an_adapter_of_peft_is_saved_in_the_weights_it_changes(config, adapter):
 
 def test_a_soft_prompt_begins_as_its_text_learns_alone_and_travels_with_the_pipeline(config):
     config = replace(config, method="soft_prompt", soft_prompt="a red", text_lr=0.05)
-    task = FinetuneTask(config)
+    task = build_finetune(config)
     assert learning(task) == {"text_encoder.shared.weight"}
     base = T2VPipeline.from_pretrained(config.model)
     fresh = task._pipeline()
@@ -230,7 +237,7 @@ def test_a_soft_prompt_begins_as_its_text_learns_alone_and_travels_with_the_pipe
 )
 def test_what_cannot_work_is_named_before_training(config, change, words):
     with pytest.raises(UserError, match=words):
-        FinetuneTask(replace(config, **change))
+        build_finetune(replace(config, **change))
 
 
 @pytest.mark.parametrize(
@@ -262,7 +269,7 @@ def test_a_changed_base_model_is_not_tuned_on(config, pipe):
 
 
 def test_what_the_base_model_drew_is_repeated_in_its_share_of_the_steps(config):
-    task = FinetuneTask(replace(config, base_ratio=0.5))
+    task = build_finetune(replace(config, base_ratio=0.5))
     turns = [task.prior.is_turn(step, 0.5) for step in range(400)]
     assert 0.4 < sum(turns) / 400 < 0.6
     repeated = task.prior.latents[: task.prior.repeated]
@@ -271,9 +278,9 @@ def test_what_the_base_model_drew_is_repeated_in_its_share_of_the_steps(config):
         batch = task.batch(step)
         known = [any(torch.equal(each, other) for other in repeated) for each in batch.latents]
         assert known == [turns[step]] * len(batch.latents)
-    again = FinetuneTask(replace(config, base_ratio=0.5))
+    again = build_finetune(replace(config, base_ratio=0.5))
     assert torch.equal(again.prior.latents, task.prior.latents)
-    next(fit(task, task.method, start_state(task, task.method)))
+    next(fit(task, task.config, start_state(task, task.config)))
 
 
 def test_the_door_prints_the_checkpoint(config, capsys):

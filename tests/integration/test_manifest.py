@@ -12,9 +12,9 @@ from t2v.cli import main
 from t2v.config.data import ClipsConfig, StageConfig
 from t2v.config.finetune import FinetuneConfig
 from t2v.pipelines.t2v import T2VPipeline
-from t2v.training.tasks.dit import DiTTask, train_dit
-from t2v.training.tasks.finetune import FinetuneTask
-from t2v.training.tasks.vae import VAETask, train_vae
+from t2v.training.tasks.dit import build_dit, train_dit
+from t2v.training.tasks.finetune import build_finetune
+from t2v.training.tasks.vae import build_vae, train_vae
 
 CLIPS = ClipsConfig(
     fps=8, resolution=64, num_frames=9, workers=1, aspects=("5:3", "3:5", "1:1"),
@@ -47,11 +47,11 @@ def test_a_transformer_trains_on_a_folder_through_its_stages_and_resumes(
     assert [name for name in a if not torch.equal(a[name], b[name])] == []
     assert losses_of(whole.parent) == losses_of(resumed.parent)
     assert T2VPipeline.from_pretrained(whole).config.num_frames == 9
-    task = DiTTask(config)
+    task = build_dit(config)
     shapes = [tuple(task.batch(step).latents.shape[2:]) for step in range(8)]
     assert {shape[0] for shape in shapes[:2]} == {2}
     assert [shape[0] for shape in shapes[2:]].count(1) == 3
-    joint = DiTTask(replace(config, batch_size=6))
+    joint = build_dit(replace(config, batch_size=6))
     ranks = [task.batch(5, rank, 2).latents for rank in (0, 1)]
     assert torch.equal(torch.cat(ranks), joint.batch(5).latents)
 
@@ -64,7 +64,7 @@ def test_a_vae_trains_on_a_folder_and_resumes(vae_config, media, tmp_path):
     train_vae(replace(other, steps=2))
     a, b = state_of(whole), state_of(train_vae(other))
     assert [name for name in a if not torch.equal(a[name], b[name])] == []
-    task = VAETask(config)
+    task = build_vae(config)
     frames = [task.batch(step).video.shape[2] for step in range(8)]
     assert frames.count(1) == 4
     assert set(frames) <= {1, 5, 9}
@@ -85,9 +85,9 @@ def test_a_fine_tune_takes_footage_at_the_sizes_of_its_base(pipe, media, tmp_pat
         data=str(media / "list.jsonl" if listed else media),
         output=str(tmp_path / "tuned"), batch_size=2, held_out=2, clips=ClipsConfig(workers=1),
     )  # fmt: skip
-    task = FinetuneTask(config)
-    assert len(task.rows) == (9 if listed else 10)  # the pictures are left out
-    assert task.train_count == len(task.rows) - 2
+    task = build_finetune(config)
+    assert len(task.data.rows) == (9 if listed else 10)  # the pictures are left out
+    assert task.data.train_count == len(task.data.rows) - 2
     assert {tuple(task.batch(step).latents.shape) for step in range(6)} >= {(2, 8, 3, 6, 10)}
 
 
@@ -140,8 +140,8 @@ def test_encode_reports_every_clip_and_training_takes_what_it_made(
         dit_config, data=str(output), vae=str(tmp_path / "base"), clips=clips, held_out=1,
         precision="fp32", text=str(tmp_path / "base"), train_text_encoder=False,
     )  # fmt: skip
-    task = DiTTask(config)
-    assert task.train_count == 5
+    task = build_dit(config)
+    assert task.data.train_count == 5
     task.prepare()
     assert shards == {path: path.read_bytes() for path in output.rglob("*.safetensors")}
     assert main(["encode", str(output), *words[2:]]) == 2
@@ -152,7 +152,7 @@ def test_a_step_on_kept_embeddings_is_one_on_embeddings_made_in_it(dit_config):
     config = replace(dit_config, train_text_encoder=False, precision="fp32")
     losses = {}
     for kept in (True, False):
-        task = DiTTask(replace(config, cache_text=kept))
+        task = build_dit(replace(config, cache_text=kept))
         task.prepare()
         with torch.no_grad():  # a fresh transformer does not look at the text yet
             for parameter in task.model["transformer"].parameters():

@@ -22,8 +22,8 @@ from t2v.models.vae import AutoencoderKLT2V
 from t2v.models.vae_folder import load_vae
 from t2v.pipelines.t2v import T2VPipeline
 from t2v.training.engine.loop import fit, start_state
-from t2v.training.tasks.dit import DiTTask, train_dit
-from t2v.training.tasks.vae import VAETask, train_vae
+from t2v.training.tasks.dit import build_dit, train_dit
+from t2v.training.tasks.vae import build_vae, train_vae
 
 
 def state_of(checkpoint):
@@ -93,7 +93,7 @@ def test_a_decoder_learns_alone_and_the_latents_stay(vae_config, tmp_path):
 
 def test_a_vae_learns_and_sees_images_too(vae_config):
     config = replace(vae_config, steps=30, precision="fp32")
-    task = VAETask(config)
+    task = build_vae(config)
     assert {task.batch(step, 0).video.shape[2] for step in range(10)} == {1, 5}
     losses = [metrics.extra["mse"] for metrics in fit(task, config, start_state(task, config))]
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
@@ -106,7 +106,7 @@ def test_both_layouts_learn_every_objective(dit_config, attention, objective):
         dit_config, steps=30, batch_size=9, precision="fp32", objective=objective,
         model=replace(dit_config.model, attention=attention),
     )  # fmt: skip
-    task = DiTTask(config)
+    task = build_dit(config)
     before = task.validate().figures["val_loss"]
     for metrics in fit(task, config, start_state(task, config)):
         assert metrics.loss > 0
@@ -141,7 +141,7 @@ def test_a_sample_of_a_training_is_what_t2v_sample_draws_from_the_checkpoint(
 
 
 def test_a_transformer_is_told_how_near_its_samples_are_to_what_it_was_trained_on(dit_config):
-    task = DiTTask(dit_config)
+    task = build_dit(dit_config)
     trained = task._latents(task.data.training(64)[0])
     copied = task._copies(trained[:2] + 1e-3)
     assert copied["val_memorised"] == 1
@@ -160,7 +160,7 @@ def test_latents_are_encoded_by_weights_that_give_the_bits_of_those_saved(dit_co
 def test_the_text_encoder_learns_only_when_asked(dit_config):
     for trained in (True, False):
         config = replace(dit_config, train_text_encoder=trained, steps=1, caption_dropout=0.0)
-        task = DiTTask(config)
+        task = build_dit(config)
         weight = task.model["text_encoder"].shared.weight
         before = weight.detach().clone()
         with torch.no_grad():  # a fresh transformer does not look at the text yet
@@ -171,13 +171,13 @@ def test_the_text_encoder_learns_only_when_asked(dit_config):
 
 
 def test_text_in_a_batch_is_what_the_pipeline_makes_of_it(dit_config, text_encoder):
-    task = DiTTask(dit_config)
+    task = build_dit(dit_config)
     tokens, lengths = task.captions.first(torch.tensor([0, 1]))
     text = pad_text(encode_tokens(text_encoder, tokens, lengths), 12)
     pipe = task._pipeline()
     pipe.register_modules(text_encoder=text_encoder)
     alone, _ = pipe.encode_prompt(
-        [row["caption"] for row in task.rows[:2]], do_classifier_free_guidance=False
+        [row["caption"] for row in task.data.rows[:2]], do_classifier_free_guidance=False
     )
     torch.testing.assert_close(text, alone, atol=1e-5, rtol=1e-5)
 

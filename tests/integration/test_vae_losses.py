@@ -13,7 +13,7 @@ from t2v.models.vae import AutoencoderKLT2V
 from t2v.plan.estimate import estimate
 from t2v.plan.run import UNKNOWN
 from t2v.plan.shapes import Size
-from t2v.training.tasks.vae import VAETask, train_vae
+from t2v.training.tasks.vae import build_vae, train_vae
 from t2v.world.oracle import WorldOracle
 
 PLAYING = DiscriminatorConfig(weight=0.5, start=1, alone=2, width=4)
@@ -49,7 +49,7 @@ def lines(checkpoint):
 
 
 def test_a_stopped_game_goes_on_to_the_bit(config, tmp_path):
-    task = VAETask(config)
+    task = build_vae(config)
     assert {task.batch(step).video.shape[2] for step in range(config.steps)} == {1, 5}
     whole = train_vae(config)
     other = replace(config, output=str(tmp_path / "other"))
@@ -81,7 +81,7 @@ def test_a_discriminator_that_never_begins_changes_nothing(config, tmp_path):
 def test_the_distance_of_features_counts_and_its_network_is_on_record(config, judge):
     told = {}
     for weight in (0.0, 2.0):
-        task = VAETask(replace(config, perceptual_weight=weight))
+        task = build_vae(replace(config, perceptual_weight=weight))
         told[weight] = task.loss(task.batch(0), torch.Generator().manual_seed(0))
     (plain, _), (loss, figures) = told.values()
     assert figures["perceptual"] > 0
@@ -100,7 +100,7 @@ def test_a_plan_counts_the_discriminator_and_names_what_it_does_not_count(config
     size = Size(batch=1, frames=5, height=16, width=32)
     alone = estimate(replace(config, discriminator=DiscriminatorConfig()), size, UNKNOWN)
     both = estimate(config, size, UNKNOWN)
-    played = VAETask(config).model.get_submodule("discriminator").parameters()
+    played = build_vae(config).model.get_submodule("discriminator").parameters()
     assert both.parameters["discriminator"] == sum(each.numel() for each in played)
     assert both.stages[0].flop > alone.stages[0].flop
     assert both.absent == (f"the network of features: perceptual={config.perceptual}",)

@@ -1,10 +1,12 @@
 """`t2v plan`: its figures are those of the real model, exactly where arithmetic can be exact."""
 
+import gc
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 
 from t2v.bench.pipeline import PROMPT
 from t2v.bench.stopwatch import count_flop
@@ -15,16 +17,15 @@ from t2v.config.plan import PlanConfig
 from t2v.config.sampling import SampleConfig
 from t2v.config.training import DiscriminatorConfig, OptimConfig, TrainDiTConfig, TrainVAEConfig
 from t2v.errors import UserError
-from t2v.models.layers import sincos_table
 from t2v.plan.calibrate import calibrated, micro_steps, smaller
 from t2v.plan.estimate import DEFAULTS, MANY_LAYERS, MIB, Estimate, estimate, traced_whole
 from t2v.plan.measure import Measured
 from t2v.plan.report import RUN, comparison, report
 from t2v.plan.run import UNKNOWN, plan
-from t2v.plan.shapes import Size
 from t2v.plan.trace import Rates, traced
 from t2v.plan.workload import ENCODE, UPDATE, build
 from t2v.sampling.run import load
+from t2v.training.engine.example import Size
 
 SIZE = Size(batch=2, frames=5, height=32, width=32, tokens=6)
 STEP = "forward and backward"
@@ -85,10 +86,13 @@ def test_a_trace_knows_the_bytes_the_flop_and_the_seconds_of_each_operation():
         assert trace.live == 40_000
 
 
-def test_a_trace_leaves_no_tensor_without_content_behind():
-    with traced(UNKNOWN):
-        sincos_table(32, 2, 2, 2)
-    assert sincos_table(32, 2, 2, 2).sum().item()
+def test_a_trace_leaves_no_tensor_without_content_behind(training, vae_training):
+    tuning = FinetuneConfig(output="run", model=training.vae, data="nowhere", batch_size=2)
+    sampling = SampleConfig(model=training.vae, device="cpu")
+    for target in (training, replace(training, objective="v"), vae_training, tuning, sampling):
+        estimate(target, SIZE, UNKNOWN)
+    gc.collect()
+    assert not [each for each in gc.get_objects() if issubclass(type(each), FakeTensor)]
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])

@@ -14,8 +14,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from t2v.config.finetune import FinetuneConfig
-from t2v.config.training import TrainConfig, TrainDiTConfig
+from t2v.config.training import TrainConfig
 from t2v.distributed import rank, world_size
 from t2v.errors import UserError
 from t2v.models.device import pick_device
@@ -36,7 +35,7 @@ class Worker:
     """
 
     def __init__(self, task: Task, config: TrainConfig) -> None:
-        self.task, self.config, self.accumulate = task, config, config.accumulate
+        self.task, self.accumulate = task, config.accumulate
         self.shards = world_size() * config.accumulate
         self.sharded = world_size() > 1 and config.parallel == "fsdp"
         if config.gradient_checkpointing:
@@ -66,7 +65,7 @@ class Worker:
             self._loss.set_requires_gradient_sync(last)
         elif world_size() > 1 and not last:
             waits = self._loss.no_sync()
-        with waits, kernel(self.config):
+        with waits, kernel(self.task):
             loss, extra = self._loss(batch, generator)
             (loss / self.accumulate).backward()
         return loss.detach(), extra
@@ -91,11 +90,9 @@ class Worker:
             self.task.model = trained
 
 
-def kernel(config: TrainConfig) -> AbstractContextManager[None]:
+def kernel(task: Task) -> AbstractContextManager[None]:
     """The attention of a whole step: what is recomputed in the backward pass needs the same one."""
-    if isinstance(config, (TrainDiTConfig, FinetuneConfig)):
-        return attention_backend(config.attention)
-    return nullcontext()
+    return attention_backend(task.attention) if task.attention else nullcontext()
 
 
 def checkpoint_gradients(task: Task) -> None:

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from t2v.training.engine.example import Size
 from t2v.training.engine.optim import ParameterGroup
 
 
@@ -34,6 +35,7 @@ class Task(Protocol):
 
     model: nn.Module  # holds every trained parameter, already on its device
     sources: dict[str, str]  # hashes of what the run reads; going on with others is refused
+    attention: str | None  # the kernel that its steps attend with; None: its networks' own
 
     @property
     def parts(self) -> Mapping[str, nn.Module]:
@@ -54,6 +56,10 @@ class Task(Protocol):
 
     def batch(self, step: int, rank: int, world_size: int) -> Any:
         """One of the `world_size` batches of a step, a function of these and config.seed."""
+        ...
+
+    def example_batch(self, size: Size) -> Any:
+        """A batch of `size` without content, made without reading data."""
         ...
 
     def loss(self, batch: Any, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:

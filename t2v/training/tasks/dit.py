@@ -4,43 +4,36 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from diffusers import AutoencoderKLWan, SchedulerMixin
 from diffusers.models.attention_dispatch import attention_backend
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from t2v.config.training import TrainDiTConfig
-from t2v.data.captions import Captions
+from t2v.config.training import DiffusionConfig, TrainDiTConfig
 from t2v.data.curriculum import Draw
-from t2v.data.dataset import cache_folder, load_latents
+from t2v.data.dataset import cache_folder
 from t2v.data.rng import keyed_generator
 from t2v.data.text_cache import FOLDER, Texts
-from t2v.errors import UserError
 from t2v.io.model_card import write_model_card
-from t2v.models.attention import check_backend
-from t2v.models.conditions import Conditions, input_channels
+from t2v.models.conditions import Conditions
 from t2v.models.device import pick_device
-from t2v.models.diffusion import build_scheduler, diffusion_loss, draw_times
-from t2v.models.latents import latent_channels, normalize_latents
-from t2v.models.load import load_text
+from t2v.models.diffusion import diffusion_loss, draw_times
+from t2v.models.inputs import latent_shape
+from t2v.models.latents import normalize_latents
 from t2v.models.text import encode_tokens, pad_text
-from t2v.models.transformer import T2VTransformer3DModel
-from t2v.models.vae import AutoencoderKLT2V
-from t2v.models.vae_folder import load_vae
 from t2v.pipelines.generator import sample_videos
 from t2v.pipelines.t2v import T2VPipeline
 from t2v.pipelines.t2v_generator import T2VGenerator
 from t2v.training.engine.contact_sheet import contact_sheet
+from t2v.training.engine.example import Size
 from t2v.training.engine.loop import autocast
 from t2v.training.engine.optim import ParameterGroup, split_parameters
 from t2v.training.engine.run import train
 from t2v.training.engine.significance import BASE, HELD_OUT, TRAINING, memorised, nearest
 from t2v.training.engine.task import Validation
+from t2v.training.tasks.dit_parts import DiTData, DiTParts, fresh_parts, load_data
 
 VALIDATION_BINS = 4
 VALIDATION_BATCH = 64
@@ -56,64 +49,68 @@ class DiTBatch(NamedTuple):
     lengths: Tensor  # b, tokens before the padding
 
 
-class DiTParts(NamedTuple):
-    """What a pipeline is made of."""
-
-    vae: AutoencoderKLT2V | AutoencoderKLWan
-    tokenizer: PreTrainedTokenizerBase
-    text_encoder: PreTrainedModel
-    transformer: T2VTransformer3DModel
-    scheduler: SchedulerMixin
-
-
 def train_dit(config: TrainDiTConfig) -> Path:
     """`t2v train`: train on a folder of clips; returns the last checkpoint, a pipeline folder.
 
     Raises:
-        UserError: see `pick_device`, `load_vae`, `load_latents`, `Captions` and `run`.
+        UserError: see `build_dit` and `run`.
     """
-    return train(DiTTask, config)
+    return train(build_dit, config)
+
+
+def build_dit(config: TrainDiTConfig) -> DiTTask:
+    """The task of `config`, with its parts and its data loaded.
+
+    Raises:
+        UserError: see `pick_device`, `fresh_parts`, `load_data` and `check_backend`.
+    """
+    parts = fresh_parts(config)
+    data = load_data(config, config.clips, parts)
+    return DiTTask(config, parts, data, config.prompts)
 
 
 class DiTTask:
-    """Predict the objective's target from noisy latents and text; the text encoder learns along."""
+    """Predict the objective's target from noisy latents and text; the text encoder learns along.
+
+    Args:
+        config: what training and fine-tuning share; objective, sizes and token limit are `parts`'.
+        parts: on their device. `config.train_text_encoder` says whether the text encoder learns.
+        prompts: of the samples that every validation shows.
+    """
 
     texts: Texts | None = None  # without it each batch is embedded anew
 
-    def __init__(self, config: TrainDiTConfig, parts: DiTParts | None = None) -> None:
-        self.config = config
-        vae, tokenizer, text_encoder, transformer, self.scheduler = parts or fresh_parts(config)
-        self.vae = vae.to(pick_device(config.device))
-        self.data = load_latents(
-            config.data,
-            config.clips,
-            self.vae,
-            tokenizer,
-            precision=config.precision,
-            max_length=config.max_sequence_length,
-            batch_size=config.batch_size,
-            held_out=config.held_out,
-            seed=config.seed,
-        )
-        self.rows, self.train_count = self.data.rows, self.data.train_count
-        self.saved: dict[str, Any] = self.data.sizes  # what the pipeline makes by default
-        self.sources = self.data.sources
-        self.tokenizer = tokenizer
-        self.captions = Captions(self.rows, tokenizer, config.max_sequence_length)
-        self.model = nn.ModuleDict({"transformer": transformer, "text_encoder": text_encoder})
-        self.model.to(pick_device(config.device))
+    def __init__(
+        self,
+        config: DiffusionConfig,
+        parts: DiTParts,
+        data: DiTData,
+        prompts: Sequence[str] = (),
+    ) -> None:
+        self.config, self.prompts = config, tuple(prompts)
+        self.attention: str | None = config.attention
+        self.vae, self.tokenizer, self.scheduler = parts.vae, parts.tokenizer, parts.scheduler
+        self.objective, self.shift = parts.objective, parts.shift
+        self.data, self.captions = data
+        self.sources = dict(self.data.sources)
+        self.defaults = self.data.sizes | parts.defaults
+        self.max_length: int = parts.defaults["max_sequence_length"]
+        networks = {"transformer": parts.transformer, "text_encoder": parts.text_encoder}
+        self.model = nn.ModuleDict(networks)
         self.parts = dict(self.model.items())
-        text_encoder.requires_grad_(config.train_text_encoder)
-        head_dim = config.model.attention_head_dim
-        check_backend(config.attention, head_dim, pick_device(config.device), torch.float32)
+        parts.text_encoder.requires_grad_(config.train_text_encoder)
 
     def prepare(self) -> None:
-        """Embed the captions, where the text encoder is frozen and `cache_text` is set."""
-        encoder, config = self.model["text_encoder"], self.config
-        if config.cache_text and not any(p.requires_grad for p in encoder.parameters()):
-            folder = cache_folder(config.data, config.clips) / FOLDER
-            self.texts = Texts(encoder, folder, config.precision)
+        """Embed the captions, where they are to be cached."""
+        if self.caches_text():
+            folder = cache_folder(self.config.data, self.config.clips) / FOLDER
+            self.texts = Texts(self.model["text_encoder"], folder, self.config.precision)
             self.texts.add(self.captions)
+
+    def caches_text(self) -> bool:
+        """Are captions embedded once? So they are where the text encoder is frozen, if asked."""
+        encoder = self.model["text_encoder"]
+        return self.config.cache_text and not any(p.requires_grad for p in encoder.parameters())
 
     def parameter_groups(self) -> list[ParameterGroup]:
         config = self.config
@@ -147,8 +144,20 @@ class DiTTask:
         tokens, lengths = self.captions.pick(self.data.clips(draw), choice[0], dropped)
         return self._batch(draw, tokens, lengths)
 
+    def example_batch(self, size: Size) -> DiTBatch:
+        """Latents of zeros, and captions of `size.tokens` tokens each.
+
+        Raises:
+            UserError: see `latent_shape`.
+        """
+        device, sides = pick_device(self.config.device), (size.frames, size.height, size.width)
+        shape = latent_shape(self.model["transformer"], self.vae, size.batch, *sides)
+        tokens = torch.zeros(size.batch, size.tokens, dtype=torch.long, device=device)
+        lengths = torch.full((size.batch,), size.tokens, device=device)
+        return DiTBatch(torch.zeros(shape, device=device), tokens, lengths)
+
     def loss(self, batch: DiTBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        t = draw_times(self.config.objective, len(batch.latents), self.config.shift, generator)
+        t = draw_times(self.objective, len(batch.latents), self.shift, generator)
         noise = torch.randn(batch.latents.shape, generator=generator)
         with autocast(self.config):
             return self._losses(batch, noise, t).mean(), {}
@@ -156,7 +165,7 @@ class DiTTask:
     @torch.no_grad()
     def validate(self) -> Validation:
         """The means of `losses`, the held-out one in each quarter of the time too; whether samples
-        of `config.prompts` are copies of training clips; and a sheet of them."""
+        of `prompts` are copies of training clips; and a sheet of them."""
         losses = self.losses()
         held_out = losses[HELD_OUT]
         quarter = (self._times(len(held_out)) * VALIDATION_BINS).long()
@@ -212,9 +221,9 @@ class DiTTask:
         return [each for each in latents if each.shape[1:] == like.shape[1:]]
 
     def _samples(self) -> tuple[Tensor, Tensor]:
-        """Latents `n c t h w` and frames `n t h w c` in [0, 1] of `config.prompts`, as `t2v sample`
-        makes them with a checkpoint."""
-        generator, prompts = T2VGenerator(self._pipeline()), self.config.prompts
+        """Latents `n c t h w` and frames `n t h w c` in [0, 1] of `prompts`, as `t2v sample` makes
+        them with a checkpoint."""
+        generator, prompts = T2VGenerator(self._pipeline()), self.prompts
         asked, seeds = generator.defaults, [self.config.seed] * len(prompts)
         latents, frames = [], []
         for video in sample_videos(generator, prompts, seeds, asked):
@@ -228,7 +237,7 @@ class DiTTask:
         self._write_card(folder, "Trained by `t2v train`; `training/` has the settings.")
 
     def _write_card(self, folder: Path, made: str) -> None:
-        write_model_card(folder, made, self.config.data, self.rows, self.train_count)
+        write_model_card(folder, made, self.config.data, self.data.rows, self.data.train_count)
 
     def _batch(self, draw: Draw, tokens: Tensor, lengths: Tensor) -> DiTBatch:
         return DiTBatch(self._latents(draw), tokens, lengths)
@@ -246,12 +255,12 @@ class DiTTask:
 
         with attention_backend(self.config.attention):
             return diffusion_loss(
-                self.config.objective, predict, batch.latents, noise.to(device), t.to(device)
+                self.objective, predict, batch.latents, noise.to(device), t.to(device)
             )
 
     def _conditions(self, batch: DiTBatch) -> Conditions:
         """What the transformer is conditioned on: the batch's captions, embedded."""
-        device, rows = batch.latents.device, self.config.max_sequence_length
+        device, rows = batch.latents.device, self.max_length
         if self.texts:
             return Conditions(text=self.texts.read(batch.tokens, batch.lengths, rows).to(device))
         tokens, lengths = batch.tokens.to(device), batch.lengths.to(device)
@@ -259,17 +268,13 @@ class DiTTask:
         return Conditions(text=pad_text(text, rows))
 
     def _pipeline(self) -> T2VPipeline:
-        config = self.config
         return T2VPipeline(
             tokenizer=self.tokenizer,
             text_encoder=self.model["text_encoder"],
             transformer=self.model["transformer"],
             vae=self.vae,
             scheduler=self.scheduler,
-            **self.saved,
-            num_inference_steps=config.num_inference_steps,
-            guidance_scale=config.guidance_scale,
-            max_sequence_length=config.max_sequence_length,
+            **self.defaults,
         )
 
 
@@ -281,41 +286,3 @@ def first_items(draws: Iterable[Draw], count: int) -> list[Draw]:
             first.append(Draw(draw.items[:count], draw.num_frames))
         count -= len(draw.items)
     return first
-
-
-def fresh_parts(config: TrainDiTConfig) -> DiTParts:
-    """The saved VAE and text encoder that `config` names, a transformer that knows nothing, and
-    the scheduler of the objective."""
-    vae = load_vae(config.vae)
-    tokenizer, text_encoder = load_text(config.text)
-    check_match(config, vae, text_encoder)
-    text_encoder.float()
-    transformer = T2VTransformer3DModel(**asdict(config.model))
-    transformer.initialize(keyed_generator(config.seed, "weights"))
-    scheduler = build_scheduler(config.objective, config.shift)
-    return DiTParts(vae, tokenizer, text_encoder, transformer, scheduler)
-
-
-def check_match(
-    config: TrainDiTConfig,
-    vae: AutoencoderKLT2V | AutoencoderKLWan | None,
-    text_encoder: PreTrainedModel | None,
-) -> None:
-    """Does the transformer take what those two give?
-
-    Raises:
-        UserError: it is too wide or too narrow for one of them.
-    """
-    needed: dict[str, tuple[int, str]] = {}
-    if vae is not None:
-        channels = latent_channels(vae)
-        needed["in_channels"] = input_channels(channels), "vae"
-        needed["out_channels"] = channels, "vae"
-    if text_encoder is not None:
-        needed["text_dim"] = text_encoder.config.hidden_size, "text"
-    for name, (width, part) in needed.items():
-        if getattr(config.model, name) != width:
-            raise UserError(
-                f"model.{name}={getattr(config.model, name)}, but {part}={getattr(config, part)} "
-                f"is {width} wide. Set model.{name}={width}, or name another {part}."
-            )

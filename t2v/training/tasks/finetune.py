@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import fields, replace
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import torch
 from einops import reduce
 from torch import Tensor, nn
 
 from t2v.config.finetune import FinetuneConfig
-from t2v.config.models import TransformerConfig
-from t2v.config.training import TrainConfig, TrainDiTConfig
-from t2v.data.dataset import filled
+from t2v.data.dataset import Dataset, filled
 from t2v.data.rng import keyed_generator
 from t2v.errors import UserError
 from t2v.io.model_card import plain
@@ -25,18 +23,16 @@ from t2v.io.prompts import read_prompts
 from t2v.models.device import pick_device
 from t2v.models.diffusion import objective_of
 from t2v.models.folder import model_folder, weights_hash
-from t2v.models.transformer import T2VTransformer3DModel
 from t2v.pipelines.generator import Ability, Generator
 from t2v.pipelines.load import load_generator
-from t2v.pipelines.t2v import T2VPipeline
 from t2v.training.engine.loop import autocast
 from t2v.training.engine.run import train
 from t2v.training.engine.significance import BASE
 from t2v.training.engine.task import Validation
-from t2v.training.tasks.dit import DiTBatch, DiTParts, DiTTask
+from t2v.training.tasks.dit import DiTBatch, DiTTask
+from t2v.training.tasks.dit_parts import DiTData, DiTParts, load_data
 from t2v.training.tuning.adapters import (
-    add_lora,
-    add_peft,
+    add_adapter,
     check_peft,
     choose_trainable,
     interpolated,
@@ -50,7 +46,9 @@ logger = logging.getLogger(__name__)
 
 SHEET_CAPTIONS = 6
 SHEET_BASE_PROMPTS = 2
-SAVED = ("fps", "height", "width", "num_frames")
+SIZES = ("fps", "height", "width", "num_frames")
+DEFAULTS = (*SIZES, "num_inference_steps", "guidance_scale", "max_sequence_length")
+TUNED = ("transformer", "text_encoder")
 ADAPTERS = ("lora", "peft")  # what lies beside the weights while it learns, and in them when saved
 
 
@@ -61,9 +59,55 @@ def finetune(config: FinetuneConfig) -> Path:
     `pytorch_lora_weights.safetensors`, for the base model.
 
     Raises:
-        UserError: see `FinetuneTask` and `t2v.training.engine.run.run`.
+        UserError: see `build_finetune` and `t2v.training.engine.run.run`.
     """
-    return train(FinetuneTask, config)
+    return train(build_finetune, config)
+
+
+def build_finetune(config: FinetuneConfig) -> FinetuneTask:
+    """The task of `config`: the base model and the clips loaded, words and adapter added.
+
+    Raises:
+        UserError: the model is another package's, the method does not fit it, a new word is in no
+            caption, or see `load_data`.
+    """
+    folder = model_folder(config.model)
+    generator = load_base(config.model, folder)
+    pipeline, weights = generator.pipeline, weights_hash(folder)
+    prompts = _base_prompts(config)
+    sampled = _sampled(config, generator, weights, prompts)  # before the model is changed
+    tokenizer = add_words(pipeline.tokenizer, pipeline.text_encoder, config)
+    add_adapter(pipeline.transformer, config)
+    if config.peft is not None:
+        check_peft(pipeline.transformer, config.peft)
+    objective, shift = objective_of(pipeline.scheduler)
+    parts = DiTParts(
+        transformer=pipeline.transformer,
+        text_encoder=pipeline.text_encoder,
+        vae=pipeline.vae,
+        tokenizer=tokenizer,
+        scheduler=pipeline.scheduler,
+        objective=objective,
+        shift=shift if config.shift is None else config.shift,
+        defaults={name: pipeline.config[name] for name in DEFAULTS},
+    )
+    sizes = {name: pipeline.config[name] for name in SIZES}
+    data = load_data(config, filled(config.clips, config.data, **sizes), parts)
+    prior = None
+    if sampled is not None:
+        length = pipeline.config.max_sequence_length
+        prior = Prior(prompts, sampled, tokenizer, length, config.seed)
+    _check_concepts(config, data.clips.rows)
+    add_known_words(tokenizer, _captions(data.clips.rows))
+    if config.method == "lora" and (config.concept or config.soft_prompt is not None):
+        logger.warning("New words lie in the checkpoint's text encoder, not in its LoRA.")
+    keeps_base = config.interpolate < 1 and config.method not in ADAPTERS
+    base = {name: deepcopy(getattr(parts, name)) for name in TUNED} if keeps_base else None
+    task = FinetuneTask(config, parts, data, prior, base)
+    task.sources["model"] = weights
+    if config.peft is not None:
+        task.sources["peft"] = sha256(Path(config.peft).read_bytes()).hexdigest()[:16]
+    return task
 
 
 class FinetuneTask(DiTTask):
@@ -72,40 +116,28 @@ class FinetuneTask(DiTTask):
     Objective, scheduler, sizes and token limit are the folder's. What is judged and saved is the
     tuned model, or where `config.interpolate` puts it between the base and the tuned one.
 
+    Args:
+        parts: frozen, with new words and adapter added.
+        prior: videos of the base model, to be repeated and judged.
+        base: transformer and text encoder of the base model, to interpolate from.
+
     Raises:
-        UserError: the model is another package's, the method does not fit it, a new word is in no
-            caption, or see `DiTTask`.
+        UserError: nothing would learn.
     """
 
-    def __init__(self, config: FinetuneConfig) -> None:
-        self.method = config
-        folder = model_folder(config.model)
-        generator = load_base(config.model, folder)
-        pipeline, weights = generator.pipeline, weights_hash(folder)
-        prompts = _base_prompts(config)
-        sampled = _sampled(config, generator, weights, prompts)  # before the model is changed
-        text_encoder = pipeline.text_encoder
-        tokenizer = add_words(pipeline.tokenizer, text_encoder, config)
-        transformer = pipeline.transformer
-        _add_adapter(config, transformer)
-        parts = DiTParts(pipeline.vae, tokenizer, text_encoder, transformer, pipeline.scheduler)
-        super().__init__(_as_training(config, pipeline, folder), parts)
-        self.saved = {name: pipeline.config[name] for name in SAVED}
-        self.prior = None
-        if sampled is not None:
-            length = self.config.max_sequence_length
-            self.prior = Prior(prompts, sampled, tokenizer, length, config.seed)
-        self.sources["model"] = weights
-        if config.peft is not None:
-            self.sources["peft"] = sha256(Path(config.peft).read_bytes()).hexdigest()[:16]
-        self._check_concepts()
-        add_known_words(tokenizer, self._captions())
-        self.config = replace(self.config, prompts=self._sheet_prompts())
+    config: FinetuneConfig
+
+    def __init__(
+        self,
+        config: FinetuneConfig,
+        parts: DiTParts,
+        data: DiTData,
+        prior: Prior | None = None,
+        base: Mapping[str, nn.Module] | None = None,
+    ) -> None:
+        super().__init__(config, parts, data, _sheet_prompts(data.clips, prior))
+        self.prior, self.base = prior, base
         choose_trainable(self.model, config)
-        if config.method == "lora" and (config.concept or config.soft_prompt is not None):
-            logger.warning("New words lie in the checkpoint's text encoder, not in its LoRA.")
-        between = config.interpolate < 1 and config.method not in ADAPTERS
-        self.base = deepcopy(self.model) if between else None
 
     def prepare(self) -> None:
         super().prepare()
@@ -114,15 +146,14 @@ class FinetuneTask(DiTTask):
 
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> DiTBatch:
         """New footage, or in `base_ratio` of the steps what the base model made."""
-        ratio = self.method.base_ratio
+        ratio = self.config.base_ratio
         if self.prior is None or not self.prior.is_turn(step, ratio):
             return super().batch(step, rank, world_size)
-        latents, *text = self.prior.batch(self.method.batch_size, step, rank, world_size)
+        latents, *text = self.prior.batch(self.config.batch_size, step, rank, world_size)
         return DiTBatch(latents.to(pick_device(self.config.device)), *text)
 
     def validate(self) -> Validation:
-        """As `DiTTask` does, with the losses on the base model's own videos; the sheet shows
-        captions held out, then base prompts."""
+        """As `DiTTask` does, of what is saved."""
         with self._as_saved():
             return super().validate()
 
@@ -142,17 +173,17 @@ class FinetuneTask(DiTTask):
         """Write a pipeline folder, and for `method=lora` the LoRA in it."""
         with self._as_saved():
             self._pipeline().save_pretrained(folder)
-        if self.method.method == "lora":
+        if self.config.method == "lora":
             save_lora(self.model["transformer"], folder)
-        made = f"{plain(self.method.model)}, fine-tuned by `t2v finetune` (`{self.method.method}`)"
+        made = f"{plain(self.config.model)}, fine-tuned by `t2v finetune` (`{self.config.method}`)"
         self._write_card(folder, f"{made}; `training/` has the settings.")
 
     @contextmanager
     def _as_saved(self) -> Iterator[None]:
         """Inside, the model is what is saved: adapter added into the weights, interpolated."""
         trained = dict(self.model.items())
-        share = self.method.interpolate
-        if self.method.method in ADAPTERS:
+        share = self.config.interpolate
+        if self.config.method in ADAPTERS:
             self.model["transformer"] = merged(trained["transformer"], share)
         elif self.base is not None:
             for name, part in trained.items():
@@ -163,22 +194,26 @@ class FinetuneTask(DiTTask):
             for name, part in trained.items():
                 self.model[name] = part
 
-    def _captions(self) -> list[str]:
-        return [text for row in self.rows for text in row.get("captions") or [row["caption"]]]
 
-    def _sheet_prompts(self) -> tuple[str, ...]:
-        held_out = dict.fromkeys(row["caption"] for row in self.rows[self.train_count :])
-        base = self.prior.prompts if self.prior else []
-        return (*list(held_out)[:SHEET_CAPTIONS], *base[-SHEET_BASE_PROMPTS:])
+def _captions(rows: Sequence[dict[str, Any]]) -> list[str]:
+    return [text for row in rows for text in row.get("captions") or [row["caption"]]]
 
-    def _check_concepts(self) -> None:
-        captions = self._captions()
-        for concept in self.method.concept:
-            if not any(concept in caption.split() for caption in captions):
-                raise UserError(
-                    f"concept={concept!r} is in no caption of {self.method.data}, so nothing "
-                    f'would teach it. Write it into captions as a word: "a {concept} on a table".'
-                )
+
+def _sheet_prompts(clips: Dataset, prior: Prior | None) -> tuple[str, ...]:
+    """Captions held out, then base prompts."""
+    held_out = dict.fromkeys(row["caption"] for row in clips.rows[clips.train_count :])
+    base = prior.prompts if prior else []
+    return (*list(held_out)[:SHEET_CAPTIONS], *base[-SHEET_BASE_PROMPTS:])
+
+
+def _check_concepts(config: FinetuneConfig, rows: Sequence[dict[str, Any]]) -> None:
+    captions = _captions(rows)
+    for concept in config.concept:
+        if not any(concept in caption.split() for caption in captions):
+            raise UserError(
+                f"concept={concept!r} is in no caption of {config.data}, so nothing "
+                f'would teach it. Write it into captions as a word: "a {concept} on a table".'
+            )
 
 
 def load_base(model: str, folder: Path) -> Generator:
@@ -210,35 +245,3 @@ def _sampled(
         return None
     generator.pipeline.to(pick_device(config.device))
     return sample_prior(generator, weights, prompts, config.seed, Path(config.output))
-
-
-def _add_adapter(config: FinetuneConfig, transformer: T2VTransformer3DModel) -> None:
-    if config.method == "lora":
-        add_lora(transformer, config.lora, config.seed)
-    elif config.peft is not None:
-        add_peft(transformer, config.peft, config.seed)
-        check_peft(transformer, config.peft)
-
-
-def _as_training(config: FinetuneConfig, pipeline: T2VPipeline, folder: Path) -> TrainDiTConfig:
-    """What `t2v train` would be told to train this model on these clips."""
-    objective, shift = objective_of(pipeline.scheduler)
-    built = pipeline.transformer.config
-    return TrainDiTConfig(
-        **{e.name: getattr(config, e.name) for e in fields(TrainConfig) if e.name != "clips"},
-        clips=filled(config.clips, config.data, **{e: pipeline.config[e] for e in SAVED}),
-        model=TransformerConfig(**{e.name: built[e.name] for e in fields(TransformerConfig)}),
-        data=config.data,
-        vae=str(folder),
-        text=str(folder),
-        objective=objective,
-        shift=shift if config.shift is None else config.shift,
-        attention=config.attention,
-        caption_dropout=config.caption_dropout,
-        train_text_encoder=config.train_text_encoder,
-        text_lr=config.text_lr,
-        cache_text=config.cache_text,
-        num_inference_steps=pipeline.config.num_inference_steps,
-        guidance_scale=pipeline.config.guidance_scale,
-        max_sequence_length=pipeline.config.max_sequence_length,
-    )

@@ -42,6 +42,7 @@ from t2v.nets.preprocessing import sample_frames
 from t2v.nets.scorer import FRAMES, SIDE, TOKENS, Scorer, ScorerTowers, load_scorer
 from t2v.outputs import output_folder
 from t2v.training.engine.contact_sheet import contact_sheet
+from t2v.training.engine.example import Size
 from t2v.training.engine.loop import autocast
 from t2v.training.engine.optim import ParameterGroup, split_parameters
 from t2v.training.engine.run import train
@@ -99,7 +100,7 @@ def train_scorer(config: ScorerConfig) -> str:
 def _train_scorer(config: ScorerConfig) -> str:
     data = read_captioned(config.data, config.count)
     test = read_captioned(config.test, config.count) if config.test else data[-config.held_out :]
-    checkpoint = train(lambda config: ScorerTask(config, data), config)
+    checkpoint = train(lambda config: build_task(config, data), config)
     if rank():
         return ""
     report: dict[str, Any] = {"scorer": str(checkpoint), "test": config.test or config.data}
@@ -108,6 +109,11 @@ def _train_scorer(config: ScorerConfig) -> str:
     )
     write_text(Path(config.output) / "report.json", json.dumps(report, indent=1))
     return told(report)
+
+
+def build_task(config: ScorerConfig, data: Captioned) -> ScorerTask:
+    """The task of `config`, with a new scorer on its device."""
+    return ScorerTask(config, build_scorer(config).to(pick_device(config.device)), data)
 
 
 class ScorerTask:
@@ -119,7 +125,9 @@ class ScorerTask:
     them (InternVid's ViCLIP, arXiv 2307.06942).
     """
 
-    def __init__(self, config: ScorerConfig, data: Captioned) -> None:
+    attention: str | None = None
+
+    def __init__(self, config: ScorerConfig, scorer: Scorer, data: Captioned) -> None:
         self.config = config
         count = len(data.video) - config.held_out
         if count < config.batch_size:
@@ -131,7 +139,7 @@ class ScorerTask:
         self.trained, self.held_out = data[:count], data[count:]
         digest = hashlib.sha256(repr(data.captions).encode())
         self.sources = {"captions": digest.hexdigest()[:16]}
-        self.model = build_scorer(config).to(pick_device(config.device))
+        self.model = scorer
         self.model.encoder.requires_grad_(config.text_lr > 0)
         self.parts = {"towers": self.model.towers, "text_encoder": self.model.encoder}
 
@@ -167,6 +175,11 @@ class ScorerTask:
         captions = [pick(self.trained.captions[i], generator) for i in chosen.tolist()]
         masked = config.masked if step < config.unmasked_from * config.steps else 0.0
         return ScorerBatch(self.trained.video[chosen], captions, masked)
+
+    def example_batch(self, size: Size) -> ScorerBatch:
+        """Black clips with empty captions."""
+        shape = size.batch, size.frames, size.height, size.width, 3
+        return ScorerBatch(torch.zeros(shape, dtype=torch.uint8), [""] * size.batch, 0.0)
 
     def loss(
         self, batch: ScorerBatch, generator: torch.Generator

@@ -19,6 +19,7 @@ from t2v.models.device import pick_device
 from t2v.models.vae import AutoencoderKLT2V
 from t2v.nets.discriminator import PatchDiscriminator
 from t2v.training.engine.contact_sheet import contact_sheet
+from t2v.training.engine.example import Size, black
 from t2v.training.engine.initialize import starting_part
 from t2v.training.engine.loop import autocast
 from t2v.training.engine.optim import ParameterGroup, split_parameters
@@ -44,54 +45,81 @@ class VAEBatch(NamedTuple):
     step: int = 0  # that they are for
 
 
+class VAEParts(NamedTuple):
+    """The networks of a VAE's training."""
+
+    vae: AutoencoderKLT2V
+    discriminator: PatchDiscriminator | None = None
+    perceptual: Perceptual | None = None
+
+
 def train_vae(config: TrainVAEConfig) -> Path:
     """`t2v train-vae`: train on a folder of clips; returns the last checkpoint, with `vae/`.
 
     Raises:
-        UserError: see `pick_device`, `TrainingFrames`, `Perceptual` and `run`.
+        UserError: see `build_vae` and `run`.
     """
-    return train(VAETask, config)
+    return train(build_vae, config)
+
+
+def build_vae(config: TrainVAEConfig) -> VAETask:
+    """The task of `config`, with its networks made and its data loaded.
+
+    Raises:
+        UserError: see `pick_device`, `TrainingFrames` and `Perceptual`.
+    """
+    with torch.random.fork_rng(devices=[]):  # the layers draw their start from the global state
+        torch.manual_seed(config.seed)
+        parts = fresh_parts(config)
+    data = TrainingFrames(config, parts.vae)
+    if config.model.linear_shortcut:
+        first = next(data.training(SHORTCUT_CLIPS, at_once=SHORTCUT_CLIPS))
+        parts.vae.init_linear_shortcut(pixels(first.video))
+    device = pick_device(config.device)
+    parts.vae.to(device)
+    if parts.discriminator is not None:
+        parts.discriminator.to(device)
+    if config.perceptual is not None:
+        parts = parts._replace(perceptual=Perceptual(config.perceptual, str(device)))
+    return VAETask(config, parts, data)
+
+
+def fresh_parts(config: TrainVAEConfig) -> VAEParts:
+    """A VAE and, where there is one, its discriminator, with random weights."""
+    vae = AutoencoderKLT2V(**asdict(config.model))
+    if not config.discriminator.weight:
+        return VAEParts(vae)
+    width = config.discriminator.width
+    return VAEParts(vae, PatchDiscriminator(config.model.in_channels, width))
 
 
 class VAETask:
     """Reconstruct clips: squared error, more on objects, plus edges, L1 and a light KL.
 
-    Where the settings ask for it, also the distance of features (`Perceptual`), and what a
+    Where there are such parts, also the distance of features (`Perceptual`), and what a
     discriminator that learns along says (`t2v.training.losses.discriminator`).
+
+    Args:
+        parts: on their device.
     """
 
-    perceptual: Perceptual | None = None
+    attention: str | None = None
 
-    def __init__(self, config: TrainVAEConfig) -> None:
-        self.config = config
-        with torch.random.fork_rng(devices=[]):  # the layers draw their start from the global state
-            torch.manual_seed(config.seed)
-            self.build()
-        self.data = TrainingFrames(config, self.vae)
-        self.sources = self.data.sources
-        if config.model.linear_shortcut:
-            first = next(self.data.training(SHORTCUT_CLIPS, at_once=SHORTCUT_CLIPS))
-            self.vae.init_linear_shortcut(pixels(first.video))
-        self.model.to(pick_device(config.device))
-        if config.perceptual is not None:
-            self.perceptual = Perceptual(config.perceptual, str(pick_device(config.device)))
-            self.sources["perceptual"] = self.perceptual.name
-
-    def build(self) -> None:
-        """Make the networks: the VAE, and where there is one, its discriminator."""
-        config = self.config
-        vae = AutoencoderKLT2V(**asdict(config.model))
-        if config.model.linear_shortcut:
-            # Steps sized for fresh kernels would undo the closed form; kernels add what it lacks.
-            vae.encoder.shortcut.requires_grad_(False)
-            vae.decoder.shortcut.requires_grad_(False)
+    def __init__(self, config: TrainVAEConfig, parts: VAEParts, data: TrainingFrames) -> None:
+        self.config, self.data, self.perceptual = config, data, parts.perceptual
+        for half in (parts.vae.encoder, parts.vae.decoder):
+            if half.shortcut is not None:
+                # Steps sized for fresh kernels would undo the closed form; these add what it lacks
+                half.shortcut.requires_grad_(False)
         if not config.train_encoder:
-            vae.encoder.requires_grad_(False)
-        self.parts = {"vae": vae}
-        self.model: nn.Module = vae
-        if config.discriminator.weight:
-            other = PatchDiscriminator(config.model.in_channels, config.discriminator.width)
-            self.model = nn.ModuleDict({"vae": vae, DISCRIMINATOR: other})
+            parts.vae.encoder.requires_grad_(False)
+        self.parts = {"vae": parts.vae}
+        self.model: nn.Module = parts.vae
+        if parts.discriminator is not None:
+            self.model = nn.ModuleDict({"vae": parts.vae, DISCRIMINATOR: parts.discriminator})
+        self.sources = dict(data.sources)
+        if self.perceptual is not None:
+            self.sources["perceptual"] = self.perceptual.name
 
     @property
     def vae(self) -> AutoencoderKLT2V:
@@ -129,6 +157,16 @@ class VAETask:
             return VAEBatch(video, video.new_zeros(1, 1, 1, 1, 1), step)
         mask = rearrange(frames.mask.to(pick_device(self.config.device)), "b t h w -> b 1 t h w")
         return VAEBatch(video, mask.float() / 255, step)
+
+    def example_batch(self, size: Size) -> VAEBatch:
+        """Black clips without objects, for a step at which all losses count.
+
+        Raises:
+            UserError: the VAE does not take clips of that size.
+        """
+        video = black(size, pick_device(self.config.device))
+        self.vae.check_video(video)
+        return VAEBatch(video, torch.zeros_like(video[:, :1]), self.config.steps)
 
     def loss(self, batch: VAEBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         config = self.config

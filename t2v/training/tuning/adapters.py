@@ -82,6 +82,18 @@ def _chosen(config: FinetuneConfig, transformer: T2VTransformer3DModel) -> Calla
     return lambda name: any(f".{part}." in name for part in parts)
 
 
+def add_adapter(transformer: T2VTransformer3DModel, config: FinetuneConfig) -> None:
+    """Put the adapter of `config.method`, if it has one, beside the layers.
+
+    Raises:
+        UserError: see `add_lora` and `add_peft`.
+    """
+    if config.method == "lora":
+        add_lora(transformer, config.lora, config.seed)
+    elif config.peft is not None:
+        add_peft(transformer, config.peft, config.seed)
+
+
 def add_lora(transformer: T2VTransformer3DModel, config: LoRAConfig, seed: int) -> None:
     """Put a fresh LoRA beside the target layers: A random, B zero, so nothing changes yet.
 

@@ -45,6 +45,7 @@ class LineTask:
         self.model = Line(outputs=outputs)
         self.parts = {"line": self.model}
         self.sources = {"points": "1"}
+        self.attention = None
         self.at = at
 
     def prepare(self):

@@ -12,9 +12,10 @@ from t2v.config.training import OptimConfig
 from t2v.errors import UserError
 from t2v.evaluation.suites import load_suite
 from t2v.io.checkpoint import newest_checkpoint
-from t2v.nets.scorer import load_scorer
+from t2v.nets.scorer import FRAMES, SIDE, load_scorer
+from t2v.training.engine.example import Size
 from t2v.training.engine.loop import fit, start_state
-from t2v.training.tasks.scorer import Captioned, ScorerBatch, ScorerTask, train_scorer, wrong_clips
+from t2v.training.tasks.scorer import Captioned, ScorerBatch, build_task, train_scorer, wrong_clips
 from t2v.world.render import render
 
 WORDS = ["red", "blue", "ball", "box", "grass", "snow"]
@@ -45,7 +46,7 @@ def pairs():
 
 def test_a_tiny_scorer_learns_a_few_pairs(config, pairs):
     config = replace(config, batch_size=4, steps=25, masked=0.25)
-    task = ScorerTask(config, pairs[:8])
+    task = build_task(config, pairs[:8])
     state = start_state(task, config)
     losses = [metrics.loss for metrics in fit(task, config, state)]
     task.model.eval()
@@ -56,7 +57,7 @@ def test_a_tiny_scorer_learns_a_few_pairs(config, pairs):
 
 
 def test_a_caption_and_a_clip_learn_to_beat_themselves_when_wrong(config, pairs):
-    task = ScorerTask(replace(config, precision="fp32", wrong_clips=1.0), pairs)
+    task = build_task(replace(config, precision="fp32", wrong_clips=1.0), pairs)
     says = ["a red ball bounces on the grass", "a red ball rests on the grass", "an old man laughs"]
     batch = ScorerBatch(pairs.video[:3], says, 0.0)
     optimizer = torch.optim.Adam(task.model.parameters(), lr=3e-3)
@@ -74,7 +75,7 @@ def test_a_caption_and_a_clip_learn_to_beat_themselves_when_wrong(config, pairs)
 
 
 def test_captions_that_mean_the_same_are_no_wrong_pairs(config, pairs):
-    task = ScorerTask(replace(config, precision="fp32"), pairs)
+    task = build_task(replace(config, precision="fp32"), pairs)
     with torch.no_grad():
         task.model.towers.bias.fill_(50.0)
     one, same = "a red ball rests on grass", "on the grass, a red sphere lies"
@@ -93,6 +94,14 @@ def test_what_is_false_backwards_is_shown_backwards_too():
     backwards = (mixed == video[:1].flip(1)).all((1, 2, 3, 4))
     assert 0 < backwards[:4].sum() < 4 and not backwards[4:].any()
     assert len(wrong_clips(video, [*there, "laughs"], 0.25, torch.Generator())[0]) == 2
+
+
+def test_an_example_is_a_batch_of_its_size_that_a_step_takes(config, pairs):
+    task = build_task(replace(config, precision="fp32"), pairs)
+    batch = task.example_batch(Size(batch=3, frames=FRAMES, height=SIDE, width=SIDE))
+    loss, _ = task.loss(batch, torch.Generator().manual_seed(0))
+    assert batch.video.shape == (3, *pairs.video.shape[1:])
+    assert loss.isfinite()
 
 
 def test_the_command_trains_saves_and_reports(config, clips):
@@ -123,7 +132,7 @@ def test_two_and_two_steps_equal_four_to_the_bit(config, clips):
 
 def test_a_text_encoder_that_does_not_learn_stays_as_it_is(config, pairs):
     config = replace(config, text_lr=0.0, steps=1)
-    task = ScorerTask(config, pairs)
+    task = build_task(config, pairs)
     before = {name: value.clone() for name, value in task.model.state_dict().items()}
     list(fit(task, config, start_state(task, config)))
     after = task.model.state_dict()

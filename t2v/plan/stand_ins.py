@@ -1,0 +1,149 @@
+"""Parts and data that stand for those a training loads: of their sizes, with random weights."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from diffusers.configuration_utils import FrozenDict
+from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutput
+
+from t2v.config.finetune import FinetuneConfig
+from t2v.config.training import TrainDiTConfig
+from t2v.data.text_cache import Texts
+from t2v.errors import UserError
+from t2v.io.checkpoint import newest_checkpoint
+from t2v.models.folder import model_folder
+from t2v.models.transformer import T2VTransformer3DModel
+from t2v.plan.shapes import saved, untrained, untrained_text_encoder
+from t2v.training.engine.example import Size
+from t2v.training.tasks.dit_parts import DiTParts, check_match, saved_defaults
+from t2v.training.tuning.adapters import add_adapter
+
+NOTHING: Any = None  # what no step uses
+
+
+class NoClips:
+    """Stands for clips that nobody reads: a plan takes its batches from `example_batch`."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self.train_count = 0
+        self.sizes: dict[str, Any] = {}
+        self.sources: dict[str, str] = {}
+
+
+class Embedded(Texts):
+    """Stands for captions that were embedded before the first step: zeros."""
+
+    def __init__(self, width: int) -> None:
+        self.width = width
+
+    def read(self, tokens: Tensor, lengths: Tensor, rows: int) -> Tensor:
+        return torch.zeros(len(tokens), rows, self.width)
+
+
+class AbsentTextEncoder(nn.Module):
+    """Stands for a text encoder that is not there: embeddings of its width, for nothing."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.config = SimpleNamespace(hidden_size=width)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> BaseModelOutput:
+        shape = *input_ids.shape, self.config.hidden_size
+        return BaseModelOutput(last_hidden_state=torch.zeros(shape, device=input_ids.device))
+
+
+class AbsentVAE(nn.Module):
+    """Stands for a VAE that is not there: the sizes of one of 4 x 8 x 8."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        strides = {"scale_factor_temporal": 4, "scale_factor_spatial": 8}
+        self.config = FrozenDict(latent_channels=channels, **strides)
+
+
+def dit_parts(config: TrainDiTConfig, size: Size, absent: list[str]) -> DiTParts:
+    """The parts of `t2v train`; `absent` gets a line for each that is not there.
+
+    Raises:
+        UserError: they do not fit each other, or `size` does not fit the VAE.
+    """
+    vae = _vae(Path(config.vae), config.model.out_channels, size, absent)
+    text_encoder = _text_encoder(Path(config.text), config.model.text_dim, absent)
+    check_match(config, vae, text_encoder)
+    transformer = T2VTransformer3DModel(**asdict(config.model))
+    return DiTParts(
+        transformer=transformer,
+        text_encoder=text_encoder,
+        vae=vae,
+        tokenizer=NOTHING,
+        scheduler=NOTHING,
+        objective=config.objective,
+        shift=config.shift,
+        defaults=saved_defaults(config),
+    )
+
+
+def finetune_parts(config: FinetuneConfig, size: Size, absent: list[str]) -> DiTParts:
+    """The parts of `t2v finetune` with their adapter; of new words, the table they are added to.
+
+    Raises:
+        UserError: see `model_folder`, `add_adapter` and `dit_parts`.
+    """
+    folder = model_folder(config.model)
+    index = saved(folder, "model_index.json")
+    transformer = untrained(folder / "transformer")
+    vae = _vae(folder, transformer.config.out_channels, size, absent)
+    text_encoder = _text_encoder(folder, transformer.config.text_dim, absent)
+    with torch.device("meta"):  # peft moves what it adds elsewhere, and a trace has no elsewhere
+        add_adapter(transformer, config)
+    _lay_out(transformer, transformer.device)
+    if config.interpolate < 1:
+        absent.append(f"the base model: interpolate={config.interpolate} may keep it too")
+    return DiTParts(
+        transformer=transformer,
+        text_encoder=text_encoder,
+        vae=vae,
+        tokenizer=NOTHING,
+        scheduler=NOTHING,
+        objective="flow",  # a step of another one costs the same
+        shift=1.0,
+        defaults={"max_sequence_length": index["max_sequence_length"]},
+    )
+
+
+def _lay_out(model: nn.Module, device: torch.device) -> None:
+    """Put zeros on `device` in the place of what lies on the meta device."""
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if parameter.device.type == "meta":
+                zeros = torch.zeros_like(parameter, device=device)
+                setattr(module, name, nn.Parameter(zeros, parameter.requires_grad))
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            if buffer.device.type == "meta":
+                setattr(module, name, torch.zeros_like(buffer, device=device))
+
+
+def _vae(folder: Path, channels: int, size: Size, absent: list[str]) -> Any:
+    newest = newest_checkpoint(folder)
+    for place in (folder, folder / "vae", *([newest / "vae"] if newest else [])):
+        if (place / "config.json").is_file():
+            return untrained(place).requires_grad_(False)
+    absent.append(f"the VAE: {folder} holds none; 4 x 8 x 8 is assumed")
+    if (size.frames - 1) % 4:
+        raise UserError(f"num_frames={size.frames}: a VAE of 4 x 8 x 8 takes 4k+1 frames.")
+    return AbsentVAE(channels)
+
+
+def _text_encoder(folder: Path, width: int, absent: list[str]) -> Any:
+    folder = folder / "text_encoder"
+    if (folder / "config.json").is_file():
+        return untrained_text_encoder(folder)
+    absent.append(f"the text encoder: {folder} is not there")
+    return AbsentTextEncoder(width)

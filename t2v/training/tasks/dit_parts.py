@@ -1,0 +1,131 @@
+"""The parts and data that training a transformer is given, and how `t2v train` loads them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any, NamedTuple
+
+import torch
+from diffusers import AutoencoderKLWan, SchedulerMixin
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from t2v.config.data import ClipsConfig
+from t2v.config.training import DiffusionConfig, TrainDiTConfig
+from t2v.data.captions import Captions
+from t2v.data.dataset import Dataset, load_latents
+from t2v.data.rng import keyed_generator
+from t2v.errors import UserError
+from t2v.models.attention import check_backend
+from t2v.models.conditions import input_channels
+from t2v.models.device import pick_device
+from t2v.models.diffusion import Objective, build_scheduler
+from t2v.models.latents import latent_channels
+from t2v.models.load import load_text
+from t2v.models.transformer import T2VTransformer3DModel
+from t2v.models.vae import AutoencoderKLT2V
+from t2v.models.vae_folder import load_vae
+
+
+class DiTParts(NamedTuple):
+    """The parts of a pipeline, and what it is saved to make by default."""
+
+    transformer: T2VTransformer3DModel
+    text_encoder: PreTrainedModel
+    vae: AutoencoderKLT2V | AutoencoderKLWan
+    tokenizer: PreTrainedTokenizerBase
+    scheduler: SchedulerMixin
+    objective: Objective
+    shift: float  # of the times of a flow
+    defaults: dict[str, Any]  # keywords of `T2VPipeline`; sizes it lacks are those of the data
+
+
+class DiTData(NamedTuple):
+    """Clips as latents, and their captions as tokens."""
+
+    clips: Dataset
+    captions: Captions
+
+
+def fresh_parts(config: TrainDiTConfig) -> DiTParts:
+    """The saved VAE and text encoder that `config` names, a transformer that knows nothing, and
+    the scheduler of the objective.
+
+    Raises:
+        UserError: see `load_vae`, `load_text` and `check_match`.
+    """
+    vae = load_vae(config.vae)
+    tokenizer, text_encoder = load_text(config.text)
+    check_match(config, vae, text_encoder)
+    text_encoder.float()
+    transformer = T2VTransformer3DModel(**asdict(config.model))
+    transformer.initialize(keyed_generator(config.seed, "weights"))
+    scheduler = build_scheduler(config.objective, config.shift)
+    return DiTParts(
+        transformer=transformer,
+        text_encoder=text_encoder,
+        vae=vae,
+        tokenizer=tokenizer,
+        scheduler=scheduler,
+        objective=config.objective,
+        shift=config.shift,
+        defaults=saved_defaults(config),
+    )
+
+
+def saved_defaults(config: TrainDiTConfig) -> dict[str, Any]:
+    """The defaults that `config` says the pipeline is saved with."""
+    names = "num_inference_steps", "guidance_scale", "max_sequence_length"
+    return {name: getattr(config, name) for name in names}
+
+
+def load_data(config: DiffusionConfig, clips: ClipsConfig, parts: DiTParts) -> DiTData:
+    """The latents of `config.data` and their captions, with all parts moved to the device.
+
+    Args:
+        clips: `config.clips`, with what the data need filled in.
+
+    Raises:
+        UserError: see `load_latents`, `Captions` and `check_backend`.
+    """
+    device, length = pick_device(config.device), parts.defaults["max_sequence_length"]
+    latents = load_latents(
+        config.data,
+        clips,
+        parts.vae.to(device),
+        parts.tokenizer,
+        precision=config.precision,
+        max_length=length,
+        batch_size=config.batch_size,
+        held_out=config.held_out,
+        seed=config.seed,
+    )
+    captions = Captions(latents.rows, parts.tokenizer, length)
+    for part in (parts.transformer, parts.text_encoder):
+        part.to(device)
+    head_dim = parts.transformer.config.attention_head_dim
+    check_backend(config.attention, head_dim, device, torch.float32)
+    return DiTData(latents, captions)
+
+
+def check_match(
+    config: TrainDiTConfig,
+    vae: AutoencoderKLT2V | AutoencoderKLWan,
+    text_encoder: PreTrainedModel,
+) -> None:
+    """Does the transformer take what those two give?
+
+    Raises:
+        UserError: it is too wide or too narrow for one of them.
+    """
+    channels = latent_channels(vae)
+    needed = {
+        "in_channels": (input_channels(channels), "vae"),
+        "out_channels": (channels, "vae"),
+        "text_dim": (text_encoder.config.hidden_size, "text"),
+    }
+    for name, (width, part) in needed.items():
+        if getattr(config.model, name) != width:
+            raise UserError(
+                f"model.{name}={getattr(config.model, name)}, but {part}={getattr(config, part)} "
+                f"is {width} wide. Set model.{name}={width}, or name another {part}."
+            )

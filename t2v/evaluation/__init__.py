@@ -1,1 +1,1 @@
-"""How good a model is: figures with an interval, a ceiling and a chance level."""
+"""Evaluation of models: metrics with an interval, a ceiling and a chance level."""

@@ -1,4 +1,4 @@
-"""Captions that are wrong by one word, and clips that run wrong: what a scorer must tell apart."""
+"""Hard negatives for scorers: captions wrong by one phrase, and clips shuffled or reversed."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from t2v.world.grammar import (
     pick,
 )
 
-# what time turns into each other, of things and of the camera
+# motions that time reversal turns into each other, of things and of the camera
 OPPOSITE = {"left": "right", "rise": "fall", "grow": "shrink"}
 OPPOSITE |= {"pan left": "pan right", "zoom in": "zoom out"}
 OPPOSITE |= {end: start for start, end in OPPOSITE.items()}
-# kinds of counterfactual captions: `direction` is to the opposite, `motion` and `camera` to others;
-# for `binding` the colours of two things change places
+# kinds of counterfactual captions: `direction` exchanges a motion for its opposite, `motion` and
+# `camera` for others; `binding` exchanges the colours of two things
 KINDS = (
     *("colour", "shape", "size", "motion", "direction"),
     *("count", "background", "camera", "binding"),
 )
-# what moves, for a report by kind
+# motions by kind, for reports
 MOVES = {
     "travel": ("left", "right", "rise", "fall"),
     "growth": ("grow", "shrink"),
@@ -41,48 +41,50 @@ MOVES = {
     "spin": ("spin",),
     "camera": tuple(CAMERAS)[1:],
 }
-LEAST_CHANGE = 1.0  # grey levels by which a shuffled clip must differ
+LEAST_CHANGE = 1.0  # grey levels by which a shuffled clip must differ, on average
 
 Phrases = dict[str, tuple[str, ...]]
 
 
 class Phrase(NamedTuple):
-    """A phrase of the world: its kind, its class, and how each class of its form is said."""
+    """A phrase of the world: its kind, its class, and the wordings of each class of its form."""
 
     kind: str
     name: str
-    said: Phrases
+    wordings: Phrases
 
 
 @cache
 def _lexicon() -> dict[str, Phrase]:
     def plain(table: dict[str, tuple[str, ...]]) -> Phrases:
-        return {name: tuple(filter(None, said)) for name, said in table.items() if any(said)}
+        return {
+            name: tuple(filter(None, wordings)) for name, wordings in table.items() if any(wordings)
+        }
 
     tables = {
         "colour": [plain(COLOURS)],
         "size": [plain(SIZES)],
         "background": [plain(BACKGROUNDS)],
         "camera": [plain(CAMERAS)],
-        "count": [{str(number): said for number, said in NUMBERS.items()}],
+        "count": [{str(number): wordings for number, wordings in NUMBERS.items()}],
     }
     for kind, table in (("shape", SHAPES), ("motion", MOTIONS)):
         tables[kind] = [
-            {name: tuple(both[number] for both in said) for name, said in table.items()}
+            {name: tuple(both[number] for both in pairs) for name, pairs in table.items()}
             for number in (0, 1)  # one, several
         ]
     return {
-        phrase: Phrase(kind, name, said)
+        phrase: Phrase(kind, name, wordings)
         for kind, forms in tables.items()
-        for said in forms
-        for name, phrases in said.items()
+        for wordings in forms
+        for name, phrases in wordings.items()
         for phrase in phrases
     }
 
 
 @cache
 def _pattern() -> re.Pattern[str]:
-    """Any phrase; the longest, for "to the left" is none inside "slides to the left"."""
+    """The pattern of any phrase, longest first: "slides to the left" before "to the left"."""
     longest_first = sorted(_lexicon(), key=len, reverse=True)
     return re.compile(rf"\b(?:{'|'.join(map(re.escape, longest_first))})\b")
 
@@ -94,11 +96,11 @@ def _found(caption: str) -> list[tuple[re.Match[str], Phrase]]:
 def counterfactual(
     caption: str, generator: torch.Generator, kinds: Collection[str] = KINDS
 ) -> str | None:
-    """The caption with one phrase of the world exchanged for another of its kind (VideoCon,
-    arXiv 2311.10111); for `binding`, with the colours of two things exchanged.
+    """Return the caption with one phrase of the world exchanged for another of its kind.
 
-    None where nothing of these kinds can be exchanged. What would look the same is not: a ball that
-    spins and one that rests.
+    For `binding`, the colours of two things are exchanged. None where nothing of these kinds can
+    be. Phrases that would look the same are kept: a ball that spins looks like one that rests.
+    VideoCon, arXiv 2311.10111.
     """
     found = _found(caption)
     choices = [each for each in _exchanges(found) if each[0] in kinds]
@@ -115,21 +117,21 @@ def counterfactual(
         middle = f"{second[0]}{middle}{first[0]}"
         text = caption[: first.start()] + middle + caption[second.end() :]
     else:
-        said = pick(others[pick(list(others), generator)], generator)
-        text = caption[: match.start()] + said + caption[match.end() :]
+        wording = pick(others[pick(list(others), generator)], generator)
+        text = caption[: match.start()] + wording + caption[match.end() :]
     return re.sub(r"\b(a|an) (?=(\w))", _article, text)
 
 
 def _exchanges(
     found: list[tuple[re.Match[str], Phrase]],
 ) -> Iterator[tuple[str, re.Match[str], Phrases]]:
-    """What may be exchanged, as kind, place and the classes to choose from."""
+    """Yield the phrases that may be exchanged: kind, place, and the classes to choose from."""
     unspun = any(phrase.kind == "shape" and phrase.name in UNSPUN for _, phrase in found)
-    for match, (kind, name, said) in found:
+    for match, (kind, name, wordings) in found:
         opposite = OPPOSITE.get(name)
         if opposite is not None:
-            yield "direction", match, {opposite: said[opposite]}
-        others = {other: said[other] for other in said if other not in (name, opposite)}
+            yield "direction", match, {opposite: wordings[opposite]}
+        others = {other: wordings[other] for other in wordings if other not in (name, opposite)}
         if unspun and name in ("spin", "still"):
             others = {other: others[other] for other in others if other not in ("spin", "still")}
         if others:
@@ -141,7 +143,10 @@ def _article(match: re.Match[str]) -> str:
 
 
 def meaning(caption: str) -> str:
-    """Equal for captions that say the same in other words of the world; else the caption itself."""
+    """Return a key that captions share which mean the same in the world's words.
+
+    A caption that names no background is its own key: it is none of the world's.
+    """
     place = [phrase.name for _, phrase in _found(caption) if phrase.kind == "background"]
 
     def name(match: re.Match[str]) -> str:
@@ -155,23 +160,23 @@ def meaning(caption: str) -> str:
 
 
 def moves(caption: str) -> set[str]:
-    """What the caption says that things and camera do, as classes; without resting."""
-    told = {phrase.name for _, phrase in _found(caption) if phrase.kind in ("motion", "camera")}
-    return told - {"still"}
+    """Return the motions of things and camera in a caption, as classes; without resting."""
+    found = {phrase.name for _, phrase in _found(caption) if phrase.kind in ("motion", "camera")}
+    return found - {"still"}
 
 
 def rests(caption: str) -> bool:
-    """Whether the caption tells of a scene in which nothing moves."""
+    """Return whether the caption describes a scene in which nothing moves."""
     return not moves(caption) and any(phrase.name == "still" for _, phrase in _found(caption))
 
 
-def goes_somewhere(caption: str) -> bool:
-    """Whether the caption is false of the clip run backwards."""
+def has_direction(caption: str) -> bool:
+    """Return whether the caption is false of the reversed clip."""
     return bool(moves(caption) & set(OPPOSITE))
 
 
 def shuffled(video: Tensor, generator: torch.Generator) -> Tensor:
-    """The same frames of `n t h w c` in another order, one for all."""
+    """Return clips `n t h w c` with their frames in another order, the same for all."""
     length = video.shape[1]
     order = torch.randperm(length, generator=generator)
     if torch.equal(order, torch.arange(length)):
@@ -180,5 +185,5 @@ def shuffled(video: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def differs(video: Tensor, other: Tensor) -> Tensor:
-    """Whether two sets of `n t h w c` uint8 clips look different, `n` bool."""
+    """Return which of two sets of `n t h w c` uint8 clips look different, `n` bool."""
     return (video.float() - other.float()).abs().mean((1, 2, 3, 4)) > LEAST_CHANGE

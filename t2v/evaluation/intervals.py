@@ -1,4 +1,4 @@
-"""What chance alone does to a figure: intervals of means and shares, paired tests."""
+"""Confidence intervals of means and shares, and paired tests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from statistics import NormalDist
 import torch
 from torch import Tensor
 
-DRAWS = 2_000
+# scipy.stats would buy little: its Wilson interval takes whole counts alone, where proportions have
+# fractions, and a z of 1.95996; its bootstrap resamples in an order of its own, so that published
+# figures would change; it has no Holm. Tests hold these functions to scipy's.
+RESAMPLES = 2_000
+FLIPS = 10_000
 NORMAL = NormalDist()
 
 
@@ -26,10 +30,10 @@ class Interval:
 def summary(
     values: Tensor, generator: torch.Generator, is_share: bool = False, is_part: bool = False
 ) -> Interval:
-    """The mean of what is known (not nan): Wilson's interval of a share, else a bootstrap's.
+    """Return the mean of the values but nan, with its interval: Wilson's of a share, else BCa.
 
-    Parts that are all equal leave nothing to resample: 16 times 1 does not prove 1. Wilson's
-    interval takes their place; of all that lie in [0, 1], shares spread the most.
+    Proportions that are all equal leave nothing to resample: 16 times 1 does not prove 1. They get
+    Wilson's interval, for of all values in [0, 1], shares spread the most.
     """
     known = values[~values.isnan()].double()
     n = len(known)
@@ -42,41 +46,41 @@ def summary(
 
 
 def wilson(right: float, n: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share (Wilson 1927, JASA 22:209)."""
+    """Return Wilson's 95 % interval of a share (Wilson 1927, JASA 22:209)."""
     if n == 0:
         return math.nan, math.nan
     share = right / n
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     reach = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return max(0.0, centre - reach), min(1.0, centre + reach)  # but for rounding they are inside
+    return max(0.0, centre - reach), min(1.0, centre + reach)  # outside by rounding alone
 
 
 def bootstrap(values: Tensor, generator: torch.Generator) -> tuple[float, float]:
-    """The 95 % interval of a mean, bias-corrected and accelerated (Efron 1987, JASA 82:171).
+    """Return the 95 % interval of a mean, bias-corrected and accelerated (Efron 1987, JASA 82:171).
 
-    Plain percentiles cover 92 % at 60 videos. Of one video nothing can be said: nan.
+    Plain percentiles cover 92 % at 60 videos. A single video has no interval: nan.
     """
     n = len(values)
     if n < 2:
         return math.nan, math.nan
     if values.min() == values.max():
         return values[0].item(), values[0].item()
-    drawn = torch.randint(n, (DRAWS, n), generator=generator)
-    means = values[drawn].mean(1).sort().values
-    below = (means < values.mean()).double().mean().clamp(1 / DRAWS, 1 - 1 / DRAWS).item()
+    chosen = torch.randint(n, (RESAMPLES, n), generator=generator)
+    means = values[chosen].mean(1).sort().values
+    below = (means < values.mean()).double().mean().clamp(1 / RESAMPLES, 1 - 1 / RESAMPLES).item()
     bias = NORMAL.inv_cdf(below)
-    off = values - values.mean()  # what the jackknife of a mean loses, but for a factor
+    off = values - values.mean()  # the jackknife's differences, but for a factor
     skew = (off**3).sum().item() / (6 * (off**2).sum().item() ** 1.5)
     ends = []
     for share in (0.025, 0.975):
         z = bias + NORMAL.inv_cdf(share)
         at = NORMAL.cdf(bias + z / (1 - skew * z))
-        ends.append(means[min(DRAWS - 1, int(at * DRAWS))].item())
+        ends.append(means[min(RESAMPLES - 1, int(at * RESAMPLES))].item())
     return ends[0], ends[1]
 
 
 def paired_p(differences: Tensor, generator: torch.Generator) -> float:
-    """How often chance alone gives a mean difference this far from 0, two-sided.
+    """Return the two-sided p-value of a mean difference.
 
     Differences of shares by McNemar's exact test (binomial over the pairs that disagree), others by
     flipping signs at random (Fisher's permutation test).
@@ -88,16 +92,16 @@ def paired_p(differences: Tensor, generator: torch.Generator) -> float:
     if (moved.abs() == 1).all():
         fewer = min(int((moved > 0).sum()), int((moved < 0).sum()))
         return min(1.0, 2 * sum(math.comb(n, k) for k in range(fewer + 1)) / 2**n)
-    signs = torch.randint(2, (10_000, n), generator=generator).double() * 2 - 1
+    signs = torch.randint(2, (FLIPS, n), generator=generator).double() * 2 - 1
     extreme = ((signs @ moved).abs() >= moved.sum().abs() * (1 - 1e-12)).sum().item()
     return (extreme + 1) / (len(signs) + 1)
 
 
-def holm(chances: list[float]) -> list[float]:
-    """The same chances, raised for their number (Holm 1979): asking often finds something."""
-    order = sorted(range(len(chances)), key=chances.__getitem__)
-    raised, highest = [1.0] * len(chances), 0.0
+def holm(p_values: list[float]) -> list[float]:
+    """Return p-values adjusted for their number (Holm 1979)."""
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    adjusted, highest = [1.0] * len(p_values), 0.0
     for rank, index in enumerate(order):
-        highest = max(highest, min(1.0, (len(chances) - rank) * chances[index]))
-        raised[index] = highest
-    return raised
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = highest
+    return adjusted

@@ -1,4 +1,4 @@
-"""Does a video of a caption look like the footage the caption describes? Told by nearest clips."""
+"""`t2v eval footage`: retrieval of the film that a sampled caption describes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 import math
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -32,15 +33,15 @@ SIZES = ("fps", "height", "width", "num_frames")
 
 
 def evaluate(config: FootageEvalConfig) -> str:
-    """Draw the captions of the held-out clips and look up the nearest of all real clips.
+    """Sample the captions of the held-out clips and find the nearest of all real clips.
 
     A video is right when its nearest clip (see `nearest`) was cut from the same film as the clip
-    whose caption it was drawn from. Writes `likeness.json`, `likeness.md` and a
-    sheet of the decoded videos; returns the table. Rows: the model, the held-out clips themselves
-    among the others (the ceiling), and chance. Intervals are Wilson's, 95 %.
+    whose caption it was sampled from. Writes `likeness.json`, `likeness.md` and a sheet of the
+    decoded videos; returns the table. Its rows: the model, the held-out clips themselves among the
+    others (the ceiling), and chance, with 95 % intervals (Wilson).
 
     Raises:
-        UserError: no such model or clips, clips of several sizes, or all of one film.
+        UserError: no such model or clips, or the clips are of several sizes or all of one film.
     """
     with output_folder(config) as config:
         return _evaluate(config)
@@ -52,59 +53,66 @@ def _evaluate(config: FootageEvalConfig) -> str:
     dataset, real = _real(config, generator)
     films = [row.get("path") or row["caption"] for row in dataset.rows]
     if len(set(films)) < 2:
-        raise UserError(f"data={config.data} is all of one film: there is nothing to confuse.")
+        raise UserError(
+            f"data={config.data} is all of one film, so every video would be right. "
+            "Add other films."
+        )
     held_out = range(dataset.train_count, len(films))
     asked = [index for index in held_out for _ in range(config.draws)]
     prompts = [dataset.rows[index]["caption"] for index in asked]
     seeds = range(config.seed, config.seed + len(prompts))
     videos = sample_videos(generator, prompts, seeds, generator.defaults)
-    drawn = torch.cat([latents.float().cpu() for latents in videos])
-    if drawn.shape[1:] != real.shape[1:]:
+    sampled = torch.cat([latents.float().cpu() for latents in videos])
+    if sampled.shape[1:] != real.shape[1:]:
         raise UserError(
-            f"The model draws latents of {tuple(drawn.shape[1:])}, the clips have "
-            f"{tuple(real.shape[1:])}. Give clips.resolution, num_frames and aspects of its size."
+            f"The model samples latents of {tuple(sampled.shape[1:])}, the clips have "
+            f"{tuple(real.shape[1:])}. Give clips.resolution, clips.num_frames and clips.aspects "
+            "that match the model."
         )
     others = torch.eye(len(films), dtype=torch.bool)[list(held_out)]  # a clip is not its own
     found = {
-        "model": (asked, nearest(drawn, real)),
+        "model": (asked, nearest(sampled, real)),
         "held-out clips": (list(held_out), nearest(real[list(held_out)], real, others)),
     }
     rows = {
-        name: _score([films[i] == films[j] for i, j in zip(wanted, got.tolist(), strict=True)])
+        name: _share([films[i] == films[j] for i, j in zip(wanted, got.tolist(), strict=True)])
         for name, (wanted, got) in found.items()
     }
-    shares = Counter(films)
-    chance = sum(shares[films[index]] for index in asked) / len(asked) / len(films)
-    text = _table(rows, chance)
-    output = Path(config.output)
-    save_config(config, output / "config.yaml")
+    counts = Counter(films)
     details = [
         {"caption": dataset.rows[i]["caption"], "film": films[i], "nearest": films[j]}
         for i, j in zip(asked, found["model"][1].tolist(), strict=True)
     ]
-    report = {"rows": rows, "chance": chance, "details": details}
+    chance = sum(counts[films[index]] for index in asked) / len(asked) / len(films)
+    sheet = _sheet(generator, sampled[:: config.draws], details[:: config.draws])
+    return _write_report({"rows": rows, "chance": chance, "details": details}, sheet, config)
+
+
+def _write_report(report: dict[str, Any], sheet: Image.Image, config: FootageEvalConfig) -> str:
+    output, text = Path(config.output), _table(report["rows"], report["chance"])
+    save_config(config, output / "config.yaml")
     write_text(output / "likeness.json", json.dumps(report, indent=1))
     write_text(output / "likeness.md", text)
-    save_image(output / "likeness.png", _sheet(generator, drawn[:: config.draws], details, config))
+    save_image(output / "likeness.png", sheet)
     return text
 
 
 def nearest(videos: Tensor, clips: Tensor, hidden: Tensor | None = None) -> Tensor:
-    """Which of `clips` each video is nearest to in direction from the mean clip, `n`.
+    """Return the index of the clip that is nearest to each video, in direction from the mean, `n`.
 
     The mean is what all clips share, such as one table under five toys. Of 65 windows of such films
-    91 % lie nearest to another part of their own film this way, 46 % by mean square.
+    91 % are nearest to another part of their own film this way, 46 % by mean square.
 
     Args:
         videos, clips: latents `n c t h w` and `m c t h w`, normalised.
-        hidden: clips that do not count, `n m`.
+        hidden: clips that are left out for a video, `n m` bool.
     """
     ours, theirs = (rearrange(each.float(), "n ... -> n (...)") for each in (videos, clips))
     centre = theirs.mean(dim=0)
-    likeness = F.normalize(ours - centre) @ F.normalize(theirs - centre).T
+    cosine = F.normalize(ours - centre) @ F.normalize(theirs - centre).T
     if hidden is not None:
-        likeness = likeness.masked_fill(hidden, -math.inf)
-    return likeness.argmax(dim=1)
+        cosine = cosine.masked_fill(hidden, -math.inf)
+    return cosine.argmax(dim=1)
 
 
 def _real(config: FootageEvalConfig, generator: Generator) -> tuple[Dataset, Tensor]:
@@ -133,7 +141,7 @@ def _real(config: FootageEvalConfig, generator: Generator) -> tuple[Dataset, Ten
     return dataset, normalize_latents(latents, pipeline.vae.config)[order.argsort()]
 
 
-def _score(right: list[bool]) -> dict[str, float]:
+def _share(right: list[bool]) -> dict[str, float]:
     low, high = wilson(sum(right), len(right))
     return {"share": sum(right) / len(right), "low": low, "high": high, "n": len(right)}
 
@@ -146,9 +154,7 @@ def _table(rows: dict[str, dict[str, float]], chance: float) -> str:
     return "\n".join([*lines, f"| chance | {100 * chance:.1f} | |"]) + "\n"
 
 
-def _sheet(
-    generator: Generator, latents: Tensor, details: list[dict[str, str]], config: FootageEvalConfig
-) -> Image.Image:
-    """The first video of each caption, named by it."""
+def _sheet(generator: Generator, latents: Tensor, details: list[dict[str, str]]) -> Image.Image:
+    """The first video of each caption, with the caption."""
     frames = list(generator.decode(latents, None))
-    return contact_sheet(frames, [each["caption"] for each in details[:: config.draws]])
+    return contact_sheet(frames, [each["caption"] for each in details])

@@ -19,8 +19,8 @@ from t2v.evaluation.networks import Networks
 from t2v.evaluation.report.page import write_page
 from t2v.evaluation.report.suite import suite_report
 from t2v.evaluation.report.table import markdown
-from t2v.evaluation.rows import MODEL, REAL, ROWS, rows_of
-from t2v.evaluation.samples import load_model, protocol, recipes, sampled
+from t2v.evaluation.rows import MODEL, REAL, ROWS
+from t2v.evaluation.samples import cache_keys, load_model, protocol, rows_of, sample_suite
 from t2v.evaluation.sanity_checks import suspicions
 from t2v.evaluation.suites import Suite, load_suite
 from t2v.evaluation.types import Videos
@@ -56,10 +56,9 @@ def _evaluate(config: EvalConfig) -> str:
     videos: dict[str, dict[str, Tensor]] = {}
     for suite in suites:
         logger.info("suite %s: %d prompts", suite.name, len(suite.prompts))
-        keys = recipes(generator, suite.prompts, config)
-        rows = rows_of(
-            suite, sampled(generator, suite.prompts, keys, config), generator, config.seed
-        )
+        keys = cache_keys(generator, suite.prompts, config)
+        sampled = sample_suite(generator, suite.prompts, keys, config)
+        rows = rows_of(suite, sampled, generator, config.seed)
         report["suites"][suite.name] = measure_suite(suite, rows, nets, keys, config)
         videos[suite.name] = {name: rows[name].video for name in (MODEL, REAL) if name in rows}
     return _write_report(report, videos, generator, config)

@@ -1,4 +1,4 @@
-"""The videos of a model for a suite, sampled once and kept by recipe."""
+"""The model, and its videos of a suite, sampled once and kept; beside them the real clips."""
 
 from __future__ import annotations
 
@@ -17,19 +17,22 @@ from t2v.config.evaluation import EvalConfig, FootageEvalConfig
 from t2v.data.cache import Cache, weights_digest
 from t2v.data.world_shards import pixels
 from t2v.errors import UserError
+from t2v.evaluation.rows import BLUR, CEILING, CHANCE, MODEL, REAL, STILL
+from t2v.evaluation.suites import Suite, load_suite
+from t2v.evaluation.types import Videos, blurred_copy, still_copy
 from t2v.io.hashes import digest
 from t2v.models.device import pick_device, pick_dtype, ready
 from t2v.models.folder import model_folder
 from t2v.pipelines.generator import Ability, Generator, Request, sample_videos
 from t2v.pipelines.load import load_generator
 
-PARTS = ("transformer", "text_encoder", "vae")
+PARTS = ("transformer", "text_encoder", "vae")  # in the order that keys have always hashed them
 
 
 def load_model(
     config: EvalConfig | FootageEvalConfig, command: str, needs: Sequence[Ability] = ()
 ) -> Generator:
-    """The generator of `config.model`, on its device.
+    """Load the generator of `config.model` onto its device.
 
     Raises:
         UserError: it is not there, it is damaged, it lacks something, or there is no such device.
@@ -40,7 +43,7 @@ def load_model(
 
 
 def request_of(generator: Generator, config: EvalConfig) -> Request:
-    """The videos that an evaluation asks for: the generator's own, but for steps and guidance."""
+    """Return the request of an evaluation: the generator's defaults, but for steps and guidance."""
     own = generator.defaults
     steps, scale = config.num_inference_steps, config.guidance_scale
     return replace(
@@ -50,45 +53,45 @@ def request_of(generator: Generator, config: EvalConfig) -> Request:
     )
 
 
-def networks(generator: Generator) -> dict[str, nn.Module]:
-    """The networks that make a video, by name; those of ours in the order of old recipes."""
+def parts_of(generator: Generator) -> dict[str, nn.Module]:
+    """Return the networks of a generator by name, those of ours in the order of `PARTS`."""
     parts = generator.pipeline.components
     names = sorted(name for name, part in parts.items() if isinstance(part, nn.Module))
     names.sort(key=lambda name: PARTS.index(name) if name in PARTS else len(PARTS))
     return {name: parts[name] for name in names}
 
 
-def recipes(generator: Generator, prompts: tuple[str, ...], config: EvalConfig) -> list[str]:
-    """A hash of all that makes each video; prompt i is sampled with seed + i."""
-    asked, pipeline = request_of(generator, config), generator.pipeline
-    model = [weights_digest(part) for part in networks(generator).values()]
+def cache_keys(generator: Generator, prompts: tuple[str, ...], config: EvalConfig) -> list[str]:
+    """Return a hash of everything that makes each video; prompt i is sampled with seed + i."""
+    request, pipeline = request_of(generator, config), generator.pipeline
+    model = [weights_digest(part) for part in parts_of(generator).values()]
     scheduler = pipeline.components.get("scheduler")
     rules = (
         sorted((name, str(value)) for name, value in scheduler.config.items()) if scheduler else []
     )
-    sizes = [asked.height, asked.width, asked.num_frames]
-    scale = asked.guidance_scale
-    same: tuple[object, ...] = (model, rules, sizes, asked.num_inference_steps)
+    sizes = [request.height, request.width, request.num_frames]
+    scale = request.guidance_scale
+    same: tuple[object, ...] = (model, rules, sizes, request.num_inference_steps)
     same += (scale if scale is None else float(scale),)
     if pipeline.device.type != "cpu":  # another device sums in another order
         same += (pipeline.device.type,)
-    if not generator.is_trainable:  # ours always had recipes without the name of their class
+    if not generator.is_trainable:  # the keys of ours have never held the name of their class
         same += (type(pipeline).__name__,)
     return [digest(same, prompt, config.seed + i) for i, prompt in enumerate(prompts)]
 
 
 def protocol(config: EvalConfig, generator: Generator) -> dict[str, Any]:
-    """The conditions of an evaluation, without which its figures mean nothing."""
-    asked, pipeline = request_of(generator, config), generator.pipeline
+    """Return the conditions of an evaluation, without which its figures mean nothing."""
+    request, pipeline = request_of(generator, config), generator.pipeline
     return {
         "model": config.model,
-        "weights": {name: weights_digest(part) for name, part in networks(generator).items()},
+        "weights": {name: weights_digest(part) for name, part in parts_of(generator).items()},
         "scheduler": type(pipeline.components.get("scheduler")).__name__,
-        "steps": asked.num_inference_steps,
-        "guidance": asked.guidance_scale,
+        "steps": request.num_inference_steps,
+        "guidance": request.guidance_scale,
         "seeds": f"{config.seed} + number of the prompt",
-        "fps": asked.fps,
-        "size": [asked.num_frames, asked.height, asked.width],
+        "fps": request.fps,
+        "size": [request.num_frames, request.height, request.width],
         "intervals": "95 %: Wilson for shares, BCa bootstrap over prompts for means",
         "device": pipeline.device.type,
         "dtype": str(pipeline.dtype),
@@ -97,51 +100,80 @@ def protocol(config: EvalConfig, generator: Generator) -> dict[str, Any]:
     }
 
 
-def sampled(
+def sample_suite(
     generator: Generator, prompts: tuple[str, ...], keys: list[str], config: EvalConfig
 ) -> Tensor:
-    """The videos of the prompts, `n t h w c` uint8; only those not kept yet are made."""
-    asked = request_of(generator, config)
+    """Return the videos of the prompts, `n t h w c` uint8; only those not kept yet are sampled."""
+    request = request_of(generator, config)
     with Cache(kept_in(config)) as cache:
         missing = [index for index, key in enumerate(keys) if key not in cache]
         batches = sample_videos(
             generator,
             [prompts[index] for index in missing],
             [config.seed + index for index in missing],
-            asked,
+            request,
             batch_size=config.batch_size,
         )
-        chosen = iter(missing)
+        order = iter(missing)
         for latents in batches:
-            for video in generator.decode(latents, asked.num_frames):
-                cache.add(keys[next(chosen)], torch.from_numpy(video))
+            for video in generator.decode(latents, request.num_frames):
+                cache.add(keys[next(order)], torch.from_numpy(video))
         return torch.stack([cache.read(key) for key in keys])
 
 
+def rows_of(suite: Suite, sampled: Tensor, generator: Generator, seed: int) -> dict[str, Videos]:
+    """Return the model's videos, and where the prompts have real clips, the rows beside them.
+
+    Args:
+        sampled: the videos of the suite's prompts, `n t h w c` uint8.
+        seed: the seed of the evaluation, from which real clips of other scenes follow.
+    """
+    prompts, fps = suite.prompts, float(generator.defaults.fps)
+    rendered = suite.real(*sampled.shape[1:4])
+    if rendered is None:
+        return {MODEL: Videos(sampled, prompts, fps)}
+    real, mask = rendered
+    size = (int(real.shape[1]), int(real.shape[2]), int(real.shape[3]))
+    others = load_suite("world", len(prompts), seed + 1_000).real(*size)
+    assert others is not None
+    model = Videos(sampled, prompts, fps, real, mask, others[0], suite.truths())
+    rows = {MODEL: model}
+    if generator.vae is not None:
+        rows[CEILING] = model.showing(through_vae(generator.vae, real))
+    return rows | {
+        REAL: model.showing(real),
+        CHANCE: model.showing(real.roll(1, 0)),
+        STILL: model.showing(still_copy(real)),
+        BLUR: model.showing(blurred_copy(real)),
+    }
+
+
 def kept_in(config: EvalConfig) -> Path:
-    """The folder of sampled videos."""
+    """Return the folder of sampled videos."""
     return Path(config.clips_kept or Path(config.output) / "clips")
 
 
 def read_kept(folder: Path, keys: list[str]) -> Tensor:
-    """Videos that an earlier evaluation sampled, `n t h w c`.
+    """Return videos that an earlier evaluation sampled, `n t h w c`.
 
     Raises:
-        UserError: they are gone.
+        UserError: some are missing.
     """
     cache = Cache(folder)
     if missing := [key for key in keys if key not in cache]:
-        raise UserError(f"{folder}: {len(missing)} of {len(keys)} videos are gone. Run it again.")
+        raise UserError(
+            f"{folder}: {len(missing)} of {len(keys)} videos are missing. Run the evaluation again."
+        )
     return torch.stack([cache.read(key) for key in keys])
 
 
 @torch.no_grad()
 def through_vae(vae: ModelMixin, videos: Tensor) -> Tensor:
-    """The videos that a VAE makes of `n t h w c` uint8 ones, of the same kind."""
-    recons, device = [], ready(vae)
+    """Return `n t h w c` uint8 videos encoded and decoded by a VAE."""
+    decoded, device = [], ready(vae)
     for chunk in videos.split(16):
-        shown = pixels(chunk.to(device)).to(vae.dtype)
-        latents = vae.encode(shown).latent_dist.mean
+        clips = pixels(chunk.to(device)).to(vae.dtype)
+        latents = vae.encode(clips).latent_dist.mean
         video = (vae.decode(latents).sample.float().clamp(-1, 1) + 1) * 127.5
-        recons.append(rearrange(video, "b c t h w -> b t h w c").round().to("cpu", torch.uint8))
-    return torch.cat(recons)
+        decoded.append(rearrange(video, "b c t h w -> b t h w c").round().to("cpu", torch.uint8))
+    return torch.cat(decoded)

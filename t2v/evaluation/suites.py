@@ -1,4 +1,4 @@
-"""Suites of prompts: the held-out ones of the world, those in `suites/`, or a user's file."""
+"""Suites of prompts: held-out scenes of the world, the files in `suites/`, or a user's own."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from t2v.world.render import render
 from t2v.world.run import clip_generator
 
 FOLDER = Path(__file__).parent / "suites"
-DRAWN = "world"
+WORLD = "world"
 
 
 @dataclass(frozen=True)
 class Suite:
-    """Prompts, the topic of each, and the scene each describes where it is one of the world."""
+    """Prompts, the topic of each, and the scenes they describe, where these are of the world."""
 
     name: str
     prompts: tuple[str, ...]
@@ -30,10 +30,11 @@ class Suite:
     scenes: tuple[Scene, ...] | None
 
     def truths(self) -> tuple[dict[str, Any], ...] | None:
+        """Return the scenes as `Scene.truth` gives them; None: there are none."""
         return tuple(scene.truth() for scene in self.scenes) if self.scenes else None
 
     def real(self, num_frames: int, height: int, width: int) -> tuple[Tensor, Tensor] | None:
-        """The clips that the prompts describe, `n t h w c`, and their masks `n t h w`."""
+        """Render the clips that the prompts describe, `n t h w c`, and their masks `n t h w`."""
         if self.scenes is None:
             return None
         clips = [render(scene, num_frames, height, width) for scene in self.scenes]
@@ -42,10 +43,10 @@ class Suite:
 
 
 def heldout_prompts(count: int, seed: int) -> tuple[list[Scene], list[str]]:
-    """Scenes that training never saw, and one caption of each; the same for the same seed."""
+    """Return scenes that training never saw, and one caption of each, by seed."""
     scenes, prompts = [], []
     for index in range(count):
-        # a seed of its own: the clips of `split=heldout` serve to follow training
+        # not those of `split=heldout`, which training is followed with
         generator = clip_generator(seed + 1_000, "heldout", index)
         scenes.append(draw_scene(generator, "heldout"))
         prompts.append(caption(scenes[-1], generator))
@@ -53,16 +54,17 @@ def heldout_prompts(count: int, seed: int) -> tuple[list[Scene], list[str]]:
 
 
 def load_suite(name: str, count: int, seed: int) -> Suite:
-    """The first `count` prompts of a suite.
+    """Load the first `count` prompts of a suite.
 
     Args:
-        name: `world`, which is drawn with `seed`; a file of `suites/`; or the path of a file with
-            one prompt a line, or one JSON object with `prompt` and perhaps `topic` and `truth`.
+        name: `world`, whose scenes follow from `seed`; a file of `suites/`; or the path of a file
+            with one prompt a line, or one JSON object with `prompt` and perhaps `topic` and
+            `truth`.
 
     Raises:
         UserError: there is no such suite, or a line of it cannot be read.
     """
-    if name == DRAWN:
+    if name == WORLD:
         scenes, prompts = heldout_prompts(count, seed)
         topics = tuple(scene.things[0].motion for scene in scenes)
         return Suite(name, tuple(prompts), topics, tuple(scenes))
@@ -70,7 +72,7 @@ def load_suite(name: str, count: int, seed: int) -> Suite:
     path = own.get(name, Path(name))
     if not path.is_file():
         raise UserError(
-            f"suites={name}: no such suite or file. Allowed: {DRAWN}, {', '.join(own)}, or a "
+            f"suites={name}: no such suite or file. Allowed: {WORLD}, {', '.join(own)}, or a "
             "file with one prompt a line."
         )
     lines = read_prompts(path, "suites")[:count]

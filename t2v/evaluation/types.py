@@ -18,7 +18,7 @@ Better = Literal["higher", "lower", ""]  # "": a fact, neither good nor bad
 
 @dataclass(frozen=True)
 class Videos:
-    """The videos of one row of a table; `real`, `mask` and `truths` as far as they are known.
+    """The videos of one row of a table, with what is known of their prompts.
 
     Raises:
         UserError: videos and real clips differ in size or number.
@@ -28,8 +28,8 @@ class Videos:
     prompts: tuple[str, ...]
     fps: float
     real: Tensor | None = None  # the clip each prompt describes, of the same shape
-    mask: Tensor | None = None  # how far things cover each pixel of it, n t h w, uint8
-    others: Tensor | None = None  # real clips of other scenes, which sets are compared with
+    mask: Tensor | None = None  # how much things cover each pixel of it, n t h w, uint8
+    others: Tensor | None = None  # real clips of other scenes, for distances between sets
     truths: tuple[dict[str, Any], ...] | None = None  # the scene of each prompt
 
     def __post_init__(self) -> None:

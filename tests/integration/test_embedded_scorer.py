@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from t2v.evaluation.scorer_benchmark import examine
+from t2v.evaluation.scorer_benchmark import benchmark
 from t2v.evaluation.suites import heldout_prompts
 from t2v.nets.scorer import load_scorer
 from t2v.world.render import render
@@ -18,7 +18,7 @@ FOLDER = Path(__file__).parents[2] / "assets" / "world-scorer"
 def report():
     scenes, captions = heldout_prompts(64, seed=0)
     video = torch.stack([render(scene)[0] for scene in scenes])
-    return examine(load_scorer(str(FOLDER)), video, captions, seed=0)
+    return benchmark(load_scorer(str(FOLDER)), video, captions, seed=0)
 
 
 def test_it_finds_the_clip_of_a_caption_among_64(report):

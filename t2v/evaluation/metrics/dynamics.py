@@ -61,7 +61,7 @@ def measure(videos: Videos, net: FrameNet | None) -> Measurements:
 def _chunk(video: Tensor, fps: float, net: FrameNet | None) -> dict[str, Tensor]:
     moves = motion(video, fps)
     found = {
-        "off": moves.off.float(),
+        "off": moves.off_scale.float(),
         "motion": moves.speed,
         "warp_error": moves.warp_error,
         "frozen": (change(video) < FROZEN).float().mean(1),
@@ -77,7 +77,7 @@ def _chunk(video: Tensor, fps: float, net: FrameNet | None) -> dict[str, Tensor]
         if seconds[0].shape[1] > 1:
             found["max_running"] = max_running(seconds)
     for name in set(FOLLOWED) & set(found):
-        found[name] = found[name].masked_fill(moves.off, torch.nan)
+        found[name] = found[name].masked_fill(moves.off_scale, torch.nan)
     return found
 
 

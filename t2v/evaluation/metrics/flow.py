@@ -1,4 +1,4 @@
-"""Where each part of a frame goes: optical flow to a fraction of a pixel, and where it fails."""
+"""Optical flow to a fraction of a pixel, and where it fails."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
-SIDE = 64  # flow is read with the shorter side this long
-CELL = 4  # pixels between the places where it is read
+SIDE = 64  # pixels of the shorter side at which flow is estimated
+CELL = 4  # pixels between the places where it is estimated
 REACH = 24  # pixels that a place may move between two frames
-NEAR = 6  # pixels that are sought first; the rest only where nothing like it is there
-STRAINED = 0.2  # of what two unrelated windows differ by, above which it is sought further
-UNLIKE = 0.5  # of what two unrelated windows differ by, above which nothing was found again
+NEAR = 6  # pixels searched first; up to REACH only where nothing alike is there
+STRAINED = 0.2  # of the difference of unrelated windows, above which the search goes on
+UNLIKE = 0.5  # of the difference of unrelated windows, above which nothing was found
 FLAT = 2.0  # grey levels of contrast under which nothing can be followed
 NOISE = 4.0  # grey levels of difference that noise may make
-LOST = 0.01  # share of places that are strained, above which a pair of frames is sought further
-SEEN = 0.35  # of a window that must lie in the frame
-ALIKE = 0.2  # weight of how a shift fits the whole frame, which settles it where a place is plain
+LOST = 0.01  # share of strained places above which a pair of frames is searched further
+VISIBLE = 0.35  # of a window that must lie in the frame
+ALIKE = 0.2  # weight of a shift's fit over the whole frame, which decides where a place is plain
 SMOOTH = 4.0  # weight of the neighbours, in squared grey levels a pixel
 ROUNDING = 1 / 6  # squared grey levels between two frames in whole levels
-ROUNDS = 12  # of passing it on
+ROUNDS = 12  # of Jacobi iteration
 
 
 @dataclass(frozen=True)
@@ -32,31 +32,31 @@ class Flow:
     moved: Tensor  # b 2 y x: where each place goes, (y, x)
     error: Tensor  # b y x: standard error of the length
     inside: Tensor  # b y x, bool: it goes to a place inside the frame
-    found: Tensor  # b y x, bool: what is there looks alike
-    strained: Tensor  # b y x, bool: it looks less alike than a shift should leave it
+    found: Tensor  # b y x, bool: the window there looks alike
+    strained: Tensor  # b y x, bool: it looks less alike than after a mere shift
     textured: Tensor  # b y x, bool: there is something to follow
 
 
 def flow(before: Tensor, after: Tensor) -> Flow:
-    """The flow from grey frames `b h w` (0 to 255) to others, followed there and back.
+    """Return the flow from grey frames `b h w` (0 to 255) to others, checked by the flow back.
 
-    A place is sought at half the size, then its shift is refined by least squares (Lucas & Kanade
+    A place is searched at half the size, then its shift is refined by least squares (Lucas & Kanade
     1981, with smoothness between places: Bruhn et al. 2005). It is found when the window there
-    differs by under half of what unrelated windows do, and the flow back leads to where it came
+    differs by less than half of what unrelated windows do, and the flow back leads to where it came
     from (Sundaram et al. 2010, eq. 5).
     """
     ours, theirs = torch.cat((before, after)), torch.cat((after, before))
-    both = refined(ours, theirs, _sought(ours, theirs, NEAR))
+    both = refined(ours, theirs, _searched(ours, theirs, NEAR))
     lost = (both.strained & both.inside).float().mean((1, 2)) > LOST
     lost = (lost[: len(before)] | lost[len(before) :]).repeat(2)
     if lost.any():
-        far = refined(ours[lost], theirs[lost], _sought(ours[lost], theirs[lost], REACH))
+        further = refined(ours[lost], theirs[lost], _searched(ours[lost], theirs[lost], REACH))
         for name in vars(both):
-            getattr(both, name)[lost] = getattr(far, name)
+            getattr(both, name)[lost] = getattr(further, name)
     there, back = (
         Flow(*(getattr(both, name).chunk(2)[half] for name in vars(both))) for half in (0, 1)
     )
-    returned = sample(back.moved, there.moved / CELL)
+    returned = warp(back.moved, there.moved / CELL)
     gap = (there.moved + returned).square().sum(1)
     reach = there.moved.square().sum(1) + returned.square().sum(1)
     agrees = (gap < 0.01 * reach + 0.5) | ~there.textured
@@ -64,7 +64,7 @@ def flow(before: Tensor, after: Tensor) -> Flow:
 
 
 def resized(video: Tensor) -> Tensor:
-    """Grey frames `n t h w` of `n t h w c` uint8 videos, their shorter side 64 pixels."""
+    """Return grey frames `n t h w` of `n t h w c` uint8 videos, their shorter side 64 pixels."""
     grey = video.float().mean(-1)
     scale = SIDE / min(grey.shape[2:])
     size = [max(SIDE, round(side * scale / CELL) * CELL) for side in grey.shape[2:]]
@@ -74,12 +74,12 @@ def resized(video: Tensor) -> Tensor:
 
 
 def detail(frames: Tensor) -> Tensor:
-    """Frames `b c h w` without their local means: a flash is no motion."""
+    """Return frames `b c h w` without their local means: a flash is no motion."""
     return frames - F.avg_pool2d(frames, 9, 1, 4, count_include_pad=False)
 
 
-def sample(maps: Tensor, moved: Tensor, mode: str = "bilinear") -> Tensor:
-    """Maps `b c h w` read at each place plus `moved`, `b 2 h w` in their own pixels (y, x)."""
+def warp(maps: Tensor, moved: Tensor, mode: str = "bilinear") -> Tensor:
+    """Return maps `b c h w` read at each place plus `moved`, `b 2 h w` in their pixels (y, x)."""
     height, width = maps.shape[2:]
     y = torch.arange(height, device=maps.device)[:, None] + moved[:, 0]
     x = torch.arange(width, device=maps.device) + moved[:, 1]
@@ -88,12 +88,12 @@ def sample(maps: Tensor, moved: Tensor, mode: str = "bilinear") -> Tensor:
 
 
 def everywhere(moved: Tensor) -> Tensor:
-    """Flow of the grid at every pixel, `b 2 h w`."""
+    """Return flow of the grid at every pixel, `b 2 h w`."""
     return F.interpolate(moved, scale_factor=CELL, mode="bilinear", align_corners=False)
 
 
 def inside_frame(moved: Tensor) -> Tensor:
-    """Which pixels go to a place inside the frame, `b h w`; `moved` is `b 2 h w` in pixels."""
+    """Return which pixels stay inside the frame, `b h w`; `moved` is `b 2 h w` in pixels."""
     height, width = moved.shape[2:]
     y = torch.arange(height)[:, None] + moved[:, 0]
     x = torch.arange(width) + moved[:, 1]
@@ -105,8 +105,8 @@ def _pooled(values: Tensor, cell: int = CELL) -> Tensor:
     return F.avg_pool2d(F.avg_pool2d(values, cell), 3, 1, 1)
 
 
-def _sought(before: Tensor, after: Tensor, reach: int) -> Tensor:
-    """The whole shift by which each place fits best, `b 2 y x`, sought at half the size."""
+def _searched(before: Tensor, after: Tensor, reach: int) -> Tensor:
+    """The whole-pixel shift by which each place fits best, `b 2 y x`, searched at half the size."""
     a, b = (F.avg_pool2d(each[:, None], 2) for each in (before, after))
     a, b = detail(a), detail(b)
     height, width = a.shape[2:]
@@ -118,11 +118,11 @@ def _sought(before: Tensor, after: Tensor, reach: int) -> Tensor:
     where = torch.zeros(len(a), 2, *best.shape[1:], device=a.device)
     for y in range(-up, up + 1):
         rows = slice(up + y, up + y + height)
-        seen = rearrange(valid[..., rows, :].unfold(-1, width, 1), "b 1 h x w -> b x h w")
+        visible = rearrange(valid[..., rows, :].unfold(-1, width, 1), "b 1 h x w -> b x h w")
         shifted = rearrange(b[..., rows, :].unfold(-1, width, 1), "b 1 h x w -> b x h w")
-        share = _pooled(seen, 2)
-        cost = _pooled((shifted - a).square_() * seen, 2) / share.clamp(min=1e-3)
-        counts = share > SEEN
+        share = _pooled(visible, 2)
+        cost = _pooled((shifted - a).square_() * visible, 2) / share.clamp(min=1e-3)
+        counts = share > VISIBLE
         whole = (cost * counts).sum((2, 3), keepdim=True) / counts.sum((2, 3), keepdim=True)
         shift = rearrange(across.square() + y * y, "x -> x 1 1")
         cost = cost + ALIKE * whole + 1e-3 * shift  # of equal fits the shortest
@@ -163,7 +163,7 @@ def _median(moved: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Around:
-    """What windows about each place know of one step more."""
+    """The least-squares sums of the window about each place."""
 
     products: Tensor  # b 8 y x: covariances of slopes, of slopes and difference, and variances
     share: Tensor  # b y x: how much of the window lies in both frames
@@ -171,7 +171,7 @@ class _Around:
 
 def _around(a: Tensor, b: Tensor, moved: Tensor) -> _Around:
     full = everywhere(moved)
-    warped = sample(b, full)
+    warped = warp(b, full)
     inside = inside_frame(full)[:, None].float()
     middle = F.pad((a + warped) / 2, (1,) * 4, mode="replicate")
     gy = (middle[..., 2:, 1:-1] - middle[..., :-2, 1:-1]) / 2
@@ -190,7 +190,7 @@ def _around(a: Tensor, b: Tensor, moved: Tensor) -> _Around:
 
 
 def _solved(around: _Around, moved: Tensor) -> Tensor:
-    """The step of each place that fits it best and keeps neighbours alike, `b 2 y x`."""
+    """The step of each place that fits best and keeps neighbours alike, `b 2 y x`."""
     yy, xy, xx, wanted_y, wanted_x = around.products[:, :5].unbind(1)
     yy, xx = yy + SMOOTH, xx + SMOOTH
     det = yy * xx - xy.square()

@@ -1,4 +1,4 @@
-"""How fast a video moves, where, if that can be trusted, and what motion leaves unexplained."""
+"""The motion of videos by optical flow: its speed, its place, and the error it leaves."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from t2v.evaluation.metrics.flow import (
     inside_frame,
     refined,
     resized,
-    sample,
+    warp,
 )
 
-PAIRS = 64  # of frames, looked at together
-SURE = 3.0  # standard errors under which a place stands still
-MOVES = 0.5  # pixels of 64 from which a place moves
+PAIRS = 64  # of frames, computed at once
+SURE = 3.0  # standard errors under which a place counts as still
+MOVES = 0.5  # pixels of 64 from which a place counts as moving
 SLOW = 1.0  # pixels under which frames further apart are compared
-LOST = 0.02  # share of the picture that may be lost without a mark
+LOST = 0.02  # share of the frame that may be lost before a video is off the scale
 PLAIN = 0.3  # share that must have texture where something moves
-SEEN = 0.3  # share that must be seen again
+FOUND = 0.3  # share of the frame that must be found again
 
 
 @dataclass(frozen=True)
 class Motion:
-    """What moves in each of `n` videos."""
+    """The motion of `n` videos."""
 
     speed: Tensor  # n: mean over pixels and time, % of the shorter side a second; nan: off
-    off: Tensor  # n, bool: off the scale, the flow cannot be trusted
+    off_scale: Tensor  # n, bool: the flow cannot be trusted
     where: Tensor  # n y x, bool: places that move or are lost
-    warp_error: Tensor  # n: mean square of what flow leaves unexplained, of [0, 1], times 1000
+    warp_error: Tensor  # n: mean square that flow leaves unexplained, of [0, 1], times 1000
 
 
 @dataclass(frozen=True)
@@ -57,19 +57,19 @@ class _Steps:
 
 
 def motion(video: Tensor, fps: float) -> Motion:
-    """The motion of videos `n t h w c`, uint8: the mean over all pixels of how far each goes.
+    """Return the motion of videos `n t h w c`, uint8; the speed is a mean over all pixels.
 
-    Steps under a pixel of 64 are read from frames 2, 4, 8 ... apart, as far as the clip lasts. Off
-    the scale is a video in which more is lost between frames than is seen to move (too fast, noise,
-    cuts), or that moves and is too plain to follow.
+    Steps under a pixel of 64 are measured between frames 2, 4, 8 ... apart, as far as the clip
+    lasts. Off the scale is a video in which more is lost between frames than found moving (too
+    fast, noise, cuts), or that moves and is too plain to follow.
     """
     grey = resized(video)
-    found = [_read(each, frames, fps) for each, frames in zip(video, grey, strict=True)]
-    speed, off, where, error = (torch.stack(each) for each in zip(*found, strict=True))
-    return Motion(speed.masked_fill(off, torch.nan), off, where, error)
+    found = [_measured(each, frames, fps) for each, frames in zip(video, grey, strict=True)]
+    speed, off_scale, where, error = (torch.stack(each) for each in zip(*found, strict=True))
+    return Motion(speed.masked_fill(off_scale, torch.nan), off_scale, where, error)
 
 
-def _read(video: Tensor, grey: Tensor, fps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _measured(video: Tensor, grey: Tensor, fps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     before, after = grey[:-1], grey[1:]
     flows = [flow(a, b) for a, b in zip(before.split(PAIRS), after.split(PAIRS), strict=True)]
     steps = _chosen(before, after, _joined(flows))
@@ -82,15 +82,15 @@ def _read(video: Tensor, grey: Tensor, fps: float) -> tuple[Tensor, Tensor, Tens
         further = refined(before, after, moved.expand(len(first), -1, -1, -1))
         moved, steps = further.moved, _chosen(before, after, further)
     length, known = steps.length, steps.known
-    seen = known.float().mean((1, 2))
-    mean = (length * known).mean((1, 2))[seen > 0] / seen[seen > 0]  # of each step
+    share = known.float().mean((1, 2))
+    mean = (length * known).mean((1, 2))[share > 0] / share[share > 0]  # of each step
     speed = mean.mean() * fps * 100 / SIDE / apart
     moving = known & (length >= MOVES)
     lost, plain = steps.lost.float().mean(), steps.textured.float().mean() < PLAIN
-    seen_moving = (moving & steps.textured).float().mean()
+    found_moving = (moving & steps.textured).float().mean()
     off = (
-        ((lost > LOST) & (lost > seen_moving))
-        | (known.float().mean() < SEEN)
+        ((lost > LOST) & (lost > found_moving))
+        | (known.float().mean() < FOUND)
         | (plain & moving.any())
     )
     where = F.max_pool2d((moving | steps.lost).float(), CELL).amax(0) > 0
@@ -109,50 +109,50 @@ def _is_slow(steps: _Steps) -> bool:
 
 
 def _chosen(before: Tensor, after: Tensor, found: Flow) -> _Steps:
-    """At each pixel the flow, or none where standing still fits better."""
+    """The flow at each pixel, or none where standing still fits better."""
     size = found.moved.square().sum(1).sqrt()
     moved = everywhere(found.moved * (size > SURE * found.error)[:, None])
     a, b = detail(before[:, None]), detail(after[:, None])
-    apart = torch.cat((a - sample(b, moved), a - b), 1).square()
+    apart = torch.cat((a - warp(b, moved), a - b), 1).square()
     apart = F.avg_pool2d(apart, 5, 1, 2, count_include_pad=False)
     still = apart[:, 1] + 1 < apart[:, 0]
     fits = still & (apart[:, 1] < NOISE**2)
-    inside, seen, textured = (
+    inside, alike, textured = (
         each.repeat_interleave(CELL, 1).repeat_interleave(CELL, 2)
         for each in (found.inside, found.found, found.textured)
     )
     inside = inside & inside_frame(moved)
     return _Steps(
         moved=moved * ~still[:, None],
-        known=fits | (inside & seen),
+        known=fits | (inside & alike),
         textured=textured,
-        lost=inside & ~seen & ~fits,
+        lost=inside & ~alike & ~fits,
     )
 
 
 def warp_error(video: Tensor, moved: Tensor, known: Tensor) -> Tensor:
-    """E_warp of a video `t h w c` uint8 (Lai et al. 2018, eq. 3), a mean over colours, times 1000.
+    """Return E_warp of a video `t h w c` uint8 (Lai et al. 2018, eq. 3), times 1000.
 
-    The mean square, of values in [0, 1], by which each frame differs from the next one brought back
-    along the flow, over what is seen in both; nan where that is too little.
+    The mean square difference, over colours, of values in [0, 1], between each frame and the next
+    one warped back along the flow, over the pixels found in both; nan where these are too few.
 
     Args:
         moved: flow to the next frame, `t-1 2 y x` in pixels of a shorter side of 64.
-        known: which of it is seen in both, `t-1 y x`, bool.
+        known: the places found in both frames, `t-1 y x` bool.
     """
     frames = rearrange(video, "t h w c -> t c h w").float() / 255
     height, width = frames.shape[2:]
     scale = moved.new_tensor([height / moved.shape[2], width / moved.shape[3]])
     total, count = torch.zeros(()), torch.zeros(())
-    for here, there, path, seen in zip(
+    for here, there, path, valid in zip(
         *(each.split(PAIRS) for each in (frames[:-1], frames[1:], moved, known)), strict=True
     ):
         path = F.interpolate(path, size=(height, width), mode="bilinear", align_corners=False)
         path = path * rearrange(scale, "c -> c 1 1")
-        mask = F.interpolate(seen[:, None].float(), size=(height, width)) > 0
+        mask = F.interpolate(valid[:, None].float(), size=(height, width)) > 0
         mask = mask & inside_frame(path)[:, None]
-        off = (here - sample(there, path, "bicubic").clamp(0, 1)).square().mean(1, keepdim=True)
+        off = (here - warp(there, path, "bicubic").clamp(0, 1)).square().mean(1, keepdim=True)
         total, count = total + (off * mask).sum(), count + mask.sum()
-    if count < SEEN * len(known) * height * width:
+    if count < FOUND * len(known) * height * width:
         return torch.tensor(torch.nan)
     return 1000 * total / count

@@ -1,5 +1,5 @@
 "use strict";
-// One clock for all films: whoever is in sight is set to it, so none runs ahead, whenever it loads.
+// One clock for all videos: those in view follow it, whenever they were loaded.
 const films = [...document.querySelectorAll("video")];
 const button = document.getElementById("play");
 const DRIFT = 0.06; // seconds a film may be off
@@ -16,15 +16,15 @@ function step(film) {
   if (stopped !== null) film.pause();
   else if (film.paused && time < film.duration - DRIFT) film.play().catch(() => {});
 }
-const seen = new Set();
+const visible = new Set();
 const watcher = new IntersectionObserver((entries) => {
   for (const { target, isIntersecting } of entries) {
-    if (isIntersecting) seen.add(target);
-    else { seen.delete(target); target.pause(); }
+    if (isIntersecting) visible.add(target);
+    else { visible.delete(target); target.pause(); }
   }
 });
 for (const film of films) watcher.observe(film);
-setInterval(() => { for (const film of seen) step(film); }, 100);
+setInterval(() => { for (const film of visible) step(film); }, 100);
 button.addEventListener("click", () => {
   if (stopped === null) stopped = now();
   else { started = performance.now() - stopped * 1000; stopped = null; }
@@ -40,7 +40,7 @@ for (const heading of document.querySelectorAll("th[data-sort]")) {
     const text = (row) => row.children[column].textContent.trim();
     const rows = [...body.rows].sort((a, b) => {
       const x = text(a), y = text(b);
-      if (!x || !y) return !x - !y; // what is not known stays below
+      if (!x || !y) return !x - !y; // unknown values stay at the bottom
       const order = isNaN(x) || isNaN(y) ? x.localeCompare(y) : x - y;
       return upwards ? order : -order;
     });

@@ -1,4 +1,4 @@
-"""One HTML file with tables and videos that play in step; it needs nothing beside it."""
+"""One self-contained HTML file with tables, and videos that play in step."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import jinja2
 import torch
 from torch import Tensor
 
-from t2v.evaluation.report.table import cell_text, family_table, topics_told
+from t2v.evaluation.report.table import cell_text, family_table, topics_sentence
 from t2v.io.files import write_text
 from t2v.io.video import write_video
 
@@ -24,27 +24,27 @@ def write_page(
 ) -> None:
     """Write the page of an evaluation or a comparison, each suite's worst videos first.
 
-    Prompts come from anywhere, so all text is escaped and the page may load and run nothing but its
-    own script.
+    Prompts may come from anywhere, so all text is escaped, and the page may load nothing and run
+    nothing but its own script.
 
     Args:
         report: as in `eval.json` or `compare.json`; of each suite `ranking`, and `videos` with
-            `prompt`, `topic`, `values`, `marks` and perhaps `said`, texts to be shown with it.
+            `prompt`, `topic`, `values`, `marks` and perhaps `said`, texts shown with it.
         videos: of each suite, the rows shown side by side, `n t h w c` uint8.
-        most: videos of a suite.
+        most: videos of a suite on the page.
     """
     suites = []
     for name, suite in report["suites"].items():
         order = worst_first(suite["videos"], suite["ranking"])[:most]
-        shown = [
+        listed = [
             suite["videos"][index]
             | {"films": {row: film(video[index], fps) for row, video in videos[name].items()}}
             for index in order
         ]
-        columns = list(dict.fromkeys(key for video in shown for key in video["values"]))
+        columns = list(dict.fromkeys(key for video in listed for key in video["values"]))
         suites.append(
-            {"name": name, "shown": shown, "columns": columns, "rows": list(videos[name])}
-            | {"told": suite, "topics": topics_told(suite) if suite["worst_topics"] else ""}
+            {"name": name, "listed": listed, "columns": columns, "rows": list(videos[name])}
+            | {"report": suite, "topics": topics_sentence(suite) if suite["worst_topics"] else ""}
             | {
                 "families": {
                     name: family_table(rows) for name, rows in suite["tables"].items() if rows
@@ -52,7 +52,7 @@ def write_page(
             }
         )
     script = (HERE / "page.js").read_text("utf-8")
-    sealed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined
     )
@@ -63,13 +63,13 @@ def write_page(
         enough=report.get("enough"),
         suites=suites,
         script=script,
-        sealed=sealed,
+        digest=digest,
     )
     write_text(path, text)
 
 
 def worst_first(videos: list[dict[str, Any]], ranking: str | None) -> list[int]:
-    """Suspicious videos first, then by the ranking's value from below."""
+    """Return the order of videos: the most suspicious first, then by the ranking, lowest first."""
 
     def rank(index: int) -> tuple[int, float]:
         value = videos[index]["values"].get(ranking)
@@ -79,9 +79,9 @@ def worst_first(videos: list[dict[str, Any]], ranking: str | None) -> list[int]:
 
 
 def film(video: Tensor, fps: float) -> str:
-    """A video `t h w c` uint8 as the data URI of an mp4; an odd side loses a line."""
+    """Return a video `t h w c` uint8 as the data URI of an mp4; an odd side loses a line."""
     even = video[:, : video.shape[1] // 2 * 2, : video.shape[2] // 2 * 2]
-    zoom = max(1, 128 // even.shape[1])  # players blur small videos
+    zoom = max(1, 128 // even.shape[1])  # players blur small videos when they enlarge them
     large = torch.repeat_interleave(torch.repeat_interleave(even, zoom, 1), zoom, 2)
     with TemporaryDirectory() as folder:
         path = Path(folder, "film.mp4")

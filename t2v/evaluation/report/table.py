@@ -1,4 +1,4 @@
-"""The figures of an evaluation as Markdown, and the parts its page is made of."""
+"""The tables of an evaluation, for its page and as Markdown."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ ARROWS = {"higher": " ↑", "lower": " ↓", "": ""}
 
 @dataclass(frozen=True)
 class FamilyTable:
-    """Rows by metrics as texts know them; metrics that were never run are in the notes only."""
+    """A family of metrics by rows; metrics that were never run are in the notes only."""
 
     names: list[str]
     arrows: dict[str, str]
     cells: dict[str, dict[str, Any]]
-    counts: list[str]  # how many videos were asked, by metric; empty where nobody counted
+    counts: list[str]  # videos behind each metric; empty where no metric has any
     notes: list[str]
 
 
 def family_table(rows: dict[str, dict[str, Any]]) -> FamilyTable:
-    """What is shown of a family of metrics, and beneath it what each figure is."""
+    """Return the table of a family of metrics, with notes on how each was measured."""
     names = list(dict.fromkeys(name for cells in rows.values() for name in cells))
-    shown = [
-        name for name in names if any(_is_told(cells.get(name, {})) for cells in rows.values())
+    measured = [
+        name for name in names if any(_has_value(cells.get(name, {})) for cells in rows.values())
     ]
     arrows = {
         name: ARROWS[cell["better"]]
@@ -31,9 +31,9 @@ def family_table(rows: dict[str, dict[str, Any]]) -> FamilyTable:
         for name, cell in cells.items()
         if "better" in cell
     }
-    counts = [max(cells.get(name, {}).get("n", 0) for cells in rows.values()) for name in shown]
+    counts = [max(cells.get(name, {}).get("n", 0) for cells in rows.values()) for name in measured]
     return FamilyTable(
-        names=shown,
+        names=measured,
         arrows=arrows,
         cells=rows,
         counts=[str(count) for count in counts] if any(counts) else [],
@@ -41,12 +41,12 @@ def family_table(rows: dict[str, dict[str, Any]]) -> FamilyTable:
     )
 
 
-def _is_told(cell: dict[str, Any]) -> bool:
+def _has_value(cell: dict[str, Any]) -> bool:
     return "value" in cell or "text" in cell
 
 
 def _notes(rows: dict[str, dict[str, Any]]) -> list[str]:
-    """What measured each metric or why it was not run, said once for all metrics it is true of."""
+    """The method of each metric, or why it was not run, once for all metrics that share it."""
     notes: dict[str, str] = {}
     for cells in rows.values():
         for name, cell in cells.items():
@@ -59,7 +59,7 @@ def _notes(rows: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """Every suite: what is suspicious, a table for each family, what was not run and why."""
+    """Return an evaluation as Markdown: of every suite its warnings, and a table a family."""
     parts = [f"- {row}: {text}" for row, text in report.get("rows", {}).items()]
     parts = ["\n".join(parts) + "\n"] if parts else []
     for name, suite in report["suites"].items():
@@ -69,12 +69,12 @@ def markdown(report: dict[str, Any]) -> str:
             if rows:
                 parts.append(f"{family}\n\n{_lines(family_table(rows))}")
         if suite["worst_topics"]:
-            parts.append(topics_told(suite) + "\n")
+            parts.append(topics_sentence(suite) + "\n")
     return "\n".join(parts)
 
 
-def topics_told(suite: dict[str, Any]) -> str:
-    """The worst topics of a suite, and how much worse the worst are than the best."""
+def topics_sentence(suite: dict[str, Any]) -> str:
+    """Return the worst topics of a suite in words, and the means of the worst and best ones."""
     worst = ", ".join(
         f"{each['topic']} {each['value']:.3g} (n {each['n']})" for each in suite["worst_topics"]
     )
@@ -100,13 +100,13 @@ def _lines(table: FamilyTable) -> str:
 
 
 def cell_text(cell: dict[str, Any]) -> str:
-    """`0.93 [0.9, 0.95], 3 off the scale`; empty where nothing is known; a verdict as it is."""
+    """Return a cell as text: `0.93 [0.9, 0.95], 3 off the scale`, a text as it is, or nothing."""
     if "text" in cell:
         return str(cell["text"])
     off = f"{cell['off_scale']} off the scale" if "off_scale" in cell else ""
     if cell.get("value") is None:
         return "not run" if "not_run" in cell else off
-    told = f"{cell['value']:.3g}"
+    text = f"{cell['value']:.3g}"
     if cell["low"] is not None:
-        told += f" [{cell['low']:.3g}, {cell['high']:.3g}]"
-    return f"{told}, {off}" if off else told
+        text += f" [{cell['low']:.3g}, {cell['high']:.3g}]"
+    return f"{text}, {off}" if off else text

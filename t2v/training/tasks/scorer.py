@@ -26,12 +26,12 @@ from t2v.errors import UserError
 from t2v.evaluation.hard_negatives import (
     counterfactual,
     differs,
-    goes_somewhere,
+    has_direction,
     meaning,
     rests,
     shuffled,
 )
-from t2v.evaluation.scorer_benchmark import examine, told
+from t2v.evaluation.scorer_benchmark import benchmark, benchmark_table
 from t2v.io.files import write_text
 from t2v.io.manifest import read_manifest
 from t2v.io.progress import progress
@@ -104,11 +104,11 @@ def _train_scorer(config: ScorerConfig) -> str:
     if rank():
         return ""
     report: dict[str, Any] = {"scorer": str(checkpoint), "test": config.test or config.data}
-    report |= examine(
+    report |= benchmark(
         load_scorer(str(checkpoint)), test.video, [each[0] for each in test.captions], config.seed
     )
     write_text(Path(config.output) / "report.json", json.dumps(report, indent=1))
-    return told(report)
+    return benchmark_table(report)
 
 
 def build_task(config: ScorerConfig, data: Captioned) -> ScorerTask:
@@ -230,11 +230,11 @@ class ScorerTask:
 
     @torch.no_grad()
     def validate(self) -> Validation:
-        """What `examine` tells of some held-out clips, and a sheet of those that fit worst."""
+        """The `benchmark` of some held-out clips, and a sheet of those that fit worst."""
         clips = self.held_out[:VALIDATED]
         captions = [each[0] for each in clips.captions]
         self.model.eval()
-        report = examine(self.model, clips.video, captions, self.config.seed)
+        report = benchmark(self.model, clips.video, captions, self.config.seed)
         worst = self.model.score(clips.video, captions).argsort()[:SHEET_CLIPS]
         losses = {
             HELD_OUT: self._losses_of(clips),
@@ -285,7 +285,7 @@ def wrong_clips(
     count = math.ceil(ratio * len(video))
     few = video[:count]
     backwards = torch.rand(count, generator=generator) < 0.5
-    backwards &= torch.tensor([goes_somewhere(caption) for caption in captions[:count]])
+    backwards &= torch.tensor([has_direction(caption) for caption in captions[:count]])
     mixed = torch.where(
         rearrange(backwards, "k -> k 1 1 1 1"), few.flip(1), shuffled(few, generator)
     )

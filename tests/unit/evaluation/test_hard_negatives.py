@@ -5,7 +5,7 @@ import torch
 from t2v.evaluation.hard_negatives import (
     KINDS,
     counterfactual,
-    goes_somewhere,
+    has_direction,
     meaning,
     moves,
     rests,
@@ -63,8 +63,8 @@ def test_what_moves_and_what_a_reversed_clip_belies():
     assert moves("a ball rests, the camera pans left") == {"pan left"}
     assert rests("a ball lies on sand") and not rests("an old man laughs")
     assert not rests("a ball rests at dusk, the camera zooms in")
-    assert goes_somewhere("a ball floats up") and goes_somewhere("it rests, the camera zooms in")
-    assert not goes_somewhere("a cube spins") and not goes_somewhere("a ball bounces on sand")
+    assert has_direction("a ball floats up") and has_direction("it rests, the camera zooms in")
+    assert not has_direction("a cube spins") and not has_direction("a ball bounces on sand")
 
 
 def test_a_shuffled_clip_has_the_same_frames_in_another_order():

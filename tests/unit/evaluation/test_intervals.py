@@ -31,7 +31,7 @@ def test_one_video_has_no_interval_and_unknown_values_do_not_count(generator):
     assert summary(torch.zeros(9), generator).high == 0  # an amount, not a share
 
 
-def test_pairs_are_judged_by_mcnemar_and_by_flipped_signs(generator):
+def test_pairs_are_tested_by_mcnemar_and_by_flipped_signs(generator):
     ones = torch.tensor([1.0] * 9 + [-1.0] + [0.0] * 40)
     assert paired_p(ones, generator) == pytest.approx(2 * 11 / 2**10)
     assert paired_p(torch.zeros(9), generator) == 1
@@ -40,7 +40,7 @@ def test_pairs_are_judged_by_mcnemar_and_by_flipped_signs(generator):
     assert paired_p(0.8 + noise, generator) < 0.001
 
 
-def test_asking_often_raises_chances(generator):
+def test_p_values_are_adjusted_for_their_number(generator):
     assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
     assert holm([0.9, 0.8]) == [1, 1]
 

@@ -206,7 +206,7 @@ def test_unrest_raises_change_and_jerk(real, damage):
         assert rises([measure(damage(real, amount)) for amount in LADDERS[damage]])
 
 
-def test_blur_and_freezing_are_told_by_sharpness_and_frozen_frames(real):
+def test_blur_and_freezing_are_shown_by_sharpness_and_frozen_frames(real):
     assert rises([-sharpness(blurred(real, amount)) for amount in LADDERS[blurred]])
     frozen = [
         dynamics.measure(Videos(held(real, amount), ("a",) * 3, 8), None)["frozen"].values
@@ -215,7 +215,7 @@ def test_blur_and_freezing_are_told_by_sharpness_and_frozen_frames(real):
     assert rises(frozen)
 
 
-def test_max_running_lpips_looks_a_second_ahead(real, vae):
+def test_max_running_lpips_compares_frames_a_second_apart(real, vae):
     net = vae_frames(vae)
     videos = Videos(real, ("a",) * 3, 4)  # 9 frames: 0, 4 and 8 are a second apart
     found = dynamics.measure(videos, net)["max_running"].values
@@ -230,7 +230,7 @@ def test_max_running_lpips_looks_a_second_ahead(real, vae):
     assert torch.allclose(max_running(maps), found)
 
 
-JUDGED = {  # what a damage takes from the judge of the world
+READ = {  # the attributes that each damage hides from the oracle
     noisy: ("all", (60, 120)),
     blurred: ("all", (5, 9)),
     jittered: ("all", (8,)),
@@ -240,13 +240,13 @@ JUDGED = {  # what a damage takes from the judge of the world
 }
 
 
-def test_the_judge_of_the_world_reads_less_in_damaged_clips():
+def test_the_oracle_reads_less_in_damaged_clips():
     oracle = load_oracle(str(ROOT / "assets" / "world-oracle"))
     suite = load_suite("world", 24, 0)
     clips, _ = suite.real(17, 64, 64)
     videos = Videos(clips, suite.prompts, 8, truths=suite.truths())
     whole = attributes.measure(videos, oracle)
-    for damage, (name, amounts) in JUDGED.items():
+    for damage, (name, amounts) in READ.items():
         steps = [
             attributes.measure(videos.showing(damage(clips, amount)), oracle) for amount in amounts
         ]
@@ -263,7 +263,7 @@ def test_what_changes_is_less_persistent():
     assert torch.allclose(steps[0], torch.ones(2)) and rises([-each for each in steps])
 
 
-def test_frechet_has_the_closed_form_of_gaussians_and_its_bias_is_told():
+def test_frechet_has_the_closed_form_of_gaussians_and_its_bias_is_known():
     generator = torch.Generator().manual_seed(0)
     a = torch.randn(20_000, 3, generator=generator, dtype=torch.double)
     b = 2 * torch.randn(20_000, 3, generator=generator, dtype=torch.double)
@@ -275,8 +275,8 @@ def test_frechet_has_the_closed_form_of_gaussians_and_its_bias_is_told():
     estimates = [kernel_distance(*a[i : i + 40].chunk(2))[0] for i in range(0, 20_000, 40)]
     spread = np.std(estimates) / math.sqrt(len(estimates))
     assert abs(np.mean(estimates)) < 3 * spread  # unbiased even at 20 clips a side
-    told = np.mean([kernel_distance(*a[i : i + 40].chunk(2))[1] for i in range(0, 4_000, 40)])
-    assert told == pytest.approx(np.std(estimates), rel=0.5)
+    stated = np.mean([kernel_distance(*a[i : i + 40].chunk(2))[1] for i in range(0, 4_000, 40)])
+    assert stated == pytest.approx(np.std(estimates), rel=0.5)
 
 
 def test_set_distances_rise_with_damage(real):
@@ -302,7 +302,7 @@ def _mean_change_and_detail(video):
     return torch.cat((frames.mean((1, 2, 3)), torch.stack((moves, detail, held), 1)), dim=1)
 
 
-def test_the_judge_is_a_net_of_features_and_few_clips_have_no_frechet_distance(real):
+def test_the_oracle_is_a_net_of_features_and_few_clips_have_no_frechet_distance(real):
     net = oracle_features(WorldOracle(width=8).eval())
     few = real.repeat(3, 1, 1, 1, 1)
     found = distances(few, few, net, torch.Generator().manual_seed(0))
@@ -358,7 +358,7 @@ def test_rm_over_a_real_clip_that_fits_nothing_is_off_the_scale():
     assert rm.values[0] == 1 and rm.values[1:].isnan().all()
 
 
-def test_named_models_of_pictures_and_of_videos_give_features(real, clip_folder, tmp_path):
+def test_named_models_of_images_and_of_videos_give_features(real, clip_folder, tmp_path):
     net = load_frame_net(clip_folder)
     assert (net.distance(real, real) == 0).all()
     assert rises([net.distance(noisy(real, a), real).mean(1) for a in (0, 12, 60)])

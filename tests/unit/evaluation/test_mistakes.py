@@ -13,7 +13,7 @@ from t2v.evaluation.measure import load_networks
 from t2v.evaluation.metrics import alignment
 from t2v.evaluation.networks import Networks
 from t2v.evaluation.run import _check_memory, evaluate
-from t2v.evaluation.samples import load_model, recipes, through_vae
+from t2v.evaluation.samples import cache_keys, load_model, through_vae
 from t2v.evaluation.suites import load_suite
 from t2v.evaluation.types import NotRun, Videos
 from t2v.nets.clip import ClipModel
@@ -70,7 +70,7 @@ def test_each_model_that_is_none_is_named_by_its_setting(setting, words, pipe, t
         load_networks(Networks(config, T2VGenerator(pipe)))
 
 
-def test_what_does_not_fit_the_machine_or_is_too_short_is_said_with_figures(pipe):
+def test_what_does_not_fit_the_machine_or_is_too_short_is_refused_with_figures(pipe):
     suites = [load_suite("world", 50, 0), load_suite("general", 50, 0)]
     _check_memory(suites, T2VGenerator(pipe))
     pipe.register_to_config(num_frames=2)
@@ -96,7 +96,9 @@ def test_another_number_format_samples_and_measures_and_is_kept_apart(pipe, tmp_
         load_model(replace(config, dtype=name), "t2v eval") for name in ("fp32", "bf16")
     )
     assert coarse.pipeline.transformer.dtype == torch.bfloat16
-    assert not set(recipes(exact, ("a", "b"), config)) & set(recipes(coarse, ("a", "b"), config))
+    assert not set(cache_keys(exact, ("a", "b"), config)) & set(
+        cache_keys(coarse, ("a", "b"), config)
+    )
     clips = torch.randint(0, 256, (2, 9, 32, 48, 3), dtype=torch.uint8)
     near, far = (through_vae(each.vae, clips).float() for each in (exact, coarse))
     assert (near - far).abs().mean() < 4

@@ -1,4 +1,4 @@
-"""Which film a drawn video is nearest to."""
+"""The film that a sampled video is nearest to."""
 
 import json
 
@@ -41,7 +41,7 @@ def test_the_nearest_clip_is_found_and_hidden_ones_do_not_count():
     assert not (nearest(clips[order], clips, hidden) == order).any()
 
 
-def test_every_held_out_caption_is_drawn_and_the_report_adds_up(config, tmp_path):
+def test_every_held_out_caption_is_sampled_and_the_report_adds_up(config, tmp_path):
     text = evaluate(config)
     report = json.loads((tmp_path / "eval" / "likeness.json").read_text())
     assert report["rows"]["model"]["n"] == len(report["details"]) == 2 * 3
@@ -56,9 +56,9 @@ def test_every_held_out_caption_is_drawn_and_the_report_adds_up(config, tmp_path
     }  # fmt: skip
 
 
-def test_clips_the_model_does_not_draw_the_size_of_are_refused(config):
+def test_clips_of_another_size_than_the_models_are_refused(config):
     pipe = T2VPipeline.from_pretrained(config.model)
     pipe.register_to_config(width=64)
     pipe.save_pretrained(config.model)
-    with pytest.raises(UserError, match="The model draws latents of"):
+    with pytest.raises(UserError, match="The model samples latents of"):
         evaluate(config)

@@ -1,4 +1,4 @@
-"""Cheats that look good in a table are told on it and on the page."""
+"""Videos that score well without being good are named in the table and on the page."""
 
 import json
 from pathlib import Path
@@ -15,8 +15,9 @@ from t2v.evaluation.differences import NO_DIFFERENCE, conclusion, difference
 from t2v.evaluation.measure import load_networks
 from t2v.evaluation.networks import Networks
 from t2v.evaluation.report.page import write_page
-from t2v.evaluation.rows import MODEL, REAL, STILL, rows_of
+from t2v.evaluation.rows import MODEL, REAL, STILL
 from t2v.evaluation.run import evaluate, measure_suite
+from t2v.evaluation.samples import rows_of
 from t2v.evaluation.suites import FOLDER, heldout_prompts, load_suite
 from t2v.evaluation.types import blurred_copy, still_copy
 from t2v.pipelines.t2v_generator import T2VGenerator
@@ -35,8 +36,8 @@ def training(tmp_path_factory):
 
 
 @pytest.fixture
-def told(pipe, training, tmp_path):
-    """What is told of videos for the prompts of a suite in which everything moves."""
+def report_of(pipe, training, tmp_path):
+    """Returns report and page of videos for the prompts of a suite in which everything moves."""
     pipe.register_to_config(num_frames=SIZE[0])
     suite = load_suite("motion", 45, 0)
     suite = type(suite)(suite.name, suite.prompts[10:22], suite.topics[10:22], suite.scenes[10:22])
@@ -56,8 +57,8 @@ def told(pipe, training, tmp_path):
     return run
 
 
-def test_a_still_video_wins_on_consistency_and_is_found_out(told):
-    report, page = told(still_copy)
+def test_a_still_video_wins_on_consistency_and_is_marked(report_of):
+    report, page = report_of(still_copy)
     rows = report["tables"]["dynamics"]
     assert rows[MODEL]["flickering"]["value"] == 1 > rows[REAL]["flickering"]["value"]
     assert rows[MODEL]["motion"]["value"] == 0 < rows[REAL]["motion"]["value"]
@@ -65,8 +66,8 @@ def test_a_still_video_wins_on_consistency_and_is_found_out(told):
     assert "STILL VIDEO: " in page and '<span class="mark">still</span>' in page
 
 
-def test_blurred_videos_are_found_out(told):
-    report, page = told(lambda real: blurred_copy(real, 9))
+def test_blurred_videos_are_marked(report_of):
+    report, page = report_of(lambda real: blurred_copy(real, 9))
     assert (
         report["tables"]["dynamics"][MODEL]["jerk"]["value"]
         < (report["tables"]["dynamics"][REAL]["jerk"]["value"])
@@ -74,14 +75,14 @@ def test_blurred_videos_are_found_out(told):
     assert "BLURRED VIDEO: " in page and "STILL VIDEO" not in page
 
 
-def test_copied_training_clips_are_found_out(told, training):
-    _, page = told(lambda real: load_clips(training).video[: len(real)])
+def test_copied_training_clips_are_marked(report_of, training):
+    _, page = report_of(lambda real: load_clips(training).video[: len(real)])
     assert "COPIED CLIPS: 12 of 12" in page
     assert "0.0 grey levels from" in page
 
 
-def test_honest_clips_are_not_accused(told):
-    report, page = told(lambda real: real)
+def test_honest_clips_are_not_marked(report_of):
+    report, page = report_of(lambda real: real)
     assert report["warnings"] == []
     assert 'class="mark"' not in page
 
@@ -126,7 +127,7 @@ def model(pipe, tmp_path):
     return str(tmp_path / "model")
 
 
-def test_the_same_evaluation_again_draws_nothing_and_gives_the_same(model, tmp_path):
+def test_the_same_evaluation_again_samples_nothing_and_gives_the_same(model, tmp_path):
     wicked = tmp_path / "wicked.txt"
     wicked.write_text("\n".join(["<script>alert(1)</script>", "a {{ 7 * 7 }} ball"]))
     words = {"model": model, "suites": ("world", str(wicked)), "count": 9}
@@ -148,8 +149,8 @@ def test_the_same_evaluation_again_draws_nothing_and_gives_the_same(model, tmp_p
         assert cell["n"] + cell.get("off_scale", 0) == 9
     off = [video["off_scale"] for video in read["suites"]["world"]["videos"]]
     assert off == [["dynamics.motion", "dynamics.warp_error"]] * 9  # an untrained model's noise
-    told = (tmp_path / "a" / "eval.md").read_text()
-    assert "| 9 off the scale |" in told and "<td>off the scale</td>" in page
+    markdown = (tmp_path / "a" / "eval.md").read_text()
+    assert "| 9 off the scale |" in markdown and "<td>off the scale</td>" in page
 
     a, kept = str(tmp_path / "a"), {"clips_kept": str(tmp_path / "a" / "clips")}
     evaluate(EvalConfig(**words, **kept, output=str(tmp_path / "b")))
@@ -162,7 +163,7 @@ def test_the_same_evaluation_again_draws_nothing_and_gives_the_same(model, tmp_p
         compare(CompareConfig(runs=(a, str(tmp_path / "x")), output=model))
 
 
-def test_of_several_runs_the_cheapest_that_lost_nothing_is_named(model, tmp_path):
+def test_of_several_runs_the_cheapest_that_is_not_worse_is_named(model, tmp_path):
     a = str(tmp_path / "a")
     evaluate(EvalConfig(model=model, suites=("order",), count=16, output=a))
     report, runs = json.loads(Path(a, "eval.json").read_text()), [a]
@@ -186,7 +187,7 @@ def test_of_several_runs_the_cheapest_that_lost_nothing_is_named(model, tmp_path
         CompareConfig(runs=(runs[0],), output="c")
 
 
-def test_a_real_difference_is_shown_and_which_way_is_better(told, tmp_path):
+def test_a_real_difference_is_shown_and_which_way_is_better(tmp_path):
     a = torch.rand(40, generator=torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(1)
     better = difference(a, a + 0.1 + 0.02 * a, generator)

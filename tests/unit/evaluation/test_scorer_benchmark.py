@@ -2,7 +2,7 @@
 
 import torch
 
-from t2v.evaluation.scorer_benchmark import examine, told
+from t2v.evaluation.scorer_benchmark import benchmark, benchmark_table
 from t2v.evaluation.suites import heldout_prompts
 
 COUNT = 40
@@ -47,28 +47,28 @@ def sample():
 def test_a_scorer_that_knows_is_always_right_and_a_blind_one_never():
     video, captions = sample()
     assert len(set(captions)) == COUNT
-    knowing = examine(Knowing(video, captions), video, captions, 0)
-    blind = examine(Blind(video, captions), video, captions, 0)
+    knowing = benchmark(Knowing(video, captions), video, captions, 0)
+    blind = benchmark(Blind(video, captions), video, captions, 0)
     tests = [name for name, each in knowing.items() if isinstance(each, dict) and each["n"]]
     assert {"video_r1", "text_r5", "counterfactual", "shuffle", "reverse: travel"} <= set(tests)
     assert "counterfactual: binding" in tests
     assert all(knowing[name]["share"] == 1 and blind[name]["share"] == 0 for name in tests)
     assert knowing["video_r1"]["chance"] == 1 / COUNT and knowing["reverse"]["n"] < COUNT
-    assert "| shuffle: camera | 100.0 [" in told(knowing)
+    assert "| shuffle: camera | 100.0 [" in benchmark_table(knowing)
 
 
 def test_only_clips_that_a_test_can_tell_apart_are_asked():
     video, captions = sample()
     video[:] = video[:, :1]  # nothing moves: disorder and reversal show nothing
-    report = examine(Knowing(video, captions), video, captions, 0)
+    report = benchmark(Knowing(video, captions), video, captions, 0)
     assert report["shuffle"]["n"] == report["reverse"]["n"] == 0
-    assert "shuffle" not in told(report) and "counterfactual" in told(report)
+    assert "shuffle" not in benchmark_table(report) and "counterfactual" in benchmark_table(report)
 
 
 def test_the_ceiling_of_retrieval_allows_for_captions_that_mean_the_same():
     video, _ = sample()
     captions = ["a red ball rests on grass", "on the grass, a red sphere lies"]
     captions += [f"a {colour} cube rests at dusk" for colour in ("red", "pink")]
-    report = examine(Knowing(video[:4], captions), video[:4], captions, 0)
+    report = benchmark(Knowing(video[:4], captions), video[:4], captions, 0)
     assert report["text_r1"]["ceiling"] == 0.75 and report["text_r5"]["ceiling"] == 1.0
     assert report["text_r1"]["chance"] == 0.25 and report["text_r5"]["chance"] == 1.0

@@ -30,7 +30,7 @@ def report():
     }
     suite = {"prompts": 3, "warnings": [], "ranking": "f.sim", "tables": tables, "videos": videos}
     suite |= by_topic(videos, "f.sim")
-    rows = {MODEL: "what the model drew", REAL: "the clips themselves"}
+    rows = {MODEL: "the sampled videos", REAL: "the clips themselves"}
     return {"protocol": {"model": "m"}, "rows": rows, "suites": {"s": suite}}
 
 
@@ -45,7 +45,7 @@ def page(report, tmp_path):
 
 def test_tables_say_what_each_row_and_figure_is_and_how_many_were_asked(report, page):
     for text in (markdown(report), page.read_text()):
-        assert "what the model drew" in text and "the clips themselves" in text
+        assert "the sampled videos" in text and "the clips themselves" in text
         assert "0.5 [0.4, 0.6]" in text and "sim: the net x" in text
         assert "rm: not run, no clips" in text and "kernel: not run, no net is named" in text
     assert "| n | 3 |" in markdown(report)

@@ -62,7 +62,7 @@ def load(config: BenchConfig) -> Generator:
     """The generator of `config.model`, ready on its device.
 
     Raises:
-        UserError: the model or device cannot be had, its stages cannot be told apart, or the frames
+        UserError: the model or device is not there, its stages cannot be told apart, or the frames
             alone are larger than the memory.
     """
     device, folder = pick_device(config.device), model_folder(config.model)

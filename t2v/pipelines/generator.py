@@ -78,10 +78,10 @@ class Generator(Protocol):
 
     Args:
         pipeline_class: reads the folder of a saved one.
-        gives_latents: does `generate` give latents, which can be kept, shown and compared before
-            they are decoded? Else it gives finished frames.
-        is_trainable: is the pipeline a `T2VPipeline`, whose parts `t2v finetune` trains and `t2v
-            plan` counts?
+        gives_latents: `generate` gives latents, which can be kept, previewed and compared before
+            they are decoded; else it gives finished frames.
+        is_trainable: the pipeline is a `T2VPipeline`, whose parts `t2v finetune` trains and `t2v
+            plan` counts.
     """
 
     pipeline_class: ClassVar[type[DiffusionPipeline]]
@@ -96,15 +96,15 @@ class Generator(Protocol):
 
     @property
     def defaults(self) -> Request:
-        """What it makes when nothing else is asked for."""
+        """The video it makes when nothing else is asked for."""
 
     @property
     def can_resume(self) -> bool:
-        """Does `generate` take a start in the middle of a video?"""
+        """True if `generate` takes a start in the middle of a video."""
 
     @property
     def vae(self) -> ModelMixin | None:
-        """What encodes clips to latents and decodes them, as ours do."""
+        """The VAE that encodes clips to latents and decodes them, as ours do."""
 
     def check(self, prompt: str, request: Request) -> None:
         """Raise `UserError` for what cannot work, before any time is spent on it."""

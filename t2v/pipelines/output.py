@@ -1,4 +1,4 @@
-"""What a pipeline gives back."""
+"""The output of a pipeline, and frames as bytes."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass
 class T2VPipelineOutput(BaseOutput):
-    """What the pipeline made.
+    """Videos, in the form that was asked for.
 
     Args:
         frames: "np" `b t h w c` and "pt" `b t c h w` in [0, 1]; "pil" a list of images a video;

@@ -168,7 +168,7 @@ def _make_video(
 def _denoise(
     generator: Generator, recipe: Recipe, start: Start | None, seconds: dict[str, float]
 ) -> Tensor:
-    """What the generator gives; its latest steps are kept if it stops, where it can resume."""
+    """Return the latents; where the generator can resume, a stop keeps the latest steps."""
     config = recipe.settings
     watch = Watch(generator, config, start)
     prompts, seeds, request = [recipe.prompt], [config.seed], request_of(config)

@@ -35,7 +35,7 @@ class Choice:
         first_seed: the samples have this seed and the next `best_of - 1`.
         scorer: where the scorer is.
         name: the scorer's kind and weights.
-        keep_draws: is every sample kept as a file of its own?
+        keep_draws: keep every sample as a file of its own.
         scores: by seed, of the samples that are finished.
     """
 
@@ -192,7 +192,7 @@ def _choice(values: Any) -> Choice:
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds.
+    """Return the contents of a JSON file.
 
     Raises:
         UserError: the file cannot be read.
@@ -201,13 +201,13 @@ def read_json(path: Path) -> Any:
 
 
 def refuse_fetching(recipe: Recipe, source: Path, renamed: set[str]) -> None:
-    """Refuse what a recipe may not bring about by itself: a download, or reading other weights.
+    """Raise `UserError` for what a recipe may not cause by itself: a download, or other weights.
 
     The embedded model is always there. A folder or LoRA file here is used if it holds the very
-    weights that the recipe tells. What has to come from the Hub must be asked for.
+    weights that the recipe names. A download must be asked for.
 
     Args:
-        renamed: the settings that the user gave anew, who may name what they like.
+        renamed: the settings that the user named again, and may name freely.
 
     Raises:
         UserError: names what to give.
@@ -260,7 +260,7 @@ def write_json(path: Path, recipe: Recipe) -> None:
 
 
 def versions(device: str = "cpu") -> dict[str, str]:
-    """What a recipe names of its surroundings: versions, and on a CPU the number of threads.
+    """Return the versions of the packages that compute, and on a CPU the number of threads.
 
     With another number of threads matrix products are summed in other parts.
     """
@@ -290,7 +290,7 @@ def write_latents(path: Path, latents: Tensor, recipe: Recipe, step: int) -> Non
 
 
 def read_latents(path: Path) -> tuple[Tensor, int, Any]:
-    """What `write_latents` kept: latents, steps and the recipe's JSON.
+    """Return what `write_latents` kept: latents, steps and the recipe's JSON.
 
     Raises:
         UserError: the file cannot be read, or is another one.

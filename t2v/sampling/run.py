@@ -78,7 +78,7 @@ def repeat(path: Path, overrides: Sequence[str]) -> Path:
     values = recipe_files.read_json(path) if path.suffix == ".json" else read_recipe(path)
     renamed = {each.partition("=")[0] for each in overrides}
     again = path.with_name(f"{path.stem}-again.mp4")
-    # what else was written beside the old video is asked for anew
+    # files beside the old video are not made again unless they are asked for
     alone = [f"output={again}", "sheet=false", "gif=false", "preview_every=0"]
     old = recipe_files.read(values, path, [*alone, *overrides])
     for name in ("num_videos_per_prompt", "best_of"):
@@ -129,7 +129,7 @@ def load(config: SampleConfig) -> tuple[Generator, str]:
     """The generator of `config.model`, ready on its device, and the hash of its weights.
 
     Raises:
-        UserError: the model, device, LoRA or attention backend cannot be had, or the frames alone
+        UserError: the model, device, LoRA or attention backend is not there, or the frames alone
             are larger than the memory.
     """
     device = pick_device(config.device)
@@ -295,7 +295,7 @@ def _check_same(old: Recipe, new: Recipe, renamed: set[str]) -> None:
     """Name what will make the video another one: other weights are an error, the rest a warning.
 
     Args:
-        renamed: settings given anew; a model or LoRA among them may be another one.
+        renamed: settings that were given again; a model or LoRA among them may be another one.
     """
     if old.weights != new.weights and "model" not in renamed:
         raise UserError(

@@ -30,8 +30,8 @@ STEADY = OptimConfig(warmup_steps=2, decay_from=1.0, lr=3e-3, adam_lr=3e-3, ema_
 
 
 @pytest.fixture
-def drawn_later(monkeypatch, tmp_path):
-    """Draws prompts from a checkpoint by `t2v sample`; gives the rows of a training's sheet."""
+def sampled_later(monkeypatch, tmp_path):
+    """Samples prompts with a checkpoint by `t2v sample`; gives the rows of a training's sheet."""
     rows = []
     write = generate.write_video
 
@@ -41,13 +41,13 @@ def drawn_later(monkeypatch, tmp_path):
 
     monkeypatch.setattr(generate, "write_video", watched)
 
-    def draw(checkpoint, seed, prompts):
+    def sample(checkpoint, seed, prompts):
         output = str(tmp_path / "video.mp4")
         settings = SampleConfig(model=str(checkpoint), seed=seed, output=output)
         run.sample(settings, prompts)
         return torch.cat(rows)
 
-    return draw
+    return sample
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""`t2v sample --best-of N`: the draw a scorer likes best stays, and none is lost."""
+"""`t2v sample --best-of N`: the sample that a scorer rates highest stays, and none is lost."""
 
 from itertools import count
 from pathlib import Path
@@ -21,7 +21,7 @@ BEST_OF_4 = (PROMPT, "--seed", "3", "--best-of", "4")
 
 @pytest.fixture
 def work(tmp_path, pipe, clip_folder, monkeypatch):
-    """An empty folder beside a tiny model, and a tiny CLIP that grades."""
+    """An empty folder beside a tiny model, and a tiny CLIP that scores."""
     pipe.save_pretrained(tmp_path / "model")
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
@@ -56,29 +56,29 @@ def frames(name):
     return read_video(Path(name))[0]
 
 
-def drawn_alone(seed):
-    """The frames of one draw, as the pipeline gives them: `1 t h w c` uint8."""
+def sampled_alone(seed):
+    """The frames of one sample, as the pipeline gives them: `1 t h w c` uint8."""
     pipe = T2VPipeline.from_pretrained("../model")
     pipe.set_progress_bar_config(disable=True)
     video = pipe(PROMPT, generator=torch.Generator().manual_seed(seed)).frames
     return torch.from_numpy((video * 255).round().astype(np.uint8))
 
 
-def scores_of_single_draws():
-    """The scores of seeds 3 to 6, each drawn alone."""
-    scorer, drawn = ClipModel("../clip"), {}
+def scores_of_single_samples():
+    """The scores of seeds 3 to 6, each sampled alone."""
+    scorer, scores = ClipModel("../clip"), {}
     for seed in range(3, 7):
         fits = (
-            scorer.embed_video(drawn_alone(seed))[0] @ scorer.embed_text([PROMPT])[0]
+            scorer.embed_video(sampled_alone(seed))[0] @ scorer.embed_text([PROMPT])[0]
         )  # one a frame
-        drawn[str(seed)] = fits.mean().item()
-    return drawn
+        scores[str(seed)] = fits.mean().item()
+    return scores
 
 
-def test_the_best_draw_stays_with_all_scores_in_its_recipe(run, work):
+def test_the_best_sample_stays_with_all_scores_in_its_recipe(run, work):
     code, err = run(*BEST_OF_4, "--sheet", "keep_draws=true", "-o", "x.mp4")
     assert code == 0, err
-    wanted = scores_of_single_draws()
+    wanted = scores_of_single_samples()
     best = max(wanted, key=wanted.get)
     recipe = read_recipe(Path("x.mp4"))
     assert recipe["choice"]["scores"] == pytest.approx(wanted, abs=1e-5)
@@ -98,7 +98,7 @@ def test_the_best_draw_stays_with_all_scores_in_its_recipe(run, work):
     np.testing.assert_array_equal(frames("x.mp4"), frames("alone.mp4"))
 
 
-def test_a_recipe_of_the_best_draws_that_one_alone(run):
+def test_a_recipe_of_the_best_makes_that_one_alone(run):
     run(*BEST_OF_4, "-o", "x.mp4")
     assert run("--recipe", "x.mp4", stored=True)[0] == 0
     np.testing.assert_array_equal(frames("x.mp4"), frames("x-again.mp4"))
@@ -125,9 +125,9 @@ def test_an_interrupted_choice_goes_on_where_it_was(run, monkeypatch):
     run(*BEST_OF_4, "-o", "whole.mp4")
     scheduler = type(T2VPipeline.from_pretrained("../model").scheduler)
     for owner, name, call, finished in (
-        (T2VPipeline, "decode_latents", 2, 1),  # of the second draw
-        (T2VPipeline, "encode_prompt", 3, 1),  # twice a draw: the second has no step behind it
-        (scheduler, "step", 6, 2),  # twice a draw: the third has one behind it
+        (T2VPipeline, "decode_latents", 2, 1),  # of the second sample
+        (T2VPipeline, "encode_prompt", 3, 1),  # twice a sample: the second has no step behind it
+        (scheduler, "step", 6, 2),  # twice a sample: the third has one behind it
     ):
         with monkeypatch.context() as patch:
             interrupt(patch, owner, name, call)
@@ -163,7 +163,7 @@ def test_resume_refuses_another_scorer_and_a_best_that_is_gone(run):
     assert Path("x.latents.safetensors").exists()
 
 
-def test_draws_that_cannot_be_taken_up_in_their_middle_are_drawn_anew(run, pipe, monkeypatch):
+def test_samples_that_cannot_be_resumed_start_over(run, pipe, monkeypatch):
     pipe.scheduler = UniPCMultistepScheduler(
         prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
     )
@@ -190,14 +190,14 @@ def test_draws_that_cannot_be_taken_up_in_their_middle_are_drawn_anew(run, pipe,
         (["--best-of", "0"], "best_of=0"),
     ],
 )
-def test_what_cannot_grade_is_named_before_anything_is_drawn(argv, words, work, capsys):
+def test_what_is_no_scorer_is_named_before_anything_is_sampled(argv, words, work, capsys):
     code = main(["sample", PROMPT, "--model", "../model", *argv])
     shown = capsys.readouterr().err
     assert code == 2 and words in shown and "Traceback" not in shown
     assert not list(work.iterdir())
 
 
-def test_a_scorer_of_ours_grades_too(run, tokenizer, text_encoder):
+def test_a_scorer_of_ours_scores_too(run, tokenizer, text_encoder):
     towers = ScorerTowers(
         channels=8, width=16, layers=1, heads=2, dim=8, text_dim=text_encoder.config.d_model
     )
@@ -206,6 +206,6 @@ def test_a_scorer_of_ours_grades_too(run, tokenizer, text_encoder):
     code, err = run(PROMPT, "--seed", "3", "best_of=2", "scorer=../scorer")
     assert code == 0, err
     scores = read_recipe(Path("video.mp4"))["choice"]["scores"]
-    wanted = {seed: scorer.score(drawn_alone(seed), [PROMPT]).item() for seed in (3, 4)}
+    wanted = {seed: scorer.score(sampled_alone(seed), [PROMPT]).item() for seed in (3, 4)}
     assert {int(seed): score for seed, score in scores.items()} == pytest.approx(wanted, abs=1e-5)
     assert wanted[3] != wanted[4]

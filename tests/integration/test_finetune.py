@@ -118,7 +118,7 @@ def test_the_untuned_model_is_judged_beside_the_tuned_and_forgetting_is_seen(con
 
 @pytest.mark.parametrize("method", ["lora", "full", "peft"])
 def test_samples_of_a_training_are_what_t2v_sample_draws_from_the_checkpoint(
-    config, method, adapter, drawn_later
+    config, method, adapter, sampled_later
 ):
     extra = {"peft": adapter, "soft_prompt": "the snow"} if method == "peft" else {}
     config = replace(config, method=method, interpolate=0.5, seed=7, **extra)
@@ -128,7 +128,7 @@ def test_samples_of_a_training_are_what_t2v_sample_draws_from_the_checkpoint(
         assert sheet.size == (5 * 32, 4 * 16)
     prompts = build_finetune(config).prompts
     assert set(prompts) == {PROMPT, "a blue ball rolls on the grass", *BASE_PROMPTS[-2:]}
-    assert torch.equal(drawn, drawn_later(checkpoint, 7, prompts))
+    assert torch.equal(drawn, sampled_later(checkpoint, 7, prompts))
 
 
 def test_interpolation_lies_between_base_and_tuned(config, tmp_path):

@@ -78,7 +78,7 @@ def test_a_prompt_becomes_an_mp4_with_its_recipe_beside_it(run, tmp_path):
         assert words in err
 
 
-def test_a_sample_is_the_one_the_pipeline_draws(run, pipe, monkeypatch):
+def test_a_sample_is_the_one_the_pipeline_gives(run, pipe, monkeypatch):
     written = []
 
     def write(path, frames, *rest):
@@ -188,7 +188,7 @@ def test_a_run_whose_scheduler_remembers_starts_anew(run, model, pipe, monkeypat
     assert code == 130 and "starts over" in err
 
 
-def test_resume_refuses_what_would_change_the_drawing(run, monkeypatch):
+def test_resume_refuses_what_would_change_the_video(run, monkeypatch):
     with monkeypatch.context() as patch:
         interrupt(patch, T2VPipeline, "decode_latents")
         run(PROMPT)
@@ -229,7 +229,7 @@ def test_a_mistake_is_found_before_the_model_is_loaded(argv, words, run):
         ([PROMPT, "a ball " * 20], "takes 41 tokens and 12 fit"),
     ],
 )
-def test_a_mistake_is_found_before_anything_is_drawn(argv, words, run):
+def test_a_mistake_is_found_before_anything_is_sampled(argv, words, run):
     code, out, err = run(*argv)
     assert (code, out) == (2, "")
     assert words in err and "Traceback" not in err
@@ -293,7 +293,7 @@ def test_weights_that_are_no_numbers_are_named_and_nothing_is_written(run, pipe,
     assert list(Path().iterdir()) == []
 
 
-def test_a_decoder_that_overflows_keeps_the_latents_and_writes_no_film(run, pipe, monkeypatch):
+def test_a_decoder_that_overflows_keeps_the_latents_and_writes_no_video(run, pipe, monkeypatch):
     method = type(pipe.vae).decode
 
     def decode(vae, z, **options):
@@ -351,7 +351,7 @@ def test_a_negative_prompt_without_guidance_is_told_to_do_nothing(run):
         assert ("negative_prompt='no' does nothing at guidance_scale=1" in err) == warned
 
 
-def test_a_preview_is_drawn_and_removed(run, monkeypatch):
+def test_a_preview_is_written_and_removed(run, monkeypatch):
     seen = []
     monkeypatch.setattr("t2v.sampling.watch.save_image", lambda path, image: seen.append(path.name))
     assert run(PROMPT, "--steps", "4", "--preview-every", "2")[0] == 0
@@ -389,7 +389,7 @@ def test_another_packages_pipeline_runs_too(run, tokenizer, tmp_path):
     assert (read_video("video-again.mp4")[0] == frames).all()
 
 
-def test_a_lora_is_drawn_with_and_its_file_belongs_to_the_recipe(run, pipe, model, tmp_path):
+def test_a_lora_is_applied_and_its_file_belongs_to_the_recipe(run, pipe, model, tmp_path):
     pipe.save_pretrained(model)
     pipe.transformer.add_adapter(LoraConfig(target_modules=["to_q"], init_lora_weights=False))
     layers = get_peft_model_state_dict(pipe.transformer)

@@ -75,7 +75,7 @@ def names(pattern="*"):
     return sorted(path.name for path in Path().glob(pattern))
 
 
-def drawn(err):
+def sampled(err):
     return err.count("denoise ")
 
 
@@ -109,20 +109,20 @@ def test_files_of_others_stop_the_command_and_are_named_unless_it_is_told_to_ove
     assert Path("X.preview.png").read_text() == "MINE"  # no preview was asked for
 
 
-def test_the_same_command_again_draws_only_what_is_missing_and_another_film_is_not_replaced(run):
+def test_the_same_command_again_samples_only_what_is_missing_and_another_video_is_not_replaced(run):
     Path("p.txt").write_text("a red ball\na blue box\na red box\n")
     code, first, err = run("--prompt-file", "p.txt", "-o", "cubes.mp4")
-    assert code == 0 and drawn(err) == 3
+    assert code == 0 and sampled(err) == 3
     kept, gone = Path("cubes.mp4").read_bytes(), read_video(Path("cubes-1.mp4"))[0]
     Path("cubes-1.mp4").unlink()
     Path("cubes-2.mp4").write_bytes(Path("cubes-2.mp4").read_bytes()[:-400])  # torn by a copy
     code, again, err = run("--prompt-file", "p.txt", "-o", "cubes.mp4")
-    assert code == 0 and again == first and drawn(err) == 2
+    assert code == 0 and again == first and sampled(err) == 2
     assert Path("cubes.mp4").read_bytes() == kept
     np.testing.assert_array_equal(read_video(Path("cubes-1.mp4"))[0], gone)
     assert len(read_video(Path("cubes-2.mp4"))[0]) == 9
     code, _, err = run("--prompt-file", "p.txt", "-o", "cubes.mp4", "--overwrite")
-    assert code == 0 and drawn(err) == 3
+    assert code == 0 and sampled(err) == 3
     for other in (["a green box"], ["a red ball", "--seed", "1"]):
         code, _, err = run(*other, "-o", "cubes.mp4")
         assert code == 2 and "another video ('a red ball', seed 0)" in err
@@ -226,7 +226,7 @@ def test_latents_go_only_when_the_video_can_be_read_back_whole(run, monkeypatch)
 
 def test_a_second_run_with_the_same_output_is_refused_and_the_files_stay(run):
     assert run(PROMPT, "-o", "a.mp4")[0] == 0
-    film = Path("a.mp4").read_bytes()
+    video = Path("a.mp4").read_bytes()
     words = [sys.executable, "-c", HOLD, str(Path("a.mp4").resolve())]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as other:
         try:
@@ -237,12 +237,12 @@ def test_a_second_run_with_the_same_output_is_refused_and_the_files_stay(run):
             other.kill()
     assert (code, out) == (2, "")
     assert f"t2v sample, process {other.pid} on " in err
-    assert Path("a.mp4").read_bytes() == film
+    assert Path("a.mp4").read_bytes() == video
     assert run("a blue box", "-o", "a.mp4", "--overwrite")[0] == 0  # the kill let go of it
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="the size of a process")
-def test_latents_stay_when_the_memory_ends_in_decoding_and_resume_gives_the_same_film(run):
+def test_latents_stay_when_the_memory_ends_in_decoding_and_resume_gives_the_same_video(run):
     size = ["--frames", "65", "--height", "96", "--width", "96", "--steps", "1"]
     words = [PROMPT, *size, "--model", str(Path("../model").resolve()), "-o", "a.mp4"]
     done = subprocess.run(
@@ -259,7 +259,7 @@ def test_latents_stay_when_the_memory_ends_in_decoding_and_resume_gives_the_same
 
 
 @pytest.mark.slow
-def test_of_two_commands_with_one_output_one_draws_and_the_other_is_refused(run):
+def test_of_two_commands_with_one_output_one_samples_and_the_other_is_refused(run):
     words = [PROMPT, "--frames", "65", "--height", "96", "--width", "96", "-o", "same.mp4"]
     command = [sys.executable, "-m", "t2v", "sample", "--model", str(Path("../model").resolve())]
     both = [

@@ -131,13 +131,13 @@ def test_a_transformer_checkpoint_is_a_pipeline_that_draws_the_same_sheet(dit_co
 
 
 def test_a_sample_of_a_training_is_what_t2v_sample_draws_from_the_checkpoint(
-    dit_config, drawn_later
+    dit_config, sampled_later
 ):
     config = replace(dit_config, seed=7)
     checkpoint = train_dit(config)
     with Image.open(checkpoint.parent / "sheets" / "000004.png") as sheet:
         drawn = torch.from_numpy(np.array(sheet))
-    assert torch.equal(drawn, drawn_later(checkpoint, 7, config.prompts))
+    assert torch.equal(drawn, sampled_later(checkpoint, 7, config.prompts))
 
 
 def test_a_transformer_is_told_how_near_its_samples_are_to_what_it_was_trained_on(dit_config):

@@ -7,7 +7,7 @@ from torch import nn
 from t2v.cli.commands import COMMANDS
 from t2v.config.load import settings
 from t2v.errors import UserError
-from t2v.models.device import ALIGNMENT, pick_device, ready
+from t2v.models.device import ALIGNMENT, pick_device, pick_dtype, ready
 
 
 def test_unaligned_weights_move_and_keep_their_values():
@@ -49,3 +49,10 @@ def test_every_command_picks_its_device_by_itself(command):
         if name.rpartition(".")[2] == "device"
     }
     assert set(devices.values()) <= {"auto"}
+
+
+def test_auto_is_fp32_on_a_cpu_and_bf16_on_a_gpu():
+    assert pick_dtype("auto", torch.device("cpu")) == torch.float32
+    assert pick_dtype("auto", torch.device("cuda")) == torch.bfloat16
+    assert pick_dtype("fp16", torch.device("cpu")) == torch.float16
+    assert pick_device("cpu").type == "cpu"

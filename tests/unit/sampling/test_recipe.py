@@ -1,4 +1,4 @@
-"""Parts of `t2v sample` that need no model."""
+"""Recipes and kept latents: what is written reads back, and what is wrong is named."""
 
 import hashlib
 import json
@@ -10,8 +10,6 @@ import torch
 
 from t2v.config.sampling import SampleConfig
 from t2v.errors import UserError
-from t2v.models.device import pick_device, pick_dtype
-from t2v.sampling.output_paths import check_writable, output_paths
 from t2v.sampling.recipe import (
     Choice,
     Recipe,
@@ -22,7 +20,6 @@ from t2v.sampling.recipe import (
     versions,
     write_latents,
 )
-from t2v.sampling.run import load
 
 RECIPE = Recipe(
     prompt='a "red" ball = ${x}',
@@ -81,33 +78,6 @@ def test_latents_without_room_are_a_users_error(tmp_path):
 def test_a_missing_json_is_named(tmp_path):
     with pytest.raises(UserError, match=r"a\.json: there is no such file"):
         read_json(tmp_path / "a.json")
-
-
-def test_names_are_numbered_from_the_second_on(tmp_path):
-    names = [path.name for path in output_paths(str(tmp_path / "x.y.mp4"), 3)]
-    assert names == ["x.y.mp4", "x.y-1.mp4", "x.y-2.mp4"]
-
-
-def test_a_folder_is_made_for_the_output_but_is_no_output(tmp_path):
-    check_writable(tmp_path / "new" / "deep" / "x.mp4")
-    (tmp_path / "new" / "y.mp4").mkdir()
-    with pytest.raises(UserError, match="is a folder"):
-        check_writable(tmp_path / "new" / "y.mp4")
-
-
-def test_auto_is_fp32_on_a_cpu_and_bf16_on_a_gpu():
-    assert pick_dtype("auto", torch.device("cpu")) == torch.float32
-    assert pick_dtype("auto", torch.device("cuda")) == torch.bfloat16
-    assert pick_dtype("fp16", torch.device("cpu")) == torch.float16
-    assert pick_device("cpu").type == "cpu"
-
-
-@pytest.mark.parametrize("length", [{"num_frames": 10**7}, {"duration": 10.0**6}])
-def test_a_video_larger_than_the_memory_is_refused_before_the_weights_are_read(length, tmp_path):
-    index = {"_class_name": "T2VPipeline", "height": 64, "width": 64, "num_frames": 17, "fps": 8}
-    (tmp_path / "model_index.json").write_text(json.dumps(index))  # and nothing else
-    with pytest.raises(UserError, match=r"num_frames=\d.* takes at least [\d,]+ GiB of memory"):
-        load(SampleConfig(model=str(tmp_path), **length))
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from t2v.data.captions import token_counts
 from t2v.data.curriculum import Curriculum, Draw, Item, by_shape
 from t2v.data.dropped import NO_CAPTION
 from t2v.data.latents import VAE, Encoder, frames_encoder, latents_encoder, latents_name
-from t2v.data.prepare import Prepared, Rendered, mask_key, prepare
+from t2v.data.prepare import Prepared, Rendered, prepare
 from t2v.errors import UserError
 from t2v.io.hashes import digest
 from t2v.io.manifest import Clip, is_rendered, manifest_of
@@ -56,7 +56,7 @@ class Dataset:
     train_count: int
     items: Sequence[Item]
     tensors: CachedTensors
-    masks: CachedTensors | None
+    masks: list[Tensor] | None
     temporal: int
     count: int
     train: Curriculum
@@ -238,7 +238,7 @@ def _dataset(
         if prepared.is_whole:
             sources = prepared.rendered.sources  # as earlier versions stated them
         if prepared.rendered.masks is not None:
-            masks = CachedTensors(prepared.cache, [mask_key(key) for key in keys])
+            masks = [prepared.rendered.masks[kept[item.clip]] for item in items]
     return Dataset(
         rows=rows,
         train_count=trained,

@@ -49,11 +49,6 @@ class Rendered:
         return f"{next(iter(self.sources.values()))} {number}"
 
 
-def mask_key(key: str) -> str:
-    """The key of the mask of a clip whose tensor has `key`."""
-    return f"{key} mask"
-
-
 @dataclass(frozen=True)
 class Prepared:
     """The clips of a manifest after reading: kept or dropped, and what was made of the kept."""
@@ -116,8 +111,6 @@ def prepare(
             reasons, keys = {}, {None: [rendered.key(number) for number in range(len(clips))]}
             if rendered.tensors is not None:
                 kept.hold(keys[None], rendered.tensors)
-            if rendered.masks is not None:
-                kept.hold(map(mask_key, keys[None]), rendered.masks)
         failed: dict[int, str] = {}
         for resolution, transform in transforms.items():
             missing = {

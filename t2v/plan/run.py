@@ -88,7 +88,8 @@ def plan(config: PlanConfig, target: Target) -> Plan:
         assert rates is not None
         micro = micro_steps(target, size, rates, allowed)
         correction = calibrated(whole, micro, correction)
-    clips = config.clips or _clips(target)
+    rendered = _rendered(target)
+    clips = config.clips or rendered
     done = Plan(
         config=config,
         target=target,
@@ -97,7 +98,7 @@ def plan(config: PlanConfig, target: Target) -> Plan:
         timed=rates is not None,
         device=name,
         rates=rates or UNKNOWN,
-        data=_data(target, whole, clips or 0),
+        data=_data(target, whole, clips or 0) if rendered else 0,
         clips=clips,
         disk=_disk(target, whole, clips),
         allowed=allowed,
@@ -137,17 +138,19 @@ def _device(config: PlanConfig, target: Target) -> tuple[torch.device, Rates | N
     return device, measured_rates(device, dtype, trains), f"{threads}{device.type}"
 
 
-def _clips(target: Target) -> int | None:
+def _rendered(target: Target) -> int | None:
+    """The number of clips of `t2v world` that the target trains on, or None for other data."""
     if isinstance(target, SampleConfig) or not is_rendered(target.data):
         return None
     return len(read_rendered(target.data))
 
 
 def _data(target: Target, whole: Estimate, clips: int) -> int:
-    """Bytes of a world that training keeps in the host's memory: latents, or pixels and masks."""
+    """Bytes of a world that training keeps in the host's memory: latents, or pixels and masks.
+
+    Of other data nothing stays there.
+    """
     size = whole.size
-    if isinstance(target, SampleConfig) or not is_rendered(target.data):
-        return 0  # clips of a manifest stay on the disk
     if not isinstance(target, TrainVAEConfig):
         return clips * whole.latents
     return clips * size.frames * size.height * size.width * 4

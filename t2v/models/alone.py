@@ -1,4 +1,4 @@
-"""One caller at a time: what the parts of a pipeline keep from step to step belongs to one call."""
+"""One caller at a time: the state that a pipeline's parts carry from step to step is one call's."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -19,8 +19,9 @@ _opening = Lock()
 def alone(method: Callable[Concatenate[Any, P], T]) -> Callable[Concatenate[Any, P], T]:
     """A method of a pipeline that a second thread waits for.
 
-    The scheduler counts steps, the transformer keeps the text, tokenizers and VAEs have settings
-    and caches of a call. Pipelines that share one of them wait for each other; others do not.
+    The scheduler counts steps, diffusers' caches hang on the transformer, tokenizers and VAEs have
+    settings and caches of a call. Pipelines that share one of them wait for each other; others do
+    not.
     """
 
     @wraps(method)

@@ -22,7 +22,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from t2v.errors import UserError
-from t2v.models.layers import Linear, Memory, RMSNorm, apply_rotary
+from t2v.models.kv_cache import KVCache, cached
+from t2v.models.layers import Linear, RMSNorm, apply_rotary
 
 # The mask forms that give the right answer, found by trying: xformers reads a 4-D boolean mask as
 # numbers to add to the scores, and flex reads a 2-D one as one row per query.
@@ -46,8 +47,9 @@ class T2VAttnProcessor:
         encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,
         rotary_emb: Tensor | None = None,
+        kv_cache: KVCache | None = None,
     ) -> Tensor:
-        query, key, value = attn.project(hidden_states, encoder_hidden_states)  # b n k d
+        query, key, value = attn.project(hidden_states, encoder_hidden_states, kv_cache)  # b n k d
         if rotary_emb is not None:
             query, key = apply_rotary(query, rotary_emb), apply_rotary(key, rotary_emb)
         x = dispatch_attention_fn(
@@ -103,7 +105,6 @@ class Attention(nn.Module, AttentionModuleMixin):
         self.norm_q = make_norm()
         self.norm_k = make_norm()
         self.processor = T2VAttnProcessor()
-        self.text_memory: Memory | None = None
 
     def forward(
         self,
@@ -111,18 +112,22 @@ class Attention(nn.Module, AttentionModuleMixin):
         encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,
         rotary_emb: Tensor | None = None,
+        kv_cache: KVCache | None = None,
     ) -> Tensor:
         """Attend from `hidden_states` (`b n d`) to itself or to `encoder_hidden_states` (`b m d`).
 
         Args:
             attention_mask: `b m`, true where a key may be seen.
             rotary_emb: turns of `RotaryEmbedding`, `1 n 1 d`, for self-attention.
+            kv_cache: keeps the keys and values of `encoder_hidden_states`.
         """
         return self.processor(
-            self, hidden_states, encoder_hidden_states, attention_mask, rotary_emb
+            self, hidden_states, encoder_hidden_states, attention_mask, rotary_emb, kv_cache
         )
 
-    def project(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def project(
+        self, x: Tensor, context: Tensor | None = None, kv_cache: KVCache | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Normalised query and key, and value, each `b n k d`."""
         if context is None and self.fused_projections:
             query, key, value = self.to_qkv(x).chunk(3, dim=-1)
@@ -134,10 +139,7 @@ class Attention(nn.Module, AttentionModuleMixin):
         query = self._heads(self.to_q(x), self.norm_q)
         if context is None:
             return query, *self._key_value(x)
-        memory = self.text_memory
-        return query, *(
-            memory.recall(context, self._key_value) if memory else self._key_value(context)
-        )
+        return query, *cached(kv_cache, self, context, self._key_value)
 
     def _key_value(self, context: Tensor) -> tuple[Tensor, Tensor]:
         if self.is_cross_attention and self.fused_projections:

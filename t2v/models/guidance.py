@@ -11,6 +11,7 @@ from torch import Tensor
 
 from t2v.models.conditions import Conditions
 from t2v.models.device import ready
+from t2v.models.kv_cache import KVCache
 
 CFGMode = Literal["sequential", "batched"]
 
@@ -20,12 +21,31 @@ UNKEYED_CACHES = {"pyramid_attention_broadcast", "faster_cache_denoiser"}
 
 @dataclass(frozen=True)
 class Step:
-    """Where the sampler is: the time the transformer is told, and what its caches ask for."""
+    """Where the sampler is: the time the transformer is given, and what its caches ask for."""
 
     timestep: Tensor
     index: int
     count: int
     sigma: float | None
+
+
+@dataclass(frozen=True)
+class Group:
+    """The samples that go through the transformer together, and what stays the same in each step.
+
+    Args:
+        samples: which of the batch.
+        conditions: theirs, for every prediction in turn.
+        kv_cache: of the text in `conditions`.
+    """
+
+    samples: slice
+    conditions: Conditions
+    kv_cache: KVCache
+
+
+# by what is predicted ("cond", "uncond", "cond_uncond", ...) and the conditions it is predicted for
+Groups = dict[tuple[str | Conditions, ...], list[Group]]
 
 
 class Guidance:
@@ -56,15 +76,10 @@ class Guidance:
             transformer._reset_stateful_cache()  # an interrupted run leaves its own behind
         self.transformer = transformer
         self.guider = guider
-        self.attention_kwargs = attention_kwargs
+        self.attention_kwargs = attention_kwargs or {}
         self.alone = ready(transformer).type == "cpu" and not caches
         together = self.alone or bool(caches & UNKEYED_CACHES)
         self.batched = mode == "batched" if mode else together
-        self._groups: dict[str, tuple[tuple[Conditions, ...], list[Conditions]]] = {}
-
-    def forget_text(self) -> None:
-        """Hand the transformer new tensors in the next step: what it kept of the old is void."""
-        self._groups.clear()
 
     def __call__(
         self,
@@ -73,6 +88,7 @@ class Guidance:
         negative: Conditions | None,
         scale: float,
         step: Step,
+        groups: Groups,
     ) -> Tensor:
         """What the scheduler steps along.
 
@@ -81,20 +97,23 @@ class Guidance:
             positive, negative: what to come near, and what to stay away from.
             scale: weight of the direction from negative to positive; up to 1 the negative is not
                 asked (arXiv 2207.12598, equation 6).
+            groups: empty in the first step, which fills it for the others. Make it anew when
+                weights, adapters or the content of the conditions have changed.
 
         Returns:
             The prediction, shape and dtype of `latents`.
         """
         if self.guider is not None:
-            return self._guide(self.guider, latents, (positive, negative), step)
+            return self._guide(self.guider, latents, (positive, negative), step, groups)
         if negative is None or scale <= 1:
-            return self._predict("cond", latents, (positive,), step)
+            return self._predict("cond", latents, (positive,), step, groups)
         if self.batched:
-            both = torch.cat([latents, latents]), (negative, positive)
-            uncond, cond = self._predict("cond_uncond", *both, step).chunk(2)
+            both = torch.cat([latents, latents])
+            together = self._predict("cond_uncond", both, (negative, positive), step, groups)
+            uncond, cond = together.chunk(2)
         else:
-            cond = self._predict("cond", latents, (positive,), step)
-            uncond = self._predict("uncond", latents, (negative,), step)
+            cond = self._predict("cond", latents, (positive,), step, groups)
+            uncond = self._predict("uncond", latents, (negative,), step, groups)
         return uncond + scale * (cond - uncond)
 
     def _guide(
@@ -103,51 +122,49 @@ class Guidance:
         latents: Tensor,
         conditions: tuple[Conditions, Conditions | None],
         step: Step,
+        groups: Groups,
     ) -> Tensor:
         guider.set_state(step=step.index, num_inference_steps=step.count, timestep=step.timestep)
         batches = guider.prepare_inputs({"conditions": conditions})
         for batch in batches:
             guider.prepare_models(self.transformer)
             name = batch.__guidance_identifier__
-            batch.noise_pred = self._predict(name, latents, (batch.conditions,), step)
+            batch.noise_pred = self._predict(name, latents, (batch.conditions,), step, groups)
             guider.cleanup_models(self.transformer)
         return guider(batches)[0]
 
     def _predict(
-        self, name: str, latents: Tensor, conditions: tuple[Conditions, ...], step: Step
+        self,
+        name: str,
+        latents: Tensor,
+        conditions: tuple[Conditions, ...],
+        step: Step,
+        groups: Groups,
     ) -> Tensor:
-        # rows are ordered (condition, sample); a group holds all conditions of its samples
-        samples = len(latents) // len(conditions)
-        groups = [slice(i, None, samples) for i in range(samples)] if self.alone else [slice(None)]
-        parts = self._in_groups(name, conditions, groups)
-        predictions = [
-            self._forward(name, latents[rows], part, step)
-            for rows, part in zip(groups, parts, strict=True)
-        ]
+        key: tuple[str | Conditions, ...] = (name, *conditions)
+        if key not in groups:
+            groups[key] = self._split(conditions)
+        predictions = [self._forward(name, latents, group, step) for group in groups[key]]
         if len(predictions) == 1:
             return predictions[0].to(latents.dtype)
         return rearrange(predictions, "s k c t h w -> (k s) c t h w").to(latents.dtype)
 
-    def _in_groups(
-        self, name: str, conditions: tuple[Conditions, ...], groups: list[slice]
-    ) -> list[Conditions]:
-        """Those of each group: while they stay, the same text tensors, for `keep_text`."""
-        kept, parts = self._groups.get(name, ((), []))
-        if [id(each) for each in kept] != [id(each) for each in conditions]:
-            whole = Conditions.cat(conditions)
-            parts = [whole.rows(rows) for rows in groups]
-            self._groups[name] = conditions, parts
-        return parts
+    def _split(self, conditions: tuple[Conditions, ...]) -> list[Group]:
+        # rows are ordered (condition, sample); a group holds all conditions of its samples
+        whole, count = Conditions.cat(conditions), len(conditions[0])
+        samples = [slice(i, None, count) for i in range(count)] if self.alone else [slice(None)]
+        return [Group(each, whole.rows(each), KVCache()) for each in samples]
 
-    def _forward(self, name: str, latents: Tensor, conditions: Conditions, step: Step) -> Tensor:
+    def _forward(self, name: str, latents: Tensor, group: Group, step: Step) -> Tensor:
+        latents = latents[group.samples].to(self.transformer.dtype)
         place = {"step_index": step.index, "num_inference_steps": step.count, "sigma": step.sigma}
         with self.transformer.cache_context(name, **place):
             return self.transformer(
-                hidden_states=latents.to(self.transformer.dtype),
+                hidden_states=latents,
                 timestep=step.timestep.expand(len(latents)),
-                attention_kwargs=self.attention_kwargs,
+                attention_kwargs={**self.attention_kwargs, "kv_cache": group.kv_cache},
                 return_dict=False,
-                **conditions.keywords(self.transformer),
+                **group.conditions.keywords(self.transformer),
             )[0]
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import functools
 import platform
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 import diffusers.models.attention
 import torch
@@ -21,11 +19,9 @@ from diffusers.models.embeddings import (
 from diffusers.models.normalization import FP32LayerNorm
 from einops import rearrange, reduce, repeat
 from torch import Tensor, nn
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from t2v.errors import UserError
-
-T = TypeVar("T")
+from t2v.models.kv_cache import KVCache, cached
 
 
 class Linear(nn.Linear):
@@ -91,25 +87,6 @@ class _LinearGELU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.gelu(self.proj(x), approximate="tanh")
-
-
-class Memory:
-    """Keeps the answers of a function for the tensors it was asked about, while these live."""
-
-    def __init__(self) -> None:
-        self._kept = WeakTensorKeyDictionary()  # by identity
-
-    def recall(self, x: Tensor, function: Callable[[Tensor], T]) -> T:
-        """`function(x)`, computed unless this very tensor was seen before.
-
-        It is always computed for a gradient, and in a compiled graph, which has no identities.
-        """
-        if torch.is_grad_enabled() or torch.compiler.is_compiling():
-            return function(x)
-        answer = self._kept.get(x)
-        if answer is None:
-            answer = self._kept[x] = function(x)
-        return answer
 
 
 class RotaryEmbedding(nn.Module):
@@ -227,12 +204,15 @@ class TimeTextEmbedding(nn.Module):
         self.time_embedder = TimestepEmbedding(in_channels=freq_dim, time_embed_dim=dim)
         self.act_fn = nn.SiLU()
         self.time_proj = nn.Linear(dim, 6 * dim)
-        self.text_memory: Memory | None = None
         self.text_embedder = PixArtAlphaTextProjection(text_dim, dim, act_fn="gelu_tanh")
         self.pooled_text = nn.Linear(text_dim, dim) if pooled_text else None
 
     def forward(
-        self, timestep: Tensor, text: Tensor, text_mask: Tensor | None = None
+        self,
+        timestep: Tensor,
+        text: Tensor,
+        text_mask: Tensor | None = None,
+        kv_cache: KVCache | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Embed `timestep` (`b`, or `b n` for one time per token) and `text` (`b m text_dim`).
 
@@ -249,9 +229,7 @@ class TimeTextEmbedding(nn.Module):
             temb = temb + self.pooled_text(_pool(text, text_mask))
         modulation = self.time_proj(self.act_fn(temb))
         modulation = rearrange(modulation, "b n (six d) -> b n six d", six=6)
-        memory = self.text_memory  # read once: a run in another thread may end and clear it
-        embedded = memory.recall(text, self.text_embedder) if memory else self.text_embedder(text)
-        return temb, modulation, embedded
+        return temb, modulation, cached(kv_cache, self, text, self.text_embedder)
 
 
 def _pool(text: Tensor, text_mask: Tensor | None) -> Tensor:

@@ -71,6 +71,13 @@ def dynamic_shift(scheduler: SchedulerMixin, num_tokens: int) -> float:
     return shifts[0] + slope * (num_tokens - ends[0])
 
 
+def scaled_input(scheduler: SchedulerMixin, latents: Tensor, timestep: Tensor) -> Tensor:
+    """The latents as the network takes them: some schedulers scale them in each step."""
+    if hasattr(scheduler, "scale_model_input"):
+        return scheduler.scale_model_input(latents, timestep)
+    return latents
+
+
 def step_options(
     scheduler: SchedulerMixin, generators: list[torch.Generator]
 ) -> dict[str, list[torch.Generator]]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Literal
 
 import diffusers
@@ -31,10 +29,10 @@ from torch import Tensor, nn
 
 from t2v.errors import UserError
 from t2v.models.attention import Attention, check_backend
+from t2v.models.kv_cache import KVCache
 from t2v.models.layers import (
     FeedForward,
     Linear,
-    Memory,
     RotaryEmbedding,
     TimeTextEmbedding,
     add_gated,
@@ -85,6 +83,7 @@ class T2VTransformerBlock(nn.Module):
         temb: Tensor,
         rotary_emb: Tensor | tuple[Tensor, Tensor],
         encoder_attention_mask: Tensor | None = None,
+        kv_cache: KVCache | None = None,
     ) -> Tensor:
         # hidden_states: b n d    encoder_hidden_states: b m d    temb: b 1|n 6 d
         x = hidden_states
@@ -99,7 +98,7 @@ class T2VTransformerBlock(nn.Module):
             h = self.norm_temporal(x.float()).type_as(x)
             x = x + self._along_time(self.attn_temporal, h, in_time)
         h = self.norm2(x.float()).type_as(x)
-        x = x + self.attn2(h, encoder_hidden_states, encoder_attention_mask, None)
+        x = x + self.attn2(h, encoder_hidden_states, encoder_attention_mask, None, kv_cache)
         h = modulate(self.norm3, x, scale3, shift3)
         return add_gated(x, self.ffn(h), gate3)
 
@@ -261,7 +260,8 @@ class T2VTransformer3DModel(
             encoder_hidden_states: text embeddings with zeros past the prompt's end, `b m text_dim`.
             encoder_attention_mask: boolean, `b m`, true where a token may be seen. None: all may,
                 which is how Wan was trained.
-            attention_kwargs: `{"scale": s}` weighs the LoRA adapters.
+            attention_kwargs: `scale` weighs the LoRA adapters; `kv_cache`, a `KVCache`, keeps the
+                text's keys and values.
 
         Returns:
             `sample`, `b c t h w`, in a `Transformer2DModelOutput`, or in a tuple without
@@ -277,39 +277,23 @@ class T2VTransformer3DModel(
         x = rearrange(x, "b d t h w -> b (t h w) d").contiguous()
         if self.config.sincos_positions:
             x = x + sincos_table(x.shape[-1], **grid).to(x)
+        kv_cache = (attention_kwargs or {}).get("kv_cache")
         temb, modulation, text = self.condition_embedder(
-            timestep, encoder_hidden_states, encoder_attention_mask
+            timestep, encoder_hidden_states, encoder_attention_mask, kv_cache
         )
         for block in self.blocks:
             if torch.is_grad_enabled() and self.gradient_checkpointing:
                 x = self._gradient_checkpointing_func(
-                    block, x, text, modulation, rotary_emb, encoder_attention_mask
+                    block, x, text, modulation, rotary_emb, encoder_attention_mask, kv_cache
                 )
             else:
-                x = block(x, text, modulation, rotary_emb, encoder_attention_mask)
+                x = block(x, text, modulation, rotary_emb, encoder_attention_mask, kv_cache)
         # temb lies on the first device when the blocks are spread over several
         table = self.scale_shift_table.unsqueeze(0).to(temb.device) + temb.unsqueeze(2)
         shift, scale = table.to(x.device).unbind(2)  # b 1|n d
         x = self.proj_out(modulate(self.norm_out, x, scale, shift))
         sample = self._unpatchify(x, grid)
         return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
-
-    @contextmanager
-    def keep_text(self) -> Iterator[None]:
-        """Within it, the text's keys and values are computed once per tensor passed as text.
-
-        For a sampling loop that gives the same `encoder_hidden_states` objects at every step. What
-        belongs to an object is dropped with it. Neither weights, adapters nor a tensor's content
-        may change meanwhile. Idle while gradients are recorded and in compiled blocks.
-        """
-        keepers = [self.condition_embedder, *(block.attn2 for block in self.blocks)]
-        for keeper in keepers:
-            keeper.text_memory = Memory()
-        try:
-            yield
-        finally:
-            for keeper in keepers:
-                keeper.text_memory = None
 
     def set_attention_backend(self, backend: str) -> None:
         """Choose the attention kernel of this model, and of this model alone.

@@ -8,15 +8,18 @@ from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, ModelMixin
+from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, ModelMixin, SchedulerMixin
 from torch import Tensor
 
 from t2v.errors import UserError
+from t2v.models.conditions import Conditions
 from t2v.models.finite import refuse_bad
 from t2v.models.inputs import latent_shape
 from t2v.pipelines.generator import Request, Start, Step, Watcher
 from t2v.pipelines.output import to_uint8
 from t2v.pipelines.t2v import T2VPipeline
+
+Pair = tuple[Conditions, Conditions | None]  # for and against
 
 logger = logging.getLogger(__name__)
 
@@ -76,8 +79,8 @@ class T2VGenerator:
         logger.info("%r: tokens %d/%d", prompt, *self.pipeline.count_tokens(prompt))
 
     @torch.no_grad()
-    def encode(self, prompts: Sequence[str], request: Request) -> tuple[Tensor, Tensor | None]:
-        """The embeddings of the prompts and, for guidance, of the negative prompt."""
+    def encode(self, prompts: Sequence[str], request: Request) -> Pair:
+        """What the videos should come near and, for guidance, what they should stay away from."""
         scale = cast(float, request.guidance_scale)
         if request.negative_prompt and scale <= 1:
             logger.warning(
@@ -85,12 +88,11 @@ class T2VGenerator:
                 request.negative_prompt,
                 scale,
             )
-        return self.pipeline.encode_prompt(
-            list(prompts),
-            request.negative_prompt,
-            scale > 1,
+        return self.pipeline.encode_conditions(
+            prompt=list(prompts),
+            negative_prompt=request.negative_prompt,
+            do_classifier_free_guidance=scale > 1,
             truncate=request.truncate,
-            dtype=self.pipeline.transformer.dtype,
         )
 
     def latent_shape(self, request: Request) -> tuple[int, ...]:
@@ -99,21 +101,22 @@ class T2VGenerator:
 
     def generate(
         self,
-        conditions: tuple[Tensor, Tensor | None],
+        conditions: Pair,
         request: Request,
         seeds: Sequence[int],
         watch: Watcher | None = None,
         start: Start | None = None,
     ) -> Tensor:
         """Normalised latents `b c t h w`."""
+        positive, negative = conditions
         steps = cast(int, request.num_inference_steps)
         rest: dict[str, Any] = {}
         if start is not None:
             sigmas = np.linspace(1, 1 / steps, steps)[start.step :]
             rest = {"latents": start.latents, "sigmas": sigmas.tolist()}
         output: Any = self.pipeline(
-            prompt_embeds=conditions[0],
-            negative_prompt_embeds=conditions[1],
+            prompt_embeds=positive.text,
+            negative_prompt_embeds=None if negative is None else negative.text,
             height=request.height,
             width=request.width,
             num_frames=request.num_frames,
@@ -121,7 +124,7 @@ class T2VGenerator:
             guidance_scale=request.guidance_scale,
             generator=[torch.Generator().manual_seed(seed) for seed in seeds],
             output_type="latent",
-            callback_on_step_end=None if watch is None else _Callback(watch, start),
+            watch=None if watch is None else _Watch(watch, start, self.pipeline.scheduler),
             **rest,
         )
         refuse_bad("transformer", output.frames, self.pipeline.transformer.dtype)
@@ -132,22 +135,16 @@ class T2VGenerator:
         return to_uint8(self.pipeline.video_processor.postprocess_video(video, output_type="np"))
 
 
-class _Callback:
-    """A watcher as diffusers' `callback_on_step_end`."""
+class _Watch:
+    """A watcher of steps as the pipeline's `watch`."""
 
-    only_looks = True  # the pipeline may keep the text's keys and values from step to step
-
-    def __init__(self, watch: Watcher, start: Start | None) -> None:
-        self.watch = watch
+    def __init__(self, watch: Watcher, start: Start | None, scheduler: SchedulerMixin) -> None:
+        self.watch, self.scheduler = watch, scheduler
         self.before = None if start is None else start.latents
         self.first = 0 if start is None else start.step
 
-    def __call__(
-        self, pipeline: Any, index: int, timestep: Tensor, tensors: dict[str, Any]
-    ) -> dict[str, Any]:
-        latents, before = tensors["latents"], self.before
-        sigmas = getattr(pipeline.scheduler, "sigmas", None)
+    def __call__(self, index: int, latents: Tensor) -> None:
+        sigmas, before = getattr(self.scheduler, "sigmas", None), self.before
         times = None if sigmas is None else (float(sigmas[index]), float(sigmas[index + 1]))
         self.before = latents
         self.watch(Step(self.first + index + 1, latents, before, times))
-        return {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any, cast
@@ -17,7 +17,7 @@ from t2v.config.training import TrainConfig, TrainDiTConfig, TrainVAEConfig
 from t2v.models.conditions import Conditions
 from t2v.models.device import pick_device, pick_dtype
 from t2v.models.folder import model_folder
-from t2v.models.guidance import Guidance, Step
+from t2v.models.guidance import Groups, Guidance, Step
 from t2v.models.inputs import latent_shape
 from t2v.pipelines.load import generator_class
 from t2v.pipelines.t2v import T2VPipeline
@@ -182,7 +182,7 @@ def _sample(config: SampleConfig, size: Size) -> Work:
         transformer, pipeline.vae, size.batch, size.frames, size.height, size.width
     )
     held: dict[str, Any] = {}
-    loop = ExitStack()
+    groups = Groups()
 
     def text() -> None:
         tokens = torch.zeros(1, size.tokens, dtype=torch.long, device=device)
@@ -192,15 +192,14 @@ def _sample(config: SampleConfig, size: Size) -> Work:
         for name in ("positive", "negative"):
             zeros = torch.zeros(size.batch, *rows, device=device, dtype=dtype)
             held[name] = Conditions(text=zeros)
-        loop.enter_context(transformer.keep_text())
 
     def denoise() -> None:
         step = Step(torch.zeros((), device=device), 0, steps, None)
         texts = held["positive"], held["negative"] if scale > 1 else None
-        held["latents"] = held["latents"] + guidance(held["latents"], *texts, scale, step)
+        held["latents"] = held["latents"] + guidance(held["latents"], *texts, scale, step, groups)
 
     def decode() -> None:
-        loop.close()
+        groups.clear()
         video = pipeline.decode_latents(held["latents"], size.frames)
         frames = pipeline.video_processor.postprocess_video(video, output_type="pt")
         (frames * 255).round().to(torch.uint8)

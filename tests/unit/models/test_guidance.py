@@ -10,7 +10,7 @@ from diffusers import (
 from torch import Tensor
 
 from t2v.models.conditions import Conditions
-from t2v.models.guidance import Guidance, Step
+from t2v.models.guidance import Groups, Guidance, Step
 
 STEP = Step(torch.tensor(500.0), index=0, count=2, sigma=0.5)
 UNKEYED = {
@@ -42,7 +42,7 @@ def batch_sizes(transformer, guidance, given, scale=3.0) -> list[int]:
         lambda _, args, kwargs: sizes.append(len(kwargs["hidden_states"])), with_kwargs=True
     )
     with torch.no_grad():
-        guidance(*given, scale, STEP)
+        guidance(*given, scale, STEP, Groups())
     hook.remove()
     return sizes
 
@@ -51,12 +51,14 @@ def batch_sizes(transformer, guidance, given, scale=3.0) -> list[int]:
 def test_guidance_goes_from_the_negative_through_the_positive(transformer, given):
     latents, positive, negative = given
     guidance = Guidance(transformer)
-    cond = guidance(latents, positive, None, 3.0, STEP)
-    uncond = guidance(latents, negative, None, 3.0, STEP)
+    cond = guidance(latents, positive, None, 3.0, STEP, Groups())
+    uncond = guidance(latents, negative, None, 3.0, STEP, Groups())
     expected = uncond + 3.0 * (cond - uncond)
-    torch.testing.assert_close(guidance(*given, 3.0, STEP), expected, atol=1e-4, rtol=1e-4)
-    assert torch.equal(guidance(*given, 1.0, STEP), cond)
-    sequential = Guidance(transformer, "sequential")(*given, 3.0, STEP)
+    torch.testing.assert_close(
+        guidance(*given, 3.0, STEP, Groups()), expected, atol=1e-4, rtol=1e-4
+    )
+    assert torch.equal(guidance(*given, 1.0, STEP, Groups()), cond)
+    sequential = Guidance(transformer, "sequential")(*given, 3.0, STEP, Groups())
     torch.testing.assert_close(sequential, expected, atol=1e-4, rtol=1e-4)
 
 
@@ -74,17 +76,17 @@ def test_a_cache_keyed_by_condition_sees_whole_batches(transformer, given):
 @pytest.mark.filterwarnings("ignore:torch.meshgrid:UserWarning")  # diffusers' FasterCache
 @pytest.mark.parametrize("name", UNKEYED)
 def test_a_cache_with_one_state_sees_both_conditions_at_once(transformer, given, name):
-    plain = Guidance(transformer)(*given, 3.0, STEP)
+    plain = Guidance(transformer)(*given, 3.0, STEP, Groups())
     transformer.enable_cache(UNKEYED[name])
     assert batch_sizes(transformer, Guidance(transformer), given) == [4]
-    cached = Guidance(transformer)(*given, 3.0, STEP)
+    cached = Guidance(transformer)(*given, 3.0, STEP, Groups())
     torch.testing.assert_close(cached, plain, atol=1e-4, rtol=1e-4)
 
 
 @torch.no_grad()
 def test_a_new_run_does_not_see_the_cache_of_an_interrupted_one(transformer, given):
-    fresh = Guidance(transformer)(*given, 3.0, STEP)
+    fresh = Guidance(transformer)(*given, 3.0, STEP, Groups())
     transformer.enable_cache(FirstBlockCacheConfig(threshold=1e9))
-    Guidance(transformer)(given[0] + 1, *given[1:], 3.0, STEP)
-    rerun = Guidance(transformer)(*given, 3.0, STEP)
+    Guidance(transformer)(given[0] + 1, *given[1:], 3.0, STEP, Groups())
+    rerun = Guidance(transformer)(*given, 3.0, STEP, Groups())
     torch.testing.assert_close(rerun, fresh, atol=1e-4, rtol=1e-4)

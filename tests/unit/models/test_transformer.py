@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from torch import Tensor, nn
 from t2v.config.models import TransformerConfig
 from t2v.errors import UserError
 from t2v.models import layers
+from t2v.models.kv_cache import KVCache
 from t2v.models.transformer import T2VTransformer3DModel, T2VTransformerBlock
 
 WAN_SMALL = {
@@ -261,28 +261,68 @@ def test_the_settings_build_the_embedded_model_and_every_weight_learns():
         assert parameter.grad is not None and parameter.grad.any(), name
 
 
-def test_text_is_kept_within_the_context_only():
+def with_cache(cache: KVCache) -> dict[str, Any]:
+    return {"attention_kwargs": {"kv_cache": cache}}
+
+
+def test_the_text_is_projected_once_for_each_cache():
     model, given = build(), inputs()
     wanted = predict(model, **given)
-    calls: list[int] = []
-    model.blocks[0].attn2.to_k.register_forward_hook(lambda *_: calls.append(1))
-    other = given | {"encoder_hidden_states": given["encoder_hidden_states"].flip(0)}
-    with model.keep_text():
-        for _ in range(3):
-            assert torch.equal(predict(model, **given), wanted)
-            assert not torch.equal(predict(model, **other), wanted)
-    assert len(calls) == 2
+    calls = count_calls(model.blocks[0].attn2.to_k)
+    cache, another = KVCache(), KVCache()
+    for _ in range(3):
+        assert torch.equal(predict(model, **given, **with_cache(cache)), wanted)
+    assert len(calls) == 1
+    predict(model, **given, **with_cache(another))
     predict(model, **given)
     assert len(calls) == 3
 
 
-def test_what_is_kept_of_a_text_goes_when_the_text_goes():
-    memory, text = layers.Memory(), torch.zeros(2)
-    with torch.no_grad():
-        answer = weakref.ref(memory.recall(text, torch.exp))
-        assert memory.recall(text, torch.exp) is answer()
-    del text
-    assert answer() is None
+def test_a_cache_does_not_serve_another_text():
+    model, given = build(), inputs()
+    text = given["encoder_hidden_states"]
+    cache = KVCache()
+    predict(model, **given, **with_cache(cache))
+    for other in (text.flip(0), text[:, :3]):
+        changed = given | {"encoder_hidden_states": other}
+        cached = predict(model, **changed, **with_cache(cache))
+        assert torch.equal(cached, predict(model, **changed))
+
+
+def test_a_cache_is_not_used_where_gradients_are_recorded():
+    model, given = build(), inputs()
+    cache = KVCache()
+    model.enable_gradient_checkpointing()
+    predict(model, **given, **with_cache(cache))
+    model(**given, **with_cache(cache)).sample.sum().backward()
+    gradient = model.blocks[0].attn2.to_k.weight.grad.clone()
+    model.zero_grad()
+    model(**given).sample.sum().backward()
+    assert gradient.any() and torch.equal(model.blocks[0].attn2.to_k.weight.grad, gradient)
+
+
+@pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # torch's own
+@pytest.mark.parametrize("whole", [True, False], ids=["whole", "blocks"])
+def test_a_compiled_model_takes_a_cache_and_is_compiled_once(whole):
+    model, given = build(), inputs()
+    wanted = predict(model, **given)
+    torch._dynamo.reset()
+    graphs = []
+
+    def backend(graph: Any, _: Any) -> Any:
+        graphs.append(graph)
+        return graph
+
+    if whole:
+        model.compile(fullgraph=True, backend=backend)
+    else:
+        model.compile_repeated_blocks(fullgraph=True, backend=backend)
+    caches = [KVCache(), KVCache()]
+    for _ in range(3):
+        for cache in caches:
+            torch.testing.assert_close(predict(model, **given, **with_cache(cache)), wanted)
+    assert len(graphs) == 1
+    torch._dynamo.reset()
 
 
 def test_the_onednn_product_agrees_with_torchs(monkeypatch):

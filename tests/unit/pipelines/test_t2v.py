@@ -1,7 +1,6 @@
 """The pipeline: what it promises to a caller."""
 
 from collections import Counter
-from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -22,6 +21,7 @@ from peft import LoraConfig
 from PIL import Image
 
 from t2v.errors import UserError
+from t2v.models.kv_cache import KVCache
 from t2v.pipelines.t2v import T2VPipeline
 
 PROMPT, OTHER = "a red ball rolls on the grass", "blue box bounces"
@@ -209,7 +209,7 @@ def test_text_goes_through_the_transformer_once_a_run(pipe, monkeypatch, options
     seen = text_calls(pipe)
     kept = run(pipe, **options)
     assert seen == {"embed": calls, "project": calls}
-    monkeypatch.setattr(type(pipe.transformer), "keep_text", nullcontext)
+    monkeypatch.setattr(KVCache, "get", lambda _, layer, text, compute: compute(text))
     assert torch.equal(kept, run(pipe, **options))
     assert seen == {"embed": 4 * calls, "project": 4 * calls}
 
@@ -238,20 +238,16 @@ def test_text_a_callback_changes_is_not_kept(pipe, monkeypatch, callback):
     changed = run(pipe, **options)
     assert (changed - plain).abs().max() > 1e-3
     pipe.transformer.enable_adapters()
-    monkeypatch.setattr(type(pipe.transformer), "keep_text", nullcontext)
+    monkeypatch.setattr(KVCache, "get", lambda _, layer, text, compute: compute(text))
     assert torch.equal(changed, run(pipe, **options))
 
 
-def test_text_is_kept_under_a_callback_that_only_looks(pipe):
-    class Look:
-        only_looks = True
-
-        def __call__(self, *_):
-            return {}
-
+def test_text_is_kept_while_someone_watches(pipe):
+    watched = []
     seen = text_calls(pipe)
-    run(pipe, callback_on_step_end=Look())
+    latents = run(pipe, watch=lambda index, latents: watched.append((index, latents)))
     assert seen == {"embed": 1, "project": 1}
+    assert [index for index, _ in watched] == [0, 1] and watched[1][1] is latents
     run(pipe, callback_on_step_end=lambda *_: {})
     assert seen == {"embed": 3, "project": 3}
 

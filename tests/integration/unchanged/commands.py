@@ -328,9 +328,10 @@ def need(case: str) -> dict[str, Any]:
     return result
 
 
-def figures(*words: str) -> list[str]:
+def figures(*words: str) -> list[float]:
     """The numbers among the words that a command prints."""
-    return re.findall(r"\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?", command(*words))
+    found = re.findall(r"\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?", command(*words))
+    return [float(each.replace(",", "")) for each in found]
 
 
 def rows(path: str) -> list[dict[str, Any]]:

@@ -100,10 +100,11 @@ def _computed(random: torch.Generator) -> Iterator[torch.Tensor]:
 
 # How far numbers may be off on another processor. With this one's instructions held to AVX2
 # (ATEN_CPU_CAPABILITY, ONEDNN_MAX_CPU_ISA, MKL_ENABLE_INSTRUCTIONS) losses and scores moved by 1 %
-# at most, differences of scores by 4 %, pixels by one level. Weights moved by up to half of their
-# size: the first steps of Muon and Adam go by the signs of gradients that are nearly zero.
+# at most, differences of scores and plans by 4 %, pixels by one level. Sums over a weight moved by
+# up to half of its size, its size by 14 %: the first steps of Muon and Adam go by the signs of
+# gradients that are nearly zero.
 RELATIVE, ABSOLUTE = 0.1, 0.02
-OF_WEIGHTS = 1.0
+SIZE_OF_WEIGHTS, SUM_OF_WEIGHTS = 0.3, 1.0
 HASH = re.compile(r"\b[0-9a-f]{8,}\b")
 
 
@@ -129,6 +130,6 @@ def is_far(now: Any, then: Any) -> bool:
         return now != pytest.approx(then, rel=RELATIVE, abs=ABSOLUTE)
     if isinstance(then, str) and TOLD.fullmatch(then):
         (size, *sums), (was, *wanted) = (map(float, each.split()[1:]) for each in (now, then))
-        same_size = size == pytest.approx(was, rel=RELATIVE)
-        return not (same_size and sums == pytest.approx(wanted, rel=0, abs=OF_WEIGHTS * was))
+        same_size = size == pytest.approx(was, rel=SIZE_OF_WEIGHTS)
+        return not (same_size and sums == pytest.approx(wanted, rel=0, abs=SUM_OF_WEIGHTS * was))
     return not isinstance(then, str) or HASH.sub("", now) != HASH.sub("", then)

@@ -1,11 +1,10 @@
-"""The rules of the house: floors, thin doors, honest configs, a quick `--help`, a true README."""
+"""The rules of the house: floors, thin doors, honest configs, a quick `--help`."""
 
 from __future__ import annotations
 
 import ast
 import re
 import resource
-import shlex
 import subprocess
 import sys
 import tomllib
@@ -20,15 +19,12 @@ import yaml
 from packaging.requirements import Requirement
 
 from t2v.cli.commands import COMMANDS
-from t2v.cli.parser import command_name, overrides_of, parser_of
-from t2v.cli.plan import load_plan
 from t2v.config.load import load_config, settings
 from t2v.config.training import TrainDiTConfig, TrainVAEConfig
 from t2v.models.transformer import T2VTransformer3DModel
 from t2v.models.vae import AutoencoderKLT2V
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
 TREES = {
     path.relative_to(ROOT): ast.parse(path.read_text()) for path in (ROOT / "t2v").rglob("*.py")
 }
@@ -237,44 +233,6 @@ def test_every_import_is_a_declared_dependency():
         if not set(map(canonical, owners[module])) & set(names)
     }
     assert not undeclared
-
-
-def bash_lines() -> list[str]:
-    """The commands of the README's bash blocks, one a line."""
-    blocks = re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
-    return [line for block in blocks for line in block.splitlines()]
-
-
-def test_the_two_readme_commands_need_nothing_but_python():
-    whole = [line for line in bash_lines() if line.startswith("python3 -m venv .venv && ")]
-    assert len(whole) == 2
-    assert all("pip install -c constraints.txt" in line for line in whole)
-    assert "t2v sample" in whole[0]
-    assert whole[1].endswith("/pytest")
-    assert f"install='{whole[1]}'" in (ROOT / ".ci/run").read_text()
-
-
-def readme_commands() -> list[list[str]]:
-    """The words of every `t2v ...` line of the README."""
-    return [shlex.split(line) for line in bash_lines() if line.startswith("t2v ")]
-
-
-@pytest.mark.parametrize("words", readme_commands(), ids=" ".join)
-def test_readme_commands_are_understood(words, monkeypatch):
-    monkeypatch.chdir(ROOT)
-    name = command_name(words[1:])
-    args = parser_of(name).parse_intermixed_args(words[1 + len(name.split()) :])
-    command = COMMANDS[name]
-    overrides = overrides_of(command, args)
-    if words[1] == "plan":  # its file is the planned command's
-        assert load_plan(args.config, overrides)
-    else:
-        assert load_config(command.schema, args.config, overrides)
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_readme_lists_every_command(command):
-    assert f"| `t2v {command}` |" in README
 
 
 def leaves(values: dict, prefix: str = "") -> dict:

@@ -1,0 +1,158 @@
+"""README and docs from top to bottom: every command and every Python block, at tiny sizes."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from t2v.cli import main
+from t2v.cli.parser import command_name
+
+ROOT = Path(__file__).parents[2]
+PAGES = ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
+# What makes a command quick; settings of its own that a line gives otherwise are replaced.
+BRIEF = "steps=1 batch_size=2 save_every=1 validate_every=1"
+TINY = {
+    "sample": "num_inference_steps=1",
+    "world": "count=24 workers=1",
+    "world text": "count=64 steps=1 batch_size=8",
+    "world oracle": "steps=1 batch_size=4",
+    "train": f"{BRIEF} held_out=2 num_inference_steps=1 prompts=[red]",
+    "train-vae": f"{BRIEF} held_out=2",
+    "finetune": f"{BRIEF} held_out=1 base_prompts=null base_ratio=0",
+    "scorer": f"{BRIEF} held_out=4 count=16",
+    "encode": "sheet_clips=1",
+    "eval": "suites=[motion] count=2 num_inference_steps=1 batch_size=2",
+    "eval footage": "held_out=2 draws=1",
+    "bench": "warmup=0 repeats=1 memory_frames=[5]",
+}
+# Lines, by how they begin, that are not run, and why.
+NOT_RUN = {
+    "python3 -m venv": ".ci/run does, in an environment that it throws away",
+    ".venv/bin/pip": "it would change this environment",
+    "pip install": "it would change this environment",
+    "torchrun": "8 devices; tests/integration/test_distributed.py runs 2 processes",
+    "accelerate launch": "8 devices; tests/integration/test_distributed.py runs 2 processes",
+    "t2v curate footage -o runs/ocr": "needs RapidOCR; tests/unit/curation run a stand-in",
+}
+SLOW = {
+    "t2v plan train ": "a minute each: 28 blocks of published size are traced",
+    "t2v plan train-vae": "a minute: two steps are measured",
+    "t2v curate footage -o runs/balanced": "every worker loads a tokenizer",
+    "t2v bench": "every stage of sampling or curation, several times",
+    "python docs/figures/make.py page": "a Chromium, which CI has not",
+}
+
+
+def parts(page: str) -> list[tuple[str, str]]:
+    """The code of a page, Python blocks before lines of bash, which need what those render."""
+    text = (ROOT / page).read_text()
+    found = re.findall(r"^```(python|bash)\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    python = [("python", code) for language, code in found if language == "python"]
+    bash = [code.splitlines() for language, code in found if language == "bash"]
+    return python + [("bash", line) for lines in bash for line in lines]
+
+
+def begins(line: str, table: dict[str, str]) -> bool:
+    return any(line.startswith(start) for start in table)
+
+
+def lines_of(pages: list[str]) -> list[str]:
+    return [code for page in pages for language, code in parts(page) if language == "bash"]
+
+
+def run_python(code: str, page: str) -> None:
+    exec(compile(code, page, "exec"), {"__name__": page})
+
+
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory) -> Path:
+    """A folder with the footage that the docs render: `footage` and `runs/white`."""
+    folder = tmp_path_factory.mktemp("rendered")
+    here = Path.cwd()
+    os.chdir(folder)
+    try:
+        for page in ("docs/curate.md", "docs/finetune.md"):
+            for language, code in parts(page):
+                if language == "python":
+                    run_python(code, page)
+    finally:
+        os.chdir(here)
+    return folder
+
+
+@pytest.fixture
+def clone(tmp_path, rendered, monkeypatch) -> Path:
+    """What a reader has: the clone, footage, and captioned clips."""
+    for name in ("assets", "configs", "train"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    shutil.copytree(ROOT / "docs", tmp_path / "docs")  # pictures are written there
+    shutil.copytree(rendered / "footage", tmp_path / "footage")
+    for name in ("white", "toys"):
+        shutil.copytree(rendered / "runs/white", tmp_path / "runs" / name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def existing(word: str) -> str:
+    """The word, with the last checkpoint or sheet of a tiny run in the place of a full one's."""
+    path = Path(word.rpartition("=")[2])
+    pattern = re.sub(r"\d{6}$", "[0-9]*", path.stem) + path.suffix
+    if path.exists() or pattern == path.name or not (found := sorted(path.parent.glob(pattern))):
+        return word
+    return word.replace(str(path), str(found[-1]))
+
+
+def matching(word: str) -> list[str]:
+    """The files that a word with a star stands for, as a shell gives them."""
+    return sorted(map(str, Path().glob(word))) if "*" in word else []
+
+
+def run(line: str) -> None:
+    words = [existing(word) for word in shlex.split(line)]
+    if words[0] == "python":
+        words = [each for word in words for each in (matching(word) or [word])]
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        subprocess.run([sys.executable, *words[1:]], check=True, env=environment)
+        return
+    assert words[0] == "t2v", line
+    name = command_name(words[1:])
+    tiny = TINY.get(name, "").split() if "--recipe" not in words else []
+    names = {each.partition("=")[0] for each in tiny}
+    words = [word for word in words if word.partition("=")[0] not in names]
+    behind = words.index("--") if "--" in words else len(words)
+    assert main([*words[1:behind], *tiny, *words[behind:]]) == 0, line
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_runs_from_top_to_bottom(page, clone):
+    for language, code in parts(page):
+        if language == "bash" and not begins(code, NOT_RUN | SLOW):
+            run(code)
+        elif language == "python" and page not in ("docs/curate.md", "docs/finetune.md"):
+            run_python(code, page)  # these two were run for `rendered`
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", [line for line in lines_of(PAGES) if begins(line, SLOW)])
+def test_a_slow_line_runs(line, clone):
+    if " page " in line:
+        if shutil.which("chromium") is None:
+            pytest.skip("no chromium in PATH")
+        pages = "docs/curate.md", "docs/evaluate.md"
+        for before in lines_of(list(pages)):
+            if before.startswith(("t2v curate footage -o runs/curated", "t2v eval t2v-tiny")):
+                run(before)
+    run(line)
+
+
+def test_every_line_that_is_not_run_is_in_the_docs():
+    for start in NOT_RUN | SLOW:
+        assert any(line.startswith(start) for line in lines_of(PAGES)), start

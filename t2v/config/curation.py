@@ -78,9 +78,7 @@ class QualityConfig:
     min_contrast: float = 5.0  # drop flat clips; standard deviation in grey levels
     min_brightness: float = 8.0  # drop dark clips; mean grey level
     max_clipped: float = 0.6  # share of the pixels that may be fully black or white
-    max_blockiness: float = (
-        1.8  # drop clips with compression blocks; steps on the 8x8 grid over those off it
-    )
+    max_blockiness: float = 1.8  # drop compression blocks; steps on the 8x8 grid over those off it
     aesthetic_model: str = ""  # folder or Hub id of a transformers image classifier; empty: none
     min_aesthetic: float = 4.5  # least score of it, of 10 (xGen-VideoSyn-1)
 

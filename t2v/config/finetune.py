@@ -12,10 +12,10 @@ from t2v.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class LoRAConfig:
-    """What `method=lora` adds beside the frozen weights (arXiv 2106.09685)."""
+    """The matrices that `method=lora` adds beside the frozen weights (arXiv 2106.09685)."""
 
-    rank: int = 16
-    alpha: float = 16.0  # the change is weighed by alpha / rank
+    rank: int = 16  # of the added matrices
+    alpha: float = 16.0  # strength: the change is multiplied by alpha / rank
     target_modules: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")  # ends of layer names
 
     def __post_init__(self) -> None:
@@ -28,20 +28,20 @@ class LoRAConfig:
 class FinetuneConfig(DiffusionConfig):
     """`t2v finetune`: a saved pipeline learns new footage."""
 
-    model: str = "t2v-tiny"  # the embedded model, a pipeline folder or a hub id
-    # peft: any adapter of peft; full: the whole transformer; frozen_spatial: its temporal
-    # attention, or all self-attention where space and time share one; concept: new words alone;
-    # soft_prompt: that alone
+    model: str = "t2v-tiny"  # the embedded model, a pipeline folder or a Hub id
+    # what learns: lora; peft: any adapter of peft; full: the whole transformer; frozen_spatial: its
+    # temporal attention, or all self-attention where space and time share one; concept: new words
+    # alone; soft_prompt: that alone
     method: Literal["lora", "peft", "full", "frozen_spatial", "concept", "soft_prompt"] = "lora"
     lora: LoRAConfig = field(default_factory=LoRAConfig)
-    peft: str | None = None  # of method=peft: a file of peft's settings, as configs/finetune/*.json
-    soft_prompt: str | None = None  # words that tokens before every prompt begin as, and leave
-    concept: tuple[str, ...] = ()  # new words, as the captions spell them: "<toy>"
-    concept_from: tuple[str, ...] = ()  # the text each begins as; empty: its own letters
+    peft: str | None = None  # with method=peft: JSON of peft's settings, as configs/finetune/*.json
+    soft_prompt: str | None = None  # words that start the learned tokens before every prompt
+    concept: tuple[str, ...] = ()  # new words to learn, as the captions spell them: "<toy>"
+    concept_from: tuple[str, ...] = ()  # text that starts each new word; empty: its own letters
     train_text_encoder: bool = False  # let the text encoder learn too, with method=full
-    interpolate: float = 1.0  # what is saved: 0 the base model, 1 the tuned one
-    base_prompts: str | None = None  # a file, one prompt a line: what must not be forgotten
-    base_ratio: float = 0.0  # share of the steps that repeat what the base model drew of them
+    interpolate: float = 1.0  # the saved model, from 0 (the base) to 1 (the tuned one)
+    base_prompts: str | None = None  # file of prompts, one a line, that must not be forgotten
+    base_ratio: float = 0.0  # share of the steps on the base model's own videos of base_prompts
     steps: int = 500
     batch_size: int = 8
     save_every: int = 100

@@ -14,11 +14,11 @@ from t2v.errors import UserError
 class TowersConfig:
     """The scorer's networks, but for the text encoder."""
 
-    channels: int = 48  # of the first convolution
-    width: int = 128
-    layers: int = 2
-    heads: int = 4
-    dim: int = 128  # of the common space
+    channels: int = 48  # channels of the first convolution
+    width: int = 128  # width of the transformer layers
+    layers: int = 2  # transformer layers of each tower
+    heads: int = 4  # attention heads
+    dim: int = 128  # dimensions of the common space of videos and texts
 
     def __post_init__(self) -> None:
         at_least_one(self, "channels", "width", "layers", "heads", "dim")
@@ -30,14 +30,14 @@ class ScorerConfig(TrainConfig):
 
     model: TowersConfig = field(default_factory=TowersConfig)
     data: str  # a folder of `t2v world`, a manifest, or a folder of media with captions
-    test: str | None = None  # captioned clips to test on at the end; None: the held-out ones
-    text: str = "t2v-tiny"  # folder with the tokenizer and encoder to begin with
-    text_lr: float = 2e-4  # 0: the encoder stays as it is
+    test: str | None = None  # captioned clips of the final test; null: the held-out ones
+    text: str = "t2v-tiny"  # folder with the tokenizer and text encoder to start from
+    text_lr: float = 2e-4  # learning rate of the text encoder; 0 keeps it as it is
     count: int = 8192  # clips read, at most; one takes 200 kB of memory
     masked: float = 0.3  # share of a video's tokens left out while training
-    unmasked_from: float = 0.6  # share of the steps after which all are seen
-    wrong_captions: int = 4  # of each clip: its own with one phrase exchanged
-    wrong_clips: float = 0.25  # of a batch, shown again in disorder or backwards
+    unmasked_from: float = 0.6  # share of the steps after which no token is left out
+    wrong_captions: int = 4  # hard negatives of each clip: its caption with one phrase exchanged
+    wrong_clips: float = 0.25  # share of a batch shown again shuffled or backwards, as negatives
     steps: int = 1000
     batch_size: int = 48
 

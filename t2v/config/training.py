@@ -15,37 +15,37 @@ from t2v.errors import UserError
 class OptimConfig:
     """Optimizer, schedule and weight average."""
 
-    name: Literal["muon", "adamw"] = "muon"
-    lr: float = 3e-3  # of the matrices under Muon
-    adam_lr: float = 1e-3  # of everything else
-    weight_decay: float = 0.0
-    warmup_steps: int = 100
-    decay_from: float = 0.5  # constant until this fraction of the steps, then cosine to zero
-    clip_norm: float = 1.0
-    ema_decay: float = 0.998
+    name: Literal["muon", "adamw"] = "muon"  # muon: of hidden matrices, AdamW for the rest
+    lr: float = 3e-3  # learning rate of Muon
+    adam_lr: float = 1e-3  # learning rate of AdamW
+    weight_decay: float = 0.0  # decoupled from the gradient, for both
+    warmup_steps: int = 100  # steps over which learning rates rise from zero
+    decay_from: float = 0.5  # share of the steps after which learning rates fall to zero, a cosine
+    clip_norm: float = 1.0  # largest norm of the gradients
+    ema_decay: float = 0.998  # of the average of the weights, which is judged and saved
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """What every kind of training shares."""
+    """The settings that every kind of training shares."""
 
-    output: str
+    output: str  # folder of checkpoints, metrics and sheets; a run in it is continued
     overwrite: bool = False  # replace files in the output that are not this command's own
-    seed: int = 0
-    steps: int = 10_000
-    batch_size: int = 48  # of one forward pass; a step sees it `accumulate` * processes times
-    accumulate: int = 1
+    seed: int = 0  # of weights, batches and noise
+    steps: int = 10_000  # optimizer steps in all
+    batch_size: int = 48  # clips of one forward pass; a step sees `accumulate` * processes of them
+    accumulate: int = 1  # forward passes a step, in each process
     gradient_checkpointing: bool = False  # a third more time for far less memory
     parallel: Literal["ddp", "fsdp"] = "ddp"  # processes hold the weights whole, or split them
     optim: OptimConfig = field(default_factory=OptimConfig)
-    save_every: int = 500
-    keep_checkpoints: int = 2
-    validate_every: int = 500
-    precision: Literal["fp32", "bf16"] = "bf16"
-    device: str = "auto"
-    held_out: int = 256  # the last clips of the data, kept for validation
+    save_every: int = 500  # steps between checkpoints
+    keep_checkpoints: int = 2  # newest checkpoints to keep
+    validate_every: int = 500  # steps between validations
+    precision: Literal["fp32", "bf16"] = "bf16"  # of forward passes; weights stay in fp32
+    device: str = "auto"  # auto (cuda, mps or cpu), cpu, cuda, cuda:1, mps
+    held_out: int = 256  # clips kept for validation: the last of the data
     clips: ClipsConfig = field(default_factory=ClipsConfig)  # how those of a manifest are batched
-    start_from: str | None = None  # a pipeline folder or checkpoint whose weights a run begins with
+    start_from: str | None = None  # pipeline folder or checkpoint to take the first weights from
 
     def __post_init__(self) -> None:
         at_least_one(self, "batch_size", "accumulate", "save_every", "validate_every")
@@ -56,12 +56,12 @@ class TrainConfig:
 class DiscriminatorConfig:
     """A network that learns to tell reconstructed clips from real ones, beside a VAE."""
 
-    weight: float = 0.0  # of its word against all other losses but the KL; 0: there is none
-    start: int = 0  # steps before it begins to learn
-    alone: int = 100  # steps it learns before the decoder hears of it
+    weight: float = 0.0  # adversarial loss weight, relative to the other losses; 0 disables it
+    start: int = 0  # first step of the discriminator
+    alone: int = 100  # discriminator-only warm-up steps
     width: int = 32  # channels of the first of its three layers
-    lr: float = 3e-4
-    r1: float = 0.1  # how much a steep discriminator is held back (arXiv 1801.04406)
+    lr: float = 3e-4  # learning rate of the discriminator
+    r1: float = 0.1  # weight of the R1 gradient penalty (arXiv 1801.04406)
 
     def __post_init__(self) -> None:
         at_least_one(self, "width")
@@ -76,16 +76,16 @@ class TrainVAEConfig(TrainConfig):
 
     model: VAEConfig = field(default_factory=VAEConfig)
     data: str  # folder written by `t2v world`, a manifest, or a folder of media
-    train_encoder: bool = True  # false: the latents of start_from stay, only the decoder learns
+    train_encoder: bool = True  # false: train the decoder alone; latents stay those of start_from
     image_ratio: float = 0.1  # share of the steps that see single frames
-    mse_weight: float = 10.0
-    kl_weight: float = 3e-4
-    l1_weight: float = 0.25
-    gradient_weight: float = 3.0
-    foreground_weight: float = 4.0
-    # net of features: an image model of transformers, or a folder of `t2v world oracle`
+    mse_weight: float = 10.0  # loss weight of the squared error of pixels
+    kl_weight: float = 3e-4  # loss weight of the divergence of latents from a normal
+    l1_weight: float = 0.25  # loss weight of the absolute error of pixels
+    gradient_weight: float = 3.0  # loss weight of the error of differences of neighbouring pixels
+    foreground_weight: float = 4.0  # extra weight of pixels that things cover, in rendered clips
+    # network of the perceptual loss: an image model of transformers, or a `t2v world oracle` folder
     perceptual: str | None = None
-    perceptual_weight: float = 1.0
+    perceptual_weight: float = 1.0  # loss weight of the perceptual loss
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
 
     def __post_init__(self) -> None:

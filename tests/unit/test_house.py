@@ -21,6 +21,7 @@ from packaging.requirements import Requirement
 from t2v.cli.commands import COMMANDS
 from t2v.config.load import load_config, settings
 from t2v.config.training import TrainDiTConfig, TrainVAEConfig
+from t2v.config.words import setting_words
 from t2v.models.transformer import T2VTransformer3DModel
 from t2v.models.vae import AutoencoderKLT2V
 
@@ -123,6 +124,12 @@ def test_every_function_is_annotated(path):
             bare = [e.arg for e in every if e.annotation is None and e.arg not in ("self", "cls")]
             assert not bare, f"{node.name}: {bare}"
             assert node.returns, f"{node.name} says nothing of what it returns"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_setting_says_what_it_does(command):
+    words = setting_words(COMMANDS[command].schema)
+    assert not [name for name, text in words.items() if not text]
 
 
 @each_module

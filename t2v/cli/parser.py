@@ -6,7 +6,7 @@ import argparse
 import json
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING
 from difflib import get_close_matches
 from pathlib import Path
@@ -15,7 +15,6 @@ from typing import Any, NoReturn, get_origin
 from t2v.cli import sample
 from t2v.cli.commands import COMMANDS, Command
 from t2v.config.load import settings, type_words
-from t2v.config.words import setting_words
 from t2v.errors import UserError
 
 EXIT_CODES = "exit codes: 0 done, 1 a bug, 2 something you can fix, 130 interrupted"
@@ -39,6 +38,18 @@ def overview() -> str:
 
 
 class _Parser(argparse.ArgumentParser):
+    schema: type
+
+    def format_help(self) -> str:
+        """The help, for which alone the words of the settings are read from their source."""
+        from t2v.config.words import setting_words
+
+        words = setting_words(self.schema)
+        for action in self._actions:
+            action.help = action.help or words.get(action.dest)
+        self.epilog = f"{settings_table(self.schema, words)}\n\n{EXIT_CODES}"
+        return super().format_help()
+
     def error(self, message: str) -> NoReturn:
         unknown = re.search(r"unrecognized arguments: (--[\w-]+)", message)
         known = [option for action in self._actions for option in action.option_strings]
@@ -53,30 +64,28 @@ def parser_of(name: str) -> argparse.ArgumentParser:
     parser = _Parser(
         prog=f"t2v {name}",
         description=command.help,
-        epilog=f"{settings_table(command.schema)}\n\n{EXIT_CODES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
         add_help=False,
     )
+    parser.schema = command.schema
     parser.add_argument("-h", "--help", action="store_true", help="show this and stop")
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML with settings")
-    words = setting_words(command.schema)
     for option in command.options:
-        parser.add_argument(f"--{option}", help=words[option])
+        parser.add_argument(f"--{option}")
     free = [each.upper() for each in command.positional]
     if name == "sample":
         free = ["PROMPT"]
-        sample.add_options(parser, words)
+        sample.add_options(parser)
     elif "output" in settings(command.schema):
-        parser.add_argument("-o", "--output", metavar="FOLDER", help=words["output"])
+        parser.add_argument("-o", "--output", metavar="FOLDER")
     metavar = " ".join([*free, "name=value"])
     parser.add_argument("free", nargs="*", metavar=metavar, help="what follows -- is no setting")
     return parser
 
 
-def settings_table(schema: type) -> str:
+def settings_table(schema: type, words: Mapping[str, str]) -> str:
     """Return every setting with what it does, its type and choices, and its default."""
-    words = setting_words(schema)
     lines = ["settings, given as name=value:"]
     for name, (hint, default) in settings(schema).items():
         kind = type_words(hint)

@@ -32,15 +32,13 @@ OPTIONS = {
 FLAGS = {"--sheet": "sheet", "--gif": "gif", "--truncate": "truncate", "--overwrite": "overwrite"}
 
 
-def add_options(parser: argparse.ArgumentParser, words: dict[str, str]) -> None:
-    """Add the options of `t2v sample`, each with the words of its setting."""
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `t2v sample`; those of settings have the words of theirs as help."""
     for option, setting in OPTIONS.items():
         short = ["-o"] if option == "--output" else []
-        parser.add_argument(*short, option, dest=setting, help=words[setting])
+        parser.add_argument(*short, option, dest=setting)
     for option, setting in FLAGS.items():
-        parser.add_argument(
-            option, dest=setting, action="store_const", const="true", help=words[setting]
-        )
+        parser.add_argument(option, dest=setting, action="store_const", const="true")
     parser.add_argument("--prompt-file", type=Path, metavar="FILE", help="one prompt a line")
     parser.add_argument(
         "--resume", type=Path, metavar="FILE", help="go on from the latents an interrupted run kept"

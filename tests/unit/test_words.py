@@ -50,6 +50,6 @@ def test_a_derived_schema_keeps_the_words_of_its_base_and_names_groups():
 
 
 def test_help_shows_words_type_and_default():
-    lines = settings_table(Derived).splitlines()
+    lines = settings_table(Derived, setting_words(Derived)).splitlines()
     (line,) = (line for line in lines if line.startswith("  optim.lr "))
     assert line.split(maxsplit=1)[1] == "learning rate [float; default 0.001]"

@@ -11,8 +11,8 @@ from t2v.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
-class StageConfig:
-    """One stage of a curriculum: what is seen from a step on. None: what `ClipsConfig` says."""
+class CurriculumStage:
+    """One stage of a curriculum, from a step on; None: what `ClipsConfig` says."""
 
     from_step: int = 0  # first step of the stage
     resolution: int | None = None  # side of the square of a frame's area
@@ -40,7 +40,7 @@ class ClipsConfig:
     # interlaced footage: deinterlace, drop, or keep its combs
     interlaced: Literal["deinterlace", "drop", "keep"] = "deinterlace"
     image_ratio: float = 0.0  # share of the steps that see single frames
-    stages: tuple[StageConfig, ...] = ()  # a curriculum: {from_step, resolution, ...} for each
+    stages: tuple[CurriculumStage, ...] = ()  # a curriculum: {from_step, resolution, ...} for each
     cache: str | None = None  # folder of the cached latents; None: `latents` beside the manifest
     workers: int = 2  # processes that read clips
     seconds_per_clip: float = 120.0  # drop a clip that takes longer to read
@@ -81,16 +81,16 @@ class ClipsConfig:
             num_frames=self.num_frames if self.num_frames is not None else num_frames,
         )
 
-    def all_stages(self) -> tuple[StageConfig, ...]:
+    def all_stages(self) -> tuple[CurriculumStage, ...]:
         """The stages with every null filled in from here; one stage where none is given."""
         return tuple(
-            StageConfig(
+            CurriculumStage(
                 from_step=stage.from_step,
                 resolution=self.resolution if stage.resolution is None else stage.resolution,
                 num_frames=self.num_frames if stage.num_frames is None else stage.num_frames,
                 image_ratio=self.image_ratio if stage.image_ratio is None else stage.image_ratio,
             )
-            for stage in self.stages or (StageConfig(),)
+            for stage in self.stages or (CurriculumStage(),)
         )
 
 

@@ -82,7 +82,7 @@ def _single(clip: Clip, clock: _Clock) -> Analysis:
 
 
 def _failed(clip: Clip, error: Unreadable) -> Clip:
-    return clip.drop(FAILED, f"{error.verdict}: {error.detail}" if error.detail else error.verdict)
+    return clip.drop(FAILED, f"{error.fault}: {error.detail}" if error.detail else error.fault)
 
 
 def _sha256(path: Path) -> str:

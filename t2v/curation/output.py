@@ -72,7 +72,7 @@ def _with_file(clip: Clip, folder: Path, deinterlace: bool) -> Clip:
                 if not _copied(clip, unfinished, deinterlace):
                     _encoded(clip, unfinished, deinterlace)
         except Unreadable as error:
-            return clip.drop(FAILED, f"its file cannot be written: {error.verdict}")
+            return clip.drop(FAILED, f"its file cannot be written: {error.fault}")
     origin = {"path": clip.path, "start": clip.start, "end": clip.end, "sha256": clip.sha256}
     about = {name: clip.extra[name] for name in ("crop", "probe") if name in clip.extra}
     extra = {name: value for name, value in clip.extra.items() if name not in about}

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from t2v.config.data import StageConfig
+from t2v.config.data import CurriculumStage
 from t2v.data.buckets import Bucket
 from t2v.data.rng import keyed_generator, step_indices
 from t2v.errors import UserError
 
 
-class Plan:
+class BatchOrder:
     """Batches of equal shape as a function of (seed, step, rank, world_size).
 
-    Every shape is drawn in proportion to its items, spread evenly over the steps, and within a
+    Every shape comes in proportion to its items, spread evenly over the steps, and within a
     shape the order is that of `step_indices`: an item comes again only when all others of its
     shape had their turn. All ranks see one shape in a step, and together what one rank with their
     joint batch would see.
@@ -68,23 +68,32 @@ class Item(NamedTuple):
     bucket: Bucket
 
 
-class Draw(NamedTuple):
-    """What a step sees."""
+class BatchItems(NamedTuple):
+    """The items of a batch, all of one shape, and how many of their first frames it takes."""
 
-    items: Tensor  # b, indices of items
-    num_frames: int  # how many of their first frames
+    indices: Tensor  # b, of items
+    num_frames: int
 
 
-def by_shape(items: Sequence[tuple[int, Bucket]], at_once: int) -> tuple[Draw, ...]:
-    """All of the numbered items, whole, at most `at_once` a draw; the commonest shape first."""
+def by_shape(items: Sequence[tuple[int, Bucket]], at_once: int) -> tuple[BatchItems, ...]:
+    """All of the numbered items, whole, at most `at_once` a batch; the commonest shape first."""
     shapes: dict[Bucket, list[int]] = {}
     for number, bucket in items:
         shapes.setdefault(bucket, []).append(number)
     return tuple(
-        Draw(some, bucket.num_frames)
+        BatchItems(some, bucket.num_frames)
         for bucket, numbers in sorted(shapes.items(), key=lambda each: -len(each[1]))
         for some in torch.tensor(numbers).split(at_once)
     )
+
+
+def first_items(batches: Iterable[BatchItems], count: int) -> Iterator[BatchItems]:
+    """The batches that hold the first `count` items; the last one is cut."""
+    for batch in batches:
+        if count <= 0:
+            return
+        yield BatchItems(batch.indices[:count], batch.num_frames)
+        count -= len(batch.indices)
 
 
 class Curriculum:
@@ -101,23 +110,23 @@ class Curriculum:
     def __init__(
         self,
         items: Sequence[Item],
-        stages: Sequence[StageConfig],
+        stages: Sequence[CurriculumStage],
         lengths: Sequence[int],
         batch_size: int,
         seed: int,
     ) -> None:
         self.stages = [_Stage(each, items, lengths, batch_size, seed) for each in stages]
 
-    def draw(self, step: int, rank: int = 0, world_size: int = 1) -> Draw:
-        """The items of a step and the frames of them that it sees."""
+    def batch(self, step: int, rank: int = 0, world_size: int = 1) -> BatchItems:
+        """The items of a step and how many of their frames it takes."""
         stage = next(each for each in reversed(self.stages) if step >= each.config.from_step)
-        return stage.draw(step - stage.config.from_step, rank, world_size)
+        return stage.batch(step - stage.config.from_step, rank, world_size)
 
 
 class _Stage:
     def __init__(
         self,
-        config: StageConfig,
+        config: CurriculumStage,
         items: Sequence[Item],
         lengths: Sequence[int],
         batch_size: int,
@@ -127,10 +136,12 @@ class _Stage:
         ratio, limit = config.image_ratio, config.num_frames
         assert ratio is not None
         self.ratio = ratio
-        seen = [number for number, item in enumerate(items) if item.resolution == config.resolution]
-        cuts = {number: _cut(items[number].bucket.num_frames, limit, lengths) for number in seen}
-        self.videos = torch.tensor([number for number in seen if cuts[number] > 1])
-        self.images = torch.tensor(seen)
+        usable = [
+            number for number, item in enumerate(items) if item.resolution == config.resolution
+        ]
+        cuts = {number: _cut(items[number].bucket.num_frames, limit, lengths) for number in usable}
+        self.videos = torch.tensor([number for number in usable if cuts[number] > 1])
+        self.images = torch.tensor(usable)
         for kind, found, wanted in (
             ("videos", self.videos, ratio < 1),
             ("images", self.images, ratio > 0),
@@ -142,18 +153,20 @@ class _Stage:
                     "Give footage that fits it, or another image_ratio."
                 )
         self.frames = {number: cuts[number] for number in self.videos.tolist()}
-        self.video_plan = Plan(
+        self.video_order = BatchOrder(
             [items[number].bucket._replace(num_frames=cut) for number, cut in self.frames.items()],
             *(batch_size, seed),
         )
-        self.image_plan = Plan([items[number].bucket[1:] for number in seen], batch_size, seed)
+        self.image_order = BatchOrder(
+            [items[number].bucket[1:] for number in usable], batch_size, seed
+        )
 
-    def draw(self, step: int, rank: int, world_size: int) -> Draw:
+    def batch(self, step: int, rank: int, world_size: int) -> BatchItems:
         images = math.floor(step * self.ratio)  # before this step
         if math.floor((step + 1) * self.ratio) > images:
-            return Draw(self.images[self.image_plan.batch(images, rank, world_size)], 1)
-        chosen = self.videos[self.video_plan.batch(step - images, rank, world_size)]
-        return Draw(chosen, self.frames[int(chosen[0])])
+            return BatchItems(self.images[self.image_order.batch(images, rank, world_size)], 1)
+        chosen = self.videos[self.video_order.batch(step - images, rank, world_size)]
+        return BatchItems(chosen, self.frames[int(chosen[0])])
 
 
 def _cut(num_frames: int, limit: int | None, lengths: Sequence[int]) -> int:

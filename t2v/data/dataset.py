@@ -19,9 +19,9 @@ from t2v.config.data import ClipsConfig
 from t2v.data.buckets import bucket_lengths
 from t2v.data.cache import Cache
 from t2v.data.captions import token_counts
-from t2v.data.curriculum import Curriculum, Draw, Item, by_shape
+from t2v.data.curriculum import BatchItems, Curriculum, Item, by_shape
 from t2v.data.dropped import NO_CAPTION
-from t2v.data.latents import VAE, Encoder, frames_encoder, latents_encoder, latents_name
+from t2v.data.latents import VAE, ClipEncoder, frames_encoder, latents_encoder, latents_name
 from t2v.data.prepare import Prepared, Rendered, prepare
 from t2v.errors import UserError
 from t2v.io.hashes import digest
@@ -60,27 +60,27 @@ class Dataset:
     temporal: int
     count: int
     train: Curriculum
-    held_out: tuple[Draw, ...]
+    held_out: tuple[BatchItems, ...]
     sizes: dict[str, Any]
     sources: dict[str, str]
 
-    def read(self, draw: Draw) -> Tensor:
-        """The tensors of a draw, `b c t h w`."""
-        steps = (draw.num_frames - 1) // self.temporal + 1
-        return torch.stack([self.tensors[item][:, :steps] for item in draw.items.tolist()])
+    def read(self, batch: BatchItems) -> Tensor:
+        """The tensors of a batch, `b c t h w`."""
+        steps = (batch.num_frames - 1) // self.temporal + 1
+        return torch.stack([self.tensors[item][:, :steps] for item in batch.indices.tolist()])
 
     def largest(self) -> Tensor:
         """The tensor `c t h w` of the largest item that is trained on."""
         return self.tensors[max(range(self.count), key=lambda n: math.prod(self.items[n].bucket))]
 
-    def training(self, at_once: int) -> tuple[Draw, ...]:
+    def training(self, at_once: int) -> tuple[BatchItems, ...]:
         """Every item that is trained on once, whole, in batches of one shape each."""
         buckets = [item.bucket for item in self.items[: self.count]]
         return by_shape(list(enumerate(buckets)), at_once)
 
-    def clips(self, draw: Draw) -> Tensor:
-        """The rows of a draw's items, `b`."""
-        return torch.tensor([self.items[item].clip for item in draw.items.tolist()])
+    def clips(self, batch: BatchItems) -> Tensor:
+        """The rows of a batch's items, `b`."""
+        return torch.tensor([self.items[item].clip for item in batch.indices.tolist()])
 
 
 class CachedTensors:
@@ -187,7 +187,7 @@ def with_captions(
     texts, reasons = [], {}
     for number, clip in enumerate(prepared.clips):
         found = prepared.texts[number]
-        if not clip.is_rendered:  # whose equal captions weigh double, as they are drawn at random
+        if not clip.is_rendered:  # whose equal captions weigh double, a caption is chosen at random
             found = tuple(dict.fromkeys(found))
         texts.append(tuple(text for text in found if counted[text] <= max_length))
         if not found and not clip.dropped:
@@ -201,7 +201,7 @@ def with_captions(
 def _dataset(
     prepared: Prepared,
     clips: ClipsConfig,
-    encoder: Encoder,
+    encoder: ClipEncoder,
     batch_size: int,
     held_out: int,
     seed: int,

@@ -96,7 +96,7 @@ def read_clips(
     `seconds_per_clip` or `gigabytes_per_worker` costs itself and nothing else.
     """
     results = work(
-        partial(_verdict, transform=transform),
+        partial(_frames_or_reason, transform=transform),
         clips,
         workers=min(config.workers, len(clips)),
         seconds=config.seconds_per_clip,
@@ -125,11 +125,11 @@ def _hash(path: str) -> str | None:
         return None
 
 
-def _verdict(clip: Clip, transform: Transform) -> np.ndarray | str:
+def _frames_or_reason(clip: Clip, transform: Transform) -> np.ndarray | str:
     try:
         return read_clip(clip, transform)
     except Unreadable as error:
-        return ": ".join(filter(None, (error.verdict, error.detail)))
+        return ": ".join(filter(None, (error.fault, error.detail)))
     except UserError as error:
         return f"unreadable: {error}"
     except Unfit as error:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from t2v.config.data import ClipsConfig
 from t2v.config.training import TrainVAEConfig
-from t2v.data.curriculum import Draw
+from t2v.data.curriculum import BatchItems, first_items
 from t2v.data.dataset import Dataset, load_frames
 from t2v.data.latents import VAE
 from t2v.data.prepare import Rendered
@@ -49,41 +49,37 @@ class TrainingFrames:
 
     def batch(self, step: int, rank: int, world_size: int) -> Frames:
         """Clips of one shape, or in `image_ratio` of the steps one frame of each."""
-        draw = self.data.train.draw(step, rank, world_size)
-        moments = self._moments(draw, step, rank)
+        batch = self.data.train.batch(step, rank, world_size)
+        moments = self._moments(batch, step, rank)
         if moments is None:
-            return self._read(draw)
+            return self._read(batch)
         numbers = [
             int(moment * self.data.tensors[item].shape[1])
-            for item, moment in zip(draw.items.tolist(), moments, strict=True)
+            for item, moment in zip(batch.indices.tolist(), moments, strict=True)
         ]
-        return self._frames(draw.items, [slice(number, number + 1) for number in numbers])
+        return self._frames(batch.indices, [slice(number, number + 1) for number in numbers])
 
-    def _moments(self, draw: Draw, step: int, rank: int) -> Tensor | None:
-        """In a step that sees images, the moment of each clip that is one, in [0, 1)."""
-        seed, count = self.config.seed, len(draw.items)
+    def _moments(self, batch: BatchItems, step: int, rank: int) -> Tensor | None:
+        """The moment of each clip that becomes an image, in [0, 1), in a step that sees images."""
+        seed, count = self.config.seed, len(batch.indices)
         if self.is_rendered:
-            # one chance a step and one moment for all, as ever: other numbers were another run
+            # one chance a step and one moment for all, as runs of earlier versions had them
             chance, moment = torch.rand(2, generator=keyed_generator(seed, step, 0, "images"))
             return moment.expand(count) if chance < self.config.image_ratio else None
-        if draw.num_frames > 1:
+        if batch.num_frames > 1:
             return None
         return torch.rand(count, generator=keyed_generator(seed, step, rank, "images"))
 
     def training(self, count: int, at_once: int | None = None) -> Iterator[Frames]:
         """Some `count` clips that are trained on, those of the commonest shape first."""
-        for draw in self.data.training(at_once or self.at_once):
-            yield self._read(Draw(draw.items[:count], draw.num_frames))
-            count -= len(draw.items)
-            if count <= 0:
-                return
+        return map(self._read, first_items(self.data.training(at_once or self.at_once), count))
 
     def held_out(self) -> Iterator[Frames]:
         """All clips kept for validation."""
         return map(self._read, self.data.held_out)
 
-    def _read(self, draw: Draw) -> Frames:
-        return self._frames(draw.items, [slice(draw.num_frames)] * len(draw.items))
+    def _read(self, batch: BatchItems) -> Frames:
+        return self._frames(batch.indices, [slice(batch.num_frames)] * len(batch.indices))
 
     def _frames(self, items: Tensor, spans: Sequence[slice]) -> Frames:
         """Items of one shape, of each the frames of a span."""

@@ -25,7 +25,7 @@ VAE: TypeAlias = AutoencoderKLT2V | AutoencoderKLWan
 
 
 @dataclass(frozen=True)
-class Encoder:
+class ClipEncoder:
     """What turns the frames of clips into the tensors that are kept, `b c t h w`.
 
     Args:
@@ -50,7 +50,7 @@ class Encoder:
         return Bucket((t - 1) * self.temporal + 1, h * self.spatial, w * self.spatial)
 
 
-def latents_encoder(vae: VAE, precision: str) -> Encoder:
+def latents_encoder(vae: VAE, precision: str) -> ClipEncoder:
     """Posterior means in float16, not normalised, on the CPU."""
     settings = {
         name: value
@@ -68,17 +68,17 @@ def latents_encoder(vae: VAE, precision: str) -> Encoder:
 
     name = digest("latents", weights_digest(vae), sorted(settings.items()), precision)
     temporal, spatial = vae.config.scale_factor_temporal, vae.config.scale_factor_spatial
-    return Encoder(name, run, temporal, spatial, temporal, 2 * spatial)
+    return ClipEncoder(name, run, temporal, spatial, temporal, 2 * spatial)
 
 
-def frames_encoder(vae: VAE) -> Encoder:
+def frames_encoder(vae: VAE) -> ClipEncoder:
     """Frames as they are, in the shapes that `vae` takes."""
 
     def run(frames: np.ndarray) -> Tensor:
         return rearrange(torch.from_numpy(frames), "b t h w c -> b c t h w").contiguous()
 
     config = vae.config
-    return Encoder(
+    return ClipEncoder(
         "frames", run, 1, 1, config.scale_factor_temporal, 2 * config.scale_factor_spatial
     )
 

@@ -1,4 +1,4 @@
-"""From the clips of a manifest to tensors in a cache, with a verdict for every clip."""
+"""The clips of a manifest become tensors in a cache, or are dropped with a reason."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from t2v.data.cache import Cache
 from t2v.data.curriculum import Item
 from t2v.data.decode import VERSION, Transform, file_hashes, read_clip, read_clips
 from t2v.data.dropped import NO_FILE, drop
-from t2v.data.latents import Encoder
+from t2v.data.latents import ClipEncoder
 from t2v.errors import UserError
 from t2v.io.hashes import digest
 from t2v.io.manifest import Clip, read_manifest
@@ -83,7 +83,7 @@ class Prepared:
 def prepare(
     data: str,
     config: ClipsConfig,
-    encoder: Encoder,
+    encoder: ClipEncoder,
     cache: Path,
     rendered: Rendered | None = None,
 ) -> Prepared:
@@ -167,7 +167,7 @@ def _refuse_mixture(data: str, clips: Sequence[Clip], rendered: Rendered | None)
             )
 
 
-def _transforms(config: ClipsConfig, encoder: Encoder) -> dict[int | None, Transform | None]:
+def _transforms(config: ClipsConfig, encoder: ClipEncoder) -> dict[int | None, Transform | None]:
     """One for each resolution that a stage sees."""
     assert config.num_frames is not None
     lengths = bucket_lengths(config, config.num_frames, encoder.stride)
@@ -197,7 +197,7 @@ def _identified(clips: list[Clip], config: ClipsConfig) -> tuple[list[Clip], dic
     return identified, reasons
 
 
-def _key(clip: Clip, transform: Transform | None, encoder: Encoder) -> str:
+def _key(clip: Clip, transform: Transform | None, encoder: ClipEncoder) -> str:
     assert transform is not None
     span = (clip.sha256, float(clip.start), clip.end and float(clip.end), clip.extra.get("crop"))
     return digest(VERSION, encoder.name, sorted(asdict(transform).items()), span)
@@ -208,7 +208,7 @@ def _fill(
     missing: dict[int, str],
     transform: Transform | None,
     config: ClipsConfig,
-    encoder: Encoder,
+    encoder: ClipEncoder,
     cache: Cache,
 ) -> dict[int, str]:
     """Put the clips that are missing, by number and key, into the cache; why some cannot be."""

@@ -130,13 +130,13 @@ def _real(config: FootageEvalConfig, generator: Generator) -> tuple[Dataset, Ten
         held_out=config.held_out,
         seed=config.seed,
     )
-    draws = [*dataset.training(at_once=64), *dataset.held_out]
-    if len({dataset.items[int(draw.items[0])].bucket for draw in draws}) > 1:
+    batches = [*dataset.training(at_once=64), *dataset.held_out]
+    if len({dataset.items[int(batch.indices[0])].bucket for batch in batches}) > 1:
         raise UserError(
             f"data={config.data} has clips of several sizes: name one in clips.aspects."
         )
-    latents = torch.cat([dataset.read(draw) for draw in draws]).float()
-    order = torch.cat([dataset.clips(draw) for draw in draws])
+    latents = torch.cat([dataset.read(batch) for batch in batches]).float()
+    order = torch.cat([dataset.clips(batch) for batch in batches])
     assert sorted(order.tolist()) == list(range(len(dataset.rows))), "a clip is missing or twice"
     return dataset, normalize_latents(latents, pipeline.vae.config)[order.argsort()]
 

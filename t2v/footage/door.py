@@ -25,21 +25,21 @@ _NOT_FILMS = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_th
 
 
 class Unreadable(UserError):
-    """A file, or the rest of one, that gives no frames; `verdict` says it in a word or two."""
+    """A file, or the rest of one, that gives no frames; `fault` says it in a word or two."""
 
-    def __init__(self, path: Path, verdict: str, detail: str = "") -> None:
-        self.verdict, self.detail = verdict, detail
+    def __init__(self, path: Path, fault: str, detail: str = "") -> None:
+        self.fault, self.detail = fault, detail
         super().__init__(
-            f"{path}: {verdict}{f' ({detail})' if detail else ''}. "
+            f"{path}: {fault}{f' ({detail})' if detail else ''}. "
             "Give a video file that plays, or leave it out."
         )
 
     def __reduce__(self) -> tuple[Any, ...]:  # exceptions forget their arguments in a pickle
-        return _unreadable, (self.verdict, self.detail, str(self))
+        return _unreadable, (self.fault, self.detail, str(self))
 
 
-def _unreadable(verdict: str, detail: str, text: str) -> Unreadable:
-    error = Unreadable(Path(), verdict, detail)
+def _unreadable(fault: str, detail: str, text: str) -> Unreadable:
+    error = Unreadable(Path(), fault, detail)
     error.args = (text,)
     return error
 

@@ -125,7 +125,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
         with opened(path) as file:
             text = _recipe_text(file.metadata)
     except Unreadable as error:
-        why = f"{error.verdict}{f', {error.detail}' if error.detail else ''}"
+        why = f"{error.fault}{f', {error.detail}' if error.detail else ''}"
         raise UserError(
             f"{path}: cannot be read as a video ({why}): carries no recipe. {whose}"
         ) from error

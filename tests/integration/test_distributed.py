@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from t2v.config.data import ClipsConfig, StageConfig
+from t2v.config.data import ClipsConfig, CurriculumStage
 from t2v.config.finetune import FinetuneConfig, LoRAConfig
 from t2v.config.load import save_config
 from t2v.config.training import DiscriminatorConfig, OptimConfig
@@ -28,7 +28,7 @@ JUDGED = ("seconds", "verdict", "val_change", "val_chance")  # a small differenc
 TRAIN = {"vae": train_vae, "dit": train_dit, "lora": finetune}
 MIXED = ClipsConfig(  # wide and tall, long and short, images among them
     fps=8, resolution=64, num_frames=9, workers=1, aspects=("5:3", "3:5", "1:1"),
-    stages=(StageConfig(num_frames=5), StageConfig(from_step=1, image_ratio=0.4)),
+    stages=(CurriculumStage(num_frames=5), CurriculumStage(from_step=1, image_ratio=0.4)),
 )  # fmt: skip
 
 

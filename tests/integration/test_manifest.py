@@ -9,7 +9,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from t2v.cli import main
-from t2v.config.data import ClipsConfig, StageConfig
+from t2v.config.data import ClipsConfig, CurriculumStage
 from t2v.config.finetune import FinetuneConfig
 from t2v.pipelines.t2v import T2VPipeline
 from t2v.training.tasks.dit import build_dit, train_dit
@@ -18,7 +18,7 @@ from t2v.training.tasks.vae import build_vae, train_vae
 
 CLIPS = ClipsConfig(
     fps=8, resolution=64, num_frames=9, workers=1, aspects=("5:3", "3:5", "1:1"),
-    stages=(StageConfig(num_frames=5), StageConfig(from_step=2, image_ratio=0.5)),
+    stages=(CurriculumStage(num_frames=5), CurriculumStage(from_step=2, image_ratio=0.5)),
 )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from typing import ClassVar, Literal, get_args, get_origin
 import pytest
 
 import t2v.config
-from t2v.config.data import EncodeConfig, StageConfig
+from t2v.config.data import CurriculumStage, EncodeConfig
 from t2v.config.finetune import FinetuneConfig
 from t2v.config.load import load_config, save_config, settings, type_words
 from t2v.config.retired import Retired
@@ -168,13 +168,13 @@ def test_a_list_of_groups_is_read_checked_and_written_back(tmp_path):
     config = load_config(TrainDiTConfig, None, [given, *REQUIRED])
     first, second = config.clips.stages
     assert (first, second) == (
-        StageConfig(num_frames=5, image_ratio=0.25),
-        StageConfig(from_step=100),
+        CurriculumStage(num_frames=5, image_ratio=0.25),
+        CurriculumStage(from_step=100),
     )
     save_config(config, tmp_path / "config.yaml")
     assert load_config(TrainDiTConfig, tmp_path / "config.yaml", []) == config
     for wrong in ("[{frames: 5}]", "[{num_frames: five}]", "[5]", "[{from_step: null}]"):
-        with pytest.raises(UserError, match=r"clips\.stages takes \[StageConfig, \.\.\.\]"):
+        with pytest.raises(UserError, match=r"clips\.stages takes \[CurriculumStage, \.\.\.\]"):
             load_config(TrainDiTConfig, None, [f"clips.stages={wrong}", *REQUIRED])
 
 

@@ -62,7 +62,7 @@ def caption(clip: Clip, config: CaptionConfig) -> Clip:
     try:
         return _captioned(clip, config)
     except Unreadable as error:
-        return clip.drop("caption", f"its pictures cannot be read again: {error.verdict}")
+        return clip.drop("caption", f"its pictures cannot be read again: {error.fault}")
 
 
 STAGE = Stage(

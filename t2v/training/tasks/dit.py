@@ -12,7 +12,7 @@ from diffusers.models.attention_dispatch import attention_backend
 from torch import Tensor, nn
 
 from t2v.config.training import DiffusionConfig, TrainDiTConfig
-from t2v.data.curriculum import Draw
+from t2v.data.curriculum import BatchItems, first_items
 from t2v.data.dataset import cache_folder
 from t2v.data.rng import keyed_generator
 from t2v.data.text_cache import FOLDER, Texts
@@ -137,12 +137,12 @@ class DiTTask:
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> DiTBatch:
         """Clips in the epoch's order, each with one of its captions or, at times, with none."""
         config = self.config
-        draw = self.data.train.draw(step, rank, world_size)
+        items = self.data.train.batch(step, rank, world_size)
         generator = keyed_generator(config.seed, step, rank, "captions")
-        choice = torch.rand(2, len(draw.items), generator=generator)
+        choice = torch.rand(2, len(items.indices), generator=generator)
         dropped = choice[1] < config.caption_dropout
-        tokens, lengths = self.captions.pick(self.data.clips(draw), choice[0], dropped)
-        return self._batch(draw, tokens, lengths)
+        tokens, lengths = self.captions.pick(self.data.clips(items), choice[0], dropped)
+        return self._batch(items, tokens, lengths)
 
     def example_batch(self, size: Size) -> DiTBatch:
         """Latents of zeros, and captions of `size.tokens` tokens each.
@@ -181,17 +181,17 @@ class DiTTask:
     def losses(self) -> dict[str, Tensor]:
         """The loss of every held-out clip, and of as many that are trained on, at fixed noise."""
         held_out = self.data.held_out
-        count = sum(len(draw.items) for draw in held_out)
+        count = sum(len(each.indices) for each in held_out)
         at_once = min(VALIDATION_BATCH, self.config.batch_size)  # which is known to fit
-        trained = first_items(self.data.training(at_once), count)
+        trained = list(first_items(self.data.training(at_once), count))
         return {HELD_OUT: self._fixed_losses(held_out), TRAINING: self._fixed_losses(trained)}
 
-    def _fixed_losses(self, draws: Sequence[Draw]) -> Tensor:
-        sizes = [len(draw.items) for draw in draws]
+    def _fixed_losses(self, batches: Sequence[BatchItems]) -> Tensor:
+        sizes = [len(each.indices) for each in batches]
         times = self._times(sum(sizes)).split(sizes)
         generator, losses = keyed_generator(self.config.seed, "validation noise"), []
-        for draw, t in zip(draws, times, strict=True):
-            batch = self._batch(draw, *self.captions.first(self.data.clips(draw)))
+        for items, t in zip(batches, times, strict=True):
+            batch = self._batch(items, *self.captions.first(self.data.clips(items)))
             noise = torch.randn(batch.latents.shape, generator=generator)
             with autocast(self.config):
                 losses.append(self._losses(batch, noise, t).cpu())
@@ -216,8 +216,8 @@ class DiTTask:
         distance = torch.stack(distances).min(dim=0).values
         return memorised(distance[: len(samples)], distance[len(samples) :])
 
-    def _of_shape(self, draws: Sequence[Draw], like: Tensor) -> list[Tensor]:
-        latents = map(self._latents, draws)
+    def _of_shape(self, batches: Iterable[BatchItems], like: Tensor) -> list[Tensor]:
+        latents = map(self._latents, batches)
         return [each for each in latents if each.shape[1:] == like.shape[1:]]
 
     def _samples(self) -> tuple[Tensor, Tensor]:
@@ -239,11 +239,11 @@ class DiTTask:
     def _write_card(self, folder: Path, made: str) -> None:
         write_model_card(folder, made, self.config.data, self.data.rows, self.data.train_count)
 
-    def _batch(self, draw: Draw, tokens: Tensor, lengths: Tensor) -> DiTBatch:
-        return DiTBatch(self._latents(draw), tokens, lengths)
+    def _batch(self, items: BatchItems, tokens: Tensor, lengths: Tensor) -> DiTBatch:
+        return DiTBatch(self._latents(items), tokens, lengths)
 
-    def _latents(self, draw: Draw) -> Tensor:
-        latents = self.data.read(draw).to(pick_device(self.config.device)).float()
+    def _latents(self, items: BatchItems) -> Tensor:
+        latents = self.data.read(items).to(pick_device(self.config.device)).float()
         return normalize_latents(latents, self.vae.config)
 
     def _losses(self, batch: DiTBatch, noise: Tensor, t: Tensor) -> Tensor:
@@ -276,13 +276,3 @@ class DiTTask:
             scheduler=self.scheduler,
             **self.defaults,
         )
-
-
-def first_items(draws: Iterable[Draw], count: int) -> list[Draw]:
-    """The first `count` items of some draws."""
-    first = []
-    for draw in draws:
-        if count > 0:
-            first.append(Draw(draw.items[:count], draw.num_frames))
-        count -= len(draw.items)
-    return first

@@ -2,7 +2,7 @@
 
 import pytest
 
-from t2v.config.data import ClipsConfig, StageConfig
+from t2v.config.data import ClipsConfig, CurriculumStage
 from t2v.data.buckets import Unfit, bucket_lengths, bucket_sizes, fit_length, fit_size
 from t2v.errors import UserError
 
@@ -35,7 +35,7 @@ def test_lengths_are_halves_that_the_vae_takes():
     assert bucket_lengths(ClipsConfig(), 81) == (81, 41, 21, 9, 5)
     assert bucket_lengths(ClipsConfig(), 1) == ()
     assert bucket_lengths(ClipsConfig(lengths=(9, 33)), 17) == (33, 9)
-    stages = (StageConfig(num_frames=1), StageConfig(from_step=5, num_frames=13))
+    stages = (CurriculumStage(num_frames=1), CurriculumStage(from_step=5, num_frames=13))
     assert bucket_lengths(ClipsConfig(stages=stages), 17) == (17, 13, 9, 5)
     with pytest.raises(UserError, match=r"16 frames.*4k\+1.*13 or 17"):
         bucket_lengths(ClipsConfig(lengths=(16,)), 17)
@@ -60,8 +60,8 @@ def test_footage_goes_to_the_nearest_shape_and_is_never_blown_up():
         ({"aspects": ()}, "name at least one"),
         ({"max_upscale": 0.5}, "max_upscale=0.5: it must be at least 1"),
         ({"image_ratio": 1.5}, "image_ratio=1.5: it must be from 0 to 1"),
-        ({"stages": (StageConfig(from_step=3),)}, "the first must be 0"),
-        ({"stages": (StageConfig(), StageConfig())}, "each later one more"),
+        ({"stages": (CurriculumStage(from_step=3),)}, "the first must be 0"),
+        ({"stages": (CurriculumStage(), CurriculumStage())}, "each later one more"),
         ({"fps": 0.0}, "fps=0.0: it must be more than 0"),
     ],
 )

@@ -5,9 +5,9 @@ from collections import Counter
 import pytest
 import torch
 
-from t2v.config.data import ClipsConfig, StageConfig
+from t2v.config.data import ClipsConfig, CurriculumStage
 from t2v.data.buckets import Bucket
-from t2v.data.curriculum import Curriculum, Item, Plan
+from t2v.data.curriculum import BatchOrder, Curriculum, Item
 from t2v.data.rng import step_indices
 from t2v.errors import UserError
 
@@ -16,7 +16,7 @@ SHAPES = ["wide"] * 17 + ["tall"] * 6 + ["square"] * 1 + ["long"] * 11
 
 def stage(**settings):
     filled = {"resolution": 64, "num_frames": 17, "image_ratio": 0.0} | settings
-    return StageConfig(**filled)
+    return CurriculumStage(**filled)
 
 
 def items_of(lengths, resolution=64, first=0):
@@ -28,10 +28,10 @@ def items_of(lengths, resolution=64, first=0):
 
 @pytest.mark.parametrize("batch_size", [1, 4, 7])
 def test_no_batch_mixes_shapes_and_every_item_has_its_turn(batch_size):
-    plan = Plan(SHAPES, batch_size, seed=3)
+    order = BatchOrder(SHAPES, batch_size, seed=3)
     seen = Counter()
     for step in range(3 * len(SHAPES)):
-        batch = plan.batch(step).tolist()
+        batch = order.batch(step).tolist()
         assert len(batch) == batch_size
         assert len({SHAPES[each] for each in batch}) == 1
         seen.update(batch)
@@ -43,32 +43,32 @@ def test_no_batch_mixes_shapes_and_every_item_has_its_turn(batch_size):
 
 
 def test_at_any_moment_a_shape_has_been_drawn_in_proportion():
-    plan = Plan(SHAPES, 1, seed=0)
+    order = BatchOrder(SHAPES, 1, seed=0)
     drawn = Counter()
     for step in range(200):
-        drawn[SHAPES[int(plan.batch(step))]] += 1
+        drawn[SHAPES[int(order.batch(step))]] += 1
         for shape, count in Counter(SHAPES).items():
             assert abs(drawn[shape] - (step + 1) * count / len(SHAPES)) < 3
 
 
 def test_one_shape_is_the_order_of_step_indices():
-    plan = Plan(["same"] * 10, 4, seed=5)
+    order = BatchOrder(["same"] * 10, 4, seed=5)
     for step in (0, 1, 7, 1000):
-        assert torch.equal(plan.batch(step, 1, 2), step_indices(10, 4, 5, step, 1, 2))
+        assert torch.equal(order.batch(step, 1, 2), step_indices(10, 4, 5, step, 1, 2))
 
 
 def test_order_is_a_function_of_seed_and_step():
-    one, other = Plan(SHAPES, 4, seed=1), Plan(SHAPES, 4, seed=2)
+    one, other = BatchOrder(SHAPES, 4, seed=1), BatchOrder(SHAPES, 4, seed=2)
     whole = [one.batch(step).tolist() for step in range(60)]
-    resumed = Plan(SHAPES, 4, seed=1)
+    resumed = BatchOrder(SHAPES, 4, seed=1)
     assert [resumed.batch(step).tolist() for step in range(59, -1, -1)] == whole[::-1]
     assert [other.batch(step).tolist() for step in range(60)] != whole
 
 
 def test_ranks_share_a_shape_and_together_draw_the_joint_batch():
-    plan, joint = Plan(SHAPES, 3, seed=1), Plan(SHAPES, 6, seed=1)
+    order, joint = BatchOrder(SHAPES, 3, seed=1), BatchOrder(SHAPES, 6, seed=1)
     for step in range(50):
-        ranks = [plan.batch(step, rank, 2) for rank in (0, 1)]
+        ranks = [order.batch(step, rank, 2) for rank in (0, 1)]
         assert torch.equal(torch.cat(ranks), joint.batch(step))
 
 
@@ -76,17 +76,19 @@ def test_ranks_share_a_shape_and_together_draw_the_joint_batch():
 def test_images_come_at_the_stated_ratio_and_every_clip_is_one_too(ratio):
     items = [*items_of([17] * 7), *items_of([1] * 3, first=7)]
     curriculum = Curriculum(items, [stage(image_ratio=ratio)], (17, 9, 5), 2, seed=0)
-    draws = [curriculum.draw(step) for step in range(200)]
-    images = [draw for draw in draws if draw.num_frames == 1]
+    batches = [curriculum.batch(step) for step in range(200)]
+    images = [batch for batch in batches if batch.num_frames == 1]
     assert len(images) == round(200 * ratio)
-    for draw in draws:
-        buckets = {items[each].bucket[1:] for each in draw.items.tolist()}
+    for batch in batches:
+        buckets = {items[each].bucket[1:] for each in batch.indices.tolist()}
         assert len(buckets) == 1
-        assert draw.num_frames in (1, 17)
-        assert all(items[each].bucket.num_frames >= draw.num_frames for each in draw.items.tolist())
+        assert batch.num_frames in (1, 17)
+        assert all(
+            items[each].bucket.num_frames >= batch.num_frames for each in batch.indices.tolist()
+        )
     if ratio > 0.1:
-        assert {each for draw in images for each in draw.items.tolist()} == set(range(10))
-    videos = {each for draw in draws if draw.num_frames > 1 for each in draw.items.tolist()}
+        assert {each for batch in images for each in batch.indices.tolist()} == set(range(10))
+    videos = {each for batch in batches if batch.num_frames > 1 for each in batch.indices.tolist()}
     assert videos == (set(range(7)) if ratio < 1 else set())
 
 
@@ -98,15 +100,15 @@ def test_a_curriculum_goes_from_short_and_small_to_long_and_large():
         stage(from_step=80, resolution=128),
     ]
     curriculum = Curriculum(items, stages, (17, 13, 9, 5), 2, seed=0)
-    draws = [curriculum.draw(step) for step in range(120)]
-    frames = [draw.num_frames for draw in draws]
+    batches = [curriculum.batch(step) for step in range(120)]
+    frames = [batch.num_frames for batch in batches]
     assert set(frames[:40]) == {5}
     assert set(frames[40:80]) == {1, 5, 9, 13}
     assert frames[40:80].count(1) == 10
     assert set(frames[80:]) == {17}
-    resolutions = [{items[each].resolution for each in draw.items.tolist()} for draw in draws]
+    resolutions = [{items[each].resolution for each in batch.indices.tolist()} for batch in batches]
     assert resolutions == [{64}] * 80 + [{128}] * 40
-    first_stage = {each for draw in draws[:40] for each in draw.items.tolist()}
+    first_stage = {each for batch in batches[:40] for each in batch.indices.tolist()}
     assert first_stage == set(range(6))
 
 
@@ -126,11 +128,11 @@ def test_a_stage_with_nothing_to_see_is_refused(settings, message):
 def test_stages_take_over_what_they_do_not_say():
     clips = ClipsConfig(
         resolution=64, num_frames=17, image_ratio=0.1,
-        stages=(StageConfig(num_frames=5), StageConfig(from_step=9, image_ratio=0.0)),
+        stages=(CurriculumStage(num_frames=5), CurriculumStage(from_step=9, image_ratio=0.0)),
     )  # fmt: skip
     first, second = clips.all_stages()
     assert (first.num_frames, first.resolution, first.image_ratio) == (5, 64, 0.1)
     assert (second.from_step, second.num_frames, second.image_ratio) == (9, 17, 0.0)
     assert ClipsConfig(resolution=64).all_stages() == (
-        StageConfig(resolution=64, num_frames=None, image_ratio=0.0),
+        CurriculumStage(resolution=64, num_frames=None, image_ratio=0.0),
     )

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from t2v.config.data import ClipsConfig, StageConfig
+from t2v.config.data import ClipsConfig, CurriculumStage
 from t2v.data import cache
 from t2v.data.dataset import load_frames, load_latents
 from t2v.data.decode import Transform, read_clip
@@ -49,17 +49,17 @@ def test_a_folder_of_media_becomes_batches_of_one_shape(media, load, vae):
     assert data.sizes == {"fps": 8, "num_frames": 9, "height": 48, "width": 80}
     seen, images = Counter(), 0
     for step in range(40):
-        draw = data.train.draw(step)
-        latents = data.read(draw)
-        assert latents.shape[2] == (draw.num_frames - 1) // 4 + 1
-        images += draw.num_frames == 1
-        seen.update(data.clips(draw).tolist())
+        batch = data.train.batch(step)
+        latents = data.read(batch)
+        assert latents.shape[2] == (batch.num_frames - 1) // 4 + 1
+        images += batch.num_frames == 1
+        seen.update(data.clips(batch).tolist())
     assert images == 10
     assert set(seen) == set(range(9))  # the last three are held out
-    held = [int(clip) for draw in data.held_out for clip in data.clips(draw)]
+    held = [int(clip) for batch in data.held_out for clip in data.clips(batch)]
     assert sorted(held) == [9, 10, 11]
     # a batch of training is known to fit the memory
-    assert max(len(draw.items) for draw in data.held_out) == GIVEN["batch_size"]
+    assert max(len(batch.indices) for batch in data.held_out) == GIVEN["batch_size"]
     video = torch.from_numpy(read_clip(Clip(path=data.rows[0]["path"]), TRANSFORM))
     with torch.no_grad():
         whole = vae.encode(pixels(video[None])).latent_dist.mean[0]
@@ -200,19 +200,21 @@ def test_clips_are_held_out_by_their_row_else_the_last(media, load):
     ]
     (media / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     data = load(media, replace(CLIPS, image_ratio=0.0))
-    held = {data.rows[int(clip)]["path"][-5] for draw in data.held_out for clip in data.clips(draw)}
+    held = {
+        data.rows[int(clip)]["path"][-5] for batch in data.held_out for clip in data.clips(batch)
+    }
     assert held == {"1", "7"}
     assert data.count == 7
 
 
 def test_stages_see_each_size_and_images_at_their_ratio(media, load):
     stages = (
-        StageConfig(resolution=48, num_frames=5),
-        StageConfig(from_step=10, image_ratio=0.5),
+        CurriculumStage(resolution=48, num_frames=5),
+        CurriculumStage(from_step=10, image_ratio=0.5),
     )
     data = load(media, replace(CLIPS, image_ratio=0.0, stages=stages))
-    first = [data.read(data.train.draw(step)).shape for step in range(10)]
-    second = [data.read(data.train.draw(step)).shape for step in range(10, 30)]
+    first = [data.read(data.train.batch(step)).shape for step in range(10)]
+    second = [data.read(data.train.batch(step)).shape for step in range(10, 30)]
     assert {shape[2] for shape in first} == {2}
     assert max(shape[3] * shape[4] for shape in first) < min(s[3] * s[4] for s in second)
     assert [shape[2] for shape in second].count(1) == 10
@@ -234,8 +236,8 @@ def test_settings_that_leave_nothing_are_named(media, load, clips, message):
 def test_a_world_folder_is_one_bucket_in_the_order_it_always_had(clips, load):
     data = load(clips, ClipsConfig())
     assert data.sizes == {"fps": 8, "height": 16, "width": 32, "num_frames": 5}
-    assert torch.equal(data.train.draw(3).items, step_indices(9, 2, seed=0, step=3))
+    assert torch.equal(data.train.batch(3).indices, step_indices(9, 2, seed=0, step=3))
     with pytest.raises(UserError, match=r"clips\.fps is given, but .* `t2v world`"):
         load(clips, ClipsConfig(fps=8))
-    short = load(clips, ClipsConfig(stages=(StageConfig(num_frames=5, image_ratio=0.5),)))
-    assert [short.train.draw(step).num_frames for step in range(4)] == [5, 1, 5, 1]
+    short = load(clips, ClipsConfig(stages=(CurriculumStage(num_frames=5, image_ratio=0.5),)))
+    assert [short.train.batch(step).num_frames for step in range(4)] == [5, 1, 5, 1]

@@ -132,14 +132,14 @@ def test_size_covers_and_cuts_and_a_crop_is_cut_first(film, read_frames):
 
 
 @pytest.mark.parametrize(
-    ("content", "verdict"), [(b"", "empty file"), (b"just words " * 99, "not a video")]
+    ("content", "fault"), [(b"", "empty file"), (b"just words " * 99, "not a video")]
 )
-def test_what_is_no_video_is_named(tmp_path, content, verdict):
+def test_what_is_no_video_is_named(tmp_path, content, fault):
     path = tmp_path / "named.mp4"
     path.write_bytes(content)
     with pytest.raises(Unreadable) as caught:
         probe(path)
-    assert caught.value.verdict == verdict
+    assert caught.value.fault == fault
     with pytest.raises(UserError, match="gone"):
         probe(tmp_path / "gone.mp4")
 
@@ -154,7 +154,7 @@ def test_frames_before_the_damage_are_read_and_the_damage_is_named(tmp_path):
     try:
         frames += [frame for _, frame in iter_frames(path)]
     except Unreadable as error:
-        assert error.verdict == "damaged"
+        assert error.fault == "damaged"
     assert 10 < len(frames) < 40
     assert probe(path).num_frames < 40
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from t2v.config.evaluation import EvalConfig
 from t2v.evaluation.metrics import (
     alignment,
     attributes,
@@ -17,6 +18,7 @@ from t2v.evaluation.metrics import (
 from t2v.evaluation.networks import Networks
 from t2v.evaluation.rows import BLUR, CEILING, CHANCE, GUESS, MODEL, REAL, STILL
 from t2v.evaluation.types import Measurements, Videos
+from t2v.pipelines.generator import Generator
 
 Net = TypeVar("Net")
 
@@ -50,12 +52,13 @@ METRICS: dict[str, Metric[Any]] = {
 }
 
 
-def load_networks(networks: Networks) -> dict[str, Any]:
+def load_networks(config: EvalConfig, generator: Generator) -> dict[str, Any]:
     """Load the network of every metric.
 
     Raises:
         UserError: one that the settings name cannot be loaded.
     """
+    networks = Networks(config, generator)
     return {name: metric.load(networks) for name, metric in METRICS.items()}
 
 

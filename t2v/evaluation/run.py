@@ -15,7 +15,6 @@ from t2v.config.load import save_config
 from t2v.data.world_shards import read_rendered
 from t2v.errors import UserError
 from t2v.evaluation.measure import load_networks, measure
-from t2v.evaluation.networks import Networks
 from t2v.evaluation.report.page import write_page
 from t2v.evaluation.report.suite import suite_report
 from t2v.evaluation.report.table import markdown
@@ -50,7 +49,7 @@ def _evaluate(config: EvalConfig) -> str:
     _check_settings(suites, config)
     generator = load_model(config, "t2v eval")
     _check_memory(suites, generator)
-    nets = load_networks(Networks(config, generator))
+    nets = load_networks(config, generator)
     save_config(config, Path(config.output, "config.yaml"))
     report: dict[str, Any] = {"protocol": protocol(config, generator), "suites": {}}
     videos: dict[str, dict[str, Tensor]] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+END_WORDS = {"low": "lowest", "top": "highest"}  # ends of the topics, as `eval.json` names them
 ARROWS = {"higher": " ↑", "lower": " ↓", "": ""}
 
 
@@ -79,11 +80,15 @@ def topics_sentence(suite: dict[str, Any]) -> str:
         f"{each['topic']} {each['value']:.3g} (n {each['n']})" for each in suite["worst_topics"]
     )
     ends = [
-        f"{name.replace('_', ' ')} of {suite['topics']['n']} topics: {value:.3g}"
+        f"{END_WORDS[name.partition('_')[0]]} {name.partition('_')[2]}: {value:.3g}"
         for name, value in suite["topics"].items()
         if name != "n"
     ]
-    return f"By {suite['ranking']}, the worst topics: {worst}. Means: {'; '.join(ends)}."
+    count = suite["topics"]["n"]
+    return (
+        f"By {suite['ranking']}, the worst topics: {worst}. Means of {count} topics, "
+        f"{', '.join(ends)}."
+    )
 
 
 def _lines(table: FamilyTable) -> str:

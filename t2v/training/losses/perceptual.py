@@ -1,4 +1,4 @@
-"""How far two clips look apart to a named network, as a loss of the VAE."""
+"""The perceptual distance of clips by a named network, as a loss of the VAE."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Perceptual:
     """LPIPS (arXiv 1801.03924, eq. 1) without its learned weights, by a network the user names.
 
     Args:
-        name: an image model of transformers (folder or hub id), which sees frames one by one, or a
-            folder of `t2v world oracle`, whose convolutions see whole clips.
+        name: an image model of transformers (folder or hub id), which takes frames one by one, or a
+            folder of `t2v world oracle`, whose convolutions take whole clips.
         device: where it computes.
 
     Raises:
@@ -29,17 +29,17 @@ class Perceptual:
     """
 
     def __init__(self, name: str, device: str) -> None:
-        self._look: Callable[[Tensor], list[Tensor]]
+        self._compute: Callable[[Tensor], list[Tensor]]
         self.by_frame = not _is_oracle(name)
         if self.by_frame:
             net = load_frame_net(name, device, differentiable=True)
-            self.name, self._look = net.name, net.compute
+            self.name, self._compute = net.name, net.compute
         else:
             oracle = load_oracle(name).requires_grad_(False).to(device)
-            self.name, self._look = f"world oracle {weights_digest(oracle)[:8]}", oracle.maps
+            self.name, self._compute = f"world oracle {weights_digest(oracle)[:8]}", oracle.maps
 
     def __call__(self, ours: Tensor, theirs: Tensor) -> Tensor:
-        """The distance of each pair, `b`, at least 0; gradients reach `ours` alone.
+        """Return the distance of each pair, `b`, at least 0; gradients reach `ours` alone.
 
         Args:
             ours, theirs: `b c t h w`, about [-1, 1].
@@ -49,11 +49,11 @@ class Perceptual:
         return perceptual_distance(self._maps(ours), wanted).mean(1)
 
     def _maps(self, video: Tensor) -> list[Tensor]:
-        """A layer's maps each: frame by frame `b t d y x`, or of the clip `b 1 d t (y x)`."""
+        """The maps of each layer: frame by frame `b t d y x`, or of the clip `b 1 d t (y x)`."""
         if not self.by_frame:
-            maps = self._look(video)
+            maps = self._compute(video)
             return [rearrange(each.float(), "b d t y x -> b 1 d t (y x)") for each in maps]
-        maps = self._look(rearrange(video, "b c t h w -> (b t) c h w"))
+        maps = self._compute(rearrange(video, "b c t h w -> (b t) c h w"))
         shape = {"b": len(video)}
         return [rearrange(each.float(), "(b t) d y x -> b t d y x", **shape) for each in maps]
 

@@ -11,7 +11,6 @@ from t2v.errors import UserError
 from t2v.evaluation import retrieval
 from t2v.evaluation.measure import load_networks
 from t2v.evaluation.metrics import alignment
-from t2v.evaluation.networks import Networks
 from t2v.evaluation.run import _check_memory, evaluate
 from t2v.evaluation.samples import cache_keys, load_model, through_vae
 from t2v.evaluation.suites import load_suite
@@ -67,7 +66,7 @@ def test_a_model_whose_latents_cannot_be_compared_is_named(tmp_path):
 def test_each_model_that_is_none_is_named_by_its_setting(setting, words, pipe, tmp_path):
     with pytest.raises(UserError, match=words):
         config = EvalConfig(output="x", **{setting: str(tmp_path)})
-        load_networks(Networks(config, T2VGenerator(pipe)))
+        load_networks(config, T2VGenerator(pipe))
 
 
 def test_what_does_not_fit_the_machine_or_is_too_short_is_refused_with_figures(pipe):

@@ -13,7 +13,6 @@ from t2v.errors import UserError
 from t2v.evaluation.compare import compare
 from t2v.evaluation.differences import NO_DIFFERENCE, conclusion, difference
 from t2v.evaluation.measure import load_networks
-from t2v.evaluation.networks import Networks
 from t2v.evaluation.report.page import write_page
 from t2v.evaluation.rows import MODEL, REAL, STILL
 from t2v.evaluation.run import evaluate, measure_suite
@@ -43,7 +42,7 @@ def report_of(pipe, training, tmp_path):
     suite = type(suite)(suite.name, suite.prompts[10:22], suite.topics[10:22], suite.scenes[10:22])
     config = EvalConfig(output=str(tmp_path), training=str(training))
     generator = T2VGenerator(pipe)
-    nets = load_networks(Networks(config, generator))
+    nets = load_networks(config, generator)
 
     def run(make):
         real, _ = suite.real(*SIZE)

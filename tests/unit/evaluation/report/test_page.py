@@ -7,7 +7,7 @@ import torch
 
 from t2v.evaluation.report.page import worst_first, write_page
 from t2v.evaluation.report.suite import by_topic
-from t2v.evaluation.report.table import markdown
+from t2v.evaluation.report.table import markdown, topics_sentence
 from t2v.evaluation.rows import MODEL, REAL
 
 
@@ -73,6 +73,10 @@ def test_topics_are_averaged_and_then_the_worst_and_best_of_them():
     few = by_topic(videos[:16], "x")["topics"]  # 8 topics: a quarter of them
     assert few == {"n": 8, "low_2": 0.5, "top_2": 6.5}
     assert by_topic(videos[:2], "x")["worst_topics"] == []
+    assert topics_sentence(found | {"ranking": "x"}) == (
+        "By x, the worst topics: topic 0 0 (n 2), topic 1 1 (n 2), topic 2 2 (n 2). "
+        "Means of 24 topics, lowest 10: 4.5, highest 10: 18.5."
+    )
 
 
 @pytest.mark.slow

@@ -30,10 +30,10 @@ def test_a_clip_is_near_itself_and_further_the_more_it_is_blurred(folder, frames
     distance = Perceptual(folder, "cpu")
     video = torch.rand(2, 3, frames, 16, 24, generator=torch.Generator().manual_seed(0)) * 2 - 1
     blurred = [F.avg_pool3d(video, (1, k, k), 1, (0, k // 2, k // 2)) for k in (1, 3, 5)]
-    far = torch.stack([distance(each, video) for each in blurred])
-    assert far.shape == (3, 2)
-    assert (far[0] == 0).all()
-    assert (far[1] < far[2]).all() and (far[1] > 0).all()
+    distances = torch.stack([distance(each, video) for each in blurred])
+    assert distances.shape == (3, 2)
+    assert (distances[0] == 0).all()
+    assert (distances[1] < distances[2]).all() and (distances[1] > 0).all()
 
 
 def test_gradients_reach_ours_alone_and_are_those_of_the_distance(folder):
@@ -90,12 +90,12 @@ def test_a_processor_without_a_known_gradient_is_refused(tmp_path):
         Perceptual(str(tmp_path), "cpu")
 
 
-def test_a_name_that_leads_nowhere_is_told(tmp_path):
+def test_a_name_that_leads_nowhere_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"perceptual=.*nowhere: cannot be loaded"):
         Perceptual(str(tmp_path / "nowhere"), "cpu")
 
 
-def test_settings_that_are_no_json_are_told(tmp_path):
+def test_settings_that_are_no_json_are_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"_class_name": ')
     with pytest.raises(UserError, match=r"perceptual=.*: cannot be loaded"):
         Perceptual(str(tmp_path), "cpu")

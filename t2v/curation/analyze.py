@@ -22,7 +22,7 @@ from t2v.curation.shot import MOTION_RATE, Shot
 from t2v.curation.sources import Source
 from t2v.curation.stages import load_stages
 from t2v.errors import UserError
-from t2v.footage.door import Unreadable, require_file
+from t2v.footage.containers import Unreadable, require_file
 from t2v.footage.frames import Probe, iter_pictures, probe
 from t2v.footage.picture import Picture
 from t2v.io.hashes import KEY, file_sha256, sha256

@@ -20,7 +20,7 @@ from t2v.config.curation import CurateConfig
 from t2v.curation import engine
 from t2v.curation.analyze import FAILED
 from t2v.errors import UserError
-from t2v.footage.door import Unreadable, film_of, opened
+from t2v.footage.containers import Unreadable, opened, video_stream
 from t2v.footage.frames import iter_frames, probe
 from t2v.io.files import complete, remove_partials
 from t2v.io.hashes import file_sha256
@@ -118,7 +118,7 @@ def _copied(clip: Clip, path: Path, deinterlace: bool) -> bool:
     if turned or repaired or probed.codec not in COPIED:
         return False
     with opened(Path(clip.path)) as source:
-        stream = film_of(Path(clip.path), source)
+        stream = video_stream(Path(clip.path), source)
         packets = list(_span(source, stream, clip))
         first = min((each.pts for each in packets), default=None)
         if not packets or not packets[0].is_keyframe or packets[0].pts != first:

@@ -13,7 +13,7 @@ from t2v.config.curation import CurateConfig
 from t2v.curation.analyze import analyze
 from t2v.curation.sources import Source, find_sources
 from t2v.errors import UserError
-from t2v.footage.door import Unreadable
+from t2v.footage.containers import Unreadable
 from t2v.footage.frames import iter_pictures, probe
 
 

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from t2v.config.data import ClipsConfig
 from t2v.data.buckets import Unfit, fit_length, fit_size
 from t2v.errors import UserError
-from t2v.footage.door import Unreadable
+from t2v.footage.containers import Unreadable
 from t2v.footage.frames import Probe, iter_frames, probe
 from t2v.footage.still import read_picture
 from t2v.io.hashes import file_sha256

@@ -1,4 +1,4 @@
-"""When each frame is shown: timestamps where they can be believed, else the decoder's order."""
+"""Presentation times of frames: timestamps where they can be trusted, else the decoder's order."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import av
 import numpy as np
 
-from t2v.footage.door import Unreadable
+from t2v.footage.containers import Unreadable
 
 # FFmpeg's AVFMT_TS_DISCONT: recordings of these are joined by `cat`, clock and all.
 _JOINED = {"mpegts", "mpeg", "mpegvideo"}
@@ -23,34 +23,40 @@ _RATE = 25  # frames a second of a raw stream that names none; FFmpeg's default
 
 @dataclass(frozen=True, eq=False)
 class Timeline:
-    """The frames that a film shows, by its packets.
+    """The presentation times of a video's frames, by its packets.
 
-    `times` holds seconds from the first frame, in ascending order. `is_counted`: its timestamps
-    are missing or not those of display, so the k-th frame of the decoder gets the k-th time.
-    `jumps`: how often the clock jumped or stood still, and was followed.
+    Args:
+        times: seconds from the first frame, ascending.
+        step: seconds that a frame lasts where nothing else says so.
+        usual: the median of the steps, in seconds.
+        zero: timestamp of the first frame, in ticks.
+        is_counted: timestamps are missing or not those of display, so the k-th frame of the
+            decoder gets the k-th time.
+        jumps: number of times that the clock jumped or stood still and was followed.
+        limit: seconds ahead that count as a jump.
     """
 
     times: np.ndarray
-    step: float  # seconds a frame stays where nothing else says so
-    usual: float  # the median of the steps, in seconds
-    zero: int  # timestamp of the first frame, in ticks
+    step: float
+    usual: float
+    zero: int
     is_counted: bool
     jumps: int
-    limit: float  # seconds ahead that are a jump
+    limit: float
 
     @property
     def duration(self) -> float:
-        """Seconds, the last frame's own included."""
+        """Seconds, the last frame's included."""
         return float(self.times[-1]) + self.usual
 
     @property
     def is_sound(self) -> bool:
-        """Does a timestamp say when its frame is shown, wherever reading begins?"""
+        """True where a timestamp gives a frame's time, wherever reading begins."""
         return not self.is_counted and self.jumps == 0
 
 
 class Clock:
-    """Turns timestamps into times that always advance, so that no decoded frame is lost.
+    """A converter of timestamps to times that always advance, so that no decoded frame is lost.
 
     Where the clock jumps back or far ahead, what follows is shown after what came before. A frame
     with its predecessor's timestamp is shown before the next one's.
@@ -81,10 +87,10 @@ class Clock:
 
 
 def survey(path: Path, container: Any, stream: Any) -> tuple[Any, Timeline]:
-    """The first frame, and when all of them are shown; to go through packets costs next to nothing.
+    """The first frame and the timeline of all; reading packets costs little beside decoding.
 
-    Packets that are not shown do not count: those an edit list hides, and those before the first
-    frame that decodes.
+    Packets that are not shown do not count: those that an edit list hides, and those before the
+    first frame that decodes.
 
     Raises:
         Unreadable: nothing decodes.
@@ -97,7 +103,7 @@ def survey(path: Path, container: Any, stream: Any) -> tuple[Any, Timeline]:
             if packet.size and not packet.is_discard:
                 packets.append((packet.pts, packet.dts, packet.duration))
     except (av.FFmpegError, MemoryError, ValueError) as error:
-        if frame is None:  # else a damaged end: reading tells where
+        if frame is None:  # else only the end is damaged: `timed` raises there
             raise Unreadable(path, "nothing decodes", str(error)) from error
     if frame is None:
         raise Unreadable(path, "no frames")
@@ -141,10 +147,10 @@ def seconds(ticks: Any, base: Fraction) -> Any:
 
 
 def _step(packets: list[Any], stream: Any, limit: float) -> float:
-    """Ticks that a frame stays, by the packets' durations or the rate, if they are sane."""
-    told = [float(duration) for _, _, duration in packets if duration]
+    """Ticks that a frame lasts, by the packets' durations or the rate, if they are sane."""
+    durations = [float(duration) for _, _, duration in packets if duration]
     rates = [rate for rate in (stream.guessed_rate, stream.average_rate) if rate]
-    steps = [float(np.median(told))] if told else []
+    steps = [float(np.median(durations))] if durations else []
     steps += [float(1 / (rate * stream.time_base)) for rate in (*rates, _RATE)]
     return next((step for step in steps if 0 < step <= limit), steps[-1])
 
@@ -169,7 +175,7 @@ def _runs(packets: list[Any], step: float, limit: float) -> Iterator[list[float]
 
 
 def timed(path: Path, stream: Any, timeline: Timeline, sought: bool) -> Iterator[tuple[float, Any]]:
-    """Each decoded frame with the seconds at which it is shown, none left out.
+    """Every decoded frame with its time in seconds.
 
     Raises:
         Unreadable: decoding stops in the middle (what was good came before).

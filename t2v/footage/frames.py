@@ -1,4 +1,4 @@
-"""Frames of any film, in a stream: upright, with square pixels, by their timestamps."""
+"""Frames of any video, one after the other: upright, with square pixels, by their timestamps."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ import numpy as np
 
 from t2v.errors import UserError
 from t2v.footage.clock import Timeline, survey, timed
-from t2v.footage.door import film_of, opened
-from t2v.footage.even import OneSize, opaque, progressive
-from t2v.footage.picture import Painters, Picture, Shape, is_full, sane, shape_of
+from t2v.footage.containers import opened, video_stream
+from t2v.footage.filters import OneSize, opaque, progressive
+from t2v.footage.picture import Converters, Picture, Shape, is_full, sane, shape_of
 
 _TRANSFER = {16: "pq", 18: "hlg"}  # ITU-T H.273: what marks HDR
 _SLACK = 1e-4  # seconds: times in a manifest are rounded
@@ -25,7 +25,7 @@ _SLACK = 1e-4  # seconds: times in a manifest are rounded
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """What the headers, the packets and the first frame of a file say of it.
+    """The facts of a file, by its headers, its packets and its first frame.
 
     `width` and `height` are as shown: upright, with square pixels. `duration` and `num_frames`
     count the packets that are shown, not what a header claims; `declared_frames` is the claim (0:
@@ -43,7 +43,7 @@ class Probe:
     mirrored: bool  # left and right are swapped, before turning
     sample_aspect: Fraction  # width of a stored pixel by its height
     fps: float  # frames over duration
-    vfr: bool  # do more than 1 % of the frames stay much longer or shorter than the others?
+    vfr: bool  # more than 1 % of the frames last much longer or shorter than the others
     bit_depth: int
     full_range: bool
     hdr: str  # "pq", "hlg" or "" for ordinary footage
@@ -51,30 +51,30 @@ class Probe:
     duration: float  # seconds, the last frame's own included
     num_frames: int
     declared_frames: int
-    clock_jumps: int  # how often the timestamps jumped or stood still, and were followed
-    is_clocked: bool  # are the timestamps those of display, from the first to the last?
+    clock_jumps: int  # number of times that the timestamps jumped or stood still
+    is_clocked: bool  # the timestamps are those of display, from the first to the last
     video_streams: int
     audio_streams: int
 
 
 def probe(path: str | Path) -> Probe:
-    """Look at a file without decoding more of it than one frame.
+    """Read the facts of a file, decoding one frame of it.
 
     Raises:
         Unreadable: it is empty, no video, without a video stream, a cover picture of a sound
             file, or nothing in it decodes.
         UserError: there is no such file, or it may not be read.
     """
-    return _looked_at(Path(path)).told
+    return _facts_of(Path(path)).probe
 
 
 class _Facts(NamedTuple):
-    told: Probe
+    probe: Probe
     timeline: Timeline
     shape: Shape
 
 
-def _looked_at(path: Path) -> _Facts:
+def _facts_of(path: Path) -> _Facts:
     try:
         facts = path.stat()
     except (OSError, ValueError) as error:
@@ -82,14 +82,14 @@ def _looked_at(path: Path) -> _Facts:
     return _known(path.absolute(), facts.st_ino, facts.st_size, facts.st_mtime_ns)
 
 
-@lru_cache(maxsize=8)  # who reads a film has mostly asked for its facts a moment before
+@lru_cache(maxsize=8)  # a reader has mostly asked for the facts a moment before
 def _known(path: Path, *_: int) -> _Facts:
     with opened(path) as container:
-        stream = film_of(path, container)
+        stream = video_stream(path, container)
         frame, timeline = survey(path, container, stream)
         shape, times = shape_of(stream, frame), timeline.times
         uneven = np.abs(np.diff(times) - timeline.usual) > 0.25 * timeline.usual
-        told = Probe(
+        found = Probe(
             container=container.format.name,
             codec=stream.codec_context.name,
             pixel_format=frame.format.name,
@@ -114,7 +114,7 @@ def _known(path: Path, *_: int) -> _Facts:
             video_streams=len(container.streams.video),
             audio_streams=len(container.streams.audio),
         )
-    return _Facts(told, timeline, shape)
+    return _Facts(found, timeline, shape)
 
 
 def iter_frames(
@@ -132,7 +132,7 @@ def iter_frames(
     Args:
         path: any video file.
         start: seconds on the file's own clock, from its first frame.
-        end: seconds; None for all there is.
+        end: seconds; None for the end of the file.
         fps: None for every frame as it is; else the frame on screen at each `start + k / fps`,
             so that variable rates come out at the right speed.
         size: height and width to scale and centre-crop to; None as shown.
@@ -153,7 +153,7 @@ def iter_frames(
         raise UserError(f"{path}: start={start} end={end}: give 0 <= start < end.")
     pictures = iter_pictures(path, start, deinterlace=deinterlace)
     if fps is not None:
-        stop = _looked_at(path).timeline.duration
+        stop = _facts_of(path).timeline.duration
         pictures = _at_rate(pictures, start, min(end or stop, stop), fps)
     for time, picture in pictures:
         if end is not None and time >= end - _SLACK:
@@ -165,14 +165,14 @@ def iter_frames(
 def iter_pictures(
     path: Path, start: float = 0.0, *, deinterlace: bool = True
 ) -> Iterator[tuple[float, Picture]]:
-    """Times and frames not yet painted, from the key frame at or before `start` on.
+    """Times and frames not yet converted, from the key frame at or before `start` on.
 
     Raises what `iter_frames` does.
     """
-    facts = _looked_at(path)
+    facts = _facts_of(path)
     if start > 0 and facts.timeline.is_sound:
         # a deinterlacer looks at the frame before, and one more is on the safe side
-        early = start - (2 * facts.timeline.usual if facts.told.interlaced else 0.0)
+        early = start - (2 * facts.timeline.usual if facts.probe.interlaced else 0.0)
         sought = _pictures(path, facts, max(0.0, early), deinterlace)
         first = next(sought, None)
         if first is not None and first[0] <= max(0.0, early) + _SLACK:  # else it cannot seek
@@ -185,10 +185,10 @@ def _pictures(
     path: Path, facts: _Facts, start: float, deinterlace: bool
 ) -> Iterator[tuple[float, Picture]]:
     shape = facts.shape
-    painters: Painters = {}
+    converters: Converters = {}
     one_size = OneSize(shape.stored, shape.aspect)
     with opened(path) as container:
-        stream = film_of(path, container)
+        stream = video_stream(path, container)
         if start > 0:
             try:
                 container.seek(facts.timeline.zero + int(start / stream.time_base), stream=stream)
@@ -200,7 +200,7 @@ def _pictures(
             plain = opaque(frame)
             if is_resized:
                 plain = one_size.fit(plain, sane(stream.codec_context.sample_aspect_ratio))
-            yield time, Picture(path, plain, shape, painters, is_resized)
+            yield time, Picture(path, plain, shape, converters, is_resized)
 
 
 def _at_rate(

@@ -1,4 +1,4 @@
-"""A decoded frame that can be painted at any size: upright, square pixels, 8 bits, full range."""
+"""Conversion of decoded frames to RGB of any size: upright, square pixels, 8 bits, full range."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _EXACT = 0x40000 | 0x2000  # SWS_ACCURATE_RND, SWS_FULL_CHR_H_INT: without, 1 to
 
 @dataclass(frozen=True)
 class Shape:
-    """How stored pixels become the picture that is shown: mirrored, then turned."""
+    """The geometry of a video: stored pixels are mirrored, then turned, to be shown."""
 
     stored: tuple[int, int]  # height, width
     aspect: Fraction
@@ -51,13 +51,13 @@ class Shape:
 
 
 def shape_of(stream: Any, frame: Any) -> Shape:
-    """The shape of a film, by its first frame."""
+    """The shape of a video, by its first frame."""
     aspect = sane(stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio)
     return Shape((frame.height, frame.width), aspect, *_orientation(frame))
 
 
 def sane(aspect: Fraction | None) -> Fraction:
-    """The width of a pixel by its height; 0 and nonsense stand for unknown, which is 1."""
+    """The width of a pixel by its height; 1 where it is 0 or out of range, that is unknown."""
     is_sane = aspect is not None and Fraction(1, 8) <= aspect <= 8
     return Fraction(aspect) if aspect is not None and is_sane else Fraction(1)
 
@@ -76,16 +76,16 @@ def _orientation(frame: Any) -> tuple[int, bool]:
     return round(-math.atan2(b, a) / (math.pi / 2)) % 4, is_mirrored
 
 
-Painters = dict[Any, Callable[[Any], np.ndarray]]  # by shape, size, crop and care
+Converters = dict[Any, Callable[[Any], np.ndarray]]  # by shape, size, crop and exactness
 
 
 class Picture:
-    """A decoded frame that can be painted at any size, as often as wanted."""
+    """A decoded frame that can be converted to RGB of any size, as often as wanted."""
 
     def __init__(
-        self, path: Path, frame: Any, shape: Shape, painters: Painters, is_resized: bool
+        self, path: Path, frame: Any, shape: Shape, converters: Converters, is_resized: bool
     ) -> None:
-        self.path, self.frame, self.shape, self.painters = path, frame, shape, painters
+        self.path, self.frame, self.shape, self.converters = path, frame, shape, converters
         self.is_resized = is_resized  # stored at another size than the first frame
 
     def rgb(
@@ -96,22 +96,22 @@ class Picture:
     ) -> np.ndarray:
         """`h w c` uint8 RGB; the arguments are those of `iter_frames`.
 
-        Not `is_exact` takes a quarter of the time and comes out a level too dark.
+        Without `is_exact` it takes a quarter of the time and is a level too dark.
         """
         key = self.shape, size, crop, is_exact
-        if key not in self.painters:
-            self.painters[key] = _painter(self.path, *key)
-        return self.painters[key](self.frame)
+        if key not in self.converters:
+            self.converters[key] = _converter(self.path, *key)
+        return self.converters[key](self.frame)
 
 
-def _painter(
+def _converter(
     path: Path,
     shape: Shape,
     size: tuple[int, int] | None,
     crop: tuple[int, int, int, int] | None,
     is_exact: bool,
 ) -> Callable[[Any], np.ndarray]:
-    """Turns decoded frames of one shape into RGB arrays of one size."""
+    """A function from decoded frames of one shape to RGB arrays of one size."""
     left, top, width, height = crop or (0, 0, shape.width, shape.height)
     if min(left, top) < 0 or left + width > shape.width or top + height > shape.height:
         raise UserError(f"{path}: crop={crop} is not inside {shape.width}x{shape.height}.")
@@ -125,7 +125,7 @@ def _painter(
     how = (_AREA if zoom < 1 else _BICUBIC) | (_EXACT if is_exact else 0)
     reformatter = VideoReformatter()
 
-    def paint(frame: Any) -> np.ndarray:
+    def convert(frame: Any) -> np.ndarray:
         picture = reformatter.reformat(
             frame,
             width=scaled[1],
@@ -138,11 +138,11 @@ def _painter(
         )
         return np.ascontiguousarray(shape.oriented(picture.to_ndarray())[window])
 
-    return paint
+    return convert
 
 
 def colours(frame: Any) -> dict[str, int]:
-    """Matrix and range to read a frame's colours by, as arguments of a reformatter."""
+    """The matrix and range of a frame's colours, as arguments of a reformatter."""
     matrix = int(frame.colorspace)
     if matrix not in (_BT709, _BT601, 6, 7, 9):  # untagged: what players assume by size
         matrix = _BT709 if min(frame.height, frame.width) >= 720 else _BT601
@@ -150,7 +150,7 @@ def colours(frame: Any) -> dict[str, int]:
 
 
 def is_full(frame: Any) -> bool:
-    """Do the levels of a decoded frame fill 0 to 255, rather than 16 to 235?"""
+    """Return whether the levels of a decoded frame fill 0 to 255 rather than 16 to 235."""
     name = frame.format.name
     return int(frame.color_range) == _FULL or name.startswith(
         ("yuvj", "rgb", "bgr", "gbr", "pal", "argb", "abgr")

@@ -1,4 +1,4 @@
-"""Reads still pictures: upright, 8 bits, RGB, on white where they are transparent."""
+"""Reading of still images: upright, 8 bits, RGB, on white where they are transparent."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from t2v.footage.door import Unreadable, opened_picture
-from t2v.footage.even import on_matte
+from t2v.footage.containers import Unreadable, opened_picture
+from t2v.footage.filters import on_matte
 
 
 def read_picture(path: str | Path) -> np.ndarray:
-    """The first picture of an image file, `h w c` uint8 RGB, turned as its EXIF says.
+    """The first image of a file, `h w c` uint8 RGB, turned as its EXIF says.
 
     Raises:
-        Unreadable: it is no picture, or has more pixels than a film of pictures could.
+        Unreadable: it is not an image, or has more than `MAX_PIXELS`.
         UserError: there is no such file.
     """
     with opened_picture(path := Path(path)) as file:
@@ -29,7 +29,7 @@ def read_picture(path: str | Path) -> np.ndarray:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Grey of 16 bits with its upper eight; Pillow would make all above 255 white."""
+    """Reduce grey of 16 bits to its upper eight; Pillow would make all above 255 white."""
     if not image.mode.startswith("I"):
         return image
     levels = np.asarray(image).astype(np.int64).clip(0, 2**16 - 1) >> 8

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 from t2v.errors import UserError
-from t2v.footage.door import Unreadable, film_of, opened, opened_picture
+from t2v.footage.containers import Unreadable, opened, opened_picture, video_stream
 from t2v.io.files import complete
 from t2v.io.text_files import parse_json
 
@@ -69,7 +69,7 @@ def rewrite_recipe(path: Path, recipe: dict[str, Any]) -> None:
         av.open(partial, "w", format="mp4", options=_MOVFLAGS) as new,
     ):
         new.metadata.update(dict.fromkeys(RECIPE_KEYS, json.dumps(recipe)))
-        film = film_of(path, old)
+        film = video_stream(path, old)
         stream = new.add_stream_from_template(film)
         for packet in old.demux(film):
             if packet.dts is not None:  # the last one is an empty mark
@@ -101,7 +101,7 @@ def read_video(path: Path) -> tuple[np.ndarray, Fraction]:
         UserError: the file is not there, is no video, is broken or has no frames.
     """
     with opened(path) as file:
-        stream = film_of(path, file)
+        stream = video_stream(path, file)
         try:
             frames = [frame.to_ndarray(format="rgb24") for frame in file.decode(stream)]
         except (av.FFmpegError, ValueError, MemoryError) as error:
@@ -203,7 +203,7 @@ def shape_of(path: Path) -> tuple[int, int, int]:
         UserError: it is broken, or has no frames.
     """
     with opened(path) as file:
-        stream = film_of(path, file)
+        stream = video_stream(path, file)
         try:
             count = sum(1 for _ in file.decode(stream))
         except (av.FFmpegError, ValueError, MemoryError) as error:

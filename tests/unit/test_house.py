@@ -161,8 +161,8 @@ def test_only_the_command_line_prints(path):
 
 
 @each_module
-def test_media_are_opened_at_one_door(path):
-    """What is read goes through `t2v.footage.door`; what is written may be opened anywhere."""
+def test_media_are_opened_in_one_place(path):
+    """Reading goes through `t2v.footage.containers`; for writing, any module may open a file."""
     calls = [node for node in ast.walk(TREES[path]) if isinstance(node, ast.Call)]
     opened = [
         call.lineno
@@ -170,7 +170,7 @@ def test_media_are_opened_at_one_door(path):
         if ast.unparse(call.func) in {"av.open", "Image.open", "imageio.imread", "cv2.VideoCapture"}
         and not any(isinstance(arg, ast.Constant) and arg.value == "w" for arg in call.args)
     ]
-    assert not opened or path == Path("t2v/footage/door.py")
+    assert not opened or path == Path("t2v/footage/containers.py")
 
 
 def test_there_are_no_rooms_for_odds_and_ends():

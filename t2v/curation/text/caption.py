@@ -18,7 +18,7 @@ from t2v.curation.text.endpoint import NoAnswer, ask
 from t2v.curation.text.selection import NAMES, Candidate, agreement, choose, merged, without_names
 from t2v.data.words import words
 from t2v.errors import UserError
-from t2v.footage.door import Unreadable
+from t2v.footage.containers import Unreadable
 from t2v.footage.frames import iter_frames
 from t2v.io.manifest import Clip
 from t2v.io.text_files import read_text

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from t2v.errors import UserError
-from t2v.footage.door import Unreadable
+from t2v.footage.containers import Unreadable
 from t2v.footage.frames import iter_frames, probe
 
 HALVES = np.zeros((64, 96, 3), np.uint8)

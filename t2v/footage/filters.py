@@ -1,4 +1,4 @@
-"""Makes the frames of a film alike: progressive, opaque and of one size."""
+"""Filters that make the frames of a video alike: progressive, opaque and of one size."""
 
 from __future__ import annotations
 
@@ -12,48 +12,45 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from t2v.footage.door import Unreadable
+from t2v.footage.containers import Unreadable
 from t2v.footage.picture import colours
 
-MATTE = 255  # white: what a page shows behind what is transparent, in films and in pictures
+MATTE = 255  # white: what a page shows behind what is transparent, in videos and in images
 _ALIKE = 0.01  # shapes that differ by less are the same, rounded
 
 
 def progressive(frames: Iterator[tuple[float, Any]]) -> Iterator[tuple[float, Any]]:
-    """The same frames at the same times; lines of two moments in one frame are told apart.
-
-    Only frames that the decoder flags as interlaced are changed (bwdif).
-    """
-    weave: _Weave | None = None
+    """Deinterlace frames that the decoder flags as interlaced (bwdif); times stay as they are."""
+    deinterlacer: _Deinterlacer | None = None
     before = None
     try:
         for time, frame in frames:
-            if weave is not None and weave.kind != _kind(frame):
-                yield from weave.rest()
-                weave, before = None, None
-            if weave is None and frame.interlaced_frame:
-                weave = _Weave(frame)
+            if deinterlacer is not None and deinterlacer.kind != _kind(frame):
+                yield from deinterlacer.rest()
+                deinterlacer, before = None, None
+            if deinterlacer is None and frame.interlaced_frame:
+                deinterlacer = _Deinterlacer(frame)
                 if before is not None:
-                    weave.push(None, before)
-            if weave is None:
+                    deinterlacer.push(None, before)
+            if deinterlacer is None:
                 before = frame
                 yield time, frame
             else:
-                weave.push(time, frame)
-                yield from weave.ready()
+                deinterlacer.push(time, frame)
+                yield from deinterlacer.ready()
     except Unreadable:
-        if weave is not None:
-            yield from weave.rest()
+        if deinterlacer is not None:
+            yield from deinterlacer.rest()
         raise
-    if weave is not None:
-        yield from weave.rest()
+    if deinterlacer is not None:
+        yield from deinterlacer.rest()
 
 
 def _kind(frame: Any) -> tuple[int, int, str]:
     return frame.width, frame.height, frame.format.name
 
 
-class _Weave:
+class _Deinterlacer:
     """A deinterlacer: one frame out for each frame in, one later."""
 
     def __init__(self, frame: Any) -> None:
@@ -98,7 +95,7 @@ def _pulled(graph: Any) -> Any:
 
 
 def _coloured(frame: Any, like: Any) -> Any:
-    """The frame with the colour tags of another one: filters forget them."""
+    """Give a frame the colour tags of another one: filters lose them."""
     frame.colorspace, frame.color_range = like.colorspace, like.color_range
     return frame
 
@@ -110,31 +107,31 @@ def _has_alpha(name: str) -> bool:
 
 
 def opaque(frame: Any) -> Any:
-    """The frame on `MATTE` where it is transparent; one that is nowhere comes back as it is."""
+    """Blend a frame with `MATTE` where it is transparent; opaque frames come back unchanged."""
     if not _has_alpha(frame.format.name):
         return frame
-    painted = VideoReformatter().reformat(
+    converted = VideoReformatter().reformat(
         frame, format="rgba", dst_color_range=2, threads=1, **colours(frame)
     )
-    return av.VideoFrame.from_ndarray(on_matte(painted.to_ndarray()), format="rgb24")
+    return av.VideoFrame.from_ndarray(on_matte(converted.to_ndarray()), format="rgb24")
 
 
 def on_matte(rgba: np.ndarray) -> np.ndarray:
-    """`h w 4` uint8, the last one opacity, to `h w 3` on `MATTE`."""
+    """Blend `h w 4` uint8, RGB and opacity, with `MATTE`: `h w 3`."""
     opacity = rgba[..., 3:].astype(np.uint16)
     mixed = (rgba[..., :3] * opacity + MATTE * (255 - opacity) + 127) // 255
     return mixed.astype(np.uint8)
 
 
 class OneSize:
-    """Scales frames of another size to the first one's, cut around the middle to its shape."""
+    """Scaling of frames of another size to the first one's, centre-cropped to its aspect."""
 
     def __init__(self, stored: tuple[int, int], aspect: Fraction) -> None:
         self.stored, self.aspect = stored, aspect
         self.graphs: dict[Any, Any] = {}
 
     def fit(self, frame: Any, aspect: Fraction) -> Any:
-        """The frame at the size; `aspect` is that of its pixels."""
+        """Scale a frame; `aspect` is that of its pixels."""
         if (frame.height, frame.width) == self.stored:
             return frame
         key = *_kind(frame), aspect

@@ -1,4 +1,4 @@
-"""The one door for media: regular files of known formats, and nothing that they point to."""
+"""Opening of media: regular files of known formats alone, and no file that they refer to."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ _OPEN = {
 }
 _PICTURES = ("PNG", "JPEG", "WEBP", "BMP", "GIF")  # Pillow would hand EPS to ghostscript
 MAX_PIXELS = 2**26  # of one picture: 8192x8192, 200 MB as RGB
-_NOT_FILMS = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
+_NOT_VIDEO = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
 
 
 class Unreadable(UserError):
-    """A file, or the rest of one, that gives no frames; `fault` says it in a word or two."""
+    """A file, or the rest of one, that gives no frames; `fault` is the reason in a word or two."""
 
     def __init__(self, path: Path, fault: str, detail: str = "") -> None:
         self.fault, self.detail = fault, detail
         super().__init__(
             f"{path}: {fault}{f' ({detail})' if detail else ''}. "
-            "Give a video file that plays, or leave it out."
+            "Give a video file that plays, or leave this one out."
         )
 
     def __reduce__(self) -> tuple[Any, ...]:  # exceptions forget their arguments in a pickle
@@ -46,11 +46,11 @@ def _unreadable(fault: str, detail: str, text: str) -> Unreadable:
 
 @contextmanager
 def opened(path: str | Path) -> Iterator[Any]:
-    """The container of a media file; whatever opens one anywhere in the package opens it here.
+    """Open the container of a media file.
 
     Raises:
-        Unreadable: it is empty, no file but a folder, a pipe or a device, or no video.
-        UserError: there is no such file, or it may not be read.
+        Unreadable: it is empty, a folder, a pipe or a device, or not a video.
+        UserError: there is no such file, or no permission to read it.
     """
     path = Path(path)
     require_file(path)
@@ -58,7 +58,7 @@ def opened(path: str | Path) -> Iterator[Any]:
         # absolute: a path can then never be read as the name of a protocol
         container = av.open(path.absolute(), options=_OPEN, metadata_errors="ignore")
     except PermissionError as error:
-        raise UserError(f"{path}: may not be read. Give yourself the right to.") from error
+        raise UserError(f"{path}: no permission to read it. Change its permissions.") from error
     except (av.FFmpegError, OSError, ValueError, MemoryError) as error:
         why = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise Unreadable(path, "not a video", why) from error
@@ -67,7 +67,7 @@ def opened(path: str | Path) -> Iterator[Any]:
 
 
 def require_file(path: Path) -> None:
-    """Raise Unreadable or UserError for what is no file with something in it."""
+    """Raise Unreadable or UserError unless `path` is a regular file that is not empty."""
     try:
         facts = path.stat()
     except (OSError, ValueError) as error:  # a NUL in the name is a ValueError
@@ -78,27 +78,27 @@ def require_file(path: Path) -> None:
         raise Unreadable(path, "empty file")
 
 
-def film_of(path: Path, container: Any) -> Any:
-    """The stream that players show: the one marked as default, or the first; one decoder thread.
+def video_stream(path: Path, container: Any) -> Any:
+    """The stream that players show, the one marked as default or the first, with one thread.
 
     Raises:
-        Unreadable: there is none, or only a cover picture, its codec is unknown, or its pictures
-            have over `MAX_PIXELS`.
+        Unreadable: there is none or only a cover picture, its codec is unknown, or its frames have
+            more than `MAX_PIXELS`.
     """
     streams = container.streams.video
     if not streams:
         raise Unreadable(path, "no video stream", f"{len(container.streams.audio)} of sound")
-    films = [each for each in streams if not each.disposition & _NOT_FILMS]
-    if not films:
+    found = [each for each in streams if not each.disposition & _NOT_VIDEO]
+    if not found:
         raise Unreadable(path, "cover picture, no video")
-    known = [each for each in films if each.codec_context is not None]
+    known = [each for each in found if each.codec_context is not None]
     if not known:
         raise Unreadable(path, "unknown codec")
     marked = [each for each in known if each.disposition & av.stream.Disposition.default]
-    film = (marked or known)[0]
-    _require_size(path, film.codec_context.width, film.codec_context.height)
-    film.codec_context.thread_count = 1
-    return film
+    chosen = (marked or known)[0]
+    _require_size(path, chosen.codec_context.width, chosen.codec_context.height)
+    chosen.codec_context.thread_count = 1
+    return chosen
 
 
 def _require_size(path: Path, width: int, height: int) -> None:
@@ -108,10 +108,10 @@ def _require_size(path: Path, width: int, height: int) -> None:
 
 @contextmanager
 def opened_picture(path: Path) -> Iterator[Image.Image]:
-    """A still picture, not yet decoded.
+    """Open a still image, not yet decoded.
 
     Raises:
-        Unreadable: it is empty, no regular file, no picture, or has over `MAX_PIXELS`.
+        Unreadable: it is empty, not a regular file, not an image, or has over `MAX_PIXELS`.
         UserError: there is no such file.
     """
     require_file(path)

@@ -85,11 +85,12 @@ def test_what_is_no_file_does_not_hang(tmp_path):
         (tmp_path / f"zero{suffix}").symlink_to("/dev/zero")
         (tmp_path / f"loop{suffix}").symlink_to(tmp_path / f"loop{suffix}")
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; import test_door\n"
+        "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path\n"
+        "import test_containers\n"
         "for path in sys.argv[2:]:\n"
-        "    for name, read in test_door.readers().items():\n"
+        "    for name, read in test_containers.readers().items():\n"
         "        try: read(Path(path))\n"
-        "        except test_door.UserError: pass\n"
+        "        except test_containers.UserError: pass\n"
         "        else: sys.exit(name + path)\n"
     )
     done = subprocess.run(

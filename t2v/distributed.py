@@ -1,4 +1,4 @@
-"""What the launcher that started this process (torchrun, accelerate launch) says of the others."""
+"""The other processes of this run, as the launcher (torchrun, accelerate launch) names them."""
 
 import os
 
@@ -6,17 +6,17 @@ from t2v.errors import UserError
 
 
 def world_size() -> int:
-    """How many processes were started for this run; 1 without a launcher."""
+    """Return the number of processes of this run; 1 without a launcher."""
     return int(os.environ.get("WORLD_SIZE") or 1)
 
 
 def rank() -> int:
-    """Which of them this is, from 0."""
+    """Return the number of this process, from 0."""
     return int(os.environ.get("RANK") or 0)
 
 
 def local_rank() -> int:
-    """Which of those on this machine it is, from 0: the number of its GPU."""
+    """Return its number among those on this machine, from 0: the number of its GPU."""
     return int(os.environ.get("LOCAL_RANK") or 0)
 
 

@@ -188,7 +188,7 @@ def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 
 def _plain(value: Any) -> Any:
-    """What `parse_yaml` gave, in Python's types."""
+    """Return a value of `parse_yaml` in Python's types."""
     if isinstance(value, list):
         return tuple(map(_plain, value))
     return value.value if isinstance(value, Plain) else value

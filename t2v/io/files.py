@@ -205,7 +205,7 @@ def _partial(path: Path) -> Path:
 
 
 def sync(path: Path) -> None:
-    """Have the system write a file or folder to the disk itself."""
+    """Write a file or folder through to the disk itself."""
     if sys.platform == "win32" and path.is_dir():
         return  # has no descriptor there
     descriptor = os.open(path, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)

@@ -1,1 +1,1 @@
-"""What every kind of training shares, and one file per kind."""
+"""Training: the engine that every task shares, the tasks, their losses, and ways of tuning."""

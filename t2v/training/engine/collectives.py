@@ -1,4 +1,4 @@
-"""What the processes of a run tell each other, and tensors that are split over them."""
+"""The exchange between the processes of a run, and tensors that are split over them."""
 
 from __future__ import annotations
 
@@ -55,28 +55,28 @@ def first_rank_first() -> Iterator[None]:
 
 
 def on_first_rank(work: Callable[[], Answer]) -> Answer:
-    """What `work` gives on the first rank, told to every rank; so is its `UserError`."""
+    """Return on every rank what `work` gives on the first; its `UserError` is raised on all."""
     if world_size() == 1:
         return work()
-    told: list[Any] = [None, None]
+    answer: list[Any] = [None, None]
     if rank() == 0:
         try:
-            told[0] = work()
+            answer[0] = work()
         except UserError as error:
-            told[1] = str(error)
-    dist.broadcast_object_list(told)
-    if told[1] is not None:
-        raise UserError(told[1])
-    return cast(Answer, told[0])
+            answer[1] = str(error)
+    dist.broadcast_object_list(answer)
+    if answer[1] is not None:
+        raise UserError(answer[1])
+    return cast(Answer, answer[0])
 
 
 def any_rank(flag: bool) -> bool:
-    """Is it so on one rank at least?"""
+    """Return whether `flag` is set on at least one rank."""
     if world_size() == 1:
         return flag
-    told = torch.tensor(float(flag))
-    dist.all_reduce(told, dist.ReduceOp.MAX)
-    return bool(told)
+    flags = torch.tensor(float(flag))
+    dist.all_reduce(flags, dist.ReduceOp.MAX)
+    return bool(flags)
 
 
 def mean_over_ranks(values: Tensor) -> Tensor:
@@ -88,7 +88,7 @@ def mean_over_ranks(values: Tensor) -> Tensor:
 
 
 def is_split(tensor: Tensor) -> bool:
-    """Does each rank hold a part of it, as FSDP2 leaves a parameter?"""
+    """Return whether each rank holds a part of the tensor, as FSDP2 leaves a parameter."""
     return isinstance(tensor, DTensor)
 
 

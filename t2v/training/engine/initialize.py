@@ -1,4 +1,4 @@
-"""What a run begins with: the weights of a saved pipeline, VAE or checkpoint."""
+"""The first weights of a run: those of a saved pipeline, VAE or checkpoint."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _read(folder: Path, name: str) -> Tensor:
 
 
 def starting_part(folder: Path, part: str) -> Path:
-    """Where `part`, such as "transformer", is saved under `folder`; a checkpoint is verified.
+    """Return the folder of `part`, such as "transformer", under `folder`; a checkpoint is verified.
 
     Raises:
         UserError: nowhere, or a file of the checkpoint is not the one that was saved.

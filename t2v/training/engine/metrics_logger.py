@@ -1,4 +1,4 @@
-"""What a run leaves beside its checkpoints: metrics, validations, sheets; and its progress."""
+"""The records of a run beside its checkpoints: metrics, validations, sheets; and its progress."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Record:
     def __exit__(self, *error: object) -> None:
         if self.writes:
             self.progress.close()
-            with suppress(OSError):  # what the disk refused was told by `add`
+            with suppress(OSError):  # `add` has reported what the disk refused
                 self.log.close()
             if self.board is not None:
                 with suppress(OSError):
@@ -86,13 +86,13 @@ class Record:
         with Lines(self.output / VALIDATIONS) as file:
             file.add(line)
         lines = read_lines(self.output / VALIDATIONS, *line)
-        told: dict[str, Any] = dict(validation.figures)
+        shown: dict[str, Any] = dict(validation.figures)
         if lines[0]["step"] == 0 < step:
-            told |= {f"{name}_untuned": value for name, value in lines[0]["figures"].items()}
+            shown |= {f"{name}_untuned": value for name, value in lines[0]["figures"].items()}
         if len(lines) > 1:
             judged = verdict([_tensors(line["losses"]) for line in lines])
-            told |= judged.figures | {"verdict": judged.sentence}
-        return told
+            shown |= judged.figures | {"verdict": judged.sentence}
+        return shown
 
     def add(self, metrics: StepMetrics, validated: dict[str, Any]) -> None:
         """Write the line of a step, with what `judge` gave at this step or nothing.
@@ -172,8 +172,8 @@ class _Progress:
         self.loss = metrics.loss if first else 0.98 * self.loss + 0.02 * metrics.loss
         self.bar.set_postfix(loss=f"{self.loss:.4f}", refresh=False)
         self.bar.update(self.batch_size)
-        told = [f"{k}={v:.4g}" for k, v in record.items() if k.startswith("val_")]
-        figures = " ".join([*told, record.get("verdict", "")]).strip()
+        shown = [f"{k}={v:.4g}" for k, v in record.items() if k.startswith("val_")]
+        figures = " ".join([*shown, record.get("verdict", "")]).strip()
         if figures and not self.plain:
             self.bar.write(f"step {metrics.step}: {figures}", file=sys.stderr)
         if self.plain and (figures or time.monotonic() - self.spoke > SECONDS_BETWEEN_LINES):

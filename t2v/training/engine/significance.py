@@ -1,4 +1,4 @@
-"""What a training has come to: learning, flat, overfitting; what it copies and what it forgets."""
+"""The state of a training: learning, flat or overfitting; copies it makes, prompts it forgets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CHUNK = 64
 
 @dataclass(frozen=True)
 class Change:
-    """How the mean of some losses moved, and how far chance alone may move it."""
+    """The change of the mean of some losses, and the change that chance alone may cause."""
 
     before: float
     after: float
@@ -94,7 +94,7 @@ def verdict(history: Sequence[Mapping[str, Tensor]]) -> Verdict:
 
 
 def nearest(latents: Tensor, training: Tensor) -> Tensor:
-    """How far each of `latents` is from the nearest of `training`: root mean square, `n`.
+    """Return the distance of each of `latents` to the nearest of `training`: root mean square, `n`.
 
     Args:
         latents, training: `n c t h w` and `m c t h w` of one shape, normalised.
@@ -105,7 +105,7 @@ def nearest(latents: Tensor, training: Tensor) -> Tensor:
 
 
 def memorised(samples: Tensor, held_out: Tensor) -> dict[str, float]:
-    """Are samples copies? Figures from distances to the nearest training clip (see `nearest`).
+    """Return the share of samples that are copies, by distances to the nearest training clip.
 
     A sample of a model that copies nothing is as far from the training clips as a new clip is: it
     lies nearer than every one of n new clips once in n + 1 times.

@@ -1,4 +1,4 @@
-"""What of a saved model learns: an adapter in its layers, some of its layers, or new words."""
+"""The parts of a saved model that learn: an adapter in its layers, some layers, or new words."""
 
 from __future__ import annotations
 
@@ -142,18 +142,18 @@ def add_peft(transformer: T2VTransformer3DModel, file: str, seed: int) -> None:
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
     with loading(f"peft={file}"):
-        told: dict[str, Any] = read_json(Path(file), most=2**20)
+        values: dict[str, Any] = read_json(Path(file), most=2**20)
         kinds = sorted(kind.value for kind in PEFT_TYPE_TO_CONFIG_MAPPING)
-        if not isinstance(told, dict) or told.get("peft_type") not in kinds:
+        if not isinstance(values, dict) or values.get("peft_type") not in kinds:
             raise ValueError(f'It must hold "peft_type", one of {", ".join(kinds)}.')
-        if told["peft_type"] in REFUSED:
-            raise ValueError(f"{told['peft_type']} {REFUSED[told['peft_type']]}")
-        if chance := [name for name, value in told.items() if "dropout" in name and value]:
-            raise ValueError(f"{chance[0]} is drawn by peft itself, so no run could be repeated.")
+        if values["peft_type"] in REFUSED:
+            raise ValueError(f"{values['peft_type']} {REFUSED[values['peft_type']]}")
+        if chance := [name for name, value in values.items() if "dropout" in name and value]:
+            raise ValueError(f"{chance[0]} is sampled by peft itself, so no run could be repeated.")
         with torch.random.fork_rng(devices=[]):  # peft draws from the global state
             torch.manual_seed(seed)
-            transformer.add_adapter(PEFT_TYPE_TO_CONFIG_MAPPING[told["peft_type"]](**told))
-    transformer.eval()  # in training mode some of its layers draw from the global state, unasked
+            transformer.add_adapter(PEFT_TYPE_TO_CONFIG_MAPPING[values["peft_type"]](**values))
+    transformer.eval()  # in training mode some of its layers use the global random state
 
 
 @torch.no_grad()
@@ -209,10 +209,10 @@ def save_lora(transformer: T2VTransformer3DModel, folder: Path) -> None:
     from peft import get_peft_model_state_dict
 
     metadata = _collate_lora_metadata({"transformer": transformer})  # rank and alpha
-    told = metadata["transformer_lora_adapter_metadata"]
-    for name, value in told.items():
+    settings = metadata["transformer_lora_adapter_metadata"]
+    for name, value in settings.items():
         if isinstance(value, set):  # in an order of chance
-            told[name] = sorted(value)
+            settings[name] = sorted(value)
     layers = get_peft_model_state_dict(transformer)
     T2VPipeline.save_lora_weights(folder, transformer_lora_layers=layers, **metadata)
     sort_metadata(folder / WEIGHTS)

@@ -44,9 +44,9 @@ class Prior:
         self.repeated = len(prompts) - max(1, int(HELD_OUT * len(prompts)))
 
     def is_turn(self, step: int, ratio: float) -> bool:
-        """Does this step repeat the base model's videos? So do `ratio` of all steps."""
-        draw = torch.rand(1, generator=keyed_generator(self.seed, step, "prior"))
-        return draw.item() < ratio
+        """Return whether this step repeats the base model's videos, as `ratio` of all steps do."""
+        share = torch.rand(1, generator=keyed_generator(self.seed, step, "prior"))
+        return share.item() < ratio
 
     def batch(
         self, batch_size: int, step: int, rank: int, world_size: int
@@ -56,7 +56,7 @@ class Prior:
         return self.latents[index], *self.captions.first(index)
 
     def held_out(self) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
-        """What is never repeated, as `batch` gives it but `TIMES` times over, and times in [0, 1].
+        """The videos never trained on, as `batch` gives them but `TIMES` times over, and times.
 
         With few prompts all are judged when none are repeated.
         """
@@ -68,7 +68,7 @@ class Prior:
 def sample_prior(
     generator: Generator, weights: str, prompts: list[str], seed: int, folder: Path
 ) -> Tensor:
-    """What a generator makes of `prompts` with its own settings, normalised latents `n c t h w`.
+    """Return the videos of `prompts` by its own settings, normalised latents `n c t h w`.
 
     Sampled once and kept in `folder`, under a name that changes with the weights and the prompts.
     """

@@ -159,7 +159,7 @@ def test_an_adapter_of_peft_is_the_same_for_the_same_seed(transformer, tmp_path)
         ({"peft_type": "NONE"}, "one of ADALORA"),
         ({"peft_type": "LOHA", "rank": 2}, "unexpected keyword argument 'rank'"),
         ({"peft_type": "LOHA", "target_modules": ["to_qq"]}, "to_qq"),
-        ({"peft_type": "LOHA", "rank_dropout": 0.1}, "rank_dropout is drawn by peft"),
+        ({"peft_type": "LOHA", "rank_dropout": 0.1}, "rank_dropout is sampled by peft"),
         ({"peft_type": "LORA", "modules_to_save": ["proj_out"]}, "Leave out what trains whole"),
         ({"peft_type": "VERA"}, "cannot be loaded"),
         ({"peft_type": "LILY"}, "cannot be loaded"),

@@ -101,6 +101,12 @@ def test_every_link_and_picture_is_there(page):
         assert not anchor or anchor in anchors(path), target
 
 
+@each_page
+def test_every_file_that_is_named_is_there(page):
+    named = re.findall(r"`((?:t2v|tests|configs|docs|assets|train|sample)/[\w./-]+)`", TEXTS[page])
+    assert not [name for name in named if not (ROOT / name).exists()]
+
+
 def test_every_page_can_be_reached_from_the_readme():
     seen: set[Path] = set()
     ahead = [ROOT / "README.md"]

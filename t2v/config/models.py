@@ -48,7 +48,7 @@ class TransformerConfig:
     """Keywords of `T2VTransformer3DModel`; the defaults build the embedded model's transformer."""
 
     # full: over space and time at once; factorized: within each frame, then along time
-    attention: Literal["full", "factorized"] = "full"
+    attention: str = "full"
     patch_size: tuple[int, int, int] = (1, 2, 2)  # latent frames, height, width of one token
     num_attention_heads: int = 6  # heads; width = heads * attention_head_dim
     attention_head_dim: int = 64  # channels of a head, even

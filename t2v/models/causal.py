@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
+from t2v.models import kernels
+
 
 class FeatureCache:
     """What a causal network remembers between two chunks of one video.
@@ -50,7 +52,7 @@ class CausalConv3d(nn.Conv3d):
         x = self._after_past(x, cache)
         if self.stride[-1] == 2:
             x = F.pad(x, (0, 1, 0, 1))
-        return self._convolve(x)
+        return kernels.conv3d(x, self)
 
     def _after_past(self, x: Tensor, cache: FeatureCache | None) -> Tensor:
         taps = self.kernel_size[0]
@@ -63,22 +65,6 @@ class CausalConv3d(nn.Conv3d):
         if cache is not None:
             cache.past[self] = x[:, :, 1 - taps :].clone()  # a view would keep the whole chunk
         return x
-
-    def _convolve(self, x: Tensor) -> Tensor:
-        # One short fp32 video falls to PyTorch's `Slow3d` on a CPU, 15 times slower than oneDNN.
-        slow = (
-            x.device.type == "cpu"
-            and x.dtype == self.weight.dtype == torch.float32
-            and len(x) == 1
-            and torch.backends.mkldnn.is_available()
-            and not torch.is_autocast_enabled("cpu")
-            and not torch.compiler.is_compiling()
-        )
-        if not slow:
-            return super().forward(x)
-        return torch.mkldnn_convolution(
-            x, self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups
-        )
 
 
 class RMSNorm(nn.Module):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import platform
-from pathlib import Path
 
 import diffusers.models.attention
 import torch
@@ -21,53 +19,15 @@ from einops import rearrange, reduce, repeat
 from torch import Tensor, nn
 
 from t2v.errors import UserError
+from t2v.models import kernels
 from t2v.models.kv_cache import KVCache, cached
 
 
 class Linear(nn.Linear):
-    """`nn.Linear`, whose fp32 inference on an AMD processor goes through oneDNN.
-
-    torch sends fp32 products to MKL, which runs at half speed there; the answers agree to rounding.
-    """
+    """`nn.Linear` by the kernel that is fastest where it computes."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if _goes_through_onednn(x, self.weight):
-            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
-        return super().forward(x)
-
-
-def _goes_through_onednn(x: Tensor, weight: Tensor) -> bool:
-    return (
-        x.device.type == weight.device.type == "cpu"
-        and x.dtype == weight.dtype == torch.float32
-        and type(weight) is nn.Parameter  # a quantised or sharded weight brings its own product
-        and not torch.is_grad_enabled()  # the kernel has no gradient
-        and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
-        and _mkl_is_slow()
-    )
-
-
-@functools.cache
-def _mkl_is_slow() -> bool:
-    """Whether this is an AMD processor under MKL, and torch's private oneDNN product is there.
-
-    Asked of the vendor rather than of a clock, so that one machine always gives the same bits.
-    """
-    cpuinfo = Path("/proc/cpuinfo")
-    vendor = cpuinfo.read_text() if cpuinfo.exists() else platform.processor()
-    if "AuthenticAMD" not in vendor or not torch.backends.mkl.is_available():
-        return False
-    if not torch.backends.mkldnn.is_available() or not hasattr(
-        torch.ops.mkldnn, "_linear_pointwise"
-    ):
-        return False
-    x, weight = torch.linspace(-1, 1, 256).reshape(4, 64), torch.linspace(1, -1, 512).reshape(8, 64)
-    try:
-        product = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
-    except (RuntimeError, TypeError):  # private: its arguments may change
-        return False
-    return torch.allclose(product, F.linear(x, weight), rtol=1e-5, atol=1e-5)
+        return kernels.linear(x, self.weight, self.bias)
 
 
 class FeedForward(diffusers.models.attention.FeedForward):

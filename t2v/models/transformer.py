@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 import diffusers
 import torch
@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from t2v.errors import UserError
 from t2v.models.attention import Attention, check_backend
+from t2v.models.attention_layouts import LAYOUTS, Layout, layout_of
 from t2v.models.kv_cache import KVCache
 from t2v.models.layers import (
     FeedForward,
@@ -42,12 +43,7 @@ from t2v.models.layers import (
 
 
 class T2VTransformerBlock(nn.Module):
-    """Space-time self-attention, text cross-attention and MLP, modulated by the time.
-
-    `full` attends over all tokens at once. `factorized` attends within each frame, then along time
-    at each place (xGen-VideoSyn-1, arXiv 2408.12590, 3.2); the temporal output starts at zero, so a
-    fresh block treats every frame as its own clip.
-    """
+    """Self-attention over the video, text cross-attention and MLP, modulated by the time."""
 
     def __init__(
         self,
@@ -55,12 +51,13 @@ class T2VTransformerBlock(nn.Module):
         heads: int,
         ffn_dim: int,
         *,
-        attention: str,
+        layout: Layout,
         qk_norm: str,
         cross_attn_norm: bool,
         eps: float,
     ) -> None:
         super().__init__()
+        self.layout = layout
         self.norm1 = FP32LayerNorm(dim, eps, elementwise_affine=False)
         self.attn1 = Attention(dim, heads, dim // heads, qk_norm=qk_norm, eps=eps)
         self.attn2 = Attention(
@@ -70,18 +67,16 @@ class T2VTransformerBlock(nn.Module):
         self.ffn = FeedForward(dim, ffn_dim)
         self.norm3 = FP32LayerNorm(dim, eps, elementwise_affine=False)
         self.scale_shift_table = nn.Parameter(torch.randn(1, 6, dim) / dim**0.5)
-        self.attn_temporal: Attention | None = None
-        if attention == "factorized":
-            self.norm_temporal = FP32LayerNorm(dim, eps)
-            self.attn_temporal = Attention(dim, heads, dim // heads, qk_norm=qk_norm, eps=eps)
-            _zero(self.attn_temporal.to_out[0])
+        for name, part in layout.parts(dim, heads, qk_norm=qk_norm, eps=eps).items():
+            self.add_module(name, part)
+        self.zero_layout()
 
     def forward(
         self,
         hidden_states: Tensor,
         encoder_hidden_states: Tensor,
         temb: Tensor,
-        rotary_emb: Tensor | tuple[Tensor, Tensor],
+        rotary_emb: Any,
         encoder_attention_mask: Tensor | None = None,
         kv_cache: KVCache | None = None,
     ) -> Tensor:
@@ -90,29 +85,16 @@ class T2VTransformerBlock(nn.Module):
         modulation = (self.scale_shift_table.unsqueeze(0) + temb.float()).unbind(2)
         shift1, scale1, gate1, shift3, scale3, gate3 = modulation  # b 1|n d
         h = modulate(self.norm1, x, scale1, shift1)
-        if self.attn_temporal is None:
-            x = add_gated(x, self.attn1(h, None, None, rotary_emb), gate1)
-        else:
-            in_space, in_time = rotary_emb
-            x = add_gated(x, self._within_frames(h, in_space), gate1)
-            h = self.norm_temporal(x.float()).type_as(x)
-            x = x + self._along_time(self.attn_temporal, h, in_time)
+        x = self.layout.attend(self, x, h, gate1, rotary_emb)
         h = self.norm2(x.float()).type_as(x)
         x = x + self.attn2(h, encoder_hidden_states, encoder_attention_mask, None, kv_cache)
         h = modulate(self.norm3, x, scale3, shift3)
         return add_gated(x, self.ffn(h), gate3)
 
-    def _within_frames(self, x: Tensor, rotary_emb: Tensor) -> Tensor:
-        places = rotary_emb.shape[1]
-        h = rearrange(x, "b (t p) d -> (b t) p d", p=places)
-        h = self.attn1(h, None, None, rotary_emb)
-        return rearrange(h, "(b t) p d -> b (t p) d", b=len(x))
-
-    def _along_time(self, attn: Attention, x: Tensor, rotary_emb: Tensor) -> Tensor:
-        frames = rotary_emb.shape[1]
-        h = rearrange(x, "b (t p) d -> (b p) t d", t=frames)
-        h = attn(h, None, None, rotary_emb)
-        return rearrange(h, "(b p) t d -> b (t p) d", b=len(x))
+    def zero_layout(self) -> None:
+        """Let what the layout adds begin without effect."""
+        for name in self.layout.zero_start:
+            _zero(getattr(self, name).to_out[0])
 
 
 class T2VTransformer3DModel(
@@ -126,7 +108,7 @@ class T2VTransformer3DModel(
     it ready for training.
 
     Args:
-        attention: "full" over space and time, or "factorized": within a frame, then along time.
+        attention: who attends to whom among the video tokens, a name in `LAYOUTS`.
         qk_norm: "rms_norm_across_heads", "rms_norm" (per head) or "none".
         rope_theta: base of the rotary frequencies.
         pooled_text: add the text, summed over its tokens, to the time embedding.
@@ -148,7 +130,7 @@ class T2VTransformer3DModel(
         "norm1",
         "norm2",
         "norm3",
-        "norm_temporal",
+        *(norm for layout in LAYOUTS.values() for norm in layout.norms),
     ]
     _keys_to_ignore_on_load_unexpected = ["norm_added_q"]  # noqa: RUF012
     _cp_plan: Any = {  # noqa: RUF012
@@ -180,13 +162,14 @@ class T2VTransformer3DModel(
         added_kv_proj_dim: int | None = None,
         rope_max_seq_len: int = 1024,
         pos_embed_seq_len: int | None = None,
-        attention: Literal["full", "factorized"] = "full",
+        attention: str = "full",
         rope_theta: float = 10000.0,
         pooled_text: bool = False,
         sincos_positions: bool = False,
     ) -> None:
         super().__init__()
-        _check_config(attention, image_dim, added_kv_proj_dim, pos_embed_seq_len)
+        self.layout = layout_of(attention)
+        _refuse_image_parts(image_dim, added_kv_proj_dim, pos_embed_seq_len)
         dim = num_attention_heads * attention_head_dim
         self.rope = RotaryEmbedding(attention_head_dim, patch_size, rope_max_seq_len, rope_theta)
         self.patch_embedding = nn.Conv3d(in_channels, dim, patch_size, stride=patch_size)
@@ -198,7 +181,7 @@ class T2VTransformer3DModel(
                 dim,
                 num_attention_heads,
                 ffn_dim,
-                attention=attention,
+                layout=self.layout,
                 qk_norm=qk_norm,
                 cross_attn_norm=cross_attn_norm,
                 eps=eps,
@@ -209,8 +192,8 @@ class T2VTransformer3DModel(
         self.proj_out = Linear(dim, (out_channels or in_channels) * math.prod(patch_size))
         self.scale_shift_table = nn.Parameter(torch.randn(1, 2, dim) / dim**0.5)
         self.gradient_checkpointing = False
-        if attention == "factorized":
-            self._cp_plan = None  # a frame cut in two could not attend within itself
+        if not self.layout.can_split:
+            self._cp_plan = None
 
     @torch.no_grad()
     def initialize(self, generator: torch.Generator) -> None:
@@ -238,8 +221,7 @@ class T2VTransformer3DModel(
             nn.init.normal_(block.scale_shift_table, std=std, generator=generator)
             block.scale_shift_table[:, [2, 5]] += 0.5  # the two gates
             _zero(block.attn2.to_out[0])
-            if block.attn_temporal is not None:
-                _zero(block.attn_temporal.to_out[0])
+            block.zero_layout()
         _zero(self.proj_out)
 
     @apply_lora_scale("attention_kwargs")
@@ -271,7 +253,7 @@ class T2VTransformer3DModel(
             UserError: sizes that patches do not tile, or a grid longer than the known positions.
         """
         grid = self._grid(hidden_states)
-        rotary_emb = self._split_rotary(self.rope(hidden_states), grid)
+        rotary_emb = self.layout.rotary(self.rope(hidden_states), grid)
         # the convolution answers autocast in half precision; the residual keeps the input's
         x = self.patch_embedding(hidden_states).type_as(hidden_states)
         x = rearrange(x, "b d t h w -> b (t h w) d").contiguous()
@@ -315,13 +297,6 @@ class T2VTransformer3DModel(
         t, h, w = (size // step for size, step in zip(sizes, patch, strict=True))
         return {"t": t, "h": h, "w": w}
 
-    def _split_rotary(self, turns: Tensor, grid: dict[str, int]) -> Tensor | tuple[Tensor, Tensor]:
-        """For `factorized` the turns of one frame and one place: the others only add a constant."""
-        if self.config.attention == "full":
-            return turns
-        places = grid["h"] * grid["w"]
-        return turns[:, :places], turns[:, ::places]
-
     def _unpatchify(self, x: Tensor, grid: dict[str, int]) -> Tensor:
         pt, ph, pw = self.config.patch_size
         return rearrange(
@@ -334,9 +309,7 @@ class T2VTransformer3DModel(
         )
 
 
-def _check_config(attention: str, *image_parts: int | None) -> None:
-    if attention not in ("full", "factorized"):
-        raise UserError(f'attention={attention!r} is unknown. Choose "full" or "factorized".')
+def _refuse_image_parts(*image_parts: int | None) -> None:
     if any(part is not None for part in image_parts):
         raise UserError(
             "This config describes an image-to-video transformer (image_dim, added_kv_proj_dim or "

@@ -17,6 +17,7 @@ from t2v.config.finetune import FinetuneConfig, LoRAConfig
 from t2v.data.rng import keyed_generator
 from t2v.errors import UserError
 from t2v.io.text_files import read_json
+from t2v.models.attention_layouts import layout_of
 from t2v.models.load import loading
 from t2v.models.lora import prediction
 from t2v.models.lora_file import WEIGHTS, require_peft, sort_metadata
@@ -76,10 +77,8 @@ def _chosen(config: FinetuneConfig, transformer: T2VTransformer3DModel) -> Calla
         return lambda name: name in added  # peft froze the rest
     if config.method in ("concept", "soft_prompt"):
         return lambda name: False
-    # 3D attention mixes places and frames in one layer: it is where motion is made
-    temporal = transformer.config.attention == "factorized"
-    parts = ("attn_temporal", "norm_temporal") if temporal else ("attn1",)
-    return lambda name: any(f".{part}." in name for part in parts)
+    motion = layout_of(transformer.config.attention).motion
+    return lambda name: any(f".{part}." in name for part in motion)
 
 
 def add_adapter(transformer: T2VTransformer3DModel, config: FinetuneConfig) -> None:

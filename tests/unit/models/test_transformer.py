@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 from t2v.config.models import TransformerConfig
 from t2v.errors import UserError
-from t2v.models import layers
+from t2v.models import kernels
+from t2v.models.attention_layouts import LAYOUTS
 from t2v.models.kv_cache import KVCache
 from t2v.models.transformer import T2VTransformer3DModel, T2VTransformerBlock
 
@@ -173,7 +174,7 @@ def test_temporal_attention_knows_the_order_of_frames():
     assert relative(turned, predict(model, **given)) > 1e-3
 
 
-@pytest.mark.parametrize("attention", ["full", "factorized"])
+@pytest.mark.parametrize("attention", LAYOUTS)
 def test_every_input_matters(attention):
     model = build(attention=attention, pooled_text=True)
     given = inputs()
@@ -197,7 +198,7 @@ def test_pooled_text_ignores_padding_and_reaches_the_modulation():
 
 
 @pytest.mark.parametrize("grid", [(1, 2, 2), (1, 4, 10), (5, 6, 2), (9, 2, 4)])
-@pytest.mark.parametrize("attention", ["full", "factorized"])
+@pytest.mark.parametrize("attention", LAYOUTS)
 def test_one_model_serves_many_sizes_and_durations(grid, attention):
     given = inputs(grid)
     assert predict(build(attention=attention), **given).shape == given["hidden_states"].shape
@@ -209,7 +210,7 @@ def test_frames_can_be_patched_too():
 
 
 @pytest.mark.parametrize("qk_norm", ["rms_norm_across_heads", "rms_norm", "none"])
-@pytest.mark.parametrize("attention", ["full", "factorized"])
+@pytest.mark.parametrize("attention", LAYOUTS)
 def test_batch_equals_one_by_one(attention, qk_norm):
     model = build(attention=attention, qk_norm=qk_norm)
     given = inputs()
@@ -217,7 +218,7 @@ def test_batch_equals_one_by_one(attention, qk_norm):
     torch.testing.assert_close(predict(model, **given), torch.cat(alone), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("attention", ["full", "factorized"])
+@pytest.mark.parametrize("attention", LAYOUTS)
 def test_gradient_checkpointing_keeps_the_gradients(attention):
     model = build(attention=attention)
     model(**inputs()).sample.sum().backward()
@@ -229,7 +230,7 @@ def test_gradient_checkpointing_keeps_the_gradients(attention):
         torch.testing.assert_close(parameter.grad, wanted[name], msg=name)
 
 
-@pytest.mark.parametrize("attention", ["full", "factorized"])
+@pytest.mark.parametrize("attention", LAYOUTS)
 def test_saved_and_loaded_it_answers_the_same(attention, tmp_path):
     model = build(attention=attention, qk_norm="rms_norm", rope_theta=100.0, pooled_text=True)
     model.save_pretrained(tmp_path, max_shard_size="20KB")
@@ -327,9 +328,9 @@ def test_a_compiled_model_takes_a_cache_and_is_compiled_once(whole):
 
 def test_the_onednn_product_agrees_with_torchs(monkeypatch):
     model, given = build(attention_head_dim=64), inputs()
-    monkeypatch.setattr(layers, "_mkl_is_slow", lambda: False)
+    monkeypatch.setattr(kernels, "mkl_is_slow", lambda: False)
     wanted = predict(model, **given)
-    monkeypatch.setattr(layers, "_mkl_is_slow", lambda: True)
+    monkeypatch.setattr(kernels, "mkl_is_slow", lambda: True)
     assert relative(predict(model, **given), wanted) < 1e-5
     model(**given).sample.sum().backward()  # and stays out of the way of gradients
     assert model.blocks[0].attn1.to_q.weight.grad.any()
@@ -341,7 +342,7 @@ def count_calls(module: nn.Module) -> list[int]:
     return calls
 
 
-@pytest.mark.parametrize("attention", ["full", "factorized"])
+@pytest.mark.parametrize("attention", LAYOUTS)
 @pytest.mark.parametrize(
     "config",
     [

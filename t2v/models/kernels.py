@@ -1,0 +1,78 @@
+"""CPU kernels that are faster than those torch picks, and the cases in which they are right."""
+
+from __future__ import annotations
+
+import functools
+import platform
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`F.linear`; fp32 inference on an AMD processor goes through oneDNN.
+
+    torch sends fp32 products to MKL, which runs at half speed there; the answers agree to rounding.
+    """
+    if _linear_is_faster(x, weight):
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return F.linear(x, weight, bias)
+
+
+def _linear_is_faster(x: Tensor, weight: Tensor) -> bool:
+    return (
+        x.device.type == weight.device.type == "cpu"
+        and x.dtype == weight.dtype == torch.float32
+        and type(weight) is nn.Parameter  # a quantised or sharded weight brings its own product
+        and not torch.is_grad_enabled()  # the kernel has no gradient
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+        and mkl_is_slow()
+    )
+
+
+@functools.cache
+def mkl_is_slow() -> bool:
+    """True on an AMD processor under MKL, where torch's private oneDNN product is there.
+
+    Asked of the vendor rather than of a clock, so that one machine always gives the same bits.
+    """
+    cpuinfo = Path("/proc/cpuinfo")
+    vendor = cpuinfo.read_text() if cpuinfo.exists() else platform.processor()
+    if "AuthenticAMD" not in vendor or not torch.backends.mkl.is_available():
+        return False
+    if not torch.backends.mkldnn.is_available() or not hasattr(
+        torch.ops.mkldnn, "_linear_pointwise"
+    ):
+        return False
+    x, weight = torch.linspace(-1, 1, 256).reshape(4, 64), torch.linspace(1, -1, 512).reshape(8, 64)
+    try:
+        product = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+    except (RuntimeError, TypeError):  # private: its arguments may change
+        return False
+    return torch.allclose(product, F.linear(x, weight), rtol=1e-5, atol=1e-5)
+
+
+def conv3d(x: Tensor, layer: nn.Conv3d) -> Tensor:
+    """The convolution of `layer`, whose zeros are padded by itself.
+
+    One short fp32 video falls to PyTorch's `Slow3d` on a CPU, 15 times slower than oneDNN.
+    """
+    weight, bias = layer.weight, layer.bias
+    stride, padding = layer.stride, layer.padding
+    assert isinstance(padding, tuple) and layer.padding_mode == "zeros"
+    faster = (
+        x.device.type == "cpu"
+        and x.dtype == weight.dtype == torch.float32
+        and len(x) == 1
+        and torch.backends.mkldnn.is_available()
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+    )
+    if faster:
+        return torch.mkldnn_convolution(
+            x, weight, bias, padding, stride, layer.dilation, layer.groups
+        )
+    return F.conv3d(x, weight, bias, stride, padding, layer.dilation, layer.groups)

@@ -217,10 +217,11 @@ def _cheapest(report: dict[str, Any], runs: dict[str, dict[str, Any]]) -> str | 
     }
     fit = {side: count for side, count in passes.items() if side not in worse}
     cheapest = min(fit, key=fit.__getitem__)
+    count = fit[cheapest]
     return (
-        f"not shown to be worse than {FIRST} in any metric: {', '.join(sorted(fit))}; the cheapest "
-        f"is {cheapest}: {_sampling(protocols[cheapest])}, {fit[cheapest]} passes of the "
-        "transformer"
+        f"Not shown to be worse than {FIRST} in any metric: {', '.join(sorted(fit))}. The cheapest "
+        f"is {cheapest}: {_sampling(protocols[cheapest])}, {count} transformer "
+        f"pass{'es' if count > 1 else ''}."
     )
 
 

@@ -14,7 +14,7 @@ from t2v.evaluation.hard_negatives import (
 from t2v.world.grammar import caption, draw_scene
 
 
-def drawn(kind: str, text: str, count: int = 20) -> set[str | None]:
+def wrong_captions(kind: str, text: str, count: int = 20) -> set[str | None]:
     return {counterfactual(text, torch.Generator().manual_seed(n), (kind,)) for n in range(count)}
 
 
@@ -35,26 +35,30 @@ def test_captions_of_one_scene_mean_the_same_and_a_wrong_one_does_not():
 
 
 def test_one_phrase_is_exchanged_and_the_rest_stays():
-    assert drawn("direction", "a red ball slides to the left on grass") <= {
+    assert wrong_captions("direction", "a red ball slides to the left on grass") <= {
         f"a red ball {motion} on grass"
         for motion in ("slides to the right", "moves right", "rolls right", "glides to the right")
     }
-    assert drawn("count", "two red balls rest on grass") == {"three red balls rest on grass"}
-    assert drawn("binding", "an orange star and a red cube rest at dusk") == {
+    assert wrong_captions("count", "two red balls rest on grass") == {
+        "three red balls rest on grass"
+    }
+    assert wrong_captions("binding", "an orange star and a red cube rest at dusk") == {
         "a red star and an orange cube rest at dusk"
     }
-    assert drawn("size", "a big ball rests at dusk") == {
+    assert wrong_captions("size", "a big ball rests at dusk") == {
         f"a {size} ball rests at dusk" for size in ("small", "tiny", "little")
     }
-    assert all("spins" not in text for text in drawn("motion", "a red ball rests", 200))
-    assert any("spins" in text for text in drawn("motion", "a red cube rests", 200))
+    assert all("spins" not in text for text in wrong_captions("motion", "a red ball rests", 200))
+    assert any("spins" in text for text in wrong_captions("motion", "a red cube rests", 200))
 
 
 def test_a_word_inside_another_phrase_is_left_alone():
-    assert drawn("colour", "a ball rests on a green field") == {None}
-    assert drawn("shape", "it rests under the stars") == {None}
-    assert drawn("binding", "a red ball and a red cube rest at dusk") == {None}
-    assert drawn("binding", "a red car, a red bus and a blue bike") == {None}  # whose is which?
+    assert wrong_captions("colour", "a ball rests on a green field") == {None}
+    assert wrong_captions("shape", "it rests under the stars") == {None}
+    assert wrong_captions("binding", "a red ball and a red cube rest at dusk") == {None}
+    assert wrong_captions("binding", "a red car, a red bus and a blue bike") == {
+        None
+    }  # whose is which?
     assert counterfactual("an old man laughs", torch.Generator()) is None
 
 

@@ -23,7 +23,7 @@ from t2v.nets.clip import ClipModel
 from t2v.nets.features import FrameNet, perceptual_distance
 
 
-def drawn(*shape, seed=0):
+def normal(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.double)
 
 
@@ -42,7 +42,7 @@ class Passed(nn.Module):
 
 
 def test_the_frechet_distance_is_that_of_torchmetrics():
-    ours, theirs = drawn(80, 6), 1.5 * drawn(90, 6, seed=1) + 0.3
+    ours, theirs = normal(80, 6), 1.5 * normal(90, 6, seed=1) + 0.3
     other = FrechetInceptionDistance(feature=Passed()).set_dtype(torch.double)
     other.update(theirs, real=True)
     other.update(ours, real=False)
@@ -50,14 +50,14 @@ def test_the_frechet_distance_is_that_of_torchmetrics():
 
 
 def test_the_kernel_distance_is_that_of_torchmetrics():
-    ours, theirs = drawn(70, 6), 1.2 * drawn(70, 6, seed=1) + 0.2
+    ours, theirs = normal(70, 6), 1.2 * normal(70, 6, seed=1) + 0.2
     assert kernel_distance(ours, theirs)[0] == pytest.approx(
         poly_mmd(theirs, ours, degree=3, gamma=None, coef=1.0).item(), abs=1e-4
     )
 
 
 def test_retrieval_is_that_of_torchmetrics():
-    score = drawn(40, 40)
+    score = normal(40, 40)
     for k in (1, 5):
         ours = hits(score, tuple(map(str, range(40))), k)
         theirs = [retrieval_hit_rate(score[i], torch.arange(40) == i, top_k=k) for i in range(40)]
@@ -80,7 +80,7 @@ def test_sim_is_what_clip_itself_says_of_frames_and_prompts(clip_folder):
 
 
 def test_the_perceptual_distance_is_equation_1_of_lpips():
-    maps, others = ([drawn(1, 2, 3, 4, 5, seed=s), drawn(1, 2, 7, 2, 2, seed=s)] for s in (0, 1))
+    maps, others = ([normal(1, 2, 3, 4, 5, seed=s), normal(1, 2, 7, 2, 2, seed=s)] for s in (0, 1))
     for frame in range(2):
         wanted = 0.0
         for ours, theirs in zip(maps, others, strict=True):
@@ -128,14 +128,16 @@ def test_intervals_and_tests_are_those_of_scipy():
     for right, n in ((0, 12), (7, 9), (81, 263)):
         other = stats.binomtest(right, n).proportion_ci(method="wilson")
         assert wilson(right, n) == pytest.approx((other.low, other.high), abs=1e-4)
-    values = drawn(50).exp()  # skewed
+    values = normal(50).exp()  # skewed
     ours = bootstrap(values, torch.Generator().manual_seed(0))
     rng = np.random.default_rng(0)
     other = stats.bootstrap((values.numpy(),), np.mean, method="BCa", rng=rng).confidence_interval
     width = other.high - other.low
-    assert ours == pytest.approx((other.low, other.high), abs=0.1 * width)  # both drew at random
+    assert ours == pytest.approx(
+        (other.low, other.high), abs=0.1 * width
+    )  # both resample at random
     pairs = torch.tensor([1.0] * 9 + [-1.0] * 2 + [0.0] * 5)
     assert paired_p(pairs, torch.Generator()) == pytest.approx(stats.binomtest(9, 11).pvalue)
-    moved = drawn(9) + 0.5
+    moved = normal(9) + 0.5
     luck = stats.permutation_test((moved.numpy(),), np.mean, permutation_type="samples").pvalue
     assert paired_p(moved, torch.Generator().manual_seed(0)) == pytest.approx(luck, abs=0.02)

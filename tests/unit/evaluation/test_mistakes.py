@@ -99,6 +99,6 @@ def test_another_number_format_samples_and_measures_and_is_kept_apart(pipe, tmp_
         cache_keys(coarse, ("a", "b"), config)
     )
     clips = torch.randint(0, 256, (2, 9, 32, 48, 3), dtype=torch.uint8)
-    near, far = (through_vae(each.vae, clips).float() for each in (exact, coarse))
-    assert (near - far).abs().mean() < 4
+    fine, rough = (through_vae(each.vae, clips).float() for each in (exact, coarse))
+    assert (fine - rough).abs().mean() < 4
     assert vae_frames(coarse.vae).maps(clips)[0].dtype == torch.float32

@@ -177,7 +177,7 @@ def test_of_several_runs_the_cheapest_that_is_not_worse_is_named(model, tmp_path
     lines = [line for line in text.splitlines() if line.startswith("| dynamics.subject |")]
     assert ["is better" in line for line in lines[:2]] == [False, True]
     assert lines[2].endswith("worse |") and lines[2].count("worse") == 1
-    assert "not shown to be worse than A in any metric: A, B; the cheapest is B: steps" in text
+    assert "Not shown to be worse than A in any metric: A, B. The cheapest is B: steps" in text
     read = json.loads((tmp_path / "c" / "compare.json").read_text())
     assert set(read["suites"]["order"]["columns"]) == {"B", "C"}
     page = (tmp_path / "c" / "page.html").read_text()

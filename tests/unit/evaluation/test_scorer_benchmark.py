@@ -1,4 +1,4 @@
-"""The examination of a scorer gives full marks to one that knows and none to one that is blind."""
+"""The benchmark gives full marks to a scorer that knows and none to one that is blind."""
 
 import torch
 
@@ -9,7 +9,7 @@ COUNT = 40
 
 
 class Knowing:
-    """Has seen every clip and read every caption; anything else is foreign to it."""
+    """Knows every clip and every caption, and nothing else."""
 
     def __init__(self, video, captions):
         self.frames = {each.numpy().tobytes(): i for i, each in enumerate(video)}

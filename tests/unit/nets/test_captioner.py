@@ -67,7 +67,7 @@ def awake(model: torch.nn.Module) -> torch.nn.Module:
     generator = torch.Generator().manual_seed(2)
     for parameter in model.parameters():
         noise = 0.5 * torch.randn(parameter.shape, generator=generator)
-        # what was drawn from the global source is replaced: the words must be the same in every run
+        # replaces the random initialisation: the words must be the same in every run
         parameter.data = noise if parameter.ndim > 1 else parameter.data + noise
     return model.eval()
 
@@ -163,25 +163,25 @@ def test_a_video_model_with_chat_is_shown_a_video(onevision, frames):
     assert 0 < len(said.split()) <= 6
     assert set(said.split()) <= set(WORDS)
     assert model.describe(frames, "describe this", 6) == [said]
-    seen = []
+    inputs = []
     hook = model.model.model.vision_tower.register_forward_pre_hook(
-        lambda module, args, kwargs: seen.extend([*args, *kwargs.values()]), with_kwargs=True
+        lambda module, args, kwargs: inputs.extend([*args, *kwargs.values()]), with_kwargs=True
     )
     model.describe(frames, "describe this", 1)
     hook.remove()
-    assert seen[0].shape == (3, 3, 16, 16)
+    assert inputs[0].shape == (3, 3, 16, 16)
 
 
 def test_an_image_model_with_chat_is_shown_every_frame_and_adds_to_no_prompt(llava, frames):
     model = Captioner(llava, "cpu")
     assert model.takes_chat and not model.takes_video
-    seen = []
+    inputs = []
     hook = model.model.model.vision_tower.register_forward_pre_hook(
-        lambda module, args, kwargs: seen.extend([*args, *kwargs.values()]), with_kwargs=True
+        lambda module, args, kwargs: inputs.extend([*args, *kwargs.values()]), with_kwargs=True
     )
     [said] = model.describe(frames, "describe this", 6)
     hook.remove()
-    assert seen[0].shape == (3, 3, 16, 16)
+    assert inputs[0].shape == (3, 3, 16, 16)
     assert 0 < len(said.split()) <= 6
     assert set(said.split()) <= set(WORDS)
     assert model.describe(frames, "describe this", 6) == [said]

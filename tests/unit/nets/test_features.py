@@ -66,6 +66,6 @@ def test_features_are_those_of_the_model_behind_its_own_processor(kind, video, t
 def test_a_folder_that_does_not_say_how_frames_are_prepared_is_refused(tmp_path):
     ViTModel(ViTConfig(**SMALL)).save_pretrained(tmp_path)
     for load in (load_video_net, load_frame_net):
-        with pytest.raises(UserError, match="cannot be loaded") as told:
+        with pytest.raises(UserError, match="cannot be loaded") as error:
             load(str(tmp_path))
-        assert "image processor" in str(told.value) or "preprocessor" in str(told.value)
+        assert "image processor" in str(error.value) or "preprocessor" in str(error.value)

@@ -1,4 +1,4 @@
-"""The towers look at what they are told to, and a saved scorer answers as before."""
+"""The towers attend to the tokens that are kept, and a saved scorer answers as before."""
 
 import pytest
 import torch

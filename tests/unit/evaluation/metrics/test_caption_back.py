@@ -105,7 +105,7 @@ def test_a_prompt_in_the_captioners_own_words_scores_one(load, captioner, video)
     said = [describer.describe(each) for each in video]
     assert all(len(texts) == 2 for texts in said)  # a caption a frame, from a model without chat
     assert set(" ".join(said[0]).split()) <= set(WORDS)
-    still = video[:, :1].expand_as(video)  # all frames are told alike
+    still = video[:, :1].expand_as(video)  # all frames get one caption
     prompts = tuple(texts[0] for texts in said)
     own = caption_back.measure(Videos(still, prompts, 8), describer)["similarity"]
     assert all(prompts) and own.values.tolist() == [1.0] * 2

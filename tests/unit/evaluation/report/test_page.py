@@ -12,8 +12,8 @@ from t2v.evaluation.rows import MODEL, REAL
 
 
 def cell(value):
-    told = {"value": value, "low": value - 0.1, "high": value + 0.1, "n": 3}
-    return told | {"better": "higher", "method": "the net x"}
+    numbers = {"value": value, "low": value - 0.1, "high": value + 0.1, "n": 3}
+    return numbers | {"better": "higher", "method": "the net x"}
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def report():
     values = (0.2, None, 0.1)
     videos = [
         {"prompt": f"prompt {i}", "topic": "", "values": {"f.sim": value}, "marks": [],
-         "said": {"a captioner": f"seen <{i}>"}}
+         "said": {"a captioner": f"a ball <{i}>"}}
         for i, value in enumerate(values)
     ]  # fmt: skip
     tables = {
@@ -52,7 +52,7 @@ def test_tables_say_what_each_row_and_figure_is_and_how_many_were_asked(report, 
     html = page.read_text()
     assert '<tr class="count"><th>n</th><td>3</td>' in html
     assert "kernel</th>" not in html  # nothing was measured: no table of it
-    assert "a captioner: seen &lt;0&gt;" in html and "seen <0>" not in html
+    assert "a captioner: a ball &lt;0&gt;" in html and "a ball <0>" not in html
 
 
 def test_suspicious_videos_come_first_then_the_worst_then_the_unknown(report):

@@ -1,1 +1,1 @@
-"""From files on disk to batches."""
+"""Datasets: files on disk become batches."""

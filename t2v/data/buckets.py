@@ -1,4 +1,4 @@
-"""The shapes that clips are grouped by, and the one a clip belongs to."""
+"""Buckets: the shapes that clips are grouped by, and the choice of one for a clip."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ class Unfit(Exception):
 def bucket_sizes(
     resolution: int, aspects: Sequence[str], multiple: int = 16
 ) -> tuple[tuple[int, int], ...]:
-    """For each aspect the (height, width) that comes nearest to it within the area budget.
+    """Find for each aspect the (height, width) nearest to it within the area budget.
 
     Sides are multiples of `multiple` pixels (the VAE's 8 times the transformer's patch of 2); the
     area is at most `resolution` squared and at least 3/4 of it.
 
     Raises:
-        UserError: no size has an area that near.
+        UserError: no size has such an area.
     """
     budget = resolution**2
     sides = range(multiple, 8 * resolution, multiple)
     near = [(h, w) for h, w in product(sides, sides) if LEAST_AREA * budget <= h * w <= budget]
     if not near:
         raise UserError(
-            f"resolution={resolution}: no frame with sides of whole {multiple} pixels has 3/4 to "
-            f"all of its area. Give a multiple of {multiple}."
+            f"resolution={resolution}: no frame whose sides are multiples of {multiple} pixels has "
+            f"3/4 to all of that area. Give a multiple of {multiple}."
         )
     found = []
     for aspect in aspects:
@@ -115,5 +115,5 @@ def fit_length(available: int, lengths: Sequence[int]) -> int:
 
 
 def _apart(one: tuple[int, int], other: tuple[int, int]) -> float:
-    """How far two (height, width) differ in shape: 0 is equal, log 2 is twice as wide."""
+    """The distance of two (height, width) in shape: 0 is equal, log 2 is twice as wide."""
     return abs(math.log(one[1] / one[0]) - math.log(other[1] / other[0]))

@@ -1,4 +1,4 @@
-"""Tensors on disk, found by a hash of all they were made from."""
+"""A cache of tensors on disk, by a hash of all that they were made from."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TENSORS_PER_SHARD = 64
 
 
 def weights_digest(module: nn.Module) -> str:
-    """A hash of a network's class, names and weights."""
+    """Return a hash of a network's class, names and weights."""
     hashed = hashlib.sha256(type(module).__name__.encode())
     for name, tensor in sorted(module.state_dict().items()):
         hashed.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -35,12 +35,11 @@ def weights_digest(module: nn.Module) -> str:
 class Cache:
     """Tensors by key in the safetensors shards of a folder, written a shard at a time.
 
-    Shards get their names by renaming a complete file, so a kill leaves whole shards only. A shard
-    that cannot be read is named in a warning and counts as absent.
+    A shard gets its name when it is complete, so a kill leaves whole shards only. A shard that
+    cannot be read is named in a warning and counts as absent.
 
     Args:
-        per_shard: how many tensors a shard holds, `TENSORS_PER_SHARD` unless told otherwise; at
-            most so many are lost to a kill.
+        per_shard: tensors in a shard, by default `TENSORS_PER_SHARD`; a kill loses at most as many.
     """
 
     def __init__(self, folder: Path, per_shard: int | None = None) -> None:
@@ -67,17 +66,17 @@ class Cache:
         self.flush()
 
     def shape(self, key: str) -> tuple[int, ...]:
-        """The shape of a tensor, without reading it."""
+        """Return the shape of a tensor without reading it."""
         for kept in (self.held, self.waiting):
             if key in kept:
                 return tuple(kept[key].shape)
         return tuple(self.shards[key].get_slice(key).get_shape())
 
     def read(self, key: str) -> Tensor:
-        """The tensor of a key.
+        """Return the tensor of a key.
 
         Raises:
-            UserError: its bytes are no finite numbers, so the disk has changed them.
+            UserError: it holds NaN or inf: it was written without, so the file is damaged.
         """
         for kept in (self.held, self.waiting):
             if key in kept:
@@ -85,7 +84,7 @@ class Cache:
         tensor = self.shards[key].get_tensor(key)
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise UserError(
-                f"{self.folder}: the tensor {key} was written whole and is damaged now. "
+                f"{self.folder}: the tensor {key} is damaged: it holds NaN or inf. "
                 "Remove the folder; it will be made again."
             )
         return tensor
@@ -95,17 +94,14 @@ class Cache:
         self.held |= zip(keys, tensors, strict=True)
 
     def add(self, key: str, tensor: Tensor) -> None:
-        """Keep a tensor; it is on disk after the next `flush`, which comes by itself now and then.
-
-        A tensor that is not finite is the caller's mistake.
-        """
+        """Keep a finite tensor; it is on disk after the next `flush`, which a full shard brings."""
         assert not tensor.is_floating_point() or tensor.isfinite().all()
         self.waiting[key] = tensor.contiguous()
         if len(self.waiting) >= self.per_shard:
             self.flush()
 
     def flush(self) -> None:
-        """Write what waits."""
+        """Write the tensors that are not on disk yet."""
         if not self.waiting:
             return
         self.folder.mkdir(parents=True, exist_ok=True)

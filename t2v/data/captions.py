@@ -1,4 +1,4 @@
-"""The captions of a dataset as tokens, ready to be picked from."""
+"""The captions of a dataset as tokens, and the choice of one for a clip."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from t2v.models.text import clean_prompt
 
 
 def token_counts(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> dict[str, int]:
-    """How many tokens each text takes, its end mark included."""
+    """Count the tokens of each text, its end mark included."""
     unique = list(dict.fromkeys(texts))
     ids = (
         tokenizer([clean_prompt(text) for text in unique], verbose=False).input_ids
@@ -25,7 +25,7 @@ def token_counts(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> di
 
 
 class Captions:
-    """Every paraphrase of every clip, tokenised once.
+    """All captions of all clips, tokenised once.
 
     Raises:
         UserError: a caption is longer than `max_length` tokens; it is shown.
@@ -52,12 +52,12 @@ class Captions:
         self.starts = self.counts.cumsum(0) - self.counts
 
     def pick(self, clips: Tensor, choice: Tensor, dropped: Tensor) -> tuple[Tensor, Tensor]:
-        """One caption a clip: ids padded to the longest picked, `b m`, and lengths, `b`.
+        """Pick one caption a clip: ids padded to the longest one, `b m`, and lengths, `b`.
 
         Args:
             clips: indices, `b`.
-            choice: which paraphrase, as a fraction of their number in [0, 1), `b`.
-            dropped: where true the empty caption is taken, `b`.
+            choice: the caption of each, as a fraction of their number in [0, 1), `b`.
+            dropped: true where the empty caption is taken, `b`.
         """
         row = self.starts[clips] + (choice * self.counts[clips]).long()
         row = row.masked_fill(dropped, len(self.tokens) - 1)
@@ -65,5 +65,5 @@ class Captions:
         return self.tokens[row, : int(lengths.max())].long(), lengths
 
     def first(self, clips: Tensor) -> tuple[Tensor, Tensor]:
-        """The first caption of each clip, as `pick` gives it."""
+        """Pick the first caption of each clip."""
         return self.pick(clips, torch.zeros(len(clips)), torch.zeros(len(clips), dtype=torch.bool))

@@ -1,4 +1,4 @@
-"""Which clips make the batch of a step: by shape, by stage, images beside videos."""
+"""The clips of each step's batch: by shape, by stage of the curriculum, images beside videos."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class BatchOrder:
 
 @lru_cache(maxsize=4)
 def _cycle(turns: tuple[int, ...], seed: int, cycle: int) -> tuple[Tensor, Tensor]:
-    """The shape of each step of a cycle, and how often that shape came before in it.
+    """The shape of each step of a cycle, and the number of times it came before in the cycle.
 
     The k-th of n turns falls at a random time in [k/n, (k+1)/n), so no shape runs ahead.
     """
@@ -61,7 +61,7 @@ def _cycle(turns: tuple[int, ...], seed: int, cycle: int) -> tuple[Tensor, Tenso
 
 
 class Item(NamedTuple):
-    """One cached tensor a batch may hold: which clip it is, at which resolution and shape."""
+    """A cached tensor that a batch may hold: its clip, its resolution and its shape."""
 
     clip: int
     resolution: int | None
@@ -97,14 +97,14 @@ def first_items(batches: Iterable[BatchItems], count: int) -> Iterator[BatchItem
 
 
 class Curriculum:
-    """The stages of a training over the items of a dataset: sizes, lengths, images beside videos.
+    """The batches of a training in stages: of some sizes and lengths, images beside videos.
 
-    In a stage the steps numbered by `image_ratio` see first frames of clips (and image files), the
-    others see clips cut to the longest of `lengths` that clip and stage allow. The VAE is causal,
+    In a stage a share `image_ratio` of the steps takes first frames of clips (and image files), the
+    others take clips cut to the longest of `lengths` that clip and stage allow. The VAE is causal,
     so a cut clip's latents are the first of the whole one's.
 
     Raises:
-        UserError: a stage has nothing to see.
+        UserError: a stage has no clips.
     """
 
     def __init__(
@@ -149,7 +149,7 @@ class _Stage:
             if wanted and not len(found):
                 raise UserError(
                     f"The stage from step {config.from_step} (resolution={config.resolution}, "
-                    f"num_frames={limit}, image_ratio={ratio}) has no {kind} to see. "
+                    f"num_frames={limit}, image_ratio={ratio}) has no {kind} to train on. "
                     "Give footage that fits it, or another image_ratio."
                 )
         self.frames = {number: cuts[number] for number in self.videos.tolist()}
@@ -170,7 +170,7 @@ class _Stage:
 
 
 def _cut(num_frames: int, limit: int | None, lengths: Sequence[int]) -> int:
-    """How many frames of an item a stage sees: all, or the longest length within its limit."""
+    """The frames of an item that a stage takes: all, or the longest length within its limit."""
     if limit is None or num_frames <= limit:
         return num_frames
     return max((length for length in lengths if length <= limit), default=1)

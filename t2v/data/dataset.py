@@ -1,4 +1,4 @@
-"""A dataset as a training sees it: tensors, captions, and the batches they make."""
+"""Datasets for training: tensors, captions, and the batches they make."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ HELD_OUT_AT_ONCE = 64  # or the batch of training, which is known to fit
 
 @dataclass(frozen=True)
 class Dataset:
-    """Clips as tensors `c t h w` of a few shapes, with what a training needs of them.
+    """Clips as tensors `c t h w` of a few shapes, their captions, and their batches.
 
     Args:
         rows: of every clip, with its captions; those held out come last. `Item.clip` counts them.
-        train_count: how many of the rows are trained on.
-        items: what a batch is made of.
+        train_count: the number of rows that are trained on.
+        items: the cached tensors that batches are made of.
         tensors: of each item.
-        masks: of each item, `t h w` uint8: how far objects cover the pixel, 0 to 255; None where
-            that is not known.
-        temporal: frames a step of their time axis stands for.
-        count: how many of the items are trained on; they come first.
+        masks: of each item, `t h w` uint8, the coverage by objects from 0 to 255; None where it is
+            not known.
+        temporal: frames that a step of their time axis stands for.
+        count: the number of items that are trained on; they come first.
         train: the batches of the steps.
         held_out: batches of one shape each, whole clips: all that is kept for validation.
         sizes: fps, height, width and num_frames that a model trained on it makes by default.
-        sources: hashes of all of it; a run that goes on must find the same.
+        sources: hashes of all of it; a run that is resumed must find the same.
     """
 
     rows: list[dict[str, Any]]
@@ -96,7 +96,7 @@ class CachedTensors:
 def filled(
     clips: ClipsConfig, data: str, *, fps: float, height: int, width: int, num_frames: int
 ) -> ClipsConfig:
-    """The settings with a model's own rate and sizes where none are given, if `data` needs any."""
+    """Fill in a model's own rate and sizes where none are given, if `data` needs any."""
     if is_rendered(data):
         return clips
     resolution = round(math.sqrt(height * width))
@@ -115,16 +115,16 @@ def load_latents(
     held_out: int,
     seed: int,
 ) -> Dataset:
-    """The latents of a world folder or of a manifest: posterior means, float16, not normalised.
+    """Load the latents of clips: posterior means, float16, not normalised.
 
-    What the cache lacks is encoded first. Clips of a manifest that cannot be used, also for want
-    of a caption of at most `max_length` tokens, are left out with their reasons in a ledger.
+    Those that the cache lacks are encoded first. Clips that cannot be used, also for want of a
+    caption of at most `max_length` tokens, are left out; a ledger lists them with the reasons.
 
     Args:
         data: a folder of `t2v world`, a manifest, or a folder of media with captions.
-        clips: for a manifest, fps, resolution and num_frames must be filled in.
-        held_out: how many of the last clips are kept for validation, unless rows of the manifest
-            say `"split": "held_out"`; then these are.
+        clips: for media, fps, resolution and num_frames must be filled in.
+        held_out: the number of clips kept for validation, the last ones; where rows of the manifest
+            say `"split": "held_out"`, those.
 
     Raises:
         UserError: see `prepare`; or nothing is left to train or validate on.
@@ -154,7 +154,7 @@ def load_frames(
     rendered: Rendered | None = None,
     at_once: int = HELD_OUT_AT_ONCE,
 ) -> Dataset:
-    """The clips of a manifest as uint8 frames, read once and kept in the cache.
+    """Load clips as uint8 frames; those of media are read once and kept in the cache.
 
     Args:
         rendered: of a folder of `t2v world`, with its frames.
@@ -169,7 +169,7 @@ def load_frames(
 
 
 def cache_folder(data: str, clips: ClipsConfig) -> Path:
-    """Where the tensors of a manifest lie."""
+    """The folder of the cached tensors of a manifest."""
     if clips.cache is not None:
         return Path(clips.cache)
     return manifest_of(data).parent / "latents"
@@ -178,7 +178,7 @@ def cache_folder(data: str, clips: ClipsConfig) -> Path:
 def with_captions(
     prepared: Prepared, tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> Prepared:
-    """The same without captions that are too long, and without clips that have none left.
+    """Leave out captions that are too long, and clips without any caption left.
 
     Raises:
         UserError: no clip is left.
@@ -255,7 +255,7 @@ def _dataset(
 
 
 def train_count(count: int, held_out: int) -> int:
-    """How many of `count` clips are trained on when the last `held_out` are kept for validation.
+    """Return the number of `count` clips to train on when `held_out` are kept for validation.
 
     Raises:
         UserError: one of the two parts would be empty.
@@ -263,7 +263,7 @@ def train_count(count: int, held_out: int) -> int:
     if not 0 < held_out < count:
         raise UserError(
             f"held_out={held_out} of {count} clips leaves nothing to train on or to validate on. "
-            f"Allowed: 1 to {count - 1}; or make more clips with `t2v world`."
+            f"Allowed: 1 to {count - 1}; or give more clips."
         )
     return count - held_out
 
@@ -271,7 +271,7 @@ def train_count(count: int, held_out: int) -> int:
 def _held_out_last(
     numbers: list[int], clips: Sequence[Clip], held_out: int
 ) -> tuple[list[int], int]:
-    """Clips to train on, then those kept for validation: as rows say, else the last; the count."""
+    """Put the clips kept for validation last, as rows say or the last; count the others."""
     marked = [number for number in numbers if clips[number].extra.get("split") == HELD_OUT]
     count = train_count(len(numbers), len(marked) or held_out)
     if marked:

@@ -1,4 +1,4 @@
-"""A clip as frames of its bucket, or why not; runs in workers, so it imports no torch."""
+"""Decoding of clips to frames of their bucket; runs in workers, so it imports no torch."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from t2v.io.hashes import file_sha256
 from t2v.io.manifest import IMAGE_SUFFIXES, Clip
 from t2v.io.workers import Failure, work
 
-VERSION = 2  # of what a clip becomes: raise it when other pixels come out, and no cache is stale
+VERSION = 2  # of the frames of a clip: raise it when pixels change, so that no cache is stale
 
 
 @dataclass(frozen=True)
 class Transform:
-    """What is done to a clip; equal transforms of equal files give equal frames."""
+    """The treatment of a clip; equal transforms of equal files give equal frames."""
 
     fps: float
     sizes: tuple[tuple[int, int], ...]  # height, width
@@ -42,21 +42,21 @@ class Transform:
     def of(
         cls, config: ClipsConfig, sizes: tuple[tuple[int, int], ...], lengths: tuple[int, ...]
     ) -> Transform:
-        """The one that settings ask for, whose `fps` is filled in."""
+        """Take over settings whose `fps` is filled in."""
         assert config.fps is not None
         checks = config.max_upscale, config.max_repeat, config.interlaced
         return cls(config.fps, sizes, lengths, config.sampling, *checks)
 
 
 def read_clip(clip: Clip, transform: Transform | None) -> np.ndarray:
-    """The frames of a clip in its bucket, `t h w c` uint8: 4k+1 of a video, one of an image.
+    """Read the frames of a clip in its bucket, `t h w c` uint8: 4k+1 of a video, one of an image.
 
     Scaled with a filter that averages (no aliasing), cropped around the middle, at `fps` by the
     timestamps, or spread over the whole clip for `sparse` sampling. A rendered clip is read as it
     is; its `transform` may be None.
 
     Raises:
-        Unfit: the clip does not fit any bucket, or is not what it says it is.
+        Unfit: the clip fits no bucket, or is not as its row says.
         UserError: the file cannot be read.
     """
     if clip.is_rendered:
@@ -90,10 +90,10 @@ def read_clip(clip: Clip, transform: Transform | None) -> np.ndarray:
 def read_clips(
     clips: Sequence[Clip], transform: Transform, config: ClipsConfig
 ) -> Iterator[tuple[int, np.ndarray | str]]:
-    """Each clip's number with its frames or the reason why there are none, as they come.
+    """Yield each clip's number with its frames, or the reason why there are none, as they come.
 
-    Read in processes of their own: a file that crashes its decoder, takes more than
-    `seconds_per_clip` or `gigabytes_per_worker` costs itself and nothing else.
+    Media is read in isolated workers: a file that crashes its decoder or takes more than
+    `seconds_per_clip` or `gigabytes_per_worker` costs nothing but itself.
     """
     results = work(
         partial(_frames_or_reason, transform=transform),
@@ -110,7 +110,7 @@ def read_clips(
 
 
 def file_hashes(paths: Iterator[str], threads: int) -> dict[str, str]:
-    """The SHA-256 of every file that can be read, by its path."""
+    """Return the SHA-256 of every file that can be read, by its path."""
     unique = list(dict.fromkeys(paths))
     with ThreadPoolExecutor(threads) as pool:
         return {p: found for p, found in zip(unique, pool.map(_hash, unique), strict=True) if found}
@@ -118,7 +118,7 @@ def file_hashes(paths: Iterator[str], threads: int) -> dict[str, str]:
 
 def _hash(path: str) -> str | None:
     try:
-        if not Path(path).is_file():  # a pipe would wait for ever
+        if not Path(path).is_file():  # reading a pipe might never end
             return None
         return file_sha256(Path(path))
     except OSError:
@@ -137,7 +137,7 @@ def _frames_or_reason(clip: Clip, transform: Transform) -> np.ndarray | str:
 
 
 def _sampling(clip: Clip, film: Probe, transform: Transform) -> tuple[float, int]:
-    """The rate to read a video at, and how many frames of it."""
+    """The rate to read a video at, and the number of frames to read."""
     seconds = min(clip.end or film.duration, film.duration) - clip.start
     if seconds <= 0:
         raise Unfit(

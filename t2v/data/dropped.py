@@ -16,28 +16,28 @@ from t2v.io.manifest import Clip
 logger = logging.getLogger(__name__)
 
 WARNINGS = 10  # at most; the ledger has all
-DROPPED_BY = "data"  # what a clip that cannot be used is said to be dropped by
+DROPPED_BY = "data"  # beside the names of curation stages
 NO_CAPTION = 'no caption: give one in "caption", or in a .txt beside it'
-NO_FILE = "no file: it is not there, or may not be read"
+NO_FILE = "no file: it is missing, or there is no permission to read it"
 
 
 def drop(clips: Sequence[Clip], reasons: dict[int, str], ledger: Path) -> list[Clip]:
-    """The clips, some of them dropped, by their numbers; the ledger lists all that ever were.
+    """Drop some clips, by their numbers; the ledger then lists all that are dropped.
 
     Raises:
         UserError: no clip is left; the reasons are counted.
     """
-    judged = [
+    marked = [
         clip.drop(DROPPED_BY, reasons[number]) if number in reasons else clip
         for number, clip in enumerate(clips)
     ]
-    _write_ledger(ledger, judged)
+    _write_ledger(ledger, marked)
     for number, reason in list(reasons.items())[:WARNINGS]:
         logger.warning("left out: %s: %s", clips[number].path, reason)
     if len(reasons) > WARNINGS:
         logger.warning("left out: %d more, see %s", len(reasons) - WARNINGS, ledger)
-    _refuse_if_none_left(judged)
-    return judged
+    _refuse_if_none_left(marked)
+    return marked
 
 
 def refuse_unusable(clips: Sequence[Clip]) -> None:
@@ -57,7 +57,7 @@ def _fault(clip: Clip) -> str:
 
 
 def count_reasons(clips: Sequence[Clip]) -> dict[str, int]:
-    """How many clips were dropped by whom and for what kind of reason, the commonest first."""
+    """Count dropped clips by stage and kind of reason, the commonest first."""
     # a reason is a kind, and details behind a colon or in parentheses
     kinds = (f"{c.dropped}: {re.split('[:(]', c.reason)[0].strip()}" for c in clips if c.dropped)
     return dict(Counter(kinds).most_common())
@@ -68,14 +68,14 @@ def _refuse_if_none_left(clips: Sequence[Clip]) -> None:
         counted = "; ".join(f"{count} x {kind}" for kind, count in count_reasons(clips).items())
         raise UserError(
             f"None of the {len(clips)} clips can be used ({counted}). The first: "
-            f"{clips[0].reason}. Mend the clips, or the settings clips.*."
+            f"{clips[0].reason}. Fix the clips, or the settings clips.*."
         )
 
 
 def _write_ledger(path: Path, clips: Sequence[Clip]) -> None:
-    """One line for each clip that was given and cannot be used: path, start, end, reason.
+    """Write one line for each clip that cannot be used: path, start, end, reason.
 
-    Nothing is written where nothing changes: the folder may be one to read from only.
+    Nothing is written where nothing changes: the folder may be read-only.
     """
     names = ("path", "start", "end", "dropped", "reason")
     rows = [{name: getattr(clip, name) for name in names} for clip in clips if clip.dropped]

@@ -12,13 +12,13 @@ from t2v.outputs import output_folder
 
 
 def encode(config: EncodeConfig) -> Path:
-    """Read, resize and encode every clip; returns the report, `report.txt` in the output folder.
+    """Read, resize and encode every clip; returns the path of the report, `report.txt`.
 
     The folder also holds `manifest.jsonl`, every clip, kept or dropped with the reason, `latents/`
     with the cache, its ledger and in `text/` the embedded captions, `report.json`, and `sheet.png`,
     decoded from the latents as a model sees them. It can be given as the data of `t2v train` and
-    `t2v finetune`, which take the embeddings where this text encoder is theirs and frozen. Run
-    again, it goes on.
+    `t2v finetune`, which use the embeddings where this text encoder is theirs and frozen. A run
+    that was interrupted goes on.
 
     Raises:
         UserError: no clip can be used, or a setting does not fit; see `prepare`.
@@ -26,7 +26,9 @@ def encode(config: EncodeConfig) -> Path:
     _check_places(config.data, Path(config.output))
     with output_folder(config) as config:
         refuse_unusable(read_manifest(config.data))
-        from t2v.data.encoding import encode_clips  # with the model's classes: seconds to load
+        from t2v.data.encoding import (
+            encode_clips,  # imports the models' classes, which takes seconds
+        )
 
         return encode_clips(config)
 
@@ -39,6 +41,6 @@ def _check_places(data: str, output: Path) -> None:
     read, written = manifest_of(data), output / MANIFEST
     if read.exists() and written.exists() and read.samefile(written):
         raise UserError(
-            f"output={output} holds the manifest that is read and would be written over. "
+            f"output={output} holds the manifest to be read and would overwrite it. "
             "Choose another output."
         )

@@ -1,4 +1,4 @@
-"""Latents and text embeddings of all clips, and the report on them, as `t2v encode` writes it."""
+"""Latents and text embeddings of all clips, and a report on them, for `t2v encode`."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ BAR = 40  # characters of the longest bar of a histogram
 
 
 def encode_clips(config: EncodeConfig) -> Path:
-    """Do what `t2v encode` does in its output folder, which is held; returns the report."""
+    """Encode every clip into the output folder, which the caller holds; returns the report."""
     output = Path(config.output)
     folder = model_folder(config.model)
     saved = DiffusionPipeline.load_config(folder)
@@ -65,15 +65,15 @@ def encode_clips(config: EncodeConfig) -> Path:
     report = summary(prepared, tokenizer)
     text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
     write_text(output / "report.json", text)
-    told = _told(report)
-    write_text(output / "report.txt", told)
+    text = _as_text(report)
+    write_text(output / "report.txt", text)
     save_image(output / "sheet.png", _sheet(prepared, vae, clips, config.sheet_clips))
-    logger.info("%s", _told(report).strip())
+    logger.info("%s", text.strip())
     return output / "report.txt"
 
 
 def summary(prepared: Prepared, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """Counts of clips, buckets, token lengths and reasons; `in` is `kept` plus `dropped`."""
+    """Count clips, buckets, token lengths and reasons; `in` is `kept` plus `dropped`."""
     buckets = Counter(
         f"{item.bucket.num_frames} x {item.bucket.height} x {item.bucket.width}"
         for item in prepared.items
@@ -95,8 +95,8 @@ def summary(prepared: Prepared, tokenizer: PreTrainedTokenizerBase) -> dict[str,
     }
 
 
-def _told(report: dict[str, Any]) -> str:
-    """The report as text with bars."""
+def _as_text(report: dict[str, Any]) -> str:
+    """Format a report, with histograms of bars."""
     lines = [f"in {report['in']} = kept {report['kept']} + dropped {report['dropped']}"]
     for name, counts in report.items():
         if isinstance(counts, dict) and counts:
@@ -112,8 +112,8 @@ def _told(report: dict[str, Any]) -> str:
 def _sheet(prepared: Prepared, vae: VAE, clips: ClipsConfig, count: int) -> Any:
     """Some clips of the last stage's size, spread over the manifest, as their latents decode."""
     resolution = clips.all_stages()[-1].resolution
-    seen = [n for n, item in enumerate(prepared.items) if item.resolution == resolution]
-    chosen = [seen[i] for i in np.linspace(0, len(seen) - 1, min(count, len(seen))).astype(int)]
+    shown = [n for n, item in enumerate(prepared.items) if item.resolution == resolution]
+    chosen = [shown[i] for i in np.linspace(0, len(shown) - 1, min(count, len(shown))).astype(int)]
     videos = [_decoded(vae, prepared.cache.read(prepared.keys[n])) for n in chosen]
     return contact_sheet(videos, _captions(prepared, chosen))
 

@@ -1,4 +1,4 @@
-"""What a VAE is trained on: frames of the world with their masks, or of a manifest."""
+"""The frames that a VAE is trained on: of rendered clips with their masks, or of media."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ CLIPS_AT_ONCE = 32  # or the batch of training, which is known to fit
 
 
 class Frames(NamedTuple):
-    """Clips of one shape, and how far objects cover each pixel, where that is known."""
+    """Clips of one shape, and the coverage of their pixels by objects, where it is known."""
 
     video: Tensor  # b t h w c, uint8
     mask: Tensor | None  # b t h w, uint8: 0 to 255
 
 
 class TrainingFrames:
-    """The clips of a folder of `t2v world`, held in memory, or of a manifest, read from its cache.
+    """The clips of a folder of `t2v world`, in memory, or of media, read from their cache.
 
     Raises:
         UserError: see `load_clips` and `load_frames`; settings that rendered clips cannot follow;
@@ -48,7 +48,7 @@ class TrainingFrames:
         self.sources = self.data.sources
 
     def batch(self, step: int, rank: int, world_size: int) -> Frames:
-        """Clips of one shape, or in `image_ratio` of the steps one frame of each."""
+        """Read the clips of a step, or in `image_ratio` of the steps one frame of each."""
         batch = self.data.train.batch(step, rank, world_size)
         moments = self._moments(batch, step, rank)
         if moments is None:
@@ -71,18 +71,18 @@ class TrainingFrames:
         return torch.rand(count, generator=keyed_generator(seed, step, rank, "images"))
 
     def training(self, count: int, at_once: int | None = None) -> Iterator[Frames]:
-        """Some `count` clips that are trained on, those of the commonest shape first."""
+        """Read the first `count` clips that are trained on, the commonest shape first."""
         return map(self._read, first_items(self.data.training(at_once or self.at_once), count))
 
     def held_out(self) -> Iterator[Frames]:
-        """All clips kept for validation."""
+        """Read all clips kept for validation."""
         return map(self._read, self.data.held_out)
 
     def _read(self, batch: BatchItems) -> Frames:
         return self._frames(batch.indices, [slice(batch.num_frames)] * len(batch.indices))
 
     def _frames(self, items: Tensor, spans: Sequence[slice]) -> Frames:
-        """Items of one shape, of each the frames of a span."""
+        """Read a span of frames of each item; all items have one shape."""
         pairs = list(zip(items.tolist(), spans, strict=True))
         video = [self.data.tensors[item][:, span] for item, span in pairs]
         mask = None
@@ -94,7 +94,7 @@ class TrainingFrames:
 def _media_frames(config: TrainVAEConfig, vae: VAE) -> Dataset:
     ratios = {config.clips.image_ratio, *(each.image_ratio for each in config.clips.stages)}
     if ratios - {0.0, None}:
-        raise UserError("clips.image_ratio: a VAE's is given as image_ratio.")
+        raise UserError("clips.image_ratio: give image_ratio instead; it is the VAE's own.")
     clips = replace(config.clips, image_ratio=config.image_ratio)
     return load_frames(
         config.data,
@@ -109,8 +109,8 @@ def _media_frames(config: TrainVAEConfig, vae: VAE) -> Dataset:
 def _rendered_frames(config: TrainVAEConfig, vae: VAE) -> Dataset:
     if config.clips != ClipsConfig():
         raise UserError(
-            f"clips.* is given, but {config.data} is a folder of `t2v world`, whose clips have "
-            "one size and rate. Omit it."
+            f"clips.* is given, but {config.data} is a folder of `t2v world`, whose clips have a "
+            "size and a rate of their own. Omit it."
         )
     clips = load_clips(config.data)
     video = rearrange(clips.video, "n t h w c -> n c t h w")

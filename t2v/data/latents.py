@@ -1,4 +1,4 @@
-"""Encoders: what is made of the frames of clips and kept, latents or the frames themselves."""
+"""Encoders of clips: the tensors to keep of their frames, latents or the frames themselves."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ VAE: TypeAlias = AutoencoderKLT2V | AutoencoderKLWan
 
 @dataclass(frozen=True)
 class ClipEncoder:
-    """What turns the frames of clips into the tensors that are kept, `b c t h w`.
+    """A function from the frames of clips to the tensors that are kept, `b c t h w`.
 
     Args:
         name: a hash of all that decides the result beside the frames.
         run: frames `b t h w c` uint8 to the tensors.
-        temporal: frames a step of their time axis stands for; the first stands for one.
-        spatial: pixels a step of their height and width stands for.
+        temporal: frames that a step of their time axis stands for; the first stands for one.
+        spatial: pixels that a step of their height and width stands for.
         stride: clips have a multiple of it plus one frames.
         multiple: sides are whole multiples of it.
     """
@@ -51,7 +51,7 @@ class ClipEncoder:
 
 
 def latents_encoder(vae: VAE, precision: str) -> ClipEncoder:
-    """Posterior means in float16, not normalised, on the CPU."""
+    """The encoder to posterior means in float16, not normalised, on the CPU."""
     settings = {
         name: value
         for name, value in vae.config.items()
@@ -72,7 +72,7 @@ def latents_encoder(vae: VAE, precision: str) -> ClipEncoder:
 
 
 def frames_encoder(vae: VAE) -> ClipEncoder:
-    """Frames as they are, in the shapes that `vae` takes."""
+    """The encoder that keeps frames as they are, in the shapes that `vae` takes."""
 
     def run(frames: np.ndarray) -> Tensor:
         return rearrange(torch.from_numpy(frames), "b t h w c -> b c t h w").contiguous()
@@ -84,9 +84,9 @@ def frames_encoder(vae: VAE) -> ClipEncoder:
 
 
 def latents_name(vae: VAE, manifest: Path, precision: str) -> str:
-    """What the latents of rendered clips are known by: a hash of weights, manifest and precision.
+    """Name the latents of rendered clips by a hash of weights, manifest and precision.
 
-    Also the name of the one file beside the manifest in which earlier versions kept all of them.
+    It is the name of the file beside the manifest in which earlier versions kept all of them.
     """
     hashed = hashlib.sha256(precision.encode())
     hashed.update(manifest.read_bytes())

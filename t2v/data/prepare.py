@@ -1,4 +1,4 @@
-"""The clips of a manifest become tensors in a cache, or are dropped with a reason."""
+"""Preparation of clips: they become tensors in a cache, or are dropped with a reason."""
 
 from __future__ import annotations
 
@@ -31,11 +31,10 @@ SIZES = ("fps", "resolution", "num_frames")
 
 @dataclass(frozen=True)
 class Rendered:
-    """What is known of a folder of `t2v world` as a whole.
+    """The facts of a folder of `t2v world` as a whole.
 
     Args:
-        sources: a hash of all that decides its tensors. The manifest stands for the shards, which
-            follow from it as it was written.
+        sources: a hash of all that decides its tensors; of the clips, it is the manifest's.
         tensors: of all its clips, `n c t h w`, where they are in memory already.
         masks: `n t h w`, uint8, where they are.
     """
@@ -45,15 +44,15 @@ class Rendered:
     masks: Tensor | None = None
 
     def key(self, number: int) -> str:
-        """The key of the tensor of a clip, by its number in the manifest."""
+        """Return the key of a clip's tensor, by its number in the manifest."""
         return f"{next(iter(self.sources.values()))} {number}"
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """The clips of a manifest after reading: kept or dropped, and what was made of the kept."""
+    """The clips of a manifest, kept or dropped, and the tensors of those kept."""
 
-    clips: list[Clip]  # as many as there were, in their order
+    clips: list[Clip]  # all of them, in their order
     texts: list[tuple[str, ...]]  # of each clip, the captions that can be used
     items: list[Item]  # of the kept clips; `clip` is an index into `clips`
     keys: list[str]  # of the items, in the cache
@@ -67,7 +66,7 @@ class Prepared:
         return all(not clip.dropped and texts == clip.texts() for clip, texts in pairs)
 
     def without(self, reasons: dict[int, str]) -> Prepared:
-        """The same with some clips dropped, by their numbers, and the ledger brought up to date.
+        """Drop some clips, by their numbers, and bring the ledger up to date.
 
         Raises:
             UserError: no clip is left; the reasons are counted.
@@ -87,17 +86,17 @@ def prepare(
     cache: Path,
     rendered: Rendered | None = None,
 ) -> Prepared:
-    """Read every clip of `data` that the cache does not hold, and keep what `encoder` makes of it.
+    """Read and encode every clip of `data` that the cache does not hold.
 
     A clip that cannot be used is dropped with its reason, here and in `ledger.jsonl` of the cache;
     the others go on. What was done before a kill is not done again.
 
     Args:
-        rendered: of a folder of `t2v world`, whose clips are taken in their own size and rate.
+        rendered: facts of a folder of `t2v world`, whose clips keep their own size and rate.
 
     Raises:
-        UserError: no manifest, no clip that can be used (the reasons are counted), or settings
-            that are missing, do not fit the VAE, or mean nothing for rendered clips.
+        UserError: there is no manifest, no clip can be used (the reasons are counted), or settings
+            are missing, do not fit the VAE, or have no effect on rendered clips.
     """
     _check_settings(data, config, rendered)
     clips = read_manifest(data)
@@ -121,7 +120,7 @@ def prepare(
             failed |= _fill(clips, missing, transform, config, encoder, kept)
     if rendered is not None and rendered.tensors is None:
         found = [key for key in keys[None] if key in kept]
-        # small and seen many times: no step should wait for the disk
+        # small and read many times: no step should wait for the disk
         kept.hold(found, [kept.read(key).clone() for key in found])
     sees_images = any(stage.image_ratio for stage in config.all_stages())
     items, item_keys = [], []
@@ -154,7 +153,7 @@ def _check_settings(data: str, config: ClipsConfig, rendered: Rendered | None) -
     if given:
         raise UserError(
             f"{given[0]} is given, but {data} is a folder of `t2v world`, whose clips have a size "
-            "and a rate of their own. Omit it, or render the world anew."
+            "and a rate of their own. Omit it, or render other clips."
         )
 
 
@@ -168,7 +167,7 @@ def _refuse_mixture(data: str, clips: Sequence[Clip], rendered: Rendered | None)
 
 
 def _transforms(config: ClipsConfig, encoder: ClipEncoder) -> dict[int | None, Transform | None]:
-    """One for each resolution that a stage sees."""
+    """The transform of each resolution of a stage."""
     assert config.num_frames is not None
     lengths = bucket_lengths(config, config.num_frames, encoder.stride)
     transforms: dict[int | None, Transform | None] = {}
@@ -180,9 +179,9 @@ def _transforms(config: ClipsConfig, encoder: ClipEncoder) -> dict[int | None, T
 
 
 def _identified(clips: list[Clip], config: ClipsConfig) -> tuple[list[Clip], dict[int, str]]:
-    """The clips with the hashes of their files, and why some have none, by number.
+    """Add the hashes of their files to clips; give the reasons why some have none, by number.
 
-    A file that is gone keeps the hash its manifest states: its latents may still be there.
+    A clip whose file is gone keeps the hash in the manifest: its latents may still be there.
     """
     hashes = file_hashes((clip.path for clip in clips if not clip.dropped), config.workers)
 
@@ -211,7 +210,7 @@ def _fill(
     encoder: ClipEncoder,
     cache: Cache,
 ) -> dict[int, str]:
-    """Put the clips that are missing, by number and key, into the cache; why some cannot be."""
+    """Add missing clips, by number and key, to the cache; give the reasons why some cannot be."""
     if not missing:
         return {}
     logger.info("Reading %d of %d clips to %s", len(missing), len(clips), cache.folder)
@@ -235,7 +234,7 @@ def _fill(
 def _batches(
     clips: list[Clip], missing: Collection[int], transform: Transform | None, config: ClipsConfig
 ) -> Iterator[tuple[Sequence[int], np.ndarray | str]]:
-    """Numbers of clips and their frames `b t h w c`, or why there are none, as they come.
+    """Yield numbers of clips with their frames `b t h w c`, or the reason why there are none.
 
     Media is encoded one clip at a time, so that the bits depend on nothing else. Rendered clips are
     small: those of a shard are encoded `RENDERED_AT_ONCE` at a time, always the same ones together.

@@ -1,4 +1,4 @@
-"""Which clips and which random numbers belong to a step, as functions of seed, step and rank."""
+"""The clips and the random numbers of a step, as functions of seed, step and rank."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import Tensor
 
 
 def keyed_generator(*keys: int | str) -> torch.Generator:
-    """A CPU generator whose seed is a stable hash of `keys`, such as (seed, step, rank, "noise").
+    """Make a CPU generator whose seed is a stable hash of `keys`: (seed, step, rank, "noise").
 
-    Resuming at any step needs no stored state, and draws on the CPU are the same for any device.
+    Resuming at any step needs no stored state, and numbers of the CPU are the same for any device.
     """
     digest = hashlib.blake2b(repr(keys).encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
@@ -21,7 +21,7 @@ def keyed_generator(*keys: int | str) -> torch.Generator:
 def step_indices(
     count: int, batch_size: int, seed: int, step: int, rank: int = 0, world_size: int = 1
 ) -> Tensor:
-    """The clips of one step, `batch_size` indices below `count`; each clip comes once an epoch.
+    """Return the clips of one step, `batch_size` indices below `count`, each one once an epoch.
 
     A batch may straddle two epochs, so that every batch is full.
     """

@@ -1,4 +1,4 @@
-"""Embeddings of captions, made once where the text encoder is frozen and kept on disk."""
+"""A cache of the embeddings of captions, for text encoders that are frozen."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from t2v.data.cache import Cache, weights_digest
 from t2v.data.captions import Captions
 from t2v.errors import UserError
 from t2v.io.hashes import digest
+from t2v.io.progress import progress
 from t2v.models.device import ready
 from t2v.models.text import encode_alone, pad_text
 
@@ -22,26 +22,26 @@ logger = logging.getLogger(__name__)
 
 FOLDER = "text"  # in that of the latents
 PER_SHARD = 256
-UNTOLD = ("transformers_version", "architectures", "dtype")  # by these nothing is computed
+IRRELEVANT = ("transformers_version", "architectures", "dtype")  # for what is computed
 
 
 class Texts:
-    """What a frozen text encoder makes of captions, found by their tokens and its weights.
+    """The embeddings of captions by a frozen text encoder, by their tokens and its weights.
 
-    Each caption is embedded alone, so that the bits depend on nothing else: not on the batch, nor
-    on the run that needed it first. bfloat16 where `precision` is "bf16", as the first layer that
-    sees them would round them; float32 otherwise.
+    Each caption is embedded alone, so that its bits depend on neither the batch nor the run that
+    embedded it. bfloat16 where `precision` is "bf16", to which the first layer that takes them
+    would round them; float32 otherwise.
     """
 
     def __init__(self, encoder: PreTrainedModel, folder: Path, precision: str) -> None:
         settings = encoder.config.to_dict().items()
-        told = sorted((k, repr(v)) for k, v in settings if k not in UNTOLD and k[0] != "_")
+        relevant = [(k, repr(v)) for k, v in settings if k not in IRRELEVANT and k[0] != "_"]
         self.encoder, self.precision = encoder, precision
-        self.name = digest("text", weights_digest(encoder), told, precision)
+        self.name = digest("text", weights_digest(encoder), sorted(relevant), precision)
         self.cache = Cache(folder, PER_SHARD)
 
     def add(self, captions: Captions) -> None:
-        """Embed those that the cache lacks, also the empty one; a kill loses a shard at most.
+        """Embed captions that the cache lacks, and the empty one; a kill loses at most a shard.
 
         Raises:
             UserError: an embedding is not finite.
@@ -52,18 +52,16 @@ class Texts:
         if not missing:
             return
         logger.info("Embedding %d captions to %s", len(missing), self.cache.folder)
-        with self.cache, tqdm(missing, unit=" captions", desc="text", disable=None) as bar:
-            for done, each in enumerate(bar, start=1):
+        with self.cache:
+            for each in progress(missing, "embed", "captions"):
                 self.cache.add(self._key(each), self._embed(each))
-                if bar.disable and (done % 1000 == 0 or done == len(missing)):  # no terminal
-                    logger.info("embedded %d of %d captions", done, len(missing))
 
     def read(self, tokens: Tensor, lengths: Tensor, rows: int) -> Tensor:
-        """Embeddings `b rows d`, float32, with zeros past each caption's end.
+        """Read embeddings `b rows d`, float32, with zeros past each caption's end.
 
         Args:
             tokens: ids padded to the longest of the batch, `b m`.
-            lengths: how many of them are real, `b`.
+            lengths: tokens before the padding, `b`.
         """
         ids = [row[:n] for row, n in zip(tokens.tolist(), lengths.tolist(), strict=True)]
         found = [self.cache.read(self._key(each)).float() for each in ids]

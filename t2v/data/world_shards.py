@@ -21,7 +21,7 @@ class Clips:
     """Clips of one size, in the order of their manifest."""
 
     video: Tensor  # n t h w c, uint8
-    mask: Tensor  # n t h w, uint8: how far objects cover the pixel, 0 to 255
+    mask: Tensor  # n t h w, uint8: coverage by objects, 0 to 255
 
     def __len__(self) -> int:
         return len(self.video)
@@ -31,7 +31,7 @@ class Clips:
 
 
 def pixels(video: Tensor) -> Tensor:
-    """Frames `b t h w c` in 0..255 as networks take them, `b c t h w` in [-1, 1].
+    """Scale frames `b t h w c` in 0..255 to those networks take, `b c t h w` in [-1, 1].
 
     The memory stays channels last (`channels_last_3d`), where convolutions are fastest.
     """
@@ -39,7 +39,7 @@ def pixels(video: Tensor) -> Tensor:
 
 
 def read_rendered(data: str | Path) -> list[Clip]:
-    """The clips of a folder of `t2v world`.
+    """Read the manifest of a folder of `t2v world`.
 
     Raises:
         UserError: there is no manifest, which is written last, so the folder is not finished; or
@@ -61,7 +61,7 @@ def read_rendered(data: str | Path) -> list[Clip]:
 
 
 def read_shards(data: str | Path) -> Iterator[tuple[Tensor, Tensor]]:
-    """The shards of a folder in the manifest's order, each read once: (video, mask).
+    """Read the shards of a folder in the manifest's order, one at a time: (video, mask).
 
     Raises:
         UserError: see `read_rendered`; or a shard is missing, or lacks clips of its manifest.

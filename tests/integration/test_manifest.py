@@ -145,7 +145,7 @@ def test_encode_reports_every_clip_and_training_takes_what_it_made(
     task.prepare()
     assert shards == {path: path.read_bytes() for path in output.rglob("*.safetensors")}
     assert main(["encode", str(output), *words[2:]]) == 2
-    assert "would be written over" in capsys.readouterr().err
+    assert "would overwrite it" in capsys.readouterr().err
 
 
 def test_a_step_on_kept_embeddings_is_one_on_embeddings_made_in_it(dit_config):

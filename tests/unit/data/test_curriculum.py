@@ -115,12 +115,12 @@ def test_a_curriculum_goes_from_short_and_small_to_long_and_large():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"resolution": 256}, "resolution=256.*has no videos to see"),
-        ({"resolution": 256, "image_ratio": 1.0}, "has no images to see"),
-        ({"num_frames": 1}, "num_frames=1.*has no videos to see"),
+        ({"resolution": 256}, "resolution=256.*has no videos to train on"),
+        ({"resolution": 256, "image_ratio": 1.0}, "has no images to train on"),
+        ({"num_frames": 1}, "num_frames=1.*has no videos to train on"),
     ],
 )
-def test_a_stage_with_nothing_to_see_is_refused(settings, message):
+def test_a_stage_without_clips_is_refused(settings, message):
     with pytest.raises(UserError, match=message):
         Curriculum(items_of([17]), [stage(**settings)], (17,), 1, seed=0)
 

@@ -19,7 +19,7 @@ _HOMES = {
     "AutoencoderKLT2V": "t2v.models.vae",
     "ModelMixin": "diffusers",
     "T2VPipeline": "t2v.pipelines.t2v",
-    "T2VPipelineOutput": "t2v.pipelines.t2v",
+    "T2VPipelineOutput": "t2v.pipelines.output",
     "T2VTransformer3DModel": "t2v.models.transformer",
 }
 _DIFFUSERS = "diffusers.pipelines.pipeline_utils"  # home of DiffusionPipeline
@@ -36,7 +36,13 @@ def __dir__() -> list[str]:
 
 
 class _AfterDiffusers(MetaPathFinder):
-    """Registers our classes with diffusers right after it has loaded its `DiffusionPipeline`."""
+    """Registers our classes with diffusers right after it has loaded its `DiffusionPipeline`.
+
+    After `import t2v`, `DiffusionPipeline.from_pretrained` is to load our folders, whichever of the
+    two is imported first. It takes classes from diffusers' own attributes and reads no entry
+    points, and to set an attribute diffusers must be imported, which takes torch and seconds. So
+    this waits until a program imports it by itself; nothing else happens at import.
+    """
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None

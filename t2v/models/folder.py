@@ -83,6 +83,17 @@ def read_index(folder: Path) -> dict[str, Any]:
     return index
 
 
+def by_package(entry: Any) -> Any:
+    """An entry of `model_index.json` that names a class of ours by its package.
+
+    Folders written before diffusers knew the package name modules, which may have moved since.
+    """
+    match entry:
+        case [str(library), str(name)] if library.startswith("t2v."):
+            return ["t2v", name]
+    return entry
+
+
 def weights_hash(folder: Path) -> str:
     """SHA-256 over the weights of a pipeline folder: the names and contents of its weight files.
 

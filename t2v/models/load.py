@@ -26,6 +26,7 @@ from t2v.config.models import TransformerConfig, VAEConfig
 from t2v.errors import UserError, shortened
 from t2v.io.text_files import read_json
 from t2v.models.finite import is_finite
+from t2v.models.folder import by_package
 
 LIBRARIES = ("diffusers", "transformers", "t2v")
 NETWORKS = (ModelMixin, PreTrainedModel)
@@ -182,7 +183,7 @@ def load_parts(what: str, folder: Path, dtype: torch.dtype) -> dict[str, nn.Modu
 
 def _class_of(entry: Any) -> Any:
     """The network that an entry of `model_index.json` names; None where it names another thing."""
-    match entry:
+    match by_package(entry):
         case [str(library), str(name)] if library.partition(".")[0] in LIBRARIES:
             kind = getattr(import_module(library), name, None)
             return kind if inspect.isclass(kind) and issubclass(kind, NETWORKS) else None

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from operator import attrgetter
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from t2v.models.alone import alone
 from t2v.models.conditions import Conditions
 from t2v.models.device import ready
 from t2v.models.finite import refuse_bad
+from t2v.models.folder import EMBEDDED, by_package, embedded_model
 from t2v.models.guidance import CFGMode, Groups, Guidance, Step
 from t2v.models.inputs import (
     check_latents,
@@ -89,6 +91,26 @@ class T2VPipeline(DiffusionPipeline, LoraLoader, PromptEncoding):
         )
         self.video_processor = VideoProcessor()
         self._warned: set[str] = set()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Any:
+        """Load a pipeline as every diffusers one does; "t2v-tiny" names the embedded model."""
+        if str(pretrained_model_name_or_path) == EMBEDDED:
+            pretrained_model_name_or_path = embedded_model()
+        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+
+    @classmethod
+    def load_config(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        return_unused_kwargs: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Read a saved config; of classes that old folders name by module only the name counts."""
+        loaded = super().load_config(pretrained_model_name_or_path, return_unused_kwargs, **kwargs)
+        config = loaded[0] if isinstance(loaded, tuple) else loaded
+        config |= {name: by_package(entry) for name, entry in config.items()}
+        return loaded
 
     vae_scale_factor_temporal = property(attrgetter("vae.config.scale_factor_temporal"))
     vae_scale_factor_spatial = property(attrgetter("vae.config.scale_factor_spatial"))

@@ -13,6 +13,7 @@ from diffusers import AutoModel, DiffusionPipeline, UniPCMultistepScheduler
 from diffusers.training_utils import _collate_lora_metadata
 from peft import LoraConfig, get_peft_model_state_dict
 
+from t2v.models.load import load_parts
 from t2v.models.transformer import T2VTransformer3DModel
 from t2v.pipelines.t2v import T2VPipeline
 
@@ -57,9 +58,29 @@ def test_a_folder_that_names_classes_by_module_still_loads(pipe, folder):
     index = json.loads(path.read_text())
     index["transformer"][0], index["vae"][0] = "t2v.models.transformer", "t2v.models.vae"
     path.write_text(json.dumps(index))
-    loaded = DiffusionPipeline.from_pretrained(folder)
-    loaded.set_progress_bar_config(disable=True)
-    assert torch.equal(latents(loaded), latents(pipe))
+    for loader in (DiffusionPipeline, T2VPipeline):
+        loaded = loader.from_pretrained(folder)
+        loaded.set_progress_bar_config(disable=True)
+        assert torch.equal(latents(loaded), latents(pipe))
+
+
+def test_a_folder_that_names_modules_that_have_moved_loads(pipe, folder):
+    path = folder / "model_index.json"
+    index = json.loads(path.read_text())
+    index["transformer"][0], index["vae"][0] = "t2v.dit", "t2v.models.video_vae"
+    path.write_text(json.dumps(index))
+    parts = load_parts(f"model={folder}", folder, torch.float32)
+    assert type(parts["transformer"]) is T2VTransformer3DModel
+    for given in ({}, parts):
+        loaded = T2VPipeline.from_pretrained(folder, **given)
+        loaded.set_progress_bar_config(disable=True)
+        assert torch.equal(latents(loaded), latents(pipe))
+
+
+def test_the_embedded_model_loads_by_its_name(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    pipe = T2VPipeline.from_pretrained("t2v-tiny")
+    assert pipe.transformer.num_parameters() > 1e6 and pipe.config.num_frames > 1
 
 
 def test_components_and_settings_can_be_swapped_while_loading(pipe, folder, transformer):

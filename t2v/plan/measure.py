@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,25 +18,18 @@ from t2v.bench.stopwatch import MIB, peak_memory
 from t2v.errors import UserError
 from t2v.models.device import pick_device
 from t2v.models.layers import Linear
+from t2v.plan.figures import Measured
 from t2v.plan.shapes import Target
 from t2v.plan.trace import Rates
-from t2v.plan.workload import Work, build
+from t2v.plan.workload import Workload, build
 from t2v.training.engine.example import Size
 
 MOST_TURNS, ENOUGH_SECONDS = 10, 10.0
 PROBE = {"cpu": 1024, "cuda": 8192}  # rows and columns of the matrices, channels x tokens alike
 
 
-@dataclass(frozen=True)
-class Measured:
-    """What a work really took."""
-
-    peak: int  # bytes above those of the process before the model was built
-    seconds: dict[str, float]  # of one run of each stage
-
-
 def measure(target: Target, size: Size) -> Measured:
-    """Build the work in a process of its own and run its stages in turns, of which the first warms
+    """Build the work in a process of its own and run its phases in turns, of which the first warms
     up; the medians of the others are told.
 
     On one CPU thread processor time counts, which other programs do not lengthen.
@@ -62,12 +54,12 @@ def _measure_here(target: Target, size: Size, threads: int) -> Measured:
     device = pick_device(target.device)
     seconds: dict[str, list[float]] = {}
 
-    def run() -> Work:
+    def run() -> Workload:
         work = build(target, size)
         start, turns = time.monotonic(), 0
         while turns < MOST_TURNS and (turns < 3 or time.monotonic() - start < ENOUGH_SECONDS):
-            for stage in work.stages:
-                seconds.setdefault(stage.name, []).append(timed(stage.run, device))
+            for phase in work.phases:
+                seconds.setdefault(phase.name, []).append(timed(phase.run, device))
             turns += 1
         return work
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from t2v.config.sampling import SampleConfig
-from t2v.plan.estimate import GIB, MIB, Figure, StageTrace
-from t2v.plan.run import Plan
+from t2v.plan.figures import GIB, MIB, PhaseTrace, Plan, Uncertain
 
 RUN = "the whole run"
 
@@ -16,17 +14,17 @@ def report(plan: Plan) -> str:
     return "\n".join([*_sizes(plan), *_memory(plan), *_time(plan), *_disk(plan), *_verdict(plan)])
 
 
-def comparison(plan: Plan) -> list[tuple[str, Figure, float]]:
-    """What was planned beside what was measured: peak bytes, the seconds of each stage and all."""
+def comparison(plan: Plan) -> list[tuple[str, Uncertain, float]]:
+    """What was planned beside what was measured: peak bytes, the seconds of each phase and all."""
     assert plan.measured is not None
     whole = plan.estimate
     rows = [("peak memory", plan.peak, float(plan.measured.peak))]
     seconds = plan.measured.seconds
-    for stage in whole.stages:
-        rows.append((stage.name, whole.seconds(stage, plan.correction), seconds[stage.name]))
-    times = [(whole.seconds(stage, plan.correction), stage.times) for stage in whole.stages]
-    planned = _sum([Figure(each.value * n, each.error * n) for each, n in times])
-    rows.append((RUN, planned, sum(seconds[stage.name] * stage.times for stage in whole.stages)))
+    for phase in whole.phases:
+        rows.append((phase.name, whole.seconds(phase, plan.correction), seconds[phase.name]))
+    times = [(whole.seconds(phase, plan.correction), phase.times) for phase in whole.phases]
+    planned = _sum([Uncertain(each.value * n, each.error * n) for each, n in times])
+    rows.append((RUN, planned, sum(seconds[phase.name] * phase.times for phase in whole.phases)))
     return rows
 
 
@@ -46,12 +44,12 @@ def _memory(plan: Plan) -> Iterator[str]:
         ", corrected by two micro-steps" if plan.micro else ", not calibrated"
     )
     yield f"  weights            {_mib(whole.weights)}"
-    if not isinstance(plan.target, SampleConfig):
+    if whole.trains:
         yield f"  gradients          {_mib(whole.gradients)}"
         yield f"  optimizer          {_mib(whole.optimizer)}"
         yield f"  averaged weights   {_mib(whole.average)}"
-    for stage in whole.stages:
-        yield f"  {stage.name:<20} rises by {_mib(stage.peak - stage.held)} of tensors"
+    for phase in whole.phases:
+        yield f"  {phase.name:<20} rises by {_mib(phase.peak - phase.held)} of tensors"
     if plan.data:
         yield f"  data, besides      {_mib(plan.data)} for {plan.clips} clips"
     for variant in plan.variants:
@@ -61,19 +59,18 @@ def _memory(plan: Plan) -> Iterator[str]:
 def _time(plan: Plan) -> Iterator[str]:
     whole = plan.estimate
     yield "\ntime"
-    for stage in whole.stages:
-        took = _duration(whole.seconds(stage, plan.correction)) if plan.timed else "-"
-        yield f"  {stage.name:<20} {_flop(stage.flop)}, {took}, {_times(stage, plan)}"
+    for phase in whole.phases:
+        took = _duration(whole.seconds(phase, plan.correction)) if plan.timed else "-"
+        yield f"  {phase.name:<20} {_flop(phase.flop)}, {took}, {_times(phase, plan)}"
     if not plan.timed:
         yield "  this device is not here: name it by tflops=... bandwidth=... memory=..."
         return
     parts = [
-        (whole.seconds(stage, plan.correction), stage.times or plan.clips or 0)
-        for stage in whole.stages
+        (whole.seconds(phase, plan.correction), phase.times or plan.clips or 0)
+        for phase in whole.phases
     ]
-    total = _sum([Figure(each.value * times, each.error * times) for each, times in parts])
-    sampling = isinstance(plan.target, SampleConfig)
-    beside = "loading the model" if sampling else "validation and saving"
+    total = _sum([Uncertain(each.value * times, each.error * times) for each, times in parts])
+    beside = "validation and saving" if whole.trains else "loading the model"
     yield f"  the whole run        {_duration(total)}, without {beside}"
     if plan.rates.matmul > 1:
         rates = plan.rates
@@ -84,8 +81,8 @@ def _time(plan: Plan) -> Iterator[str]:
         )
 
 
-def _times(stage: StageTrace, plan: Plan) -> str:
-    times = stage.times or plan.clips
+def _times(phase: PhaseTrace, plan: Plan) -> str:
+    times = phase.times or plan.clips
     if times == 1:
         return "once"
     return f"{times:,} times" if times else "once a clip; add clips=NUMBER for the whole"
@@ -126,9 +123,9 @@ def _verdict(plan: Plan) -> Iterator[str]:
             yield "  None of these is enough: take a larger device or a smaller model."
 
 
-def _sum(figures: list[Figure]) -> Figure:
+def _sum(figures: list[Uncertain]) -> Uncertain:
     """Errors of one correction go the same way, so they add up."""
-    return Figure(sum(each.value for each in figures), sum(each.error for each in figures))
+    return Uncertain(sum(each.value for each in figures), sum(each.error for each in figures))
 
 
 def _count(count: int) -> str:
@@ -144,7 +141,7 @@ def _mib(size: float, like: float | None = None) -> str:
     return f"{size / GIB:,.1f} GiB"
 
 
-def _bytes(figure: Figure) -> str:
+def _bytes(figure: Uncertain) -> str:
     return f"{_mib(figure.value)} +- {_mib(figure.error, figure.value)}"
 
 
@@ -152,7 +149,7 @@ def _flop(flop: float) -> str:
     return f"{flop / 1e12:,.3g} TFLOP" if flop >= 1e12 else f"{flop / 1e9:,.3g} GFLOP"
 
 
-def _duration(figure: Figure) -> str:
+def _duration(figure: Uncertain) -> str:
     return f"{_seconds(figure.value)} +- {_seconds(figure.error)}"
 
 

@@ -2,64 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 import torch
 
 from t2v.config.plan import PlanConfig
-from t2v.config.sampling import SampleConfig
-from t2v.config.training import TrainVAEConfig
 from t2v.data.world_shards import read_rendered
 from t2v.errors import UserError
 from t2v.io.manifest import is_rendered
 from t2v.models.device import free_memory, pick_device, pick_dtype
-from t2v.plan.calibrate import SPARE, calibrated, micro_steps, smaller
-from t2v.plan.estimate import DEFAULTS, GIB, Correction, Estimate, Figure, estimate
-from t2v.plan.measure import Measured, measure, measured_rates
+from t2v.plan.calibrate import calibrated
+from t2v.plan.estimate import estimate
+from t2v.plan.figures import DEFAULTS, GIB, MIB, SPARE, Estimate, Measured, Plan, Remedy, Uncertain
+from t2v.plan.measure import measure, measured_rates
+from t2v.plan.remedies import smaller, smaller_ways, variants
 from t2v.plan.shapes import Target, planned_size
-from t2v.plan.trace import Rates
+from t2v.plan.trace import UNKNOWN, Rates
 from t2v.training.engine.example import Size
-
-UNKNOWN = Rates(1, 1, 1, 1)
-
-
-@dataclass(frozen=True)
-class Remedy:
-    """A change, and the peak with it."""
-
-    words: str
-    peak: Figure
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Everything `t2v plan` tells."""
-
-    config: PlanConfig
-    target: Target
-    estimate: Estimate
-    correction: Correction
-    timed: bool  # is the device's speed known?
-    device: str
-    rates: Rates
-    data: int  # bytes of the data that training holds in memory
-    clips: int | None
-    disk: dict[str, int]
-    allowed: int | None  # bytes that may be used
-    variants: tuple[Remedy, ...]
-    remedies: tuple[Remedy, ...]
-    micro: tuple[tuple[Estimate, Measured], ...]
-    measured: Measured | None
-
-    @property
-    def peak(self) -> Figure:
-        return self.estimate.peak(self.correction)
-
-    def holds(self, peak: Figure) -> bool:
-        """Does it fit the memory, at its worst and beside the data?"""
-        return self.allowed is None or peak.most + self.data <= SPARE * self.allowed
 
 
 def plan(config: PlanConfig, target: Target) -> Plan:
@@ -73,8 +33,8 @@ def plan(config: PlanConfig, target: Target) -> Plan:
     device, rates, name = _device(config, target)
     if target.device == "auto":
         target = replace(target, device=device.type)
-    if isinstance(target, SampleConfig) and target.dtype == "auto":  # which is the device's choice
-        dtype: Literal["fp32", "bf16"] = "bf16" if device.type == "cuda" else "fp32"
+    if getattr(target, "dtype", None) == "auto":  # which is the device's choice
+        dtype: Any = "bf16" if device.type == "cuda" else "fp32"
         target = replace(target, dtype=dtype)
     correction = DEFAULTS.get(device.type, DEFAULTS["cuda"])
     whole = estimate(target, size, rates or UNKNOWN)
@@ -88,6 +48,10 @@ def plan(config: PlanConfig, target: Target) -> Plan:
         assert rates is not None
         micro = micro_steps(target, size, rates, allowed)
         correction = calibrated(whole, micro, correction)
+
+    def peak(target: Target, size: Size) -> Uncertain:
+        return estimate(target, size, UNKNOWN).peak(correction)
+
     rendered = _rendered(target)
     clips = config.clips or rendered
     done = Plan(
@@ -98,11 +62,11 @@ def plan(config: PlanConfig, target: Target) -> Plan:
         timed=rates is not None,
         device=name,
         rates=rates or UNKNOWN,
-        data=_data(target, whole, clips or 0) if rendered else 0,
+        data=_data(whole, clips or 0) if rendered else 0,
         clips=clips,
         disk=_disk(target, whole, clips),
         allowed=allowed,
-        variants=tuple(_remedies(_variants(target, size), correction)),
+        variants=tuple(Remedy(words, peak(*work)) for words, work in variants(target, size)),
         remedies=(),
         micro=micro,
         measured=None,
@@ -110,16 +74,15 @@ def plan(config: PlanConfig, target: Target) -> Plan:
     if done.holds(done.peak):
         return replace(done, measured=measure(target, size)) if config.verify else done
     tried = []
-    for remedy in _remedies(_smaller_ways(done), correction):
-        tried.append(remedy)
-        if done.holds(remedy.peak):
+    for words, work in smaller_ways(done, peak):
+        tried.append(Remedy(words, peak(*work)))
+        if done.holds(tried[-1].peak):
             break
     return replace(done, remedies=tuple(tried))
 
 
-def _device(config: PlanConfig, target: Target) -> tuple[torch.device, Rates | None, str]:
+def _device(config: PlanConfig, target: Any) -> tuple[torch.device, Rates | None, str]:
     """Where the work would run, how fast that is (None: not here), and its name."""
-    trains = not isinstance(target, SampleConfig)
     if config.tflops and config.bandwidth:
         rate = 1e12 * config.tflops
         kind = "cpu" if target.device == "cpu" else "cuda"
@@ -130,104 +93,62 @@ def _device(config: PlanConfig, target: Target) -> tuple[torch.device, Rates | N
         device = pick_device(target.device)
     except UserError:
         return torch.device("cuda"), None, f"{target.device}, which is not here"
-    if isinstance(target, SampleConfig):
-        dtype = pick_dtype(target.dtype, device)
-    else:
-        dtype = torch.bfloat16 if target.precision == "bf16" else torch.float32
+    trains = hasattr(target, "precision")
+    dtype = pick_dtype(target.precision if trains else target.dtype, device)
     threads = f"{torch.get_num_threads()} threads of this " if device.type == "cpu" else "this "
     return device, measured_rates(device, dtype, trains), f"{threads}{device.type}"
 
 
 def _rendered(target: Target) -> int | None:
     """The number of clips of `t2v world` that the target trains on, or None for other data."""
-    if isinstance(target, SampleConfig) or not is_rendered(target.data):
-        return None
-    return len(read_rendered(target.data))
+    data = getattr(target, "data", None)
+    return len(read_rendered(data)) if data is not None and is_rendered(data) else None
 
 
-def _data(target: Target, whole: Estimate, clips: int) -> int:
+def _data(whole: Estimate, clips: int) -> int:
     """Bytes of a world that training keeps in the host's memory: latents, or pixels and masks.
 
     Of other data nothing stays there.
     """
     size = whole.size
-    if not isinstance(target, TrainVAEConfig):
-        return clips * whole.latents
-    return clips * size.frames * size.height * size.width * 4
+    return clips * (whole.latents or size.frames * size.height * size.width * 4)
 
 
-def _disk(target: Target, whole: Estimate, clips: int | None) -> dict[str, int]:
-    if isinstance(target, SampleConfig):
+def _disk(target: Any, whole: Estimate, clips: int | None) -> dict[str, int]:
+    if not whole.trains:
         return {"latents kept until they are decoded": 2 * whole.latents}
     # the pipeline, and what training goes on from: what learns, its average, the optimizer
     one = whole.weights + 2 * whole.average + whole.optimizer
     disk = {"a checkpoint": one}
     disk[f"{target.keep_checkpoints} kept, one being written"] = (1 + target.keep_checkpoints) * one
-    if not isinstance(target, TrainVAEConfig):
+    if whole.latents:
         disk["latents of a clip"] = whole.latents
         if clips:
             disk[f"latents of {clips} clips"] = clips * whole.latents
     return disk
 
 
-def _remedies(ways: Iterator[tuple[str, Target, Size]], correction: Correction) -> Iterator[Remedy]:
-    for words, target, size in ways:
-        yield Remedy(words, estimate(target, size, UNKNOWN).peak(correction))
+def micro_steps(
+    target: Target, size: Size, rates: Rates, allowed: int | None
+) -> tuple[tuple[Estimate, Measured], ...]:
+    """Steps of a quarter and of half the size, or less where that would not fit the memory.
 
-
-def _variants(target: Target, size: Size) -> Iterator[tuple[str, Target, Size]]:
-    """The same training with and without what trades memory for time."""
-    if isinstance(target, SampleConfig):
-        return
-    kernels = (None,) if isinstance(target, TrainVAEConfig) else ("native", "_native_math")
-    for kernel in kernels:
-        for checkpointing in (False, True):
-            changes: dict[str, Any] = {"gradient_checkpointing": checkpointing}
-            if kernel:
-                changes["attention"] = kernel
-            words = " ".join(f"{name}={str(value).lower()}" for name, value in changes.items())
-            yield words, replace(target, **changes), size
-
-
-def _fitting_batch(over: Plan, target: Target) -> int:
-    """The largest batch that fits, or 1: near the size that does not, memory is a line over it."""
-    whole = over.estimate.size.batch
-    half = whole // 2
-    fewer, more = (
-        estimate(target, replace(over.estimate.size, batch=batch), UNKNOWN).peak(over.correction)
-        for batch in (half, whole)
-    )
-    room = SPARE * (over.allowed or 0) - over.data - fewer.most
-    if room >= 0 or more.most <= fewer.most:
-        return half
-    each = (more.most - fewer.most) / (whole - half)
-    return max(1, int(half + 1.01 * room / each))
-
-
-def _smaller_ways(over: Plan) -> Iterator[tuple[str, Target, Size]]:
-    """What to change, one thing after the other, until it fits."""
-    target, size = over.target, over.estimate.size
-    words: list[str] = []
-    if isinstance(target, SampleConfig):
-        if target.dtype != "bf16":
-            words, target = ["dtype=bf16"], replace(target, dtype="bf16")
-            yield " ".join(words), target, size
-    else:
-        if not isinstance(target, TrainVAEConfig) and target.attention == "_native_math":
-            words, target = ["attention=native"], replace(target, attention="native")
-            yield " ".join(words), target, size
-        if not target.gradient_checkpointing:
-            words.append("gradient_checkpointing=true")
-            target = replace(target, gradient_checkpointing=True)
-            yield " ".join(words), target, size
-        if size.batch > 1:
-            size = replace(size, batch=_fitting_batch(over, target))
-            times = -(-over.estimate.size.batch // size.batch) * target.accumulate
-            yield " ".join([*words, f"batch_size={size.batch} accumulate={times}"]), target, size
-    for _ in range(4):
-        if smaller(size) == size:
-            return
-        size = smaller(size)
-        given = f"num_frames={size.frames} height={size.height} width={size.width}"
-        batch = [] if isinstance(target, SampleConfig) else [f"batch_size={size.batch}"]
-        yield " ".join([*words, *batch, given]), target, size
+    Raises:
+        UserError: not even the smallest fits, or see `measure`.
+    """
+    sizes = [smaller(size)]
+    sizes.append(smaller(sizes[0]))
+    while True:
+        estimates = [estimate(target, each, rates) for each in sizes]
+        peak = (
+            estimates[0].peak(DEFAULTS.get(pick_device(target.device).type, DEFAULTS["cuda"])).most
+        )
+        if allowed is None or peak <= SPARE * allowed:
+            return tuple((each, measure(target, each.size)) for each in reversed(estimates))
+        if sizes[0] == sizes[1]:
+            raise UserError(
+                f"calibrate=true: even {sizes[0]} would take up to {peak / MIB:,.0f} MiB, and of "
+                f"the {allowed / MIB:,.0f} MiB there are, a plan may fill {SPARE:.0%}. Plan "
+                "without calibrate, or on a machine with more memory."
+            )
+        sizes = [sizes[1], smaller(sizes[1])]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,36 +31,40 @@ def planned_size(target: Target, asked: dict[str, int | None], tokens: int | Non
     Raises:
         UserError: neither says.
     """
-    if isinstance(target, SampleConfig):
-        known = saved(model_folder(target.model), "model_index.json")
-        fps = target.fps or known["fps"]
-        given = target.num_frames, target.duration, fps, known["num_frames"]
-        known |= {"num_frames": count_frames(*given)}
-        known |= {side: getattr(target, side) or known[side] for side in ("height", "width")}
-        batch = 1
-    else:
-        known, batch = {}, target.batch_size
-        if isinstance(target, FinetuneConfig):
-            known = saved(model_folder(target.model), "model_index.json")
-        clips = {"num_frames": target.clips.num_frames, "height": target.clips.resolution}
-        clips["width"] = clips["height"]
-        if is_rendered(target.data):
-            first = read_rendered(target.data)[0]
-            clips = {name: getattr(first, name) for name in asked}
-        known |= {name: value for name, value in clips.items() if value}
+    saved_model = isinstance(target.model, str)
+    known = saved(model_folder(str(target.model)), "model_index.json") if saved_model else {}
+    known |= _data_size(target, tuple(asked)) if hasattr(target, "clips") else _size(target, known)
     sizes: dict[str, Any] = {name: value or known.get(name) for name, value in asked.items()}
     if missing := [name for name, value in sizes.items() if not value]:
         raise UserError(
             f"{', '.join(missing)}: neither given nor known from the data. "
             f"Add {' '.join(f'{name}=NUMBER' for name in missing)}."
         )
-    longest = 0
-    if not isinstance(target, TrainVAEConfig):
-        longest = known.get("max_sequence_length", getattr(target, "max_sequence_length", 512))
+    longest = getattr(target, "max_sequence_length", 512 if saved_model else 0)
+    longest = known.get("max_sequence_length", longest)
     if longest and tokens and tokens > longest:
         raise UserError(f"text_tokens={tokens}, but the model takes at most {longest}.")
     sides = sizes["num_frames"], sizes["height"], sizes["width"]
+    batch = getattr(target, "batch_size", 1)
     return Size(batch, *sides, tokens if longest and tokens else longest)
+
+
+def _size(target: SampleConfig, known: dict[str, Any]) -> dict[str, Any]:
+    """What a prompt makes by the settings, or else by what its model was saved with."""
+    fps = target.fps or known["fps"]
+    frames = count_frames(target.num_frames, target.duration, fps, known["num_frames"])
+    sides = {side: getattr(target, side) or known[side] for side in ("height", "width")}
+    return {"num_frames": frames} | sides
+
+
+def _data_size(target: Any, names: Sequence[str]) -> dict[str, Any]:
+    """What a training's settings, or else its clips, say of their size."""
+    if is_rendered(target.data):
+        first = read_rendered(target.data)[0]
+        return {name: getattr(first, name) for name in names}
+    side = target.clips.resolution
+    clips = {"num_frames": target.clips.num_frames, "height": side, "width": side}
+    return {name: value for name, value in clips.items() if value}
 
 
 def saved(folder: Path, name: str) -> dict[str, Any]:

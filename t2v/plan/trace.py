@@ -38,9 +38,12 @@ class Rates:
         return max(flop / getattr(self, kind), bytes_ / self.memory) + self.launch
 
 
+UNKNOWN = Rates(1, 1, 1, 1)  # of a device that is not here
+
+
 @dataclass
 class Usage:
-    """What a stage took."""
+    """What a phase took."""
 
     peak: int = 0  # bytes held at the worst moment
     flop: int = 0
@@ -78,7 +81,7 @@ class Trace(TorchDispatchMode):
         self._storages: set[int] = set()
 
     @contextmanager
-    def stage(self) -> Iterator[Usage]:
+    def phase(self) -> Iterator[Usage]:
         """What is used inside; the peak includes what was held before."""
         self.usage = Usage(peak=self.live)
         yield self.usage

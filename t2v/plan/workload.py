@@ -36,7 +36,7 @@ ENCODE, UPDATE = "encode a clip", "update"
 
 
 @dataclass(frozen=True)
-class Stage:
+class Phase:
     """A part of the work and how often it is done in all."""
 
     name: str
@@ -45,11 +45,11 @@ class Stage:
 
 
 @dataclass
-class Work:
-    """The parts of a model and the stages it goes through, in their order."""
+class Workload:
+    """The parts of a model and the phases it goes through, in their order."""
 
     parts: dict[str, nn.Module]
-    stages: list[Stage]
+    phases: list[Phase]
     latents: int  # bytes of one clip's latents in half precision
     state: TrainState | None = None
     absent: list[str] = field(default_factory=list)  # what could not be counted, and why
@@ -77,29 +77,29 @@ class Work:
             yield from part.parameters()
 
 
-def build(target: Target, size: Size) -> Work:
+def build(target: Target, size: Size) -> Workload:
     """The work of a command at `size`; weights are random, which costs the same as trained ones.
 
     Raises:
         UserError: a folder that is needed is not there, or `size` does not fit the model.
     """
     with pick_device(target.device):  # parts are made there: what has no content cannot be moved
-        return WORKS[type(target)](target, size)
+        return WORKLOADS[type(target)](target, size)
 
 
-def _train_dit(config: TrainDiTConfig, size: Size) -> Work:
+def _train_dit(config: TrainDiTConfig, size: Size) -> Workload:
     absent: list[str] = []
     parts = dit_parts(config, size, absent)
     return _train_transformer(DiTTask(config, parts, _no_data()), parts, size, absent)
 
 
-def _finetune(config: FinetuneConfig, size: Size) -> Work:
+def _finetune(config: FinetuneConfig, size: Size) -> Workload:
     absent: list[str] = []
     parts = finetune_parts(config, size, absent)
     return _train_transformer(FinetuneTask(config, parts, _no_data()), parts, size, absent)
 
 
-def _train_vae(config: TrainVAEConfig, size: Size) -> Work:
+def _train_vae(config: TrainVAEConfig, size: Size) -> Workload:
     absent: list[str] = []
     if config.perceptual is not None:
         absent.append(f"the network of features: perceptual={config.perceptual}")
@@ -116,7 +116,7 @@ def _modules(parts: DiTParts | VAEParts) -> dict[str, nn.Module]:
     return {name: each for name, each in parts._asdict().items() if isinstance(each, nn.Module)}
 
 
-def _train_transformer(task: DiTTask, parts: DiTParts, size: Size, absent: list[str]) -> Work:
+def _train_transformer(task: DiTTask, parts: DiTParts, size: Size, absent: list[str]) -> Workload:
     config = task.config
     if task.caches_text():
         task.texts = Embedded(parts.transformer.config.text_dim)
@@ -131,13 +131,13 @@ def _train_transformer(task: DiTTask, parts: DiTParts, size: Size, absent: list[
             parts.vae.encode(black(replace(size, batch=1), device))
 
     if hasattr(parts.vae, "encode"):
-        work.stages.insert(0, Stage(ENCODE, encode, 0))
+        work.phases.insert(0, Phase(ENCODE, encode, 0))
     return work
 
 
 def _train(
     task: Task, config: TrainConfig, parts: dict[str, nn.Module], size: Size, absent: list[str]
-) -> Work:
+) -> Workload:
     state = start_state(task, config)
     trained = [p for p in task.model.parameters() if p.requires_grad]
 
@@ -151,17 +151,17 @@ def _train(
         state.optimizer.step(1.0)
         state.ema.update(0)
 
-    stages = [Stage("forward and backward", backward, config.steps)]
+    phases = [Phase("forward and backward", backward, config.steps)]
     if config.accumulate > 1:
         more = config.steps * (config.accumulate - 1)
-        stages.append(Stage("with gradients held", backward, more))
-    stages.append(Stage(UPDATE, update, config.steps))
+        phases.append(Phase("with gradients held", backward, more))
+    phases.append(Phase(UPDATE, update, config.steps))
     if config.parallel == "fsdp":
         absent.append("parallel=fsdp, which splits the weights: all is in one process here")
-    return Work(parts, stages, 0, state, absent)
+    return Workload(parts, phases, 0, state, absent)
 
 
-def _sample(config: SampleConfig, size: Size) -> Work:
+def _sample(config: SampleConfig, size: Size) -> Workload:
     folder, device = model_folder(config.model), pick_device(config.device)
     generator_class(config.model, folder, "t2v plan sample", needs=("is_trainable",))
     index = saved(folder, "model_index.json")
@@ -209,8 +209,8 @@ def _sample(config: SampleConfig, size: Size) -> Work:
     if steps > 1:
         named.append(("denoise", denoise, (steps - 1) * videos))
     named.append(("decode", decode, videos))
-    stages = [Stage(name, torch.no_grad()(run), times) for name, run, times in named]
-    return Work(parts, stages, 2 * prod(shape[1:]))
+    phases = [Phase(name, torch.no_grad()(run), times) for name, run, times in named]
+    return Workload(parts, phases, 2 * prod(shape[1:]))
 
 
 @contextmanager
@@ -223,7 +223,7 @@ def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-WORKS: dict[type, Callable[[Any, Size], Work]] = {
+WORKLOADS: dict[type, Callable[[Any, Size], Workload]] = {
     SampleConfig: _sample,
     TrainDiTConfig: _train_dit,
     FinetuneConfig: _finetune,

@@ -19,7 +19,7 @@ from t2v.models.lora import load_lora
 from t2v.models.lora_file import WEIGHTS
 from t2v.pipelines.t2v import T2VPipeline
 from t2v.plan.estimate import estimate
-from t2v.plan.run import UNKNOWN
+from t2v.plan.trace import UNKNOWN
 from t2v.training.engine.example import Size
 from t2v.training.engine.loop import fit, start_state
 from t2v.training.tasks.dit import build_dit

@@ -17,12 +17,13 @@ from t2v.config.plan import PlanConfig
 from t2v.config.sampling import SampleConfig
 from t2v.config.training import DiscriminatorConfig, OptimConfig, TrainDiTConfig, TrainVAEConfig
 from t2v.errors import UserError
-from t2v.plan.calibrate import calibrated, micro_steps, smaller
-from t2v.plan.estimate import DEFAULTS, MANY_LAYERS, MIB, Estimate, estimate, traced_whole
-from t2v.plan.measure import Measured
+from t2v.plan.calibrate import calibrated
+from t2v.plan.estimate import MANY_LAYERS, estimate, traced_whole
+from t2v.plan.figures import DEFAULTS, MIB, Estimate, Measured
+from t2v.plan.remedies import smaller
 from t2v.plan.report import RUN, comparison, report
-from t2v.plan.run import UNKNOWN, plan
-from t2v.plan.trace import Rates, traced
+from t2v.plan.run import micro_steps, plan
+from t2v.plan.trace import UNKNOWN, Rates, traced
 from t2v.plan.workload import ENCODE, UPDATE, build
 from t2v.sampling.run import load
 from t2v.training.engine.example import Size
@@ -33,8 +34,8 @@ DEVICE = {"tflops": 100.0, "bandwidth": 1000.0}
 ROOT = Path(__file__).parents[2]
 
 
-def stage(work, name):
-    return next(each for each in work.stages if each.name == name)
+def phase(work, name):
+    return next(each for each in work.phases if each.name == name)
 
 
 @pytest.fixture
@@ -74,7 +75,7 @@ def test_a_trace_knows_the_bytes_the_flop_and_the_seconds_of_each_operation():
     rates = Rates(matmul=1e3, convolution=1e3, attention=1e3, memory=1e3, launch=1.0)
     with traced(rates) as trace:
         x = torch.ones(100, 100)
-        with trace.stage() as usage:
+        with trace.phase() as usage:
             y = x @ x
             z = (y + 1).T.contiguous()[3:]  # a sum, and then a copy of it
             del y
@@ -101,10 +102,10 @@ def test_bytes_of_weights_gradients_state_and_average_are_those_of_the_real_trai
 ):
     target = replace(training, optim=OptimConfig(name=name))
     planned, work = estimate(target, SIZE, UNKNOWN), build(target, SIZE)
-    stage(work, STEP).run()
+    phase(work, STEP).run()
     grads = [p.grad for part in work.parts.values() for p in part.parameters()]
     assert planned.gradients == sum(each.nbytes for each in grads if each is not None)
-    stage(work, UPDATE).run()
+    phase(work, UPDATE).run()
     assert planned.weights == work.weights()
     assert planned.average == work.average()
     assert planned.optimizer == work.optimizer() > 0
@@ -120,20 +121,20 @@ def test_many_layers_are_a_line_over_few(training):
     assert line.weights == whole.weights
     assert line.parameters == whole.parameters
     assert line.optimizer == whole.optimizer
-    assert stage(line, STEP).flop == stage(whole, STEP).flop
+    assert phase(line, STEP).flop == phase(whole, STEP).flop
     for name in (STEP, UPDATE):
-        assert stage(line, name).peak == pytest.approx(stage(whole, name).peak, rel=0.01)
+        assert phase(line, name).peak == pytest.approx(phase(whole, name).peak, rel=0.01)
 
 
 def test_clips_are_encoded_beside_the_weights_alone(training):
     planned = estimate(training, SIZE, UNKNOWN)
-    learning = stage(planned, STEP).held - stage(planned, ENCODE).held
+    learning = phase(planned, STEP).held - phase(planned, ENCODE).held
     assert learning == pytest.approx(planned.average + planned.optimizer, rel=0.01)
 
 
 def test_gradients_of_earlier_batches_are_held_through_a_later_one(training):
     planned = estimate(replace(training, accumulate=3), SIZE, UNKNOWN)
-    first, more = stage(planned, STEP), stage(planned, "with gradients held")
+    first, more = phase(planned, STEP), phase(planned, "with gradients held")
     assert (first.times, more.times) == (training.steps, 2 * training.steps)
     assert more.held == pytest.approx(first.held + planned.gradients, rel=0.01)
 
@@ -157,7 +158,7 @@ def test_muon_keeps_half_the_state_of_adamw(training):
 def test_flop_are_those_torch_counts_on_the_real_step(training, vae_training):
     for target in (training, vae_training):
         planned, work = estimate(target, SIZE, UNKNOWN), build(target, SIZE)
-        for traced_, real in zip(planned.stages, work.stages, strict=True):
+        for traced_, real in zip(planned.phases, work.phases, strict=True):
             assert traced_.flop == count_flop(real.run), real.name
 
 
@@ -184,7 +185,7 @@ def test_flop_of_sampling_are_those_torch_counts_on_a_real_call(guidance):
         )
 
     draw()  # the first layers of a process try its matrix products
-    assert sum(each.flop * each.times for each in planned.stages) == count_flop(draw)
+    assert sum(each.flop * each.times for each in planned.phases) == count_flop(draw)
 
 
 def test_checkpointing_and_flash_attention_take_less(training):
@@ -195,7 +196,7 @@ def test_checkpointing_and_flash_attention_take_less(training):
     for kernel in ("native", "_native_math"):
         for checkpointing in (False, True):
             target = replace(training, attention=kernel, gradient_checkpointing=checkpointing)
-            rises[kernel, checkpointing] = stage(estimate(target, size, UNKNOWN), STEP).rise
+            rises[kernel, checkpointing] = phase(estimate(target, size, UNKNOWN), STEP).rise
     assert rises["native", True] < rises["native", False] < rises["_native_math", False]
     assert rises["_native_math", True] < rises["_native_math", False]
 
@@ -204,7 +205,7 @@ def test_decoding_streams_at_flat_memory_beside_the_video_itself(training):
     target = SampleConfig(model=training.vae, device="cpu")
     beside = []
     for frames in (41, 81):
-        decode = estimate(target, Size(1, frames, 64, 64, 6), UNKNOWN).stages[-1]
+        decode = estimate(target, Size(1, frames, 64, 64, 6), UNKNOWN).phases[-1]
         video = frames * 64 * 64 * 3 * 4
         beside.append((decode.peak - decode.held) / video)
     assert beside[1] == pytest.approx(beside[0], rel=0.05)
@@ -223,28 +224,28 @@ def test_measurements_twice_the_trace_double_the_plan(three):
     default = DEFAULTS["cpu"]
 
     def twice(step):
-        top = max(step.stages, key=lambda each: each.peak)
+        top = max(step.phases, key=lambda each: each.peak)
         peak = default.scratch + top.held + 2 * (top.peak - top.held)
-        return Measured(peak, {each.name: 2 * each.seconds for each in step.stages})
+        return Measured(peak, {each.name: 2 * each.seconds for each in step.phases})
 
     correction = calibrated(whole, [(small, twice(small)), (half, twice(half))], default)
     assert correction.heap.value == pytest.approx(2)
-    first = stage(whole, STEP)
+    first = phase(whole, STEP)
     assert whole.seconds(first, correction).value == pytest.approx(2 * first.seconds)
     assert whole.seconds(first, correction).error == pytest.approx(0.3 * first.seconds)
 
 
 def test_a_share_that_does_not_grow_lies_within_the_error(three):
     small, half, whole = three
-    default, constant = DEFAULTS["cpu"], stage(half, STEP).seconds / 2
+    default, constant = DEFAULTS["cpu"], phase(half, STEP).seconds / 2
 
     def slow(step):
-        peak = default.scratch + max(each.peak for each in step.stages)
-        return Measured(peak, {each.name: each.seconds + constant for each in step.stages})
+        peak = default.scratch + max(each.peak for each in step.phases)
+        return Measured(peak, {each.name: each.seconds + constant for each in step.phases})
 
     correction = calibrated(whole, [(small, slow(small)), (half, slow(half))], default)
-    planned = whole.seconds(stage(whole, STEP), correction)
-    truth = stage(whole, STEP).seconds + constant
+    planned = whole.seconds(phase(whole, STEP), correction)
+    truth = phase(whole, STEP).seconds + constant
     assert planned.value > truth > planned.value - planned.error
 
 
@@ -282,7 +283,7 @@ def test_a_lora_learns_little_beside_the_model_it_is_added_to(training):
     full = estimate(replace(target, method="full"), SIZE, UNKNOWN)
     assert lora.weights > full.weights > full.gradients > lora.gradients > 0
     assert lora.optimizer == pytest.approx(2 * lora.gradients, rel=0.01)
-    assert stage(lora, STEP).peak < stage(full, STEP).peak
+    assert phase(lora, STEP).peak < phase(full, STEP).peak
 
 
 def test_a_soft_prompt_learns_through_the_text_encoder(training):
@@ -290,7 +291,7 @@ def test_a_soft_prompt_learns_through_the_text_encoder(training):
     alone = estimate(replace(target, method="soft_prompt", soft_prompt="a toy"), SIZE, UNKNOWN)
     table = build(target, SIZE).parts["text_encoder"].get_input_embeddings().weight
     assert alone.gradients == table.nbytes
-    assert stage(alone, STEP).flop > stage(estimate(target, SIZE, UNKNOWN), STEP).flop / 2
+    assert phase(alone, STEP).flop > phase(estimate(target, SIZE, UNKNOWN), STEP).flop / 2
 
 
 def test_a_discriminator_is_counted_and_a_network_of_features_is_named(vae_training):
@@ -302,7 +303,7 @@ def test_a_discriminator_is_counted_and_a_network_of_features_is_named(vae_train
     added = both.parameters["discriminator"] * 4
     assert both.weights == plain.weights + added
     assert both.gradients == plain.gradients + added
-    assert stage(both, STEP).flop > stage(plain, STEP).flop
+    assert phase(both, STEP).flop > phase(plain, STEP).flop
     assert both.absent == ("the network of features: perceptual=somewhere",)
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from einops import rearrange
@@ -13,18 +11,9 @@ from torch import Tensor, nn
 
 from t2v.config.training import OptimConfig
 from t2v.training.engine.collectives import is_split, split_like, whole
+from t2v.training.engine.task import ParameterGroup
 
 MOMENTUM = "momentum_buffer"  # torch's name for it
-
-
-@dataclass(frozen=True)
-class ParameterGroup:
-    """Parameters by name that share an algorithm and a learning rate."""
-
-    parameters: Mapping[str, nn.Parameter]
-    algorithm: Literal["muon", "adamw"]
-    lr: float
-    betas: tuple[float, float] = (0.9, 0.99)  # of AdamW
 
 
 def split_parameters(

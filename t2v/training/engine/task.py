@@ -5,14 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from t2v.training.engine.example import Size
-from t2v.training.engine.optim import ParameterGroup
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Parameters by name that share an algorithm and a learning rate."""
+
+    parameters: Mapping[str, nn.Parameter]
+    algorithm: Literal["muon", "adamw"]
+    lr: float
+    betas: tuple[float, float] = (0.9, 0.99)  # of AdamW
 
 
 class Validation(NamedTuple):

@@ -29,10 +29,10 @@ from t2v.pipelines.t2v_generator import T2VGenerator
 from t2v.training.engine.contact_sheet import contact_sheet
 from t2v.training.engine.example import Size
 from t2v.training.engine.loop import autocast
-from t2v.training.engine.optim import ParameterGroup, split_parameters
+from t2v.training.engine.optim import split_parameters
 from t2v.training.engine.run import train
 from t2v.training.engine.significance import BASE, HELD_OUT, TRAINING, memorised, nearest
-from t2v.training.engine.task import Validation
+from t2v.training.engine.task import ParameterGroup, Validation
 from t2v.training.tasks.dit_parts import DiTData, DiTParts, fresh_parts, load_data
 
 VALIDATION_BINS = 4

@@ -44,10 +44,10 @@ from t2v.outputs import output_folder
 from t2v.training.engine.contact_sheet import contact_sheet
 from t2v.training.engine.example import Size
 from t2v.training.engine.loop import autocast
-from t2v.training.engine.optim import ParameterGroup, split_parameters
+from t2v.training.engine.optim import split_parameters
 from t2v.training.engine.run import train
 from t2v.training.engine.significance import HELD_OUT, TRAINING
-from t2v.training.engine.task import Validation
+from t2v.training.engine.task import ParameterGroup, Validation
 from t2v.world.grammar import pick
 
 logger = logging.getLogger(__name__)

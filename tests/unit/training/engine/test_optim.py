@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from t2v.config.training import OptimConfig
-from t2v.training.engine.optim import Optimizer, ParameterGroup, lr_factor, split_parameters
+from t2v.training.engine.optim import Optimizer, lr_factor, split_parameters
+from t2v.training.engine.task import ParameterGroup
 
 
 def network(seed: int = 0) -> nn.Sequential:

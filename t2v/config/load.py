@@ -12,7 +12,6 @@ from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from t2v.config.checks import within_range
-from t2v.config.retired import current_name
 from t2v.errors import UserError, shortened
 from t2v.io.files import write_text
 from t2v.io.text_files import MOST_YAML, Plain, parse_yaml, read_text
@@ -90,7 +89,10 @@ def load_config(
     for number, (old, value, given) in enumerate(
         [*in_files, *(_read_override(text, known) for text in overrides)]
     ):
-        name = current_name(old, _plain(value), given, retired, in_file=number < len(in_files))
+        name: str | None = old
+        if old in retired:
+            in_file = number < len(in_files)
+            name = retired[old].current_name(old, _plain(value), given, in_file)
         if name is None:
             continue
         if name not in known:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,26 +31,20 @@ class Retired:
     neutral: Container[Any] = ()
     renamed: str | None = None
 
+    def current_name(self, name: str, value: Any, given: str, in_file: bool) -> str | None:
+        """Return today's name of the setting, or None where it may be dropped.
 
-def current_name(
-    name: str, value: Any, given: str, retired: Mapping[str, Retired], in_file: bool
-) -> str | None:
-    """Return today's name of a setting, or None where a retired one may be dropped.
+        Args:
+            name: its old name, dotted.
+            value: as given, in Python's types.
+            given: the setting as messages quote it.
+            in_file: whether a file holds it, which an earlier version may have written.
 
-    Args:
-        name: as given, dotted.
-        value: as given, in Python's types.
-        given: the setting as messages quote it.
-        in_file: whether a file holds it, which an earlier version may have written.
-
-    Raises:
-        UserError: a retired setting that asks for what the command does no more.
-    """
-    if name not in retired:
-        return name
-    old = retired[name]
-    if old.renamed is not None:
-        return old.renamed
-    if in_file and value in old.neutral:
-        return None
-    raise UserError(f"{given}: {name} is no setting here any more. {old.instead}")
+        Raises:
+            UserError: it asks for what the command does no more.
+        """
+        if self.renamed is not None:
+            return self.renamed
+        if in_file and value in self.neutral:
+            return None
+        raise UserError(f"{given}: {name} is no longer a setting of this command. {self.instead}")

@@ -22,7 +22,6 @@ from torch import Tensor
 from t2v.errors import UserError
 from t2v.models.causal import FeatureCache, fold_patches
 from t2v.models.encoder_decoder import CoderShape, Decoder, Encoder, Patch
-from t2v.models.tiling import run_tiled
 
 
 class AutoencoderKLT2V(ModelMixin, AutoencoderMixin, ConfigMixin, FromOriginalModelMixin):
@@ -290,6 +289,8 @@ class AutoencoderKLT2V(ModelMixin, AutoencoderMixin, ConfigMixin, FromOriginalMo
         # only convolutions and per-position norms look no further than their reach
         exact = self.config.norm == "rms" and not self.config.mid_attention
         halo = reach if exact else max(1, tile // 4)
+        from t2v.models.tiling import run_tiled  # few videos are tiled
+
         return run_tiled(run, x, tile, halo, blend=not exact, zoom=zoom)
 
     def _encode(self, x: Tensor) -> Tensor:

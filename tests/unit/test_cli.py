@@ -75,7 +75,10 @@ def test_help_imports_no_torch(argv):
         (["sample", "a dog", "--num-videos", "0"], "num_videos_per_prompt=0: it must be at least"),
         (["world", "output=x", "workers=0"], "workers=0: it must be at least 1"),
         (["world", "output=x", "make=text"], "`t2v world text` trains the text encoder"),
-        (["world", "output=x", "steps=9"], "steps is no setting here any more. It goes with"),
+        (
+            ["world", "output=x", "steps=9"],
+            "steps is no longer a setting of this command.",
+        ),
         (["world", "text", "output=x", "width=9"], "It goes with `t2v world`."),
         (["world", "oracle", "output=x"], "data: required and not given"),
         (["eval", "x", "output=y", "oracle=z", "count=0"], "count=0"),

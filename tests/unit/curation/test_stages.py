@@ -46,5 +46,5 @@ def test_a_config_of_before_loads_without_the_setting_that_did_nothing(tmp_path)
     file = tmp_path / "config.yaml"
     file.write_text("input: in\noutput: out\nreport:\n  pictures: 3\n  side: 200\n")
     assert load_config(CurateConfig, file, []).report == ReportConfig(pictures=3)
-    with pytest.raises(UserError, match=r"report\.side is no setting here any more"):
+    with pytest.raises(UserError, match=r"report\.side is no longer a setting of this command"):
         load_config(CurateConfig, file, ["report.side=100"])

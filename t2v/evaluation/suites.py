@@ -12,7 +12,7 @@ from torch import Tensor
 from t2v.errors import UserError
 from t2v.io.prompts import read_prompts
 from t2v.io.text_files import parse_json
-from t2v.world.grammar import Scene, Thing, caption, draw_scene
+from t2v.world.grammar import Scene, Thing, caption, random_scene
 from t2v.world.render import render
 from t2v.world.run import clip_generator
 
@@ -48,7 +48,7 @@ def heldout_prompts(count: int, seed: int) -> tuple[list[Scene], list[str]]:
     for index in range(count):
         # not those of `split=heldout`, which training is followed with
         generator = clip_generator(seed + 1_000, "heldout", index)
-        scenes.append(draw_scene(generator, "heldout"))
+        scenes.append(random_scene(generator, "heldout"))
         prompts.append(caption(scenes[-1], generator))
     return scenes, prompts
 

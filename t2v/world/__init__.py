@@ -1,1 +1,1 @@
-"""A captioned synthetic world: words, pixels and a judge that reads the pixels back."""
+"""A captioned synthetic world: grammar, pixels, and an oracle that classifies the pixels."""

@@ -1,4 +1,4 @@
-"""The words of the world: scenes drawn at random, their captions and their truth."""
+"""The grammar of the world: random scenes, their captions and their attributes."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class Thing:
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """What happens in one clip, and the little that its caption does not tell.
+    """The content of one clip, and the little that its caption leaves open.
 
     `things` stand from left to right in the order the caption names them. `offset` moves them
     sideways and `backdrop` moves the landscape, both in [-1, 1] of their range.
@@ -103,7 +103,7 @@ class Scene:
     backdrop: float = 0.0
 
     def truth(self) -> dict[str, Any]:
-        """Every attribute a judge can read, as plain values for a manifest."""
+        """Every attribute that the oracle classifies, as plain values for a manifest."""
         return {
             "background": self.background,
             "camera": self.camera,
@@ -113,12 +113,12 @@ class Scene:
 
 
 def pick(options: Sequence[T], generator: torch.Generator) -> T:
-    """One of `options`, uniformly."""
+    """Pick one of `options`, uniformly."""
     return options[int(torch.randint(len(options), (), generator=generator))]
 
 
 def is_heldout(thing: Thing) -> bool:
-    """Whether this shape, colour and motion together are kept out of training (one in eight)."""
+    """Return whether this shape, colour and motion together are held out of training (1 in 8)."""
     shape, colour, motion = (
         list(table).index(word)
         for table, word in (
@@ -130,8 +130,8 @@ def is_heldout(thing: Thing) -> bool:
     return (3 * shape + 5 * colour + motion) % 8 == 0
 
 
-def draw_thing(motions: Sequence[str], sizes: Sequence[str], generator: torch.Generator) -> Thing:
-    """A thing with one of the given motions and sizes that its shape can show."""
+def random_thing(motions: Sequence[str], sizes: Sequence[str], generator: torch.Generator) -> Thing:
+    """Pick a thing with one of the given motions and sizes that its shape can show."""
     shape = pick(list(SHAPES), generator)
     motion = pick([m for m in motions if m != "spin" or shape not in UNSPUN], generator)
     # growing and shrinking pass through every size, so no size word would be true
@@ -139,24 +139,24 @@ def draw_thing(motions: Sequence[str], sizes: Sequence[str], generator: torch.Ge
     return Thing(shape=shape, colour=pick(list(COLOURS), generator), size=size, motion=motion)
 
 
-def _draw_things(camera: str, generator: torch.Generator) -> tuple[Thing, ...]:
+def _random_things(camera: str, generator: torch.Generator) -> tuple[Thing, ...]:
     kind = float(torch.rand((), generator=generator))
     if camera != "still" or kind < 0.55:
         motions = list(MOTIONS) if camera == "still" else CAMERA_MOTIONS
-        return (draw_thing(motions, list(SIZES), generator),)
-    first = draw_thing(PAIR_MOTIONS, ("medium",), generator)
+        return (random_thing(motions, list(SIZES), generator),)
+    first = random_thing(PAIR_MOTIONS, ("medium",), generator)
     if kind < 0.87:
-        second = draw_thing(PAIR_MOTIONS, ("medium",), generator)
+        second = random_thing(PAIR_MOTIONS, ("medium",), generator)
         return first, second
     return (first,) * (2 if kind < 0.94 else 3)
 
 
-def draw_scene(generator: torch.Generator, split: str = "train") -> Scene:
-    """A random scene: `train` never holds a held-out combination, `heldout` at least one."""
+def random_scene(generator: torch.Generator, split: str = "train") -> Scene:
+    """Pick a scene: `train` never holds a held-out combination, `heldout` at least one."""
     while True:
         moving = float(torch.rand((), generator=generator)) < 0.25
         chosen = pick(list(CAMERAS)[1:], generator) if moving else "still"
-        things = _draw_things(chosen, generator)
+        things = _random_things(chosen, generator)
         if any(map(is_heldout, things)) == (split == "heldout"):
             break
     offset, backdrop = (2 * torch.rand(2, generator=generator) - 1).tolist()
@@ -194,7 +194,7 @@ def _action(scene: Scene, generator: torch.Generator) -> str:
 
 
 def caption(scene: Scene, generator: torch.Generator) -> str:
-    """One of many English sentences that say what the scene shows, nothing it does not."""
+    """Pick one of many English sentences that describe the scene, and nothing that is not in it."""
     action, place = _action(scene, generator), pick(BACKGROUNDS[scene.background], generator)
     camera = pick(CAMERAS[scene.camera], generator)
     ending = f", {camera}" if camera else ""
@@ -204,7 +204,7 @@ def caption(scene: Scene, generator: torch.Generator) -> str:
 
 
 def words() -> list[str]:
-    """Every word a caption can hold, sorted: what the embedded text encoder has seen."""
+    """Every word that a caption can hold, sorted: the vocabulary of the embedded text encoder."""
     plain = (COLOURS, SIZES, BACKGROUNDS, CAMERAS, NUMBERS)
     phrases = [phrase for table in plain for options in table.values() for phrase in options]
     paired = (SHAPES, MOTIONS)

@@ -1,4 +1,4 @@
-"""The truth of a scene as class indices: what text reader and judge are trained to tell."""
+"""The attributes of a scene as class indices, which text encoder and oracle learn to classify."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ THING: dict[str, Collection[str]] = {
     "size": SIZES,
     "motion": MOTIONS,
 }
-# name -> (its classes, whose it is: 0 the scene, 1 the first thing, 2 the second)
+# name -> (its classes; its owner: 0 the scene, 1 the first thing, 2 the second)
 HEADS: dict[str, tuple[tuple[str, ...], int]] = {
     "background": (tuple(BACKGROUNDS), 0),
     "camera": (tuple(CAMERAS), 0),
@@ -26,7 +26,7 @@ HEADS: dict[str, tuple[tuple[str, ...], int]] = {
 
 
 def labels(truths: list[dict[str, Any]]) -> dict[str, Tensor]:
-    """Class indices of each head, `b`; -1 where the scene has no such thing.
+    """Return class indices of each head, `b`; -1 where the scene has no such thing.
 
     Args:
         truths: as `Scene.truth` gives them.

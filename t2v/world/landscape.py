@@ -87,7 +87,7 @@ STARS = ((-0.05, 0.10), (0.12, 0.22), (0.24, 0.08), (0.38, 0.26), (-0.44, 0.30),
 
 
 def landscape(backdrop: Backdrop, x: Tensor, y: Tensor, clock: Tensor) -> Tensor:
-    """A landscape seen at the given points of the world.
+    """Colour a landscape at the given points of the world.
 
     Args:
         backdrop: a value of `BACKDROP`.

@@ -1,4 +1,4 @@
-"""The judge of the world: a small network that reads every attribute back from the pixels."""
+"""The oracle of the world: a small network that classifies every attribute by the pixels."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from t2v.models.load import load_part
 from t2v.outputs import output_folder
 from t2v.world.labels import HEADS, labels
 
-FRAMES, SIDE = 17, 64  # what the judge looks at; other clips are resampled to it
+FRAMES, SIDE = 17, 64  # of its input; other clips are resampled
 
 
 class WorldOracle(ModelMixin, ConfigMixin):
-    """Reads background, camera, count and each thing's shape, colour, size and motion.
+    """A classifier of background, camera, count and each thing's shape, colour, size and motion.
 
-    Convolutions see local change; the maximum over each half of each frame group finds the things
-    wherever they are and tells the left one from the right one.
+    Convolutions find local change; the maximum over each half of each frame group finds the things
+    wherever they are and keeps the left one apart from the right one.
     """
 
     @register_to_config
@@ -61,23 +61,23 @@ class WorldOracle(ModelMixin, ConfigMixin):
         return {name: head(x) for name, head in self.heads.items()}
 
     def maps(self, video: Tensor) -> list[Tensor]:
-        """What each convolution sees, `b d t y x`, of `video`, as `forward` takes it."""
+        """Return the output of each convolution, `b d t y x`; `video` is as `forward` takes it."""
         if video.shape[2:] != (FRAMES, SIDE, SIDE):
             video = F.interpolate(video, (FRAMES, SIDE, SIDE), mode="trilinear")
         x = rearrange(video, "b c t (h p) (w q) -> b (c p q) t h w", p=4, q=4)
         axes = [torch.linspace(-1, 1, n, device=x.device, dtype=x.dtype) for n in x.shape[2:]]
         places = torch.stack(torch.meshgrid(*axes, indexing="ij")).expand(len(x), -1, -1, -1, -1)
         x = torch.cat((x, places), dim=1).contiguous(memory_format=torch.channels_last_3d)
-        seen = []
+        maps = []
         for layer in self.body:
             x = layer(x)
             if isinstance(layer, nn.ReLU):
-                seen.append(x)
-        return seen
+                maps.append(x)
+        return maps
 
     @torch.no_grad()
-    def judge(self, video: Tensor) -> list[dict[str, str]]:
-        """What the judge sees in each clip: head name -> class name."""
+    def classify(self, video: Tensor) -> list[dict[str, str]]:
+        """Return the class of each clip by each head: head name -> class name."""
         answers = {name: logits.argmax(-1).tolist() for name, logits in self(video).items()}
         return [
             {name: HEADS[name][0][answers[name][i]] for name in HEADS} for i in range(len(video))
@@ -144,7 +144,7 @@ def _trained(config: WorldOracleConfig, videos: Tensor, truth: dict[str, Tensor]
 
 
 def _soften(video: Tensor, generator: torch.Generator) -> Tensor:
-    """Blur and noise of random strength, one draw a batch: a generated clip is never as crisp."""
+    """Add blur and noise of a random strength for the batch: generated clips are less crisp."""
     blur, noise = torch.rand(2, generator=generator).tolist()
     blurred = F.avg_pool3d(video, (1, 3, 3), 1, (0, 1, 1), count_include_pad=False)
     noisy = 0.06 * noise * torch.randn(video.shape, generator=generator)

@@ -1,4 +1,4 @@
-"""The pixels of the world: a scene becomes a clip and the coverage of its things, in torch."""
+"""The pixels of the world: a scene rendered to a clip and the coverage of its things."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def render(
     width: int = 64,
     device: torch.device | str = "cpu",
 ) -> tuple[Tensor, Tensor]:
-    """The clip of a scene; the same scene always gives the same pixels.
+    """Render the clip of a scene; the same scene always gives the same pixels.
 
     Every motion takes the whole clip: a longer clip of the same scene is a slower one.
 
     Returns:
-        The video, `t h w c` uint8, and how far each pixel is covered by a thing, `t h w` uint8.
+        The video, `t h w c` uint8, and the coverage of each pixel by things, `t h w` uint8.
     """
     clock = torch.linspace(0, 1, num_frames, device=device) if num_frames > 1 else None
     clock = torch.zeros(1, device=device) if clock is None else clock
@@ -94,7 +94,7 @@ def _camera(camera: str, clock: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _places(scene: Scene) -> list[float]:
-    """Where each thing stands, sideways from the middle."""
+    """The place of each thing, sideways from the middle."""
     spread = {1: (0.0,), 2: (-0.24, 0.24), 3: (-0.32, 0.0, 0.32)}[len(scene.things)]
     return [0.06 * scene.offset / len(scene.things) + place for place in spread]
 

@@ -1,4 +1,4 @@
-"""`t2v world`: a folder of captioned clips with their truth."""
+"""`t2v world`: a folder of captioned clips with the attributes of their scenes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from t2v.io.files import complete, write_text
 from t2v.io.manifest import MANIFEST
 from t2v.io.progress import progress
 from t2v.outputs import output_folder
-from t2v.world.grammar import caption, draw_scene
+from t2v.world.grammar import caption, random_scene
 from t2v.world.render import render
 
 logger = logging.getLogger(__name__)
@@ -54,13 +54,13 @@ def render_world(config: WorldClipsConfig) -> None:
 
 
 def _remove_clips(output: Path) -> None:
-    """Of a set made before, which new clips would not fit."""
+    """Remove clips of an earlier run, which new ones would not fit."""
     for path in (output / MANIFEST, output / "config.yaml", *output.glob("clips-*")):
         path.unlink(missing_ok=True)
 
 
 def clip_generator(seed: int, split: str, index: int) -> torch.Generator:
-    """The source of every draw for one clip: a function of seed, split and index alone."""
+    """Make the generator of one clip: a function of seed, split and index alone."""
     mixed = (seed * 2 + (split == "heldout")) * 1_000_003 + index
     return torch.Generator().manual_seed(mixed)
 
@@ -102,13 +102,13 @@ def _write_shard(config: WorldClipsConfig, first: int) -> list[dict[str, Any]]:
 
 def _clips(config: WorldClipsConfig, indices: range) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     for index in indices:
-        scene = draw_scene(clip_generator(config.seed, config.split, index), config.split)
+        scene = random_scene(clip_generator(config.seed, config.split, index), config.split)
         yield render(scene, config.num_frames, config.height, config.width)
 
 
 def _row(config: WorldClipsConfig, index: int, shard: str, position: int) -> dict[str, Any]:
     generator = clip_generator(config.seed, config.split, index)
-    scene = draw_scene(generator, config.split)
+    scene = random_scene(generator, config.split)
     captions = [caption(scene, generator) for _ in range(CAPTIONS_PER_CLIP)]
     return {
         "shard": shard,

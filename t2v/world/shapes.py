@@ -8,21 +8,21 @@ import torch
 from torch import Tensor
 
 FOOT = {"ball": 1.0, "cube": 0.98, "pyramid": 0.82, "star": 0.84, "ring": 1.0, "heart": 0.95}
-TILT = 0.42  # how far the camera looks down on solids, radians
-YAW = 0.55  # how far solids are turned at rest, radians
+TILT = 0.42  # of the camera down to solids, radians
+YAW = 0.55  # of solids at rest, radians
 
 
 def shape_surface(
     shape: str, u: Tensor, v: Tensor, turn: Tensor, soft: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """One shape of unit radius seen along -z.
+    """Compute one shape of unit radius, viewed along -z.
 
     Args:
         shape: a key of `FOOT`.
         u: right, in radii, `t h w`.
         v: up, in radii, `t h w`.
-        turn: how far the shape has spun, radians, `t 1 1`.
-        soft: how wide an edge fades, in radii, `t 1 1`.
+        turn: the angle by which the shape has spun, radians, `t 1 1`.
+        soft: the width of the edges, in radii, `t 1 1`.
 
     Returns:
         Coverage in [0, 1], `t h w`, and unit normals (right, up, towards the eye), `t 3 h w`.
@@ -135,7 +135,7 @@ def _pyramid_planes(turn: Tensor) -> tuple[Tensor, Tensor]:
 def _solid(
     u: Tensor, v: Tensor, planes: tuple[Tensor, Tensor], soft: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """A convex solid: where no parallel ray has left one face before it enters another."""
+    """Compute a convex solid: where no parallel ray leaves one face before it enters another."""
     normals, distances = planes  # t k 3, k
     facing = normals[..., 2] > 0
     # Eliminating depth from a face towards us and one away leaves a half-plane of the outline.

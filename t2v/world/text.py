@@ -26,14 +26,14 @@ from t2v.io.progress import Progress
 from t2v.models.device import check_memory
 from t2v.models.load import load_text
 from t2v.outputs import output_folder
-from t2v.world.grammar import SHAPES, Scene, caption, draw_scene, words
+from t2v.world.grammar import SHAPES, Scene, caption, random_scene, words
 from t2v.world.labels import HEADS, labels
 
 VOCABULARY = 512  # every word of the world whole, letters and pieces for the rest
 
 
 def build_tokenizer(captions: Iterator[str]) -> PreTrainedTokenizerFast:
-    """A fast BPE tokenizer that keeps the words of `captions` whole and spells out any other."""
+    """Train a fast BPE tokenizer that keeps the words of `captions` whole and spells out others."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.normalizer = normalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -60,11 +60,11 @@ def build_tokenizer(captions: Iterator[str]) -> PreTrainedTokenizerFast:
 
 
 def normalizer() -> normalizers.Normalizer:
-    """What a prompt becomes before it is cut into words: lower case, and no sign hides a word.
+    """Normalisation of prompts before they are split into words: lower case, words kept apart.
 
-    Captions have no other sign than a comma and a space behind a word, and the words of the
+    Captions have no punctuation but a comma and a space after a word, and the words of the
     vocabulary begin with a space: `snow,blue` and `"red"` would be spelled in letters that mean
-    nothing. So `,.!?` are followed by a space, an apostrophe stays, and any other sign becomes one.
+    nothing. So `,.!?` get a space after them, an apostrophe stays, and any other sign becomes one.
     """
     return normalizers.Sequence(
         [
@@ -79,7 +79,7 @@ def normalizer() -> normalizers.Normalizer:
 
 
 def build_text_encoder(vocabulary: int) -> T5EncoderModel:
-    """The embedded model's encoder: about 1.8M parameters, width 192, 4 layers."""
+    """Build the embedded model's text encoder: about 1.8M parameters, width 192, 4 layers."""
     config = T5Config(
         vocab_size=vocabulary,
         d_model=192,
@@ -93,8 +93,8 @@ def build_text_encoder(vocabulary: int) -> T5EncoderModel:
         eos_token_id=1,
     )
     encoder = T5EncoderModel(config)
-    # T5 begins nearly blind to order: its embeddings drown what attention adds, and its attention
-    # weighs all distances alike. A short training would stay there.
+    # A fresh T5 is nearly blind to order: its embeddings drown what attention adds, and its
+    # attention weighs all distances alike. A short training would not leave that state.
     order = encoder.encoder.block[0].layer[0].SelfAttention.relative_attention_bias
     with torch.no_grad():
         encoder.shared.weight.mul_(0.1)
@@ -103,12 +103,12 @@ def build_text_encoder(vocabulary: int) -> T5EncoderModel:
 
 
 class CaptionReader(nn.Module):
-    """Reads every attribute back from token embeddings, and from their sum.
+    """A classifier of every attribute by the token embeddings, and by their sum.
 
-    The sum is what steers the transformer's modulation, the tokens what its cross-attention sees:
-    both must hold the whole scene. Cross-attention knows no order, so each token must also tell how
-    many things were named before it: without that, "a red cube and a blue ball" stayed a bag of
-    words.
+    The sum steers the transformer's modulation, and the tokens are the input of its
+    cross-attention: both must hold the whole scene. Cross-attention ignores order, so each token
+    must also hold the number of things named before it: without that, "a red cube and a blue ball"
+    stayed a bag of words.
     """
 
     def __init__(self, dim: int) -> None:
@@ -149,7 +149,7 @@ def train_text(config: WorldTextConfig) -> None:
 
 def _trained(config: WorldTextConfig) -> tuple[PreTrainedTokenizerFast, T5EncoderModel]:
     generator = torch.Generator().manual_seed(config.seed)
-    scenes = [draw_scene(generator) for _ in range(config.count)]
+    scenes = [random_scene(generator) for _ in range(config.count)]
     captions = [caption(scene, generator) for scene in scenes]
     with torch.random.fork_rng(devices=[]):  # transformers initialises from the global source
         torch.manual_seed(config.seed)
@@ -205,7 +205,7 @@ def _text_loss(
 
 
 def _named_before(tokenizer: PreTrainedTokenizerFast, ids: Tensor) -> Tensor:
-    """How many shapes have been named before each token `b m`, "under the stars" too: 0 to 3."""
+    """Count the shapes named before each token `b m`, "under the stars" included: 0 to 3."""
     names = [form for names in SHAPES.values() for forms in names for form in forms]
     named = torch.isin(ids, torch.tensor([tokenizer(name)["input_ids"][0] for name in names]))
     return named.cumsum(1) - named.long()

@@ -33,7 +33,7 @@ def test_a_prompt_becomes_what_it_says(pipe):
     prompts = ["a red ball bounces on grass", "a big blue cube rests at sunset"]
     frames = pipe(prompts, generator=torch.Generator().manual_seed(0)).frames
     oracle = load_oracle(str(ASSETS / "world-oracle"))
-    seen = oracle.judge(pixels(torch.from_numpy(frames * 255).round().to(torch.uint8)))
+    seen = oracle.classify(pixels(torch.from_numpy(frames * 255).round().to(torch.uint8)))
     assert [(each["colour1"], each["background"]) for each in seen] == [
         ("red", "grass"),
         ("blue", "sunset"),

@@ -63,7 +63,7 @@ def test_a_pipeline_is_judged_beside_real_clips(clips, pipe, tmp_path, capsys):
     oracle = tmp_path / "oracle"
     words = [f"data={clips}", "steps=2", "batch_size=4"]
     assert main(["world", "oracle", f"output={oracle}", *words]) == 0
-    seen = load_oracle(str(oracle)).judge(torch.zeros(2, 3, 5, 16, 16))
+    seen = load_oracle(str(oracle)).classify(torch.zeros(2, 3, 5, 16, 16))
     assert all(answer[name] in HEADS[name][0] for answer in seen for name in HEADS)
     pipe.register_to_config(max_sequence_length=40, height=16, width=16, num_frames=5)
     pipe.save_pretrained(tmp_path / "model")

@@ -134,7 +134,7 @@ def most_common(truths: Sequence[Truth]) -> Answer:
 def answers(oracle: WorldOracle, videos: Tensor) -> list[Answer]:
     """Return what the oracle reads in `n t h w c` uint8 videos."""
     chunks = videos.split(32)
-    return [each for chunk in chunks for each in oracle.judge(pixels(chunk).to(oracle.device))]
+    return [each for chunk in chunks for each in oracle.classify(pixels(chunk).to(oracle.device))]
 
 
 def oracle_name(oracle: WorldOracle) -> str:

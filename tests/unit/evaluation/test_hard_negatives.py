@@ -11,7 +11,7 @@ from t2v.evaluation.hard_negatives import (
     rests,
     shuffled,
 )
-from t2v.world.grammar import caption, draw_scene
+from t2v.world.grammar import caption, random_scene
 
 
 def wrong_captions(kind: str, text: str, count: int = 20) -> set[str | None]:
@@ -22,7 +22,7 @@ def test_captions_of_one_scene_mean_the_same_and_a_wrong_one_does_not():
     asked = set()
     for seed in range(200):
         source = torch.Generator().manual_seed(seed)
-        scene = draw_scene(source)
+        scene = random_scene(source)
         one, other = caption(scene, source), caption(scene, source)
         assert meaning(one) == meaning(other)
         for kind in KINDS:

@@ -10,8 +10,8 @@ from t2v.world.grammar import (
     Scene,
     Thing,
     caption,
-    draw_scene,
     is_heldout,
+    random_scene,
     words,
 )
 from t2v.world.labels import HEADS, labels
@@ -19,7 +19,7 @@ from t2v.world.labels import HEADS, labels
 
 def _scenes(count: int, split: str = "train") -> list[Scene]:
     generator = torch.Generator().manual_seed(0)
-    return [draw_scene(generator, split) for _ in range(count)]
+    return [random_scene(generator, split) for _ in range(count)]
 
 
 def test_training_scenes_never_hold_a_held_out_combination():
@@ -33,7 +33,7 @@ def test_held_out_scenes_always_hold_one():
 def test_the_same_generator_draws_the_same_scene_and_caption():
     def draw() -> tuple[Scene, str]:
         generator = torch.Generator().manual_seed(7)
-        scene = draw_scene(generator)
+        scene = random_scene(generator)
         return scene, caption(scene, generator)
 
     assert draw() == draw()

@@ -6,7 +6,7 @@ from tokenizers import normalizers
 from transformers import AutoTokenizer
 
 from t2v.models.folder import embedded_model, shipped
-from t2v.world.grammar import caption, draw_scene
+from t2v.world.grammar import caption, random_scene
 from t2v.world.text import build_tokenizer, normalizer
 
 PLAIN = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
@@ -14,7 +14,7 @@ PLAIN = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
 
 def captions(count):
     generator = torch.Generator().manual_seed(1)
-    return [caption(draw_scene(generator), generator) for _ in range(count)]
+    return [caption(random_scene(generator), generator) for _ in range(count)]
 
 
 @pytest.fixture(params=["model", "scorer", "new"])

@@ -19,7 +19,7 @@ _HOMES = {
     "AutoencoderKLT2V": "t2v.models.vae",
     "ModelMixin": "diffusers",
     "T2VPipeline": "t2v.pipelines.t2v",
-    "T2VPipelineOutput": "t2v.pipelines.output",
+    "T2VPipelineOutput": "t2v.pipelines.t2v",
     "T2VTransformer3DModel": "t2v.models.transformer",
 }
 _DIFFUSERS = "diffusers.pipelines.pipeline_utils"  # home of DiffusionPipeline

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from t2v.errors import UserError
 from t2v.models.finite import refuse_bad
-from t2v.pipelines.generator import Request, Start, Step, Watcher
-from t2v.pipelines.output import to_uint8
+from t2v.pipelines.generator import Request, Start, Step, Watcher, to_uint8
 
 FPS = 16.0  # such pipelines do not say how fast their frames follow each other
 SETTINGS = ("height", "width", "num_frames", "num_inference_steps", "guidance_scale")

@@ -216,3 +216,8 @@ def lacking(name: str, ability: Ability, what: str, command: str) -> UserError:
         f"{what}: a {name} {LACKS[ability]}, which {command} needs. Name a T2VPipeline folder; "
         "`t2v convert SRC DST` makes one of a Wan pipeline."
     )
+
+
+def to_uint8(frames: np.ndarray) -> np.ndarray:
+    """Return frames in [0, 1] as the nearest of 256 levels."""
+    return (frames * 255).round().astype(np.uint8)

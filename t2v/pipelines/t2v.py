@@ -2,15 +2,21 @@
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+import diffusers
+import numpy as np
 import torch
 from diffusers import AutoencoderKLWan, DiffusionPipeline, SchedulerMixin
 from diffusers.guiders import BaseGuidance
+from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from diffusers.video_processor import VideoProcessor
+from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -34,12 +40,24 @@ from t2v.models.schedule import sample_generators, scaled_input, set_timesteps, 
 from t2v.models.transformer import T2VTransformer3DModel
 from t2v.models.vae import AutoencoderKLT2V
 from t2v.pipelines.callback import TENSORS, Function, StepCallback, step_callback
-from t2v.pipelines.output import T2VPipelineOutput
 from t2v.pipelines.prompts import PromptEncoding, Prompts
-from t2v.pipelines.registration import register
 
 Generators = torch.Generator | list[torch.Generator] | None
 Watch = Callable[[int, Tensor], None]
+
+
+@dataclass
+class T2VPipelineOutput(BaseOutput):
+    """Videos, in the form that was asked for.
+
+    Args:
+        frames: "np" `b t h w c` and "pt" `b t c h w` in [0, 1]; "pil" a list of images a video;
+            "latent" the normalised latents `b c t h w`, before padding frames are cropped.
+        fps: frames per second to play them at.
+    """
+
+    frames: np.ndarray | Tensor | list[list[Image.Image]]
+    fps: float | None = None
 
 
 class T2VPipeline(DiffusionPipeline, LoraLoader, PromptEncoding):
@@ -333,4 +351,16 @@ class T2VPipeline(DiffusionPipeline, LoraLoader, PromptEncoding):
         return self.video_processor.postprocess_video(videos, output_type=output_type)
 
 
-register(T2VPipeline, T2VTransformer3DModel, AutoencoderKLT2V)
+def _register() -> None:
+    """Put our classes where diffusers looks names up, so that its loaders find them."""
+    for loadable in (T2VPipeline, T2VTransformer3DModel, AutoencoderKLT2V):
+        setattr(diffusers, loadable.__name__, loadable)
+    diffusers.pipelines.T2VPipeline = T2VPipeline
+    # not public: without it, folders name classes by module and only the pipeline loads them
+    with suppress(ImportError, AttributeError):
+        from diffusers.pipelines.pipeline_loading_utils import LOADABLE_CLASSES
+
+        LOADABLE_CLASSES.setdefault("t2v", {"ModelMixin": ["save_pretrained", "from_pretrained"]})
+
+
+_register()

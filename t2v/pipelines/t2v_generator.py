@@ -15,8 +15,7 @@ from t2v.errors import UserError
 from t2v.models.conditions import Conditions
 from t2v.models.finite import refuse_bad
 from t2v.models.inputs import latent_shape
-from t2v.pipelines.generator import Request, Start, Step, Watcher
-from t2v.pipelines.output import to_uint8
+from t2v.pipelines.generator import Request, Start, Step, Watcher, to_uint8
 from t2v.pipelines.t2v import T2VPipeline
 
 Pair = tuple[Conditions, Conditions | None]  # for and against

@@ -275,7 +275,5 @@ def test_a_renamed_setting_takes_its_value_from_files_and_words(tmp_path):
 def test_what_a_command_does_no_more_names_the_one_that_does(tmp_path, text, words):
     file = tmp_path / "config.yaml"
     file.write_text(text)
-    with pytest.raises(
-        UserError, match=r"no longer a setting .* Use `t2v world text`"
-    ):
+    with pytest.raises(UserError, match=r"no longer a setting .* Use `t2v world text`"):
         load_config(Renewed, file, words)

@@ -15,8 +15,7 @@ from transformers import UMT5Config, UMT5EncoderModel
 
 from t2v.errors import UserError
 from t2v.pipelines.diffusers_generator import DiffusersGenerator
-from t2v.pipelines.generator import sample_videos
-from t2v.pipelines.output import to_uint8
+from t2v.pipelines.generator import sample_videos, to_uint8
 
 PROMPTS = ["a red ball", "a blue box", "the grass"]
 

@@ -6,7 +6,9 @@ import json
 import logging
 import shlex
 import signal
+import sys
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -29,12 +31,13 @@ from t2v.io.video import (
     write_gif,
     write_video,
 )
-from t2v.pipelines.generator import Generator, Request, Start, clock, sample_videos
+from t2v.pipelines.generator import Generator, Request, Start, Step, clock, sample_videos
 from t2v.sampling import recipe as recipe_files
 from t2v.sampling.recipe import Recipe, read_latents, write_latents
-from t2v.sampling.watch import Watch, preview_path
 
 logger = logging.getLogger(__name__)
+
+SECONDS_BETWEEN_LINES = 10
 
 Score = Callable[[str, np.ndarray], float]  # how well frames `t h w c` uint8 fit a prompt
 Write = Callable[[np.ndarray, Recipe, dict[str, float]], None]  # frames, theirs, seconds of stages
@@ -303,3 +306,52 @@ def _memory(config: SampleConfig) -> Iterator[None]:
             f"{config.num_frames} frames of {config.height}x{config.width} do not fit into the "
             "memory of this machine. Ask for fewer frames or a smaller size."
         ) from error
+
+
+class Watch:
+    """Follows the generation of a video.
+
+    Keeps the latest latents and the number of steps they have behind them; logs the time left
+    where no terminal shows a bar; writes a preview every `preview_every` steps.
+    """
+
+    def __init__(self, generator: Generator, config: SampleConfig, start: Start | None) -> None:
+        self.generator, self.config = generator, config
+        self.latents: Tensor | None = None if start is None else start.latents
+        self.step = self._first = 0 if start is None else start.step
+        self._started = self._logged = time.monotonic()
+
+    def __call__(self, step: Step) -> None:
+        self.latents, self.step = step.latents, step.number
+        self._log_time_left()
+        every = self.config.preview_every
+        if every and self.step % every == 0:
+            self._preview(step.heading())
+
+    @property
+    def has_new_steps(self) -> bool:
+        return self.step > self._first
+
+    def _log_time_left(self) -> None:
+        now, total = time.monotonic(), self.config.num_inference_steps
+        if sys.stderr.isatty() or total is None or now - self._logged < SECONDS_BETWEEN_LINES:
+            return
+        rate = (self.step - self._first) / (now - self._started)
+        left = (total - self.step) / rate
+        logger.info("step %d/%d, %.2f steps/s, %.0f s left", self.step, total, rate, left)
+        self._logged = now
+
+    def _preview(self, latents: Tensor) -> None:
+        try:
+            frames = self.generator.decode(latents, self.config.num_frames)
+        except UserError as error:  # decoding the end will fail too, and the latents stay
+            logger.warning("no preview: %s", error)
+            return
+        caption = f"step {self.step}/{self.config.num_inference_steps}"
+        save_image(preview_path(self.config), contact_sheet([frames[0]], [caption]))
+
+
+def preview_path(config: SampleConfig) -> Path:
+    """The file of a video's preview while it is made."""
+    assert config.output is not None
+    return Path(config.output).with_suffix(".preview.png")

@@ -25,7 +25,7 @@ from t2v.errors import UserError
 from t2v.footage.containers import Unreadable, require_file
 from t2v.footage.frames import Probe, iter_pictures, probe
 from t2v.footage.picture import Picture
-from t2v.io.hashes import KEY, file_sha256, sha256
+from t2v.io.files import KEY, file_sha256, sha256
 from t2v.io.manifest import Clip
 
 STILL_SIDE = 640  # the longer side of a still

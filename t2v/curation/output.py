@@ -22,8 +22,7 @@ from t2v.curation.analyze import FAILED
 from t2v.errors import UserError
 from t2v.footage.containers import Unreadable, opened, video_stream
 from t2v.footage.frames import iter_frames, probe
-from t2v.io.files import complete, remove_partials
-from t2v.io.hashes import file_sha256
+from t2v.io.files import complete, file_sha256, remove_partials
 from t2v.io.manifest import Clip
 from t2v.io.workers import Failure
 

@@ -12,7 +12,7 @@ from typing import Any
 import av
 
 from t2v.config.curation import STAGES, CurateConfig
-from t2v.io.hashes import sha256
+from t2v.io.files import sha256
 
 # The packages that decide on footage, and those that decide where a model is named.
 LIBRARIES = ("t2v", "av", "opencv-python-headless", "numpy", "scikit-learn")

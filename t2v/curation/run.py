@@ -33,8 +33,7 @@ from t2v.curation.report.page import write_report
 from t2v.curation.sources import Source, find_sources
 from t2v.curation.stages import Stage, load_stages
 from t2v.curation.text.caption import NO_ANSWER, UNANSWERED
-from t2v.io.files import remove_partials, write_text
-from t2v.io.hashes import KEY, sha256
+from t2v.io.files import KEY, remove_partials, sha256, write_text
 from t2v.io.manifest import MANIFEST, Clip, write_manifest
 from t2v.io.workers import Failure
 from t2v.outputs import output_folder

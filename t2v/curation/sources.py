@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from t2v.errors import UserError
-from t2v.io.hashes import KEY, sha256
+from t2v.io.files import KEY, sha256
 from t2v.io.manifest import VIDEO_SUFFIXES
 from t2v.io.text_files import read_text
 

@@ -15,8 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from t2v.errors import UserError
-from t2v.io.files import complete, remove_partials
-from t2v.io.hashes import digest
+from t2v.io.files import complete, digest, remove_partials
 
 logger = logging.getLogger(__name__)
 

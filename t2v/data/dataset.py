@@ -24,7 +24,7 @@ from t2v.data.dropped import NO_CAPTION
 from t2v.data.latents import VAE, ClipEncoder, frames_encoder, latents_encoder, latents_name
 from t2v.data.prepare import Prepared, Rendered, prepare
 from t2v.errors import UserError
-from t2v.io.hashes import digest
+from t2v.io.files import digest
 from t2v.io.manifest import Clip, is_rendered, manifest_of
 
 logger = logging.getLogger(__name__)

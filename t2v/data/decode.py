@@ -19,7 +19,7 @@ from t2v.errors import UserError
 from t2v.footage.containers import Unreadable
 from t2v.footage.frames import Probe, iter_frames, probe
 from t2v.footage.still import read_picture
-from t2v.io.hashes import file_sha256
+from t2v.io.files import file_sha256
 from t2v.io.manifest import IMAGE_SUFFIXES, Clip
 from t2v.io.workers import Failure, work
 

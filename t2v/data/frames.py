@@ -19,7 +19,7 @@ from t2v.data.prepare import Rendered
 from t2v.data.rng import keyed_generator
 from t2v.data.world_shards import load_clips
 from t2v.errors import UserError
-from t2v.io.hashes import sha256
+from t2v.io.files import sha256
 from t2v.io.manifest import is_rendered, manifest_of
 
 CLIPS_AT_ONCE = 32  # or the batch of training, which is known to fit

@@ -17,7 +17,7 @@ from torch import Tensor
 from t2v.data.buckets import Bucket
 from t2v.data.cache import weights_digest
 from t2v.data.world_shards import pixels
-from t2v.io.hashes import digest
+from t2v.io.files import digest
 from t2v.models.device import ready
 from t2v.models.vae import AutoencoderKLT2V
 

@@ -19,7 +19,7 @@ from t2v.data.decode import VERSION, Transform, file_hashes, read_clip, read_cli
 from t2v.data.dropped import NO_FILE, drop
 from t2v.data.latents import ClipEncoder
 from t2v.errors import UserError
-from t2v.io.hashes import digest
+from t2v.io.files import digest
 from t2v.io.manifest import Clip, read_manifest
 from t2v.io.progress import Progress
 

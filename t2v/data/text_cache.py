@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from t2v.data.cache import Cache, weights_digest
 from t2v.data.captions import Captions
 from t2v.errors import UserError
-from t2v.io.hashes import digest
+from t2v.io.files import digest
 from t2v.io.progress import progress
 from t2v.models.device import ready
 from t2v.models.text import encode_alone, pad_text

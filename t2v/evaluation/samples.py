@@ -20,7 +20,7 @@ from t2v.errors import UserError
 from t2v.evaluation.rows import BLUR, CEILING, CHANCE, MODEL, REAL, STILL
 from t2v.evaluation.suites import Suite, load_suite
 from t2v.evaluation.types import Videos, blurred_copy, still_copy
-from t2v.io.hashes import digest
+from t2v.io.files import digest
 from t2v.models.device import pick_device, pick_dtype, ready
 from t2v.models.folder import model_folder
 from t2v.pipelines.generator import Ability, Generator, Request, sample_videos

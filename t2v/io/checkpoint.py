@@ -11,8 +11,7 @@ from pathlib import Path, PurePosixPath
 from safetensors import SafetensorError
 
 from t2v.errors import UserError
-from t2v.io.files import complete, discard
-from t2v.io.hashes import file_sha256
+from t2v.io.files import complete, discard, file_sha256
 
 MANIFEST = "manifest.json"
 

@@ -1,7 +1,8 @@
-"""Files that are whole or absent, outputs that one process holds, and lines that outlive a kill."""
+"""Files that are whole or absent, locked by one process, hashed; lines that outlive a kill."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -27,6 +28,7 @@ else:
 
 logger = logging.getLogger(__name__)
 
+KEY = 32  # hex digits of a name in a cache: 128 bits
 FOLDER_LOCK = ".t2v.lock"
 _NAME = 48  # characters of a name in that of its partial file: names end at 255 bytes
 _HOST = f"{zlib.crc32(socket.gethostname().encode()):08x}"
@@ -317,3 +319,28 @@ def _row(line: bytes) -> dict[str, Any] | None:
 def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Write a JSONL file whole, see `complete`."""
     write_bytes(path, b"".join(json.dumps(row).encode() + b"\n" for row in rows))
+
+
+def sha256(content: bytes | str) -> str:
+    """Return the hash of bytes, or of a text in UTF-8; undecodable bytes keep their value.
+
+    The result has 64 digits; callers cut it where a file name should be short.
+    """
+    if isinstance(content, str):
+        content = content.encode(errors="surrogateescape")
+    return hashlib.sha256(content).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """Return the hash of a file's bytes, read in pieces.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(*parts: object) -> str:
+    """Return a hash of the `repr` of `parts`, `KEY` digits: equal parts, equal name."""
+    return sha256(repr(parts))[:KEY]

@@ -11,7 +11,7 @@ from diffusers import DiffusionPipeline
 from huggingface_hub.errors import HTTPError  # httpx's, under whichever name the Hub has it
 
 from t2v.errors import UserError, shortened
-from t2v.io.hashes import file_sha256
+from t2v.io.files import file_sha256
 from t2v.io.text_files import check_file, read_json
 
 EMBEDDED = "t2v-tiny"

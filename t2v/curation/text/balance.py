@@ -10,7 +10,7 @@ from pathlib import Path
 
 from t2v.config.captions import BalanceConfig
 from t2v.curation.stages import Stage
-from t2v.io.hashes import sha256
+from t2v.io.files import sha256
 from t2v.io.manifest import Clip
 
 UNKNOWN = "unknown"

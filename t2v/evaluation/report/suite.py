@@ -13,7 +13,7 @@ from t2v.evaluation.rows import MODEL
 from t2v.evaluation.sanity_checks import Suspicions
 from t2v.evaluation.suites import Suite
 from t2v.evaluation.types import Measurements, NotRun, PerSet, PerVideo
-from t2v.io.hashes import digest
+from t2v.io.files import digest
 
 WORST_TOPICS = 3
 ENDS = (10, 50)  # topics that BenchUFO averages at either end

@@ -1,6 +1,6 @@
 """Hashes: SHA-256, the same as ever, because caches and recipes are found by them."""
 
-from t2v.io.hashes import digest, file_sha256, sha256
+from t2v.io.files import digest, file_sha256, sha256
 
 ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, B.1
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from t2v.config.checks import at_least_one
 from t2v.errors import UserError
+
+SIZES = ("fps", "height", "width", "num_frames")  # that a model is saved with
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,12 +75,13 @@ class ClipsConfig:
             if ratio is not None and not 0 <= ratio <= 1:
                 raise UserError(f"image_ratio={ratio}: it must be from 0 to 1.")
 
-    def filled(self, *, fps: float, resolution: int, num_frames: int) -> ClipsConfig:
-        """The same with what a model was saved with in the place of what is not given."""
+    def filled(self, *, fps: float, height: int, width: int, num_frames: int) -> ClipsConfig:
+        """Take over the sizes that a model was saved with where none are given."""
+        side = round(math.sqrt(height * width))
         return replace(
             self,
             fps=self.fps if self.fps is not None else fps,
-            resolution=self.resolution if self.resolution is not None else resolution,
+            resolution=self.resolution if self.resolution is not None else side,
             num_frames=self.num_frames if self.num_frames is not None else num_frames,
         )
 

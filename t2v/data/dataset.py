@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -93,16 +93,6 @@ class CachedTensors:
         return self.cache.read(self.keys[item])
 
 
-def filled(
-    clips: ClipsConfig, data: str, *, fps: float, height: int, width: int, num_frames: int
-) -> ClipsConfig:
-    """Fill in a model's own rate and sizes where none are given, if `data` needs any."""
-    if is_rendered(data):
-        return clips
-    resolution = round(math.sqrt(height * width))
-    return clips.filled(fps=fps, resolution=resolution, num_frames=num_frames)
-
-
 def load_latents(
     data: str,
     clips: ClipsConfig,
@@ -114,6 +104,7 @@ def load_latents(
     batch_size: int,
     held_out: int,
     seed: int,
+    sizes: Mapping[str, Any] | None = None,
 ) -> Dataset:
     """Load the latents of clips: posterior means, float16, not normalised.
 
@@ -122,15 +113,18 @@ def load_latents(
 
     Args:
         data: a folder of `t2v world`, a manifest, or a folder of media with captions.
-        clips: for media, fps, resolution and num_frames must be filled in.
+        clips: for media, fps, resolution and num_frames must be given, here or by `sizes`.
         held_out: the number of clips kept for validation, the last ones; where rows of the manifest
             say `"split": "held_out"`, those.
+        sizes: `SIZES` of a saved model, which media takes where `clips` gives none.
 
     Raises:
         UserError: see `prepare`; or nothing is left to train or validate on.
     """
     encoder = latents_encoder(vae, precision)
     rendered = _rendered_latents(data, vae, precision) if is_rendered(data) else None
+    if rendered is None and sizes:
+        clips = clips.filled(**sizes)
     prepared = prepare(data, clips, encoder, cache_folder(data, clips), rendered)
     prepared = with_captions(prepared, tokenizer, max_length)
     return _dataset(prepared, clips, encoder, batch_size, held_out, seed)
@@ -187,7 +181,7 @@ def with_captions(
     texts, reasons = [], {}
     for number, clip in enumerate(prepared.clips):
         found = prepared.texts[number]
-        if not clip.is_rendered:  # whose equal captions weigh double, a caption is chosen at random
+        if not clip.is_rendered:  # theirs may repeat, and are chosen as often as they are there
             found = tuple(dict.fromkeys(found))
         texts.append(tuple(text for text in found if counted[text] <= max_length))
         if not found and not clip.dropped:

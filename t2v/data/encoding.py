@@ -16,10 +16,10 @@ from einops import rearrange
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from t2v.config.data import ClipsConfig, EncodeConfig
+from t2v.config.data import SIZES, ClipsConfig, EncodeConfig
 from t2v.config.load import save_config
 from t2v.data.captions import Captions
-from t2v.data.dataset import filled, with_captions
+from t2v.data.dataset import with_captions
 from t2v.data.dropped import count_reasons
 from t2v.data.latents import VAE, latents_encoder
 from t2v.data.prepare import Prepared, prepare
@@ -35,7 +35,6 @@ from t2v.models.vae_folder import load_vae
 
 logger = logging.getLogger(__name__)
 
-SIZES = ("fps", "height", "width", "num_frames")
 TOKENS_PER_BAR = 8
 BAR = 40  # characters of the longest bar of a histogram
 
@@ -47,7 +46,7 @@ def encode_clips(config: EncodeConfig) -> Path:
     saved = DiffusionPipeline.load_config(folder)
     clips = config.clips
     if all(name in saved for name in SIZES):
-        clips = filled(clips, config.data, **{name: saved[name] for name in SIZES})
+        clips = clips.filled(**{name: saved[name] for name in SIZES})
     vae = load_vae(folder).to(pick_device(config.device))
     tokenizer, text_encoder = load_text(folder)
     encoder = latents_encoder(vae, config.precision)

@@ -13,7 +13,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from t2v.errors import UserError
-from t2v.io.manifest import MANIFEST, Clip, manifest_of, read_manifest
+from t2v.io.manifest import MANIFEST, Clip, is_rendered, manifest_of, read_manifest
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,11 @@ def read_rendered(data: str | Path) -> list[Clip]:
             "Give a folder of `t2v world`."
         )
     return clips
+
+
+def rendered_clips(data: str | Path) -> list[Clip]:
+    """The clips of a folder of `t2v world`; none of other data."""
+    return read_rendered(data) if is_rendered(data) else []
 
 
 def read_shards(data: str | Path) -> Iterator[tuple[Tensor, Tensor]]:

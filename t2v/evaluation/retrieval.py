@@ -15,9 +15,10 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from t2v.config.data import SIZES
 from t2v.config.evaluation import FootageEvalConfig
 from t2v.config.load import save_config
-from t2v.data.dataset import Dataset, filled, load_latents
+from t2v.data.dataset import Dataset, load_latents
 from t2v.errors import UserError
 from t2v.evaluation.intervals import wilson
 from t2v.evaluation.samples import load_model
@@ -28,8 +29,6 @@ from t2v.outputs import output_folder
 from t2v.pipelines.generator import Generator, require, sample_videos
 
 logger = logging.getLogger(__name__)
-
-SIZES = ("fps", "height", "width", "num_frames")
 
 
 def evaluate(config: FootageEvalConfig) -> str:
@@ -118,10 +117,9 @@ def nearest(videos: Tensor, clips: Tensor, hidden: Tensor | None = None) -> Tens
 def _real(config: FootageEvalConfig, generator: Generator) -> tuple[Dataset, Tensor]:
     """The clips in the order of their rows, held-out ones last, and their normalised latents."""
     pipeline = generator.pipeline
-    saved = {name: getattr(generator.defaults, name) for name in SIZES}
     dataset = load_latents(
         config.data,
-        filled(config.clips, config.data, **saved),
+        config.clips,
         pipeline.vae,
         pipeline.tokenizer,
         precision="bf16",  # as fine-tuning has it, whose cache is then found
@@ -129,6 +127,7 @@ def _real(config: FootageEvalConfig, generator: Generator) -> tuple[Dataset, Ten
         batch_size=1,
         held_out=config.held_out,
         seed=config.seed,
+        sizes={name: getattr(generator.defaults, name) for name in SIZES},
     )
     batches = [*dataset.training(at_once=64), *dataset.held_out]
     if len({dataset.items[int(batch.indices[0])].bucket for batch in batches}) > 1:

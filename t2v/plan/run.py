@@ -8,9 +8,8 @@ from typing import Any
 import torch
 
 from t2v.config.plan import PlanConfig
-from t2v.data.world_shards import read_rendered
+from t2v.data.world_shards import rendered_clips
 from t2v.errors import UserError
-from t2v.io.manifest import is_rendered
 from t2v.models.device import free_memory, pick_device, pick_dtype
 from t2v.plan.calibrate import calibrated
 from t2v.plan.estimate import estimate
@@ -102,7 +101,7 @@ def _device(config: PlanConfig, target: Any) -> tuple[torch.device, Rates | None
 def _rendered(target: Target) -> int | None:
     """The number of clips of `t2v world` that the target trains on, or None for other data."""
     data = getattr(target, "data", None)
-    return len(read_rendered(data)) if data is not None and is_rendered(data) else None
+    return len(rendered_clips(data)) or None if data is not None else None
 
 
 def _data(whole: Estimate, clips: int) -> int:

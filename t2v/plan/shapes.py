@@ -11,9 +11,8 @@ from transformers import AutoConfig, AutoModelForTextEncoding
 from t2v.config.finetune import FinetuneConfig
 from t2v.config.sampling import SampleConfig
 from t2v.config.training import TrainDiTConfig, TrainVAEConfig
-from t2v.data.world_shards import read_rendered
+from t2v.data.world_shards import rendered_clips
 from t2v.errors import UserError
-from t2v.io.manifest import is_rendered
 from t2v.io.text_files import read_json
 from t2v.models.folder import model_folder
 from t2v.models.inputs import count_frames
@@ -59,9 +58,8 @@ def _size(target: SampleConfig, known: dict[str, Any]) -> dict[str, Any]:
 
 def _data_size(target: Any, names: Sequence[str]) -> dict[str, Any]:
     """What a training's settings, or else its clips, say of their size."""
-    if is_rendered(target.data):
-        first = read_rendered(target.data)[0]
-        return {name: getattr(first, name) for name in names}
+    if rendered := rendered_clips(target.data):
+        return {name: getattr(rendered[0], name) for name in names}
     side = target.clips.resolution
     clips = {"num_frames": target.clips.num_frames, "height": side, "width": side}
     return {name: value for name, value in clips.items() if value}

@@ -65,7 +65,7 @@ def build_dit(config: TrainDiTConfig) -> DiTTask:
         UserError: see `pick_device`, `fresh_parts`, `load_data` and `check_backend`.
     """
     parts = fresh_parts(config)
-    data = load_data(config, config.clips, parts)
+    data = load_data(config, parts)
     return DiTTask(config, parts, data, config.prompts)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
@@ -9,7 +10,6 @@ import torch
 from diffusers import AutoencoderKLWan, SchedulerMixin
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from t2v.config.data import ClipsConfig
 from t2v.config.training import DiffusionConfig, TrainDiTConfig
 from t2v.data.captions import Captions
 from t2v.data.dataset import Dataset, load_latents
@@ -78,11 +78,13 @@ def saved_defaults(config: TrainDiTConfig) -> dict[str, Any]:
     return {name: getattr(config, name) for name in names}
 
 
-def load_data(config: DiffusionConfig, clips: ClipsConfig, parts: DiTParts) -> DiTData:
+def load_data(
+    config: DiffusionConfig, parts: DiTParts, sizes: Mapping[str, Any] | None = None
+) -> DiTData:
     """The latents of `config.data` and their captions, with all parts moved to the device.
 
     Args:
-        clips: `config.clips`, with what the data need filled in.
+        sizes: those of a saved model, which media takes where `config.clips` gives none.
 
     Raises:
         UserError: see `load_latents`, `Captions` and `check_backend`.
@@ -90,7 +92,7 @@ def load_data(config: DiffusionConfig, clips: ClipsConfig, parts: DiTParts) -> D
     device, length = pick_device(config.device), parts.defaults["max_sequence_length"]
     latents = load_latents(
         config.data,
-        clips,
+        config.clips,
         parts.vae.to(device),
         parts.tokenizer,
         precision=config.precision,
@@ -98,6 +100,7 @@ def load_data(config: DiffusionConfig, clips: ClipsConfig, parts: DiTParts) -> D
         batch_size=config.batch_size,
         held_out=config.held_out,
         seed=config.seed,
+        sizes=sizes,
     )
     captions = Captions(latents.rows, parts.tokenizer, length)
     for part in (parts.transformer, parts.text_encoder):

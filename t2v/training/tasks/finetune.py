@@ -14,8 +14,9 @@ import torch
 from einops import reduce
 from torch import Tensor, nn
 
+from t2v.config.data import SIZES
 from t2v.config.finetune import FinetuneConfig
-from t2v.data.dataset import Dataset, filled
+from t2v.data.dataset import Dataset
 from t2v.data.rng import keyed_generator
 from t2v.errors import UserError
 from t2v.io.model_card import plain
@@ -46,7 +47,6 @@ logger = logging.getLogger(__name__)
 
 SHEET_CAPTIONS = 6
 SHEET_BASE_PROMPTS = 2
-SIZES = ("fps", "height", "width", "num_frames")
 DEFAULTS = (*SIZES, "num_inference_steps", "guidance_scale", "max_sequence_length")
 TUNED = ("transformer", "text_encoder")
 ADAPTERS = ("lora", "peft")  # what lies beside the weights while it learns, and in them when saved
@@ -92,7 +92,7 @@ def build_finetune(config: FinetuneConfig) -> FinetuneTask:
         defaults={name: pipeline.config[name] for name in DEFAULTS},
     )
     sizes = {name: pipeline.config[name] for name in SIZES}
-    data = load_data(config, filled(config.clips, config.data, **sizes), parts)
+    data = load_data(config, parts, sizes)
     prior = None
     if sampled is not None:
         length = pipeline.config.max_sequence_length

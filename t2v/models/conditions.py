@@ -105,10 +105,10 @@ class Conditions:
         return Conditions(**joined)
 
 
-def input_channels(latent_channels: int) -> int:
-    """The `in_channels` of a transformer that denoises latents of `latent_channels` channels.
+def input_channels(latent_channels: int) -> tuple[int, ...]:
+    """The `in_channels` that a transformer may have for latents of `latent_channels` channels.
 
-    Text enters by attention, not by channels. A condition that is joined to the noisy latents adds
-    its channels here.
+    Text enters by attention, so it takes none. A condition that is joined to the noisy latents has
+    its own number here: theirs and its own.
     """
-    return latent_channels
+    return (latent_channels,)

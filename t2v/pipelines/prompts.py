@@ -10,7 +10,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from t2v.errors import UserError
 from t2v.models.alone import alone
-from t2v.models.conditions import Conditions
 from t2v.models.text import count_tokens, encode_prompts, unknown_words
 
 logger = logging.getLogger(__name__)
@@ -23,7 +22,6 @@ class PromptEncoding:
 
     tokenizer: Any
     text_encoder: Any
-    transformer: Any
     config: Any
     _execution_device: Any
 
@@ -85,16 +83,6 @@ class PromptEncoding:
 
         negative = None if negative_prompt_embeds is None else rows(negative_prompt_embeds)
         return rows(prompt_embeds), negative
-
-    def encode_conditions(self, **prompts: Any) -> tuple[Conditions, Conditions | None]:
-        """What the videos should come near and, for guidance, what they should stay away from.
-
-        Args:
-            prompts: as `encode_prompt` takes them, without `dtype`, which is the transformer's.
-        """
-        text, negative_text = self.encode_prompt(**prompts, dtype=self.transformer.dtype)
-        positive = Conditions(text=text)
-        return positive, None if negative_text is None else positive.with_text(negative_text)
 
 
 def one_each(prompts: Prompts, count: int) -> list[str]:

@@ -1,17 +1,14 @@
 """`T2VPipeline`: a prompt becomes the frames of a video."""
 
 import math
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
-from pathlib import Path
 from typing import Any
 
-import diffusers
 import numpy as np
 import torch
-from diffusers import AutoencoderKLWan, DiffusionPipeline, SchedulerMixin
+from diffusers import AutoencoderKLWan, SchedulerMixin
 from diffusers.guiders import BaseGuidance
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
@@ -25,8 +22,7 @@ from t2v.models.alone import alone
 from t2v.models.conditions import Conditions
 from t2v.models.device import ready
 from t2v.models.finite import refuse_bad
-from t2v.models.folder import EMBEDDED, by_package, embedded_model
-from t2v.models.guidance import CFGMode, Groups, Guidance, Step
+from t2v.models.guidance import CFGMode, Guidance
 from t2v.models.inputs import (
     check_latents,
     check_prompts,
@@ -36,14 +32,16 @@ from t2v.models.inputs import (
 )
 from t2v.models.latents import denormalize_latents
 from t2v.models.lora import LoraLoader
-from t2v.models.schedule import sample_generators, scaled_input, set_timesteps, step_options
+from t2v.models.schedule import sample_generators, set_timesteps
 from t2v.models.transformer import T2VTransformer3DModel
 from t2v.models.vae import AutoencoderKLT2V
-from t2v.pipelines.callback import TENSORS, Function, StepCallback, step_callback
+from t2v.pipelines.denoise import TENSORS, Function, StepCallback, Watch, denoise, step_callback
+from t2v.pipelines.generator import Request
 from t2v.pipelines.prompts import PromptEncoding, Prompts
+from t2v.pipelines.registration import SavedPipeline, register
 
 Generators = torch.Generator | list[torch.Generator] | None
-Watch = Callable[[int, Tensor], None]
+Pair = tuple[Conditions, Conditions | None]  # what to come near, and what to stay away from
 
 
 @dataclass
@@ -60,7 +58,7 @@ class T2VPipelineOutput(BaseOutput):
     fps: float | None = None
 
 
-class T2VPipeline(DiffusionPipeline, LoraLoader, PromptEncoding):
+class T2VPipeline(SavedPipeline, LoraLoader, PromptEncoding):
     """Text to video, with the habits of every diffusers pipeline; reads LoRA files made for Wan.
 
     Args:
@@ -109,26 +107,6 @@ class T2VPipeline(DiffusionPipeline, LoraLoader, PromptEncoding):
         )
         self.video_processor = VideoProcessor()
         self._warned: set[str] = set()
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Any:
-        """Load a pipeline as every diffusers one does; "t2v-tiny" names the embedded model."""
-        if str(pretrained_model_name_or_path) == EMBEDDED:
-            pretrained_model_name_or_path = embedded_model()
-        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
-
-    @classmethod
-    def load_config(
-        cls,
-        pretrained_model_name_or_path: str | Path,
-        return_unused_kwargs: bool = False,
-        **kwargs: Any,
-    ) -> Any:
-        """Read a saved config; of classes that old folders name by module only the name counts."""
-        loaded = super().load_config(pretrained_model_name_or_path, return_unused_kwargs, **kwargs)
-        config = loaded[0] if isinstance(loaded, tuple) else loaded
-        config |= {name: by_package(entry) for name, entry in config.items()}
-        return loaded
 
     vae_scale_factor_temporal = property(attrgetter("vae.config.scale_factor_temporal"))
     vae_scale_factor_spatial = property(attrgetter("vae.config.scale_factor_spatial"))
@@ -251,7 +229,6 @@ class T2VPipeline(DiffusionPipeline, LoraLoader, PromptEncoding):
         sigmas: list[float] | None = None,
         cfg_mode: CFGMode | None = None,
         guider: BaseGuidance | None = None,
-        watch: Watch | None = None,
     ) -> Any:
         """Make videos of prompts. What is None is as saved with the pipeline.
 
@@ -260,8 +237,6 @@ class T2VPipeline(DiffusionPipeline, LoraLoader, PromptEncoding):
             generator: one, or one a sample. Only its seed counts: see `sample_generators`.
             truncate: as in `encode_prompt`.
             cfg_mode, guider: as in `Guidance`.
-            watch: called with each step's index and latents, and changes nothing. A callback may
-                change text or adapters, so the text's keys and values are computed anew after it.
 
         Returns `T2VPipelineOutput`, or `(frames,)` without `return_dict`. Raises `UserError` for
         what does not fit the model, and for NaN or infinite numbers, though not of latents that
@@ -276,73 +251,97 @@ class T2VPipeline(DiffusionPipeline, LoraLoader, PromptEncoding):
             prompt, negative_prompt, height, width, prompt_embeds, negative_prompt_embeds
         )
         callback = step_callback(callback_on_step_end, callback_on_step_end_tensor_inputs)
-        warn_outside(self.config, self._warned, height=height, width=width, num_frames=num_frames)
-        self._begin(guidance_scale, attention_kwargs)
-        positive, negative = self.encode_conditions(
+        positive, negative = self._encode(
             prompt=prompt,
             negative_prompt=negative_prompt,
-            do_classifier_free_guidance=self.do_classifier_free_guidance or guider is not None,
+            do_classifier_free_guidance=guidance_scale > 1 or guider is not None,
             num_videos_per_prompt=num_videos_per_prompt,
             prompt_embeds=prompt_embeds,
             negative_prompt_embeds=negative_prompt_embeds,
             max_sequence_length=max_sequence_length,
             truncate=truncate,
         )
-        generators = sample_generators(generator, len(positive))
-        latents = self.prepare_latents(
-            len(positive), height, width, num_frames, generator=generators, latents=latents
+        latents = self.generate(
+            positive,
+            negative,
+            height=height,
+            width=width,
+            num_frames=num_frames,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            generator=generator,
+            latents=latents,
+            sigmas=sigmas,
+            guidance=Guidance(self.transformer, cfg_mode, guider, attention_kwargs),
+            callback=callback,
         )
-        self._set_timesteps(num_inference_steps, latents, sigmas)
-        guidance = Guidance(self.transformer, cfg_mode, guider, attention_kwargs)
-        latents = self._denoise(latents, positive, negative, guidance, generators, callback, watch)
         frames = self._frames(latents, num_frames, output_type)
         self.maybe_free_model_hooks()  # also empties the caches
         return T2VPipelineOutput(frames=frames, fps=fps) if return_dict else (frames,)
 
-    def _begin(self, guidance_scale: float, attention_kwargs: dict[str, Any] | None) -> None:
-        """Set what callbacks read, and may change, while the call runs."""
-        self._guidance_scale, self._attention_kwargs = guidance_scale, attention_kwargs
-        self._current_timestep, self._interrupt = None, False
+    def encode_conditions(self, prompts: Sequence[str], request: Request) -> Pair:
+        """What the videos should come near and, for guidance, what they should stay away from."""
+        assert request.guidance_scale is not None
+        return self._encode(
+            prompt=list(prompts),
+            negative_prompt=request.negative_prompt,
+            do_classifier_free_guidance=request.guidance_scale > 1,
+            truncate=request.truncate,
+        )
 
-    def _set_timesteps(
-        self, num_inference_steps: int, latents: Tensor, sigmas: list[float] | None
-    ) -> None:
-        tokens = latents[0, 0].numel() // math.prod(self.transformer.config.patch_size)
-        set_timesteps(self.scheduler, num_inference_steps, tokens, sigmas, self._execution_device)
+    def _encode(self, **prompts: Any) -> Pair:
+        """Encode for the transformer; takes what `encode_prompt` takes."""
+        text, negative_text = self.encode_prompt(**prompts, dtype=self.transformer.dtype)
+        positive = Conditions(text=text)
+        return positive, None if negative_text is None else positive.with_text(negative_text)
 
-    def _denoise(
+    @alone
+    @torch.no_grad()
+    def generate(
         self,
-        latents: Tensor,
         positive: Conditions,
         negative: Conditions | None,
-        guidance: Guidance,
-        generators: list[torch.Generator],
-        callback: StepCallback | None,
-        watch: Watch | None,
+        *,
+        height: int,
+        width: int,
+        num_frames: int,
+        num_inference_steps: int,
+        guidance_scale: float,
+        generator: Generators = None,
+        latents: Tensor | None = None,
+        sigmas: list[float] | None = None,
+        guidance: Guidance | None = None,
+        callback: StepCallback | None = None,
+        watch: Watch | None = None,
     ) -> Tensor:
-        """Take `latents` from noise to data; the callback may change them and the text."""
-        scheduler, groups = self.scheduler, Groups()
-        timesteps, options = scheduler.timesteps, step_options(scheduler, generators)
-        sigmas = scheduler.sigmas.tolist() if hasattr(scheduler, "sigmas") else None
-        latents = latents.to(self._execution_device) * getattr(scheduler, "init_noise_sigma", 1.0)
-        self._num_timesteps = len(timesteps)
-        with self.progress_bar(total=len(timesteps)) as bar:
-            for i, t in enumerate(timesteps):
-                if self.interrupt:
-                    continue
-                self._current_timestep = t
-                step = Step(t, i, len(timesteps), sigmas[i] if sigmas else None)
-                scaled = scaled_input(scheduler, latents, t)
-                prediction = guidance(scaled, positive, negative, self.guidance_scale, step, groups)
-                latents = scheduler.step(prediction, t, latents, **options)[0]
-                if watch is not None:
-                    watch(i, latents)
-                if callback is not None:
-                    latents, positive, negative = callback(self, i, t, latents, positive, negative)
-                    groups = Groups()  # it may have set adapters or written into the text
-                bar.update()
-        self._current_timestep = None
-        return latents
+        """Sample normalised latents `b c t h w`, a video for each row of the conditions.
+
+        Args, besides those of `__call__`:
+            guidance: None: classifier-free.
+            callback: may change text or adapters, so the text's keys and values are computed anew
+                after each step.
+            watch: called with each step's index and latents, and changes nothing.
+
+        Raises:
+            UserError: a size that does not fit the model, or given latents of another shape.
+        """
+        warn_outside(self.config, self._warned, height=height, width=width, num_frames=num_frames)
+        guidance = guidance or Guidance(self.transformer)
+        self._guidance_scale, self._attention_kwargs = guidance_scale, guidance.attention_kwargs
+        self._current_timestep, self._interrupt = None, False
+        generators, device = sample_generators(generator, len(positive)), self._execution_device
+        latents = self.prepare_latents(
+            len(positive),
+            height,
+            width,
+            num_frames,
+            device=device,
+            generator=generators,
+            latents=latents,
+        )
+        tokens = latents[0, 0].numel() // math.prod(self.transformer.config.patch_size)
+        set_timesteps(self.scheduler, num_inference_steps, tokens, sigmas, device)
+        return denoise(self, latents, positive, negative, guidance, generators, callback, watch)
 
     def _frames(self, latents: Tensor, num_frames: int, output_type: str) -> Any:
         if output_type == "latent":
@@ -351,16 +350,4 @@ class T2VPipeline(DiffusionPipeline, LoraLoader, PromptEncoding):
         return self.video_processor.postprocess_video(videos, output_type=output_type)
 
 
-def _register() -> None:
-    """Put our classes where diffusers looks names up, so that its loaders find them."""
-    for loadable in (T2VPipeline, T2VTransformer3DModel, AutoencoderKLT2V):
-        setattr(diffusers, loadable.__name__, loadable)
-    diffusers.pipelines.T2VPipeline = T2VPipeline
-    # not public: without it, folders name classes by module and only the pipeline loads them
-    with suppress(ImportError, AttributeError):
-        from diffusers.pipelines.pipeline_loading_utils import LOADABLE_CLASSES
-
-        LOADABLE_CLASSES.setdefault("t2v", {"ModelMixin": ["save_pretrained", "from_pretrained"]})
-
-
-_register()
+register(T2VPipeline, T2VTransformer3DModel, AutoencoderKLT2V)

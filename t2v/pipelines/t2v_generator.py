@@ -12,13 +12,10 @@ from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, ModelM
 from torch import Tensor
 
 from t2v.errors import UserError
-from t2v.models.conditions import Conditions
 from t2v.models.finite import refuse_bad
 from t2v.models.inputs import latent_shape
 from t2v.pipelines.generator import Request, Start, Step, Watcher, to_uint8
-from t2v.pipelines.t2v import T2VPipeline
-
-Pair = tuple[Conditions, Conditions | None]  # for and against
+from t2v.pipelines.t2v import Pair, T2VPipeline
 
 logger = logging.getLogger(__name__)
 
@@ -87,12 +84,7 @@ class T2VGenerator:
                 request.negative_prompt,
                 scale,
             )
-        return self.pipeline.encode_conditions(
-            prompt=list(prompts),
-            negative_prompt=request.negative_prompt,
-            do_classifier_free_guidance=scale > 1,
-            truncate=request.truncate,
-        )
+        return self.pipeline.encode_conditions(prompts, request)
 
     def latent_shape(self, request: Request) -> tuple[int, ...]:
         sizes = cast(tuple[int, int, int], (request.num_frames, request.height, request.width))
@@ -113,21 +105,21 @@ class T2VGenerator:
         if start is not None:
             sigmas = np.linspace(1, 1 / steps, steps)[start.step :]
             rest = {"latents": start.latents, "sigmas": sigmas.tolist()}
-        output: Any = self.pipeline(
-            prompt_embeds=positive.text,
-            negative_prompt_embeds=None if negative is None else negative.text,
-            height=request.height,
-            width=request.width,
-            num_frames=request.num_frames,
+        latents = self.pipeline.generate(
+            positive,
+            negative,
+            height=cast(int, request.height),
+            width=cast(int, request.width),
+            num_frames=cast(int, request.num_frames),
             num_inference_steps=steps,
-            guidance_scale=request.guidance_scale,
+            guidance_scale=cast(float, request.guidance_scale),
             generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-            output_type="latent",
             watch=None if watch is None else _Watch(watch, start, self.pipeline.scheduler),
             **rest,
         )
-        refuse_bad("transformer", output.frames, self.pipeline.transformer.dtype)
-        return output.frames
+        self.pipeline.maybe_free_model_hooks()
+        refuse_bad("transformer", latents, self.pipeline.transformer.dtype)
+        return latents
 
     def decode(self, latents: Tensor, num_frames: int | None) -> np.ndarray:
         video = self.pipeline.decode_latents(latents, num_frames)

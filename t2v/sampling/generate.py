@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from types import FrameType
 from typing import cast
@@ -87,16 +87,7 @@ def make_videos(
 def request_of(settings: SampleConfig) -> Request:
     """The video that settings ask for, whose every default is filled in."""
     assert settings.fps is not None
-    return Request(
-        height=settings.height,
-        width=settings.width,
-        num_frames=settings.num_frames,
-        fps=settings.fps,
-        num_inference_steps=settings.num_inference_steps,
-        guidance_scale=settings.guidance_scale,
-        negative_prompt=settings.negative_prompt,
-        truncate=settings.truncate,
-    )
+    return Request(**{each.name: getattr(settings, each.name) for each in fields(Request)})
 
 
 def _summary(recipe: Recipe) -> str:

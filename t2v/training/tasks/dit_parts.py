@@ -121,14 +121,15 @@ def check_match(
         UserError: it is too wide or too narrow for one of them.
     """
     channels = latent_channels(vae)
-    needed = {
-        "in_channels": (input_channels(channels), "vae"),
-        "out_channels": (channels, "vae"),
-        "text_dim": (text_encoder.config.hidden_size, "text"),
+    allowed = {
+        "in_channels": (channels, input_channels(channels), "vae"),
+        "out_channels": (channels, (channels,), "vae"),
+        "text_dim": (text_encoder.config.hidden_size, (text_encoder.config.hidden_size,), "text"),
     }
-    for name, (width, part) in needed.items():
-        if getattr(config.model, name) != width:
+    for name, (width, widths, part) in allowed.items():
+        if getattr(config.model, name) not in widths:
             raise UserError(
                 f"model.{name}={getattr(config.model, name)}, but {part}={getattr(config, part)} "
-                f"is {width} wide. Set model.{name}={width}, or name another {part}."
+                f"is {width} wide. Set model.{name}={' or '.join(map(str, widths))}, or name "
+                f"another {part}."
             )

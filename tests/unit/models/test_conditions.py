@@ -77,4 +77,4 @@ def test_another_text_makes_other_conditions_and_the_same_makes_none(conditions)
 
 
 def test_text_adds_no_channels_to_the_latents():
-    assert input_channels(16) == 16
+    assert input_channels(16) == (16,)

@@ -23,6 +23,7 @@ from PIL import Image
 from t2v.errors import UserError
 from t2v.models.kv_cache import KVCache
 from t2v.pipelines.t2v import T2VPipeline
+from t2v.pipelines.t2v_generator import T2VGenerator
 
 PROMPT, OTHER = "a red ball rolls on the grass", "blue box bounces"
 
@@ -244,12 +245,17 @@ def test_text_a_callback_changes_is_not_kept(pipe, monkeypatch, callback):
 
 def test_text_is_kept_while_someone_watches(pipe):
     watched = []
+    generator = T2VGenerator(pipe)
+    conditions = generator.encode([PROMPT], generator.defaults)
     seen = text_calls(pipe)
-    latents = run(pipe, watch=lambda index, latents: watched.append((index, latents)))
+    latents = generator.generate(
+        conditions, generator.defaults, [0], watch=lambda step: watched.append(step)
+    )
     assert seen == {"embed": 1, "project": 1}
-    assert [index for index, _ in watched] == [0, 1] and watched[1][1] is latents
+    assert [step.number for step in watched] == [1, 2] and watched[1].latents is latents
+    assert torch.equal(latents, run(pipe))
     run(pipe, callback_on_step_end=lambda *_: {})
-    assert seen == {"embed": 3, "project": 3}
+    assert seen == {"embed": 4, "project": 4}
 
 
 def test_guidance_follows_what_a_callback_sets(pipe):

@@ -1,4 +1,4 @@
-"""diffusers' `callback_on_step_end`: it is shown tensors after each step and may replace them."""
+"""The sampling loop, and what a caller may hang into it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from t2v.errors import UserError
 from t2v.models.conditions import Conditions
+from t2v.models.guidance import Groups, Guidance, Step
+from t2v.models.schedule import scaled_input, step_options
 
 Function = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any] | None]
+Watch = Callable[[int, Tensor], None]
 TENSORS = ("latents", "prompt_embeds", "negative_prompt_embeds")
 
 
@@ -34,7 +38,7 @@ def step_callback(function: Function | None, names: Sequence[str]) -> StepCallba
 
 @dataclass(frozen=True)
 class StepCallback:
-    """A callback and the tensors it asks for, some of `TENSORS`."""
+    """diffusers' `callback_on_step_end`, and the tensors it is shown and may replace."""
 
     function: Function
     names: Sequence[str]
@@ -60,3 +64,38 @@ class StepCallback:
         if negative is not None:
             negative = negative.with_text(tensors["negative_prompt_embeds"])
         return tensors["latents"], positive, negative
+
+
+def denoise(
+    pipeline: Any,
+    latents: Tensor,
+    positive: Conditions,
+    negative: Conditions | None,
+    guidance: Guidance,
+    generators: list[torch.Generator],
+    callback: StepCallback | None,
+    watch: Watch | None,
+) -> Tensor:
+    """Take `latents` from noise to data; the callback may change them and the text."""
+    scheduler, groups = pipeline.scheduler, Groups()
+    timesteps, options = scheduler.timesteps, step_options(scheduler, generators)
+    sigmas = scheduler.sigmas.tolist() if hasattr(scheduler, "sigmas") else None
+    latents = latents * getattr(scheduler, "init_noise_sigma", 1.0)
+    pipeline._num_timesteps = len(timesteps)
+    with pipeline.progress_bar(total=len(timesteps)) as bar:
+        for i, t in enumerate(timesteps):
+            if pipeline.interrupt:
+                continue
+            pipeline._current_timestep = t
+            step = Step(t, i, len(timesteps), sigmas[i] if sigmas else None)
+            scaled = scaled_input(scheduler, latents, t)
+            prediction = guidance(scaled, positive, negative, pipeline.guidance_scale, step, groups)
+            latents = scheduler.step(prediction, t, latents, **options)[0]
+            if watch is not None:
+                watch(i, latents)
+            if callback is not None:
+                latents, positive, negative = callback(pipeline, i, t, latents, positive, negative)
+                groups = Groups()  # it may have set adapters or written into the text
+            bar.update()
+    pipeline._current_timestep = None
+    return latents

@@ -1,0 +1,48 @@
+"""The names by which diffusers looks our classes up, and saved folders have them."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import diffusers
+from diffusers import DiffusionPipeline
+
+from t2v.models.folder import EMBEDDED, by_package, embedded_model
+
+
+class SavedPipeline(DiffusionPipeline):
+    """A pipeline that reads folders by our names, also by those of old folders."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Any:
+        """Load a pipeline as every diffusers one does; "t2v-tiny" names the embedded model."""
+        if str(pretrained_model_name_or_path) == EMBEDDED:
+            pretrained_model_name_or_path = embedded_model()
+        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+
+    @classmethod
+    def load_config(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        return_unused_kwargs: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Read a saved config; of classes that old folders name by module only the name counts."""
+        loaded = super().load_config(pretrained_model_name_or_path, return_unused_kwargs, **kwargs)
+        config = loaded[0] if isinstance(loaded, tuple) else loaded
+        config |= {name: by_package(entry) for name, entry in config.items()}
+        return loaded
+
+
+def register(pipeline: type, *parts: type) -> None:
+    """Make a pipeline class and its networks known to diffusers, so that its loaders find them."""
+    for loadable in (pipeline, *parts):
+        setattr(diffusers, loadable.__name__, loadable)
+    setattr(diffusers.pipelines, pipeline.__name__, pipeline)
+    # not public: without it, folders name classes by module and only the pipeline loads them
+    with suppress(ImportError, AttributeError):
+        from diffusers.pipelines.pipeline_loading_utils import LOADABLE_CLASSES
+
+        LOADABLE_CLASSES.setdefault("t2v", {"ModelMixin": ["save_pretrained", "from_pretrained"]})

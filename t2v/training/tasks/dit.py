@@ -262,10 +262,11 @@ class DiTTask:
         """What the transformer is conditioned on: the batch's captions, embedded."""
         device, rows = batch.latents.device, self.max_length
         if self.texts:
-            return Conditions(text=self.texts.read(batch.tokens, batch.lengths, rows).to(device))
-        tokens, lengths = batch.tokens.to(device), batch.lengths.to(device)
-        text = encode_tokens(self.model["text_encoder"], tokens, lengths)
-        return Conditions(text=pad_text(text, rows))
+            text = self.texts.read(batch.tokens, batch.lengths, rows).to(device)
+        else:
+            tokens, lengths = batch.tokens.to(device), batch.lengths.to(device)
+            text = pad_text(encode_tokens(self.model["text_encoder"], tokens, lengths), rows)
+        return Conditions(text=text)
 
     def _pipeline(self) -> T2VPipeline:
         return T2VPipeline(

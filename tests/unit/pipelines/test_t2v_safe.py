@@ -65,7 +65,7 @@ def test_bad_numbers_given_are_refused_before_anything_is_drawn(pipe, name, monk
         zip(("prompt_embeds", "negative_prompt_embeds"), embeds, strict=True)
     )
     given[name][0, 0, 0] = float("nan")
-    monkeypatch.setattr(T2VPipeline, "_denoise", None)
+    monkeypatch.setattr("t2v.pipelines.t2v.denoise", None)
     with pytest.raises(UserError, match=f"{name} hold NaN or infinite"):
         pipe(**given)
 

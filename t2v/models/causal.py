@@ -14,7 +14,7 @@ from t2v.models import kernels
 
 
 class FeatureCache:
-    """What a causal network remembers between two chunks of one video.
+    """The memory of a causal network between two chunks of one video.
 
     A plain object rather than a dict, so that offload hooks hand it through untouched.
     """
@@ -25,7 +25,7 @@ class FeatureCache:
 
 
 def is_first(cache: FeatureCache | None) -> bool:
-    """Whether the tensor at hand begins with frame 0 of the video."""
+    """True while the tensor at hand begins with frame 0 of the video."""
     return cache is None or not cache.started
 
 

@@ -1,4 +1,4 @@
-"""Where a network computes, and its weights laid out for that."""
+"""The device of a network, and its weights laid out for that."""
 
 from contextlib import suppress
 from pathlib import Path

@@ -25,7 +25,7 @@ NUM_TRAIN_TIMESTEPS = 1000
 
 
 class NoisySample(NamedTuple):
-    """What the network sees and what it should answer."""
+    """The input of the network and its target."""
 
     latents: Tensor  # b c t h w, noisy
     timestep: Tensor  # b, as the sampling scheduler will pass it

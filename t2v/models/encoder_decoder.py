@@ -32,7 +32,7 @@ Patch = tuple[int, int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class CoderShape:
-    """What the encoder and the decoder have in common, seen from the encoder."""
+    """The shape that the encoder and the decoder have in common, seen from the encoder."""
 
     channels: int  # of the video
     latent_channels: int
@@ -156,7 +156,7 @@ class Encoder(nn.Module):
 
     @property
     def reach(self) -> int:
-        """How many latent cells beyond a latent's own the pixels it depends on may lie."""
+        """The number of latent cells beyond a latent's own in which pixels may affect it."""
         cells = 5 if self.mid_block else 1
         steps = 0
         for block in reversed(self.down_blocks):
@@ -209,7 +209,7 @@ class Decoder(nn.Module):
 
     @property
     def reach(self) -> int:
-        """How many latent cells beyond a pixel's own the latents it depends on may lie."""
+        """The number of latent cells beyond a pixel's own in which latents may affect it."""
         cells = 1
         for block in reversed(self.up_blocks):
             if block.upsamplers:

@@ -43,7 +43,7 @@ def shipped(name: str, file: str) -> Path | None:
 
 
 def model_folder(model: str) -> Path:
-    """Where a model is: the embedded one, a folder, or a Hub id, which is fetched into the cache.
+    """Return the folder of a model: the embedded one, a folder, or a Hub id, which is downloaded.
 
     Raises:
         UserError: there is no such model, or the Hub cannot be reached.
@@ -61,12 +61,12 @@ def model_folder(model: str) -> Path:
         return Path(DiffusionPipeline.download(model))
     except (OSError, ValueError, HTTPError) as error:
         raise UserError(
-            f"model={model}: neither a folder here nor to be had from the Hugging Face Hub: {error}"
+            f"model={model}: neither a folder here nor found on the Hugging Face Hub: {error}"
         ) from error
 
 
 def read_index(folder: Path) -> dict[str, Any]:
-    """What `model_index.json` says: parts by name, and the numbers saved with them.
+    """Return the content of `model_index.json`: parts by name, and the numbers saved with them.
 
     Raises:
         UserError: it cannot be read.

@@ -21,7 +21,7 @@ UNKEYED_CACHES = {"pyramid_attention_broadcast", "faster_cache_denoiser"}
 
 @dataclass(frozen=True)
 class Step:
-    """Where the sampler is: the time the transformer is given, and what its caches ask for."""
+    """The place of the sampler: the time, and the facts that the transformer's caches ask for."""
 
     timestep: Tensor
     index: int
@@ -90,14 +90,14 @@ class Guidance:
         step: Step,
         groups: Groups,
     ) -> Tensor:
-        """What the scheduler steps along.
+        """Return the prediction that the scheduler steps along.
 
         Args:
             latents: `b c t h w`.
             positive, negative: what to come near, and what to stay away from.
             scale: weight of the direction from negative to positive; up to 1 the negative is not
                 asked (arXiv 2207.12598, equation 6).
-            groups: empty in the first step, which fills it for the others. Make it anew when
+            groups: empty in the first step, which fills it for the others. Make a new one when
                 weights, adapters or the content of the conditions have changed.
 
         Returns:

@@ -1,4 +1,4 @@
-"""What a caller asks of the pipeline: checked before any time is spent on it."""
+"""The inputs of a pipeline call, checked before any time is spent on them."""
 
 import logging
 import math
@@ -74,7 +74,7 @@ def check_prompts(**given: tuple[Any, Any]) -> None:
         if text is not None and not (texts and all(isinstance(each, str) for each in texts)):
             raise UserError(f"{name}={text!r}: give a text, or a list of at least one.")
         if isinstance(embeds, Tensor) and not is_finite(embeds):
-            raise UserError(f"{name}_embeds hold NaN or infinite numbers. Make them anew.")
+            raise UserError(f"{name}_embeds hold NaN or inf. Encode the prompt again.")
 
 
 def check_latents(latents: Tensor, shape: tuple[int, ...]) -> None:
@@ -86,8 +86,8 @@ def check_latents(latents: Tensor, shape: tuple[int, ...]) -> None:
         )
     if not is_finite(latents):
         raise UserError(
-            "The latents hold NaN or infinite numbers, so nothing can be drawn from them. "
-            "Start anew, from a prompt."
+            "The latents hold NaN or infinite numbers, so no video can be made of them. "
+            "Start again, from a prompt."
         )
 
 

@@ -90,7 +90,7 @@ def load_part(
             shown = ", ".join(sorted(names)[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
             raise UserError(
                 f"{what}: {len(names)} weights of its {type(part).__name__} are {fault} "
-                f"({shown}). Get it anew, with the config.json it was saved with."
+                f"({shown}). Download it again, with the config.json it was saved with."
             )
     refuse_damaged(what, part)
     return part
@@ -113,7 +113,7 @@ def refuse_damaged(what: str, part: nn.Module) -> None:
         if isinstance(tensor, Tensor) and not is_finite(tensor):
             raise UserError(
                 f"{what}: the weight {name} of its {type(part).__name__} holds NaN or infinite "
-                "numbers. The file is damaged, or its training failed: get it anew."
+                "numbers. The file is damaged, or its training failed: download or train it again."
             )
 
 

@@ -106,7 +106,7 @@ def load_lora(pipeline: DiffusionPipeline, source: str | Path, scale: float) -> 
         raise UserError(
             f"lora={source}: with it the model answers NaN or infinite numbers. Its numbers are "
             f"too large for {str(pipeline.transformer.dtype).removeprefix('torch.')}, or for "
-            f"lora_scale={scale:g}: lower the scale, or train it anew."
+            f"lora_scale={scale:g}: lower the scale, or train it again."
         )
     if scale and not effect:
         raise UserError(
@@ -118,7 +118,7 @@ def load_lora(pipeline: DiffusionPipeline, source: str | Path, scale: float) -> 
 
 @torch.no_grad()
 def lora_effect(transformer: ModelMixin) -> float:
-    """How far the active adapters move a prediction, relative to its size without them.
+    """Return the change of a prediction by the active adapters, relative to its size without them.
 
     One forward pass with and one without, on the same small noise, time and text.
     """
@@ -133,7 +133,7 @@ def lora_effect(transformer: ModelMixin) -> float:
 
 @torch.no_grad()
 def prediction(transformer: ModelMixin) -> Tensor:
-    """What a transformer answers to some small noise, time and text: to compare two by."""
+    """Return the prediction for some small noise, time and text, to compare two transformers by."""
     config, device = transformer.config, ready(transformer)
     generator = torch.Generator().manual_seed(0)
     size = [2 * step for step in config.patch_size]

@@ -87,7 +87,7 @@ def read_lora(
         if not is_finite(tensor):
             raise UserError(
                 f"The LoRA's tensor {name} holds NaN or infinite numbers: its training failed or "
-                "the file is damaged. Take an earlier one, or get it anew."
+                "the file is damaged. Use an earlier one, or download it again."
             )
     return tensors, metadata
 
@@ -178,7 +178,7 @@ def _lost(
 
 
 def check_lora(transformer: ModelMixin, tensors: dict[str, Tensor]) -> int:
-    """How many tensors of a LoRA there are, each of which belongs to a layer of `transformer`.
+    """Return the number of tensors of a LoRA, each of which belongs to a layer of `transformer`.
 
     Args:
         tensors: as `lora_state_dict` gives them, `transformer.LAYER.lora_A.weight` and so on.

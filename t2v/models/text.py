@@ -29,12 +29,12 @@ def clean_prompt(prompt: str) -> str:
 
 
 def count_tokens(tokenizer: PreTrainedTokenizerBase, prompt: str) -> int:
-    """How many tokens the prompt takes, its end mark included."""
+    """Return the number of tokens of the prompt, its end mark included."""
     return len(tokenizer(clean_prompt(prompt), verbose=False).input_ids)
 
 
 def unknown_words(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[str]:
-    """What of the prompt the text encoder never saw in training, each once, in order.
+    """Return the words of the prompt that the text encoder never saw in training, in order.
 
     Words, numbers and symbols such as emoji count; punctuation does not.
 

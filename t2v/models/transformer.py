@@ -318,7 +318,7 @@ def _refuse_image_parts(*image_parts: int | None) -> None:
 
 
 def _execution_device(model: ModelMixin) -> torch.device:
-    """Where the model computes, which is not where offloaded weights rest."""
+    """Return the device the model computes on, which is not where offloaded weights rest."""
     if _is_group_offload_enabled(model):
         return _get_group_onload_device(model)
     hook = getattr(model, "_hf_hook", None)

@@ -78,7 +78,7 @@ def load_generator(
 
 
 def set_attention(pipeline: DiffusionPipeline, backend: str) -> None:
-    """Have the transformer attend by another backend of diffusers.
+    """Set the attention backend of the transformer, by its name in diffusers.
 
     Raises:
         UserError: there is no such backend here, or it does not fit the transformer.

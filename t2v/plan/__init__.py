@@ -1,1 +1,1 @@
-"""What a command will take in memory, time and disk, told before it is spent."""
+"""Plans: the memory, time and disk that a command will take, before it runs."""

@@ -29,7 +29,7 @@ def calibrated(
 def _onward(
     whole: float, traced_: Sequence[float], measured: Sequence[float], error: float
 ) -> Uncertain:
-    """What `whole` is to be multiplied by, with at least `error` of that to both sides.
+    """Return the factor for `whole`, with at least `error` of it to both sides.
 
     From two measurements one may go on in proportion or in a line; the truth lies between.
     """

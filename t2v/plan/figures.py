@@ -27,7 +27,7 @@ class Uncertain:
 
 @dataclass(frozen=True)
 class Correction:
-    """What a trace does not see, and how sure that is.
+    """The part that a trace does not see, and how sure that is.
 
     `scratch` bytes of kernels' code and scratch, `heap` resident bytes for each that rises and
     falls, `time` seconds for each of the roofline.
@@ -103,7 +103,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Measured:
-    """What a work really took."""
+    """The measured usage of a work."""
 
     peak: int  # bytes above those of the process before the model was built
     seconds: dict[str, float]  # of one run of each phase
@@ -142,5 +142,5 @@ class Plan:
         return self.estimate.peak(self.correction)
 
     def holds(self, peak: Uncertain) -> bool:
-        """Does it fit the memory, at its worst and beside the data?"""
+        """Return whether it fits the memory, at its worst and beside the data."""
         return self.allowed is None or peak.most + self.data <= SPARE * self.allowed

@@ -49,7 +49,7 @@ def _fitting_batch(over: Plan, target: Target, peak: Peak) -> int:
 
 
 def smaller_ways(over: Plan, peak: Peak) -> Iterator[Change]:
-    """What to change, one thing after the other, until it fits; `peak` estimates the memory."""
+    """Return the changes that make it fit, one after the other; `peak` estimates the memory."""
     target: Any = over.target
     size, changes = over.estimate.size, dict[str, Any]()
     for name, costly, spare in SAVINGS:

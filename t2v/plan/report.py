@@ -15,7 +15,7 @@ def report(plan: Plan) -> str:
 
 
 def comparison(plan: Plan) -> list[tuple[str, Uncertain, float]]:
-    """What was planned beside what was measured: peak bytes, the seconds of each phase and all."""
+    """Return planned beside measured figures: peak bytes, seconds by phase and in all."""
     assert plan.measured is not None
     whole = plan.estimate
     rows = [("peak memory", plan.peak, float(plan.measured.peak))]

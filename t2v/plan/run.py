@@ -22,7 +22,7 @@ from t2v.training.engine.example import Size
 
 
 def plan(config: PlanConfig, target: Target) -> Plan:
-    """What `target` will take: see `PlanConfig`.
+    """Return the plan of `target`: see `PlanConfig`.
 
     Raises:
         UserError: a size or folder does not fit, or the device at hand is not the one planned.
@@ -81,7 +81,7 @@ def plan(config: PlanConfig, target: Target) -> Plan:
 
 
 def _device(config: PlanConfig, target: Any) -> tuple[torch.device, Rates | None, str]:
-    """Where the work would run, how fast that is (None: not here), and its name."""
+    """Return the device of the work, its rates (None: not here), and its name."""
     if config.tflops and config.bandwidth:
         rate = 1e12 * config.tflops
         kind = "cpu" if target.device == "cpu" else "cuda"

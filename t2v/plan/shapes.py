@@ -49,7 +49,7 @@ def planned_size(target: Target, asked: dict[str, int | None], tokens: int | Non
 
 
 def _size(target: SampleConfig, known: dict[str, Any]) -> dict[str, Any]:
-    """What a prompt makes by the settings, or else by what its model was saved with."""
+    """Return the size of a video by the settings, or else the one its model was saved with."""
     fps = target.fps or known["fps"]
     frames = count_frames(target.num_frames, target.duration, fps, known["num_frames"])
     sides = {side: getattr(target, side) or known[side] for side in ("height", "width")}
@@ -57,7 +57,7 @@ def _size(target: SampleConfig, known: dict[str, Any]) -> dict[str, Any]:
 
 
 def _data_size(target: Any, names: Sequence[str]) -> dict[str, Any]:
-    """What a training's settings, or else its clips, say of their size."""
+    """Return the size of a training's clips by its settings, or else by the clips themselves."""
     if rendered := rendered_clips(target.data):
         return {name: getattr(rendered[0], name) for name in names}
     side = target.clips.resolution

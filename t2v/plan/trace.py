@@ -25,7 +25,7 @@ CACHED = sincos_table, noise_schedule  # tables of the models that are computed 
 
 @dataclass(frozen=True)
 class Rates:
-    """How fast a device is."""
+    """The rates of a device."""
 
     matmul: float  # FLOP/s
     convolution: float
@@ -43,7 +43,7 @@ UNKNOWN = Rates(1, 1, 1, 1)  # of a device that is not here
 
 @dataclass
 class Usage:
-    """What a phase took."""
+    """The memory, FLOP and seconds of a phase."""
 
     peak: int = 0  # bytes held at the worst moment
     flop: int = 0
@@ -82,7 +82,7 @@ class Trace(TorchDispatchMode):
 
     @contextmanager
     def phase(self) -> Iterator[Usage]:
-        """What is used inside; the peak includes what was held before."""
+        """Count the usage inside; the peak includes what was held before."""
         self.usage = Usage(peak=self.live)
         yield self.usage
 

@@ -1,4 +1,4 @@
-"""What a command does, built from its settings alone: real tensors, or none within a trace."""
+"""The work of a command, built from its settings alone: real tensors, or none within a trace."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from t2v.training.engine.task import StepMetrics, Task
 
 @dataclass
 class TrainState:
-    """What a run is made of beside its weights; `step` counts finished steps."""
+    """The state of a run beside its weights; `step` counts finished steps."""
 
     worker: Worker
     optimizer: Optimizer

@@ -35,7 +35,7 @@ def split_parameters(
 
 
 def lr_factor(step: int, steps: int, config: OptimConfig) -> float:
-    """What multiplies learning rates at `step`, in [0, 1]: warm-up, constant, cosine to zero."""
+    """Return the factor of learning rates at `step`, 0 to 1: warm-up, constant, cosine to zero."""
     warmup = min(1.0, (step + 1) / max(1, config.warmup_steps))
     tail = max(1.0, steps * (1 - config.decay_from))
     done = min(1.0, max(0.0, (step - steps * config.decay_from) / tail))

@@ -1,1 +1,1 @@
-"""What is trained: one task a file."""
+"""The tasks of training, one a file."""

@@ -107,7 +107,7 @@ def put_before(
     """A tokenizer that puts `tokens` before every text, behind the mark it may begin with; also
     once it is saved and loaded.
 
-    It is of the general class: those of single models, such as T5's, make their marks anew.
+    It is of the general class: those of single models, such as T5's, make their marks again.
 
     Raises:
         UserError: it cannot, or forgets it on the way.

@@ -102,7 +102,7 @@ def test_a_plan_counts_the_discriminator_and_names_what_it_does_not_count(config
     both = estimate(config, size, UNKNOWN)
     played = build_vae(config).model.get_submodule("discriminator").parameters()
     assert both.parameters["discriminator"] == sum(each.numel() for each in played)
-    assert both.stages[0].flop > alone.stages[0].flop
+    assert both.phases[0].flop > alone.phases[0].flop
     assert both.absent == (f"the network of features: perceptual={config.perceptual}",)
 
 

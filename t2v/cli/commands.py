@@ -48,7 +48,7 @@ COMMANDS = {
     "sample": Command(
         "t2v.config.sampling:SampleConfig",
         "t2v.cli.sample:sample",
-        "make videos of prompts",
+        "make videos from prompts",
         whole_line=True,
     ),
     "world": Command(
@@ -102,7 +102,7 @@ COMMANDS = {
     "eval footage": Command(
         "t2v.config.evaluation:FootageEvalConfig",
         "t2v.evaluation.retrieval:evaluate",
-        "find the real clip nearest to each sampled caption",
+        "find the real clip nearest to each video sampled from a caption",
         ("model",),
     ),
     "eval compare": Command(

@@ -53,7 +53,7 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         unknown = re.search(r"unrecognized arguments: (--[\w-]+)", message)
         known = [option for action in self._actions for option in action.option_strings]
-        close = get_close_matches(unknown[1], known, n=1) if unknown else []
+        close = get_close_matches(unknown[1], known, n=1, cutoff=0.7) if unknown else []
         hint = f"Did you mean {close[0]}? " if close else ""
         raise UserError(f"{message}. {hint}`{self.prog} --help` lists what is allowed.")
 
@@ -79,8 +79,13 @@ def parser_of(name: str) -> argparse.ArgumentParser:
         sample.add_options(parser)
     elif "output" in settings(command.schema):
         parser.add_argument("-o", "--output", metavar="FOLDER")
+    free_help = "settings, by name"
+    if name == "sample":
+        free_help = "prompts, and settings by name; all that follows -- is a prompt"
+    elif free:
+        free_help = f"{', '.join(free)} by position, and settings by name"
     metavar = " ".join([*free, "name=value"])
-    parser.add_argument("free", nargs="*", metavar=metavar, help="what follows -- is no setting")
+    parser.add_argument("free", nargs="*", metavar=metavar, help=free_help)
     return parser
 
 

@@ -86,6 +86,6 @@ def _sample_config(file: Path | None, overrides: list[str]) -> SampleConfig:
         return load_config(SampleConfig, file, overrides)
     except UserError as error:
         if any(" " in each and str(error).startswith(shortened(each)) for each in overrides):
-            hint = 'A prompt with `=` in it goes behind --, as in t2v sample -- "E=mc2 in chalk".'
+            hint = 'A prompt with `=` in it goes after --, as in t2v sample -- "E=mc2 in chalk".'
             raise UserError(f"{error} {hint}") from error
         raise

@@ -47,7 +47,7 @@ class ScenesConfig:
     adaptive_threshold: float = 3.0  # of PySceneDetect's AdaptiveDetector; lower finds more cuts
     min_content: float = 15.0  # least change of a cut, of the same detector
     dissolve_seconds: float = 2.0  # the longest dissolve to search for
-    stitch: float = 0.9  # similarity across a cut from which it is none (Panda-70M)
+    stitch: float = 0.9  # join shots whose two sides of a cut are more similar (Panda-70M)
     peak: float = 6.0  # a jump this many times its neighbours ends a shot (xGen-VideoSyn-1)
 
 
@@ -63,10 +63,10 @@ class DedupConfig:
 class MotionConfig:
     """The band of motion, in percent of the shorter side a second."""
 
-    min_motion: float = 0.3  # least motion; frozen film with grain has 0.1, a slow stream 1
-    max_motion: float = 120.0  # most motion; a shaking camera has 76
-    max_frozen: float = 0.5  # most of the time in which nothing may move, a share
-    max_chaos: float = 0.5  # most of the change that may be no motion, a share
+    min_motion: float = 0.3  # percent of the shorter side a second; a slow stream has 1
+    max_motion: float = 120.0  # percent of the shorter side a second; a shaking camera has 76
+    max_frozen: float = 0.5  # share of the time in which nothing moves, at most
+    max_chaos: float = 0.5  # share of the change that is not motion, at most
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,7 +44,7 @@ class ClipsConfig:
     interlaced: Literal["deinterlace", "drop", "keep"] = "deinterlace"
     image_ratio: float = 0.0  # share of the steps that see single frames
     stages: tuple[CurriculumStage, ...] = ()  # a curriculum: {from_step, resolution, ...} for each
-    cache: str | None = None  # folder of the cached latents; None: `latents` beside the manifest
+    cache: str | None = None  # folder of the cached latents; null: `latents` beside the manifest
     workers: int = 2  # processes that read clips
     seconds_per_clip: float = 120.0  # drop a clip that takes longer to read
     gigabytes_per_worker: float = 4.0  # memory, in GB, that reading one clip may take

@@ -108,7 +108,7 @@ def load_config(
     if missing := [name for name in known if name in absent]:
         raise UserError(
             f"{', '.join(missing)}: required and not given. "
-            f"Add {' '.join(f'{name}=VALUE' for name in missing)} or a --config file that says."
+            f"Add {' '.join(f'{name}=VALUE' for name in missing)} or a --config file."
         )
     values = _shown(OmegaConf.to_container(merged, resolve=False))
     try:
@@ -306,7 +306,8 @@ def _nearest(name: str, known: dict[str, Any]) -> str:
     """Return the hint for an unknown name: similar names, else those of the same group."""
     group, _, last = name.rpartition(".")
     by_last = {each.rpartition(".")[2]: each for each in known}
-    if close := get_close_matches(last, by_last):
+    close = get_close_matches(last, by_last, cutoff=0.7)
+    if close := close or [each for each in by_last if each in last.split("_")]:
         return f"Did you mean {' or '.join(by_last[each] for each in close)}?"
     allowed = [each for each in known if each.rpartition(".")[0] in (name, group)]
     return f"Allowed: {', '.join(allowed or known)}."

@@ -64,7 +64,9 @@ class SampleConfig:
         if not 0 <= self.seed < 2**63:
             raise UserError(f"seed={self.seed}: it must be from 0 to 2^63 - 1.")
         if self.output is not None and not self.output.endswith(".mp4"):
-            raise UserError(f"output={self.output}: videos are written as .mp4; end the name so.")
+            raise UserError(
+                f"output={self.output}: videos are written as mp4. Give a name that ends in .mp4."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,7 @@ from t2v.data.latents import VAE, ClipEncoder, frames_encoder, latents_encoder, 
 from t2v.data.prepare import Prepared, Rendered, prepare
 from t2v.errors import UserError
 from t2v.io.files import digest
-from t2v.io.manifest import Clip, is_rendered, manifest_of
+from t2v.io.manifest import Clip, is_rendered, manifest_of, read_manifest
 
 logger = logging.getLogger(__name__)
 
@@ -248,6 +248,17 @@ def _dataset(
     )
 
 
+def check_held_out(data: str, held_out: int) -> None:
+    """Refuse a number of held-out clips that leaves nothing, before any long work.
+
+    Raises:
+        UserError: see `read_manifest` and `train_count`.
+    """
+    clips = [clip for clip in read_manifest(data) if not clip.dropped]
+    marked = sum(clip.extra.get("split") == HELD_OUT for clip in clips)
+    train_count(len(clips), marked or held_out)
+
+
 def train_count(count: int, held_out: int) -> int:
     """Return the number of `count` clips to train on when `held_out` are kept for validation.
 
@@ -256,8 +267,8 @@ def train_count(count: int, held_out: int) -> int:
     """
     if not 0 < held_out < count:
         raise UserError(
-            f"held_out={held_out} of {count} clips leaves nothing to train on or to validate on. "
-            f"Allowed: 1 to {count - 1}; or give more clips."
+            f"held_out={held_out} of {count} clips leaves none to train on or none to hold out. "
+            f"{f'Allowed: 1 to {count - 1}; or give' if count > 1 else 'Give'} more clips."
         )
     return count - held_out
 

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from t2v.config.data import SIZES
 from t2v.config.evaluation import FootageEvalConfig
 from t2v.config.load import save_config
-from t2v.data.dataset import Dataset, load_latents
+from t2v.data.dataset import Dataset, check_held_out, load_latents
 from t2v.errors import UserError
 from t2v.evaluation.intervals import wilson
 from t2v.evaluation.samples import load_model
@@ -47,6 +47,7 @@ def evaluate(config: FootageEvalConfig) -> str:
 
 
 def _evaluate(config: FootageEvalConfig) -> str:
+    check_held_out(config.data, config.held_out)
     generator = load_model(config, "t2v eval footage", needs=("gives_latents",))
     require(generator, "vae", f"model={config.model}", "t2v eval footage")
     dataset, real = _real(config, generator)

@@ -129,7 +129,9 @@ def _check_numbers(folder: Path) -> None:
         with loading(str(file)), safe_open(file, framework="pt") as weights:
             bad = [name for name in weights.keys() if not is_finite(weights.get_tensor(name))]  # noqa: SIM118
         if bad:
-            raise UserError(f"{file}: the weight {bad[0]} holds NaN or infinite numbers. Download it again.")
+            raise UserError(
+                f"{file}: the weight {bad[0]} holds NaN or infinite numbers. Download it again."
+            )
 
 
 def _as_plain(folder: Path) -> None:

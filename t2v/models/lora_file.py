@@ -109,8 +109,8 @@ def convert(
     for mark, kind in OTHER_KINDS.items():
         if found := [name for name in tensors if mark in name.rpartition(".lora_unet_")[2]]:
             raise UserError(
-                f"It is a {kind}, of which {len(found)} of {len(tensors)} tensors tell "
-                f"({_some(found)}); only a plain LoRA can be loaded. Save it as one, or add it "
+                f"It is a {kind}, by {len(found)} of its {len(tensors)} tensors "
+                f"({_some(found)}); only a plain LoRA can be loaded. Save it as one, or merge it "
                 "into the model with the tool that made it."
             )
     named = {_from_musubi(name): tensor for name, tensor in tensors.items()}

@@ -295,8 +295,7 @@ def read_latents(path: Path) -> tuple[Tensor, int, Any]:
     Raises:
         UserError: the file cannot be read, or is another one.
     """
-    if path.exists():
-        check_file(path, str(path))
+    check_file(path, str(path))
     try:
         with safe_open(path, framework="pt") as file:
             about = file.metadata() or {}

@@ -206,10 +206,10 @@ def test_resume_refuses_what_would_change_the_video(run, monkeypatch):
         ([PROMPT, "--steps", "0"], "more than 0"),
         ([PROMPT, "--frames", "9", "--duration", "1"], "give one of them"),
         ([PROMPT, "--num-videos", "0"], "num_videos_per_prompt=0"),
-        ([PROMPT, "-o", "video.avi"], "end the name so"),
+        ([PROMPT, "-o", "video.avi"], "ends in .mp4"),
         ([PROMPT, "-o", "/proc/nowhere/video.mp4"], "cannot be written"),
         ([PROMPT, "--device", "abacus"], "not on this machine"),
-        (["--resume", "nowhere.safetensors"], "holds no latents"),
+        (["--resume", "nowhere.safetensors"], "No such file"),
         (["--recipe", "nowhere.mp4"], "cannot be read"),
     ],
 )

@@ -165,7 +165,7 @@ def test_after_two_dashes_everything_is_a_prompt(heard):
 def test_a_prompt_that_looks_like_a_setting_is_told_how_to_be_one(capsys):
     for prompt in ("E=mc2 on a blackboard", "seed=4 in the wild"):
         assert main(["sample", prompt]) == 2
-        assert "A prompt with `=` in it goes behind --" in capsys.readouterr().err
+        assert "A prompt with `=` in it goes after --" in capsys.readouterr().err
 
 
 def test_a_plan_takes_the_settings_of_the_command_it_plans(capsys):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from t2v.config.data import SIZES
 from t2v.config.finetune import FinetuneConfig
-from t2v.data.dataset import Dataset
+from t2v.data.dataset import Dataset, check_held_out
 from t2v.data.rng import keyed_generator
 from t2v.errors import UserError
 from t2v.io.model_card import plain
@@ -71,6 +71,7 @@ def build_finetune(config: FinetuneConfig) -> FinetuneTask:
         UserError: the model is another package's, the method does not fit it, a new word is in no
             caption, or see `load_data`.
     """
+    check_held_out(config.data, config.held_out)
     folder = model_folder(config.model)
     generator = load_base(config.model, folder)
     pipeline, weights = generator.pipeline, weights_hash(folder)

@@ -158,7 +158,7 @@ ONES = torch.ones
         ({"blocks.0.ffn.0.diff": ONES(64, 32)}, "ffn.0.diff"),
         ({"blocks.0.ffn.0.diff_b": ONES(64)}, "1 without its other half"),
         ({"blocks.0.self_attn.q.dora_scale": ONES(32, 1)}, "It is a DoRA"),
-        ({"blocks.0.self_attn.k.lokr_w1": ONES(2, 2)}, "It is a LoKr, of which 1 of 17 tensors"),
+        ({"blocks.0.self_attn.k.lokr_w1": ONES(2, 2)}, "It is a LoKr, by 1 of its 17 tensors"),
         ({"blocks.0.self_attn.k.hada_w1_a": ONES(2, 2)}, "It is a LoHa"),
         ({"blocks.0.self_attn.v.alpha": torch.tensor(4.0)}, "are those of no LoRA|not be applied"),
         ({"blocks.0.self_attn.k.lora_A.weight": ONES(4, 32)}, "without its other half"),

@@ -66,7 +66,7 @@ def test_broken_latents_are_named(content, tmp_path):
     path = tmp_path / "a.latents.safetensors"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(UserError, match="holds no latents"):
+    with pytest.raises(UserError, match=r"holds no latents|cannot be read"):
         read_latents(path)
 
 

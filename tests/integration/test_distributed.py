@@ -1,5 +1,6 @@
 """Two processes on gloo train what one process trains, and go on from each other's checkpoints."""
 
+import gc
 import json
 import multiprocessing
 import os
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.distributed.tensor import DTensor
 
 from t2v.config.data import ClipsConfig, CurriculumStage
 from t2v.config.finetune import FinetuneConfig, LoRAConfig
@@ -20,6 +22,8 @@ from t2v.config.training import DiscriminatorConfig, OptimConfig
 from t2v.distributed import world_size
 from t2v.errors import UserError
 from t2v.io.checkpoint import newest_checkpoint
+from t2v.training.engine.collectives import process_group
+from t2v.training.engine.loop import start_state
 from t2v.training.tasks.dit import build_dit, train_dit
 from t2v.training.tasks.finetune import finetune
 from t2v.training.tasks.vae import train_vae
@@ -43,27 +47,35 @@ def lora_config(pipe, tmp_path):
     )  # fmt: skip
 
 
-def work(rank, ports, kind, configs):
+FORKSERVER = multiprocessing.get_context("forkserver")  # imports torch once for all processes
+FORKSERVER.set_forkserver_preload(["t2v.training.tasks.finetune", "t2v.training.tasks.vae", "peft"])
+
+
+def launch(rank, port):
+    """Make this process what a launcher would have started."""
     torch.set_num_threads(1)
-    for port, config in zip(ports, configs, strict=True):
-        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        TRAIN[kind](config)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
 
 
-def train_by_two(kind, *configs):
-    """One training after the other, each by two processes as `torchrun` would start them."""
-    context = multiprocessing.get_context("forkserver")  # imports torch once for all of them
-    context.set_forkserver_preload(
-        ["t2v.training.tasks.finetune", "t2v.training.tasks.vae", "peft"]
-    )
-    ports = [free_port() for _ in configs]
-    pair = [context.Process(target=work, args=(rank, ports, kind, configs)) for rank in range(2)]
+def in_two_processes(work, *args):
+    pair = [FORKSERVER.Process(target=work, args=(rank, *args)) for rank in range(2)]
     for process in pair:
         process.start()
     for process in pair:
         process.join()
     assert [process.exitcode for process in pair] == [0, 0]
+
+
+def train_all(rank, ports, kind, configs):
+    for port, config in zip(ports, configs, strict=True):
+        launch(rank, port)
+        TRAIN[kind](config)
+
+
+def train_by_two(kind, *configs):
+    """One training after the other, each by two processes as `torchrun` would start them."""
+    in_two_processes(train_all, [free_port() for _ in configs], kind, configs)
 
 
 def free_port():
@@ -167,6 +179,39 @@ def test_two_processes_train_what_one_trains_and_resume_to_the_bit(
     TRAIN[kind](go_on)
     with pytest.raises(UserError, match=r"processes\): 4 -> 1"):
         TRAIN[kind](replace(go_on, accumulate=1, steps=6))
+
+
+def bytes_held():
+    """Of all tensors of this process that have content."""
+    gc.collect()
+    tensors = [each for each in gc.get_objects() if issubclass(type(each), torch.Tensor)]
+    local = [each.to_local() if isinstance(each, DTensor) else each for each in tensors]
+    storages = [each.untyped_storage() for each in local if not each.is_meta]
+    return sum({each.data_ptr(): each.nbytes() for each in storages}.values())
+
+
+def split_and_gather(rank, port, config, growth):
+    launch(rank, port)
+    with process_group(torch.device("cpu")):
+        task = build_dit(config)
+        weights = sum(p.nbytes for p in task.model.parameters())
+        before = bytes_held()
+        state = start_state(task, config)
+        growth[rank] = (bytes_held() - before) / weights
+        average = state.worker.averaged(state.ema)
+        if rank == 0:
+            with average:
+                assert sum(p.nbytes for p in task.model.parameters()) == weights
+        del average
+        assert abs(bytes_held() - before) < 0.1 * weights
+
+
+def test_no_process_keeps_a_second_copy_of_a_split_model(dit_config):
+    growth = FORKSERVER.Array("d", 2)
+    config = replace(dit_config, parallel="fsdp", precision="fp32")
+    in_two_processes(split_and_gather, free_port(), config, growth)
+    # half of the weights and half of their average are as much as the weights were before
+    assert max(map(abs, growth)) < 0.1
 
 
 def test_a_launcher_that_says_too_little_is_refused(vae_config, monkeypatch):

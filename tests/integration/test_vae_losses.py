@@ -11,8 +11,8 @@ from t2v.config.training import DiscriminatorConfig
 from t2v.errors import UserError
 from t2v.models.vae import AutoencoderKLT2V
 from t2v.plan.estimate import estimate
-from t2v.plan.run import UNKNOWN
-from t2v.plan.shapes import Size
+from t2v.plan.trace import UNKNOWN
+from t2v.training.engine.example import Size
 from t2v.training.tasks.vae import build_vae, train_vae
 from t2v.world.oracle import WorldOracle
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar, cast
@@ -95,6 +95,19 @@ def is_split(tensor: Tensor) -> bool:
 def whole(tensor: Tensor) -> Tensor:
     """The tensor in one piece; every rank has to ask for it when it is split over them."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def gathered(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors unsplit, on the first rank alone; those that were split lie on its CPU.
+
+    One after the other is gathered, so that no device ever holds all of them.
+    """
+    kept = {}
+    for name, tensor in tensors.items():
+        value = whole(tensor.detach())
+        if rank() == 0:
+            kept[name] = (value.cpu() if is_split(tensor) else value).contiguous()
+    return kept
 
 
 def split_like(value: Tensor, like: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -18,7 +18,7 @@ from t2v.config.training import TrainConfig
 from t2v.distributed import rank, world_size
 from t2v.errors import UserError
 from t2v.models.device import pick_device
-from t2v.training.engine.collectives import whole
+from t2v.training.engine.collectives import gathered
 from t2v.training.engine.ema import EMA
 from t2v.training.engine.task import Task
 
@@ -30,22 +30,27 @@ class Worker:
     with the same noise wherever it runs, so the run depends on their number alone: two processes
     train what one process trains with twice the `accumulate`, up to the order of sums.
 
-    With "fsdp" the first rank keeps an unsplit twin of the model, to judge and save it by the code
-    that one process uses.
+    With "fsdp" no process holds the weights whole but for judging and saving: then the first one
+    gathers the average on its CPU, for the code that one process uses.
     """
 
     def __init__(self, task: Task, config: TrainConfig) -> None:
         self.task, self.accumulate = task, config.accumulate
+        self.device = pick_device(config.device)
         self.shards = world_size() * config.accumulate
         self.sharded = world_size() > 1 and config.parallel == "fsdp"
         if config.gradient_checkpointing:
             checkpoint_gradients(task)
-        self._twin = copy.deepcopy(task.model) if self.sharded and rank() == 0 else None
+        self._blank: nn.Module | None = None
+        if self.sharded and rank() == 0:
+            shapes = {name: p.to("meta") for name, p in task.model.named_parameters()}
+            self._blank = replaced(task.model, shapes)
+        elif self.device.type != "cpu" and not self.sharded:
+            task.model.to(self.device)
         self._loss: Any = _Loss(task)
-        device = pick_device(config.device)
         if self.sharded:
-            mesh = init_device_mesh(device.type, (world_size(),))
-            for block in blocks(task):
+            mesh = init_device_mesh(self.device.type, (world_size(),))
+            for block in blocks(task.model):  # which moves to the device as it is split
                 fully_shard(block, mesh=mesh)
             fully_shard(self._loss, mesh=mesh)
         elif world_size() > 1:
@@ -74,20 +79,47 @@ class Worker:
         """Inside, `task.model` holds the average, unsplit. All ranks call it, the first enters."""
         if not self.sharded:
             return ema.applied()
-        return self._twinned({name: whole(value) for name, value in ema.tensors().items()})
+        trained = dict(self.task.model.named_parameters())
+        return self._unsplit(gathered(trained | ema.tensors()))
 
     @contextmanager
-    def _twinned(self, average: dict[str, Tensor]) -> Iterator[None]:
-        assert self._twin is not None, "only the first rank has one"
-        with torch.no_grad():
-            for name, parameter in self._twin.named_parameters():
-                if name in average:
-                    parameter.copy_(average[name])
-        trained, self.task.model = self.task.model, self._twin
+    def _unsplit(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
+        assert self._blank is not None, "only the first rank has one"
+        trained, self.task.model = self.task.model, replaced(self._blank, weights)
+        if self.device.type != "cpu":
+            stream(self.task.model, self.device)
         try:
             yield
         finally:
             self.task.model = trained
+
+
+def replaced(model: nn.Module, values: Mapping[str, Tensor]) -> nn.Module:
+    """A copy of a model with `values` for its parameters; its buffers are those of the model."""
+    memo: dict[int, Tensor] = {id(buffer): buffer for buffer in model.buffers()}
+    for name, parameter in model.named_parameters():
+        value = values[name].to(parameter.dtype)
+        memo[id(parameter)] = nn.Parameter(value, parameter.requires_grad)
+    return copy.deepcopy(model, memo)
+
+
+def stream(model: nn.Module, device: torch.device) -> None:
+    """Let a model that lies on the CPU compute on `device`, which holds one block at a time.
+
+    A copy of the model does the same.
+    """
+    streamed = blocks(model)
+    inside = {id(module) for block in streamed for module in block.modules()}
+    for module in model.modules():
+        if id(module) not in inside:
+            module._apply(lambda tensor: tensor.to(device), recurse=False)
+    for block in streamed:
+        block.register_forward_pre_hook(lambda block, _: _ignored(block.to(device)))
+        block.register_forward_hook(lambda block, *_: _ignored(block.to("cpu")))
+
+
+def _ignored(_: object) -> None:
+    """Nothing: what a hook returns would take the place of the block's input or output."""
 
 
 def kernel(task: Task) -> AbstractContextManager[None]:
@@ -112,14 +144,14 @@ def checkpoint_gradients(task: Task) -> None:
         part.enable_gradient_checkpointing()
 
 
-def blocks(task: Task) -> list[nn.Module]:
-    """The repeated blocks of the parts, which FSDP2 gathers one at a time."""
-    return [
-        module
-        for part in task.parts.values()
-        for module in part.modules()
-        if type(module).__name__ in (getattr(part, "_no_split_modules", None) or ())
-    ]
+def blocks(model: nn.Module) -> list[nn.Module]:
+    """The repeated blocks of a model, which FSDP2 gathers one at a time."""
+    names = {
+        name
+        for module in model.modules()
+        for name in getattr(module, "_no_split_modules", None) or ()
+    }
+    return [module for module in model.modules() if type(module).__name__ in names]
 
 
 class _Loss(nn.Module):

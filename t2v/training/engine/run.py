@@ -18,7 +18,7 @@ from torch import Tensor
 
 from t2v.config.load import load_config, save_config
 from t2v.config.training import TrainConfig
-from t2v.distributed import rank, world_size
+from t2v.distributed import world_size
 from t2v.errors import UserError
 from t2v.io.checkpoint import newest_checkpoint, save_checkpoint, verify_checkpoint
 from t2v.models.device import check_memory, pick_device
@@ -26,10 +26,9 @@ from t2v.outputs import output_folder
 from t2v.training.engine.collectives import (
     any_rank,
     first_rank_first,
-    is_split,
+    gathered,
     on_first_rank,
     process_group,
-    whole,
 )
 from t2v.training.engine.initialize import resume_from, start_from
 from t2v.training.engine.loop import TrainState, fit, start_state
@@ -120,7 +119,7 @@ def save_state(output: Path, task: Task, config: TrainConfig, state: TrainState)
 
     The files are those of one process, whatever the number of processes.
     """
-    kept = {kind: _in_one_piece(each) for kind, each in _state_tensors(task, state).items()}
+    kept = {kind: gathered(each) for kind, each in _state_tensors(task, state).items()}
     averaged = state.worker.averaged(state.ema)
 
     def write(folder: Path) -> None:
@@ -171,16 +170,6 @@ def _state_tensors(task: Task, state: TrainState) -> dict[str, dict[str, Tensor]
         "optimizer": state.optimizer.state_tensors(),
         "ema": state.ema.tensors(),
     }
-
-
-def _in_one_piece(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors unsplit, on the first rank alone; gathered ones move to the CPU one by one."""
-    kept = {}
-    for name, tensor in tensors.items():
-        value = whole(tensor.detach())
-        if rank() == 0:
-            kept[name] = (value.cpu() if is_split(tensor) else value).contiguous()
-    return kept
 
 
 def _refuse_changes(now: dict[str, Any], then: dict[str, Any], checkpoint: Path) -> None:

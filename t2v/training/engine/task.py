@@ -42,7 +42,7 @@ class Task(Protocol):
     While `validate` and `save` run, the model holds the average weights.
     """
 
-    model: nn.Module  # holds every trained parameter, already on its device
+    model: nn.Module  # holds every trained parameter; the run moves it to its device
     sources: dict[str, str]  # hashes of what the run reads; going on with others is refused
     attention: str | None  # the kernel that its steps attend with; None: its networks' own
 

@@ -74,7 +74,7 @@ class DiTTask:
 
     Args:
         config: what training and fine-tuning share; objective, sizes and token limit are `parts`'.
-        parts: on their device. `config.train_text_encoder` says whether the text encoder learns.
+        parts: the VAE on its device.
         prompts: of the samples that every validation shows.
     """
 
@@ -104,7 +104,8 @@ class DiTTask:
         """Embed the captions, where they are to be cached."""
         if self.caches_text():
             folder = cache_folder(self.config.data, self.config.clips) / FOLDER
-            self.texts = Texts(self.model["text_encoder"], folder, self.config.precision)
+            encoder = self.model["text_encoder"].to(pick_device(self.config.device))
+            self.texts = Texts(encoder, folder, self.config.precision)
             self.texts.add(self.captions)
 
     def caches_text(self) -> bool:

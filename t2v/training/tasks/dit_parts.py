@@ -81,7 +81,7 @@ def saved_defaults(config: TrainDiTConfig) -> dict[str, Any]:
 def load_data(
     config: DiffusionConfig, parts: DiTParts, sizes: Mapping[str, Any] | None = None
 ) -> DiTData:
-    """The latents of `config.data` and their captions, with all parts moved to the device.
+    """The latents of `config.data` and their captions, with the VAE moved to the device.
 
     Args:
         sizes: those of a saved model, which media takes where `config.clips` gives none.
@@ -103,8 +103,6 @@ def load_data(
         sizes=sizes,
     )
     captions = Captions(latents.rows, parts.tokenizer, length)
-    for part in (parts.transformer, parts.text_encoder):
-        part.to(device)
     head_dim = parts.transformer.config.attention_head_dim
     check_backend(config.attention, head_dim, device, torch.float32)
     return DiTData(latents, captions)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from t2v.models.folder import model_folder, weights_hash
 from t2v.pipelines.generator import Ability, Generator
 from t2v.pipelines.load import load_generator
 from t2v.training.engine.loop import autocast
+from t2v.training.engine.parallel import replaced
 from t2v.training.engine.run import train
 from t2v.training.engine.significance import BASE
 from t2v.training.engine.task import Validation
@@ -103,7 +103,7 @@ def build_finetune(config: FinetuneConfig) -> FinetuneTask:
     if config.method == "lora" and (config.concept or config.soft_prompt is not None):
         logger.warning("New words lie in the checkpoint's text encoder, not in its LoRA.")
     keeps_base = config.interpolate < 1 and config.method not in ADAPTERS
-    base = {name: deepcopy(getattr(parts, name)) for name in TUNED} if keeps_base else None
+    base = {name: _copied(getattr(parts, name)) for name in TUNED} if keeps_base else None
     task = FinetuneTask(config, parts, data, prior, base)
     task.sources["model"] = weights
     if config.peft is not None:
@@ -194,6 +194,12 @@ class FinetuneTask(DiTTask):
         finally:
             for name, part in trained.items():
                 self.model[name] = part
+
+
+def _copied(part: nn.Module) -> nn.Module:
+    """The part with weights of its own on the CPU: a device may have no room for a second one."""
+    weights = part.named_parameters()
+    return replaced(part, {name: p.detach().to("cpu", copy=True) for name, p in weights})
 
 
 def _captions(rows: Sequence[dict[str, Any]]) -> list[str]:

@@ -112,8 +112,8 @@ def _train_scorer(config: ScorerConfig) -> str:
 
 
 def build_task(config: ScorerConfig, data: Captioned) -> ScorerTask:
-    """The task of `config`, with a new scorer on its device."""
-    return ScorerTask(config, build_scorer(config).to(pick_device(config.device)), data)
+    """The task of `config`, with a new scorer."""
+    return ScorerTask(config, build_scorer(config), data)
 
 
 class ScorerTask:

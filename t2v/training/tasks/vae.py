@@ -75,12 +75,9 @@ def build_vae(config: TrainVAEConfig) -> VAETask:
     if config.model.linear_shortcut:
         first = next(data.training(SHORTCUT_CLIPS, at_once=SHORTCUT_CLIPS))
         parts.vae.init_linear_shortcut(pixels(first.video))
-    device = pick_device(config.device)
-    parts.vae.to(device)
-    if parts.discriminator is not None:
-        parts.discriminator.to(device)
     if config.perceptual is not None:
-        parts = parts._replace(perceptual=Perceptual(config.perceptual, str(device)))
+        perceptual = Perceptual(config.perceptual, str(pick_device(config.device)))
+        parts = parts._replace(perceptual=perceptual)
     return VAETask(config, parts, data)
 
 
@@ -98,9 +95,6 @@ class VAETask:
 
     Where there are such parts, also the distance of features (`Perceptual`), and what a
     discriminator that learns along says (`t2v.training.losses.discriminator`).
-
-    Args:
-        parts: on their device.
     """
 
     attention: str | None = None

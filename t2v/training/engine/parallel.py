@@ -58,7 +58,7 @@ class Worker:
             self._loss = DistributedDataParallel(self._loss, find_unused_parameters=True)
 
     def shard(self, micro: int) -> int:
-        """Which batch of the step this process takes as its `micro`-th."""
+        """Return the batch of the step that this process takes as its `micro`-th."""
         return rank() * self.accumulate + micro
 
     def backward(

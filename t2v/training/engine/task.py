@@ -25,7 +25,7 @@ class ParameterGroup:
 
 
 class Validation(NamedTuple):
-    """What a task says of the weights it holds.
+    """The judgement of a task on the weights it holds.
 
     `losses` are those of single clips, at the same noise every time, for `significance`:
     "held_out", "training", and for a fine-tune "base".
@@ -56,7 +56,7 @@ class Task(Protocol):
         ...
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """Who steps which parameters, and how fast."""
+        """Return the parameters by the optimizer that steps them, with their learning rates."""
         ...
 
     def sample_bytes(self) -> int:
@@ -76,7 +76,7 @@ class Task(Protocol):
         ...
 
     def validate(self) -> Validation:
-        """How good the average weights are, by the same draws each time."""
+        """Judge the average weights, by the same noise and prompts each time."""
         ...
 
     def save(self, folder: Path) -> None:
@@ -86,7 +86,7 @@ class Task(Protocol):
 
 @dataclass(frozen=True)
 class StepMetrics:
-    """What one step tells; `step` counts from 1."""
+    """The metrics of one step; `step` counts from 1."""
 
     step: int
     loss: float

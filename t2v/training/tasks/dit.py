@@ -109,7 +109,7 @@ class DiTTask:
             self.texts.add(self.captions)
 
     def caches_text(self) -> bool:
-        """Are captions embedded once? So they are where the text encoder is frozen, if asked."""
+        """Return whether captions are embedded once: with a frozen text encoder, if asked."""
         encoder = self.model["text_encoder"]
         return self.config.cache_text and not any(p.requires_grad for p in encoder.parameters())
 
@@ -203,7 +203,7 @@ class DiTTask:
         return (order + 0.5) / count
 
     def _copies(self, samples: Tensor) -> dict[str, float]:
-        """How near samples and held-out clips of their shape lie to training clips of that shape,
+        """Return the distances of samples and held-out clips to training clips of their shape,
         the first `NEAREST_CLIPS` of them; nothing where there are none of that shape."""
         trained = self._of_shape(
             first_items(self.data.training(VALIDATION_BATCH), NEAREST_CLIPS), samples
@@ -260,7 +260,7 @@ class DiTTask:
             )
 
     def _conditions(self, batch: DiTBatch) -> Conditions:
-        """What the transformer is conditioned on: the batch's captions, embedded."""
+        """Return the conditions of the transformer: the batch's captions, embedded."""
         device, rows = batch.latents.device, self.max_length
         if self.texts:
             text = self.texts.read(batch.tokens, batch.lengths, rows).to(device)

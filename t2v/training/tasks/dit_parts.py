@@ -113,7 +113,7 @@ def check_match(
     vae: AutoencoderKLT2V | AutoencoderKLWan,
     text_encoder: PreTrainedModel,
 ) -> None:
-    """Does the transformer take what those two give?
+    """Check that the transformer fits the latents and the text embeddings.
 
     Raises:
         UserError: it is too wide or too narrow for one of them.

@@ -196,7 +196,7 @@ class VAETask:
     def _game(
         self, batch: VAEBatch, recon: Tensor, loss: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """What discriminator and decoder, which hears it later, minimise besides `loss`."""
+        """Return the adversarial losses of discriminator and decoder, which gets its own later."""
         config, network = self.config.discriminator, self.model.get_submodule(DISCRIMINATOR)
         with autocast(self.config):
             losses = adversarial_losses(network, batch.video, recon)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar, Literal
 
 from t2v.config.checks import at_least_one
-from t2v.config.retired import Retired
+from t2v.config.retired import ANY_VALUE, Retired
 from t2v.errors import UserError
 
 
@@ -43,6 +43,14 @@ class BenchConfig:
 @dataclass(frozen=True, kw_only=True)
 class BenchCurateConfig:
     """`t2v bench curate FOOTAGE`: curation beside decoding alone."""
+
+    RETIRED: ClassVar[dict[str, Retired]] = {
+        "what": Retired("To time a pipeline: t2v bench.", neutral=("curate",)),
+    } | {
+        each.name: Retired("It goes with a pipeline: t2v bench.", ANY_VALUE)
+        for each in fields(BenchConfig)
+        if each.name not in {"repeats", "json", "overwrite"}
+    }
 
     footage: str  # a film or a folder of films
     repeats: int = 5  # runs, of which the fastest counts

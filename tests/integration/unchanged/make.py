@@ -1,10 +1,10 @@
 """Makes the films and the records of this folder, where they are to be made anew.
 
-    PYTHONPATH=CHECKOUT:tests/integration python -m unchanged.make films|CASE...
+    cd CHECKOUT && PYTHONPATH=.:TESTS/integration python -m unchanged.make films|CASE...
 
-The records are of commit 85fb36c: CHECKOUT was a checkout of it, and `commands.py` as it came into
-git, since `world text`, `world oracle` and `eval footage` had other names there. The films lie in
-git too, since an encoder of another version would make other files of the same pictures.
+TESTS is the folder of these tests. The records are of commit 85fb36c, with `commands.py` as it
+came into git, since `world text`, `world oracle` and `eval footage` had other names there. The
+films lie in git too, since an encoder of another version would make other files of them.
 """
 
 import json

@@ -1,6 +1,7 @@
 """Tiny but real parts, every parameter woken with noise, and random states put back."""
 
 import json
+import os
 import random
 import re
 import struct
@@ -38,6 +39,12 @@ from t2v.io.video import write_video
 from t2v.models.transformer import T2VTransformer3DModel
 from t2v.models.vae import AutoencoderKLT2V
 from t2v.pipelines.t2v import T2VPipeline
+
+# Several processes of tests share the cores, and so do the commands that they start.
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+THREADS = max(1, (os.cpu_count() or 1) // WORKERS)
+torch.set_num_threads(min(THREADS, torch.get_num_threads()))
+os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))
 
 WORDS = re.findall(r"\S+", "a red blue ball box rolls bounces on the grass snow under sky , .")
 TEXT_DIM = 32

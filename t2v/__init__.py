@@ -36,7 +36,7 @@ def __dir__() -> list[str]:
 
 
 class _AfterDiffusers(MetaPathFinder):
-    """Registers our classes with diffusers right after it has loaded its `DiffusionPipeline`.
+    """The registration of our classes with diffusers, right after its pipelines are loaded.
 
     After `import t2v`, `DiffusionPipeline.from_pretrained` is to load our folders, whichever of the
     two is imported first. It takes classes from diffusers' own attributes and reads no entry

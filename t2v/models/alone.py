@@ -17,7 +17,7 @@ _opening = Lock()
 
 
 def alone(method: Callable[Concatenate[Any, P], T]) -> Callable[Concatenate[Any, P], T]:
-    """A method of a pipeline that a second thread waits for.
+    """Let a second thread wait until the method of a pipeline returns.
 
     The scheduler counts steps, diffusers' caches hang on the transformer, tokenizers and VAEs have
     settings and caches of a call. Pipelines that share one of them wait for each other; others do

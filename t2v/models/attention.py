@@ -25,8 +25,8 @@ from t2v.errors import UserError
 from t2v.models.kv_cache import KVCache, cached
 from t2v.models.layers import Linear, RMSNorm, apply_rotary
 
-# The mask forms that give the right answer, found by trying: xformers reads a 4-D boolean mask as
-# numbers to add to the scores, and flex reads a 2-D one as one row per query.
+# The mask forms that give the right answer, as tests found: xformers adds a 4-D boolean mask to the
+# scores as numbers, and flex takes a 2-D one for one row per query.
 _MASK_4D = {"native", "flex", "_native_math", "_native_efficient", "_native_cudnn"}
 _MASK_2D = {"xformers", "flash_varlen", "flash_varlen_hub", "sage_varlen"} | {
     "_flash_varlen_3",
@@ -35,7 +35,7 @@ _MASK_2D = {"xformers", "flash_varlen", "flash_varlen_hub", "sage_varlen"} | {
 
 
 class T2VAttnProcessor:
-    """Projects, normalises, turns and attends, with the kernel that diffusers dispatches to."""
+    """The computation of a layer: project, normalise, rotate and attend by diffusers' kernels."""
 
     _attention_backend: AttentionBackendName | None = None
     _parallel_config: Any = None
@@ -117,8 +117,8 @@ class Attention(nn.Module, AttentionModuleMixin):
         """Attend from `hidden_states` (`b n d`) to itself or to `encoder_hidden_states` (`b m d`).
 
         Args:
-            attention_mask: `b m`, true where a key may be seen.
-            rotary_emb: turns of `RotaryEmbedding`, `1 n 1 d`, for self-attention.
+            attention_mask: `b m`, true where a key may be attended to.
+            rotary_emb: rotations from `RotaryEmbedding`, `1 n 1 d`, for self-attention.
             kv_cache: keeps the keys and values of `encoder_hidden_states`.
         """
         return self.processor(
@@ -178,10 +178,10 @@ def _qk_norm(kind: str, inner_dim: int, dim_head: int, eps: float) -> Callable[[
 
 
 def portable_mask(mask: Tensor | None, backend: AttentionBackendName | None) -> Tensor | None:
-    """The form of a boolean key mask (`b m`, true = seen) that `backend` reads rightly.
+    """A boolean key mask (`b m`, true: attend to it) in the form that `backend` expects.
 
     Raises:
-        UserError: the backend takes no mask.
+        UserError: the backend does not support masks.
     """
     if mask is None:
         return None
@@ -191,8 +191,9 @@ def portable_mask(mask: Tensor | None, backend: AttentionBackendName | None) -> 
     if name in _MASK_2D:
         return mask
     raise UserError(
-        f'The attention backend "{name}" cannot hide tokens, but encoder_attention_mask was given. '
-        'Use the backend "native", or leave the mask out and zero the padded text embeddings.'
+        f'The attention backend "{name}" does not support masks, but encoder_attention_mask was '
+        'given. Use the backend "native", or omit the mask and set the padded text embeddings to '
+        "zero."
     )
 
 
@@ -221,7 +222,7 @@ def _remedy(name: str, device: torch.device) -> str:
         return 'It needs a GPU: move the model with .to("cuda"), or use the backend "native".'
     if name == "xformers":
         return 'Install it with `pip install "t2v[gpu]"`, or use the backend "native".'
-    return 'Mend that (half precision and a newer GPU are the usual needs), or use "native".'
+    return 'It usually needs half precision or a newer GPU. Change that, or use "native".'
 
 
 AttentionProcessorRegistry.register(

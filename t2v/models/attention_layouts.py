@@ -21,7 +21,7 @@ Grid = Mapping[str, int]  # `t`, `h` and `w` in tokens
 
 
 class MakeParts(Protocol):
-    """Makes the parts that a block has for a layout, besides `attn1`, by name."""
+    """A function that makes the parts a block has for a layout, besides `attn1`, by name."""
 
     def __call__(
         self, dim: int, heads: int, *, qk_norm: str, eps: float
@@ -29,13 +29,13 @@ class MakeParts(Protocol):
 
 
 class Attend(Protocol):
-    """Adds what self-attention finds to the tokens of a block.
+    """A function that adds the output of self-attention to the tokens of a block.
 
     Args:
         block: its `attn1`, and the parts that the layout added.
         x: tokens, `b n d`, in the order of `t`, `h`, `w`.
         h: `x`, normalised and modulated.
-        gate: the weight of what `attn1` finds, `b 1|n d`.
+        gate: the weight of the output of `attn1`, `b 1|n d`.
         rotary_emb: as the layout's `rotary` gives it.
     """
 
@@ -44,9 +44,9 @@ class Attend(Protocol):
     ) -> Tensor: ...
 
 
-def all_turns(turns: Tensor, grid: Grid) -> Tensor:
-    """The turns of all tokens as they are."""
-    return turns
+def all_rotations(rotations: Tensor, grid: Grid) -> Tensor:
+    """The rotations of all tokens, unchanged."""
+    return rotations
 
 
 def no_parts(dim: int, heads: int, *, qk_norm: str, eps: float) -> dict[str, nn.Module]:
@@ -60,18 +60,18 @@ class Layout:
 
     Args:
         attend: the self-attention of a block.
-        motion: the parts of a block that mix frames: what `method=frozen_spatial` trains.
+        motion: the parts of a block that mix frames, the ones that `method=frozen_spatial` trains.
         can_split: may the tokens be split over devices (context parallelism)?
-        rotary: the turns (`1 n 1 d`) of all tokens as `attend` takes them.
+        rotary: the rotations (`1 n 1 d`) of all tokens in the form that `attend` takes.
         parts: what a block needs besides `attn1`.
-        norms: the norms among `parts`: they stay in float32 when the model is halved.
-        zero_start: the attentions among `parts` whose output starts at zero.
+        norms: the norms among `parts`; they stay in float32 in a model of half precision.
+        zero_start: the attention layers among `parts` whose output is initialised to zero.
     """
 
     attend: Attend
     motion: tuple[str, ...]
     can_split: bool
-    rotary: Callable[[Tensor, Grid], Any] = all_turns
+    rotary: Callable[[Tensor, Grid], Any] = all_rotations
     parts: MakeParts = no_parts
     norms: tuple[str, ...] = ()
     zero_start: tuple[str, ...] = ()
@@ -90,19 +90,19 @@ def temporal_parts(dim: int, heads: int, *, qk_norm: str, eps: float) -> dict[st
     }
 
 
-def turns_within_and_along(turns: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
-    """The turns of one frame and those of one place: the others only add a constant."""
-    places = grid["h"] * grid["w"]
-    return turns[:, :places], turns[:, ::places]
+def rotations_within_and_along(rotations: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+    """The rotations of one frame and of one position; the others differ from them by a constant."""
+    positions = grid["h"] * grid["w"]
+    return rotations[:, :positions], rotations[:, ::positions]
 
 
 def attend_within_and_along(
     block: Any, x: Tensor, h: Tensor, gate: Tensor, rotary_emb: tuple[Tensor, Tensor]
 ) -> Tensor:
-    """Let tokens attend within their frame, then along time at their place.
+    """Let tokens attend within their frame, then along time at their position.
 
-    As in xGen-VideoSyn-1 (arXiv 2408.12590, 3.2). The temporal output starts at zero, so a fresh
-    block treats every frame as its own clip.
+    As in xGen-VideoSyn-1 (arXiv 2408.12590, 3.2). The temporal output is initialised to zero, so
+    a new block treats every frame as its own clip.
     """
     in_space, in_time = rotary_emb
     x = add_gated(x, _within_frames(block.attn1, h, in_space), gate)
@@ -128,7 +128,7 @@ LAYOUTS: dict[str, Layout] = {
         attend=attend_within_and_along,
         motion=("attn_temporal", "norm_temporal"),
         can_split=False,  # a frame cut in two could not attend within itself
-        rotary=turns_within_and_along,
+        rotary=rotations_within_and_along,
         parts=temporal_parts,
         norms=("norm_temporal",),
         zero_start=("attn_temporal",),

@@ -14,7 +14,7 @@ from t2v.models import kernels
 
 
 class FeatureCache:
-    """The memory of a causal network between two chunks of one video.
+    """The state of a causal network between two chunks of one video.
 
     A plain object rather than a dict, so that offload hooks hand it through untouched.
     """
@@ -25,12 +25,12 @@ class FeatureCache:
 
 
 def is_first(cache: FeatureCache | None) -> bool:
-    """True while the tensor at hand begins with frame 0 of the video."""
+    """True where the current chunk begins with frame 0 of the video."""
     return cache is None or not cache.started
 
 
 class CausalConv3d(nn.Conv3d):
-    """3D convolution that sees the present and `kernel - 1` past frames, zeros before frame 0.
+    """3D convolution over the present and `kernel - 1` past frames, with zeros before frame 0.
 
     With `stride` 2, height and width are halved and padded on the right and bottom, as in
     diffusers' `Downsample2D`; time is never strided.
@@ -68,7 +68,7 @@ class CausalConv3d(nn.Conv3d):
 
 
 class RMSNorm(nn.Module):
-    """Every position divided by the root mean square of its channels: no position sees another."""
+    """Every position divided by the root mean square of its own channels."""
 
     def __init__(self, channels: int, eps: float = 1e-6) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class RMSNorm(nn.Module):
 
 
 class FrameGroupNorm(nn.GroupNorm):
-    """GroupNorm with the statistics of one frame, so that no frame sees the future."""
+    """GroupNorm with the statistics of one frame, so that no frame depends on the future."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(32, channels, eps=1e-6)
@@ -99,7 +99,7 @@ def norm_layer(kind: str, channels: int) -> nn.Module:
 
 
 def silu(x: Tensor) -> Tensor:
-    """SiLU of a tensor nobody else holds: in place where no gradient needs the input."""
+    """SiLU of a tensor that nothing else refers to: in place where no gradient needs the input."""
     return F.silu(x, inplace=not torch.is_grad_enabled())
 
 
@@ -176,7 +176,7 @@ def double_frames(x: Tensor, first: bool) -> Tensor:
 
 
 def channels_first(x: Tensor) -> Tensor:
-    """`b t h w c` in memory order seen as `b c t h w`: the layout channels_last_3d, no copy."""
+    """`b t h w c` in memory order viewed as `b c t h w`: the layout channels_last_3d, uncopied."""
     return rearrange(x, "b t h w c -> b c t h w")
 
 

@@ -87,7 +87,7 @@ class Conditions:
     def to(
         self, device: torch.device | None = None, dtype: torch.dtype | None = None
     ) -> Conditions:
-        """The same on another device; masks keep their dtype."""
+        """The same conditions on another device; masks keep their dtype."""
         moved = {
             name: value.to(device, dtype if value.is_floating_point() else None)
             for name, value in self.given().items()

@@ -1,4 +1,4 @@
-"""A Wan text-to-video pipeline folder becomes one of ours: the same weights under our classes."""
+"""Conversion of Wan text-to-video pipeline folders to ours: the same weights under our classes."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _COMPONENTS = {  # name in model_index.json -> the classes that T2VPipeline can 
     "vae": ("AutoencoderKLWan",),
     "text_encoder": ("UMT5EncoderModel",),
     "tokenizer": ("T5Tokenizer", "T5TokenizerFast", "TokenizersBackend"),
-    "scheduler": (),  # any: every scheduler of diffusers is driven the same way
+    "scheduler": (),  # any: all schedulers of diffusers are used in the same way
 }
-# what the weights were trained on, and how Wan's authors sample from them
+# sizes the weights were trained on, and the sampling settings of Wan's authors
 _WAN_21: dict[str, float] = {"fps": 16, "height": 480, "width": 832, "num_frames": 81}
 _WAN_22_5B: dict[str, float] = {"fps": 24, "height": 704, "width": 1280, "num_frames": 121}
 _SAMPLING = {"num_inference_steps": 50, "guidance_scale": 5.0, "max_sequence_length": 512}
@@ -40,9 +40,9 @@ def convert(config: ConvertConfig) -> Path:
 def convert_wan_pipeline(src_folder: str | Path, dst_folder: str | Path) -> None:
     """Copy a Wan pipeline folder (diffusers layout) to `dst_folder` as a `T2VPipeline` folder.
 
-    The transformer's weights are copied as they are, since `T2VTransformer3DModel` bears Wan's
+    The transformer's weights are copied unchanged, since `T2VTransformer3DModel` uses Wan's
     names; VAE, text encoder, tokenizer and scheduler keep their classes. `dst_folder` appears
-    whole or not at all.
+    complete or not at all.
 
     Raises:
         UserError: no such folder, not a Wan text-to-video pipeline, or `dst_folder` exists.
@@ -83,12 +83,12 @@ def _check_index(index: dict[str, Any], src: Path) -> None:
     if pipeline != "WanPipeline":
         raise UserError(
             f"{src} holds a {pipeline}; only text-to-video pipelines of Wan (WanPipeline) can be "
-            "converted. Image-to-video, VACE and Animate ones have parts this package lacks."
+            "converted. Image-to-video, VACE and Animate ones have parts that are not supported."
         )
     if (index.get("transformer_2") or [None])[0] is not None:
         raise UserError(
             f"{src} has two transformers (Wan 2.2 A14B), one for each half of the noise; this "
-            "package runs one. Use Wan 2.1, or Wan 2.2 TI2V-5B."
+            "package supports only one. Use Wan 2.1, or Wan 2.2 TI2V-5B."
         )
     for name, classes in _COMPONENTS.items():
         found = (index.get(name) or [None, None])[1]
@@ -97,7 +97,7 @@ def _check_index(index: dict[str, Any], src: Path) -> None:
         if classes and found not in classes:
             raise UserError(
                 f"{src}: {name} is a {found}; a text-to-video pipeline of Wan has "
-                f"{' or '.join(classes)}. Give the folder of such a one."
+                f"{' or '.join(classes)}. Give the folder of one that does."
             )
 
 
@@ -130,12 +130,12 @@ def _check_numbers(folder: Path) -> None:
             bad = [name for name in weights.keys() if not is_finite(weights.get_tensor(name))]  # noqa: SIM118
         if bad:
             raise UserError(
-                f"{file}: the weight {bad[0]} holds NaN or infinite numbers. Download it again."
+                f"{file}: the weight {bad[0]} holds NaN or infinite values. Download it again."
             )
 
 
 def _as_plain(folder: Path) -> None:
-    """Give weight files that are only there as a variant, `X.fp16.safetensors`, their plain name.
+    """Rename weight files of a variant, `X.fp16.safetensors`, to the plain `X.safetensors`.
 
     Raises:
         UserError: there are several variants.

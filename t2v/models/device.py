@@ -1,4 +1,4 @@
-"""The device of a network, and its weights laid out for that."""
+"""The device and number format of a network, and its weights in aligned memory."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +15,7 @@ ALIGNMENT = 64  # bytes; what torch's own CPU allocations start at
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of that name; `auto` is CUDA's where there is one, then Apple's MPS, then the CPU.
+    """The device of that name; `auto` is CUDA if available, else Apple's MPS, else the CPU.
 
     Raises:
         UserError: this machine has no such device.
@@ -23,13 +23,13 @@ def pick_device(name: str) -> torch.device:
     if name == "auto":
         here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
         name = next((each for each, is_here in here.items() if is_here), "cpu")
-    fault = f"device={shortened(name, 40)}: not on this machine. Use auto or cpu."
+    fault = f"device={shortened(name, 40)}: not available on this machine. Use auto or cpu."
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
-    except Exception as error:  # a backend that is not installed raises what it likes
+    except Exception as error:  # a backend that is not installed may raise anything
         raise UserError(fault) from error
-    # meta holds no numbers, and torch takes any number for the one CPU
+    # meta holds no values, and torch accepts any index for the one CPU
     if device.type == "meta" or (device.type == "cpu" and device.index):
         raise UserError(fault)
     return device
@@ -41,7 +41,7 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that may still be taken on `device`; None where the system does not say."""
+    """Free bytes on `device`; None where the system does not report them."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     with suppress(OSError):
@@ -52,11 +52,11 @@ def free_memory(device: torch.device) -> int | None:
 
 
 def check_memory(what: str, least: int, device: torch.device, instead: str) -> None:
-    """Refuse what cannot fit, before any work is done for it.
+    """Refuse work that cannot fit into memory before it begins.
 
     Args:
         what: the settings and their values; begins the message.
-        least: bytes that cannot be done without. What fits may still need more; `t2v plan` tells.
+        least: bytes that it needs at least. It may need more; `t2v plan` estimates that.
         instead: what to do; ends the message.
 
     Raises:
@@ -65,17 +65,17 @@ def check_memory(what: str, least: int, device: torch.device, instead: str) -> N
     free = free_memory(device)
     if free is not None and least > free:
         raise UserError(
-            f"{what}: takes at least {least / GIB:,.0f} GiB of memory, and {free / GIB:,.1f} GiB "
-            f"are free. {instead}"
+            f"{what}: needs at least {least / GIB:,.0f} GiB of memory, but only "
+            f"{free / GIB:,.1f} GiB are free. {instead}"
         )
 
 
 @torch.no_grad()
 def ready(module: nn.Module) -> torch.device:
-    """The device the module computes on; on a CPU its weights are first moved to aligned memory.
+    """Return the device the module computes on; on a CPU, first move its weights to aligned memory.
 
-    Weights read from safetensors lie where the file has them. MKL and oneDNN sum in another order
-    on unaligned memory, so a loaded model would not give the bits of the one that was saved.
+    Weights read from safetensors have the alignment of the file. MKL and oneDNN sum in another
+    order on unaligned memory, so a loaded model would differ in bits from the one that was saved.
     """
     device = get_module_execution_device(module)
     if device.type == "cpu":

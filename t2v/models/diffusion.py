@@ -1,4 +1,4 @@
-"""The noise path: how latents become noisy, at which times, and what is learned from them."""
+"""The noise path: noisy latents, their times, and the targets of training."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ def velocity(data: Tensor, noise: Tensor) -> Tensor:
     return noise - data
 
 
-def draw_times(
+def random_times(
     objective: Objective, count: int, shift: float, generator: torch.Generator
 ) -> Tensor:
-    """One time per sample in [0, 1], `count`.
+    """Random times in [0, 1], one per sample, `count`.
 
-    Flow draws a logit-normal time and shifts it towards noise, `s t / (1 + (s - 1) t)`
-    (arXiv 2403.03206, sections 3.1 and 5.3.2); v and epsilon draw uniformly over their schedule.
+    For flow logit-normal, shifted towards noise by `s t / (1 + (s - 1) t)` (arXiv 2403.03206,
+    sections 3.1 and 5.3.2); for v and epsilon uniform over their schedule.
     """
     if objective == "flow":
         t = torch.randn(count, generator=generator).sigmoid()
@@ -90,7 +90,7 @@ def objective_of(scheduler: SchedulerMixin) -> tuple[Objective, float]:
     """The objective whose models `scheduler` samples from, and its shift (1 where it has none).
 
     Raises:
-        UserError: it samples models that were trained on another path than `add_noise` has.
+        UserError: its models were trained on a noise path that `add_noise` does not have.
     """
     config = scheduler.config
     kind = config.get("prediction_type", "flow_prediction")
@@ -104,13 +104,14 @@ def objective_of(scheduler: SchedulerMixin) -> tuple[Objective, float]:
             return known[kind], 1.0
     raise UserError(
         f"{type(scheduler).__name__} (prediction_type={kind}, use_dynamic_shifting="
-        f"{config.get('use_dynamic_shifting', False)}) belongs to models of another noise path. "
-        "Known: flows of a fixed shift, and v and epsilon as `t2v train` has them."
+        f"{config.get('use_dynamic_shifting', False)}) belongs to models of a "
+        "noise path that is not supported. "
+        "Use a flow model of a fixed shift, or v or epsilon with the schedules of `t2v train`."
     )
 
 
 def add_noise(objective: Objective, data: Tensor, noise: Tensor, t: Tensor) -> NoisySample:
-    """Noise `data` to time `t` and name the target of `objective`.
+    """Noise `data` to time `t`, and compute the target of `objective`.
 
     Args:
         objective: "flow", "v" or "epsilon".
@@ -130,7 +131,7 @@ def add_noise(objective: Objective, data: Tensor, noise: Tensor, t: Tensor) -> N
 def diffusion_loss(
     objective: Objective, predict: Predict, data: Tensor, noise: Tensor, t: Tensor
 ) -> Tensor:
-    """Mean squared error of the network's answer for each sample, `b`, in float32.
+    """Mean squared error of the network's prediction for each sample, `b`, in float32.
 
     Takes what `add_noise` takes and `predict(noisy, timestep)`, the network with its text bound.
     """

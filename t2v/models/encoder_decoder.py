@@ -32,12 +32,12 @@ Patch = tuple[int, int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class CoderShape:
-    """The shape that the encoder and the decoder have in common, seen from the encoder."""
+    """The settings that the encoder and the decoder share, in the order of the encoder."""
 
     channels: int  # of the video
     latent_channels: int
     patch: Patch  # frames, height, width in pixels that the stem folds into channels
-    whole_patch: Patch  # what one latent stands for
+    whole_patch: Patch  # pixels that one latent covers
     widths: tuple[int, ...]  # of each block
     norm: str
     taps: int  # frames that the resampling convolutions see
@@ -156,7 +156,7 @@ class Encoder(nn.Module):
 
     @property
     def reach(self) -> int:
-        """The number of latent cells beyond a latent's own in which pixels may affect it."""
+        """The reach of a latent: how many latent cells away the pixels it depends on may lie."""
         cells = 5 if self.mid_block else 1
         steps = 0
         for block in reversed(self.down_blocks):
@@ -209,7 +209,7 @@ class Decoder(nn.Module):
 
     @property
     def reach(self) -> int:
-        """The number of latent cells beyond a pixel's own in which latents may affect it."""
+        """The reach of a pixel: how many latent cells away the latents it depends on may lie."""
         cells = 1
         for block in reversed(self.up_blocks):
             if block.upsamplers:

@@ -1,4 +1,4 @@
-"""Pipeline folders: where a model is, and a hash that tells its weights from any others."""
+"""Pipeline folders: finding a model, reading its index, and hashes of its weights."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def embedded_model() -> Path:
     """The pipeline folder that comes with t2v: in the installed package, or in a clone.
 
     Raises:
-        UserError: this installation has none.
+        UserError: this installation does not include it.
     """
     folder = shipped(EMBEDDED, "model_index.json")
     if folder is None:
-        raise UserError(f"This installation of t2v carries no {EMBEDDED}. Name a --model folder.")
+        raise UserError(f"This installation does not include {EMBEDDED}. Name a --model folder.")
     return folder
 
 
@@ -43,7 +43,7 @@ def shipped(name: str, file: str) -> Path | None:
 
 
 def model_folder(model: str) -> Path:
-    """Return the folder of a model: the embedded one, a folder, or a Hub id, which is downloaded.
+    """The folder of a model: the embedded one, a folder here, or a Hub id, downloaded to the cache.
 
     Raises:
         UserError: there is no such model, or the Hub cannot be reached.
@@ -54,19 +54,19 @@ def model_folder(model: str) -> Path:
     if (folder / "model_index.json").is_file():
         return folder
     if folder.exists():
-        raise UserError(f"model={model}: has no model_index.json, so it is no pipeline folder.")
+        raise UserError(f"model={model}: has no model_index.json, so it is not a pipeline folder.")
     if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model):
-        raise UserError(f"model={model}: there is no such folder. The embedded model: {EMBEDDED}.")
+        raise UserError(f"model={model}: there is no such folder. The embedded one is {EMBEDDED}.")
     try:
         return Path(DiffusionPipeline.download(model))
     except (OSError, ValueError, HTTPError) as error:
         raise UserError(
-            f"model={model}: neither a folder here nor found on the Hugging Face Hub: {error}"
+            f"model={model}: neither a local folder nor found on the Hugging Face Hub: {error}"
         ) from error
 
 
 def read_index(folder: Path) -> dict[str, Any]:
-    """Return the content of `model_index.json`: parts by name, and the numbers saved with them.
+    """The content of `model_index.json`: parts by name, and the numbers saved with them.
 
     Raises:
         UserError: it cannot be read.
@@ -74,7 +74,7 @@ def read_index(folder: Path) -> dict[str, Any]:
     path = folder / "model_index.json"
     index = read_json(path)
     if not isinstance(index, dict):
-        raise UserError(f"{path}: holds no names and values, so {folder} is no pipeline folder.")
+        raise UserError(f"{path}: holds no names and values, so {folder} is not a pipeline folder.")
     for name in NUMBERS & index.keys():
         is_number = isinstance(index[name], int | float) and not isinstance(index[name], bool)
         if not is_number or not 0 <= index[name] <= MOST:
@@ -86,7 +86,8 @@ def read_index(folder: Path) -> dict[str, Any]:
 def by_package(entry: Any) -> Any:
     """An entry of `model_index.json` that names a class of ours by its package.
 
-    Folders written before diffusers knew the package name modules, which may have moved since.
+    Folders written before the package was registered with diffusers name modules, which may have
+    moved since.
     """
     match entry:
         case [str(library), str(name)] if library.startswith("t2v."):

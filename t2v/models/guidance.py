@@ -1,4 +1,4 @@
-"""Guidance: the transformer's predictions for each condition, made into one."""
+"""Guidance: the predictions of the transformer for each condition, combined into one."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,13 +15,13 @@ from t2v.models.kv_cache import KVCache
 
 CFGMode = Literal["sequential", "batched"]
 
-# These two keep one state for all conditions, so they must see all of them in one forward.
+# These two keep one state for all conditions, so one forward must hold all of them.
 UNKEYED_CACHES = {"pyramid_attention_broadcast", "faster_cache_denoiser"}
 
 
 @dataclass(frozen=True)
-class Step:
-    """The place of the sampler: the time, and the facts that the transformer's caches ask for."""
+class SchedulerStep:
+    """One step of the scheduler, as the transformer and diffusers' caches need it."""
 
     timestep: Tensor
     index: int
@@ -31,12 +31,12 @@ class Step:
 
 @dataclass(frozen=True)
 class Group:
-    """The samples that go through the transformer together, and what stays the same in each step.
+    """Samples that go through the transformer together, and what stays the same from step to step.
 
     Args:
-        samples: which of the batch.
-        conditions: theirs, for every prediction in turn.
-        kv_cache: of the text in `conditions`.
+        samples: their place in the batch.
+        conditions: of the samples, once for each prediction.
+        kv_cache: for the text in `conditions`.
     """
 
     samples: slice
@@ -49,18 +49,18 @@ Groups = dict[tuple[str | Conditions, ...], list[Group]]
 
 
 class Guidance:
-    """Asks the transformer about every condition and combines the answers.
+    """The transformer's predictions for all conditions, combined into one.
 
     On a CPU each sample goes through the transformer alone, with its two conditions. Matrix
     products round differently for other batch sizes; this way a sample's bits do not depend on
-    its neighbours, and no time is lost: the embedded model takes 25 ms for one row, 16 a row for
-    two, 16 to 20 for more. A cache on the transformer needs the batch whole and has it whole.
+    the rest of the batch, and no time is lost: the embedded model takes 25 ms for one row, 16 a row
+    for two, 16 to 20 for more. A cache on the transformer needs the whole batch and gets it.
 
     Args:
-        mode: the conditions one after the other, or in one batch. None: one after the other, but in
-            one batch on a CPU and where a cache needs it (`PyramidAttentionBroadcast`,
-            `FasterCache`).
-        guider: instead of classifier-free guidance.
+        mode: predict the conditions one after the other, or in one batch. None: one after the
+            other, but in one batch on a CPU and where a cache needs it
+            (`PyramidAttentionBroadcast`, `FasterCache`).
+        guider: takes the place of classifier-free guidance.
         attention_kwargs: handed to the transformer.
     """
 
@@ -87,7 +87,7 @@ class Guidance:
         positive: Conditions,
         negative: Conditions | None,
         scale: float,
-        step: Step,
+        step: SchedulerStep,
         groups: Groups,
     ) -> Tensor:
         """Return the prediction that the scheduler steps along.
@@ -96,9 +96,9 @@ class Guidance:
             latents: `b c t h w`.
             positive, negative: what to come near, and what to stay away from.
             scale: weight of the direction from negative to positive; up to 1 the negative is not
-                asked (arXiv 2207.12598, equation 6).
-            groups: empty in the first step, which fills it for the others. Make a new one when
-                weights, adapters or the content of the conditions have changed.
+                predicted (arXiv 2207.12598, equation 6).
+            groups: empty in the first step, which fills it for the others. Start with an empty one
+                when weights, adapters or the content of the conditions have changed.
 
         Returns:
             The prediction, shape and dtype of `latents`.
@@ -121,7 +121,7 @@ class Guidance:
         guider: BaseGuidance,
         latents: Tensor,
         conditions: tuple[Conditions, Conditions | None],
-        step: Step,
+        step: SchedulerStep,
         groups: Groups,
     ) -> Tensor:
         guider.set_state(step=step.index, num_inference_steps=step.count, timestep=step.timestep)
@@ -138,7 +138,7 @@ class Guidance:
         name: str,
         latents: Tensor,
         conditions: tuple[Conditions, ...],
-        step: Step,
+        step: SchedulerStep,
         groups: Groups,
     ) -> Tensor:
         key: tuple[str | Conditions, ...] = (name, *conditions)
@@ -155,7 +155,7 @@ class Guidance:
         samples = [slice(i, None, count) for i in range(count)] if self.alone else [slice(None)]
         return [Group(each, whole.rows(each), KVCache()) for each in samples]
 
-    def _forward(self, name: str, latents: Tensor, group: Group, step: Step) -> Tensor:
+    def _forward(self, name: str, latents: Tensor, group: Group, step: SchedulerStep) -> Tensor:
         latents = latents[group.samples].to(self.transformer.dtype)
         place = {"step_index": step.index, "num_inference_steps": step.count, "sigma": step.sigma}
         with self.transformer.cache_context(name, **place):

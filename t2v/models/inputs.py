@@ -1,4 +1,4 @@
-"""The inputs of a pipeline call, checked before any time is spent on them."""
+"""Checks of a call to the pipeline, before any time is spent on it."""
 
 import logging
 import math
@@ -17,8 +17,8 @@ SAME_AREA = 0.75, 1.25  # times the trained one: the embedded model is as good a
 
 
 def count_frames(num_frames: float | None, duration: float | None, fps: float, saved: int) -> int:
-    """The frames asked for: `num_frames`, or `duration` seconds at `fps`, rounded half up and at
-    least one; `saved` when neither is given.
+    """The number of frames to make: `num_frames`, or `duration` seconds at `fps`, rounded half up
+    and at least one; `saved` when neither is given.
 
     Raises:
         UserError: both are given, or one that is not positive or not whole.
@@ -39,11 +39,11 @@ def count_frames(num_frames: float | None, duration: float | None, fps: float, s
 def latent_shape(
     transformer: ModelMixin, vae: ModelMixin, batch: int, num_frames: int, height: int, width: int
 ) -> tuple[int, int, int, int, int]:
-    """The latents `b c t h w` that hold the video; `t` is padded up to what the VAE's `4k+1`
+    """The shape `b c t h w` of the latents of a video; `t` is padded up to what the VAE's `4k+1`
     frames and the transformer's patches can hold.
 
     Raises:
-        UserError: a height or width that the patches do not tile; names the nearest that they do.
+        UserError: a height or width that is not a multiple of the patches; names the nearest ones.
     """
     patch_t, *patch = transformer.config.patch_size
     space, time = vae.config.scale_factor_spatial, vae.config.scale_factor_temporal
@@ -62,7 +62,7 @@ def latent_shape(
 
 
 def check_prompts(**given: tuple[Any, Any]) -> None:
-    """Refuse texts that are no texts, and texts given beside their own embeddings.
+    """Refuse prompts that are not text, and prompts given beside their own embeddings.
 
     Args:
         given: the texts and the embeddings of each argument, by its name.
@@ -74,11 +74,11 @@ def check_prompts(**given: tuple[Any, Any]) -> None:
         if text is not None and not (texts and all(isinstance(each, str) for each in texts)):
             raise UserError(f"{name}={text!r}: give a text, or a list of at least one.")
         if isinstance(embeds, Tensor) and not is_finite(embeds):
-            raise UserError(f"{name}_embeds hold NaN or inf. Encode the prompt again.")
+            raise UserError(f"NaN or inf in {name}_embeds. Encode the prompt again.")
 
 
 def check_latents(latents: Tensor, shape: tuple[int, ...]) -> None:
-    """Raise `UserError` for given latents of another shape, or with NaN or infinite numbers."""
+    """Raise `UserError` for given latents of another shape, or with NaN or infinite values."""
     if latents.shape != shape:
         raise UserError(
             f"latents of shape {tuple(latents.shape)}: these sizes, frames and prompts need "
@@ -86,30 +86,29 @@ def check_latents(latents: Tensor, shape: tuple[int, ...]) -> None:
         )
     if not is_finite(latents):
         raise UserError(
-            "The latents hold NaN or infinite numbers, so no video can be made of them. "
-            "Start again, from a prompt."
+            "NaN or inf in the latents, so no video can be made of them. Start again from a prompt."
         )
 
 
 def warn_outside(
-    saved: dict[str, Any], told: set[str], *, height: int, width: int, num_frames: int
+    saved: dict[str, Any], warned: set[str], *, height: int, width: int, num_frames: int
 ) -> None:
-    """Warn of a size or length that a model was not trained at, of each once.
+    """Warn of a size or length that a model was not trained at, once for each.
 
     Fewer frames and other shapes of about the same area pass.
 
     Args:
         saved: the pipeline's own `height`, `width` and `num_frames`: what it was trained at.
-        told: the warnings so far; a command draws many videos of one size.
+        warned: the warnings so far; a command makes many videos of one size.
     """
     area = height * width / (saved["height"] * saved["width"])
     if SAME_AREA[0] <= area <= SAME_AREA[1] and num_frames <= saved["num_frames"]:
         return
     text = (
-        f"{num_frames} frames of {height}x{width} are outside what this model was trained at "
+        f"{num_frames} frames of {height}x{width} are outside the sizes this model was trained at "
         f"({saved['num_frames']} frames of {saved['height']}x{saved['width']}): expect wrong "
-        "motion in longer videos, wrong and doubled things in other sizes"
+        "motion in longer videos, wrong and duplicated things in other sizes"
     )
-    if text not in told:
-        told.add(text)
+    if text not in warned:
+        warned.add(text)
         logger.warning("%s", text)

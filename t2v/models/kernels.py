@@ -1,4 +1,4 @@
-"""CPU kernels that are faster than those torch picks, and the cases in which they are right."""
+"""CPU kernels that are faster than the ones torch picks, and the cases in which they apply."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """`F.linear`; fp32 inference on an AMD processor goes through oneDNN.
 
-    torch sends fp32 products to MKL, which runs at half speed there; the answers agree to rounding.
+    torch uses MKL for fp32, which runs at half speed there; the results agree up to rounding.
     """
     if _linear_is_faster(x, weight):
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
@@ -25,7 +25,7 @@ def _linear_is_faster(x: Tensor, weight: Tensor) -> bool:
     return (
         x.device.type == weight.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
-        and type(weight) is nn.Parameter  # a quantised or sharded weight brings its own product
+        and type(weight) is nn.Parameter  # a quantised or sharded weight has its own product
         and not torch.is_grad_enabled()  # the kernel has no gradient
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
@@ -35,9 +35,9 @@ def _linear_is_faster(x: Tensor, weight: Tensor) -> bool:
 
 @functools.cache
 def mkl_is_slow() -> bool:
-    """True on an AMD processor under MKL, where torch's private oneDNN product is there.
+    """True on an AMD processor under MKL, if torch's private oneDNN product is available.
 
-    Asked of the vendor rather than of a clock, so that one machine always gives the same bits.
+    Decided by the vendor and not by timing, so that one machine always gives the same bits.
     """
     cpuinfo = Path("/proc/cpuinfo")
     vendor = cpuinfo.read_text() if cpuinfo.exists() else platform.processor()
@@ -56,9 +56,9 @@ def mkl_is_slow() -> bool:
 
 
 def conv3d(x: Tensor, layer: nn.Conv3d) -> Tensor:
-    """The convolution of `layer`, whose zeros are padded by itself.
+    """The convolution of `layer`; one fp32 video on a CPU goes through oneDNN.
 
-    One short fp32 video falls to PyTorch's `Slow3d` on a CPU, 15 times slower than oneDNN.
+    For a short one torch picks its `Slow3d`, which is 15 times slower.
     """
     weight, bias = layer.weight, layer.bias
     stride, padding = layer.stride, layer.padding

@@ -12,21 +12,21 @@ T = TypeVar("T")
 
 
 class KVCache:
-    """One text, as the text embedder and each cross-attention layer see it.
+    """The embedding of one text, and its keys and values in each cross-attention layer.
 
-    Whoever owns the loop makes one for each text tensor it hands to the transformer, passes it as
-    `attention_kwargs={"kv_cache": cache}`, and a new one once weights, adapters or the text have
-    changed. A plain object rather than a dict, so that offload hooks hand it through untouched.
+    The sampling loop makes one for each text tensor that it passes to the transformer, passes it as
+    `attention_kwargs={"kv_cache": cache}`, and makes a new one when weights, adapters or the text
+    have changed. A plain object rather than a dict, so that offload hooks pass it on unchanged.
     """
 
     def __init__(self) -> None:
         self._entries: dict[nn.Module, tuple[Tensor, object]] = {}
 
     def get(self, layer: nn.Module, text: Tensor, compute: Callable[[Tensor], T]) -> T:
-        """`compute(text)`, from the second call of `layer` on what the first one gave.
+        """Return `compute(text)`, from the second call of `layer` on the result of the first.
 
-        Hooks may come between: another text than the first, such as the half of a batch that
-        FasterCache asks about, or a copy on another device, is computed each time.
+        Another text than the first, which hooks may pass, such as the half of a batch that
+        FasterCache predicts or a copy on another device, is computed each time.
         """
         if layer not in self._entries:
             self._entries[layer] = text, compute(text)
@@ -37,9 +37,9 @@ class KVCache:
 def cached(
     cache: KVCache | None, layer: nn.Module, text: Tensor, compute: Callable[[Tensor], T]
 ) -> T:
-    """`compute(text)`, from `cache` where there is one and nothing is recorded or compiled.
+    """Return `compute(text)`, from `cache` if there is one and nothing is recorded or compiled.
 
-    Gradient checkpointing runs a layer twice and must meet the same operations; a compiled graph
+    Gradient checkpointing runs a layer twice and expects the same operations; a compiled graph
     has no tensor identities.
     """
     if cache is None or torch.is_grad_enabled() or torch.compiler.is_compiling():

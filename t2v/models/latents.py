@@ -1,4 +1,4 @@
-"""Latents: how many channels a VAE gives them, and the scale the denoiser has them in."""
+"""Latents: their number of channels, and their normalisation for the denoiser."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch import Tensor
 
 
 def latent_channels(vae: ModelMixin) -> int:
-    """The channels of a VAE's latents, by the name ours or the one Wan's has for them."""
+    """The number of channels of a VAE's latents; ours and Wan's have different names for it."""
     return vae.config.get("latent_channels") or vae.config["z_dim"]
 
 
 def normalize_latents(latents: Tensor, config: Mapping[str, Any]) -> Tensor:
-    """The latents as the denoiser has them: each channel around 0, in the dtype it is given in.
+    """Latents as the denoiser takes them, each channel centred and scaled; the dtype stays.
 
     Args:
         latents: as the VAE encodes them, `b c t h w`.
@@ -28,7 +28,7 @@ def normalize_latents(latents: Tensor, config: Mapping[str, Any]) -> Tensor:
 
 
 def denormalize_latents(latents: Tensor, config: Mapping[str, Any]) -> Tensor:
-    """The latents as the VAE decodes them: `normalize_latents` undone, in float32 at least."""
+    """Latents as the VAE decodes them, the inverse of `normalize_latents`; in float32 at least."""
     mean, std = (each.to(latents.device) for each in _spread(config))
     return latents * std + mean
 

@@ -24,14 +24,14 @@ from t2v.models.kv_cache import KVCache, cached
 
 
 class Linear(nn.Linear):
-    """`nn.Linear` by the kernel that is fastest where it computes."""
+    """`nn.Linear` with the fastest kernel of its device."""
 
     def forward(self, x: Tensor) -> Tensor:
         return kernels.linear(x, self.weight, self.bias)
 
 
 class FeedForward(diffusers.models.attention.FeedForward):
-    """Linear, GELU (tanh), Linear; a child of diffusers' class, which its layer skipping seeks."""
+    """Linear, GELU (tanh), Linear; of diffusers' class, which its layer skipping looks for."""
 
     def __init__(self, dim: int, inner_dim: int) -> None:
         nn.Module.__init__(self)
@@ -71,26 +71,26 @@ class RotaryEmbedding(nn.Module):
             )
             for dim in self.axis_dims
         ]
-        turns = torch.view_as_real(torch.cat(tables, dim=1)).float()
+        rotations = torch.view_as_real(torch.cat(tables, dim=1)).float()
         # one real table with (cos, sin) side by side: it splits, casts and offloads like any tensor
         self.register_buffer(
-            "freqs", rearrange(turns, "n pairs two -> n (pairs two)"), persistent=False
+            "freqs", rearrange(rotations, "n pairs two -> n (pairs two)"), persistent=False
         )
 
     def forward(self, video: Tensor) -> Tensor:
-        """Turns for every token of `video` (`b c t h w`), `1 n 1 d`: d/2 pairs of (cos, sin)."""
+        """The rotations of the tokens of `video` (`b c t h w`), `1 n 1 d`: d/2 pairs (cos, sin)."""
         sizes = [
             size // patch for size, patch in zip(video.shape[2:], self.patch_size, strict=True)
         ]
         if max(sizes) > len(self.freqs):
             raise UserError(
                 f"The latent grid {tuple(sizes)} (frames, height, width in patches) is longer than "
-                f"the {len(self.freqs)} positions this model knows. "
+                f"the {len(self.freqs)} positions of this model. "
                 "Ask for fewer frames or a smaller size, or raise rope_max_seq_len."
             )
         t, h, w = sizes
         time, height, width = self.freqs.split(self.axis_dims, dim=1)
-        turns = torch.cat(
+        rotations = torch.cat(
             [
                 repeat(time[:t], "t d -> t h w d", h=h, w=w),
                 repeat(height[:h], "h d -> t h w d", t=t, w=w),
@@ -98,34 +98,34 @@ class RotaryEmbedding(nn.Module):
             ],
             dim=-1,
         )
-        return rearrange(turns, "t h w d -> 1 (t h w) 1 d")
+        return rearrange(rotations, "t h w d -> 1 (t h w) 1 d")
 
 
 @functools.lru_cache(maxsize=4)
 def sincos_table(dim: int, t: int, h: int, w: int) -> Tensor:
-    """Sinusoids of every token's place, `1 (t h w) dim`: a quarter time, the rest space."""
+    """Sinusoids of every token's position, `1 (t h w) dim`: a quarter time, the rest space."""
     table = get_3d_sincos_pos_embed(dim, (w, h), t, output_type="pt")
     return rearrange(table, "t places d -> 1 (t places) d")
 
 
-def apply_rotary(x: Tensor, turns: Tensor) -> Tensor:
-    """Turn the channel pairs of `x` (`b n k d`) by `turns` (`1 n 1 d`), in the dtype of `x`."""
+def apply_rotary(x: Tensor, rotations: Tensor) -> Tensor:
+    """Rotate the channel pairs of `x` (`b n k d`) by `rotations` (`1 n 1 d`), in its dtype."""
     pairs = rearrange(x, "... (pairs two) -> ... pairs two", two=2)
-    turns = rearrange(turns, "... (pairs two) -> ... pairs two", two=2)
-    if _complex_is_fast(turns):
-        turned = torch.view_as_complex(pairs.float()) * torch.view_as_complex(turns)
-        return torch.view_as_real(turned).flatten(-2).type_as(x)
-    (a, b), (cos, sin) = pairs.unbind(-1), turns.unbind(-1)
-    turned = torch.stack((a * cos - b * sin, a * sin + b * cos), dim=-1)
-    return turned.flatten(-2).type_as(x)
+    rotations = rearrange(rotations, "... (pairs two) -> ... pairs two", two=2)
+    if _complex_is_fast(rotations):
+        rotated = torch.view_as_complex(pairs.float()) * torch.view_as_complex(rotations)
+        return torch.view_as_real(rotated).flatten(-2).type_as(x)
+    (a, b), (cos, sin) = pairs.unbind(-1), rotations.unbind(-1)
+    rotated = torch.stack((a * cos - b * sin, a * sin + b * cos), dim=-1)
+    return rotated.flatten(-2).type_as(x)
 
 
-def _complex_is_fast(turns: Tensor) -> bool:
+def _complex_is_fast(rotations: Tensor) -> bool:
     # Eager: one kernel instead of six, and the same bits. Inductor has no complex kernels but fuses
     # the real form; a table cast to half precision has no complex type.
     return (
-        turns.dtype == torch.float32
-        and turns.device.type in ("cpu", "cuda")
+        rotations.dtype == torch.float32
+        and rotations.device.type in ("cpu", "cuda")
         and not torch.compiler.is_compiling()
     )
 
@@ -152,7 +152,7 @@ def add_gated(x: Tensor, update: Tensor, gate: Tensor) -> Tensor:
 
 
 class TimeTextEmbedding(nn.Module):
-    """Embeds time and text once per forward: AdaLN-single (PixArt-alpha, arXiv 2310.00426, 2.3).
+    """The embeddings of time and text: AdaLN-single (PixArt-alpha, arXiv 2310.00426, 2.3).
 
     With `pooled_text` the text, summed over its tokens and RMS-normalised, is added to the time
     embedding (`adain_with_text` of VidGen-1M, arXiv 2408.02629).

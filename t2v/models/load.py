@@ -1,4 +1,4 @@
-"""Loading saved parts: whatever is wrong with a folder becomes one message that names it."""
+"""Loading saved parts: any fault of a folder becomes one message that names it."""
 
 import inspect
 import re
@@ -45,14 +45,14 @@ OURS: dict[str, type] = {  # what a config.json of ours holds
 
 @contextmanager
 def loading(what: str) -> Iterator[None]:
-    """Raise `UserError` for all that loaders raise over a damaged, unfinished or foreign folder.
+    """Turn any error of a loader over a damaged, incomplete or foreign folder into a `UserError`.
 
     Args:
         what: the setting and its value, `model=runs/x`; begins the message.
     """
     try:
         yield
-    except Exception as error:  # a loader of other packages raises KeyError, UnpicklingError, ...
+    except Exception as error:  # loaders of other packages raise KeyError, UnpicklingError, ...
         if isinstance(error, UserError) and str(error).startswith(f"{what}: "):
             raise  # a loader within this one has named it
         reason = repr(error) if isinstance(error, LookupError) else str(error) or repr(error)
@@ -62,18 +62,18 @@ def loading(what: str) -> Iterator[None]:
 def load_part(
     what: str, kind: Any, source: str | Path, *, heads: bool = False, **options: Any
 ) -> Any:
-    """A saved network whose every weight comes from its files, and is a number.
+    """Load a network, all of whose weights must come from its files and be finite.
 
     Args:
         what: the setting and its value; begins a message.
         kind: the class, of diffusers or transformers or one of ours, or an `Auto...` class.
         source: its folder, or what else `from_pretrained` takes.
-        heads: may the files hold more than the network takes, such as a classifier on top of it,
-            and lack the pooler that pretraining leaves out?
-        options: for `from_pretrained`; without a `variant` the only one that is there is taken.
+        heads: accept files that hold more than the network, such as a classifier on top of it, or
+            lack the pooler that pretraining leaves out.
+        options: for `from_pretrained`; without a `variant`, the only one in the folder is taken.
 
     Raises:
-        UserError: it cannot be loaded, a tensor is missing or too much, or is NaN or infinite.
+        UserError: it cannot be loaded, or a tensor is missing, unknown, NaN or infinite.
     """
     _check_config(what, kind, Path(source))
     if "variant" not in options and (variant := variant_of(what, Path(source))):
@@ -98,7 +98,7 @@ def load_part(
 
 @torch.no_grad()
 def _empty_poolers(part: nn.Module, missing: set[str]) -> None:
-    """Zeros where transformers drew at random: equal weights have equal hashes."""
+    """Zero the poolers that transformers initialised at random: equal files then hash equally."""
     for name, parameter in part.named_parameters():
         if name in missing and POOLER.search(name):
             parameter.zero_()
@@ -113,7 +113,7 @@ def refuse_damaged(what: str, part: nn.Module) -> None:
         if isinstance(tensor, Tensor) and not is_finite(tensor):
             raise UserError(
                 f"{what}: the weight {name} of its {type(part).__name__} holds NaN or infinite "
-                "numbers. The file is damaged, or its training failed: download or train it again."
+                "values. The file is damaged, or its training failed: download or train it again."
             )
 
 
@@ -136,8 +136,8 @@ def variant_of(what: str, folder: Path) -> str | None:
 def _check_config(what: str, kind: Any, folder: Path) -> None:
     """Refuse a file where a folder belongs, and a `config.json` of ours with values of another
     type or out of range."""
-    if folder.exists() and not folder.is_dir():  # else it would be asked for at the Hub
-        raise UserError(f"{what}: is no folder. Name the folder of a model, or its Hub id.")
+    if folder.exists() and not folder.is_dir():  # it would be looked up on the Hub
+        raise UserError(f"{what}: not a folder. Name the folder of a model, or its Hub id.")
     path = folder / "config.json"
     config = read_json(path) if path.is_file() else {}
     schema = OURS.get(str(config.get("_class_name"))) if isinstance(config, dict) else None
@@ -161,7 +161,7 @@ def _check_config(what: str, kind: Any, folder: Path) -> None:
 
 
 def load_parts(what: str, folder: Path, dtype: torch.dtype) -> dict[str, nn.Module]:
-    """The networks of a pipeline folder, by name; hand them to `DiffusionPipeline.from_pretrained`.
+    """Load the networks of a pipeline folder, by name, for `DiffusionPipeline.from_pretrained`.
 
     Networks of other libraries than diffusers, transformers and this one are left to it.
 
@@ -182,7 +182,7 @@ def load_parts(what: str, folder: Path, dtype: torch.dtype) -> dict[str, nn.Modu
 
 
 def _class_of(entry: Any) -> Any:
-    """The network that an entry of `model_index.json` names; None where it names another thing."""
+    """The network class that an entry of `model_index.json` names; None for anything else."""
     match by_package(entry):
         case [str(library), str(name)] if library.partition(".")[0] in LIBRARIES:
             kind = getattr(import_module(library), name, None)
@@ -191,14 +191,14 @@ def _class_of(entry: Any) -> Any:
 
 
 def quiet_bars() -> None:
-    """Without a terminal the loaders' own progress bars are noise in a log: switch them off."""
+    """Disable the loaders' own progress bars where there is no terminal, but a log."""
     if not sys.stderr.isatty():
         diffusers.utils.logging.disable_progress_bar()
         transformers.utils.logging.disable_progress_bar()
 
 
 def load_text(folder: str | Path) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
-    """The tokenizer and text encoder, of the class it was saved as, of a folder with both.
+    """Load the tokenizer and text encoder of a folder with both, in the classes they were saved as.
 
     Raises:
         UserError: `tokenizer/` or `text_encoder/` is missing, damaged or incomplete.

@@ -1,4 +1,4 @@
-"""LoRA files in a pipeline: loaded whole or refused, and their effect measured."""
+"""LoRA files in a pipeline: loaded completely or refused, and their effect measured."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ADAPTER = "lora"
 
 
 class LoraLoader(WanLoraLoaderMixin):
-    """Reads diffusers' LoRA files and those made for Wan, and refuses one that does not fit."""
+    """The part of a pipeline that reads LoRA files, diffusers' and those made for Wan."""
 
     transformer: ModelMixin
 
@@ -32,17 +32,17 @@ class LoraLoader(WanLoraLoaderMixin):
     ) -> Any:
         """The tensors of a LoRA under our names, `transformer.LAYER.lora_A.weight` and so on.
 
-        With `return_lora_metadata` also the rank and alpha that the file tells of.
+        With `return_lora_metadata` also the rank and alpha stored in the file.
 
         Raises:
             UserError: it cannot be read, or see `convert`.
         """
         from t2v.models.lora_file import convert, read_lora  # every pipeline loads this module
 
-        told = kwargs.pop("return_lora_metadata", False)
+        with_metadata = kwargs.pop("return_lora_metadata", False)
         tensors, metadata = read_lora(pretrained_model_name_or_path_or_dict, **kwargs)
         tensors = convert(tensors, super().lora_state_dict)
-        return (tensors, metadata) if told else tensors
+        return (tensors, metadata) if with_metadata else tensors
 
     def load_lora_weights(
         self,
@@ -51,9 +51,9 @@ class LoraLoader(WanLoraLoaderMixin):
         hotswap: bool = False,
         **kwargs: Any,
     ) -> None:
-        """As every diffusers pipeline does; but every tensor of a file must find its place.
+        """Load a LoRA as every diffusers pipeline does, but refuse a file with tensors of no layer.
 
-        Tensors that are given as a dict are taken as far as they fit, with a warning.
+        Of tensors given as a dict those that fit are taken, with a warning.
 
         Raises:
             UserError: peft is missing, or see `convert` and `check_lora`.
@@ -68,7 +68,7 @@ class LoraLoader(WanLoraLoaderMixin):
         except UserError as error:
             if not isinstance(given, dict):
                 raise
-            logger.warning("%s", error)  # whoever picked the tensors may know why
+            logger.warning("%s", error)  # the caller chose the tensors and may know why
         else:
             logger.info("LoRA: %d of %d tensors matched", count, count)
         super().load_lora_weights(given, adapter_name, hotswap, **kwargs)
@@ -89,8 +89,8 @@ def load_lora(pipeline: DiffusionPipeline, source: str | Path, scale: float) -> 
     path = lora_file(source)
     require_peft()
     if not isinstance(pipeline, WanLoraLoaderMixin):
-        raise UserError(f"lora={source}: {type(pipeline).__name__} takes none. Leave it out.")
-    # without this diffusers reads what it cannot read a second time, as a pickle
+        raise UserError(f"lora={source}: a {type(pipeline).__name__} takes no LoRA. Leave it out.")
+    # without this diffusers reads a file it cannot read a second time, as a pickle
     reading = {"use_safetensors": True} if path.suffix == ".safetensors" else {}
     with loading(f"lora={source}"):
         if not isinstance(pipeline, LoraLoader):
@@ -104,13 +104,13 @@ def load_lora(pipeline: DiffusionPipeline, source: str | Path, scale: float) -> 
     )
     if not math.isfinite(effect):
         raise UserError(
-            f"lora={source}: with it the model answers NaN or infinite numbers. Its numbers are "
+            f"lora={source}: with it the model predicts NaN or infinite values. Its weights are "
             f"too large for {str(pipeline.transformer.dtype).removeprefix('torch.')}, or for "
             f"lora_scale={scale:g}: lower the scale, or train it again."
         )
     if scale and not effect:
         raise UserError(
-            f"lora={source} changes nothing: with and without it the model answers the same. "
+            f"lora={source} changes nothing: the model predicts the same with and without it. "
             "It was saved before it was trained, or its alpha is 0."
         )
     return effect
@@ -118,22 +118,22 @@ def load_lora(pipeline: DiffusionPipeline, source: str | Path, scale: float) -> 
 
 @torch.no_grad()
 def lora_effect(transformer: ModelMixin) -> float:
-    """Return the change of a prediction by the active adapters, relative to its size without them.
+    """The change of a prediction by the active adapters, relative to its norm without them.
 
     One forward pass with and one without, on the same small noise, time and text.
     """
-    answers = []
+    predictions = []
     for switch in (transformer.enable_lora, transformer.disable_lora):
         switch()
-        answers.append(prediction(transformer))
+        predictions.append(prediction(transformer))
     transformer.enable_lora()
-    tuned, plain = answers
+    tuned, plain = predictions
     return ((tuned - plain).norm() / plain.norm()).item()
 
 
 @torch.no_grad()
 def prediction(transformer: ModelMixin) -> Tensor:
-    """Return the prediction for some small noise, time and text, to compare two transformers by."""
+    """The prediction of a transformer for fixed small noise, time and text, to compare two by."""
     config, device = transformer.config, ready(transformer)
     generator = torch.Generator().manual_seed(0)
     size = [2 * step for step in config.patch_size]

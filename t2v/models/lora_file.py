@@ -1,4 +1,4 @@
-"""LoRA files: read, brought under our names and held against the layers, or refused in a line."""
+"""LoRA files: read, renamed to our layers and compared with them, or refused."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from t2v.models.finite import is_finite
 
 WEIGHTS = "pytorch_lora_weights.safetensors"  # what diffusers names the file in a folder
 SHOWN = 3  # example names in a message
-# what diffusers takes to find a file; all but these have no meaning for `_fetch_state_dict`
+# the options of diffusers that `_fetch_state_dict` takes
 READING = {
     "weight_name": None,
     "local_files_only": None,
@@ -49,7 +49,7 @@ UNREADABLE = (OSError, LookupError, ValueError, AttributeError, TypeError, Runti
 
 
 def require_peft() -> None:
-    """Raise `UserError` where the library of LoRA is not installed."""
+    """Raise `UserError` where peft is not installed."""
     if find_spec("peft") is None:
         raise UserError('LoRA needs peft, which is not installed: pip install "t2v[train]".')
 
@@ -57,14 +57,14 @@ def require_peft() -> None:
 def read_lora(
     source: str | Path | dict[str, Tensor], **options: Any
 ) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
-    """The tensors of a LoRA file under the names they have in it, and the settings it tells of.
+    """The tensors of a LoRA file under the names they have in it, and the settings stored in it.
 
     Args:
         source: a file, a folder or a hub id, or the tensors themselves.
         options: as diffusers' `load_lora_weights` takes them.
 
     Raises:
-        UserError: it cannot be read, holds no tensors of numbers, or a number is NaN or infinite.
+        UserError: it cannot be read, or does not hold tensors of finite floating-point numbers.
     """
     safe = options.get("use_safetensors")
     reading = {name: options.get(name, default) for name, default in READING.items()}
@@ -79,15 +79,15 @@ def read_lora(
     except (*UNREADABLE, UnpicklingError, SafetensorError, EOFError) as error:
         raise UserError(f"The LoRA cannot be read: {str(error)[:200]}") from error
     if not isinstance(tensors, dict) or not all(map(_is_tensor, tensors.items())):
-        raise UserError("The file holds other things than named tensors, so it is no LoRA.")
+        raise UserError("The file holds other things than named tensors, so it is not a LoRA.")
     for name, tensor in tensors.items():
         if not (tensor.is_floating_point() or name.endswith(ALPHA)):
             kind = str(tensor.dtype).removeprefix("torch.")
-            raise UserError(f"The LoRA's tensor {name} holds {kind}, no floating-point numbers.")
+            raise UserError(f"The LoRA's tensor {name} holds {kind}, not floating-point numbers.")
         if not is_finite(tensor):
             raise UserError(
-                f"The LoRA's tensor {name} holds NaN or infinite numbers: its training failed or "
-                "the file is damaged. Use an earlier one, or download it again."
+                f"The LoRA's tensor {name} holds NaN or infinite values: its training failed or "
+                "the file is damaged. Use an earlier checkpoint, or download it again."
             )
     return tensors, metadata
 
@@ -99,19 +99,19 @@ def convert(
 
     Args:
         tensors: as they are named in the file: by diffusers, Wan, ComfyUI or musubi-tuner.
-        library: diffusers' own conversion. It drops what it does not know without a word, so what
-            comes out is counted against what went in.
+        library: diffusers' own conversion. It silently drops tensors it does not know, so its
+            output is compared with its input.
 
     Raises:
-        UserError: it is a LoKr, LoHa, DoRA or the like, or tensors would be dropped; tells the
-            counts and some names.
+        UserError: it is a LoKr, LoHa, DoRA or the like, or tensors would be dropped; with
+            the counts and some names.
     """
     for mark, kind in OTHER_KINDS.items():
         if found := [name for name in tensors if mark in name.rpartition(".lora_unet_")[2]]:
             raise UserError(
-                f"It is a {kind}, by {len(found)} of its {len(tensors)} tensors "
-                f"({_some(found)}); only a plain LoRA can be loaded. Save it as one, or merge it "
-                "into the model with the tool that made it."
+                f"It is a {kind}, by {len(found)} of its {len(tensors)} tensors ({_some(found)}); "
+                "only plain LoRA can be loaded. Save it as one, or merge it into the model with "
+                "the tool that made it."
             )
     named = {_from_musubi(name): tensor for name, tensor in tensors.items()}
     try:
@@ -119,16 +119,16 @@ def convert(
         if lost:
             raise UserError(
                 f"Of the {len(tensors)} tensors of the LoRA {len(lost)} would not be applied "
-                f"({_some(lost)}): changes of norms and biases beside no LoRA have no place here. "
-                "Load it with the tool that made it, or take those out of the file."
+                f"({_some(lost)}): changes of norms, and of biases without a LoRA, are not "
+                "supported. Load it with the tool that made it, or remove those from the file."
             )
         return library(named)
     except UNREADABLE as error:
         if isinstance(error, UserError):
             raise
         raise UserError(
-            f"The names and shapes of its {len(tensors)} tensors ({_some(list(tensors))}) are "
-            f"those of no LoRA that is known here: {type(error).__name__} {str(error)[:200]}"
+            f"The names and shapes of its {len(tensors)} tensors ({_some(list(tensors))}) do not "
+            f"belong to any known LoRA format: {type(error).__name__} {str(error)[:200]}"
         ) from error
 
 
@@ -144,7 +144,7 @@ def _some(names: list[str]) -> str:
 def _from_musubi(name: str) -> str:
     """A tensor's name as Wan has it; musubi-tuner writes `_` for the dots of a layer.
 
-    diffusers reads its files too, but only those that hold every layer of every block.
+    diffusers reads its files too, but only if they hold every layer of every block.
     """
     match = MUSUBI.fullmatch(name)
     if match is None:
@@ -160,8 +160,8 @@ def _lost(
 ) -> list[str]:
     """The names of the tensors that `library` drops.
 
-    Each is sent through it as one number that says which it is; alphas are made 1, the rank that
-    such numbers have, so that none is scaled.
+    Each is sent through it as one number that identifies it; alphas are 1, the rank of such
+    numbers, so that none is scaled.
     """
     numbers = {
         name: torch.tensor(1.0) if name.endswith(ALPHA) else torch.full((1, 1), float(place))
@@ -178,23 +178,23 @@ def _lost(
 
 
 def check_lora(transformer: ModelMixin, tensors: dict[str, Tensor]) -> int:
-    """Return the number of tensors of a LoRA, each of which belongs to a layer of `transformer`.
+    """Return the number of tensors of a LoRA; each must belong to a layer of `transformer`.
 
     Args:
         tensors: as `lora_state_dict` gives them, `transformer.LAYER.lora_A.weight` and so on.
 
     Raises:
-        UserError: a tensor has no layer, another shape or lacks its other half, or there is none;
-            tells the counts and some names.
+        UserError: a tensor has no layer, another shape or no counterpart, or there is none;
+            with the counts and some names.
     """
     layers = {name.replace(".base_layer", ""): each for name, each in _layers(transformer).items()}
-    verdicts = {name: _verdict(name, tensor, tensors, layers) for name, tensor in tensors.items()}
-    counts = Counter(verdicts.values())
+    fits = {name: _fit(name, tensor, tensors, layers) for name, tensor in tensors.items()}
+    counts = Counter(fits.values())
     if tensors and counts["matched"] == len(tensors):
         return len(tensors)
     shown = []
     for kind in ("unexpected", "of another shape", "without its other half"):
-        names = [name for name, verdict in verdicts.items() if verdict == kind]
+        names = [name for name, fit in fits.items() if fit == kind]
         if names:
             rest = ", ..." if len(names) > SHOWN else ""
             shown.append(f"{len(names)} {kind} ({', '.join(names[:SHOWN])}{rest})")
@@ -209,7 +209,7 @@ def check_lora(transformer: ModelMixin, tensors: dict[str, Tensor]) -> int:
 def sort_metadata(path: Path) -> None:
     """Write the metadata of a safetensors file in the order of its names, in place.
 
-    safetensors writes it in an order of chance, so equal files would have different hashes.
+    safetensors writes it in random order, so equal files would have different hashes.
     """
     with path.open("r+b") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -225,7 +225,7 @@ def lora_file(source: str | Path) -> Path:
     """The file of a LoRA that is named by itself or by its folder.
 
     Raises:
-        UserError: it is not there.
+        UserError: there is no such file.
     """
     path = Path(source)
     for each in (path, path / WEIGHTS):
@@ -246,9 +246,7 @@ def _layers(transformer: ModelMixin) -> dict[str, Tensor]:
     }
 
 
-def _verdict(
-    name: str, tensor: Tensor, tensors: dict[str, Tensor], layers: dict[str, Tensor]
-) -> str:
+def _fit(name: str, tensor: Tensor, tensors: dict[str, Tensor], layers: dict[str, Tensor]) -> str:
     layer, _, half = name.removeprefix("transformer.").partition(".lora_")
     if not name.startswith("transformer.") or layer not in layers:
         return "unexpected"

@@ -1,4 +1,4 @@
-"""The sampling run: its times, its random numbers, and what diffusers' schedulers differ in."""
+"""A sampling run with any scheduler of diffusers: its times and its random numbers."""
 
 import inspect
 from typing import Any
@@ -20,27 +20,27 @@ def set_timesteps(
 ) -> Tensor:
     """Prepare the scheduler for a run and return its timesteps.
 
-    Flow schedulers get the evenly spaced times 1, ..., 1/N to shift. Left alone they go down to
+    Flow schedulers get the evenly spaced times 1, ..., 1/N to shift. By default they go down to
     their smallest training time and shift twice, which wastes the last of few steps: 4 steps with
-    shift 3 stand at 1, .858, .602, .009 and not at 1, .9, .75, .5.
+    shift 3 are at 1, .858, .602, .009 and not at 1, .9, .75, .5.
 
     Args:
         num_inference_steps: N, at least 1; not used with `sigmas`.
-        num_tokens: video tokens, which set the shift where it is dynamic.
-        sigmas: own times in (0, 1], falling.
+        num_tokens: video tokens, on which a dynamic shift depends.
+        sigmas: times in (0, 1] instead, decreasing.
 
     Raises:
-        UserError: no steps, more than the scheduler has, or one that takes no sigmas of its own.
+        UserError: no steps, more than the scheduler has, or sigmas for one that takes none.
     """
     if num_inference_steps < 1 or (sigmas is not None and not len(sigmas)):
         raise UserError(
-            f"num_inference_steps={num_inference_steps}, sigmas={sigmas}: take at least one step."
+            f"num_inference_steps={num_inference_steps}, sigmas={sigmas}: give at least one step."
         )
     takes = inspect.signature(scheduler.set_timesteps).parameters
     options: dict[str, Any] = {}
     if sigmas is not None and "sigmas" not in takes:
-        raise UserError(f"{type(scheduler).__name__} takes no sigmas: leave them out.")
-    # the others that take sigmas name what they predict, and space flow times well or have none
+        raise UserError(f"{type(scheduler).__name__} takes no sigmas. Leave them out.")
+    # the others that take sigmas have a prediction_type, and space flow times well or have none
     if sigmas is not None or ("sigmas" in takes and "prediction_type" not in scheduler.config):
         times = np.linspace(1, 1 / num_inference_steps, num_inference_steps)
         options["sigmas"] = times if sigmas is None else sigmas
@@ -49,19 +49,19 @@ def set_timesteps(
     steps = len(options["sigmas"]) if "sigmas" in options else num_inference_steps
     try:
         scheduler.set_timesteps(steps, device=device, **options)
-    except ValueError as error:  # DDIM's kind; others go on to times between the trained ones
+    except ValueError as error:  # of DDIM and its like; others interpolate between trained times
         if steps <= (trained := scheduler.config.num_train_timesteps):
             raise
         raise UserError(
             f"num_inference_steps={steps}: {type(scheduler).__name__} has {trained} at most."
         ) from error
     if hasattr(scheduler, "set_begin_index"):
-        scheduler.set_begin_index(0)  # saves a look-up on the device in every step
+        scheduler.set_begin_index(0)  # saves a lookup on the device in every step
     return scheduler.timesteps
 
 
 def dynamic_shift(scheduler: SchedulerMixin, num_tokens: int) -> float:
-    """The shift for a video of `num_tokens`, on the line through the two saved ends (FLUX.1)."""
+    """The shift for a video of `num_tokens`, linear between the two saved ends (FLUX.1)."""
     ends = (
         scheduler.config.get("base_image_seq_len", 256),
         scheduler.config.get("max_image_seq_len", 4096),
@@ -81,7 +81,7 @@ def scaled_input(scheduler: SchedulerMixin, latents: Tensor, timestep: Tensor) -
 def step_options(
     scheduler: SchedulerMixin, generators: list[torch.Generator]
 ) -> dict[str, list[torch.Generator]]:
-    """The keywords of this scheduler's `step` that a run has a value for."""
+    """The optional keywords that `step` of this scheduler takes."""
     takes = inspect.signature(scheduler.step).parameters
     return {"generator": generators} if "generator" in takes else {}
 
@@ -89,11 +89,12 @@ def step_options(
 def sample_generators(
     generator: torch.Generator | list[torch.Generator] | None, count: int
 ) -> list[torch.Generator]:
-    """One fresh CPU generator for each sample, so that a seed means one video anywhere.
+    """A new CPU generator for each sample, so that a seed gives the same video everywhere.
 
-    A generator stands for its seed alone: what was drawn from it before does not matter, nor which
-    device it is for. Sample i of a single generator has the seed `generator.initial_seed() + i`;
-    with a list, each sample has the seed of its own. None takes new seeds from torch's global one.
+    Of a generator only the seed counts: neither the numbers taken from it before nor its device
+    matter. Sample i of a single generator has the seed `generator.initial_seed() + i`;
+    with a list, each sample has the seed of its own. None takes new seeds from torch's global
+    generator.
 
     Raises:
         UserError: a list of another length than `count`.

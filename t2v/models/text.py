@@ -24,22 +24,22 @@ WORD_OR_SIGNS = re.compile(rf"{WORD.pattern}|[^\w\s]+")
 
 
 def clean_prompt(prompt: str) -> str:
-    """The prompt with broken characters mended, HTML entities read and spaces evened, as in Wan."""
+    """The prompt with repaired characters, decoded HTML entities and single spaces, as in Wan."""
     return " ".join(html.unescape(html.unescape(ftfy.fix_text(prompt))).split())
 
 
 def count_tokens(tokenizer: PreTrainedTokenizerBase, prompt: str) -> int:
-    """Return the number of tokens of the prompt, its end mark included."""
+    """The number of tokens of the prompt, its end mark included."""
     return len(tokenizer(clean_prompt(prompt), verbose=False).input_ids)
 
 
 def unknown_words(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[str]:
-    """Return the words of the prompt that the text encoder never saw in training, in order.
+    """The words of the prompt that the text encoder was not trained on, each once, in order.
 
     Words, numbers and symbols such as emoji count; punctuation does not.
 
-    A tokenizer saved with `known_words` (an entry of its `tokenizer_config.json`) knows those and
-    no others. Any other tokenizer knows every word it has tokens for.
+    With `known_words` in its `tokenizer_config.json`, a tokenizer knows those alone; without, every
+    word that it has tokens for.
     """
     text = clean_prompt(prompt)
     for token in tokenizer.get_added_vocab():  # learned later as a whole, such as "<toy>"
@@ -69,20 +69,20 @@ def encode_prompts(
     *,
     truncate: bool = False,
 ) -> Tensor:
-    """The embedding of every prompt, with zeros past its end.
+    """The embeddings of prompts, with zeros past each end.
 
-    Each prompt is encoded alone and at its own length: what it becomes does not depend on its
-    neighbours, and nothing is spent on padding.
+    Each prompt is encoded alone and at its own length: its embedding does not depend on the others,
+    and nothing is computed for padding.
 
     Args:
         max_length: tokens of the result, `m`.
-        truncate: cut a longer prompt off, with a warning.
+        truncate: cut a longer prompt, with a warning.
 
     Returns:
         `b m d`, in the encoder's dtype, where the encoder computes.
 
     Raises:
-        UserError: a prompt is longer than `max_length`, or became NaN or infinite numbers.
+        UserError: a prompt is longer than `max_length`, or its embedding is not finite.
     """
     embeds = {}
     for prompt in dict.fromkeys(prompts):
@@ -97,7 +97,7 @@ def encode_prompts(
 
 def encode_alone(encoder: PreTrainedModel, ids: Sequence[int]) -> Tensor:
     """The embedding of one text's tokens, `m d`, where the encoder computes."""
-    # some tokenizers make no token of an empty text, and encoders need at least one
+    # some tokenizers give no tokens for an empty text, and encoders need at least one
     tokens = torch.tensor([list(ids) or [0]], device=ready(encoder))
     lengths = torch.tensor([tokens.shape[1]], device=tokens.device)
     return encode_tokens(encoder, tokens, lengths)[0, : len(ids)]
@@ -126,6 +126,6 @@ def _refuse_or_warn(prompt: str, count: int, limit: int, truncate: bool) -> None
     if not truncate:
         raise UserError(
             f"The prompt takes {count} tokens and {limit} fit: {start} "
-            "Shorten it, or ask for it to be cut off (truncate=True, --truncate)."
+            "Shorten it, or have it cut off (truncate=True, --truncate)."
         )
     logger.warning("%d of %d tokens were cut off: %s", count - limit, count, start)

@@ -1,4 +1,4 @@
-"""Spatial tiles: a function of latents' size run window by window, its outputs merged."""
+"""Spatial tiles: a function run tile by tile, and its outputs merged."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ class Span(NamedTuple):
 
     start: int  # the tile's own cells: start to stop
     stop: int
-    begin: int  # what its network is shown: begin to end
+    begin: int  # the cells that the network is given: begin to end
     end: int
 
 
 def spans(size: int, tile: int, halo: int) -> list[Span]:
-    """Tiles of `tile` cells covering `size`, each shown `halo` more cells on every inner side."""
+    """Tiles of `tile` cells that cover `size`, each with `halo` more cells on every inner side."""
     starts = range(0, size, tile)
     stops = [min(start + tile, size) for start in starts]
     return [
@@ -51,10 +51,10 @@ def run_tiled(
     Args:
         run: from `b c t h w` to `b c' t' h' w'`.
         x: `b c t h w`.
-        tile: own cells of a tile; a cell is one latent's place.
-        halo: further cells shown on each inner side. If `run` looks no further than `halo` cells,
-            cut tiles (not `blend`) give what the whole gives.
-        blend: mix neighbours linearly over the halo, for a `run` that looks further.
+        tile: own cells of a tile; a cell is the area of one latent.
+        halo: further cells on each inner side. If the reach of `run` is at most `halo` cells, tiles
+            without `blend` give the same as the whole.
+        blend: mix neighbours linearly over the halo, for a `run` of longer reach.
         zoom: pixels per cell: positive if `run` decodes cells, negative if it encodes pixels.
     """
     enlarge, reduce = (zoom, 1) if zoom > 0 else (1, -zoom)

@@ -92,7 +92,7 @@ class T2VTransformerBlock(nn.Module):
         return add_gated(x, self.ffn(h), gate3)
 
     def zero_layout(self) -> None:
-        """Let what the layout adds begin without effect."""
+        """Set the outputs of what the layout adds to zero."""
         for name in self.layout.zero_start:
             _zero(getattr(self, name).to_out[0])
 
@@ -100,23 +100,23 @@ class T2VTransformerBlock(nn.Module):
 class T2VTransformer3DModel(
     ModelMixin, ConfigMixin, PeftAdapterMixin, FromOriginalModelMixin, CacheMixin, AttentionMixin
 ):
-    """Diffusion transformer for video; with the defaults it computes what Wan 2.1's computes.
+    """Diffusion transformer for video; with the defaults it is equal to that of Wan 2.1.
 
     The keywords are those of diffusers' `WanTransformer3DModel`, so its `config.json` and weights
     load as they are. The image-to-video ones (`image_dim`, `added_kv_proj_dim`,
-    `pos_embed_seq_len`) must be None. A fresh model has torch's random weights; `initialize` makes
-    it ready for training.
+    `pos_embed_seq_len`) must be None. A new model has torch's random weights; `initialize` sets
+    those for training.
 
     Args:
-        attention: who attends to whom among the video tokens, a name in `LAYOUTS`.
+        attention: the layout of attention among the video tokens, a name in `LAYOUTS`.
         qk_norm: "rms_norm_across_heads", "rms_norm" (per head) or "none".
         rope_theta: base of the rotary frequencies.
         pooled_text: add the text, summed over its tokens, to the time embedding.
-        sincos_positions: add fixed sinusoids of time, height and width to the tokens: rotary
-            positions are relative, and a small model is slow to find out where the sky is.
+        sincos_positions: add fixed sinusoids of time, height and width to the tokens, since rotary
+            positions are relative and a small model learns absolute ones slowly.
 
     Raises:
-        UserError: the keywords ask for a part this class does not have.
+        UserError: the keywords require a part that this class does not have.
     """
 
     _supports_gradient_checkpointing = True
@@ -197,7 +197,7 @@ class T2VTransformer3DModel(
 
     @torch.no_grad()
     def initialize(self, generator: torch.Generator) -> None:
-        """Draw fresh weights for training from scratch; the same generator gives the same weights.
+        """Initialise the weights for training from scratch, as a function of the generator.
 
         Matrices are Xavier-uniform and the time and text embedders normal with 0.02, as in Wan. The
         outputs of cross- and temporal attention and the last projection are zero, so the first
@@ -240,21 +240,21 @@ class T2VTransformer3DModel(
             hidden_states: normalised latents, `b c t h w`; sizes are multiples of the patch.
             timestep: 1000 * sigma, in [0, 1000]; `b`, or `b n` for one time per token (Wan 2.2).
             encoder_hidden_states: text embeddings with zeros past the prompt's end, `b m text_dim`.
-            encoder_attention_mask: boolean, `b m`, true where a token may be seen. None: all may,
-                which is how Wan was trained.
-            attention_kwargs: `scale` weighs the LoRA adapters; `kv_cache`, a `KVCache`, keeps the
-                text's keys and values.
+            encoder_attention_mask: boolean, `b m`, true where a token may be attended to. None: all
+                may, as Wan was trained.
+            attention_kwargs: `scale` is the weight of the LoRA adapters; `kv_cache`, a `KVCache`,
+                holds the text's keys and values.
 
         Returns:
             `sample`, `b c t h w`, in a `Transformer2DModelOutput`, or in a tuple without
             `return_dict`.
 
         Raises:
-            UserError: sizes that patches do not tile, or a grid longer than the known positions.
+            UserError: sizes that are not multiples of the patch, or a grid that is too long.
         """
         grid = self._grid(hidden_states)
         rotary_emb = self.layout.rotary(self.rope(hidden_states), grid)
-        # the convolution answers autocast in half precision; the residual keeps the input's
+        # under autocast the convolution gives half precision; the residual keeps that of the input
         x = self.patch_embedding(hidden_states).type_as(hidden_states)
         x = rearrange(x, "b d t h w -> b (t h w) d").contiguous()
         if self.config.sincos_positions:
@@ -278,10 +278,10 @@ class T2VTransformer3DModel(
         return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
 
     def set_attention_backend(self, backend: str) -> None:
-        """Choose the attention kernel of this model, and of this model alone.
+        """Choose the attention backend of this model alone.
 
         Raises:
-            UserError: the backend does not run on the model's device; says why and what to do.
+            UserError: the backend does not run on the model's device.
         """
         check_backend(backend, self.config.attention_head_dim, _execution_device(self), self.dtype)
         with attention_backend(backend):  # restores the process-wide choice super() overwrites
@@ -291,8 +291,8 @@ class T2VTransformer3DModel(
         sizes, patch = video.shape[2:], self.config.patch_size
         if any(size % step for size, step in zip(sizes, patch, strict=True)):
             raise UserError(
-                f"Latents of (frames, height, width) = {tuple(sizes)} cannot be cut into patches "
-                f"of {tuple(patch)}. Give sizes that are multiples of the patch."
+                f"Latents of (frames, height, width) = {tuple(sizes)} are not multiples of "
+                f"the patch {tuple(patch)}. Give sizes that are multiples of the patch."
             )
         t, h, w = (size // step for size, step in zip(sizes, patch, strict=True))
         return {"t": t, "h": h, "w": w}
@@ -313,12 +313,12 @@ def _refuse_image_parts(*image_parts: int | None) -> None:
     if any(part is not None for part in image_parts):
         raise UserError(
             "This config describes an image-to-video transformer (image_dim, added_kv_proj_dim or "
-            "pos_embed_seq_len is set); only text-to-video is known. Use a text-to-video one."
+            "pos_embed_seq_len is set); only text-to-video is supported. Use a text-to-video one."
         )
 
 
 def _execution_device(model: ModelMixin) -> torch.device:
-    """Return the device the model computes on, which is not where offloaded weights rest."""
+    """The device the model computes on, which is not the one that holds offloaded weights."""
     if _is_group_offload_enabled(model):
         return _get_group_onload_device(model)
     hook = getattr(model, "_hf_hook", None)
@@ -336,7 +336,7 @@ TransformerBlockRegistry.register(
     TransformerBlockMetadata(return_hidden_states_index=0, return_encoder_hidden_states_index=None),
 )
 
-# `from_single_file` looks for every class it knows as an attribute of diffusers
+# `from_single_file` looks every class in its table up as an attribute of diffusers
 diffusers.T2VTransformer3DModel = T2VTransformer3DModel
 SINGLE_FILE_LOADABLE_CLASSES["T2VTransformer3DModel"] = {
     "checkpoint_mapping_fn": convert_wan_transformer_to_diffusers,

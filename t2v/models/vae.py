@@ -38,7 +38,7 @@ class AutoencoderKLT2V(ModelMixin, AutoencoderMixin, ConfigMixin, FromOriginalMo
             normalised by; 0 and 1 if not given.
         scale_factor_temporal, scale_factor_spatial: follow from the rest; if given, must agree.
 
-    The shape (residual blocks, causal convolutions, temporal average pooling, streaming by
+    The architecture (residual blocks, causal convolutions, temporal average pooling, streaming by
     chunks) follows xGen-VideoSyn-1 (arXiv 2408.12590), its parts are named as in diffusers'
     `AutoencoderKL`.
     """
@@ -112,17 +112,17 @@ class AutoencoderKLT2V(ModelMixin, AutoencoderMixin, ConfigMixin, FromOriginalMo
     def from_image_vae(
         cls, image_vae: AutoencoderKL, temporal_downsample: Sequence[bool]
     ) -> AutoencoderKLT2V:
-        """`image_vae` inflated to video: the same function of one image and of any still video.
+        """`image_vae` inflated to video; it gives the same for one image and for any static video.
 
         Every 2D convolution becomes a causal 3D one whose last tap, the present frame, holds the
         2D weights and whose past taps are zero (xGen-VideoSyn-1, arXiv 2408.12590).
 
         Args:
             image_vae: a diffusers `AutoencoderKL` with 32 norm groups and SiLU.
-            temporal_downsample: for each step between two blocks, whether to halve the frames.
+            temporal_downsample: for each step between two blocks, true to halve the frames.
 
         Raises:
-            UserError: the image VAE has parts this class does not know.
+            UserError: the image VAE has parts that this class does not have.
         """
         config = image_vae.config
         widths = tuple(config.block_out_channels)
@@ -174,9 +174,9 @@ class AutoencoderKLT2V(ModelMixin, AutoencoderMixin, ConfigMixin, FromOriginalMo
     def enable_tiling(self, tile_sample_min_size: int | None = None) -> None:
         """Encode and decode in square tiles of `tile_sample_min_size` pixels (at first 256).
 
-        Each tile is shown a margin of its neighbours. With `norm="rms"` and no attention the
-        margin is all that the networks see, so the result is that of the whole up to float
-        rounding; otherwise the margin is a quarter of a tile and neighbours are mixed over it.
+        Each tile includes a margin of its neighbours. With `norm="rms"` and no attention the margin
+        covers the reach of the networks, so the result is that of the whole up to float rounding;
+        otherwise the margin is a quarter of a tile, and neighbours are blended over it.
 
         Raises:
             UserError: a size that is not a positive multiple of `scale_factor_spatial`.
@@ -228,7 +228,7 @@ class AutoencoderKLT2V(ModelMixin, AutoencoderMixin, ConfigMixin, FromOriginalMo
         return_dict: bool = True,
         generator: torch.Generator | None = None,
     ) -> DecoderOutput | tuple[Tensor]:
-        """The reconstruction of `sample` from a draw of its latents, or from their mode."""
+        """The reconstruction of `sample` from random latents of it, or from their mode."""
         posterior = self.encode(sample).latent_dist
         z = posterior.sample(generator) if sample_posterior else posterior.mode()
         return self.decode(z, return_dict=return_dict)
@@ -280,13 +280,13 @@ class AutoencoderKLT2V(ModelMixin, AutoencoderMixin, ConfigMixin, FromOriginalMo
         return variance.sqrt()
 
     def _by_part(self, run: Callable[[Tensor], Tensor], x: Tensor, reach: int, zoom: int) -> Tensor:
-        """`run(x)`, video by video and tile by tile where slicing and tiling are on."""
+        """Return `run(x)`, computed by videos and tiles where slicing and tiling are on."""
         if self.use_slicing and len(x) > 1:
             return torch.cat([self._by_part(run, one, reach, zoom) for one in x.split(1)])
         tile = self.tile_sample_min_size // self.config.scale_factor_spatial
         if not self.use_tiling or max(x.shape[-2:]) <= tile * max(1, -zoom):
             return run(x)
-        # only convolutions and per-position norms look no further than their reach
+        # only convolutions and per-position norms have a finite reach
         exact = self.config.norm == "rms" and not self.config.mid_attention
         halo = reach if exact else max(1, tile // 4)
         from t2v.models.tiling import run_tiled  # few videos are tiled
@@ -319,7 +319,7 @@ class AutoencoderKLT2V(ModelMixin, AutoencoderMixin, ConfigMixin, FromOriginalMo
         return max(0, 1 + (latent_frame - 1) * self.config.scale_factor_temporal)
 
     def _chunks(self, frames: int) -> Iterator[tuple[int, int, FeatureCache | None]]:
-        """Spans of latent frames to pass one after the other, with the cache to pass along."""
+        """Yield the spans of latent frames that are computed in turn, and their cache."""
         if torch.is_grad_enabled() or frames <= self.chunk_latent_frames:
             yield 0, frames, None
             return
@@ -329,7 +329,7 @@ class AutoencoderKLT2V(ModelMixin, AutoencoderMixin, ConfigMixin, FromOriginalMo
             cache.started = True
 
     def check_video(self, x: Tensor) -> None:
-        """Raise `UserError` where `encode` could not take `x`, naming the nearest sizes."""
+        """Raise `UserError` where `encode` cannot take `x`, naming the nearest sizes."""
         if x.ndim != 5 or x.shape[1] != self.config.in_channels:
             raise UserError(
                 f"A video of shape {tuple(x.shape)} does not fit this VAE, which encodes "

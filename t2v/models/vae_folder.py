@@ -16,10 +16,10 @@ VAES = {each.__name__: each for each in (AutoencoderKLT2V, AutoencoderKLWan)}
 
 
 def load_vae(folder: str | Path) -> AutoencoderKLT2V | AutoencoderKLWan:
-    """The frozen VAE of a VAE folder, a checkpoint that holds `vae/`, or a `t2v train-vae` output.
+    """Load the frozen VAE of a VAE folder, a checkpoint with `vae/`, or a `t2v train-vae` output.
 
     Raises:
-        UserError: there is none, it is damaged, or it is of a class that training does not know.
+        UserError: there is none, it is damaged, or of a class that training does not support.
     """
     folder = Path(folder)
     places = [folder, folder / "vae"]
@@ -30,7 +30,7 @@ def load_vae(folder: str | Path) -> AutoencoderKLT2V | AutoencoderKLWan:
             with loading(f"vae={place}"):
                 name = read_json(place / "config.json").get("_class_name")
                 if name not in VAES:
-                    raise UserError(f"It is a {name}; known are {', '.join(VAES)}.")
+                    raise UserError(f"It is a {name}; supported are {', '.join(VAES)}.")
             return load_part(f"vae={place}", VAES[name], place).requires_grad_(False)
     raise UserError(
         f"vae={folder} holds no VAE. Give a VAE folder, or the output of `t2v train-vae`."

@@ -1,4 +1,4 @@
-"""The sampling loop, and what a caller may hang into it."""
+"""The sampling loop and its callbacks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from t2v.errors import UserError
 from t2v.models.conditions import Conditions
-from t2v.models.guidance import Groups, Guidance, Step
+from t2v.models.guidance import Groups, Guidance, SchedulerStep
 from t2v.models.schedule import scaled_input, step_options
 
 Function = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any] | None]
@@ -20,7 +20,7 @@ TENSORS = ("latents", "prompt_embeds", "negative_prompt_embeds")
 
 
 def step_callback(function: Function | None, names: Sequence[str]) -> StepCallback | None:
-    """What a caller gives as `callback_on_step_end`, with the tensors it asks for.
+    """Check a `callback_on_step_end` and the tensors it asks for.
 
     Args:
         names: of the tensors; diffusers' own callback classes name theirs themselves.
@@ -52,7 +52,7 @@ class StepCallback:
         positive: Conditions,
         negative: Conditions | None,
     ) -> tuple[Tensor, Conditions, Conditions | None]:
-        """Latents and conditions for the next step, with the tensors that it gives back."""
+        """Return latents and conditions for the next step, with the tensors that it replaced."""
         tensors: dict[str, Any] = {
             "latents": latents,
             "prompt_embeds": positive.text,
@@ -76,7 +76,12 @@ def denoise(
     callback: StepCallback | None,
     watch: Watch | None,
 ) -> Tensor:
-    """Take `latents` from noise to data; the callback may change them and the text."""
+    """Take `latents` from noise to data along the timesteps of the pipeline's scheduler.
+
+    Args:
+        callback: may change latents, text, weights and adapters.
+        watch: called with each step's index and latents, and changes nothing.
+    """
     scheduler, groups = pipeline.scheduler, Groups()
     timesteps, options = scheduler.timesteps, step_options(scheduler, generators)
     sigmas = scheduler.sigmas.tolist() if hasattr(scheduler, "sigmas") else None
@@ -87,7 +92,7 @@ def denoise(
             if pipeline.interrupt:
                 continue
             pipeline._current_timestep = t
-            step = Step(t, i, len(timesteps), sigmas[i] if sigmas else None)
+            step = SchedulerStep(t, i, len(timesteps), sigmas[i] if sigmas else None)
             scaled = scaled_input(scheduler, latents, t)
             prediction = guidance(scaled, positive, negative, pipeline.guidance_scale, step, groups)
             latents = scheduler.step(prediction, t, latents, **options)[0]
@@ -95,7 +100,7 @@ def denoise(
                 watch(i, latents)
             if callback is not None:
                 latents, positive, negative = callback(pipeline, i, t, latents, positive, negative)
-                groups = Groups()  # it may have set adapters or written into the text
+                groups = Groups()  # it may have changed adapters, or the text in place
             bar.update()
     pipeline._current_timestep = None
     return latents

@@ -20,7 +20,7 @@ SETTINGS = ("height", "width", "num_frames", "num_inference_steps", "guidance_sc
 
 
 class DiffusersGenerator:
-    """Gives frames: text encoding and decoding happen inside the pipeline's call.
+    """A pipeline that gives frames: text encoding and decoding happen inside its call.
 
     Frame counts its VAE cannot hold are padded up and cropped.
     """

@@ -1,4 +1,4 @@
-"""The prompts of a call, and what to stay away from, as what the transformer is conditioned on."""
+"""Prompts and negative prompts as text embeddings."""
 
 import logging
 from functools import partial
@@ -26,11 +26,11 @@ class PromptEncoding:
     _execution_device: Any
 
     def count_tokens(self, prompt: str) -> tuple[int, int]:
-        """How many tokens the prompt takes, and how many fit."""
+        """The number of tokens of the prompt, and how many fit."""
         return count_tokens(self.tokenizer, prompt), self.config.max_sequence_length
 
     def unknown_words(self, prompt: str) -> list[str]:
-        """The words of the prompt that the text encoder never saw in training."""
+        """The words of the prompt that the text encoder was not trained on."""
         return unknown_words(self.tokenizer, prompt)
 
     @alone
@@ -47,14 +47,14 @@ class PromptEncoding:
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """The embeddings of the prompts and, for guidance, of what to stay away from.
+        """The embeddings of the prompts and, for guidance, of the negative prompts.
 
         Args:
             prompt: one text or a list; ignored where `prompt_embeds` are given.
             negative_prompt: one for all or one each; None is the empty text.
             num_videos_per_prompt: rows made of each prompt, next to each other.
             max_sequence_length: tokens, instead of the saved number.
-            truncate: cut a longer prompt off (True) or refuse it (False). None: cut where
+            truncate: cut a longer prompt (True) or refuse it (False). None: cut where
                 `max_sequence_length` is given, as every diffusers pipeline does; else refuse.
 
         Returns:
@@ -64,7 +64,7 @@ class PromptEncoding:
             UserError: a prompt is too long, or the numbers of prompts differ.
         """
         if num_videos_per_prompt < 1:
-            raise UserError(f"num_videos_per_prompt={num_videos_per_prompt}: ask for at least 1.")
+            raise UserError(f"num_videos_per_prompt={num_videos_per_prompt}: give at least 1.")
         if truncate is None:
             truncate = max_sequence_length is not None
         length = max_sequence_length or self.config.max_sequence_length
@@ -98,13 +98,15 @@ def embed_prompts(
     max_length: int,
     truncate: bool,
 ) -> Tensor:
-    """The embeddings `b m d` of `encode_prompts`; warns of words the text encoder does not know.
+    """Return the embeddings `b m d` of `encode_prompts`; warn of words that are not known.
 
     Raises:
         UserError: the pipeline has no text encoder, or see `encode_prompts`.
     """
     if text_encoder is None or tokenizer is None:
-        raise UserError("There is no text encoder: give prompt and negative_prompt embeds.")
+        raise UserError(
+            "This pipeline has no text encoder: give prompt_embeds and negative_prompt_embeds."
+        )
     for prompt in dict.fromkeys(prompts):
         if words := unknown_words(tokenizer, prompt):
             logger.warning("Words the model was not trained on: %s", ", ".join(words))

@@ -1,4 +1,4 @@
-"""The names by which diffusers looks our classes up, and saved folders have them."""
+"""Our classes under the names that diffusers and saved folders have for them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from t2v.models.folder import EMBEDDED, by_package, embedded_model
 
 
 class SavedPipeline(DiffusionPipeline):
-    """A pipeline that reads folders by our names, also by those of old folders."""
+    """A pipeline that loads by the name of the embedded model, and from old folders."""
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Any:
-        """Load a pipeline as every diffusers one does; "t2v-tiny" names the embedded model."""
+        """Load a pipeline as every diffusers one does; "t2v-tiny" is the embedded model."""
         if str(pretrained_model_name_or_path) == EMBEDDED:
             pretrained_model_name_or_path = embedded_model()
         return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
@@ -29,7 +29,7 @@ class SavedPipeline(DiffusionPipeline):
         return_unused_kwargs: bool = False,
         **kwargs: Any,
     ) -> Any:
-        """Read a saved config; of classes that old folders name by module only the name counts."""
+        """Read a saved config; classes that old folders name by module are found by package."""
         loaded = super().load_config(pretrained_model_name_or_path, return_unused_kwargs, **kwargs)
         config = loaded[0] if isinstance(loaded, tuple) else loaded
         config |= {name: by_package(entry) for name, entry in config.items()}

@@ -41,7 +41,7 @@ from t2v.pipelines.prompts import PromptEncoding, Prompts
 from t2v.pipelines.registration import SavedPipeline, register
 
 Generators = torch.Generator | list[torch.Generator] | None
-Pair = tuple[Conditions, Conditions | None]  # what to come near, and what to stay away from
+Pair = tuple[Conditions, Conditions | None]  # positive, and for guidance negative
 
 
 @dataclass
@@ -63,12 +63,12 @@ class T2VPipeline(SavedPipeline, LoraLoader, PromptEncoding):
 
     Args:
         tokenizer, text_encoder: any pair of transformers whose encoder gives `last_hidden_state`.
-        transformer: predicts what the scheduler asks for.
+        transformer: predicts what the scheduler takes.
         vae: `k * scale_factor_temporal + 1` frames to `k + 1` latent frames and back.
         scheduler: any of diffusers'.
         fps: frames per second the model was trained at.
-        height, width, num_frames, num_inference_steps, guidance_scale: what a call uses that does
-            not say.
+        height, width, num_frames, num_inference_steps, guidance_scale: the defaults of a
+            call.
         max_sequence_length: tokens the prompt is padded to; a longer one is an error.
     """
 
@@ -126,7 +126,7 @@ class T2VPipeline(SavedPipeline, LoraLoader, PromptEncoding):
         duration: float | None = None,
         fps: float | None = None,
     ) -> int:
-        """How many frames a call with these arguments gives; see `t2v.models.inputs`."""
+        """The number of frames that a call with these arguments gives; see `t2v.models.inputs`."""
         (fps,) = self._or_saved(fps=fps)
         return count_frames(num_frames, duration, fps, self.config.num_frames)
 
@@ -149,7 +149,7 @@ class T2VPipeline(SavedPipeline, LoraLoader, PromptEncoding):
             negative_prompt=(negative_prompt, negative_prompt_embeds),
         )
         if prompt is None and prompt_embeds is None:
-            raise UserError("There is no prompt: give prompt or prompt_embeds.")
+            raise UserError("No prompt: give prompt or prompt_embeds.")
 
     def prepare_latents(
         self,
@@ -164,10 +164,10 @@ class T2VPipeline(SavedPipeline, LoraLoader, PromptEncoding):
     ) -> Tensor:
         """Standard normal noise `b c t h w` of the size `latent_shape` says, or `latents`.
 
-        A list of generators is drawn from; a single one as `sample_generators` says.
+        A list of generators is used as it is, a single one as `sample_generators` says.
 
         Raises:
-            UserError: latents of another shape, or with NaN or infinite numbers.
+            UserError: latents of another shape, or with NaN or infinite values.
         """
         shape = latent_shape(self.transformer, self.vae, batch_size, num_frames, height, width)
         if latents is None:
@@ -185,13 +185,13 @@ class T2VPipeline(SavedPipeline, LoraLoader, PromptEncoding):
 
         Args:
             latents: `b c t h w`, as `output_type="latent"` gives them.
-            num_frames: what was asked for; the padding behind it is cropped. None: keep all.
+            num_frames: frames to keep; the padding behind them is cropped. None: keep all.
 
         Returns:
             `b c t h w` in [-1, 1]; `self.video_processor.postprocess_video` makes frames of it.
 
         Raises:
-            UserError: the latents, or what the VAE makes of them, hold NaN or infinite numbers.
+            UserError: the latents, or the videos decoded from them, hold NaN or infinite values.
         """
         # a pipeline that only decodes may have no transformer
         refuse_bad("transformer", latents, getattr(self.transformer, "dtype", latents.dtype))
@@ -230,17 +230,17 @@ class T2VPipeline(SavedPipeline, LoraLoader, PromptEncoding):
         cfg_mode: CFGMode | None = None,
         guider: BaseGuidance | None = None,
     ) -> Any:
-        """Make videos of prompts. What is None is as saved with the pipeline.
+        """Make videos of prompts. Arguments that are None are as saved with the pipeline.
 
         Args, besides the usual ones of diffusers:
-            num_frames, duration, fps: any length, as `count_frames` says; exactly that many frames.
+            num_frames, duration, fps: any length; see `count_frames`.
             generator: one, or one a sample. Only its seed counts: see `sample_generators`.
             truncate: as in `encode_prompt`.
             cfg_mode, guider: as in `Guidance`.
 
         Returns `T2VPipelineOutput`, or `(frames,)` without `return_dict`. Raises `UserError` for
-        what does not fit the model, and for NaN or infinite numbers, though not of latents that
-        are given out. A second thread waits, see `alone`.
+        what does not fit the model, and for NaN or infinite values, except in latents that are
+        returned. A second thread waits, see `alone`.
         """
         num_frames = self.count_frames(num_frames, duration, fps)
         height, width, fps = self._or_saved(height=height, width=width, fps=fps)
@@ -280,7 +280,7 @@ class T2VPipeline(SavedPipeline, LoraLoader, PromptEncoding):
         return T2VPipelineOutput(frames=frames, fps=fps) if return_dict else (frames,)
 
     def encode_conditions(self, prompts: Sequence[str], request: Request) -> Pair:
-        """What the videos should come near and, for guidance, what they should stay away from."""
+        """The conditions of videos of `prompts`, and for guidance those of the negative prompt."""
         assert request.guidance_scale is not None
         return self._encode(
             prompt=list(prompts),
@@ -290,7 +290,7 @@ class T2VPipeline(SavedPipeline, LoraLoader, PromptEncoding):
         )
 
     def _encode(self, **prompts: Any) -> Pair:
-        """Encode for the transformer; takes what `encode_prompt` takes."""
+        """Make the transformer's conditions of what `encode_prompt` takes."""
         text, negative_text = self.encode_prompt(**prompts, dtype=self.transformer.dtype)
         positive = Conditions(text=text)
         return positive, None if negative_text is None else positive.with_text(negative_text)
@@ -317,8 +317,8 @@ class T2VPipeline(SavedPipeline, LoraLoader, PromptEncoding):
         """Sample normalised latents `b c t h w`, a video for each row of the conditions.
 
         Args, besides those of `__call__`:
-            guidance: None: classifier-free.
-            callback: may change text or adapters, so the text's keys and values are computed anew
+            guidance: None for classifier-free guidance.
+            callback: may change text or adapters, so the text's keys and values are computed again
                 after each step.
             watch: called with each step's index and latents, and changes nothing.
 

@@ -27,8 +27,8 @@ NOT_RESUMABLE = (
 
 
 class T2VGenerator:
-    """Gives what `pipeline(prompt, generator=torch.Generator().manual_seed(seed))` gives, to the
-    bit."""
+    """A `T2VPipeline`; equal to `pipeline(prompt, generator=torch.Generator().manual_seed(seed))`,
+    bit for bit."""
 
     pipeline_class: ClassVar[type[DiffusionPipeline]] = T2VPipeline
     gives_latents: ClassVar[bool] = True
@@ -76,7 +76,7 @@ class T2VGenerator:
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str], request: Request) -> Pair:
-        """What the videos should come near and, for guidance, what they should stay away from."""
+        """The conditions of the prompts and, for guidance, those of the negative prompt."""
         scale = cast(float, request.guidance_scale)
         if request.negative_prompt and scale <= 1:
             logger.warning(

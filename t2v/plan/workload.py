@@ -17,7 +17,7 @@ from t2v.config.training import TrainConfig, TrainDiTConfig, TrainVAEConfig
 from t2v.models.conditions import Conditions
 from t2v.models.device import pick_device, pick_dtype
 from t2v.models.folder import model_folder
-from t2v.models.guidance import Groups, Guidance, Step
+from t2v.models.guidance import Groups, Guidance, SchedulerStep
 from t2v.models.inputs import latent_shape
 from t2v.pipelines.load import generator_class
 from t2v.pipelines.t2v import T2VPipeline
@@ -194,7 +194,7 @@ def _sample(config: SampleConfig, size: Size) -> Workload:
             held[name] = Conditions(text=zeros)
 
     def denoise() -> None:
-        step = Step(torch.zeros((), device=device), 0, steps, None)
+        step = SchedulerStep(torch.zeros((), device=device), 0, steps, None)
         texts = held["positive"], held["negative"] if scale > 1 else None
         held["latents"] = held["latents"] + guidance(held["latents"], *texts, scale, step, groups)
 

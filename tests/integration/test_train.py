@@ -42,7 +42,7 @@ def losses_of(output):
 @pytest.mark.parametrize("kind", ["vae", "dit"])
 def test_a_batch_larger_than_the_memory_is_refused_before_it_is_made(kind, request):
     config = replace(request.getfixturevalue(f"{kind}_config"), batch_size=10**9)
-    with pytest.raises(UserError, match=r"batch_size=1000000000: takes at least [\d,]+ GiB"):
+    with pytest.raises(UserError, match=r"batch_size=1000000000: needs at least [\d,]+ GiB"):
         {"vae": train_vae, "dit": train_dit}[kind](config)
 
 

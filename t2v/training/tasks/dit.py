@@ -19,7 +19,7 @@ from t2v.data.text_cache import FOLDER, Texts
 from t2v.io.model_card import write_model_card
 from t2v.models.conditions import Conditions
 from t2v.models.device import pick_device
-from t2v.models.diffusion import diffusion_loss, draw_times
+from t2v.models.diffusion import diffusion_loss, random_times
 from t2v.models.inputs import latent_shape
 from t2v.models.latents import normalize_latents
 from t2v.models.text import encode_tokens, pad_text
@@ -158,7 +158,7 @@ class DiTTask:
         return DiTBatch(torch.zeros(shape, device=device), tokens, lengths)
 
     def loss(self, batch: DiTBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        t = draw_times(self.objective, len(batch.latents), self.shift, generator)
+        t = random_times(self.objective, len(batch.latents), self.shift, generator)
         noise = torch.randn(batch.latents.shape, generator=generator)
         with autocast(self.config):
             return self._losses(batch, noise, t).mean(), {}

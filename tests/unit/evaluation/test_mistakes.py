@@ -29,7 +29,7 @@ from t2v.pipelines.t2v_generator import T2VGenerator
         ),
         ({"training": "nowhere"}, "nowhere"),
         ({"model": "nowhere"}, "model=nowhere: there is no such folder"),
-        ({"device": "abacus"}, "device=abacus: not on this machine"),
+        ({"device": "abacus"}, "device=abacus: not available on this machine"),
     ],
 )
 def test_a_mistake_is_found_before_a_model_is_loaded(settings, words, tmp_path):

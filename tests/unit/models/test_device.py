@@ -36,7 +36,7 @@ def test_auto_is_cuda_then_mps_then_the_cpu(cuda, mps, picked, monkeypatch):
 
 @pytest.mark.parametrize("name", ["foo", "cuda:99", "cpu:7", "meta", "", "cpu:x", "x" * 9999])
 def test_a_device_that_is_not_here_is_one_message(name):
-    with pytest.raises(UserError, match=r"^device=.*not on this machine") as error:
+    with pytest.raises(UserError, match=r"^device=.*not available on this machine") as error:
         pick_device(name)
     assert len(str(error.value)) < 200
 

@@ -14,9 +14,9 @@ from t2v.models.diffusion import (
     add_noise,
     build_scheduler,
     diffusion_loss,
-    draw_times,
     interpolate,
     objective_of,
+    random_times,
     velocity,
 )
 
@@ -98,7 +98,8 @@ def test_the_loss_of_the_target_is_zero_for_every_sample(objective, data, noise)
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_times_stay_in_range_and_follow_the_generator(objective):
     times = [
-        draw_times(objective, 1000, 2.0, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)
+        random_times(objective, 1000, 2.0, torch.Generator().manual_seed(seed))
+        for seed in (0, 0, 1)
     ]
     assert torch.equal(times[0], times[1])
     assert not torch.equal(times[0], times[2])
@@ -108,7 +109,7 @@ def test_times_stay_in_range_and_follow_the_generator(objective):
 
 def test_shift_moves_flow_times_towards_noise():
     def median(shift):
-        return draw_times("flow", 4000, shift, torch.Generator().manual_seed(0)).median()
+        return random_times("flow", 4000, shift, torch.Generator().manual_seed(0)).median()
 
     assert median(1.0) == pytest.approx(0.5, abs=0.03)
     assert median(3.0) == pytest.approx(0.75, abs=0.03)
@@ -136,5 +137,5 @@ def test_the_scheduler_of_wan_is_a_shifted_flow():
     ],
 )
 def test_a_scheduler_of_another_noise_path_is_refused(scheduler):
-    with pytest.raises(UserError, match="another noise path"):
+    with pytest.raises(UserError, match="a noise path that is not supported"):
         objective_of(scheduler)

@@ -1,4 +1,4 @@
-"""Pipeline folders: found by name, told apart by their weights."""
+"""Pipeline folders: found by name, distinguished by their weights."""
 
 import json
 import os
@@ -37,11 +37,11 @@ def test_a_name_is_a_folder_before_it_is_a_hub_id(folder, monkeypatch):
     assert model_folder("./model") == Path("model")
 
 
-def test_the_embedded_model_is_a_pipeline_folder_or_its_absence_is_told():
+def test_the_embedded_model_is_a_pipeline_folder_or_its_absence_is_an_error():
     try:
         assert (embedded_model() / "model_index.json").is_file()
     except UserError as error:
-        assert "carries no t2v-tiny" in str(error)
+        assert "does not include t2v-tiny" in str(error)
 
 
 @pytest.mark.parametrize(

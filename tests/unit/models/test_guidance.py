@@ -10,9 +10,9 @@ from diffusers import (
 from torch import Tensor
 
 from t2v.models.conditions import Conditions
-from t2v.models.guidance import Groups, Guidance, Step
+from t2v.models.guidance import Groups, Guidance, SchedulerStep
 
-STEP = Step(torch.tensor(500.0), index=0, count=2, sigma=0.5)
+STEP = SchedulerStep(torch.tensor(500.0), index=0, count=2, sigma=0.5)
 UNKEYED = {
     "pyramid": PyramidAttentionBroadcastConfig(
         spatial_attention_block_skip_range=2, current_timestep_callback=lambda: 500

@@ -193,7 +193,7 @@ def test_damaged_weights_load_or_are_one_message(tmp_path, pipe, mangled, part):
 
 def test_a_vae_of_an_unknown_class_is_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"_class_name": "AutoencoderKL"}')
-    with pytest.raises(UserError, match=r"AutoencoderKL; known are AutoencoderKLT2V"):
+    with pytest.raises(UserError, match=r"AutoencoderKL; supported are AutoencoderKLT2V"):
         load_vae(tmp_path)
 
 
@@ -243,5 +243,5 @@ def test_a_config_of_other_types_is_refused_by_name(tmp_path, pipe, part, name, 
 def test_a_file_is_no_name_at_the_hub(tmp_path):
     file = tmp_path / "film.mp4"
     file.write_bytes(b"x")
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="not a folder"):
         load_video_net(str(file))

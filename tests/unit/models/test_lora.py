@@ -48,7 +48,7 @@ def test_the_effect_grows_with_the_scale_and_zero_is_the_base_to_the_bit(pipe, l
     assert torch.equal(latents(pipe), plain)
 
 
-def test_the_effect_is_told_and_measured_as_the_change_of_a_prediction(pipe, lora, caplog):
+def test_the_effect_is_logged_and_measured_as_the_change_of_a_prediction(pipe, lora, caplog):
     with caplog.at_level("INFO"):
         effect = load_lora(pipe, lora.parent, 0.8)
     assert f"changes the prediction by {100 * effect:.3g} %" in caplog.text
@@ -160,9 +160,12 @@ ONES = torch.ones
         ({"blocks.0.self_attn.q.dora_scale": ONES(32, 1)}, "It is a DoRA"),
         ({"blocks.0.self_attn.k.lokr_w1": ONES(2, 2)}, "It is a LoKr, by 1 of its 17 tensors"),
         ({"blocks.0.self_attn.k.hada_w1_a": ONES(2, 2)}, "It is a LoHa"),
-        ({"blocks.0.self_attn.v.alpha": torch.tensor(4.0)}, "are those of no LoRA|not be applied"),
+        (
+            {"blocks.0.self_attn.v.alpha": torch.tensor(4.0)},
+            "any known LoRA|not be applied",
+        ),
         ({"blocks.0.self_attn.k.lora_A.weight": ONES(4, 32)}, "without its other half"),
-        ({"strange": ONES(2)}, "are those of no LoRA|not be applied"),
+        ({"strange": ONES(2)}, "any known LoRA|not be applied"),
     ],
 )
 def test_every_tensor_of_a_file_is_applied_or_counted_in_one_line(
@@ -196,7 +199,7 @@ def test_a_bad_number_in_a_lora_is_named(pipe, lora, bad):
 def test_a_lora_too_strong_for_the_model_is_refused(pipe, lora):
     strong = {name: 1e25 if "to_out" in name else 1 for name in load_file(lora)}
     save_file({name: tensor * strong[name] for name, tensor in load_file(lora).items()}, lora)
-    with pytest.raises(UserError, match="with it the model answers NaN or infinite"):
+    with pytest.raises(UserError, match="with it the model predicts NaN or infinite"):
         load_lora(pipe, lora, 1.0)
 
 

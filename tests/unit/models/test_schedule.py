@@ -55,7 +55,7 @@ def test_more_steps_than_the_scheduler_has_are_refused():
     assert len(set_timesteps(FlowMatchEulerDiscreteScheduler(), 1001, 100)) == 1001
 
 
-def test_only_schedulers_that_draw_are_given_generators():
+def test_only_schedulers_that_add_noise_are_given_generators():
     generators = sample_generators(None, 2)
     assert step_options(DDIMScheduler(), generators) == {"generator": generators}
     assert step_options(UniPCMultistepScheduler(), generators) == {}

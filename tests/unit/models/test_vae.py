@@ -205,14 +205,14 @@ def test_a_saved_vae_loads_equal(tmp_path):
     assert torch.equal(loaded(clip(5)).sample, vae(clip(5)).sample)
 
 
-def test_the_drawn_latent_follows_the_generator():
+def test_the_sampled_latent_follows_the_generator():
     vae, video = build(), clip(5)
-    draws = [
+    samples = [
         vae(video, sample_posterior=True, generator=torch.Generator().manual_seed(seed)).sample
         for seed in (0, 0, 1)
     ]
-    assert torch.equal(draws[0], draws[1])
-    assert not torch.equal(draws[0], draws[2])
+    assert torch.equal(samples[0], samples[1])
+    assert not torch.equal(samples[0], samples[2])
 
 
 @pytest.mark.parametrize(

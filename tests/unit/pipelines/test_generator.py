@@ -60,7 +60,7 @@ def test_a_step_heads_for_where_its_line_meets_time_0():
     assert Step(1, after, None, (1.0, 0.4)).heading() is after
 
 
-def test_seconds_of_text_and_denoising_are_told(generator):
+def test_seconds_of_text_and_denoising_are_reported(generator):
     seconds = {}
     list(sample_videos(generator, PROMPTS, [0, 1, 2], generator.defaults, seconds=seconds))
     assert set(seconds) == {"text", "denoise"} and min(seconds.values()) > 0
@@ -106,5 +106,5 @@ def test_frames_larger_than_the_memory_are_refused_by_their_index_alone(tmp_path
     index = {"height": 64, "width": 64, "num_frames": 17, "fps": 8}
     (tmp_path / "model_index.json").write_text(json.dumps(index))
     check_room(tmp_path, CPU, None, None, None)
-    with pytest.raises(UserError, match=r"num_frames=8000000: takes at least [\d,]+ GiB"):
+    with pytest.raises(UserError, match=r"num_frames=8000000: needs at least [\d,]+ GiB"):
         check_room(tmp_path, CPU, None, None, None, duration=1e6)

@@ -115,6 +115,20 @@ def test_imports_run_in_no_circle_and_at_most_14_deep():
     assert len(longest) <= 14, " > ".join(longest)
 
 
+QUESTIONS = re.compile(
+    r"(What|How|Which|Who|Does|Do|Did|Whether|Where|When|Why|Is|Are|Was|Can|Could|Has|Should)\b"
+)
+
+
+@each_module
+def test_docstrings_open_with_a_noun_or_an_imperative(path):
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    texts = [
+        ast.get_docstring(node) or "" for node in ast.walk(TREES[path]) if isinstance(node, kinds)
+    ]
+    assert not [text.splitlines()[0] for text in texts if QUESTIONS.match(text)]
+
+
 @each_module
 def test_every_function_is_annotated(path):
     for node in ast.walk(TREES[path]):

@@ -21,7 +21,7 @@ class LoRAConfig:
     def __post_init__(self) -> None:
         at_least_one(self, "rank")
         if not self.alpha > 0:
-            raise UserError(f"lora.alpha={self.alpha}: it must be more than 0.")
+            raise UserError(f"alpha={self.alpha}: it must be more than 0.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from difflib import get_close_matches
@@ -292,12 +293,20 @@ def _shown(value: Any) -> Any:
     return tuple(map(_shown, value)) if isinstance(value, list | tuple) else value
 
 
-def _built(hint: Any, value: Any) -> Any:
-    """The dataclasses that nested values stand for, checked for their ranges."""
+def _built(hint: Any, value: Any, group: str = "") -> Any:
+    """The dataclasses that nested values stand for, checked for their ranges.
+
+    Args:
+        group: the dotted name of the value; the messages of a group do not know it.
+    """
     if is_dataclass(hint):
-        hints = _hints(cast(type, hint))
-        given = {name: _built(hints[name], each) for name, each in value.items()}
-        return cast(Any, hint)(**given)
+        hints, prefix = _hints(cast(type, hint)), f"{group}." if group else ""
+        given = {name: _built(hints[name], each, prefix + name) for name, each in value.items()}
+        try:
+            return cast(Any, hint)(**given)
+        except UserError as error:
+            begins_with = re.split("[=: ]", str(error), maxsplit=1)[0]
+            raise UserError(f"{prefix if begins_with in hints else ''}{error}") from error
     of = get_args(hint)[0] if get_origin(hint) is tuple else None
     return tuple(_built(of, each) for each in value) if is_dataclass(of) else value
 

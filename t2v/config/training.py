@@ -67,7 +67,7 @@ class DiscriminatorConfig:
         at_least_one(self, "width")
         not_negative(self, "weight", "start", "alone", "r1")
         if not self.lr > 0:
-            raise UserError(f"discriminator.lr={self.lr}: it must be more than 0.")
+            raise UserError(f"lr={self.lr}: it must be more than 0.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,3 +133,8 @@ class TrainDiTConfig(DiffusionConfig):
         "a yellow star moves left over the sea",
         "a green ring rises at night",
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.prompts:
+            raise UserError("prompts=[]: validations show samples. Give at least one prompt.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -148,17 +148,18 @@ def write_gif(path: Path, frames: np.ndarray, fps: float | Fraction) -> None:
 
 
 def contact_sheet(
-    videos: Sequence[np.ndarray], captions: Sequence[str], columns: int = 8
+    videos: Iterable[np.ndarray], captions: Sequence[str] | None = None, columns: int = 8
 ) -> Image.Image:
-    """One row a video: its caption above `columns` frames spread from the first to the last.
+    """One row a video: `columns` frames spread from the first to the last, below its caption.
 
     Args:
-        videos: each `t h w c` uint8; small ones are enlarged by a whole number.
-        captions: one line of text for each video.
+        videos: each `t h w c` uint8.
+        captions: one line of text for each video, which is then enlarged by a whole number to
+            leave room for it; without them frames are shown as they are.
     """
-    rows = [
-        _sheet_row(frames, text, columns) for frames, text in zip(videos, captions, strict=True)
-    ]
+    rows = [_strip(frames, columns) for frames in videos]
+    if captions is not None:
+        rows = [_captioned(*pair) for pair in zip(rows, captions, strict=True)]
     sheet = Image.new("RGB", (max(row.width for row in rows), sum(row.height for row in rows)))
     top = 0
     for row in rows:
@@ -167,10 +168,13 @@ def contact_sheet(
     return sheet
 
 
-def _sheet_row(frames: np.ndarray, caption: str, columns: int) -> Image.Image:
+def _strip(frames: np.ndarray, columns: int) -> Image.Image:
     shown = np.linspace(0, len(frames) - 1, min(columns, len(frames))).round().astype(int)
-    strip = Image.fromarray(rearrange(frames[shown], "t h w c -> h (t w) c"))
-    zoom = max(1, 128 // frames.shape[1])
+    return Image.fromarray(rearrange(frames[shown], "t h w c -> h (t w) c"))
+
+
+def _captioned(strip: Image.Image, caption: str) -> Image.Image:
+    zoom = max(1, 128 // strip.height)
     strip = strip.resize((strip.width * zoom, strip.height * zoom), Image.Resampling.NEAREST)
     row = Image.new("RGB", (strip.width, strip.height + 20), "white")
     row.paste(strip, (0, 20))

@@ -11,7 +11,8 @@ RUN = "the whole run"
 
 def report(plan: Plan) -> str:
     """The plan as text, one thing a line."""
-    return "\n".join([*_sizes(plan), *_memory(plan), *_time(plan), *_disk(plan), *_verdict(plan)])
+    parts = _sizes, _memory, _time, _disk, _conclusion
+    return "\n".join(line for part in parts for line in part(plan))
 
 
 def comparison(plan: Plan) -> list[tuple[str, Uncertain, float]]:
@@ -94,7 +95,7 @@ def _disk(plan: Plan) -> Iterator[str]:
         yield f"  {name:<40} {_mib(size)}"
 
 
-def _verdict(plan: Plan) -> Iterator[str]:
+def _conclusion(plan: Plan) -> Iterator[str]:
     yield ""
     if plan.measured:
         yield "measured in a process of its own (planned, measured, planned too high by)"

@@ -277,3 +277,9 @@ def test_what_a_command_does_no_more_names_the_one_that_does(tmp_path, text, wor
     file.write_text(text)
     with pytest.raises(UserError, match=r"no longer a setting .* Use `t2v world text`"):
         load_config(Renewed, file, words)
+
+
+@pytest.mark.parametrize("given", ["clips.fps=-1", "discriminator.lr=0", "optim.lr=-1"])
+def test_a_message_on_a_setting_of_a_group_names_the_group(given):
+    with pytest.raises(UserError, match=f"^{given.partition('=')[0]}="):
+        load_config(TrainVAEConfig, None, ["output=run", "data=clips", given])

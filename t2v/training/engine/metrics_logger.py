@@ -24,7 +24,7 @@ from t2v.distributed import rank
 from t2v.io.checkpoint import not_written
 from t2v.io.files import Lines, read_lines, write_lines
 from t2v.io.video import save_image
-from t2v.training.engine.significance import verdict
+from t2v.training.engine.significance import trend
 from t2v.training.engine.task import StepMetrics, Validation
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ METRICS, VALIDATIONS = "metrics.jsonl", "validations.jsonl"
 SECONDS_BETWEEN_LINES = 30  # without a terminal
 
 
-class Record:
+class MetricsLogger:
     """Writes, on the first rank alone, into `config.output`.
 
     `config.yaml`; `metrics.jsonl`, a line a step; `validations.jsonl`, the losses clip by clip that
@@ -55,7 +55,7 @@ class Record:
         self.board = _tensorboard(self.output, step or 0)
         self.progress = _Progress(config, step or 0)
 
-    def __enter__(self) -> Record:
+    def __enter__(self) -> MetricsLogger:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -90,8 +90,8 @@ class Record:
         if lines[0]["step"] == 0 < step:
             shown |= {f"{name}_untuned": value for name, value in lines[0]["figures"].items()}
         if len(lines) > 1:
-            judged = verdict([_tensors(line["losses"]) for line in lines])
-            shown |= judged.figures | {"verdict": judged.sentence}
+            found = trend([_tensors(line["losses"]) for line in lines])
+            shown |= found.figures | {"verdict": found.sentence}
         return shown
 
     def add(self, metrics: StepMetrics, validated: dict[str, Any]) -> None:

@@ -32,7 +32,7 @@ from t2v.training.engine.collectives import (
 )
 from t2v.training.engine.initialize import resume_from, start_from
 from t2v.training.engine.loop import TrainState, fit, start_state
-from t2v.training.engine.metrics_logger import Record
+from t2v.training.engine.metrics_logger import MetricsLogger
 from t2v.training.engine.task import Task
 
 logger = logging.getLogger(__name__)
@@ -69,9 +69,9 @@ def _hold(stack: ExitStack, config: TrainConfig) -> None:
 def run(task: Task, config: TrainConfig) -> Path:
     """Train `task` to `config.steps` and return its last checkpoint.
 
-    Writes `config.yaml`, checkpoints and what `Record` keeps to `config.output`; an output that
-    holds a checkpoint is continued. A new run is validated before its first step as well. SIGTERM
-    and Ctrl-C save and exit with 130. Of several processes the first one writes.
+    Writes `config.yaml`, checkpoints and what `MetricsLogger` keeps to `config.output`; an output
+    that holds a checkpoint is continued. A new run is validated before its first step as well.
+    SIGTERM and Ctrl-C save and exit with 130. Of several processes the first one writes.
 
     Raises:
         UserError: the settings differ from those of the run to be continued, a checkpoint is
@@ -98,13 +98,13 @@ def run(task: Task, config: TrainConfig) -> Path:
         load_state(checkpoint, state)
         logger.info("%s: going on from step %d of %d", output, state.step, config.steps)
     begun = state.step if checkpoint else None
-    with _stop_requests() as stopped, Record(config, begun) as record:
+    with _stop_requests() as stopped, MetricsLogger(config, begun) as log:
         if begun is None and config.steps:
-            _validate(task, state, record)
+            _validate(task, state, log)
         for metrics in fit(task, config, state):
             done = state.step == config.steps
             judged = done or state.step % config.validate_every == 0
-            record.add(metrics, _validate(task, state, record) if judged else {})
+            log.add(metrics, _validate(task, state, log) if judged else {})
             stop = any_rank(bool(stopped))
             if done or stop or state.step % config.save_every == 0:
                 save_state(output, task, config, state)
@@ -194,13 +194,13 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, object]:
     return flat
 
 
-def _validate(task: Task, state: TrainState, record: Record) -> dict[str, Any]:
+def _validate(task: Task, state: TrainState, log: MetricsLogger) -> dict[str, Any]:
     averaged = state.worker.averaged(state.ema)
 
     def judge() -> dict[str, Any]:
         with averaged:
             validation = task.validate()
-        return record.judge(state.step, validation)
+        return log.judge(state.step, validation)
 
     return on_first_rank(judge)
 

@@ -35,7 +35,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Trend:
     """One word, the sentence that explains it, and its figures by name."""
 
     word: str
@@ -58,7 +58,7 @@ def paired_change(before: Tensor, after: Tensor) -> Change:
     return Change(before.double().mean().item(), after.double().mean().item(), noise)
 
 
-def verdict(history: Sequence[Mapping[str, Tensor]]) -> Verdict:
+def trend(history: Sequence[Mapping[str, Tensor]]) -> Trend:
     """Judge the last of some validations beside the best one before it.
 
     learning: the held-out loss fell by more than chance. overfitting: it rose by more than chance
@@ -90,7 +90,7 @@ def verdict(history: Sequence[Mapping[str, Tensor]]) -> Verdict:
         found = "forgets" if base.rose else "forgets nothing measurable of"
         parts.append(f"{found} the base prompts, loss {base}")
         figures |= {"val_forgotten": base.after - base.before, "val_forgotten_chance": base.noise}
-    return Verdict(word, "; ".join(parts), figures)
+    return Trend(word, "; ".join(parts), figures)
 
 
 def nearest(latents: Tensor, training: Tensor) -> Tensor:

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from t2v.training.engine.example import Size
 
+SHEET_FRAMES = 5  # of each video on a validation's contact sheet
+
 
 @dataclass(frozen=True)
 class ParameterGroup:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from diffusers.models.attention_dispatch import attention_backend
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from t2v.data.dataset import cache_folder
 from t2v.data.rng import keyed_generator
 from t2v.data.text_cache import FOLDER, Texts
 from t2v.io.model_card import write_model_card
+from t2v.io.video import contact_sheet
 from t2v.models.conditions import Conditions
 from t2v.models.device import pick_device
 from t2v.models.diffusion import diffusion_loss, random_times
@@ -26,13 +28,12 @@ from t2v.models.text import encode_tokens, pad_text
 from t2v.pipelines.generator import sample_videos
 from t2v.pipelines.t2v import T2VPipeline
 from t2v.pipelines.t2v_generator import T2VGenerator
-from t2v.training.engine.contact_sheet import contact_sheet
 from t2v.training.engine.example import Size
 from t2v.training.engine.loop import autocast
 from t2v.training.engine.optim import split_parameters
 from t2v.training.engine.run import train
 from t2v.training.engine.significance import BASE, HELD_OUT, TRAINING, memorised, nearest
-from t2v.training.engine.task import ParameterGroup, Validation
+from t2v.training.engine.task import SHEET_FRAMES, ParameterGroup, Validation
 from t2v.training.tasks.dit_parts import DiTData, DiTParts, fresh_parts, load_data
 
 VALIDATION_BINS = 4
@@ -177,7 +178,8 @@ class DiTTask:
             if (quarter == part).any()
         }
         latents, frames = self._samples()
-        return Validation(figures | self._copies(latents), contact_sheet(frames), losses)
+        sheet = contact_sheet(frames, columns=SHEET_FRAMES)
+        return Validation(figures | self._copies(latents), sheet, losses)
 
     def losses(self) -> dict[str, Tensor]:
         """The loss of every held-out clip, and of as many that are trained on, at fixed noise."""
@@ -221,16 +223,16 @@ class DiTTask:
         latents = map(self._latents, batches)
         return [each for each in latents if each.shape[1:] == like.shape[1:]]
 
-    def _samples(self) -> tuple[Tensor, Tensor]:
-        """Latents `n c t h w` and frames `n t h w c` in [0, 1] of `prompts`, as `t2v sample` makes
-        them with a checkpoint."""
+    def _samples(self) -> tuple[Tensor, np.ndarray]:
+        """Latents `n c t h w` and frames `n t h w c` uint8 of `prompts`, as `t2v sample` makes them
+        with a checkpoint."""
         generator, prompts = T2VGenerator(self._pipeline()), self.prompts
         asked, seeds = generator.defaults, [self.config.seed] * len(prompts)
         latents, frames = [], []
         for video in sample_videos(generator, prompts, seeds, asked):
             latents.append(video)
-            frames.append(torch.from_numpy(generator.decode(video, asked.num_frames)))
-        return torch.cat(latents), torch.cat(frames) / 255
+            frames.append(generator.decode(video, asked.num_frames))
+        return torch.cat(latents), np.concatenate(frames)
 
     def save(self, folder: Path) -> None:
         """Write a pipeline folder with its model card."""

@@ -35,19 +35,19 @@ from t2v.evaluation.scorer_benchmark import benchmark, benchmark_table
 from t2v.io.files import write_text
 from t2v.io.manifest import read_manifest
 from t2v.io.progress import progress
+from t2v.io.video import contact_sheet
 from t2v.models.device import pick_device
 from t2v.models.folder import EMBEDDED, embedded_model
 from t2v.models.load import load_text
 from t2v.nets.preprocessing import sample_frames
 from t2v.nets.scorer import FRAMES, SIDE, TOKENS, Scorer, ScorerTowers, load_scorer
 from t2v.outputs import output_folder
-from t2v.training.engine.contact_sheet import contact_sheet
 from t2v.training.engine.example import Size
 from t2v.training.engine.loop import autocast
 from t2v.training.engine.optim import split_parameters
 from t2v.training.engine.run import train
 from t2v.training.engine.significance import HELD_OUT, TRAINING
-from t2v.training.engine.task import ParameterGroup, Validation
+from t2v.training.engine.task import SHEET_FRAMES, ParameterGroup, Validation
 from t2v.world.grammar import pick
 
 logger = logging.getLogger(__name__)
@@ -247,7 +247,8 @@ class ScorerTask:
             for name in ("video_r1", "counterfactual", "shuffle", "reverse")
             if report[name]["n"]
         }
-        return Validation(figures, contact_sheet(clips.video[worst.cpu()] / 255), losses)
+        sheet = contact_sheet(clips.video[worst.cpu()].numpy(), columns=SHEET_FRAMES)
+        return Validation(figures, sheet, losses)
 
     def _losses_of(self, clips: Captioned) -> Tensor:
         found = []

@@ -15,17 +15,17 @@ from torch import Tensor, nn
 from t2v.config.training import TrainVAEConfig
 from t2v.data.frames import Frames, TrainingFrames
 from t2v.data.world_shards import pixels
+from t2v.io.video import contact_sheet
 from t2v.models.device import pick_device
 from t2v.models.vae import AutoencoderKLT2V
 from t2v.nets.discriminator import PatchDiscriminator
-from t2v.training.engine.contact_sheet import contact_sheet
 from t2v.training.engine.example import Size, black
 from t2v.training.engine.initialize import starting_part
 from t2v.training.engine.loop import autocast
 from t2v.training.engine.optim import split_parameters
 from t2v.training.engine.run import train
 from t2v.training.engine.significance import HELD_OUT, TRAINING
-from t2v.training.engine.task import ParameterGroup, Validation
+from t2v.training.engine.task import SHEET_FRAMES, ParameterGroup, Validation
 from t2v.training.losses.discriminator import adaptive_weight, adversarial_losses
 from t2v.training.losses.perceptual import Perceptual
 
@@ -262,7 +262,8 @@ class VAETask:
         video = next(iter(self.data.held_out())).video[:SHEET_CLIPS]
         video = pixels(video.to(pick_device(self.config.device)))
         pairs = torch.stack([video, self._reconstruct(video)]) / 2 + 0.5
-        return contact_sheet(rearrange(pairs, "r b c t h w -> (b r) t h w c"))
+        pairs = rearrange(pairs, "r b c t h w -> (b r) t h w c").clamp(0, 1) * 255
+        return contact_sheet(pairs.round().to(torch.uint8).cpu().numpy(), columns=SHEET_FRAMES)
 
     def _reconstruct(self, video: Tensor) -> Tensor:
         with autocast(self.config):

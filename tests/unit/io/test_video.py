@@ -186,3 +186,10 @@ def test_a_gif_holds_every_frame(frames, tmp_path):
 def test_a_contact_sheet_has_a_captioned_row_for_each_video(frames):
     sheet = contact_sheet([frames, frames[:1]], ["a square", "its first frame"], columns=5)
     assert sheet.size == (5 * 48 * 4, 2 * (32 * 4 + 20))
+
+
+def test_a_contact_sheet_without_captions_shows_frames_as_they_are(frames):
+    sheet = np.asarray(contact_sheet([frames, frames[::-1]], columns=3))
+    assert sheet.shape == (2 * 32, 3 * 48, 3)
+    assert np.array_equal(sheet[:32, 48:96], frames[4])
+    assert np.array_equal(sheet[32:, :48], frames[8])

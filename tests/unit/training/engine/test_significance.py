@@ -1,9 +1,9 @@
-"""A verdict is a word that chance does not explain."""
+"""A trend is a word that chance does not explain."""
 
 import pytest
 import torch
 
-from t2v.training.engine.significance import memorised, nearest, paired_change, verdict
+from t2v.training.engine.significance import memorised, nearest, paired_change, trend
 
 
 def losses(held_out: float, training: float, seed: int, **more: float):
@@ -25,7 +25,7 @@ def losses(held_out: float, training: float, seed: int, **more: float):
     ],
 )
 def test_the_word_follows_its_rule(held_out, training, word):
-    told = verdict([losses(0, 0, 1), losses(held_out, training, 3)])
+    told = trend([losses(0, 0, 1), losses(held_out, training, 3)])
     assert told.word == word
     assert told.sentence.startswith(f"{word}: held-out loss")
 
@@ -38,12 +38,12 @@ def test_pairs_see_a_change_that_the_means_alone_would_hide():
 
 
 def test_chance_alone_is_called_flat_nineteen_times_in_twenty():
-    words = [verdict([losses(0, 0, 2 * n), losses(0, 0, 2 * n + 1)]).word for n in range(200)]
+    words = [trend([losses(0, 0, 2 * n), losses(0, 0, 2 * n + 1)]).word for n in range(200)]
     assert 0.90 < words.count("flat") / len(words) < 0.99
 
 
 def test_the_best_validation_is_what_counts():
-    told = verdict([losses(0, 0, 1), losses(-1, -1, 2), losses(-0.5, -2, 3)])
+    told = trend([losses(0, 0, 1), losses(-1, -1, 2), losses(-0.5, -2, 3)])
     assert told.word == "overfitting"
     assert "since before any step" in told.sentence
     assert told.figures["val_change"] == pytest.approx(0.5, abs=0.01)
@@ -51,16 +51,16 @@ def test_the_best_validation_is_what_counts():
 
 def test_one_clip_proves_nothing():
     one = {"held_out": torch.ones(1), "training": torch.ones(1)}
-    assert verdict([one, {name: value / 2 for name, value in one.items()}]).word == "flat"
+    assert trend([one, {name: value / 2 for name, value in one.items()}]).word == "flat"
 
 
 def test_what_is_forgotten_is_measured_from_before_any_step():
     history = [losses(0, 0, 1, base=0), losses(-1, -1, 2, base=0.3), losses(-2, -2, 3, base=0.3)]
-    told = verdict(history)
+    told = trend(history)
     assert told.word == "learning"
     assert "forgets the base prompts" in told.sentence
     assert told.figures["val_forgotten"] == pytest.approx(0.3, abs=0.01)
-    assert "forgets nothing measurable" in verdict([history[0], losses(-1, 0, 4, base=0)]).sentence
+    assert "forgets nothing measurable" in trend([history[0], losses(-1, 0, 4, base=0)]).sentence
 
 
 def test_a_copy_is_nearer_than_any_new_clip():

@@ -56,14 +56,17 @@ class FinetuneConfig(DiffusionConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.start_from is not None:
-            raise UserError(f"start_from={self.start_from}: fine-tuning begins with model=FOLDER.")
+            raise UserError(f"start_from={self.start_from}: fine-tuning starts from model=FOLDER.")
         if self.train_text_encoder and self.method != "full":
             raise UserError(f"train_text_encoder=true goes with method=full, not {self.method}.")
         if not 0 <= self.interpolate <= 1:
-            raise UserError(f"interpolate={self.interpolate}: 0 is the base, 1 the tuned model.")
+            raise UserError(
+                f"interpolate={self.interpolate}: it must be from 0 (base) to 1 (tuned model)."
+            )
         if not 0 <= self.base_ratio < 1 or (self.base_ratio and self.base_prompts is None):
             raise UserError(
-                f"base_ratio={self.base_ratio}: from 0 to below 1, together with base_prompts=FILE."
+                f"base_ratio={self.base_ratio}: it must be 0 or more and below 1, together with "
+                "base_prompts=FILE."
             )
         if (self.method == "peft") != (self.peft is not None):
             raise UserError(
@@ -75,7 +78,7 @@ class FinetuneConfig(DiffusionConfig):
         if self.method == "concept" and not self.concept:
             raise UserError('method=concept learns new words: name them, concept=["<toy>"].')
         if self.method == "soft_prompt" and self.soft_prompt is None:
-            raise UserError('method=soft_prompt: give soft_prompt="WORDS", which it begins as.')
+            raise UserError('method=soft_prompt: give soft_prompt="WORDS" to start from.')
         if self.concept_from and len(self.concept_from) != len(self.concept):
             raise UserError(
                 f"concept={list(self.concept)} and concept_from={list(self.concept_from)}: "

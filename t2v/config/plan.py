@@ -10,7 +10,7 @@ from t2v.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class PlanConfig:
-    """`t2v plan COMMAND`: what COMMAND, with the same settings, will take before it is run."""
+    """`t2v plan COMMAND`: the memory, time and disk that COMMAND will take with its settings."""
 
     command: Literal["sample", "train", "train-vae", "finetune"]  # the command to plan
     height: int | None = None  # pixels; null: the model's own, or those of the first clip

@@ -26,7 +26,7 @@ class TowersConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ScorerConfig(TrainConfig):
-    """`t2v scorer`: train two towers that tell how well a video fits a text, and test them."""
+    """`t2v scorer`: train a CLIP-style video-text scorer and test it."""
 
     model: TowersConfig = field(default_factory=TowersConfig)
     data: str  # a folder of `t2v world`, a manifest, or a folder of media with captions
@@ -62,4 +62,4 @@ class ScorerConfig(TrainConfig):
                 "and some clips run wrong."
             )
         if self.clips != ClipsConfig():
-            raise UserError("clips.*: the scorer sees every clip at one size and length. Omit it.")
+            raise UserError("clips.*: the scorer takes every clip at one size and length. Omit it.")

@@ -22,7 +22,7 @@ class OptimConfig:
     warmup_steps: int = 100  # steps over which learning rates rise from zero
     decay_from: float = 0.5  # share of the steps after which learning rates fall to zero, a cosine
     clip_norm: float = 1.0  # largest norm of the gradients
-    ema_decay: float = 0.998  # of the average of the weights, which is judged and saved
+    ema_decay: float = 0.998  # of the average of the weights, which is validated and saved
 
 
 @dataclass(frozen=True, kw_only=True)

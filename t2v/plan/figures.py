@@ -74,7 +74,7 @@ class PhaseTrace:
 
 @dataclass(frozen=True)
 class Estimate:
-    """The bytes and phases of a work."""
+    """The bytes and phases of a workload."""
 
     size: Size
     phases: tuple[PhaseTrace, ...]
@@ -103,7 +103,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Measured:
-    """The measured usage of a work."""
+    """The measured usage of a workload."""
 
     peak: int  # bytes above those of the process before the model was built
     seconds: dict[str, float]  # of one run of each phase
@@ -119,13 +119,13 @@ class Remedy:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything `t2v plan` tells."""
+    """Everything that `t2v plan` reports."""
 
     config: PlanConfig
     target: Target
     estimate: Estimate
     correction: Correction
-    timed: bool  # is the device's speed known?
+    timed: bool  # whether the device's speed is known
     device: str
     rates: Rates
     data: int  # bytes of the data that training holds in memory

@@ -30,7 +30,7 @@ PROBE = {"cpu": 1024, "cuda": 8192}  # rows and columns of the matrices, channel
 
 def measure(target: Target, size: Size) -> Measured:
     """Build the work in a process of its own and run its phases in turns, of which the first warms
-    up; the medians of the others are told.
+    up; the medians of the others count.
 
     On one CPU thread processor time counts, which other programs do not lengthen.
 
@@ -44,7 +44,7 @@ def measure(target: Target, size: Size) -> Measured:
             return pool.submit(_measure_here, target, size, torch.get_num_threads()).result()
         except BrokenProcessPool as error:
             raise UserError(
-                f"The process that measured {size} died, most likely for want of memory. "
+                f"The process that measured {size} died, most likely out of memory. "
                 "Plan without verify, or at a smaller size."
             ) from error
 
@@ -93,13 +93,13 @@ def measured_rates(device: torch.device, dtype: torch.dtype, trains: bool) -> Ra
     size = PROBE.get(device.type, PROBE["cuda"])
     generator = torch.Generator().manual_seed(0)
 
-    def draw(*shape: int) -> Tensor:
+    def random(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator).to(device, dtype)
 
     linear = Linear(size, size).to(device, dtype)
-    tokens, heads = draw(2 * size, size), draw(1, 8, size, 64)
-    video = draw(2, 64, 5, 32, 32).contiguous(memory_format=torch.channels_last_3d)
-    kernel = draw(64, 64, 3, 3, 3)
+    tokens, heads = random(2 * size, size), random(1, 8, size, 64)
+    video = random(2, 64, 5, 32, 32).contiguous(memory_format=torch.channels_last_3d)
+    kernel = random(64, 64, 3, 3, 3)
     large = torch.zeros(2**24, device=device)
     small = torch.zeros(16, device=device)
 

@@ -116,7 +116,7 @@ def _data(whole: Estimate, clips: int) -> int:
 def _disk(target: Any, whole: Estimate, clips: int | None) -> dict[str, int]:
     if not whole.trains:
         return {"latents kept until they are decoded": 2 * whole.latents}
-    # the pipeline, and what training goes on from: what learns, its average, the optimizer
+    # the pipeline, and what training resumes from: trained weights, their average, the optimizer
     one = whole.weights + 2 * whole.average + whole.optimizer
     disk = {"a checkpoint": one}
     disk[f"{target.keep_checkpoints} kept, one being written"] = (1 + target.keep_checkpoints) * one

@@ -1,4 +1,4 @@
-"""The size of a step, and parts as their saved settings say, without their weights."""
+"""The size of a step, and parts built from their saved settings, without their weights."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def planned_size(target: Target, asked: dict[str, int | None], tokens: int | Non
     """The size of a step: what is `asked`, else what the model or the data were saved with.
 
     Raises:
-        UserError: neither says.
+        UserError: neither has it.
     """
     saved_model = isinstance(target.model, str)
     known = saved(model_folder(str(target.model)), "model_index.json") if saved_model else {}

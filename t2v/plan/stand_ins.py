@@ -28,7 +28,7 @@ NOTHING: Any = None  # what no step uses
 
 
 class NoClips:
-    """Stands for clips that nobody reads: a plan takes its batches from `example_batch`."""
+    """Stands for clips that are not read: a plan takes its batches from `example_batch`."""
 
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []

@@ -71,8 +71,8 @@ _FORMULAS: dict[Any, Callable[..., int]] = {
 class Trace(TorchDispatchMode):
     """Counts every operation inside it; bytes are those of storages that are alive.
 
-    A storage counts from the operation that made it until nobody refers to it, which is when an
-    allocator gets it back. Kernels' own scratch memory is not seen.
+    A storage counts from the operation that made it until nothing refers to it, which is when an
+    allocator gets it back. The scratch memory of kernels is not counted.
     """
 
     def __init__(self, rates: Rates) -> None:
@@ -139,7 +139,7 @@ def traced(rates: Rates) -> Iterator[Trace]:
     """Inside, every tensor made has a shape and no content, and the trace counts."""
     _forget_cached_tensors()
     quiet = logging.root.manager.disable
-    logging.disable(logging.INFO)  # what a command says of itself, it says when it is run
+    logging.disable(logging.INFO)  # the command logs these lines when it is run
     try:
         with (
             warnings.catch_warnings(),
@@ -155,6 +155,6 @@ def traced(rates: Rates) -> Iterator[Trace]:
 
 
 def _forget_cached_tensors() -> None:
-    # a table that is computed once would be handed, without its content, to whoever asks next
+    # a cached table must not outlive the trace, in which it has no content
     for table in CACHED:
         table.cache_clear()

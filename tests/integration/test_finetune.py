@@ -230,7 +230,7 @@ def test_a_soft_prompt_begins_as_its_text_learns_alone_and_travels_with_the_pipe
         ({"model": "nowhere"}, "no such folder"),
         ({"concept": ("<toy>",), "concept_from": ("red",)}, "in no caption"),
         ({"concept": ("red",)}, "take a new word"),
-        ({"concept": ("<>",)}, "begins as nothing"),
+        ({"concept": ("<>",)}, "no known letters"),
         ({"base_prompts": "nowhere.txt"}, "there is no such file"),
         ({"held_out": 12}, "held_out=12"),
     ],
@@ -243,9 +243,9 @@ def test_what_cannot_work_is_named_before_training(config, change, words):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"start_from": "x"}, "begins with model"),
+        ({"start_from": "x"}, "starts from model"),
         ({"method": "concept"}, "name them"),
-        ({"method": "soft_prompt"}, "which it begins as"),
+        ({"method": "soft_prompt"}, "to start from"),
         ({"method": "peft"}, "peft=FILE go together"),
         ({"peft": "x.json"}, "peft=FILE go together"),
         ({"train_text_encoder": True}, "goes with method=full"),

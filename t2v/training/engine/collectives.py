@@ -17,7 +17,7 @@ from t2v.errors import UserError
 
 Answer = TypeVar("Answer")
 
-PATIENCE = timedelta(hours=6)  # how long the others wait while the first rank encodes or judges
+PATIENCE = timedelta(hours=6)  # how long the others wait while the first rank encodes or validates
 
 
 @contextmanager
@@ -25,7 +25,7 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
     """Join the processes of the launcher; gives the device of this one.
 
     Raises:
-        UserError: WORLD_SIZE is above 1 and the rest of what a launcher says is missing.
+        UserError: WORLD_SIZE is above 1 and the launcher's other variables are missing.
     """
     if world_size() == 1:
         yield device

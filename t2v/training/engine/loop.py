@@ -70,16 +70,16 @@ def fit(task: Task, config: TrainConfig, state: TrainState) -> Iterator[StepMetr
 
 
 def _gradients(task: Task, config: TrainConfig, state: TrainState) -> dict[str, float]:
-    """Leave the gradients of a step on the parameters; the means of what its batches tell."""
-    worker, told = state.worker, []
+    """Leave the gradients of a step on the parameters; return the mean metrics of its batches."""
+    worker, metrics = state.worker, []
     for micro in range(config.accumulate):
         shard = worker.shard(micro)
         generator = keyed_generator(config.seed, state.step, shard, "noise")
         batch = task.batch(state.step, shard, worker.shards)
         loss, extra = worker.backward(batch, generator, last=micro == config.accumulate - 1)
         figures = {"loss": loss, **extra}
-        told.append(torch.stack([value.detach().float() for value in figures.values()]))
-    means = mean_over_ranks(torch.stack(told).mean(dim=0)).tolist()
+        metrics.append(torch.stack([value.detach().float() for value in figures.values()]))
+    means = mean_over_ranks(torch.stack(metrics).mean(dim=0)).tolist()
     return dict(zip(figures, means, strict=True))
 
 
@@ -94,7 +94,7 @@ def _not_finite(model: nn.Module, config: TrainConfig, step: int, loss: float) -
     bad = next((name for name, grad in gradients if not whole(grad).isfinite().all()), "none")
     return (
         f"Step {step + 1} of {config.output}: loss {loss}, first gradient that is not "
-        f"finite: {bad}. Training stopped before the weights took it. Last complete checkpoint: "
+        f"finite: {bad}. Training stopped before the weights changed. Last complete checkpoint: "
         f"{newest_checkpoint(config.output) or 'none'}. Lower optim.lr or optim.adam_lr, "
         "or try precision=fp32, with a new output."
     )

@@ -40,7 +40,7 @@ class MetricsLogger:
     the verdicts rest on; `sheets/`; and `tensorboard/`, where tensorboard is installed.
 
     Args:
-        step: of the checkpoint the run goes on from, None for a new run. Lines of later steps are
+        step: of the checkpoint the run resumes from, None for a new run. Lines of later steps are
             dropped: a killed run has logged steps that no checkpoint holds, to be taken again.
     """
 
@@ -67,16 +67,16 @@ class MetricsLogger:
                 with suppress(OSError):
                     self.board.close()
 
-    def judge(self, step: int, validation: Validation) -> dict[str, Any]:
-        """Keep a validation; gives its figures, those from before any step, and the verdict.
+    def validated(self, step: int, validation: Validation) -> dict[str, Any]:
+        """Keep a validation; return its figures, those from before any step, and the verdict.
 
         Raises:
             UserError: the disk refused, as in `add`.
         """
         with self._writing(VALIDATIONS):
-            return self._judge(step, validation)
+            return self._validated(step, validation)
 
-    def _judge(self, step: int, validation: Validation) -> dict[str, Any]:
+    def _validated(self, step: int, validation: Validation) -> dict[str, Any]:
         (self.output / "sheets").mkdir(exist_ok=True)
         save_image(self.output / "sheets" / f"{step:06d}.png", validation.sheet)
         if self.board is not None:
@@ -95,7 +95,7 @@ class MetricsLogger:
         return shown
 
     def add(self, metrics: StepMetrics, validated: dict[str, Any]) -> None:
-        """Write the line of a step, with what `judge` gave at this step or nothing.
+        """Write the line of a step, with what `validated` gave at this step or nothing.
 
         Raises:
             UserError: the disk refused; the last checkpoint is named.

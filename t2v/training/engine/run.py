@@ -1,4 +1,4 @@
-"""One training run to its end: goes on where it stopped, logs, saves, validates, stops."""
+"""One training run to its end: resumes, logs, validates, saves and stops."""
 
 from __future__ import annotations
 
@@ -96,15 +96,15 @@ def run(task: Task, config: TrainConfig) -> Path:
     state = start_state(task, config)
     if checkpoint:
         load_state(checkpoint, state)
-        logger.info("%s: going on from step %d of %d", output, state.step, config.steps)
+        logger.info("%s: resuming at step %d of %d", output, state.step, config.steps)
     begun = state.step if checkpoint else None
     with _stop_requests() as stopped, MetricsLogger(config, begun) as log:
         if begun is None and config.steps:
             _validate(task, state, log)
         for metrics in fit(task, config, state):
             done = state.step == config.steps
-            judged = done or state.step % config.validate_every == 0
-            log.add(metrics, _validate(task, state, log) if judged else {})
+            validates = done or state.step % config.validate_every == 0
+            log.add(metrics, _validate(task, state, log) if validates else {})
             stop = any_rank(bool(stopped))
             if done or stop or state.step % config.save_every == 0:
                 save_state(output, task, config, state)
@@ -115,7 +115,7 @@ def run(task: Task, config: TrainConfig) -> Path:
 
 
 def save_state(output: Path, task: Task, config: TrainConfig, state: TrainState) -> Path:
-    """Save what the task makes of the average weights, and `training/` to go on from.
+    """Save what the task makes of the average weights, and `training/` to resume from.
 
     The files are those of one process, whatever the number of processes.
     """
@@ -139,7 +139,7 @@ def save_state(output: Path, task: Task, config: TrainConfig, state: TrainState)
 
 
 def check_checkpoint(checkpoint: Path, task: Task, config: TrainConfig) -> None:
-    """See that `config` may go on from `checkpoint`.
+    """Check that `config` may resume from `checkpoint`.
 
     Raises:
         UserError: a file is damaged, or a setting that matters was changed; each is named.
@@ -181,8 +181,9 @@ def _refuse_changes(now: dict[str, Any], then: dict[str, Any], checkpoint: Path)
     ]
     if changed:
         raise UserError(
-            f"{checkpoint} was trained with other settings ({'; '.join(changed)}). Going on may "
-            f"change only {', '.join(sorted(FREE_TO_CHANGE))}. Give the old ones, or a new output."
+            f"{checkpoint} was trained with other settings ({'; '.join(changed)}). A resumed run "
+            f"may change only {', '.join(sorted(FREE_TO_CHANGE))}. Give the old values, or a new "
+            "output."
         )
 
 
@@ -197,12 +198,12 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, object]:
 def _validate(task: Task, state: TrainState, log: MetricsLogger) -> dict[str, Any]:
     averaged = state.worker.averaged(state.ema)
 
-    def judge() -> dict[str, Any]:
+    def validate() -> dict[str, Any]:
         with averaged:
             validation = task.validate()
-        return log.judge(state.step, validation)
+        return log.validated(state.step, validation)
 
-    return on_first_rank(judge)
+    return on_first_rank(validate)
 
 
 @contextmanager

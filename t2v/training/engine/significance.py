@@ -44,13 +44,13 @@ class Trend:
 
 
 def paired_change(before: Tensor, after: Tensor) -> Change:
-    """The change of a mean loss, judged by the differences clip by clip.
+    """The change of a mean loss, by the differences clip by clip.
 
     Both were taken at the same clips, noise and times, so what these contribute cancels; what is
     left varies from clip to clip, and its mean over n clips by the standard error.
 
     Args:
-        before, after: the loss of each clip, `n`; of one clip nothing can be said.
+        before, after: the loss of each clip, `n`; one clip alone gives no error.
     """
     difference = (after - before).double()
     count = len(difference)
@@ -59,11 +59,11 @@ def paired_change(before: Tensor, after: Tensor) -> Change:
 
 
 def trend(history: Sequence[Mapping[str, Tensor]]) -> Trend:
-    """Judge the last of some validations beside the best one before it.
+    """Compare the last of some validations with the best one before it.
 
     learning: the held-out loss fell by more than chance. overfitting: it rose by more than chance
     while the loss on trained clips fell by more than chance. worsening: it rose, and the trained
-    clips are no excuse. flat: it did neither, so nothing can be told from chance. Chance is two
+    clips do not explain it. flat: it did neither, no more than by chance. Chance is two
     standard errors of the paired differences, that is 1 time in 20 by luck.
 
     Args:

@@ -39,13 +39,13 @@ class Validation(NamedTuple):
 
 
 class Task(Protocol):
-    """One kind of training: what is learned, from which batches, how it is judged and saved.
+    """One kind of training: what is learned, from which batches, how it is validated and saved.
 
     While `validate` and `save` run, the model holds the average weights.
     """
 
     model: nn.Module  # holds every trained parameter; the run moves it to its device
-    sources: dict[str, str]  # hashes of what the run reads; going on with others is refused
+    sources: dict[str, str]  # hashes of all inputs; a run is not resumed with others
     attention: str | None  # the kernel that its steps attend with; None: its networks' own
 
     @property
@@ -78,7 +78,7 @@ class Task(Protocol):
         ...
 
     def validate(self) -> Validation:
-        """Judge the average weights, by the same noise and prompts each time."""
+        """Evaluate the average weights, with the same noise and prompts each time."""
         ...
 
     def save(self, folder: Path) -> None:

@@ -71,7 +71,7 @@ def build_dit(config: TrainDiTConfig) -> DiTTask:
 
 
 class DiTTask:
-    """Predict the objective's target from noisy latents and text; the text encoder learns along.
+    """Predict the objective's target from noisy latents and text; the text encoder may learn too.
 
     Args:
         config: what training and fine-tuning share; objective, sizes and token limit are `parts`'.
@@ -79,7 +79,7 @@ class DiTTask:
         prompts: of the samples that every validation shows.
     """
 
-    texts: Texts | None = None  # without it each batch is embedded anew
+    texts: Texts | None = None  # without it every batch is embedded again
 
     def __init__(
         self,
@@ -130,7 +130,7 @@ class DiTTask:
         return groups
 
     def sample_bytes(self) -> int:
-        """Latents, noise, their mixture and the prediction; and what each block hands on."""
+        """Latents, noise, their mixture and the prediction; and the output of each block."""
         latents, transformer = self.data.largest(), self.model["transformer"].config
         tokens = latents[0].numel() // math.prod(transformer.patch_size)
         width = transformer.num_attention_heads * transformer.attention_head_dim

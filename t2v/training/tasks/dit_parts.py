@@ -1,4 +1,4 @@
-"""The parts and data that training a transformer is given, and how `t2v train` loads them."""
+"""The parts and data of a transformer's training, and their loading for `t2v train`."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ class DiTData(NamedTuple):
 
 
 def fresh_parts(config: TrainDiTConfig) -> DiTParts:
-    """The saved VAE and text encoder that `config` names, a transformer that knows nothing, and
-    the scheduler of the objective.
+    """The saved VAE and text encoder that `config` names, an untrained transformer, and the
+    scheduler of the objective.
 
     Raises:
         UserError: see `load_vae`, `load_text` and `check_match`.
@@ -73,7 +73,7 @@ def fresh_parts(config: TrainDiTConfig) -> DiTParts:
 
 
 def saved_defaults(config: TrainDiTConfig) -> dict[str, Any]:
-    """The defaults that `config` says the pipeline is saved with."""
+    """The defaults of `config` that the pipeline is saved with."""
     names = "num_inference_steps", "guidance_scale", "max_sequence_length"
     return {name: getattr(config, name) for name in names}
 

@@ -1,4 +1,4 @@
-"""Fine-tuning: a saved pipeline learns new footage, judged beside what it was before."""
+"""Fine-tuning: a saved pipeline learns new footage, compared with what it was before."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ ADAPTERS = ("lora", "peft")  # what lies beside the weights while it learns, and
 
 
 def finetune(config: FinetuneConfig) -> Path:
-    """`t2v finetune`: train what the method says and return the last checkpoint.
+    """`t2v finetune`: train the weights that `config.method` names; return the last checkpoint.
 
     That is a pipeline folder with everything learned in it; after `method=lora` it also holds
     `pytorch_lora_weights.safetensors`, for the base model.
@@ -114,12 +114,12 @@ def build_finetune(config: FinetuneConfig) -> FinetuneTask:
 class FinetuneTask(DiTTask):
     """The transformer's task on parts that a pipeline folder holds, some of which learn.
 
-    Objective, scheduler, sizes and token limit are the folder's. What is judged and saved is the
-    tuned model, or where `config.interpolate` puts it between the base and the tuned one.
+    Objective, scheduler, sizes and token limit are the folder's. The model that is validated and
+    saved is the tuned one, or one between the base and the tuned one by `config.interpolate`.
 
     Args:
         parts: frozen, with new words and adapter added.
-        prior: videos of the base model, to be repeated and judged.
+        prior: videos of the base model, to train and validate on.
         base: transformer and text encoder of the base model, to interpolate from.
 
     Raises:
@@ -239,7 +239,7 @@ def load_base(model: str, folder: Path) -> Generator:
 
 
 def _base_prompts(config: FinetuneConfig) -> list[str]:
-    """The different prompts of `base_prompts`: at least one to repeat, and one to judge."""
+    """The different prompts of `base_prompts`: at least one to train on, and one to validate on."""
     if config.base_prompts is None:
         return []
     return list(dict.fromkeys(read_prompts(Path(config.base_prompts), "base_prompts", least=2)))

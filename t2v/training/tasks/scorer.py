@@ -1,4 +1,4 @@
-"""`t2v scorer`: training of what tells how well a video fits a text."""
+"""Training a CLIP-style video-text scorer."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ class ScorerTask:
             optim,
             is_matrix=lambda name: ".stem." in name or ".blocks." in name,
         )
-        # the two numbers have far to go, and steps of one size
+        # scale and bias have a long way to go, and AdamW steps of one size
         groups.append(ParameterGroup(logit, "adamw", 10 * optim.adam_lr))
         if self.config.text_lr:
             groups.append(ParameterGroup(text, "adamw", self.config.text_lr))
@@ -185,8 +185,8 @@ class ScorerTask:
         self, batch: ScorerBatch, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
         means = {name: each.mean() for name, each in self.losses(batch, generator).items()}
-        told = {f"loss_{name}": mean.detach() for name, mean in means.items()}
-        return torch.stack(list(means.values())).sum(), told
+        metrics = {f"loss_{name}": mean.detach() for name, mean in means.items()}
+        return torch.stack(list(means.values())).sum(), metrics
 
     def losses(self, batch: ScorerBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """The loss of each clip of a batch: of `pairs`, wrong `captions` and wrong `clips`.
@@ -209,11 +209,11 @@ class ScorerTask:
             keep = torch.rand(len(shown), TOKENS, generator=generator).argsort(1)[:, :kept]
             keep = keep.to(pick_device(config.device))
         with autocast(config):
-            seen = scorer.towers.embed_video(
+            videos = scorer.towers.embed_video(
                 pixels(shown.to(pick_device(config.device))), keep
             ).float()
-            said = scorer.embed_text([*captions, *(text for _, text in wrong)]).float()
-        logits = scorer.towers.logits(seen, said)
+            texts = scorer.embed_text([*captions, *(text for _, text in wrong)]).float()
+        logits = scorer.towers.logits(videos, texts)
         meanings = [meaning(caption) for caption in captions]
         same = torch.tensor([[one == other for other in meanings] for one in meanings])
         sign = torch.full((n, n), -1.0).masked_fill(same, 0).fill_diagonal_(1).to(logits.device)
@@ -277,11 +277,11 @@ def wrong_clips(
     video: Tensor, captions: Sequence[str], ratio: float, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """The first `ratio` of some clips with their frames in disorder; half of those whose caption is
-    false of it backwards (HiTeA's shuffling test, arXiv 2212.14546, as a lesson).
+    false of it backwards (HiTeA's shuffling test, arXiv 2212.14546, used for training).
 
     Returns:
         Which clips these are, `k`, and their frames, `k t h w c`; without those that look the same
-        or whose captions tell of rest.
+        or whose captions describe rest.
     """
     count = math.ceil(ratio * len(video))
     few = video[:count]
@@ -290,8 +290,8 @@ def wrong_clips(
     mixed = torch.where(
         rearrange(backwards, "k -> k 1 1 1 1"), few.flip(1), shuffled(few, generator)
     )
-    told = differs(few, mixed) & ~torch.tensor([rests(caption) for caption in captions[:count]])
-    rows = told.nonzero().squeeze(1)
+    usable = differs(few, mixed) & ~torch.tensor([rests(caption) for caption in captions[:count]])
+    rows = usable.nonzero().squeeze(1)
     return rows, mixed[rows]
 
 

@@ -42,7 +42,7 @@ class VAEBatch(NamedTuple):
 
     video: Tensor  # b c t h w in [-1, 1]
     mask: Tensor  # b 1 t h w in [0, 1]; zero where none is known
-    step: int = 0  # that they are for
+    step: int = 0  # of training that they are for
 
 
 class VAEParts(NamedTuple):
@@ -93,8 +93,8 @@ def fresh_parts(config: TrainVAEConfig) -> VAEParts:
 class VAETask:
     """Reconstruct clips: squared error, more on objects, plus edges, L1 and a light KL.
 
-    Where there are such parts, also the distance of features (`Perceptual`), and what a
-    discriminator that learns along says (`t2v.training.losses.discriminator`).
+    Where there are such parts, also the distance of features (`Perceptual`), and the loss of a
+    discriminator that is trained alongside (`t2v.training.losses.discriminator`).
     """
 
     attention: str | None = None
@@ -117,7 +117,7 @@ class VAETask:
 
     @property
     def vae(self) -> AutoencoderKLT2V:
-        """The one that learns, or whose average is judged."""
+        """The VAE that learns, or the one with the averaged weights while that is validated."""
         both = isinstance(self.model, nn.ModuleDict)
         return cast(AutoencoderKLT2V, self.model["vae"] if both else self.model)
 
@@ -182,26 +182,26 @@ class VAETask:
             + config.l1_weight * difference.abs().mean()
             + config.gradient_weight * edges
         )
-        told = {"mse": mse.detach(), "kl": kl.detach()}
+        metrics = {"mse": mse.detach(), "kl": kl.detach()}
         if self.perceptual:
             with autocast(config):
-                far = self.perceptual(recon, batch.video).mean()
-            loss = loss + config.perceptual_weight * far
-            told["perceptual"] = far.detach()
+                distance = self.perceptual(recon, batch.video).mean()
+            loss = loss + config.perceptual_weight * distance
+            metrics["perceptual"] = distance.detach()
         if config.discriminator.weight and batch.step >= config.discriminator.start:
-            said, figures = self._game(batch, recon, loss)
-            loss, told = loss + said, told | figures
-        return loss + config.kl_weight * kl, told
+            adversarial, more = self._adversarial(batch, recon, loss)
+            loss, metrics = loss + adversarial, metrics | more
+        return loss + config.kl_weight * kl, metrics
 
-    def _game(
+    def _adversarial(
         self, batch: VAEBatch, recon: Tensor, loss: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the adversarial losses of discriminator and decoder, which gets its own later."""
         config, network = self.config.discriminator, self.model.get_submodule(DISCRIMINATOR)
         with autocast(self.config):
             losses = adversarial_losses(network, batch.video, recon)
-        heard = config.weight if batch.step >= config.start + config.alone else 0.0
-        weight = heard * adaptive_weight(loss, losses.generator, self.vae.decoder.conv_out.weight)
+        asked = config.weight if batch.step >= config.start + config.alone else 0.0
+        weight = asked * adaptive_weight(loss, losses.generator, self.vae.decoder.conv_out.weight)
         own = losses.discriminator + config.r1 / 2 * losses.r1
         figures = {
             "discriminator": losses.discriminator,
@@ -209,14 +209,14 @@ class VAETask:
             "adversary": losses.generator,
             "adversary_weight": weight,
         }
-        told = {name: value.detach() for name, value in figures.items()}
-        return weight * losses.generator + DISCRIMINATOR_SHARE * own, told
+        metrics = {name: value.detach() for name, value in figures.items()}
+        return weight * losses.generator + DISCRIMINATOR_SHARE * own, metrics
 
     @torch.no_grad()
     def validate(self) -> Validation:
         """PSNR in dB of the posterior mean, mean over clips; and inside the objects, pooled; and
         the perceptual distance, where a network is named. The losses are squared errors."""
-        held_out, inside, far = self._errors(self.data.held_out())
+        held_out, inside, distances = self._errors(self.data.held_out())
         trained, *_ = self._errors(self.data.training(len(held_out)))
         figures = {
             "val_psnr": _psnr(held_out).mean().item(),
@@ -224,25 +224,25 @@ class VAETask:
         }
         if len(inside):
             figures["val_psnr_object"] = _psnr(inside.mean()).item()
-        if len(far):
-            figures["val_perceptual"] = far.mean().item()
+        if len(distances):
+            figures["val_perceptual"] = distances.mean().item()
         return Validation(figures, self._sheet(), {HELD_OUT: held_out, TRAINING: trained})
 
     def _errors(self, clips: Iterable[Frames]) -> tuple[Tensor, Tensor, Tensor]:
         """The mean squared error of each clip, the squared error of each pixel of objects, and the
         perceptual distance of each clip."""
-        per_clip, inside, far = [], [torch.empty(0)], [torch.empty(0)]
+        per_clip, inside, distances = [], [torch.empty(0)], [torch.empty(0)]
         for frames in clips:
             video = pixels(frames.video.to(pick_device(self.config.device)))
             recon = self._reconstruct(video)
             if self.perceptual:
-                far.append(self.perceptual(recon, video).cpu())
+                distances.append(self.perceptual(recon, video).cpu())
             square = (recon - video).square()
             square = reduce(square, "b c t h w -> b t h w", "mean").cpu()
             per_clip.append(reduce(square, "b t h w -> b", "mean"))
             if frames.mask is not None:
                 inside.append(square[frames.mask > 127])
-        return torch.cat(per_clip), torch.cat(inside), torch.cat(far)
+        return torch.cat(per_clip), torch.cat(inside), torch.cat(distances)
 
     def save(self, folder: Path) -> None:
         """Write `vae/`, with the mean and spread of its latents in the config."""

@@ -122,7 +122,7 @@ def add_lora(transformer: T2VTransformer3DModel, config: LoRAConfig, seed: int) 
         )
     )
     for name, weight in transformer.named_parameters():
-        if ".lora_A." in name:  # peft draws from the process's own source of chance
+        if ".lora_A." in name:  # peft initialises from the global random state
             nn.init.kaiming_uniform_(
                 weight.data, a=5**0.5, generator=keyed_generator(seed, "lora", name)
             )
@@ -149,7 +149,7 @@ def add_peft(transformer: T2VTransformer3DModel, file: str, seed: int) -> None:
             raise ValueError(f"{values['peft_type']} {REFUSED[values['peft_type']]}")
         if chance := [name for name, value in values.items() if "dropout" in name and value]:
             raise ValueError(f"{chance[0]} is sampled by peft itself, so no run could be repeated.")
-        with torch.random.fork_rng(devices=[]):  # peft draws from the global state
+        with torch.random.fork_rng(devices=[]):  # peft initialises from the global random state
             torch.manual_seed(seed)
             transformer.add_adapter(PEFT_TYPE_TO_CONFIG_MAPPING[values["peft_type"]](**values))
     transformer.eval()  # in training mode some of its layers use the global random state

@@ -18,8 +18,8 @@ from t2v.pipelines.generator import Generator, sample_videos
 
 logger = logging.getLogger(__name__)
 
-HELD_OUT = 0.25  # of the prompts are never repeated, only judged
-TIMES = 4  # at which each is judged
+HELD_OUT = 0.25  # share of the prompts that are only validated on
+TIMES = 4  # noise levels at which each is validated
 
 
 class Prior:
@@ -58,7 +58,7 @@ class Prior:
     def held_out(self) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
         """The videos never trained on, as `batch` gives them but `TIMES` times over, and times.
 
-        With few prompts all are judged when none are repeated.
+        With few prompts all are validated on when none are trained on.
         """
         index = torch.arange(self.repeated, len(self.prompts)).repeat_interleave(TIMES)
         times = (torch.arange(len(index)) % TIMES + 0.5) / TIMES

@@ -20,8 +20,8 @@ def add_words(
 ) -> PreTrainedTokenizerBase:
     """Add the new words and the soft prompt of `config`, and let only their embeddings learn.
 
-    Both lie in the text encoder and the tokenizer that is given back, which are saved as ever:
-    whoever loads them needs to know nothing of it.
+    Both lie in the text encoder and the tokenizer that is given back, which are saved as usual
+    and load anywhere.
 
     Raises:
         UserError: see `concept_starts`, `soft_prompt_starts` and `put_before`.
@@ -43,7 +43,7 @@ def concept_starts(
     `begin_as`, or of its own letters.
 
     Raises:
-        UserError: a word holds spaces, is known already, or has nothing to begin as.
+        UserError: a word holds spaces, is known already, or has no embedding to start from.
     """
     starts = {}
     for concept, text in zip(concepts, begin_as or concepts, strict=True):
@@ -51,7 +51,9 @@ def concept_starts(
             raise UserError(f'concept={concept!r}: take a new word without spaces, like "<toy>".')
         embeddings = _embeddings(tokenizer, text_encoder, " ".join(WORD.findall(text)))
         if not len(embeddings):
-            raise UserError(f"concept={concept!r} begins as nothing: give concept_from=[TEXT].")
+            raise UserError(
+                f"concept={concept!r} has no known letters to start from. Give concept_from=[TEXT]."
+            )
         starts[concept] = embeddings.mean(0)
     return starts
 
@@ -70,7 +72,7 @@ def soft_prompt_starts(
         return {}
     embeddings = _embeddings(tokenizer, text_encoder, clean_prompt(text))
     if not len(embeddings):
-        raise UserError(f"soft_prompt={text!r} begins as nothing: give it a few words.")
+        raise UserError(f"soft_prompt={text!r} has no tokens to start from. Give it a few words.")
     first = len(tokenizer)  # so that a second soft prompt has names of its own
     return {f"<soft-{first + n}>": each for n, each in enumerate(embeddings)}
 
@@ -110,14 +112,14 @@ def put_before(
     It is of the general class: those of single models, such as T5's, make their marks again.
 
     Raises:
-        UserError: it cannot, or forgets it on the way.
+        UserError: it cannot, or loses it when it is saved.
     """
     from tokenizers.processors import TemplateProcessing
 
     name = type(tokenizer).__name__
     instead = "Write a new word into the captions instead: concept=[WORD]."
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise UserError(f"soft_prompt: a {name} puts nothing before prompts. {instead}")
+        raise UserError(f"soft_prompt: a {name} cannot put tokens before prompts. {instead}")
     ids, plain = (tokenizer("a", add_special_tokens=marks).input_ids for marks in (True, False))
     first = next(at for at in range(len(ids)) if ids[at : at + len(plain)] == plain)
     before, after = ids[:first], ids[first + len(plain) :]
@@ -138,7 +140,7 @@ def put_before(
         tokenizer.save_pretrained(folder)
         loaded = type(tokenizer).from_pretrained(folder)
     if loaded("a").input_ids != tokenizer.convert_tokens_to_ids(marks) + plain + after:
-        raise UserError(f"soft_prompt: a {name} forgets it when it is saved. {instead}")
+        raise UserError(f"soft_prompt: a {name} loses it when it is saved. {instead}")
     return tokenizer
 
 
@@ -153,5 +155,5 @@ def add_known_words(tokenizer: PreTrainedTokenizerBase, captions: Sequence[str])
     """A tokenizer that lists the words of its training gets those of `captions` too."""
     known = tokenizer.init_kwargs.get("known_words")
     if known is not None:
-        seen = {word.lower() for text in captions for word in WORD.findall(text)}
-        tokenizer.init_kwargs["known_words"] = sorted({*known, *seen})
+        found = {word.lower() for text in captions for word in WORD.findall(text)}
+        tokenizer.init_kwargs["known_words"] = sorted({*known, *found})

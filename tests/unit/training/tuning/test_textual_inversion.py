@@ -88,10 +88,10 @@ def test_tokenizers_of_single_models_keep_a_soft_prompt_too(kind, tmp_path):
 
 
 def test_a_tokenizer_that_puts_nothing_before_prompts_is_refused():
-    with pytest.raises(UserError, match="ByT5Tokenizer puts nothing before prompts"):
+    with pytest.raises(UserError, match="ByT5Tokenizer cannot put tokens before"):
         put_before(ByT5Tokenizer(), ["a"])
 
 
 def test_a_soft_prompt_of_no_words_is_refused(tokenizer, text_encoder):
-    with pytest.raises(UserError, match="begins as nothing"):
+    with pytest.raises(UserError, match="no tokens to start from"):
         add_words(tokenizer, text_encoder, settings(soft_prompt=" "))

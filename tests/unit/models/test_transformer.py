@@ -24,7 +24,6 @@ from torch import Tensor, nn
 
 from t2v.config.models import TransformerConfig
 from t2v.errors import UserError
-from t2v.models import kernels
 from t2v.models.attention_layouts import LAYOUTS
 from t2v.models.kv_cache import KVCache
 from t2v.models.transformer import T2VTransformer3DModel, T2VTransformerBlock
@@ -324,16 +323,6 @@ def test_a_compiled_model_takes_a_cache_and_is_compiled_once(whole):
             torch.testing.assert_close(predict(model, **given, **with_cache(cache)), wanted)
     assert len(graphs) == 1
     torch._dynamo.reset()
-
-
-def test_the_onednn_product_agrees_with_torchs(monkeypatch):
-    model, given = build(attention_head_dim=64), inputs()
-    monkeypatch.setattr(kernels, "mkl_is_slow", lambda: False)
-    wanted = predict(model, **given)
-    monkeypatch.setattr(kernels, "mkl_is_slow", lambda: True)
-    assert relative(predict(model, **given), wanted) < 1e-5
-    model(**given).sample.sum().backward()  # and stays out of the way of gradients
-    assert model.blocks[0].attn1.to_q.weight.grad.any()
 
 
 def count_calls(module: nn.Module) -> list[int]:

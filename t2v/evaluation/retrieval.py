@@ -47,9 +47,9 @@ def evaluate(config: FootageEvalConfig) -> str:
 
 
 def _evaluate(config: FootageEvalConfig) -> str:
-    check_held_out(config.data, config.held_out)
     generator = load_model(config, "t2v eval footage", needs=("gives_latents",))
     require(generator, "vae", f"model={config.model}", "t2v eval footage")
+    check_held_out(config.data, config.held_out)
     dataset, real = _real(config, generator)
     films = [row.get("path") or row["caption"] for row in dataset.rows]
     if len(set(films)) < 2:

@@ -126,7 +126,7 @@ def test_an_interrupted_choice_goes_on_where_it_was(run, monkeypatch):
     scheduler = type(T2VPipeline.from_pretrained("../model").scheduler)
     for owner, name, call, finished in (
         (T2VPipeline, "decode_latents", 2, 1),  # of the second sample
-        (T2VPipeline, "encode_prompt", 3, 1),  # twice a sample: the second has no step behind it
+        (T2VPipeline, "encode_prompt", 2, 1),  # of the second sample, which has no step behind it
         (scheduler, "step", 6, 2),  # twice a sample: the third has one behind it
     ):
         with monkeypatch.context() as patch:

@@ -71,9 +71,9 @@ def build_finetune(config: FinetuneConfig) -> FinetuneTask:
         UserError: the model is another package's, the method does not fit it, a new word is in no
             caption, or see `load_data`.
     """
-    check_held_out(config.data, config.held_out)
     folder = model_folder(config.model)
     generator = load_base(config.model, folder)
+    check_held_out(config.data, config.held_out)  # before minutes of sampling
     pipeline, weights = generator.pipeline, weights_hash(folder)
     prompts = _base_prompts(config)
     sampled = _sampled(config, generator, weights, prompts)  # before the model is changed

@@ -287,7 +287,7 @@ def test_an_old_curation_goes_on_without_looking_at_its_films_again():
         origin["path"] = Path(origin["path"]).name
     assert now == then
     after = contents("curated/work", "curated/clips", "curated/thumbs")
-    log = Path("curated/work/caption.jsonl")  # names clips by their absolute paths
+    log = Path("curated", "work", "caption.jsonl")  # names clips by their absolute paths
     assert set(before.pop(log).splitlines()) <= set(after.pop(log).splitlines())
     assert after == before
 

@@ -16,7 +16,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers import (
+    AutoencoderKLWan,
+    FlowMatchEulerDiscreteScheduler,
+    WanPipeline,
+    WanTransformer3DModel,
+)
 from einops import rearrange
 from PIL import Image
 from safetensors.torch import save_file
@@ -31,6 +36,8 @@ from transformers import (
     PreTrainedTokenizerFast,
     T5Config,
     T5EncoderModel,
+    UMT5Config,
+    UMT5EncoderModel,
 )
 
 from t2v.config.models import VAEConfig
@@ -400,3 +407,28 @@ def _texture(generator: np.random.Generator, height: int, width: int) -> np.ndar
         place += weight * cv2.resize(spots, (width, height), interpolation=cv2.INTER_CUBIC)
     place -= place.min()
     return 20 + 200 * place / place.max()
+
+
+@pytest.fixture
+def wan(tokenizer: PreTrainedTokenizerFast) -> WanPipeline:
+    """A tiny pipeline of another package, untrained."""
+    config = UMT5Config(
+        vocab_size=64, d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2, pad_token_id=0
+    )
+    vae = AutoencoderKLWan(
+        base_dim=3, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1,
+        temperal_downsample=[False, True, True],
+    )  # fmt: skip
+    transformer = WanTransformer3DModel(
+        patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=16,
+        out_channels=16, text_dim=32, freq_dim=32, ffn_dim=32, num_layers=2,
+    )  # fmt: skip
+    pipe = WanPipeline(
+        tokenizer=tokenizer,
+        text_encoder=UMT5EncoderModel(config).eval(),
+        vae=vae,
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe

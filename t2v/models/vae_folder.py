@@ -15,23 +15,26 @@ from t2v.models.vae import AutoencoderKLT2V
 VAES = {each.__name__: each for each in (AutoencoderKLT2V, AutoencoderKLWan)}
 
 
+def find_vae(folder: Path) -> Path | None:
+    """Return the VAE's own folder: this one, its `vae/`, or that of its newest checkpoint."""
+    newest = newest_checkpoint(folder)
+    places = [folder, folder / "vae", *([newest / "vae"] if newest else [])]
+    return next((place for place in places if (place / "config.json").is_file()), None)
+
+
 def load_vae(folder: str | Path) -> AutoencoderKLT2V | AutoencoderKLWan:
     """Load the frozen VAE of a VAE folder, a checkpoint with `vae/`, or a `t2v train-vae` output.
 
     Raises:
         UserError: there is none, it is damaged, or of a class that training does not support.
     """
-    folder = Path(folder)
-    places = [folder, folder / "vae"]
-    if newest := newest_checkpoint(folder):
-        places.append(newest / "vae")
-    for place in places:
-        if (place / "config.json").is_file():
-            with loading(f"vae={place}"):
-                name = read_json(place / "config.json").get("_class_name")
-                if name not in VAES:
-                    raise UserError(f"It is a {name}; supported are {', '.join(VAES)}.")
-            return load_part(f"vae={place}", VAES[name], place).requires_grad_(False)
-    raise UserError(
-        f"vae={folder} holds no VAE. Give a VAE folder, or the output of `t2v train-vae`."
-    )
+    place = find_vae(Path(folder))
+    if place is None:
+        raise UserError(
+            f"vae={folder} holds no VAE. Give a VAE folder, or the output of `t2v train-vae`."
+        )
+    with loading(f"vae={place}"):
+        name = read_json(place / "config.json").get("_class_name")
+        if name not in VAES:
+            raise UserError(f"It is a {name}; supported are {', '.join(VAES)}.")
+    return load_part(f"vae={place}", VAES[name], place).requires_grad_(False)

@@ -16,9 +16,9 @@ from t2v.config.finetune import FinetuneConfig
 from t2v.config.training import TrainDiTConfig
 from t2v.data.text_cache import Texts
 from t2v.errors import UserError
-from t2v.io.checkpoint import newest_checkpoint
 from t2v.models.folder import model_folder
 from t2v.models.transformer import T2VTransformer3DModel
+from t2v.models.vae_folder import find_vae
 from t2v.plan.shapes import saved, untrained, untrained_text_encoder
 from t2v.training.engine.example import Size
 from t2v.training.tasks.dit_parts import DiTParts, check_match, saved_defaults
@@ -131,10 +131,9 @@ def _lay_out(model: nn.Module, device: torch.device) -> None:
 
 
 def _vae(folder: Path, channels: int, size: Size, absent: list[str]) -> Any:
-    newest = newest_checkpoint(folder)
-    for place in (folder, folder / "vae", *([newest / "vae"] if newest else [])):
-        if (place / "config.json").is_file():
-            return untrained(place).requires_grad_(False)
+    place = find_vae(folder)
+    if place is not None:
+        return untrained(place).requires_grad_(False)
     absent.append(f"the VAE: {folder} holds none; 4 x 8 x 8 is assumed")
     if (size.frames - 1) % 4:
         raise UserError(f"num_frames={size.frames}: a VAE of 4 x 8 x 8 takes 4k+1 frames.")

@@ -48,23 +48,39 @@ class T2VAttnProcessor:
         attention_mask: Tensor | None = None,
         rotary_emb: Tensor | None = None,
         kv_cache: KVCache | None = None,
+        encoder_hidden_states_image: Tensor | None = None,
     ) -> Tensor:
         query, key, value = attn.project(hidden_states, encoder_hidden_states, kv_cache)  # b n k d
         if rotary_emb is not None:
             query, key = apply_rotary(query, rotary_emb), apply_rotary(key, rotary_emb)
+        # text is whole on every device, so only self-attention is split
+        parallel_config = self._parallel_config if encoder_hidden_states is None else None
+        mask = portable_mask(attention_mask, self._attention_backend)
+        x = self._attend(query, key, value, mask, parallel_config)
+        if encoder_hidden_states_image is not None:
+            key, value = attn.project_image(encoder_hidden_states_image, kv_cache)
+            x = x + self._attend(query, key, value)
+        return attn.to_out[1](attn.to_out[0](x))
+
+    def _attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None = None,
+        parallel_config: Any = None,
+    ) -> Tensor:
         x = dispatch_attention_fn(
             query,
             key,
             value,
-            attn_mask=portable_mask(attention_mask, self._attention_backend),
+            attn_mask=mask,
             dropout_p=0.0,
             is_causal=False,
             backend=self._attention_backend,
-            # text is whole on every device, so only self-attention is split
-            parallel_config=self._parallel_config if encoder_hidden_states is None else None,
+            parallel_config=parallel_config,
         )
-        x = rearrange(x, "b n k d -> b n (k d)").type_as(query)
-        return attn.to_out[1](attn.to_out[0](x))
+        return rearrange(x, "b n k d -> b n (k d)").type_as(query)
 
 
 class Attention(nn.Module, AttentionModuleMixin):
@@ -73,12 +89,17 @@ class Attention(nn.Module, AttentionModuleMixin):
     Args:
         qk_norm: "rms_norm_across_heads" over the whole width (Wan 2.1), "rms_norm" per head or
             "none".
+        added_kv_proj_dim: width of the image tokens, which get keys and values of their own
+            (Wan 2.1 I2V). None: no image is attended to.
     """
 
     _default_processor_cls: Any = T2VAttnProcessor
     _available_processors = [T2VAttnProcessor]  # noqa: RUF012 (the name diffusers reads)
     use_bias = True
     processor: Any
+    add_k_proj: nn.Linear  # these three only with added_kv_proj_dim
+    add_v_proj: nn.Linear
+    norm_added_k: nn.Module
     to_qkv: nn.Linear  # made by fuse_qkv_projections
     to_kv: nn.Linear
 
@@ -91,6 +112,7 @@ class Attention(nn.Module, AttentionModuleMixin):
         qk_norm: str,
         eps: float,
         is_cross_attention: bool = False,
+        added_kv_proj_dim: int | None = None,
     ) -> None:
         super().__init__()
         inner_dim = heads * dim_head
@@ -104,6 +126,10 @@ class Attention(nn.Module, AttentionModuleMixin):
         make_norm = _qk_norm(qk_norm, inner_dim, dim_head, eps)
         self.norm_q = make_norm()
         self.norm_k = make_norm()
+        if added_kv_proj_dim is not None:
+            self.add_k_proj = Linear(added_kv_proj_dim, inner_dim)
+            self.add_v_proj = Linear(added_kv_proj_dim, inner_dim)
+            self.norm_added_k = make_norm()
         self.processor = T2VAttnProcessor()
 
     def forward(
@@ -113,16 +139,24 @@ class Attention(nn.Module, AttentionModuleMixin):
         attention_mask: Tensor | None = None,
         rotary_emb: Tensor | None = None,
         kv_cache: KVCache | None = None,
+        encoder_hidden_states_image: Tensor | None = None,
     ) -> Tensor:
         """Attend from `hidden_states` (`b n d`) to itself or to `encoder_hidden_states` (`b m d`).
 
         Args:
             attention_mask: `b m`, true where a key may be attended to.
             rotary_emb: rotations from `RotaryEmbedding`, `1 n 1 d`, for self-attention.
-            kv_cache: keeps the keys and values of `encoder_hidden_states`.
+            kv_cache: keeps the keys and values of `encoder_hidden_states` and of the image.
+            encoder_hidden_states_image: image tokens, `b m d`, whose attention is added.
         """
         return self.processor(
-            self, hidden_states, encoder_hidden_states, attention_mask, rotary_emb, kv_cache
+            self,
+            hidden_states,
+            encoder_hidden_states,
+            attention_mask,
+            rotary_emb,
+            kv_cache,
+            encoder_hidden_states_image,
         )
 
     def project(
@@ -140,6 +174,16 @@ class Attention(nn.Module, AttentionModuleMixin):
         if context is None:
             return query, *self._key_value(x)
         return query, *cached(kv_cache, self, context, self._key_value)
+
+    def project_image(
+        self, image: Tensor, kv_cache: KVCache | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Normalised key and value of image tokens `b m d`, each `b m k d`."""
+        return cached(kv_cache, self.add_k_proj, image, self._key_value_of_image)
+
+    def _key_value_of_image(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        key = self._heads(self.add_k_proj(image), self.norm_added_k)
+        return key, self._heads(self.add_v_proj(image))
 
     def _key_value(self, context: Tensor) -> tuple[Tensor, Tensor]:
         if self.is_cross_attention and self.fused_projections:

@@ -158,7 +158,16 @@ class TimeTextEmbedding(nn.Module):
     embedding (`adain_with_text` of VidGen-1M, arXiv 2408.02629).
     """
 
-    def __init__(self, dim: int, freq_dim: int, text_dim: int, *, pooled_text: bool) -> None:
+    def __init__(
+        self,
+        dim: int,
+        freq_dim: int,
+        text_dim: int,
+        *,
+        pooled_text: bool,
+        image_dim: int | None = None,
+        pos_embed_seq_len: int | None = None,
+    ) -> None:
         super().__init__()
         self.timesteps_proj = Timesteps(freq_dim, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.time_embedder = TimestepEmbedding(in_channels=freq_dim, time_embed_dim=dim)
@@ -166,6 +175,9 @@ class TimeTextEmbedding(nn.Module):
         self.time_proj = nn.Linear(dim, 6 * dim)
         self.text_embedder = PixArtAlphaTextProjection(text_dim, dim, act_fn="gelu_tanh")
         self.pooled_text = nn.Linear(text_dim, dim) if pooled_text else None
+        self.image_embedder = (
+            None if image_dim is None else ImageEmbedding(image_dim, dim, pos_embed_seq_len)
+        )
 
     def forward(
         self,
@@ -190,6 +202,49 @@ class TimeTextEmbedding(nn.Module):
         modulation = self.time_proj(self.act_fn(temb))
         modulation = rearrange(modulation, "b n (six d) -> b n six d", six=6)
         return temb, modulation, cached(kv_cache, self, text, self.text_embedder)
+
+    def embed_image(self, image: Tensor, kv_cache: KVCache | None = None) -> Tensor:
+        """Embed the hidden states of an image encoder (`b m image_dim`) as `b m d`.
+
+        Raises:
+            UserError: the model takes none, or as many as another number of pictures gives.
+        """
+        if self.image_embedder is None:
+            raise UserError(
+                "encoder_hidden_states_image is given, but this transformer has no image_dim: it "
+                "takes no embeddings of pictures. Leave them out."
+            )
+        return cached(kv_cache, self.image_embedder, image, self.image_embedder)
+
+
+class ImageEmbedding(nn.Module):
+    """The hidden states of an image encoder as tokens of the transformer's width (Wan 2.1 I2V).
+
+    Args:
+        length: tokens of the two pictures together, where the model was trained on a first and a
+            last one, which a learned position tells apart (FLF2V). None: one picture.
+    """
+
+    def __init__(self, image_dim: int, dim: int, length: int | None) -> None:
+        super().__init__()
+        self.norm1 = FP32LayerNorm(image_dim)
+        self.ff = diffusers.models.attention.FeedForward(
+            image_dim, dim, mult=1, activation_fn="gelu"
+        )
+        self.norm2 = FP32LayerNorm(dim)
+        self.pos_embed = None if length is None else nn.Parameter(torch.zeros(1, length, image_dim))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """The tokens, `b m d`, of `image`, `b m image_dim`."""
+        if self.pos_embed is not None:
+            if image.shape[1] != self.pos_embed.shape[1]:
+                raise UserError(
+                    f"encoder_hidden_states_image has {image.shape[1]} tokens, and this "
+                    f"transformer takes the {self.pos_embed.shape[1]} of two pictures. Give the "
+                    "first and the last picture."
+                )
+            image = image + self.pos_embed
+        return self.norm2(self.ff(self.norm1(image)))
 
 
 def _pool(text: Tensor, text_mask: Tensor | None) -> Tensor:

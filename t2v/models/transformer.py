@@ -55,13 +55,20 @@ class T2VTransformerBlock(nn.Module):
         qk_norm: str,
         cross_attn_norm: bool,
         eps: float,
+        added_kv_proj_dim: int | None = None,
     ) -> None:
         super().__init__()
         self.layout = layout
         self.norm1 = FP32LayerNorm(dim, eps, elementwise_affine=False)
         self.attn1 = Attention(dim, heads, dim // heads, qk_norm=qk_norm, eps=eps)
         self.attn2 = Attention(
-            dim, heads, dim // heads, qk_norm=qk_norm, eps=eps, is_cross_attention=True
+            dim,
+            heads,
+            dim // heads,
+            qk_norm=qk_norm,
+            eps=eps,
+            is_cross_attention=True,
+            added_kv_proj_dim=added_kv_proj_dim,
         )
         self.norm2 = FP32LayerNorm(dim, eps) if cross_attn_norm else nn.Identity()
         self.ffn = FeedForward(dim, ffn_dim)
@@ -79,15 +86,23 @@ class T2VTransformerBlock(nn.Module):
         rotary_emb: Any,
         encoder_attention_mask: Tensor | None = None,
         kv_cache: KVCache | None = None,
+        encoder_hidden_states_image: Tensor | None = None,
     ) -> Tensor:
-        # hidden_states: b n d    encoder_hidden_states: b m d    temb: b 1|n 6 d
+        # hidden_states: b n d    encoder_hidden_states, ..._image: b m d    temb: b 1|n 6 d
         x = hidden_states
         modulation = (self.scale_shift_table.unsqueeze(0) + temb.float()).unbind(2)
         shift1, scale1, gate1, shift3, scale3, gate3 = modulation  # b 1|n d
         h = modulate(self.norm1, x, scale1, shift1)
         x = self.layout.attend(self, x, h, gate1, rotary_emb)
         h = self.norm2(x.float()).type_as(x)
-        x = x + self.attn2(h, encoder_hidden_states, encoder_attention_mask, None, kv_cache)
+        x = x + self.attn2(
+            h,
+            encoder_hidden_states,
+            encoder_attention_mask,
+            None,
+            kv_cache,
+            encoder_hidden_states_image,
+        )
         h = modulate(self.norm3, x, scale3, shift3)
         return add_gated(x, self.ffn(h), gate3)
 
@@ -103,11 +118,12 @@ class T2VTransformer3DModel(
     """Diffusion transformer for video; with the defaults it is equal to that of Wan 2.1.
 
     The keywords are those of diffusers' `WanTransformer3DModel`, so its `config.json` and weights
-    load as they are. The image-to-video ones (`image_dim`, `added_kv_proj_dim`,
-    `pos_embed_seq_len`) must be None. A new model has torch's random weights; `initialize` sets
-    those for training.
+    load as they are. A new model has torch's random weights; `initialize` sets those for training.
 
     Args:
+        image_dim: width of `encoder_hidden_states_image`. None: the model takes none.
+        added_kv_proj_dim: with `image_dim`, the width of the model: keys and values for the image.
+        pos_embed_seq_len: tokens of a first and a last picture together (FLF2V).
         attention: the layout of attention among the video tokens, a name in `LAYOUTS`.
         qk_norm: "rms_norm_across_heads", "rms_norm" (per head) or "none".
         rope_theta: base of the rotary frequencies.
@@ -169,12 +185,17 @@ class T2VTransformer3DModel(
     ) -> None:
         super().__init__()
         self.layout = layout_of(attention)
-        _refuse_image_parts(image_dim, added_kv_proj_dim, pos_embed_seq_len)
         dim = num_attention_heads * attention_head_dim
+        _check_image_parts(dim, image_dim, added_kv_proj_dim, pos_embed_seq_len)
         self.rope = RotaryEmbedding(attention_head_dim, patch_size, rope_max_seq_len, rope_theta)
         self.patch_embedding = nn.Conv3d(in_channels, dim, patch_size, stride=patch_size)
         self.condition_embedder = TimeTextEmbedding(
-            dim, freq_dim, text_dim, pooled_text=pooled_text
+            dim,
+            freq_dim,
+            text_dim,
+            pooled_text=pooled_text,
+            image_dim=image_dim,
+            pos_embed_seq_len=pos_embed_seq_len,
         )
         self.blocks = nn.ModuleList(
             T2VTransformerBlock(
@@ -185,6 +206,7 @@ class T2VTransformer3DModel(
                 qk_norm=qk_norm,
                 cross_attn_norm=cross_attn_norm,
                 eps=eps,
+                added_kv_proj_dim=added_kv_proj_dim,
             )
             for _ in range(num_layers)
         )
@@ -231,6 +253,7 @@ class T2VTransformer3DModel(
         timestep: Tensor,
         encoder_hidden_states: Tensor,
         encoder_attention_mask: Tensor | None = None,
+        encoder_hidden_states_image: Tensor | None = None,
         return_dict: bool = True,
         attention_kwargs: dict[str, Any] | None = None,
     ) -> Transformer2DModelOutput | tuple[Tensor]:
@@ -242,6 +265,8 @@ class T2VTransformer3DModel(
             encoder_hidden_states: text embeddings with zeros past the prompt's end, `b m text_dim`.
             encoder_attention_mask: boolean, `b m`, true where a token may be attended to. None: all
                 may, as Wan was trained.
+            encoder_hidden_states_image: hidden states of an image encoder, `b m image_dim`; those
+                of several pictures one after the other.
             attention_kwargs: `scale` is the weight of the LoRA adapters; `kv_cache`, a `KVCache`,
                 holds the text's keys and values.
 
@@ -250,7 +275,8 @@ class T2VTransformer3DModel(
             `return_dict`.
 
         Raises:
-            UserError: sizes that are not multiples of the patch, or a grid that is too long.
+            UserError: sizes that are not multiples of the patch, a grid that is too long, or an
+                image for a model that takes none.
         """
         grid = self._grid(hidden_states)
         rotary_emb = self.layout.rotary(self.rope(hidden_states), grid)
@@ -263,13 +289,15 @@ class T2VTransformer3DModel(
         temb, modulation, text = self.condition_embedder(
             timestep, encoder_hidden_states, encoder_attention_mask, kv_cache
         )
+        image = encoder_hidden_states_image
+        if image is not None:
+            image = self.condition_embedder.embed_image(image, kv_cache)
+        given = (text, modulation, rotary_emb, encoder_attention_mask, kv_cache, image)
         for block in self.blocks:
             if torch.is_grad_enabled() and self.gradient_checkpointing:
-                x = self._gradient_checkpointing_func(
-                    block, x, text, modulation, rotary_emb, encoder_attention_mask, kv_cache
-                )
+                x = self._gradient_checkpointing_func(block, x, *given)
             else:
-                x = block(x, text, modulation, rotary_emb, encoder_attention_mask, kv_cache)
+                x = block(x, *given)
         # temb lies on the first device when the blocks are spread over several
         table = self.scale_shift_table.unsqueeze(0).to(temb.device) + temb.unsqueeze(2)
         shift, scale = table.to(x.device).unbind(2)  # b 1|n d
@@ -309,11 +337,20 @@ class T2VTransformer3DModel(
         )
 
 
-def _refuse_image_parts(*image_parts: int | None) -> None:
-    if any(part is not None for part in image_parts):
+def _check_image_parts(
+    dim: int, image_dim: int | None, added_kv_proj_dim: int | None, pos_embed_seq_len: int | None
+) -> None:
+    """Raise `UserError` where the parts for an image do not make a whole."""
+    if (image_dim is None) != (added_kv_proj_dim is None) or added_kv_proj_dim not in (None, dim):
         raise UserError(
-            "This config describes an image-to-video transformer (image_dim, added_kv_proj_dim or "
-            "pos_embed_seq_len is set); only text-to-video is supported. Use a text-to-video one."
+            f"image_dim={image_dim}, added_kv_proj_dim={added_kv_proj_dim}: the image enters by "
+            f"both, with added_kv_proj_dim={dim}, the width of the model, or by none. Set both, or "
+            "neither."
+        )
+    if pos_embed_seq_len is not None and image_dim is None:
+        raise UserError(
+            f"pos_embed_seq_len={pos_embed_seq_len} counts the tokens of two pictures, but "
+            "image_dim is not set. Set image_dim, or leave it out."
         )
 
 

@@ -170,7 +170,7 @@ def test_other_pipelines_are_refused_and_leave_nothing(copy, tmp_path, changes, 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
-    [({"image_dim": 1280}, "image-to-video"), ({"num_layers": 3}, "weights are missing")],
+    [({"image_dim": 1280}, "added_kv_proj_dim"), ({"num_layers": 3}, "weights are missing")],
 )
 def test_weights_that_do_not_fit_are_refused(copy, tmp_path, changes, words):
     edit(copy, "transformer/config.json", **changes)

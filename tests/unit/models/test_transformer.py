@@ -433,8 +433,6 @@ def test_repeated_blocks_are_named():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"image_dim": 1280}, "image-to-video"),
-        ({"added_kv_proj_dim": 24}, "image-to-video"),
         ({"attention": "sparse"}, "factorized"),
         ({"qk_norm": "layer_norm"}, "rms_norm_across_heads"),
     ],

@@ -66,6 +66,9 @@ class TransformerConfig:
     rope_max_seq_len: int = 1024  # longest axis the rotary positions know
     pooled_text: bool = True  # also modulate by the sum of the text embeddings
     sincos_positions: bool = True  # add fixed sinusoids, absolute positions beside the rotary ones
+    # known frames: none, as tokens with a time of their own, or as channels beside the noisy ones
+    conditioning: Literal["none", "tokens", "channels"] = "none"
+    picture_tokens: bool = False  # pictures at any place, as tokens beside those of the video
 
     def __post_init__(self) -> None:
         if self.attention_head_dim < 1 or self.attention_head_dim % 2:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,11 +17,15 @@ from t2v.errors import UserError
 KEYWORDS = {
     "text": "encoder_hidden_states",
     "text_mask": "encoder_attention_mask",
-    "known": "known_latents",
-    "known_mask": "known_mask",
-    "reference": "reference",
-    "motion": "motion",
+    "image": "encoder_hidden_states_image",
+    "pictures": "pictures",
+    "picture_positions": "picture_positions",
 }
+
+# What becomes part of the noisy latents instead, in `t2v.models.known`.
+IN_LATENTS = ("known", "known_mask", "channels", "source")
+
+Conditioning = Literal["none", "tokens", "channels"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -31,17 +36,25 @@ class Conditions:
         text: text embeddings with zeros past each prompt's end, `b m d`.
         text_mask: true where a token may be attended to, `b m`. None: everywhere.
         known: normalised latents that are given rather than generated, `b c t h w`.
-        known_mask: true where `known` holds, `b 1 t h w`.
-        reference: what should appear in the video, encoded as the transformer takes it, `b ...`.
-        motion: how things should move, encoded as the transformer takes it, `b ...`.
+        known_mask: how surely `known` holds, `b 1 t h w` in [0, 1]; 0 where it is to be made.
+        pictures: normalised latents of single frames, `b c k h w`, each a block of tokens beside
+            those of the video.
+        picture_positions: their places in time, `b k`, as `picture_position` counts.
+        channels: a mask and known latents in the form that is joined to the noisy latents of a
+            model with more input channels, `b c' t h w`.
+        image: the embedding of pictures by an image encoder, `b n d`.
+        source: normalised latents of the video that an edit starts from, `b c t h w`.
     """
 
     text: Tensor
     text_mask: Tensor | None = None
     known: Tensor | None = None
     known_mask: Tensor | None = None
-    reference: Tensor | None = None
-    motion: Tensor | None = None
+    pictures: Tensor | None = None
+    picture_positions: Tensor | None = None
+    channels: Tensor | None = None
+    image: Tensor | None = None
+    source: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.text)
@@ -52,12 +65,12 @@ class Conditions:
         return {name: value for name, value in values.items() if value is not None}
 
     def keywords(self, transformer: nn.Module) -> dict[str, Tensor]:
-        """The keywords of `transformer` that carry the fields that are set.
+        """The keywords of `transformer` that carry the fields that are not part of the latents.
 
         Raises:
             UserError: the transformer's forward lacks one of them.
         """
-        given = self.given()
+        given = {name: each for name, each in self.given().items() if name in KEYWORDS}
         model = getattr(transformer, "_orig_mod", transformer)  # of a compiled one
         taken = inspect.signature(type(model).forward).parameters
         open_ended = any(each.kind is each.VAR_KEYWORD for each in taken.values())
@@ -72,6 +85,15 @@ class Conditions:
     def with_text(self, text: Tensor) -> Conditions:
         """These conditions with another text; itself where it is the same tensor."""
         return self if text is self.text else replace(self, text=text)
+
+    def without_visuals(self) -> Conditions:
+        """The text alone; a model with more input channels gets zeros in them, as in Emu Video."""
+        zeros = {
+            name: torch.zeros_like(value)
+            for name, value in self.given().items()
+            if name in ("channels", "image")
+        }
+        return Conditions(text=self.text, text_mask=self.text_mask, **zeros)
 
     def rows(self, index: slice | Tensor) -> Conditions:
         """The conditions of some of the videos."""
@@ -105,10 +127,10 @@ class Conditions:
         return Conditions(**joined)
 
 
-def input_channels(latent_channels: int) -> tuple[int, ...]:
+def input_channels(latent_channels: int, conditioning: Conditioning) -> tuple[int, ...] | None:
     """The `in_channels` that a transformer may have for latents of `latent_channels` channels.
 
-    Text enters by attention, so it takes none. A condition that is joined to the noisy latents has
-    its own number here: theirs and its own.
+    Text enters by attention and known tokens lie among the noisy ones, so both take none. None: any
+    number, since a mask and known latents stand beside the noisy ones.
     """
-    return (latent_channels,)
+    return None if conditioning == "channels" else (latent_channels,)

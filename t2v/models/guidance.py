@@ -11,6 +11,7 @@ from torch import Tensor
 
 from t2v.models.conditions import Conditions
 from t2v.models.device import ready
+from t2v.models.known import transformer_inputs
 from t2v.models.kv_cache import KVCache
 
 CFGMode = Literal["sequential", "batched"]
@@ -89,6 +90,7 @@ class Guidance:
         scale: float,
         step: SchedulerStep,
         groups: Groups,
+        visual_scale: float = 1.0,
     ) -> Tensor:
         """Return the prediction that the scheduler steps along.
 
@@ -99,12 +101,21 @@ class Guidance:
                 predicted (arXiv 2207.12598, equation 6).
             groups: empty in the first step, which fills it for the others. Start with an empty one
                 when weights, adapters or the content of the conditions have changed.
+            visual_scale: weight of the direction from nothing to the pictures and clips that are
+                given, beside that of the text (Emu Video, arXiv 2311.10709, section 3.1):
+                `X(0) + visual_scale (X(I) - X(0)) + scale (X(I, p) - X(I))`. At 1 it is plain
+                guidance with all that is given on both sides.
 
         Returns:
             The prediction, shape and dtype of `latents`.
         """
         if self.guider is not None:
             return self._guide(self.guider, latents, (positive, negative), step, groups)
+        if visual_scale != 1:
+            assert negative is not None
+            return self._guide_both(
+                latents, (positive, negative), (scale, visual_scale), step, groups
+            )
         if negative is None or scale <= 1:
             return self._predict("cond", latents, (positive,), step, groups)
         if self.batched:
@@ -115,6 +126,22 @@ class Guidance:
             cond = self._predict("cond", latents, (positive,), step, groups)
             uncond = self._predict("uncond", latents, (negative,), step, groups)
         return uncond + scale * (cond - uncond)
+
+    def _guide_both(
+        self,
+        latents: Tensor,
+        conditions: tuple[Conditions, Conditions],
+        scales: tuple[float, float],
+        step: SchedulerStep,
+        groups: Groups,
+    ) -> Tensor:
+        (positive, negative), (scale, visual_scale) = conditions, scales
+        if ("bare", positive) not in groups:  # the same object in every step, or its group is lost
+            groups["bare", positive] = self._split((negative.without_visuals(),))
+        both = self._predict("cond", latents, (positive,), step, groups)
+        visual = self._predict("uncond", latents, (negative,), step, groups)
+        bare = self._predict("bare", latents, (positive,), step, groups)
+        return bare + visual_scale * (visual - bare) + scale * (both - visual)
 
     def _guide(
         self,
@@ -160,11 +187,14 @@ class Guidance:
         place = {"step_index": step.index, "num_inference_steps": step.count, "sigma": step.sigma}
         with self.transformer.cache_context(name, **place):
             return self.transformer(
-                hidden_states=latents,
-                timestep=step.timestep.expand(len(latents)),
                 attention_kwargs={**self.attention_kwargs, "kv_cache": group.kv_cache},
                 return_dict=False,
-                **group.conditions.keywords(self.transformer),
+                **transformer_inputs(
+                    self.transformer,
+                    latents,
+                    step.timestep.expand(len(latents)),
+                    group.conditions,
+                ),
             )[0]
 
 

@@ -12,6 +12,7 @@ from diffusers.models.embeddings import (
     TimestepEmbedding,
     Timesteps,
     get_1d_rotary_pos_embed,
+    get_1d_sincos_pos_embed_from_grid,
     get_3d_sincos_pos_embed,
 )
 from diffusers.models.normalization import FP32LayerNorm
@@ -62,7 +63,7 @@ class RotaryEmbedding(nn.Module):
         self, head_dim: int, patch_size: tuple[int, ...], max_length: int, theta: float
     ) -> None:
         super().__init__()
-        self.patch_size = tuple(patch_size)
+        self.patch_size, self.theta = tuple(patch_size), theta
         space = 2 * (head_dim // 6)
         self.axis_dims = (head_dim - 2 * space, space, space)
         tables = [
@@ -100,6 +101,19 @@ class RotaryEmbedding(nn.Module):
         )
         return rearrange(rotations, "t h w d -> 1 (t h w) 1 d")
 
+    def pictures(self, pictures: Tensor, positions: Tensor) -> Tensor:
+        """The rotations of the tokens of `pictures` (`b c k h w`) at `positions` in time (`b k`),
+        which need not be whole, `b n 1 d`."""
+        time, *_ = self.axis_dims
+        turns = get_1d_rotary_pos_embed(
+            time, positions.flatten().double(), self.theta, freqs_dtype=torch.float64
+        )
+        whole = self(pictures[:, :, :1])  # time 0 turns nothing
+        whole = repeat(whole, "1 n 1 d -> b k n d", b=len(positions), k=positions.shape[1]).clone()
+        at = torch.view_as_real(turns).float().flatten(1).to(whole)
+        whole[..., : at.shape[1]] = rearrange(at, "(b k) d -> b k 1 d", b=len(positions))
+        return rearrange(whole, "b k n d -> b (k n) 1 d")
+
 
 @functools.lru_cache(maxsize=4)
 def sincos_table(dim: int, t: int, h: int, w: int) -> Tensor:
@@ -108,8 +122,24 @@ def sincos_table(dim: int, t: int, h: int, w: int) -> Tensor:
     return rearrange(table, "t places d -> 1 (t places) d")
 
 
+def sincos_at(positions: Tensor, dim: int, h: int, w: int) -> Tensor:
+    """The rows of `sincos_table` at `positions` in time (`b k`), which need not be whole,
+    `b (k h w) dim`."""
+    time = get_1d_sincos_pos_embed_from_grid(dim // 4, positions.flatten(), output_type="pt")
+    space = sincos_table(dim, 1, h, w)[0, :, dim // 4 :].to(time)  # (h w) d
+    count, k = positions.shape
+    table = torch.cat(
+        [
+            repeat(time, "bk d -> bk n d", n=len(space)),
+            repeat(space, "n d -> bk n d", bk=count * k),
+        ],
+        dim=-1,
+    )
+    return rearrange(table, "(b k) n d -> b (k n) d", b=count)
+
+
 def apply_rotary(x: Tensor, rotations: Tensor) -> Tensor:
-    """Rotate the channel pairs of `x` (`b n k d`) by `rotations` (`1 n 1 d`), in its dtype."""
+    """Rotate the channel pairs of `x` (`b n k d`) by `rotations` (`1|b n 1 d`), in its dtype."""
     pairs = rearrange(x, "... (pairs two) -> ... pairs two", two=2)
     rotations = rearrange(rotations, "... (pairs two) -> ... pairs two", two=2)
     if _complex_is_fast(rotations):

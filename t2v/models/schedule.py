@@ -60,6 +60,37 @@ def set_timesteps(
     return scheduler.timesteps
 
 
+def edit_sigmas(
+    scheduler: SchedulerMixin, num_inference_steps: int, strength: float
+) -> list[float]:
+    """The times, before the scheduler's shift, of an edit that starts at the time `strength`.
+
+    Of the evenly spaced times those below it follow, so at 1 they are those of `set_timesteps`.
+
+    Raises:
+        UserError: the scheduler has no times of a flow that can be given.
+    """
+    takes = inspect.signature(scheduler.set_timesteps).parameters
+    config = scheduler.config
+    if "sigmas" not in takes or config.get("use_dynamic_shifting", False):
+        raise UserError(
+            f"strength={strength}: a {type(scheduler).__name__} takes no times to start from. Use "
+            "FlowMatchEulerDiscreteScheduler with a fixed shift."
+        )
+    shift = float(config.get("flow_shift", config.get("shift", 1.0)))
+    first = strength / (shift - (shift - 1) * strength)
+    times = np.linspace(1, 1 / num_inference_steps, num_inference_steps)
+    return [first, *times[times < first - 1e-6].tolist()]
+
+
+def noised(scheduler: SchedulerMixin, source: Tensor, noise: Tensor) -> Tensor:
+    """The latents `source` with noise, at the first time of the scheduler's run."""
+    first = scheduler.timesteps[:1].to(source.device).expand(len(source))
+    if hasattr(scheduler, "scale_noise"):
+        return scheduler.scale_noise(source, first, noise)
+    return scheduler.add_noise(source, noise, first)
+
+
 def dynamic_shift(scheduler: SchedulerMixin, num_tokens: int) -> float:
     """The shift for a video of `num_tokens`, linear between the two saved ends (FLUX.1)."""
     ends = (

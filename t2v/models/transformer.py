@@ -8,7 +8,6 @@ from typing import Any
 import diffusers
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
 from diffusers.hooks.group_offloading import (
     _get_group_onload_device,
     _is_group_offload_enabled,
@@ -24,92 +23,22 @@ from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.normalization import FP32LayerNorm
 from diffusers.utils import apply_lora_scale
-from einops import rearrange
+from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from t2v.errors import UserError
-from t2v.models.attention import Attention, check_backend
-from t2v.models.attention_layouts import LAYOUTS, Layout, layout_of
-from t2v.models.kv_cache import KVCache
+from t2v.models.attention import check_backend
+from t2v.models.attention_layouts import LAYOUTS, layout_of
+from t2v.models.block import T2VTransformerBlock, zero
+from t2v.models.conditions import Conditioning
 from t2v.models.layers import (
-    FeedForward,
     Linear,
     RotaryEmbedding,
     TimeTextEmbedding,
-    add_gated,
     modulate,
+    sincos_at,
     sincos_table,
 )
-
-
-class T2VTransformerBlock(nn.Module):
-    """Self-attention over the video, text cross-attention and MLP, modulated by the time."""
-
-    def __init__(
-        self,
-        dim: int,
-        heads: int,
-        ffn_dim: int,
-        *,
-        layout: Layout,
-        qk_norm: str,
-        cross_attn_norm: bool,
-        eps: float,
-        added_kv_proj_dim: int | None = None,
-    ) -> None:
-        super().__init__()
-        self.layout = layout
-        self.norm1 = FP32LayerNorm(dim, eps, elementwise_affine=False)
-        self.attn1 = Attention(dim, heads, dim // heads, qk_norm=qk_norm, eps=eps)
-        self.attn2 = Attention(
-            dim,
-            heads,
-            dim // heads,
-            qk_norm=qk_norm,
-            eps=eps,
-            is_cross_attention=True,
-            added_kv_proj_dim=added_kv_proj_dim,
-        )
-        self.norm2 = FP32LayerNorm(dim, eps) if cross_attn_norm else nn.Identity()
-        self.ffn = FeedForward(dim, ffn_dim)
-        self.norm3 = FP32LayerNorm(dim, eps, elementwise_affine=False)
-        self.scale_shift_table = nn.Parameter(torch.randn(1, 6, dim) / dim**0.5)
-        for name, part in layout.parts(dim, heads, qk_norm=qk_norm, eps=eps).items():
-            self.add_module(name, part)
-        self.zero_layout()
-
-    def forward(
-        self,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor,
-        temb: Tensor,
-        rotary_emb: Any,
-        encoder_attention_mask: Tensor | None = None,
-        kv_cache: KVCache | None = None,
-        encoder_hidden_states_image: Tensor | None = None,
-    ) -> Tensor:
-        # hidden_states: b n d    encoder_hidden_states, ..._image: b m d    temb: b 1|n 6 d
-        x = hidden_states
-        modulation = (self.scale_shift_table.unsqueeze(0) + temb.float()).unbind(2)
-        shift1, scale1, gate1, shift3, scale3, gate3 = modulation  # b 1|n d
-        h = modulate(self.norm1, x, scale1, shift1)
-        x = self.layout.attend(self, x, h, gate1, rotary_emb)
-        h = self.norm2(x.float()).type_as(x)
-        x = x + self.attn2(
-            h,
-            encoder_hidden_states,
-            encoder_attention_mask,
-            None,
-            kv_cache,
-            encoder_hidden_states_image,
-        )
-        h = modulate(self.norm3, x, scale3, shift3)
-        return add_gated(x, self.ffn(h), gate3)
-
-    def zero_layout(self) -> None:
-        """Set the outputs of what the layout adds to zero."""
-        for name in self.layout.zero_start:
-            _zero(getattr(self, name).to_out[0])
 
 
 class T2VTransformer3DModel(
@@ -130,6 +59,8 @@ class T2VTransformer3DModel(
         pooled_text: add the text, summed over its tokens, to the time embedding.
         sincos_positions: add fixed sinusoids of time, height and width to the tokens, since rotary
             positions are relative and a small model learns absolute ones slowly.
+        conditioning: how known latents enter, see `t2v.models.known`.
+        picture_tokens: also take pictures as tokens beside those of the video.
 
     Raises:
         UserError: the keywords require a part that this class does not have.
@@ -182,6 +113,8 @@ class T2VTransformer3DModel(
         rope_theta: float = 10000.0,
         pooled_text: bool = False,
         sincos_positions: bool = False,
+        conditioning: Conditioning = "none",
+        picture_tokens: bool = False,
     ) -> None:
         super().__init__()
         self.layout = layout_of(attention)
@@ -214,8 +147,28 @@ class T2VTransformer3DModel(
         self.proj_out = Linear(dim, (out_channels or in_channels) * math.prod(patch_size))
         self.scale_shift_table = nn.Parameter(torch.randn(1, 2, dim) / dim**0.5)
         self.gradient_checkpointing = False
+        if picture_tokens:
+            self._add_picture_embedding()
         if not self.layout.can_split:
             self._cp_plan = None
+
+    def take_known(self, *, picture_tokens: bool) -> None:
+        """Let known latents in as tokens, and pictures beside them; without them no bit changes."""
+        self.register_to_config(conditioning="tokens")
+        if picture_tokens and not self.config.picture_tokens:
+            self.register_to_config(picture_tokens=True)
+            self._add_picture_embedding()
+
+    def _add_picture_embedding(self) -> None:
+        """Add what tells a picture's tokens from those of the video."""
+        if self.config.patch_size[0] != 1:
+            raise UserError(
+                f"picture_tokens=true with patches of {self.config.patch_size[0]} latent frames: a "
+                "picture is one. Give a patch_size that begins with 1."
+            )
+        weight = self.proj_out.weight
+        zeros = torch.zeros(weight.shape[1], dtype=weight.dtype, device=weight.device)
+        self.picture_embedding = nn.Parameter(zeros)
 
     @torch.no_grad()
     def initialize(self, generator: torch.Generator) -> None:
@@ -242,9 +195,9 @@ class T2VTransformer3DModel(
         for block in self.blocks:
             nn.init.normal_(block.scale_shift_table, std=std, generator=generator)
             block.scale_shift_table[:, [2, 5]] += 0.5  # the two gates
-            _zero(block.attn2.to_out[0])
+            zero(block.attn2.to_out[0])
             block.zero_layout()
-        _zero(self.proj_out)
+        zero(self.proj_out)
 
     @apply_lora_scale("attention_kwargs")
     def forward(
@@ -256,6 +209,8 @@ class T2VTransformer3DModel(
         encoder_hidden_states_image: Tensor | None = None,
         return_dict: bool = True,
         attention_kwargs: dict[str, Any] | None = None,
+        pictures: Tensor | None = None,
+        picture_positions: Tensor | None = None,
     ) -> Transformer2DModelOutput | tuple[Tensor]:
         """Predict the velocity (noise - data) of noisy latents.
 
@@ -269,6 +224,8 @@ class T2VTransformer3DModel(
                 of several pictures one after the other.
             attention_kwargs: `scale` is the weight of the LoRA adapters; `kv_cache`, a `KVCache`,
                 holds the text's keys and values.
+            pictures: normalised latents of single frames, `b c k h w`, given at time 0.
+            picture_positions: the place of each in time, `b k`, in latent frames.
 
         Returns:
             `sample`, `b c t h w`, in a `Transformer2DModelOutput`, or in a tuple without
@@ -279,12 +236,19 @@ class T2VTransformer3DModel(
                 image for a model that takes none.
         """
         grid = self._grid(hidden_states)
-        rotary_emb = self.layout.rotary(self.rope(hidden_states), grid)
-        # under autocast the convolution gives half precision; the residual keeps that of the input
-        x = self.patch_embedding(hidden_states).type_as(hidden_states)
-        x = rearrange(x, "b d t h w -> b (t h w) d").contiguous()
+        rotations = self.rope(hidden_states)
+        x = self._embed(hidden_states)
         if self.config.sincos_positions:
             x = x + sincos_table(x.shape[-1], **grid).to(x)
+        count = x.shape[1]
+        if pictures is not None:
+            assert picture_positions is not None
+            x = torch.cat([x, self._embed_pictures(pictures, picture_positions)], dim=1)
+            beside = self.rope.pictures(pictures, picture_positions)
+            rotations = torch.cat([rotations.expand(len(beside), -1, -1, -1), beside], dim=1)
+            timestep = _with_pictures(timestep, count, x.shape[1])
+        all_tokens = grid if pictures is None else {**grid, "t": grid["t"] + pictures.shape[2]}
+        rotary_emb = self.layout.rotary(rotations, all_tokens)
         kv_cache = (attention_kwargs or {}).get("kv_cache")
         temb, modulation, text = self.condition_embedder(
             timestep, encoder_hidden_states, encoder_attention_mask, kv_cache
@@ -301,7 +265,7 @@ class T2VTransformer3DModel(
         # temb lies on the first device when the blocks are spread over several
         table = self.scale_shift_table.unsqueeze(0).to(temb.device) + temb.unsqueeze(2)
         shift, scale = table.to(x.device).unbind(2)  # b 1|n d
-        x = self.proj_out(modulate(self.norm_out, x, scale, shift))
+        x = self.proj_out(modulate(self.norm_out, x, scale, shift))[:, :count]
         sample = self._unpatchify(x, grid)
         return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
 
@@ -314,6 +278,18 @@ class T2VTransformer3DModel(
         check_backend(backend, self.config.attention_head_dim, _execution_device(self), self.dtype)
         with attention_backend(backend):  # restores the process-wide choice super() overwrites
             super().set_attention_backend(backend)
+
+    def _embed(self, latents: Tensor) -> Tensor:
+        # under autocast the convolution gives half precision; the residual keeps that of the input
+        x = self.patch_embedding(latents).type_as(latents)
+        return rearrange(x, "b d t h w -> b (t h w) d").contiguous()
+
+    def _embed_pictures(self, pictures: Tensor, positions: Tensor) -> Tensor:
+        x = self._embed(pictures.to(self.dtype)) + self.picture_embedding
+        if self.config.sincos_positions:
+            grid = self._grid(pictures)
+            x = x + sincos_at(positions, x.shape[-1], grid["h"], grid["w"]).to(x)
+        return x
 
     def _grid(self, video: Tensor) -> dict[str, int]:
         sizes, patch = video.shape[2:], self.config.patch_size
@@ -335,6 +311,13 @@ class T2VTransformer3DModel(
             pw=pw,
             **grid,
         )
+
+
+def _with_pictures(timestep: Tensor, count: int, total: int) -> Tensor:
+    """The times of all tokens, `b n`: those of the video, and 0 for those of pictures."""
+    if timestep.ndim == 1:
+        timestep = repeat(timestep, "b -> b n", n=count)
+    return torch.nn.functional.pad(timestep, (0, total - count))
 
 
 def _check_image_parts(
@@ -362,16 +345,6 @@ def _execution_device(model: ModelMixin) -> torch.device:
     device = getattr(hook, "execution_device", None)
     return model.device if device is None else torch.device(device)
 
-
-def _zero(layer: nn.Module) -> None:
-    for parameter in layer.parameters():
-        nn.init.zeros_(parameter)
-
-
-TransformerBlockRegistry.register(
-    T2VTransformerBlock,
-    TransformerBlockMetadata(return_hidden_states_index=0, return_encoder_hidden_states_index=None),
-)
 
 # `from_single_file` looks every class in its table up as an attribute of diffusers
 diffusers.T2VTransformer3DModel = T2VTransformer3DModel

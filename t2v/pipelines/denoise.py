@@ -12,6 +12,7 @@ from torch import Tensor
 from t2v.errors import UserError
 from t2v.models.conditions import Conditions
 from t2v.models.guidance import Groups, Guidance, SchedulerStep
+from t2v.models.known import put_back
 from t2v.models.schedule import scaled_input, step_options
 
 Function = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any] | None]
@@ -94,8 +95,11 @@ def denoise(
             pipeline._current_timestep = t
             step = SchedulerStep(t, i, len(timesteps), sigmas[i] if sigmas else None)
             scaled = scaled_input(scheduler, latents, t)
-            prediction = guidance(scaled, positive, negative, pipeline.guidance_scale, step, groups)
+            scale, visual_scale = pipeline.guidance_scale, pipeline.image_guidance_scale
+            prediction = guidance(scaled, positive, negative, scale, step, groups, visual_scale)
             latents = scheduler.step(prediction, t, latents, **options)[0]
+            following = timesteps[i + 1] if i + 1 < len(timesteps) else torch.zeros_like(t)
+            latents = put_back(latents, positive, t, following)
             if watch is not None:
                 watch(i, latents)
             if callback is not None:

@@ -30,18 +30,20 @@ from t2v.models.inputs import (
     latent_shape,
     warn_outside,
 )
+from t2v.models.known import softened
 from t2v.models.latents import denormalize_latents
 from t2v.models.lora import LoraLoader
-from t2v.models.schedule import sample_generators, set_timesteps
+from t2v.models.schedule import edit_sigmas, noised, sample_generators, set_timesteps
 from t2v.models.transformer import T2VTransformer3DModel
 from t2v.models.vae import AutoencoderKLT2V
 from t2v.pipelines.denoise import TENSORS, Function, StepCallback, Watch, denoise, step_callback
 from t2v.pipelines.generator import Request
+from t2v.pipelines.known import Pair, VisualEncoding
 from t2v.pipelines.prompts import PromptEncoding, Prompts
 from t2v.pipelines.registration import SavedPipeline, register
+from t2v.pipelines.visuals import Fit, Frames, VideoCondition, VisualInputs, whole_length
 
 Generators = torch.Generator | list[torch.Generator] | None
-Pair = tuple[Conditions, Conditions | None]  # positive, and for guidance negative
 
 
 @dataclass
@@ -58,7 +60,7 @@ class T2VPipelineOutput(BaseOutput):
     fps: float | None = None
 
 
-class T2VPipeline(SavedPipeline, LoraLoader, PromptEncoding):
+class T2VPipeline(SavedPipeline, LoraLoader, PromptEncoding, VisualEncoding):
     """Text to video, with the habits of every diffusers pipeline; reads LoRA files made for Wan.
 
     Args:
@@ -111,6 +113,7 @@ class T2VPipeline(SavedPipeline, LoraLoader, PromptEncoding):
     vae_scale_factor_temporal = property(attrgetter("vae.config.scale_factor_temporal"))
     vae_scale_factor_spatial = property(attrgetter("vae.config.scale_factor_spatial"))
     guidance_scale = property(attrgetter("_guidance_scale"))
+    image_guidance_scale = property(attrgetter("_image_guidance_scale"))
     attention_kwargs = property(attrgetter("_attention_kwargs"))
     num_timesteps = property(attrgetter("_num_timesteps"))
     current_timestep = property(attrgetter("_current_timestep"))
@@ -229,6 +232,14 @@ class T2VPipeline(SavedPipeline, LoraLoader, PromptEncoding):
         sigmas: list[float] | None = None,
         cfg_mode: CFGMode | None = None,
         guider: BaseGuidance | None = None,
+        image: Frames | None = None,
+        last_image: Frames | None = None,
+        video: Frames | None = None,
+        mask: Frames | None = None,
+        strength: float | None = None,
+        conditions: Sequence[VideoCondition] = (),
+        fit: Fit = "crop",
+        image_guidance_scale: float = 1.0,
     ) -> Any:
         """Make videos of prompts. Arguments that are None are as saved with the pipeline.
 
@@ -237,11 +248,18 @@ class T2VPipeline(SavedPipeline, LoraLoader, PromptEncoding):
             generator: one, or one a sample. Only its seed counts: see `sample_generators`.
             truncate: as in `encode_prompt`.
             cfg_mode, guider: as in `Guidance`.
+            image, last_image, video, mask, conditions, fit: what every video is given to see, see
+                `VisualInputs`; with a mask or strength a video is as long as the clip by default.
+            strength: in (0, 1], the time at which the edit of `video` starts; 1 keeps nothing.
+            image_guidance_scale: `visual_scale` of `Guidance`.
 
         Returns `T2VPipelineOutput`, or `(frames,)` without `return_dict`. Raises `UserError` for
         what does not fit the model, and for NaN or infinite values, except in latents that are
         returned. A second thread waits, see `alone`.
         """
+        visuals = VisualInputs(image, last_image, video, mask, conditions, fit)
+        if num_frames is None and duration is None:
+            num_frames = whole_length(visuals, strength)
         num_frames = self.count_frames(num_frames, duration, fps)
         height, width, fps = self._or_saved(height=height, width=width, fps=fps)
         guidance_scale, num_inference_steps = self._or_saved(
@@ -251,15 +269,19 @@ class T2VPipeline(SavedPipeline, LoraLoader, PromptEncoding):
             prompt, negative_prompt, height, width, prompt_embeds, negative_prompt_embeds
         )
         callback = step_callback(callback_on_step_end, callback_on_step_end_tensor_inputs)
-        positive, negative = self._encode(
+        guided = guidance_scale > 1 or guider is not None or image_guidance_scale != 1
+        conditions_of_text = self._encode(
             prompt=prompt,
             negative_prompt=negative_prompt,
-            do_classifier_free_guidance=guidance_scale > 1 or guider is not None,
+            do_classifier_free_guidance=guided,
             num_videos_per_prompt=num_videos_per_prompt,
             prompt_embeds=prompt_embeds,
             negative_prompt_embeds=negative_prompt_embeds,
             max_sequence_length=max_sequence_length,
             truncate=truncate,
+        )
+        positive, negative = self.add_visuals(
+            conditions_of_text, [visuals], num_frames, height, width, strength
         )
         latents = self.generate(
             positive,
@@ -272,6 +294,8 @@ class T2VPipeline(SavedPipeline, LoraLoader, PromptEncoding):
             generator=generator,
             latents=latents,
             sigmas=sigmas,
+            strength=strength,
+            image_guidance_scale=image_guidance_scale,
             guidance=Guidance(self.transformer, cfg_mode, guider, attention_kwargs),
             callback=callback,
         )
@@ -310,6 +334,8 @@ class T2VPipeline(SavedPipeline, LoraLoader, PromptEncoding):
         generator: Generators = None,
         latents: Tensor | None = None,
         sigmas: list[float] | None = None,
+        strength: float | None = None,
+        image_guidance_scale: float = 1.0,
         guidance: Guidance | None = None,
         callback: StepCallback | None = None,
         watch: Watch | None = None,
@@ -317,6 +343,7 @@ class T2VPipeline(SavedPipeline, LoraLoader, PromptEncoding):
         """Sample normalised latents `b c t h w`, a video for each row of the conditions.
 
         Args, besides those of `__call__`:
+            strength: start from the `source` of the conditions, noised to this time.
             guidance: None for classifier-free guidance.
             callback: may change text or adapters, so the text's keys and values are computed again
                 after each step.
@@ -328,6 +355,7 @@ class T2VPipeline(SavedPipeline, LoraLoader, PromptEncoding):
         warn_outside(self.config, self._warned, height=height, width=width, num_frames=num_frames)
         guidance = guidance or Guidance(self.transformer)
         self._guidance_scale, self._attention_kwargs = guidance_scale, guidance.attention_kwargs
+        self._image_guidance_scale = image_guidance_scale
         self._current_timestep, self._interrupt = None, False
         generators, device = sample_generators(generator, len(positive)), self._execution_device
         latents = self.prepare_latents(
@@ -340,7 +368,14 @@ class T2VPipeline(SavedPipeline, LoraLoader, PromptEncoding):
             latents=latents,
         )
         tokens = latents[0, 0].numel() // math.prod(self.transformer.config.patch_size)
+        if strength is not None and sigmas is None:
+            sigmas = edit_sigmas(self.scheduler, num_inference_steps, strength)
         set_timesteps(self.scheduler, num_inference_steps, tokens, sigmas, device)
+        positive = softened(positive, latents)
+        negative = None if negative is None else softened(negative, latents)
+        if strength is not None:
+            assert positive.source is not None
+            latents = noised(self.scheduler, positive.source.to(latents), latents)
         return denoise(self, latents, positive, negative, guidance, generators, callback, watch)
 
     def _frames(self, latents: Tensor, num_frames: int, output_type: str) -> Any:

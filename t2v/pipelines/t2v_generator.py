@@ -15,7 +15,8 @@ from t2v.errors import UserError
 from t2v.models.finite import refuse_bad
 from t2v.models.inputs import latent_shape
 from t2v.pipelines.generator import Request, Start, Step, Watcher, to_uint8
-from t2v.pipelines.t2v import Pair, T2VPipeline
+from t2v.pipelines.known import Pair
+from t2v.pipelines.t2v import T2VPipeline
 
 logger = logging.getLogger(__name__)
 

@@ -119,13 +119,15 @@ def check_match(
         UserError: it is too wide or too narrow for one of them.
     """
     channels = latent_channels(vae)
+    inputs = input_channels(channels, config.model.conditioning)
+    width = text_encoder.config.hidden_size
     allowed = {
-        "in_channels": (channels, input_channels(channels), "vae"),
+        "in_channels": (channels, inputs, "vae"),
         "out_channels": (channels, (channels,), "vae"),
-        "text_dim": (text_encoder.config.hidden_size, (text_encoder.config.hidden_size,), "text"),
+        "text_dim": (width, (width,), "text"),
     }
     for name, (width, widths, part) in allowed.items():
-        if getattr(config.model, name) not in widths:
+        if widths is not None and getattr(config.model, name) not in widths:
             raise UserError(
                 f"model.{name}={getattr(config.model, name)}, but {part}={getattr(config, part)} "
                 f"is {width} wide. Set model.{name}={' or '.join(map(str, widths))}, or name "

@@ -1,11 +1,13 @@
 """Conditions: one object on the way, named tensors at the transformer."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from t2v.errors import UserError
-from t2v.models.conditions import KEYWORDS, Conditions, input_channels
+from t2v.models.conditions import IN_LATENTS, KEYWORDS, Conditions, input_channels
 
 
 @pytest.fixture
@@ -27,8 +29,10 @@ class Told(nn.Module):
         return encoder_hidden_states, encoder_attention_mask
 
 
-def test_every_field_becomes_one_keyword_of_the_transformer(transformer, conditions):
-    assert KEYWORDS.keys() == Conditions.__dataclass_fields__.keys()
+def test_every_field_becomes_one_keyword_of_the_transformer_or_part_of_the_latents(
+    transformer, conditions
+):
+    assert {*KEYWORDS, *IN_LATENTS} == Conditions.__dataclass_fields__.keys()
     assert len(set(KEYWORDS.values())) == len(KEYWORDS)
     masked = Conditions(text=conditions.text, text_mask=conditions.text_mask)
     keywords = masked.keywords(transformer)
@@ -41,14 +45,14 @@ def test_every_field_becomes_one_keyword_of_the_transformer(transformer, conditi
 
 
 @pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # torch's own
-@pytest.mark.parametrize("name", ["known", "known_mask", "reference", "motion"])
-def test_a_condition_the_transformer_does_not_take_is_refused(transformer, conditions, name):
+@pytest.mark.parametrize("name", ["image", "pictures"])
+def test_a_condition_the_transformer_does_not_take_is_refused(conditions, name):
     given = Conditions(text=conditions.text, **{name: torch.ones(3, 1)})
-    words = f"'{name}' is given, but T2VTransformer3DModel takes no {KEYWORDS[name]}"
+    words = f"'{name}' is given, but Told takes no {KEYWORDS[name]}"
     with pytest.raises(UserError, match=words):
-        given.keywords(transformer)
+        given.keywords(Told())
     with pytest.raises(UserError, match=words):
-        given.keywords(torch.compile(transformer))
+        given.keywords(torch.compile(Told()))
 
 
 def test_rows_are_chosen_repeated_and_joined_in_every_field(conditions):
@@ -76,5 +80,13 @@ def test_another_text_makes_other_conditions_and_the_same_makes_none(conditions)
     assert torch.equal(other.text, -conditions.text) and other.known is conditions.known
 
 
-def test_text_adds_no_channels_to_the_latents():
-    assert input_channels(16) == (16,)
+def test_without_visuals_only_text_stays_and_input_channels_are_zero(conditions):
+    joined = replace(conditions, channels=torch.ones(3, 4, 1, 4, 4))
+    bare = joined.without_visuals()
+    assert bare.known is None and bare.text is conditions.text
+    assert torch.equal(bare.channels, torch.zeros(3, 4, 1, 4, 4))
+
+
+def test_only_channels_make_the_input_wider():
+    assert input_channels(16, "none") == input_channels(16, "tokens") == (16,)
+    assert input_channels(16, "channels") is None

@@ -1,0 +1,116 @@
+"""Known latents on their way into the transformer, and out of its sampling loop.
+
+Two encodings, by the transformer's `conditioning`. "tokens": known latents stand in place of the
+noisy ones and each token has a time of its own, as in Wan 2.2 TI2V-5B. "channels": a mask and the
+known latents stand beside the noisy ones, as in Wan 2.1 I2V (and Emu Video, arXiv 2311.10709).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from einops import rearrange, reduce
+from torch import Tensor, nn
+
+from t2v.errors import UserError
+from t2v.models.conditions import Conditions
+from t2v.models.diffusion import NUM_TRAIN_TIMESTEPS
+
+
+def picture_position(frame: int, temporal: int) -> float:
+    """The place in time of a frame, in latent frames.
+
+    A latent frame k > 0 stands for the frames (k - 1) * temporal + 1 to k * temporal and lies in
+    their middle; the first one stands for frame 0 alone.
+    """
+    return 0.0 if frame == 0 else (frame + (temporal - 1) / 2) / temporal
+
+
+def transformer_inputs(
+    transformer: nn.Module, latents: Tensor, timestep: Tensor, conditions: Conditions
+) -> dict[str, Tensor]:
+    """The keywords of the transformer's forward for noisy latents and all that is given.
+
+    Args:
+        latents: noisy, `b c t h w`.
+        timestep: in [0, 1000], `b`, or `b t` for one of each latent frame.
+        conditions: with `known` the tokens that are given are told their own time.
+
+    Raises:
+        UserError: the transformer does not take one of the conditions.
+    """
+    keywords = conditions.keywords(transformer)
+    check_taken(transformer, conditions)
+    patch: tuple[int, int, int] = transformer.config.patch_size
+    if conditions.known is not None:
+        assert conditions.known_mask is not None
+        limit = time_limit(conditions.known_mask)
+        times = rearrange(timestep, "b ... -> b 1 (...) 1 1")
+        held = limit < times
+        latents = torch.where(held, conditions.known.to(latents.dtype), latents)
+        timestep = token_times(torch.minimum(times, limit.to(times.dtype)), patch)
+    elif timestep.ndim == 2:
+        times = rearrange(timestep, "b t -> b 1 t 1 1").expand(-1, -1, *latents.shape[2:])
+        timestep = token_times(times, patch)
+    if conditions.channels is not None:
+        latents = torch.cat([latents, conditions.channels.to(latents.dtype)], dim=1)
+    return {"hidden_states": latents, "timestep": timestep, **keywords}
+
+
+def check_taken(transformer: nn.Module, conditions: Conditions) -> None:
+    """Raise `UserError` for known latents that the transformer takes in another form, or not."""
+    config: Any = transformer.config
+    needed = {"known": "tokens", "channels": "channels"}
+    for name, kind in needed.items():
+        if getattr(conditions, name) is not None and config.get("conditioning", "none") != kind:
+            raise UserError(
+                f"The condition {name!r} is given, but this {type(transformer).__name__} has "
+                f"conditioning={config.get('conditioning', 'none')!r}. Use a model that was "
+                "trained with pictures and clips as conditions."
+            )
+    if conditions.pictures is not None and not config.get("picture_tokens", False):
+        raise UserError(
+            "A picture at another place than the first frame is given, but this "
+            f"{type(transformer).__name__} has picture_tokens=false. Give the first frame alone."
+        )
+
+
+def time_limit(known_mask: Tensor) -> Tensor:
+    """The time up to which latents are given: 0 for sure ones, 1000 for unknown ones."""
+    return NUM_TRAIN_TIMESTEPS * (1 - known_mask)
+
+
+def token_times(times: Tensor, patch: tuple[int, int, int]) -> Tensor:
+    """The time of every token, `b n`: the latest within its patch of `times`, `b 1 t h w`."""
+    pt, ph, pw = patch
+    return reduce(times, "b 1 (t pt) (h ph) (w pw) -> b (t h w)", "max", pt=pt, ph=ph, pw=pw)
+
+
+def whole_tokens(known_mask: Tensor, patch: tuple[int, int, int]) -> Tensor:
+    """The mask where a token is known as surely as the least known latent in it, `b 1 t h w`."""
+    pt, ph, pw = patch
+    least = reduce(known_mask, "b 1 (t pt) (h ph) (w pw) -> b 1 t h w", "min", pt=pt, ph=ph, pw=pw)
+    return least.repeat_interleave(pt, 2).repeat_interleave(ph, 3).repeat_interleave(pw, 4)
+
+
+def put_back(latents: Tensor, conditions: Conditions, t: Tensor, following: Tensor) -> Tensor:
+    """The latents after a step from time `t` to `following`, with the known ones in their place.
+
+    Known latents enter the loop where it passes the time up to which they hold: sure ones at its
+    end, less sure ones before, from where they are denoised like all others (as in LTX-Video).
+    """
+    if conditions.known is None:
+        return latents
+    assert conditions.known_mask is not None
+    limit = time_limit(conditions.known_mask)
+    return torch.where((limit < t) & (limit >= following), conditions.known.to(latents), latents)
+
+
+def softened(conditions: Conditions, noise: Tensor) -> Conditions:
+    """The conditions with latents that are less than surely known noised to their time."""
+    known, mask = conditions.known, conditions.known_mask
+    if known is None or mask is None or bool(((mask == 0) | (mask == 1)).all()):
+        return conditions
+    return replace(conditions, known=mask * known + (1 - mask) * noise)

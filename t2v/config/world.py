@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from t2v.config.checks import at_least_one
+from t2v.config.checks import at_least_one, not_negative, within_range
 from t2v.config.retired import ANY_VALUE, Retired
+from t2v.errors import UserError, shortened
 
 # all three were one command once, whose files hold the settings of all, most of them unused
 MAKE = (
@@ -15,6 +17,7 @@ MAKE = (
 )
 TRAINING = Retired("It goes with `t2v world text` and `t2v world oracle`.", ANY_VALUE)
 RENDERING = Retired("It goes with `t2v world`.", ANY_VALUE)
+SHAPE = re.compile(r"(\d+)x(\d+)x(\d+)")
 OF_CLIPS = ("split", "num_frames", "height", "width", "fps", "workers")
 
 
@@ -35,12 +38,47 @@ class WorldClipsConfig:
     num_frames: int = 17  # of each clip
     height: int = 64  # pixels
     width: int = 64  # pixels
+    # frames x height x width, as 33x48x64, instead of the three above: a shard of 256 clips takes
+    # one, the next shard the next, from the first again after the last; one named twice comes twice
+    shapes: tuple[str, ...] = ()
+    # share of clips of two acts: halfway, the motion, the colour or the place changes, and the
+    # manifest has frames, caption and truth of each act; clips of under 13 frames have one
+    acts: float = 0.0
+    # share of clips whose thing moves slowly or quickly, and whose caption says so
+    speeds: float = 0.0
     fps: int = 8  # frames a second
     seed: int = 0  # of the first clip; clip i is a function of seed, split and i
     workers: int = 2  # processes
 
     def __post_init__(self) -> None:
         at_least_one(self, "count", "num_frames", "height", "width", "fps", "workers")
+        not_negative(self, "acts", "speeds")
+        if self.acts + self.speeds > 1:
+            raise UserError(
+                f"acts={self.acts:g} speeds={self.speeds:g}: a clip has acts or an unusual speed, "
+                "never both, so these shares add up to at most 1. Lower one."
+            )
+        self.clip_shapes()
+
+    def clip_shapes(self) -> tuple[tuple[int, int, int], ...]:
+        """Frames, height and width of the clips of each shard, in turn.
+
+        Raises:
+            UserError: `shapes` names something else.
+        """
+        return tuple(map(_shape, self.shapes)) or ((self.num_frames, self.height, self.width),)
+
+
+def _shape(text: str) -> tuple[int, int, int]:
+    if not (found := SHAPE.fullmatch(text)):
+        raise UserError(
+            f"shapes={shortened(text)}: no shape of a clip. Give frames x height x width, for "
+            "example shapes=[17x64x64, 33x48x64]."
+        )
+    frames, height, width = map(int, found.groups())
+    for name, value in (("num_frames", frames), ("height", height), ("width", width)):
+        within_range(f"shapes.{name}", value)
+    return frames, height, width
 
 
 @dataclass(frozen=True, kw_only=True)

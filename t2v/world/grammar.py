@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
 import torch
@@ -71,6 +71,12 @@ CAMERAS = {
     "zoom in": ("the camera zooms in", "the camera moves closer"),
     "zoom out": ("the camera zooms out", "the camera moves away"),
 }
+# motion in a unit of time, and words before and after the verb
+SPEEDS: dict[str, tuple[float, tuple[str, ...], tuple[str, ...]]] = {
+    "normal": (1.0, (), ()),
+    "slow": (0.5, ("slowly",), ("slowly",)),
+    "fast": (1.5, ("quickly",), ("quickly", "fast")),
+}
 PREFIXES = ("", "", "", "", "a video where ", "a clip where ")
 NUMBERS = {2: ("two", "a pair of"), 3: ("three",)}
 UNSPUN = ("ball", "ring")  # turning them shows nothing
@@ -93,7 +99,8 @@ class Scene:
     """The content of one clip, and the little that its caption leaves open.
 
     `things` stand from left to right in the order the caption names them. `offset` moves them
-    sideways and `backdrop` moves the landscape, both in [-1, 1] of their range.
+    sideways and `backdrop` moves the landscape, both in [-1, 1] of their range. `speed` is a key
+    of `SPEEDS`; it is of the things, not of the camera.
     """
 
     things: tuple[Thing, ...]
@@ -101,15 +108,17 @@ class Scene:
     camera: str
     offset: float = 0.0
     backdrop: float = 0.0
+    speed: str = "normal"
 
     def truth(self) -> dict[str, Any]:
-        """Every attribute that the oracle classifies, as plain values for a manifest."""
-        return {
+        """Every attribute that the oracle classifies, and an unusual speed, as plain values."""
+        known: dict[str, Any] = {
             "background": self.background,
             "camera": self.camera,
             "count": len(self.things),
             "things": [asdict(thing) for thing in self.things],
         }
+        return known if self.speed == "normal" else known | {"speed": self.speed}
 
 
 def pick(options: Sequence[T], generator: torch.Generator) -> T:
@@ -169,6 +178,14 @@ def random_scene(generator: torch.Generator, split: str = "train") -> Scene:
     )
 
 
+def random_paced_scene(generator: torch.Generator, split: str = "train") -> Scene:
+    """Pick a scene of one moving thing that is slow or fast."""
+    while True:
+        scene = random_scene(generator, split)
+        if len(scene.things) == 1 and scene.camera == "still" and scene.things[0].motion != "still":
+            return replace(scene, speed=pick(list(SPEEDS)[1:], generator))
+
+
 def _noun(thing: Thing, number: int, generator: torch.Generator) -> str:
     one, several = pick(SHAPES[thing.shape], generator)
     words = pick(SIZES[thing.size], generator), pick(COLOURS[thing.colour], generator)
@@ -182,7 +199,7 @@ def _action(scene: Scene, generator: torch.Generator) -> str:
     first, *others = scene.things
     singular, plural = pick(MOTIONS[first.motion], generator)
     if not others:
-        return f"{_noun(first, 1, generator)} {singular}"
+        return f"{_noun(first, 1, generator)} {_paced(singular, scene.speed, generator)}"
     if all(other == first for other in others):
         return f"{_noun(first, len(scene.things), generator)} {plural}"
     second = others[0]
@@ -191,6 +208,15 @@ def _action(scene: Scene, generator: torch.Generator) -> str:
         return f"{nouns[0]} and {nouns[1]} {plural}"
     link = pick(("and", "while"), generator)
     return f"{nouns[0]} {singular} {link} {nouns[1]} {pick(MOTIONS[second.motion], generator)[0]}"
+
+
+def _paced(verb: str, speed: str, generator: torch.Generator) -> str:
+    """Put a word of speed before or after a verb."""
+    if speed == "normal":
+        return verb
+    _, before, after = SPEEDS[speed]
+    options = [f"{word} {verb}" for word in before] + [f"{verb} {word}" for word in after]
+    return pick(options, generator)
 
 
 def caption(scene: Scene, generator: torch.Generator) -> str:

@@ -10,6 +10,7 @@ from einops import rearrange
 from torch import Tensor
 
 HORIZON, GROUND = 0.46, 0.83  # rows of the horizon and of the things' feet, of the height
+RIDGE = 1 / 64  # how far the hills' ridge lies below its formula
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +94,7 @@ def landscape(backdrop: Backdrop, x: Tensor, y: Tensor, clock: Tensor) -> Tensor
         backdrop: a value of `BACKDROP`.
         x: sideways from the middle, in frame heights, `t h w`.
         y: down from the top, in frame heights, `t h w`.
-        clock: time in [0, 1], `t`.
+        clock: time, `t`; waves take half a unit from one crest to the next.
 
     Returns:
         RGB, `t c h w`, about [0, 1].
@@ -104,7 +105,10 @@ def landscape(backdrop: Backdrop, x: Tensor, y: Tensor, clock: Tensor) -> Tensor
     sky = _sky(backdrop, x, y, edge)
     slope = torch.sin(2 * math.pi * backdrop.hills[2] * x * 0.5 + 0.8)
     ridge = HORIZON - backdrop.hills[1] * (0.45 + 0.40 * slope + 0.15 * torch.sin(11 * x + 2.0))
-    hills = _blend(sky, _colour(backdrop.hills[0], x), ((y - ridge) / edge).clamp(0, 1))
+    # The ridge lies half an outline of 64 rows below its formula: there, the hills' outline once
+    # began where it should have had its middle, and clips of 64 rows keep their pixels.
+    hidden = ((y - ridge) / edge + (0.5 - RIDGE / edge)).clamp(0, 1)
+    hills = _blend(sky, _colour(backdrop.hills[0], x), hidden)
     ground = _ground(backdrop, x, y, clock)
     image = _blend(hills, ground, ((y - HORIZON) / edge + 0.5).clamp(0, 1))
     vignette = 1 - 0.14 * (x * x + (y - 0.5) ** 2) * 2
@@ -153,7 +157,7 @@ def _ground(backdrop: Backdrop, x: Tensor, y: Tensor, clock: Tensor) -> Tensor:
     near = 0.35 + 0.65 * depth
     texture = torch.sin(2 * math.pi * across * x / near) * torch.sin(2 * math.pi * deep * depth)
     if backdrop.waves:
-        phase = 4 * math.pi * rearrange(clock, "t -> t 1 1")  # two swells a clip
+        phase = 4 * math.pi * rearrange(clock, "t -> t 1 1")  # two swells a unit
         swell = torch.sin(9 * x / near + phase) + torch.sin(30 * depth.sqrt() - phase)
         texture, strength = 0.5 * swell, backdrop.waves
     return image * (1 + strength * near * texture).unsqueeze(1)

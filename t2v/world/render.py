@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from einops import rearrange
 from torch import Tensor
 
-from t2v.world.grammar import Scene, Thing
+from t2v.world.grammar import Scene
 from t2v.world.landscape import BACKDROP, GROUND, HORIZON, landscape
+from t2v.world.motion import FRAMES_PER_UNIT, poses
 from t2v.world.shapes import FOOT, shape_surface
+from t2v.world.story import Run, Story, runs
 
-RADIUS = {"small": 0.125, "medium": 0.17, "big": 0.225}  # of the frame height
-PAIR_RADIUS = 0.155
 COLOUR = {
     "red": (0.90, 0.10, 0.10),
     "orange": (1.00, 0.50, 0.05),
@@ -25,34 +23,52 @@ COLOUR = {
 }
 
 
+FARTHEST = 0.34  # of a single thing's centre from the middle
+PAN_END = 22 / 16  # the camera comes to rest before a thing in the middle leaves the frame
 LIGHT = torch.nn.functional.normalize(torch.tensor([-0.45, 0.62, 0.64]), dim=0)
 
 
 def render(
-    scene: Scene,
+    story: Scene | Story,
     num_frames: int = 17,
     height: int = 64,
     width: int = 64,
     device: torch.device | str = "cpu",
 ) -> tuple[Tensor, Tensor]:
-    """Render the clip of a scene; the same scene always gives the same pixels.
+    """Render the clip of a scene or story; the same one always gives the same pixels.
 
-    Every motion takes the whole clip: a longer clip of the same scene is a slower one.
+    Time is counted in frames: a longer clip of a scene begins with the shorter one.
 
     Returns:
         The video, `t h w c` uint8, and the coverage of each pixel by things, `t h w` uint8.
     """
-    clock = torch.linspace(0, 1, num_frames, device=device) if num_frames > 1 else None
-    clock = torch.zeros(1, device=device) if clock is None else clock
+    story = Story(scenes=(story,)) if isinstance(story, Scene) else story
+    moves = [runs(story, slot) for slot in range(len(story.scenes[0].things))]
+    shots = []
+    for number, (start, end) in enumerate(story.spans(num_frames)):
+        frames = torch.arange(start, end, device=device)
+        acting = [each[number] for each in moves]
+        shots.append(_shot(story.scenes[number], acting, frames, height, width))
+    image, coverage = (torch.cat(parts) for parts in zip(*shots, strict=True))
+    video = rearrange(image.clamp(0, 1) * 255, "t c h w -> t h w c").round().to(torch.uint8)
+    return video, (coverage * 255).round().to(torch.uint8)
+
+
+def _shot(
+    scene: Scene, acting: list[Run], frames: Tensor, height: int, width: int
+) -> tuple[Tensor, Tensor]:
+    """The image of the given frames of a scene, `t c h w`, and its coverage, `t h w`."""
+    device, clock = frames.device, frames / FRAMES_PER_UNIT
     y, x = torch.meshgrid(
         (torch.arange(height, device=device) + 0.5) / height,
         (torch.arange(width, device=device) + 0.5 - width / 2) / height,
         indexing="ij",
     )
     zoom, pan = _camera(scene.camera, clock)
+    narrow = min(1.0, width / height)
     y = HORIZON + (y - HORIZON) / rearrange(zoom, "t -> t 1 1")
     x = x / rearrange(zoom, "t -> t 1 1")  # t h w
-    pan = rearrange(pan, "t -> t 1 1")
+    pan = rearrange(narrow * pan, "t -> t 1 1")
     image = landscape(
         BACKDROP[scene.background], x + pan + 0.12 * scene.backdrop, y, clock
     )  # t c h w
@@ -60,8 +76,12 @@ def render(
     light = torch.tensor(BACKDROP[scene.background].light, device=device)
     # a one pixel wide edge would alias: what moves by part of a pixel would flicker
     soft = rearrange(2 / (height * zoom), "t -> t 1 1")
-    for place, thing in zip(_places(scene), scene.things, strict=True):
-        radius, travel, lift, turn = _pose(thing, len(scene.things), clock)
+    for place, thing, run in zip(_places(scene), scene.things, acting, strict=True):
+        since = (frames - run.frame) / FRAMES_PER_UNIT
+        radius, travel, lift, turn = poses(run.motion, run.speed, run.begin, since)
+        if narrow < 1:
+            radius, squeeze = _squeezed(radius, len(acting), narrow)
+            place, travel = squeeze * place, squeeze * travel
         centre = GROUND - FOOT[thing.shape] * radius - lift
         beside = x + pan - place - travel
         u, v = beside / radius, (centre - y) / radius
@@ -71,14 +91,25 @@ def render(
         alpha = alpha.unsqueeze(1)  # t 1 h w
         image = torch.lerp(image, _shade(normal, colour, v), alpha)
         coverage = torch.maximum(coverage, alpha.squeeze(1))
-    video = rearrange(image.clamp(0, 1) * 255, "t c h w -> t h w c").round().to(torch.uint8)
-    return video, (coverage * 255).round().to(torch.uint8)
+    return image, coverage
+
+
+def _squeezed(radius: Tensor, count: int, narrow: float) -> tuple[Tensor, Tensor]:
+    """The radius in a frame that is `narrow` times as wide as high, and the factor of all places.
+
+    One thing keeps its size, so that its size word stays true, and has a shorter way; of several,
+    which all are of medium size, both shrink.
+    """
+    if count > 1:
+        return narrow * radius, torch.full_like(radius, narrow)
+    return radius, ((narrow / 2 - radius) / FARTHEST).clamp(0, narrow)
 
 
 def _camera(camera: str, clock: Tensor) -> tuple[Tensor, Tensor]:
     """Zoom factor and sideways position of the view at each time, `t` each."""
     still = torch.zeros_like(clock)
-    sweep = 0.36 * (clock - 0.5)
+    sweep = 0.36 * (clock.clamp(max=PAN_END) - 0.5)
+    clock = clock.clamp(max=1)
     match camera:
         case "pan left":
             return still + 1, -sweep
@@ -97,33 +128,6 @@ def _places(scene: Scene) -> list[float]:
     """The place of each thing, sideways from the middle."""
     spread = {1: (0.0,), 2: (-0.24, 0.24), 3: (-0.32, 0.0, 0.32)}[len(scene.things)]
     return [0.06 * scene.offset / len(scene.things) + place for place in spread]
-
-
-def _pose(thing: Thing, count: int, clock: Tensor) -> tuple[Tensor, ...]:
-    """Radius, sideways travel, lift over the ground and turn in radians, `t 1 1` each."""
-    clock = rearrange(clock, "t -> t 1 1")
-    size = RADIUS[thing.size] if count == 1 else PAIR_RADIUS
-    radius = torch.full_like(clock, size)
-    travel, lift, turn = (torch.zeros_like(clock) for _ in range(3))
-    match thing.motion:
-        case "bounce":
-            hop = (2 * clock) % 1  # two hops, each on the ground at both ends
-            lift = 0.88 * hop * (1 - hop)
-        case "left":
-            travel = 0.56 * (0.5 - clock)
-        case "right":
-            travel = 0.56 * (clock - 0.5)
-        case "rise":
-            lift = 0.42 * clock
-        case "fall":
-            lift = 0.42 * (1 - clock * clock)
-        case "spin":
-            turn = math.pi * clock
-        case "grow":
-            radius = 0.10 + 0.15 * clock
-        case "shrink":
-            radius = 0.25 - 0.15 * clock
-    return radius, travel, lift, turn
 
 
 def _shadow(x: Tensor, y: Tensor, radius: Tensor, lift: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -22,13 +21,16 @@ from t2v.io.files import complete, write_text
 from t2v.io.manifest import MANIFEST
 from t2v.io.progress import progress
 from t2v.outputs import output_folder
-from t2v.world.grammar import caption, random_scene
+from t2v.world.grammar import caption, pick, random_paced_scene, random_scene
 from t2v.world.render import render
+from t2v.world.story import Story, random_story, story_caption, story_rows
 
 logger = logging.getLogger(__name__)
 
 CLIPS_PER_SHARD = 256
 CAPTIONS_PER_CLIP = 4
+CUTS = (5, 9, 17, 17)  # first frames of second acts, the last as often as the others together
+LEAST_OF_ACT = 8  # frames of a second act
 
 
 def render_world(config: WorldClipsConfig) -> None:
@@ -89,37 +91,57 @@ def _one_thread() -> None:
 
 
 def _write_shard(config: WorldClipsConfig, first: int) -> list[dict[str, Any]]:
-    name = f"clips-{first // CLIPS_PER_SHARD:05d}.safetensors"
+    shard = first // CLIPS_PER_SHARD
+    name = f"clips-{shard:05d}.safetensors"
     path = Path(config.output, name)
+    shapes = config.clip_shapes()
+    shape = shapes[shard % len(shapes)]
     indices = range(first, min(first + CLIPS_PER_SHARD, config.count))
     if not path.exists():
-        videos, masks = zip(*_clips(config, indices), strict=True)
+        clips = (render(_drawn(config, index, shape[0])[0], *shape) for index in indices)
+        videos, masks = zip(*clips, strict=True)
         tensors = {"video": torch.stack(videos), "mask": torch.stack(masks)}
         with complete(path) as partial:
             save_file(tensors, partial)
-    return [_row(config, index, name, index - first) for index in indices]
+    return [_row(config, index, shape, name, index - first) for index in indices]
 
 
-def _clips(config: WorldClipsConfig, indices: range) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    for index in indices:
-        scene = random_scene(clip_generator(config.seed, config.split, index), config.split)
-        yield render(scene, config.num_frames, config.height, config.width)
-
-
-def _row(config: WorldClipsConfig, index: int, shard: str, position: int) -> dict[str, Any]:
+def _drawn(config: WorldClipsConfig, index: int, num_frames: int) -> tuple[Story, torch.Generator]:
+    """The story of a clip, mostly of one scene, and the generator that its captions follow from."""
     generator = clip_generator(config.seed, config.split, index)
-    scene = random_scene(generator, config.split)
-    captions = [caption(scene, generator) for _ in range(CAPTIONS_PER_CLIP)]
-    return {
+    kind = 1.0
+    if config.acts or config.speeds:  # else nothing is drawn: clips are those of earlier versions
+        kind = float(torch.rand((), generator=generator))
+    cuts = [cut for cut in CUTS if num_frames - cut >= LEAST_OF_ACT]
+    if kind < config.acts and cuts:
+        return random_story(generator, (0, pick(cuts, generator)), config.split), generator
+    draw = random_scene
+    if config.acts <= kind < config.acts + config.speeds:
+        draw = random_paced_scene
+    return Story(scenes=(draw(generator, config.split),)), generator
+
+
+def _row(
+    config: WorldClipsConfig, index: int, shape: tuple[int, int, int], shard: str, position: int
+) -> dict[str, Any]:
+    num_frames, height, width = shape
+    story, generator = _drawn(config, index, num_frames)
+    first, is_story = story.scenes[0], len(story.scenes) > 1
+    captions = [
+        story_caption(story, generator) if is_story else caption(first, generator)
+        for _ in range(CAPTIONS_PER_CLIP)
+    ]
+    row = {
         "shard": shard,
         "index": position,
         "fps": config.fps,
-        "width": config.width,
-        "height": config.height,
-        "num_frames": config.num_frames,
+        "width": width,
+        "height": height,
+        "num_frames": num_frames,
         "caption": captions[0],
         "captions": captions,
-        "truth": scene.truth(),
+        "truth": first.truth(),
         "source": "t2v world",
         "license": "Apache-2.0",
     }
+    return row | {"scenes": story_rows(story, num_frames, generator)} if is_story else row

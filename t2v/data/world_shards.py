@@ -90,7 +90,7 @@ def load_clips(data: str | Path) -> Clips:
     """Read a whole folder of clips into memory; the peak is the clips and one shard.
 
     Raises:
-        UserError: see `read_shards`.
+        UserError: see `read_shards`; or the clips have several shapes.
     """
     count, filled = len(read_rendered(data)), 0
     video = mask = torch.empty(0)
@@ -98,6 +98,12 @@ def load_clips(data: str | Path) -> Clips:
         if filled == 0:
             video = shard_video.new_empty(count, *shard_video.shape[1:])
             mask = shard_mask.new_empty(count, *shard_mask.shape[1:])
+        if shard_video.shape[1:] != video.shape[1:]:
+            first, other = ("x".join(map(str, v.shape[1:4])) for v in (video, shard_video))
+            raise UserError(
+                f"{data} holds clips of {first} and of {other} (frames x height x width), and "
+                "here one shape is read. Give a folder that was rendered without shapes=."
+            )
         end = filled + len(shard_video)
         video[filled:end], mask[filled:end] = shard_video, shard_mask
         filled = end

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -59,10 +60,15 @@ def _size(target: SampleConfig, known: dict[str, Any]) -> dict[str, Any]:
 def _data_size(target: Any, names: Sequence[str]) -> dict[str, Any]:
     """Return the size of a training's clips by its settings, or else by the clips themselves."""
     if rendered := rendered_clips(target.data):
-        return {name: getattr(rendered[0], name) for name in names}
+        # a step must fit with the largest of them
+        return max(({n: getattr(clip, n) for n in names} for clip in rendered), key=_pixels)
     side = target.clips.resolution
     clips = {"num_frames": target.clips.num_frames, "height": side, "width": side}
     return {name: value for name, value in clips.items() if value}
+
+
+def _pixels(sizes: dict[str, Any]) -> int:
+    return math.prod(sizes[name] or 0 for name in sizes)
 
 
 def saved(folder: Path, name: str) -> dict[str, Any]:

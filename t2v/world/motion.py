@@ -1,4 +1,4 @@
-"""How things move: size, place and turn of a thing as functions of time, and what may follow."""
+"""The motions of things: size, place and turn as functions of time, and what may follow."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ON_GROUND = ("still", "bounce", "left", "right", "spin", "grow", "shrink")
 
 @dataclass(frozen=True, kw_only=True)
 class Pose:
-    """Where a thing is at one moment: lengths in frame heights, the turn in radians."""
+    """The place of a thing at one moment: lengths in frame heights, the turn in radians."""
 
     radius: float
     travel: float = 0.0  # sideways from its own place
@@ -33,7 +33,7 @@ class Pose:
 
 
 def first_pose(thing: Thing, count: int) -> Pose:
-    """Where one of `count` things is when its motion begins with the clip."""
+    """The place of one of `count` things when its motion begins with the clip."""
     radius = RADIUS[thing.size] if count == 1 else PAIR_RADIUS
     match thing.motion:
         case "left":
@@ -100,7 +100,7 @@ def poses(motion: str, speed: str, begin: Pose, clock: Tensor) -> tuple[Tensor, 
 
 
 def pose_after(motion: str, speed: str, begin: Pose, frames: int) -> Pose:
-    """Where a thing is some frames after its motion began."""
+    """The place of a thing some frames after its motion began."""
     clock = torch.tensor([frames / FRAMES_PER_UNIT], dtype=torch.float64)
     radius, travel, lift, turn = (each.item() for each in poses(motion, speed, begin, clock))
     return Pose(radius=radius, travel=travel, lift=lift, turn=turn)

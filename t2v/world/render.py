@@ -81,7 +81,8 @@ def _shot(
         radius, travel, lift, turn = poses(run.motion, run.speed, run.begin, since)
         if narrow < 1:
             radius, squeeze = _squeezed(radius, len(acting), narrow)
-            place, travel = squeeze * place, squeeze * travel
+            travel = squeeze * (place + travel)
+            place = 0.0
         centre = GROUND - FOOT[thing.shape] * radius - lift
         beside = x + pan - place - travel
         u, v = beside / radius, (centre - y) / radius

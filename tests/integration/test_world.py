@@ -7,7 +7,10 @@ import torch
 from transformers import AutoTokenizer, T5EncoderModel
 
 from t2v.cli import main
-from t2v.data.world_shards import load_clips, read_rendered
+from t2v.config.data import ClipsConfig
+from t2v.data.dataset import load_latents
+from t2v.data.world_shards import load_clips, pixels, read_rendered, read_shards
+from t2v.errors import UserError
 from t2v.evaluation.metrics.reconstruction import psnr
 from t2v.models.text import unknown_words
 from t2v.world.grammar import BACKGROUNDS
@@ -31,6 +34,69 @@ def test_clips_come_with_captions_and_truth(clips):
     assert {row.num_frames for row in rows} == {5}
     assert all(len(row.captions) == 4 for row in rows)
     assert all(row.extra["truth"]["background"] in BACKGROUNDS for row in rows)
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
+    """A shard of long clips, many with acts or an unusual speed, and a small one of short ones."""
+    folder = tmp_path_factory.mktemp("mixed") / "clips"
+    words = ["count=280", "shapes=[17x16x16, 5x16x32]", "acts=0.5", "speeds=0.25"]
+    assert main(["world", f"output={folder}", *words]) == 0
+    return folder
+
+
+def test_shards_take_the_shapes_in_turn_and_rows_tell_acts(mixed):
+    rows = read_rendered(mixed)
+    shapes = [(row.num_frames, row.height, row.width) for row in rows]
+    short, long = (5, 16, 32), (17, 16, 16)
+    assert shapes == [long] * 256 + [short] * 24
+    shards = [video.shape[:4] for video, _ in read_shards(mixed)]
+    assert shards == [(256, *long), (24, *short)]
+    acts = [row for row in rows if "scenes" in row.extra]
+    assert all(row.num_frames == 17 for row in acts) and 100 < len(acts) < 160
+    for row in acts:
+        first, second = row.extra["scenes"]
+        assert first["truth"] == row.extra["truth"] != second["truth"]
+        assert (first["start"], second["end"]) == (0, 17)
+        assert first["end"] == second["start"] in (5, 9)
+        assert all("then" in text for text in row.captions)
+    speeds = [row.extra["truth"]["speed"] for row in rows if "speed" in row.extra["truth"]]
+    assert set(speeds) == {"slow", "fast"} and 45 < len(speeds) < 95
+
+
+def test_the_latents_of_clips_of_several_shapes_come_in_batches_of_one_shape(mixed, vae, tokenizer):
+    data = load_latents(
+        str(mixed), ClipsConfig(), vae, tokenizer, precision="fp32", max_length=60,
+        batch_size=4, held_out=8, seed=0,
+    )  # fmt: skip
+    shapes = {tuple(data.read(data.train.batch(step)).shape[2:]) for step in range(60)}
+    buckets = {item.bucket for item in data.items}
+    assert buckets == {(5, 16, 32), (17, 16, 16)}
+    assert len(shapes) == 2
+    video = next(read_shards(mixed))[0][:32]
+    with torch.no_grad():
+        means = vae.encode(pixels(video)).latent_dist.mean
+    kept = torch.stack([data.tensors[number] for number in range(32)])
+    torch.testing.assert_close(kept.float(), means, atol=2e-3, rtol=2e-3)
+
+
+def test_clips_of_several_shapes_are_refused_where_one_is_read(mixed):
+    with pytest.raises(UserError, match=r"clips of 17x16x16 and of 5x16x32.*one shape is read"):
+        load_clips(mixed)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["shapes=[17x64]"], "shapes=17x64: no shape of a clip. Give frames x height x width"),
+        (["shapes=[17x64x0]"], "shapes.width=0: it must be from 1"),
+        (["acts=0.8", "speeds=0.4"], "shares add up to at most 1"),
+        (["acts=-1"], "acts=-1.0: it must be"),
+    ],
+)
+def test_shapes_and_shares_that_are_none_are_refused(tmp_path, capsys, words, message):
+    assert main(["world", f"output={tmp_path / 'clips'}", *words]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_a_finished_folder_is_left_as_it_is(clips, capsys):

@@ -11,6 +11,7 @@ from t2v.world.grammar import (
     Thing,
     caption,
     is_heldout,
+    random_paced_scene,
     random_scene,
     words,
 )
@@ -44,6 +45,20 @@ def test_scenes_show_what_their_caption_says():
         assert scene.camera == "still" or scene.things[0].motion in CAMERA_MOTIONS
         assert len(scene.things) == 1 or all(t.motion in PAIR_MOTIONS for t in scene.things)
         assert not any(t.motion == "spin" and t.shape in UNSPUN for t in scene.things)
+
+
+def test_a_caption_names_an_unusual_speed_and_truth_holds_it():
+    generator = torch.Generator().manual_seed(1)
+    words = {"slow": {"slowly"}, "fast": {"quickly", "fast"}}
+    seen = set()
+    for _ in range(100):
+        scene = random_paced_scene(generator)
+        (word,) = set(caption(scene, generator).split()) & {"slowly", "quickly", "fast"}
+        assert word in words[scene.speed] and scene.truth()["speed"] == scene.speed
+        assert len(scene.things) == 1 and scene.things[0].motion != "still"
+        seen.add(word)
+    assert seen == {"slowly", "quickly", "fast"}
+    assert all("speed" not in scene.truth() for scene in _scenes(100))
 
 
 def test_a_caption_uses_only_listed_words():

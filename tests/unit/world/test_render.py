@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from t2v.world.grammar import BACKGROUNDS, CAMERAS, COLOURS, MOTIONS, SHAPES, Scene, Thing
+from t2v.world.landscape import Backdrop, landscape
 from t2v.world.render import COLOUR, render
 
 
@@ -72,6 +73,65 @@ def test_a_shape_is_filled_with_its_colour(shape):
         nearest = min(COLOUR, key=lambda name: (seen - torch.tensor(COLOUR[name])).norm().item())
         hue = torch.nn.functional.cosine_similarity(seen, torch.tensor(COLOUR[colour]), dim=0)
         assert nearest == colour or hue > 0.95
+
+
+@pytest.mark.parametrize("motion", MOTIONS)
+def test_a_longer_clip_begins_with_the_shorter_one(motion):
+    scene = _scene(shape="cube", motion=motion, background="sea")
+    for short, long in zip(render(scene), render(scene, num_frames=33), strict=True):
+        assert torch.equal(long[:17], short)
+
+
+@pytest.mark.parametrize("camera", CAMERAS)
+def test_a_camera_is_as_far_in_a_longer_clip(camera):
+    scene = _scene(camera=camera, motion="bounce")
+    assert torch.equal(render(scene, num_frames=33)[0][:17], render(scene)[0])
+
+
+def test_under_a_panning_camera_the_thing_stays_in_the_frame_for_ever():
+    for camera in ("pan left", "pan right"):
+        masks = render(_scene(camera=camera), num_frames=65)[1].float().sum((1, 2))
+        assert masks[-1] > 0.8 * masks[0]
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 48), (64, 40)])
+@pytest.mark.parametrize("motion", MOTIONS)
+def test_in_a_narrow_frame_a_thing_stays_inside(height, width, motion):
+    for size in ("small", "medium", "big"):
+        scene = _scene(shape="cube", motion=motion, size=size)
+        _, mask = render(scene, 33, height, width)
+        assert not mask[:, :, 0].any() and not mask[:, :, -1].any()
+
+
+def test_in_a_narrow_frame_three_things_stand_apart_and_inside():
+    thing = Thing(shape="cube", colour="red", size="medium", motion="bounce")
+    scene = Scene(things=(thing,) * 3, background="grass", camera="still", offset=1.0)
+    columns = render(scene, 1, 64, 48)[1][0].float().amax(0) > 128
+    assert int((columns[1:] & ~columns[:-1]).sum()) == 3
+    assert not columns[0] and not columns[-1]
+
+
+def test_hills_are_as_high_at_every_size():
+    white, black = (1.0, 1.0, 1.0), (0.0, 0.0, 0.0)
+
+    def sky(side: int, hills: tuple[float, ...], ground: tuple[float, ...]) -> torch.Tensor:
+        backdrop = Backdrop(
+            sky=(white, white),
+            ground=(ground, ground),
+            hills=(hills, 0.15, 1.7),
+            disc=(white, 0.0, 0.0, 0.0, 0.0),
+            clouds=0.0,
+            texture=(0.0, 1.0, 1.0),
+        )
+        rows = (torch.arange(side) + 0.5) / side
+        y, x = torch.meshgrid(rows, rows - 0.5, indexing="ij")
+        return landscape(backdrop, x[None], y[None], torch.zeros(1))
+
+    heights = [
+        (sky(side, black, black) / sky(side, white, white)).mean((0, 1, 2)).mean()
+        for side in (64, 128, 256)
+    ]  # of the sky, over all columns
+    assert max(heights) - min(heights) < 0.0005
 
 
 @pytest.mark.parametrize("camera", list(CAMERAS)[1:])

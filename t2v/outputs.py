@@ -42,7 +42,9 @@ OUTPUTS: dict[type, Output] = {
     ),
     EvalConfig: Output("t2v eval", ("eval.json", "eval.md", "page.html")),
     FootageEvalConfig: Output("t2v eval footage", ("likeness.json", "likeness.md", "likeness.png")),
-    CompareConfig: Output("t2v eval compare", ("compare.json", "compare.md", "page.html")),
+    CompareConfig: Output(
+        "t2v eval compare", ("compare.json", "compare.md", "page.html", "vote.html", "ballot.json")
+    ),
     WorldClipsConfig: Output("t2v world", ("manifest.jsonl", "clips-00000.safetensors")),
     WorldTextConfig: Output("t2v world text", ("tokenizer", "text_encoder")),
     WorldOracleConfig: Output(

@@ -111,6 +111,12 @@ COMMANDS = {
         "compare evaluations prompt by prompt",
         ("runs",),
     ),
+    "eval votes": Command(
+        "t2v.config.evaluation:VotesConfig",
+        "t2v.evaluation.votes:count_votes",
+        "count the votes that people gave on the page of a comparison",
+        ("votes",),
+    ),
     "scorer": Command(
         "t2v.config.scorer:ScorerConfig",
         "t2v.training.tasks.scorer:train_scorer",

@@ -96,7 +96,7 @@ class CompareConfig:
     output: str  # folder of tables and page
     overwrite: bool = False  # replace files in the output that are not this command's own
     page_videos: int = 60  # videos of each suite on the page, the worst first
-    seed: int = 0  # of the resampling
+    seed: int = 0  # of the resampling, and of left and right on the page for votes
 
     def __post_init__(self) -> None:
         at_least_one(self, "page_videos")
@@ -104,3 +104,15 @@ class CompareConfig:
             raise UserError(
                 f"runs={list(self.runs)}: name 2 to {len(ascii_uppercase)} folders of `t2v eval`."
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class VotesConfig:
+    """`t2v eval votes VOTES ...`: count the votes that people gave on the page of a comparison."""
+
+    votes: tuple[str, ...]  # files that the page saved, one a voter
+    compared: str  # folder written by `t2v eval compare`, whose vote.html was voted on
+
+    def __post_init__(self) -> None:
+        if not self.votes:
+            raise UserError("votes=[]: name at least one file that vote.html saved.")

@@ -24,7 +24,9 @@ from t2v.evaluation.report.comparison import (
     summary_rows,
 )
 from t2v.evaluation.report.page import write_page
+from t2v.evaluation.report.vote import write_vote_page
 from t2v.evaluation.samples import read_kept
+from t2v.evaluation.votes import BALLOT, PAGE, ballot_of, pairs_of
 from t2v.io.files import write_text
 from t2v.io.text_files import read_json
 from t2v.outputs import output_folder
@@ -39,7 +41,8 @@ def compare(config: CompareConfig) -> str:
     bootstrap), a p-value (McNemar's exact test for shares, else signs flipped at random), adjusted
     for the number of metrics and folders (Holm), and a verdict at 5 %. Of the folders that are not
     shown to be worse than A, the one with the fewest passes of the transformer is named. Writes
-    `compare.json`, `compare.md` and `page.html`; returns the tables.
+    `compare.json`, `compare.md`, `page.html`, and for a blind vote `vote.html` with `ballot.json`;
+    returns the tables.
 
     Raises:
         UserError: a folder holds no finished evaluation, or their prompts differ.
@@ -62,7 +65,7 @@ def _compare(config: CompareConfig) -> str:
             side: read_kept(Path(runs[side]["protocol"]["clips"]), [v["key"] for v in s["videos"]])
             for side, s in suites.items()
         }
-    report["enough"] = _cheapest(report, runs)
+    report["enough"], report["vote"] = _cheapest(report, runs), PAGE
     report["rows"] = {
         side: f"{names[side]}, {_sampling(run['protocol'])}" for side, run in runs.items()
     }
@@ -73,7 +76,29 @@ def _compare(config: CompareConfig) -> str:
     write_text(output / "compare.md", text)
     fps = runs[FIRST]["protocol"]["fps"]
     write_page(output / "page.html", report, videos, fps, config.page_videos)
+    _write_ballot(output, report, runs, videos, names, config)
     return text
+
+
+def _write_ballot(
+    output: Path,
+    report: dict[str, Any],
+    runs: dict[str, dict[str, Any]],
+    videos: dict[str, dict[str, Tensor]],
+    names: dict[str, str],
+    config: CompareConfig,
+) -> None:
+    """The page for a blind vote, and the file that says which video is of which run."""
+    suites = {
+        name: [video["prompt"] for video in each["videos"]]
+        for name, each in report["suites"].items()
+    }
+    pairs = pairs_of(suites, list(names), config.seed, config.page_videos)
+    compared = [run["suites"][name] for run in runs.values() for name in suites]
+    keys = [video["key"] for suite in compared for video in suite["videos"]]
+    ballot = ballot_of(pairs, keys, names)
+    write_text(output / BALLOT, json.dumps(ballot, indent=1))
+    write_vote_page(output / PAGE, ballot, pairs, videos, runs[FIRST]["protocol"]["fps"])
 
 
 def read_report(folder: str) -> dict[str, Any]:

@@ -51,21 +51,26 @@ def write_page(
                 }
             }
         )
-    script = (HERE / "page.js").read_text("utf-8")
+    text = rendered(
+        "page.html.j2",
+        (HERE / "page.js").read_text("utf-8"),
+        protocol=report["protocol"],
+        meanings=report.get("rows"),
+        enough=report.get("enough"),
+        vote=report.get("vote"),
+        suites=suites,
+    )
+    write_text(path, text)
+
+
+def rendered(template: str, script: str, **values: Any) -> str:
+    """Return a page whose texts are escaped and that may run nothing but its own script."""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["cell"] = cell_text
-    text = environment.get_template("page.html.j2").render(
-        protocol=report["protocol"],
-        meanings=report.get("rows"),
-        enough=report.get("enough"),
-        suites=suites,
-        script=script,
-        digest=digest,
-    )
-    write_text(path, text)
+    return environment.get_template(template).render(script=script, digest=digest, **values)
 
 
 def worst_first(videos: list[dict[str, Any]], ranking: str | None) -> list[int]:

@@ -10,7 +10,8 @@ from t2v.errors import UserError, shortened
 INTS = (0, 10**9)
 FLOATS = (-1e9, 1e9)
 
-# By the last part of a setting's name. Who needs more, as in a test of a cluster, says so here.
+# By the whole name of a setting, or by its last part. Who needs more, as in a test of a cluster,
+# says so here.
 RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, 2**63 - 1),
     # pixels and frames
@@ -56,6 +57,7 @@ RANGES: dict[str, tuple[float, float]] = {
     # shares and cosines
     **dict.fromkeys(("image_ratio", "base_ratio", "interpolate", "masked"), (0, 1)),
     **dict.fromkeys(("min_match", "correlation"), (-1, 1)),
+    "tasks.frames": (0, 1e9),  # a share, not a number of frames
     # machines: GB, GiB, GB/s, TFLOP/s
     **dict.fromkeys(("memory_gb", "gigabytes_per_worker"), (0.001, 1e6)),
     **dict.fromkeys(("memory", "bandwidth", "tflops"), (0.000001, 1e9)),
@@ -73,7 +75,7 @@ def within_range(name: str, value: Any) -> None:
         if isinstance(each, bool) or not isinstance(each, int | float):
             continue
         usual = INTS if isinstance(each, int) else FLOATS
-        low, high = RANGES.get(name.rpartition(".")[2], usual)
+        low, high = RANGES.get(name) or RANGES.get(name.rpartition(".")[2], usual)
         if not low <= each <= high:  # which NaN is not either
             raise UserError(
                 f"{name}={shortened(each)}: it must be from {_number(low)} to {_number(high)}."

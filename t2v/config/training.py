@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
 from t2v.config.checks import at_least_one, not_negative
@@ -96,6 +96,38 @@ class TrainVAEConfig(TrainConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TasksConfig:
+    """The shares of what clips are given besides their caption; they need not add up to 1.
+
+    All but `text` and `image` are for a transformer of conditioning=tokens.
+    """
+
+    text: float = 1.0  # nothing
+    image: float = 0.0  # nothing, and the clip is a single frame; it stands for clips.image_ratio
+    first: float = 0.0  # the first frame
+    prefix: float = 0.0  # 4k+1 frames from the first on, or all before a clip's last scene
+    ends: float = 0.0  # the first frame, and the last one as a picture
+    between: float = 0.0  # some latent frames at the beginning and at the end
+    region: float = 0.0  # all but a box, or a box alone
+    frames: float = 0.0  # nothing, and every latent frame has a noise level of its own
+    pictures: float = 0.0  # frames anywhere, as pictures
+
+    def __post_init__(self) -> None:
+        not_negative(self, *asdict(self))
+        if not self.text + self.image < sum(asdict(self).values()) and not self.text:
+            raise UserError("tasks: every share is 0. Give at least one, such as text=1.")
+
+    @property
+    def gives_known(self) -> bool:
+        """True where clips are given latents, or frames have noise levels of their own."""
+        return self.text + self.image < sum(asdict(self).values())
+
+    @property
+    def gives_pictures(self) -> bool:
+        return self.ends + self.pictures > 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class DiffusionConfig(TrainConfig):
     """The settings that training and fine-tuning a transformer share.
 
@@ -110,6 +142,30 @@ class DiffusionConfig(TrainConfig):
     train_text_encoder: bool = False  # let the text encoder learn too
     text_lr: float = 1e-4  # learning rate of the text encoder, new words and the soft prompt
     cache_text: bool = True  # embed each caption once, where the text encoder does not learn
+    # shares of what clips are given: {text: .4, image: .15, first: .15, prefix: .1, ...}
+    tasks: TasksConfig = field(default_factory=TasksConfig)
+    known_dropout: float = 0.1  # share of the clips that are given nothing after all, for guidance
+    known_noise: float = 0.0  # latest time, in [0, 1), that what is given is noised to
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (0 <= self.known_dropout < 1 and 0 <= self.known_noise < 1):
+            raise UserError(
+                f"known_dropout={self.known_dropout} known_noise={self.known_noise}: both must be "
+                "at least 0 and below 1."
+            )
+        if self.tasks.image and (self.clips.image_ratio or self.clips.stages):
+            raise UserError(
+                f"tasks.image={self.tasks.image} beside clips.image_ratio or clips.stages: both "
+                "say how many steps see single frames. Give one of them."
+            )
+
+    def clips_of_tasks(self) -> ClipsConfig:
+        """The settings of clips, with the share of single frames that the tasks ask for."""
+        if not self.tasks.image:
+            return self.clips
+        ratio = self.tasks.image / sum(asdict(self.tasks).values())
+        return replace(self.clips, image_ratio=ratio)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,5 +192,14 @@ class TrainDiTConfig(DiffusionConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.tasks.gives_known and self.model.conditioning != "tokens":
+            raise UserError(
+                f"tasks={asdict(self.tasks)} gives known frames, and model.conditioning="
+                f"{self.model.conditioning} takes none. Set model.conditioning=tokens."
+            )
+        if self.tasks.gives_pictures and not self.model.picture_tokens:
+            raise UserError(
+                "tasks.ends and tasks.pictures give pictures. Set model.picture_tokens=true."
+            )
         if not self.prompts:
             raise UserError("prompts=[]: validations show samples. Give at least one prompt.")

@@ -24,6 +24,12 @@ def token_counts(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> di
     return {text: len(each) for text, each in zip(unique, ids, strict=True)}
 
 
+def last_scene(row: dict[str, Any]) -> tuple[int, str] | None:
+    """The first frame and the caption of a clip's last scene, where it has several."""
+    scenes = row.get("scenes") or []
+    return (scenes[-1]["start"], scenes[-1]["caption"]) if len(scenes) > 1 else None
+
+
 class Captions:
     """All captions of all clips, tokenised once.
 
@@ -36,6 +42,9 @@ class Captions:
     ) -> None:
         paraphrases = [row.get("captions") or [row["caption"]] for row in rows]
         texts = [clean_prompt(text) for texts in paraphrases for text in texts]
+        scenes = [last_scene(row) for row in rows]
+        count = len(texts)
+        texts += [clean_prompt(scene[1]) for scene in scenes if scene]
         ids = tokenizer([*texts, ""])["input_ids"]
         lengths = [len(each) for each in ids]
         longest = max(lengths)
@@ -50,16 +59,27 @@ class Captions:
         self.lengths = torch.tensor(lengths)
         self.counts = torch.tensor([len(texts) for texts in paraphrases])
         self.starts = self.counts.cumsum(0) - self.counts
+        self.scene_starts = torch.tensor([scene[0] if scene else 0 for scene in scenes])
+        self.scene_rows = count - 1 + (self.scene_starts > 0).cumsum(0)
 
-    def pick(self, clips: Tensor, choice: Tensor, dropped: Tensor) -> tuple[Tensor, Tensor]:
+    def pick(
+        self,
+        clips: Tensor,
+        choice: Tensor,
+        dropped: Tensor,
+        of_last_scene: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Pick one caption a clip: ids padded to the longest one, `b m`, and lengths, `b`.
 
         Args:
             clips: indices, `b`.
             choice: the caption of each, as a fraction of their number in [0, 1), `b`.
             dropped: true where the empty caption is taken, `b`.
+            of_last_scene: true where the caption of the clip's last scene is taken, `b`.
         """
         row = self.starts[clips] + (choice * self.counts[clips]).long()
+        if of_last_scene is not None:
+            row = torch.where(of_last_scene, self.scene_rows[clips], row)
         row = row.masked_fill(dropped, len(self.tokens) - 1)
         lengths = self.lengths[row]
         return self.tokens[row, : int(lengths.max())].long(), lengths

@@ -288,5 +288,7 @@ def _held_out_last(
 def _row(clip: Clip, texts: Sequence[str]) -> dict[str, Any]:
     row = {"caption": clip.caption, "captions": texts, "source": clip.source}
     row["license"] = clip.license
+    if scenes := clip.extra.get("scenes"):
+        row["scenes"] = scenes
     # a shard is no film that its clips were cut from
     return row if clip.is_rendered else {"path": clip.path, "start": clip.start} | row

@@ -38,12 +38,13 @@ def interpolate(data: Tensor, noise: Tensor, t: Tensor) -> Tensor:
     Args:
         data: clean latents, `b c t h w`.
         noise: standard normal, same shape as `data`.
-        t: one time per sample in [0, 1], `b`. 0 is data, 1 is noise (diffusers' `sigma`).
+        t: one time per sample in [0, 1], `b`, or one per latent frame, `b t`. 0 is data, 1 is
+            noise (diffusers' `sigma`).
 
     Returns:
         Noisy latents, same shape as `data`.
     """
-    t = rearrange(t, "b -> b 1 1 1 1")
+    t = rearrange(t, "b ... -> b 1 (...) 1 1")
     return (1 - t) * data + t * noise
 
 
@@ -117,7 +118,8 @@ def add_noise(objective: Objective, data: Tensor, noise: Tensor, t: Tensor) -> N
         objective: "flow", "v" or "epsilon".
         data: clean, normalised latents, `b c t h w`.
         noise: standard normal, same shape.
-        t: times in [0, 1], `b`; v and epsilon round them to their discrete schedule.
+        t: times in [0, 1], `b`; v and epsilon round them to their discrete schedule. Flow also
+            takes one of each latent frame, `b t`.
     """
     if objective == "flow":
         x = interpolate(data, noise, t)
@@ -129,15 +131,23 @@ def add_noise(objective: Objective, data: Tensor, noise: Tensor, t: Tensor) -> N
 
 
 def diffusion_loss(
-    objective: Objective, predict: Predict, data: Tensor, noise: Tensor, t: Tensor
+    objective: Objective,
+    predict: Predict,
+    data: Tensor,
+    noise: Tensor,
+    t: Tensor,
+    weight: Tensor | None = None,
 ) -> Tensor:
     """Mean squared error of the network's prediction for each sample, `b`, in float32.
 
     Takes what `add_noise` takes and `predict(noisy, timestep)`, the network with its text bound.
+    With a weight, `b 1 t h w` with a positive one in each sample, it is the weighted mean.
     """
     sample = add_noise(objective, data, noise, t)
-    error = predict(sample.latents, sample.timestep).float() - sample.target
-    return reduce(error.square(), "b ... -> b", "mean")
+    error = (predict(sample.latents, sample.timestep).float() - sample.target).square()
+    if weight is None:
+        return reduce(error, "b ... -> b", "mean")
+    return reduce(error * weight, "b ... -> b", "mean") / reduce(weight, "b ... -> b", "mean")
 
 
 @lru_cache

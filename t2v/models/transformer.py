@@ -40,6 +40,9 @@ from t2v.models.layers import (
     sincos_table,
 )
 
+# weights that start at zero and add nothing: a model without them may become one with them
+ADDED_AT_ZERO = ("picture_embedding",)
+
 
 class T2VTransformer3DModel(
     ModelMixin, ConfigMixin, PeftAdapterMixin, FromOriginalModelMixin, CacheMixin, AttentionMixin

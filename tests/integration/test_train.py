@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from t2v.config.models import TransformerConfig, VAEConfig
+from t2v.config.training import TasksConfig
 from t2v.data.latents import latents_encoder
 from t2v.data.world_shards import load_clips, pixels
 from t2v.errors import UserError
@@ -58,6 +60,54 @@ def test_two_and_two_steps_equal_four_to_the_bit(kind, tmp_path, request):
     assert a.keys() == b.keys()
     assert [name for name in a if not torch.equal(a[name], b[name])] == []
     assert losses_of(whole.parent) == losses_of(resumed.parent)
+
+
+def test_with_tasks_two_and_two_steps_equal_four_to_the_bit(dit_config, tmp_path):
+    tasks = TasksConfig(
+        text=0.3, image=0.2, first=1, prefix=1, ends=1, region=1, frames=1, pictures=1
+    )
+    model = replace(dit_config.model, conditioning="tokens", picture_tokens=True)
+    config = replace(dit_config, tasks=tasks, model=model, known_noise=0.2, steps=6)
+    whole = train_dit(config)
+    other = replace(config, output=str(tmp_path / "other"))
+    train_dit(replace(other, steps=3))
+    a, b = state_of(whole), state_of(train_dit(other))
+    assert [name for name in a if not torch.equal(a[name], b[name])] == []
+    assert losses_of(whole.parent) == losses_of(Path(other.output))
+    saved = T2VPipeline.from_pretrained(whole).transformer
+    assert saved.config.conditioning == "tokens" and saved.picture_embedding.any()
+
+
+def test_tasks_need_a_model_that_takes_known_frames(dit_config):
+    with pytest.raises(UserError, match=r"Set model\.conditioning=tokens"):
+        replace(dit_config, tasks=TasksConfig(first=1))
+    model = replace(dit_config.model, conditioning="tokens")
+    with pytest.raises(UserError, match=r"Set model\.picture_tokens=true"):
+        replace(dit_config, tasks=TasksConfig(ends=1), model=model)
+    with pytest.raises(UserError, match="need a flow"):
+        train_dit(
+            replace(dit_config, tasks=TasksConfig(frames=1), model=model, objective="epsilon")
+        )
+    with pytest.raises(UserError, match="Give one of them"):
+        replace(
+            dit_config,
+            tasks=TasksConfig(image=0.2),
+            clips=replace(dit_config.clips, image_ratio=0.1),
+        )
+
+
+def test_training_begins_with_a_model_that_takes_no_known_frames_yet(dit_config, tmp_path):
+    before = train_dit(dit_config)
+    model = replace(dit_config.model, conditioning="tokens", picture_tokens=True)
+    tasks = TasksConfig(text=1, first=1)
+    config = replace(
+        dit_config, start_from=str(before), model=model, tasks=tasks, steps=0,
+        output=str(tmp_path / "second"),
+    )  # fmt: skip
+    a = T2VPipeline.from_pretrained(before).transformer.state_dict()
+    b = T2VPipeline.from_pretrained(train_dit(config)).transformer.state_dict()
+    assert not b.pop("picture_embedding").any()
+    assert all(torch.equal(a[name], b[name]) for name in b) and a.keys() == b.keys()
 
 
 def test_a_vae_checkpoint_loads_with_the_statistics_of_its_latents(vae_config, clips):

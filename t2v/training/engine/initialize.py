@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from t2v.errors import UserError
 from t2v.io.checkpoint import MANIFEST, newest_checkpoint, verify_checkpoint
 from t2v.models.load import load_part
+from t2v.models.transformer import ADDED_AT_ZERO
 from t2v.training.engine.task import Task
 
 
@@ -33,13 +34,14 @@ def start_from(folder: Path, task: Task) -> None:
         own |= {f"{part}.{name}": value for name, value in module.named_parameters()}
         given |= {f"{part}.{name}": value for name, value in saved.named_parameters()}
     fitting = [name for name in own if name in given and given[name].shape == own[name].shape]
-    if not len(fitting) == len(own) == len(given):
+    added = [name for name in own if name not in given and name.endswith(ADDED_AT_ZERO)]
+    if not len(fitting) == len(own) - len(added) == len(given):
         raise UserError(
             f"start_from={folder} is another model: of {len(given)} weights {len(fitting)} "
             f"fit the {len(own)} of this one. Give the model settings it was trained with."
         )
-    for name, parameter in own.items():
-        parameter.copy_(given[name])
+    for name in fitting:
+        own[name].copy_(given[name])
 
 
 @torch.no_grad()

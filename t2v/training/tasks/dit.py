@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from diffusers.models.attention_dispatch import attention_backend
+from einops import rearrange
 from torch import Tensor, nn
 
 from t2v.config.training import DiffusionConfig, TrainDiTConfig
@@ -17,13 +19,15 @@ from t2v.data.curriculum import BatchItems, first_items
 from t2v.data.dataset import cache_folder
 from t2v.data.rng import keyed_generator
 from t2v.data.text_cache import FOLDER, Texts
+from t2v.errors import UserError
 from t2v.io.model_card import write_model_card
 from t2v.io.video import contact_sheet
 from t2v.models.conditions import Conditions
 from t2v.models.device import pick_device
 from t2v.models.diffusion import diffusion_loss, random_times
 from t2v.models.inputs import latent_shape
-from t2v.models.latents import normalize_latents
+from t2v.models.known import softened, transformer_inputs
+from t2v.models.latents import frame_latents, normalize_latents
 from t2v.models.text import encode_tokens, pad_text
 from t2v.pipelines.generator import sample_videos
 from t2v.pipelines.t2v import T2VPipeline
@@ -35,6 +39,7 @@ from t2v.training.engine.run import train
 from t2v.training.engine.significance import BASE, HELD_OUT, TRAINING, memorised, nearest
 from t2v.training.engine.task import SHEET_FRAMES, ParameterGroup, Validation
 from t2v.training.tasks.dit_parts import DiTData, DiTParts, fresh_parts, load_data
+from t2v.training.tasks.known import Given, GivenChoice, frame_times
 
 VALIDATION_BINS = 4
 VALIDATION_BATCH = 64
@@ -48,6 +53,7 @@ class DiTBatch(NamedTuple):
     latents: Tensor  # b c t h w, normalised
     tokens: Tensor  # b m, on the CPU
     lengths: Tensor  # b, tokens before the padding
+    given: Given | None = None  # besides the captions
 
 
 def train_dit(config: TrainDiTConfig) -> Path:
@@ -92,6 +98,11 @@ class DiTTask:
         self.attention: str | None = config.attention
         self.vae, self.tokenizer, self.scheduler = parts.vae, parts.tokenizer, parts.scheduler
         self.objective, self.shift = parts.objective, parts.shift
+        if config.tasks.frames and parts.objective != "flow":
+            raise UserError(
+                f"tasks.frames={config.tasks.frames}: noise levels of single frames need a flow, "
+                f"and this model is of objective={parts.objective}. Leave it out."
+            )
         self.data, self.captions = data
         self.sources = dict(self.data.sources)
         self.defaults = self.data.sizes | parts.defaults
@@ -100,6 +111,13 @@ class DiTTask:
         self.model = nn.ModuleDict(networks)
         self.parts = dict(self.model.items())
         parts.text_encoder.requires_grad_(config.train_text_encoder)
+        self.choose_given = GivenChoice(
+            config.tasks,
+            parts.transformer.config.patch_size,
+            parts.vae.config.scale_factor_temporal,
+            config.known_dropout,
+            config.known_noise,
+        )
 
     def prepare(self) -> None:
         """Embed the captions, where they are to be cached."""
@@ -137,14 +155,23 @@ class DiTTask:
         return 4 * 4 * latents.numel() + 2 * tokens * width * transformer.num_layers
 
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> DiTBatch:
-        """Clips in the epoch's order, each with one of its captions or, at times, with none."""
+        """Clips in the epoch's order, each with one of its captions or, at times, with none, and
+        with what its task gives."""
         config = self.config
         items = self.data.train.batch(step, rank, world_size)
         generator = keyed_generator(config.seed, step, rank, "captions")
         choice = torch.rand(2, len(items.indices), generator=generator)
         dropped = choice[1] < config.caption_dropout
-        tokens, lengths = self.captions.pick(self.data.clips(items), choice[0], dropped)
-        return self._batch(items, tokens, lengths)
+        clips, given, goes_on = self.data.clips(items), None, None
+        if not self.choose_given.is_text_alone:
+            starts = self.captions.scene_starts[clips]
+            starts = starts.where(starts < items.num_frames, 0)
+            generator = keyed_generator(config.seed, step, rank, "tasks")
+            given = self.choose_given(self._shape(items), starts, generator)
+            if given is not None:
+                goes_on = torch.tensor([task == "prefix" for task in given.tasks]) & (starts > 0)
+        tokens, lengths = self.captions.pick(clips, choice[0], dropped, goes_on)
+        return self._batch(items, tokens, lengths)._replace(given=given)
 
     def example_batch(self, size: Size) -> DiTBatch:
         """Latents of zeros, and captions of `size.tokens` tokens each.
@@ -156,7 +183,12 @@ class DiTTask:
         shape = latent_shape(self.model["transformer"], self.vae, size.batch, *sides)
         tokens = torch.zeros(size.batch, size.tokens, dtype=torch.long, device=device)
         lengths = torch.full((size.batch,), size.tokens, device=device)
-        return DiTBatch(torch.zeros(shape, device=device), tokens, lengths)
+        given = None
+        if self.config.tasks.gives_known:  # a time a token takes more memory than one a clip
+            mask = torch.zeros(shape[0], 1, *shape[2:])
+            mask[:, :, :1] = shape[2] > 1
+            given = Given(mask, None, None, ("first",) * size.batch)
+        return DiTBatch(torch.zeros(shape, device=device), tokens, lengths, given)
 
     def loss(self, batch: DiTBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         t = random_times(self.objective, len(batch.latents), self.shift, generator)
@@ -251,15 +283,40 @@ class DiTTask:
 
     def _losses(self, batch: DiTBatch, noise: Tensor, t: Tensor) -> Tensor:
         device, transformer = batch.latents.device, self.model["transformer"]
-        keywords = self._conditions(batch).keywords(transformer)
+        noise, weight = noise.to(device), None
+        conditions, given = self._conditions(batch), batch.given
+        if given is not None:
+            conditions = self._with_given(conditions, batch.latents, given, noise)
+            t = frame_times(t, given, self.shift)
+            unknown = given.mask <= 1 - rearrange(t, "b ... -> b 1 (...) 1 1")  # held till then
+            weight = unknown.float().to(device)
 
         def predict(noisy: Tensor, timestep: Tensor) -> Tensor:
-            return transformer(noisy, timestep, return_dict=False, **keywords)[0]
+            inputs = transformer_inputs(transformer, noisy, timestep, conditions)
+            return transformer(return_dict=False, **inputs)[0]
 
         with attention_backend(self.config.attention):
             return diffusion_loss(
-                self.objective, predict, batch.latents, noise.to(device), t.to(device)
+                self.objective, predict, batch.latents, noise, t.to(device), weight
             )
+
+    def _with_given(
+        self, conditions: Conditions, latents: Tensor, given: Given, noise: Tensor
+    ) -> Conditions:
+        device = latents.device
+        if given.mask.any():
+            conditions = replace(conditions, known=latents, known_mask=given.mask.to(device))
+            conditions = softened(conditions, noise)
+        if given.frames is not None:
+            positions = self.choose_given.positions(given.frames).to(device)
+            pictures = frame_latents(self.vae, latents, given.frames)
+            conditions = replace(conditions, pictures=pictures, picture_positions=positions)
+        return conditions
+
+    def _shape(self, items: BatchItems) -> tuple[int, ...]:
+        """The shape `b c t h w` of the latents of a batch."""
+        c, _, h, w = self.data.tensors[int(items.indices[0])].shape
+        return len(items.indices), c, (items.num_frames - 1) // self.data.temporal + 1, h, w
 
     def _conditions(self, batch: DiTBatch) -> Conditions:
         """Return the conditions of the transformer: the batch's captions, embedded."""

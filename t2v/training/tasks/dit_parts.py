@@ -92,7 +92,7 @@ def load_data(
     device, length = pick_device(config.device), parts.defaults["max_sequence_length"]
     latents = load_latents(
         config.data,
-        config.clips,
+        config.clips_of_tasks(),
         parts.vae.to(device),
         parts.tokenizer,
         precision=config.precision,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from t2v.io.prompts import read_prompts
 from t2v.models.device import pick_device
 from t2v.models.diffusion import objective_of
 from t2v.models.folder import model_folder, weights_hash
+from t2v.models.transformer import T2VTransformer3DModel
 from t2v.pipelines.generator import Ability, Generator
 from t2v.pipelines.load import load_generator
 from t2v.training.engine.loop import autocast
@@ -78,6 +80,8 @@ def build_finetune(config: FinetuneConfig) -> FinetuneTask:
     prompts = _base_prompts(config)
     sampled = _sampled(config, generator, weights, prompts)  # before the model is changed
     tokenizer = add_words(pipeline.tokenizer, pipeline.text_encoder, config)
+    if config.tasks.gives_known:
+        take_known(pipeline.transformer, config)
     add_adapter(pipeline.transformer, config)
     if config.peft is not None:
         check_peft(pipeline.transformer, config.peft)
@@ -150,8 +154,9 @@ class FinetuneTask(DiTTask):
         ratio = self.config.base_ratio
         if self.prior is None or not self.prior.is_turn(step, ratio):
             return super().batch(step, rank, world_size)
-        latents, *text = self.prior.batch(self.config.batch_size, step, rank, world_size)
-        return DiTBatch(latents.to(pick_device(self.config.device)), *text)
+        batch = self.prior.batch(self.config.batch_size, step, rank, world_size)
+        latents, tokens, lengths = batch
+        return DiTBatch(latents.to(pick_device(self.config.device)), tokens, lengths)
 
     def validate(self) -> Validation:
         """As `DiTTask` does, of what is saved."""
@@ -162,8 +167,8 @@ class FinetuneTask(DiTTask):
         """Besides those of the clips, the loss of every base prompt that is never repeated."""
         if self.prior is None:
             return super().losses()
-        (latents, *text), times = self.prior.held_out()
-        batch = DiTBatch(latents.to(pick_device(self.config.device)), *text)
+        (latents, tokens, lengths), times = self.prior.held_out()
+        batch = DiTBatch(latents.to(pick_device(self.config.device)), tokens, lengths)
         generator = keyed_generator(self.config.seed, "prior validation")
         noise = torch.randn(batch.latents.shape, generator=generator)
         with autocast(self.config):
@@ -194,6 +199,20 @@ class FinetuneTask(DiTTask):
         finally:
             for name, part in trained.items():
                 self.model[name] = part
+
+
+def take_known(transformer: T2VTransformer3DModel, config: FinetuneConfig) -> None:
+    """Let a model learn to take known frames, one that makes video from text alone too.
+
+    Raises:
+        UserError: it takes them in another form.
+    """
+    if transformer.config.conditioning == "channels":
+        raise UserError(
+            f"tasks={asdict(config.tasks)} gives known frames as tokens, and {config.model} takes "
+            "them as channels. Leave tasks out, or tune a model of conditioning=tokens or none."
+        )
+    transformer.take_known(picture_tokens=config.tasks.gives_pictures)
 
 
 def _copied(part: nn.Module) -> nn.Module:

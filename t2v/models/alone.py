@@ -10,7 +10,10 @@ from weakref import WeakKeyDictionary
 P = ParamSpec("P")
 T = TypeVar("T")
 
-PARTS = ("tokenizer", "text_encoder", "transformer", "vae", "scheduler")
+PARTS = (
+    *("tokenizer", "text_encoder", "image_processor", "image_encoder"),
+    *("transformer", "transformer_2", "vae", "scheduler"),
+)
 
 _locks: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 _opening = Lock()

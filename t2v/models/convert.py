@@ -1,4 +1,4 @@
-"""Conversion of Wan text-to-video pipeline folders to ours: the same weights under our classes."""
+"""Conversion of Wan pipeline folders to ours: the same weights under our classes."""
 
 from __future__ import annotations
 
@@ -14,21 +14,37 @@ from t2v.config.sampling import ConvertConfig
 from t2v.errors import UserError
 from t2v.io.files import complete, locked
 from t2v.io.text_files import read_json
+from t2v.models.conditions import Conditioning
 from t2v.models.finite import is_finite
 from t2v.models.load import loading, variant_of
 from t2v.models.transformer import T2VTransformer3DModel
 
+_TRANSFORMERS = ("WanTransformer3DModel",)
 _COMPONENTS = {  # name in model_index.json -> the classes that T2VPipeline can use there
-    "transformer": ("WanTransformer3DModel",),
+    "transformer": _TRANSFORMERS,
     "vae": ("AutoencoderKLWan",),
     "text_encoder": ("UMT5EncoderModel",),
     "tokenizer": ("T5Tokenizer", "T5TokenizerFast", "TokenizersBackend"),
     "scheduler": (),  # any: all schedulers of diffusers are used in the same way
 }
+_OPTIONAL = {
+    "transformer_2": _TRANSFORMERS,  # of the later, less noisy times (Wan 2.2 A14B)
+    "image_encoder": ("CLIPVisionModel",),  # Wan 2.1 I2V and FLF2V
+    "image_processor": (),
+}
+# pipeline -> how known frames may enter its transformer
+_CONDITIONING: dict[str, tuple[Conditioning, ...]] = {
+    "WanPipeline": ("none", "tokens"),
+    "WanImageToVideoPipeline": ("channels", "tokens"),
+}
 # sizes the weights were trained on, and the sampling settings of Wan's authors
 _WAN_21: dict[str, float] = {"fps": 16, "height": 480, "width": 832, "num_frames": 81}
 _WAN_22_5B: dict[str, float] = {"fps": 24, "height": 704, "width": 1280, "num_frames": 121}
 _SAMPLING = {"num_inference_steps": 50, "guidance_scale": 5.0, "max_sequence_length": 512}
+_A14B = {  # of text and of pictures; the second scale is that of the later times
+    "WanPipeline": {"num_inference_steps": 40, "guidance_scale": 4.0, "guidance_scale_2": 3.0},
+    "WanImageToVideoPipeline": {"num_inference_steps": 40, "guidance_scale": 3.5},
+}
 
 
 def convert(config: ConvertConfig) -> Path:
@@ -40,65 +56,106 @@ def convert(config: ConvertConfig) -> Path:
 def convert_wan_pipeline(src_folder: str | Path, dst_folder: str | Path) -> None:
     """Copy a Wan pipeline folder (diffusers layout) to `dst_folder` as a `T2VPipeline` folder.
 
-    The transformer's weights are copied unchanged, since `T2VTransformer3DModel` uses Wan's
-    names; VAE, text encoder, tokenizer and scheduler keep their classes. `dst_folder` appears
-    complete or not at all.
+    The transformers' weights are copied unchanged, since `T2VTransformer3DModel` uses Wan's
+    names; all other parts keep their classes. `dst_folder` appears complete or not at all.
 
     Raises:
-        UserError: no such folder, not a Wan text-to-video pipeline, or `dst_folder` exists.
+        UserError: no such folder, not a Wan pipeline that makes video of text or of a picture, or
+            `dst_folder` exists.
     """
     src, dst = Path(src_folder), Path(dst_folder)
     if dst.exists():
         raise UserError(f"{dst} already exists. Remove it or give another folder.")
     index = _read_json(src / "model_index.json")
-    _check_index(index, src)
-    config = _read_json(src / "transformer" / "config.json")
-    _check_weights(config, src / "transformer")
-    for name in _COMPONENTS:
+    names = _components(index, src)
+    configs = {
+        name: _our_config(src, name, index)
+        for name in names
+        if name in ("transformer", "transformer_2")
+    }
+    for name, config in configs.items():
+        _check_weights(config, src / name)
+    for name in names:
         _check_numbers(src / name)
 
     dst.parent.mkdir(parents=True, exist_ok=True)
     with locked(dst, command="t2v convert"), complete(dst) as partial:
-        _copy(src, partial, index, config)
+        partial.mkdir()
+        for name in names:
+            shutil.copytree(src / name, partial / name)
+            _as_plain(partial / name)
+        entries = {name: index[name] for name in names}
+        for name, config in configs.items():
+            _write_json(partial / name / "config.json", config)
+            # the package, not the module: diffusers' download takes no library it does not know
+            entries[name] = ["t2v", config["_class_name"]]
+        _write_json(partial / "model_index.json", _settings(index) | entries)
 
 
-def _copy(src: Path, partial: Path, index: dict[str, Any], config: dict[str, Any]) -> None:
-    partial.mkdir()
-    for name in _COMPONENTS:
-        shutil.copytree(src / name, partial / name)
-        _as_plain(partial / name)
-    transformer = T2VTransformer3DModel
-    config["_class_name"] = transformer.__name__
-    _write_json(partial / "transformer" / "config.json", config)
-    components = {name: index[name] for name in _COMPONENTS}
-    # the package, not the module: diffusers' download takes no library that it does not know
-    components["transformer"] = ["t2v", transformer.__name__]
+def _settings(index: dict[str, Any]) -> dict[str, Any]:
+    """The entries of our `model_index.json` beside its components."""
     names = {"_class_name": "T2VPipeline", "_diffusers_version": index.get("_diffusers_version")}
     sizes = _WAN_22_5B if index.get("expand_timesteps") else _WAN_21
-    _write_json(partial / "model_index.json", names | components | sizes | _SAMPLING)
+    settings = names | sizes | _SAMPLING
+    if _is_there(index, "transformer_2"):
+        settings |= _A14B[index["_class_name"]] | {"boundary_ratio": index["boundary_ratio"]}
+    return settings
 
 
-def _check_index(index: dict[str, Any], src: Path) -> None:
+def _is_there(index: dict[str, Any], name: str) -> bool:
+    return (index.get(name) or [None])[0] is not None
+
+
+def _components(index: dict[str, Any], src: Path) -> list[str]:
+    """The names of the parts to take, each of a class that `T2VPipeline` can use."""
     pipeline = index.get("_class_name")
-    if pipeline != "WanPipeline":
+    if pipeline not in _CONDITIONING:
         raise UserError(
-            f"{src} holds a {pipeline}; only text-to-video pipelines of Wan (WanPipeline) can be "
-            "converted. Image-to-video, VACE and Animate ones have parts that are not supported."
+            f"{src} holds a {pipeline}; only {' and '.join(_CONDITIONING)} can be converted. VACE, "
+            "Animate and other models have parts that are not supported."
         )
-    if (index.get("transformer_2") or [None])[0] is not None:
-        raise UserError(
-            f"{src} has two transformers (Wan 2.2 A14B), one for each half of the noise; this "
-            "package supports only one. Use Wan 2.1, or Wan 2.2 TI2V-5B."
-        )
-    for name, classes in _COMPONENTS.items():
+    names = [*_COMPONENTS, *(name for name in _OPTIONAL if _is_there(index, name))]
+    for name in names:
         found = (index.get(name) or [None, None])[1]
+        classes = (_COMPONENTS | _OPTIONAL)[name]
         if found is None or not (src / name).is_dir():
             raise UserError(f"{src} has no {name}. Download the whole pipeline folder.")
         if classes and found not in classes:
             raise UserError(
-                f"{src}: {name} is a {found}; a text-to-video pipeline of Wan has "
+                f"{src}: {name} is a {found}; a {pipeline} has "
                 f"{' or '.join(classes)}. Give the folder of one that does."
             )
+    ratio = index.get("boundary_ratio")
+    if "transformer_2" in names and not isinstance(ratio, int | float):
+        raise UserError(
+            f"{src} has two transformers and boundary_ratio={ratio}; it should be a number from 0 "
+            "to 1, the time at which the second takes over. Download model_index.json again."
+        )
+    return names
+
+
+def _our_config(src: Path, name: str, index: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a transformer of ours with the weights of the folder `name`."""
+    config = _read_json(src / name / "config.json")
+    vae = _read_json(src / "vae" / "config.json")
+    if config.get("image_dim") is not None and not _is_there(index, "image_encoder"):
+        raise UserError(
+            f"{src} has no image_encoder, but its {name} reads what one makes of a picture. "
+            "Download the whole pipeline folder."
+        )
+    inputs, latents = config.get("in_channels", 16), vae.get("z_dim", 16)
+    kind: Conditioning | None = None
+    if inputs == latents:
+        kind = "tokens" if index.get("expand_timesteps") else "none"
+    elif inputs == 2 * latents + vae.get("scale_factor_temporal", 4):
+        kind = "channels"
+    if kind not in _CONDITIONING[index["_class_name"]]:
+        raise UserError(
+            f"{src}: {name} reads {inputs} channels and latents have {latents}. A WanPipeline "
+            "reads those alone; a WanImageToVideoPipeline also a mask and known latents, or it has "
+            "expand_timesteps=true. Other models cannot be converted."
+        )
+    return config | {"_class_name": T2VTransformer3DModel.__name__, "conditioning": kind}
 
 
 def _check_weights(config: dict[str, Any], folder: Path) -> None:
@@ -119,7 +176,7 @@ def _check_weights(config: dict[str, Any], folder: Path) -> None:
     if wrong:
         raise UserError(
             f"{folder}: {len(wrong)} weights are missing, unknown or of another shape, "
-            f"first {wrong[0]!r}. Is this a text-to-video Wan transformer with its own config.json?"
+            f"first {wrong[0]!r}. Is this a Wan transformer with its own config.json?"
         )
 
 

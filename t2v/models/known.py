@@ -70,6 +70,11 @@ def check_taken(transformer: nn.Module, conditions: Conditions) -> None:
                 f"conditioning={config.get('conditioning', 'none')!r}. Use a model that was "
                 "trained with pictures and clips as conditions."
             )
+    if config.get("conditioning") == "channels" and conditions.channels is None:
+        raise UserError(
+            "This model makes videos of a picture, and none is given: give image"
+            f"{' and last_image' if config.get('pos_embed_seq_len') is not None else ''}."
+        )
     if conditions.pictures is not None and not config.get("picture_tokens", False):
         raise UserError(
             "A picture at another place than the first frame is given, but this "

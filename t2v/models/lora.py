@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from diffusers import DiffusionPipeline, ModelMixin
@@ -19,6 +19,7 @@ from t2v.models.load import loading
 logger = logging.getLogger(__name__)
 
 ADAPTER = "lora"
+LoRAPart = Literal["transformer", "transformer_2"]  # which one a LoRA is for
 
 
 class LoraLoader(WanLoraLoaderMixin):
@@ -53,33 +54,57 @@ class LoraLoader(WanLoraLoaderMixin):
     ) -> None:
         """Load a LoRA as every diffusers pipeline does, but refuse a file with tensors of no layer.
 
-        Of tensors given as a dict those that fit are taken, with a warning.
+        Of tensors given as a dict those that fit are taken, with a warning. With
+        `load_into_transformer_2=True` it is for the second of two transformers (Wan 2.2 A14B).
 
         Raises:
-            UserError: peft is missing, or see `convert` and `check_lora`.
+            UserError: peft or the second transformer is missing, or see `convert` and `check_lora`.
         """
         from t2v.models.lora_file import check_lora, require_peft
 
         require_peft()
+        part: LoRAPart = "transformer_2" if kwargs.get("load_into_transformer_2") else "transformer"
+        transformer = transformer_of(self, part, f"load_into_transformer_2={part[-1] == '2'}")
         given = pretrained_model_name_or_path_or_dict
         tensors = self.lora_state_dict(dict(given) if isinstance(given, dict) else given, **kwargs)
         try:
-            count = check_lora(self.transformer, tensors)
+            count = check_lora(transformer, tensors)
         except UserError as error:
             if not isinstance(given, dict):
                 raise
             logger.warning("%s", error)  # the caller chose the tensors and may know why
         else:
-            logger.info("LoRA: %d of %d tensors matched", count, count)
+            logger.info("LoRA: %d of %d tensors matched, in the %s", count, count, part)
         super().load_lora_weights(given, adapter_name, hotswap, **kwargs)
 
 
-def load_lora(pipeline: DiffusionPipeline, source: str | Path, scale: float) -> float:
+def transformer_of(pipeline: DiffusionPipeline, part: LoRAPart, what: str) -> ModelMixin:
+    """The transformer that a LoRA is for.
+
+    Args:
+        what: the setting and its value; begins the message.
+
+    Raises:
+        UserError: the pipeline does not have it.
+    """
+    transformer = getattr(pipeline, part, None)
+    if transformer is None:
+        raise UserError(
+            f"{what}: this {type(pipeline).__name__} has one transformer. Leave it out, or use a "
+            "model with two (Wan 2.2 A14B)."
+        )
+    return transformer
+
+
+def load_lora(
+    pipeline: DiffusionPipeline, source: str | Path, scale: float, part: LoRAPart = "transformer"
+) -> float:
     """Put a LoRA into `pipeline` at `scale`; returns its effect, see `lora_effect`.
 
     Args:
         source: the file, or a folder with `pytorch_lora_weights.safetensors`.
         scale: 0 leaves every bit as it was, 1 is the strength it was trained at.
+        part: the transformer it is for, where there are two.
 
     Raises:
         UserError: no such file, a pipeline that takes none, one that does not fit or does nothing.
@@ -90,22 +115,24 @@ def load_lora(pipeline: DiffusionPipeline, source: str | Path, scale: float) -> 
     require_peft()
     if not isinstance(pipeline, WanLoraLoaderMixin):
         raise UserError(f"lora={source}: a {type(pipeline).__name__} takes no LoRA. Leave it out.")
+    transformer = transformer_of(pipeline, part, f"lora_part={part}")
     # without this diffusers reads a file it cannot read a second time, as a pickle
-    reading = {"use_safetensors": True} if path.suffix == ".safetensors" else {}
+    reading: dict[str, Any] = {"use_safetensors": True} if path.suffix == ".safetensors" else {}
+    reading["load_into_transformer_2"] = part == "transformer_2"
     with loading(f"lora={source}"):
         if not isinstance(pipeline, LoraLoader):
             tensors, _ = read_lora(path, **reading)
-            check_lora(pipeline.transformer, convert(tensors, pipeline.lora_state_dict))
+            check_lora(transformer, convert(tensors, pipeline.lora_state_dict))
         pipeline.load_lora_weights(path, adapter_name=ADAPTER, **reading)
-    pipeline.set_adapters(ADAPTER, scale)
-    effect = lora_effect(pipeline.transformer)
+    transformer.set_adapters(ADAPTER, scale)
+    effect = lora_effect(transformer)
     logger.info(
         "lora=%s at scale %g changes the prediction by %.3g %%", source, scale, 100 * effect
     )
     if not math.isfinite(effect):
         raise UserError(
             f"lora={source}: with it the model predicts NaN or infinite values. Its weights are "
-            f"too large for {str(pipeline.transformer.dtype).removeprefix('torch.')}, or for "
+            f"too large for {str(transformer.dtype).removeprefix('torch.')}, or for "
             f"lora_scale={scale:g}: lower the scale, or train it again."
         )
     if scale and not effect:
@@ -136,9 +163,15 @@ def prediction(transformer: ModelMixin) -> Tensor:
     """The prediction of a transformer for fixed small noise, time and text, to compare two by."""
     config, device = transformer.config, ready(transformer)
     generator = torch.Generator().manual_seed(0)
-    size = [2 * step for step in config.patch_size]
-    noise = torch.randn(1, config.in_channels, *size, generator=generator)
-    text = torch.randn(1, 4, config.text_dim, generator=generator)
-    noise, text = (each.to(device, transformer.dtype) for each in (noise, text))
-    time = torch.full((1,), 500.0, device=device)
-    return transformer(noise, time, text, return_dict=False)[0].double()
+
+    def noise(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator).to(device, transformer.dtype)
+
+    given = [noise(1, config.in_channels, *(2 * step for step in config.patch_size))]
+    text = noise(1, 4, config.text_dim)
+    given += [torch.full((1,), 500.0, device=device), text]
+    image = {}
+    if config.get("image_dim") is not None:
+        tokens = config.get("pos_embed_seq_len") or 4
+        image["encoder_hidden_states_image"] = noise(1, tokens, config.image_dim)
+    return transformer(*given, return_dict=False, **image)[0].double()

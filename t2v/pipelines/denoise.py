@@ -14,6 +14,7 @@ from t2v.models.conditions import Conditions
 from t2v.models.guidance import Groups, Guidance, SchedulerStep
 from t2v.models.known import put_back
 from t2v.models.schedule import scaled_input, step_options
+from t2v.models.stages import StagedGuidance
 
 Function = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any] | None]
 Watch = Callable[[int, Tensor], None]
@@ -72,7 +73,7 @@ def denoise(
     latents: Tensor,
     positive: Conditions,
     negative: Conditions | None,
-    guidance: Guidance,
+    guidance: Guidance | StagedGuidance,
     generators: list[torch.Generator],
     callback: StepCallback | None,
     watch: Watch | None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from t2v.models.conditions import Conditions
 from t2v.models.device import ready
 from t2v.models.known import check_taken, picture_position, whole_tokens
 from t2v.models.latents import normalize_latents
+from t2v.pipelines.channels import encode_beside
 from t2v.pipelines.visuals import (
     WHITE,
     VisualInputs,
@@ -36,6 +37,7 @@ class Known:
         latents, mask: `b c t h w` and `b 1 t h w`; None where no latent is known as a whole.
         pictures, positions: `b c k h w` and `b k`, see `Conditions`; None without any.
         source: latents of the clip that an edit starts from.
+        channels, image: see `encode_beside`.
     """
 
     latents: Tensor | None = None
@@ -43,6 +45,8 @@ class Known:
     pictures: Tensor | None = None
     positions: Tensor | None = None
     source: Tensor | None = None
+    channels: Tensor | None = None
+    image: Tensor | None = None
 
 
 class VisualEncoding:
@@ -74,6 +78,7 @@ class VisualEncoding:
         """
         if not any(each.names() for each in visuals):
             check_visuals(visuals[0] if visuals else VisualInputs(), strength)
+            check_taken(self.transformer, conditions[0])
             return conditions
         positive, negative = conditions
         encode = FrameEncoder(self, num_frames, height, width)
@@ -92,7 +97,8 @@ class FrameEncoder:
     """
 
     def __init__(self, pipeline: Any, num_frames: int, height: int, width: int) -> None:
-        self.vae, config = pipeline.vae, pipeline.transformer.config
+        self.pipeline, self.vae, config = pipeline, pipeline.vae, pipeline.transformer.config
+        self.beside = config.get("conditioning") == "channels"
         self.patch: tuple[int, int, int] = tuple(config.patch_size)
         self.takes_pictures = bool(config.get("picture_tokens", False))
         self.num_frames, self.size = num_frames, (height, width)
@@ -110,6 +116,11 @@ class FrameEncoder:
         check_visuals(visuals, strength)
         video = self._fitted(visuals, "video")
         if video is not None and (strength is not None or visuals.mask is not None):
+            if self.beside:
+                raise UserError(
+                    f"{'mask' if strength is None else 'strength'} is given, and this model makes "
+                    "videos of pictures: it takes image, last_image, video or conditions alone."
+                )
             return self._partly(visuals, video, strength)
         return self._placed(self._placements(visuals, video))
 
@@ -189,6 +200,9 @@ class FrameEncoder:
 
     def _known(self, frames: Tensor, known: Tensor) -> Known:
         """The latents of groups of frames that are known as a whole, and pictures of the others."""
+        if self.beside:
+            channels, image = encode_beside(self.pipeline, frames, known, self.latent_frames)
+            return Known(channels=channels, image=image)
         groups = self._groups(known)  # least of each latent frame, t
         alone = [f for f in known.nonzero().flatten().tolist() if not groups[self._group(f)]]
         if alone and not self.takes_pictures:
@@ -259,9 +273,8 @@ def joined(parts: Sequence[Known]) -> Known:
     Raises:
         UserError: they are given different kinds.
     """
-    fields = ("latents", "mask", "pictures", "positions", "source")
     values: dict[str, Tensor | None] = {}
-    for name in fields:
+    for name in (field.name for field in fields(Known)):
         each = [getattr(part, name) for part in parts]
         shapes = {None if one is None else one.shape for one in each}
         if len(shapes) > 1:
@@ -275,14 +288,16 @@ def joined(parts: Sequence[Known]) -> Known:
 
 def known_conditions(known: Known, count: int, device: torch.device) -> dict[str, Tensor]:
     """The fields of `Conditions` for `count` rows, those of one video next to each other."""
-    fields = {
+    values = {
         "known": known.latents,
         "known_mask": known.mask,
         "pictures": known.pictures,
         "picture_positions": known.positions,
         "source": known.source,
+        "channels": known.channels,
+        "image": known.image,
     }
-    given = {name: value for name, value in fields.items() if value is not None}
+    given = {name: value for name, value in values.items() if value is not None}
     return {
         name: value.repeat_interleave(count // len(value), dim=0).to(device)
         for name, value in given.items()

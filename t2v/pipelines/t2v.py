@@ -11,39 +11,30 @@ import torch
 from diffusers import AutoencoderKLWan, SchedulerMixin
 from diffusers.guiders import BaseGuidance
 from diffusers.utils import BaseOutput
-from diffusers.utils.torch_utils import randn_tensor
 from diffusers.video_processor import VideoProcessor
 from PIL import Image
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import CLIPVisionModel, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.image_processing_utils import BaseImageProcessor
 
 from t2v.errors import UserError
 from t2v.models.alone import alone
 from t2v.models.conditions import Conditions
-from t2v.models.device import ready
-from t2v.models.finite import refuse_bad
 from t2v.models.guidance import CFGMode, Guidance
-from t2v.models.inputs import (
-    check_latents,
-    check_prompts,
-    count_frames,
-    latent_shape,
-    warn_outside,
-)
+from t2v.models.inputs import check_prompts, count_frames, latent_shape, warn_outside
 from t2v.models.known import softened
-from t2v.models.latents import denormalize_latents
 from t2v.models.lora import LoraLoader
 from t2v.models.schedule import edit_sigmas, noised, sample_generators, set_timesteps
+from t2v.models.stages import StagedGuidance, make_guidance
 from t2v.models.transformer import T2VTransformer3DModel
 from t2v.models.vae import AutoencoderKLT2V
 from t2v.pipelines.denoise import TENSORS, Function, StepCallback, Watch, denoise, step_callback
 from t2v.pipelines.generator import Request
 from t2v.pipelines.known import Pair, VisualEncoding
+from t2v.pipelines.latent_videos import Generators, LatentVideos
 from t2v.pipelines.prompts import PromptEncoding, Prompts
 from t2v.pipelines.registration import SavedPipeline, register
 from t2v.pipelines.visuals import Fit, Frames, VideoCondition, VisualInputs, whole_length
-
-Generators = torch.Generator | list[torch.Generator] | None
 
 
 @dataclass
@@ -60,7 +51,7 @@ class T2VPipelineOutput(BaseOutput):
     fps: float | None = None
 
 
-class T2VPipeline(SavedPipeline, LoraLoader, PromptEncoding, VisualEncoding):
+class T2VPipeline(SavedPipeline, LoraLoader, PromptEncoding, VisualEncoding, LatentVideos):
     """Text to video, with the habits of every diffusers pipeline; reads LoRA files made for Wan.
 
     Args:
@@ -72,11 +63,18 @@ class T2VPipeline(SavedPipeline, LoraLoader, PromptEncoding, VisualEncoding):
         height, width, num_frames, num_inference_steps, guidance_scale: the defaults of a
             call.
         max_sequence_length: tokens the prompt is padded to; a longer one is an error.
+        transformer_2: takes the transformer's place at times below `boundary_ratio`, with
+            `guidance_scale_2` (None: the same scale) (Wan 2.2 A14B).
+        image_encoder, image_processor: a CLIP's vision part, for a transformer with `image_dim`.
     """
 
-    model_cpu_offload_seq = "text_encoder->transformer->vae"
+    model_cpu_offload_seq = "text_encoder->image_encoder->transformer->transformer_2->vae"
     _callback_tensor_inputs = list(TENSORS)  # noqa: RUF012
-    _lora_loadable_modules = ["transformer"]  # noqa: RUF012
+    _lora_loadable_modules = ["transformer", "transformer_2"]  # noqa: RUF012
+    _optional_components = [  # noqa: RUF012
+        *("transformer", "transformer_2"),
+        *("image_encoder", "image_processor"),
+    ]
 
     def __init__(
         self,
@@ -92,6 +90,11 @@ class T2VPipeline(SavedPipeline, LoraLoader, PromptEncoding, VisualEncoding):
         num_inference_steps: int = 50,
         guidance_scale: int | float = 5.0,
         max_sequence_length: int = 512,
+        transformer_2: T2VTransformer3DModel | None = None,
+        boundary_ratio: float | None = None,
+        guidance_scale_2: float | None = None,
+        image_encoder: CLIPVisionModel | None = None,
+        image_processor: BaseImageProcessor | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -100,7 +103,11 @@ class T2VPipeline(SavedPipeline, LoraLoader, PromptEncoding, VisualEncoding):
             transformer=transformer,
             vae=vae,
             scheduler=scheduler,
+            transformer_2=transformer_2,
+            image_encoder=image_encoder,
+            image_processor=image_processor,
         )
+        self.register_to_config(boundary_ratio=boundary_ratio, guidance_scale_2=guidance_scale_2)
         self.register_to_config(fps=fps, height=height, width=width, num_frames=num_frames)
         self.register_to_config(
             num_inference_steps=num_inference_steps,
@@ -110,8 +117,6 @@ class T2VPipeline(SavedPipeline, LoraLoader, PromptEncoding, VisualEncoding):
         self.video_processor = VideoProcessor()
         self._warned: set[str] = set()
 
-    vae_scale_factor_temporal = property(attrgetter("vae.config.scale_factor_temporal"))
-    vae_scale_factor_spatial = property(attrgetter("vae.config.scale_factor_spatial"))
     guidance_scale = property(attrgetter("_guidance_scale"))
     image_guidance_scale = property(attrgetter("_image_guidance_scale"))
     attention_kwargs = property(attrgetter("_attention_kwargs"))
@@ -154,56 +159,6 @@ class T2VPipeline(SavedPipeline, LoraLoader, PromptEncoding, VisualEncoding):
         if prompt is None and prompt_embeds is None:
             raise UserError("No prompt: give prompt or prompt_embeds.")
 
-    def prepare_latents(
-        self,
-        batch_size: int,
-        height: int,
-        width: int,
-        num_frames: int,
-        dtype: torch.dtype | None = torch.float32,
-        device: torch.device | None = None,
-        generator: Generators = None,
-        latents: Tensor | None = None,
-    ) -> Tensor:
-        """Standard normal noise `b c t h w` of the size `latent_shape` says, or `latents`.
-
-        A list of generators is used as it is, a single one as `sample_generators` says.
-
-        Raises:
-            UserError: latents of another shape, or with NaN or infinite values.
-        """
-        shape = latent_shape(self.transformer, self.vae, batch_size, num_frames, height, width)
-        if latents is None:
-            if not isinstance(generator, list):
-                generator = sample_generators(generator, batch_size)
-            latents = randn_tensor(shape, generator=generator, dtype=dtype)
-        else:
-            check_latents(latents, shape)
-        return latents.to(device=device, dtype=dtype)
-
-    @alone
-    @torch.no_grad()
-    def decode_latents(self, latents: Tensor, num_frames: int | None = None) -> Tensor:
-        """The videos of normalised latents, decoded one at a time.
-
-        Args:
-            latents: `b c t h w`, as `output_type="latent"` gives them.
-            num_frames: frames to keep; the padding behind them is cropped. None: keep all.
-
-        Returns:
-            `b c t h w` in [-1, 1]; `self.video_processor.postprocess_video` makes frames of it.
-
-        Raises:
-            UserError: the latents, or the videos decoded from them, hold NaN or infinite values.
-        """
-        # a pipeline that only decodes may have no transformer
-        refuse_bad("transformer", latents, getattr(self.transformer, "dtype", latents.dtype))
-        latents = denormalize_latents(latents.to(ready(self.vae)), self.vae.config)
-        latents = latents.to(self.vae.dtype)
-        videos = torch.cat([self.vae.decode(z, return_dict=False)[0] for z in latents.split(1)])
-        refuse_bad("vae", videos, self.vae.dtype)
-        return videos[:, :, :num_frames]
-
     @alone
     @torch.no_grad()
     def __call__(
@@ -240,6 +195,7 @@ class T2VPipeline(SavedPipeline, LoraLoader, PromptEncoding, VisualEncoding):
         conditions: Sequence[VideoCondition] = (),
         fit: Fit = "crop",
         image_guidance_scale: float = 1.0,
+        guidance_scale_2: float | None = None,
     ) -> Any:
         """Make videos of prompts. Arguments that are None are as saved with the pipeline.
 
@@ -252,6 +208,7 @@ class T2VPipeline(SavedPipeline, LoraLoader, PromptEncoding, VisualEncoding):
                 `VisualInputs`; with a mask or strength a video is as long as the clip by default.
             strength: in (0, 1], the time at which the edit of `video` starts; 1 keeps nothing.
             image_guidance_scale: `visual_scale` of `Guidance`.
+            guidance_scale_2: `guidance_scale` of the second transformer.
 
         Returns `T2VPipelineOutput`, or `(frames,)` without `return_dict`. Raises `UserError` for
         what does not fit the model, and for NaN or infinite values, except in latents that are
@@ -296,7 +253,7 @@ class T2VPipeline(SavedPipeline, LoraLoader, PromptEncoding, VisualEncoding):
             sigmas=sigmas,
             strength=strength,
             image_guidance_scale=image_guidance_scale,
-            guidance=Guidance(self.transformer, cfg_mode, guider, attention_kwargs),
+            guidance=make_guidance(self, cfg_mode, guider, attention_kwargs, guidance_scale_2),
             callback=callback,
         )
         frames = self._frames(latents, num_frames, output_type)
@@ -336,7 +293,7 @@ class T2VPipeline(SavedPipeline, LoraLoader, PromptEncoding, VisualEncoding):
         sigmas: list[float] | None = None,
         strength: float | None = None,
         image_guidance_scale: float = 1.0,
-        guidance: Guidance | None = None,
+        guidance: Guidance | StagedGuidance | None = None,
         callback: StepCallback | None = None,
         watch: Watch | None = None,
     ) -> Tensor:
@@ -353,7 +310,7 @@ class T2VPipeline(SavedPipeline, LoraLoader, PromptEncoding, VisualEncoding):
             UserError: a size that does not fit the model, or given latents of another shape.
         """
         warn_outside(self.config, self._warned, height=height, width=width, num_frames=num_frames)
-        guidance = guidance or Guidance(self.transformer)
+        guidance = guidance or make_guidance(self)
         self._guidance_scale, self._attention_kwargs = guidance_scale, guidance.attention_kwargs
         self._image_guidance_scale = image_guidance_scale
         self._current_timestep, self._interrupt = None, False
@@ -377,12 +334,6 @@ class T2VPipeline(SavedPipeline, LoraLoader, PromptEncoding, VisualEncoding):
             assert positive.source is not None
             latents = noised(self.scheduler, positive.source.to(latents), latents)
         return denoise(self, latents, positive, negative, guidance, generators, callback, watch)
-
-    def _frames(self, latents: Tensor, num_frames: int, output_type: str) -> Any:
-        if output_type == "latent":
-            return latents
-        videos = self.decode_latents(latents, num_frames)
-        return self.video_processor.postprocess_video(videos, output_type=output_type)
 
 
 register(T2VPipeline, T2VTransformer3DModel, AutoencoderKLT2V)

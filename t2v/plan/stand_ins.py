@@ -21,7 +21,7 @@ from t2v.models.transformer import T2VTransformer3DModel
 from t2v.models.vae_folder import find_vae
 from t2v.plan.shapes import saved, untrained, untrained_text_encoder
 from t2v.training.engine.example import Size
-from t2v.training.tasks.dit_parts import DiTParts, check_match, saved_defaults
+from t2v.training.tasks.dit_parts import DiTParts, check_match, check_trainable, saved_defaults
 from t2v.training.tuning.adapters import add_adapter
 
 NOTHING: Any = None  # what no step uses
@@ -99,6 +99,8 @@ def finetune_parts(config: FinetuneConfig, size: Size, absent: list[str]) -> DiT
     folder = model_folder(config.model)
     index = saved(folder, "model_index.json")
     transformer = untrained(folder / "transformer")
+    has_second = (index.get("transformer_2") or [None])[0] is not None
+    check_trainable(config.model, transformer.config, has_second=has_second)
     vae = _vae(folder, transformer.config.out_channels, size, absent)
     text_encoder = _text_encoder(folder, transformer.config.text_dim, absent)
     with torch.device("meta"):  # peft moves what it adds elsewhere, and a trace has no elsewhere

@@ -108,6 +108,30 @@ def load_data(
     return DiTData(latents, captions)
 
 
+def check_trainable(model: str, transformer: Mapping[str, Any], *, has_second: bool) -> None:
+    """Check that a saved pipeline is one that fine-tuning trains.
+
+    Args:
+        model: as it was given, for messages.
+        transformer: the settings of its transformer.
+        has_second: does it have two transformers?
+
+    Raises:
+        UserError: pictures enter it as channels, or it has two transformers.
+    """
+    instead = "Fine-tune a text-to-video model, or one whose known frames enter as tokens."
+    if transformer.get("conditioning") == "channels":
+        raise UserError(
+            f"model={model} reads a picture as channels beside the noise, which t2v finetune does "
+            f"not train. {instead}"
+        )
+    if has_second:
+        raise UserError(
+            f"model={model} has two transformers, one for each part of the times, and t2v finetune "
+            f"trains one for all. {instead}"
+        )
+
+
 def check_match(
     config: TrainDiTConfig,
     vae: AutoencoderKLT2V | AutoencoderKLWan,

@@ -33,7 +33,7 @@ from t2v.training.engine.run import train
 from t2v.training.engine.significance import BASE
 from t2v.training.engine.task import Validation
 from t2v.training.tasks.dit import DiTBatch, DiTTask
-from t2v.training.tasks.dit_parts import DiTData, DiTParts, load_data
+from t2v.training.tasks.dit_parts import DiTData, DiTParts, check_trainable, load_data
 from t2v.training.tuning.adapters import (
     add_adapter,
     check_peft,
@@ -251,7 +251,10 @@ def load_base(model: str, folder: Path) -> Generator:
     needs: tuple[Ability, ...] = ("is_trainable",)
     where, dtype = torch.device("cpu"), torch.float32
     generator = load_generator(model, folder, where, dtype, "t2v finetune", needs)
-    for part in generator.pipeline.components.values():
+    pipeline: Any = generator.pipeline
+    has_second = pipeline.transformer_2 is not None
+    check_trainable(model, pipeline.transformer.config, has_second=has_second)
+    for part in pipeline.components.values():
         if isinstance(part, nn.Module):
             part.requires_grad_(False)
     return generator

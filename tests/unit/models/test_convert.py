@@ -154,9 +154,10 @@ def test_a_folder_that_is_no_pipeline_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"_class_name": "WanImageToVideoPipeline"}, "WanImageToVideoPipeline"),
+        ({"_class_name": "WanVACEPipeline"}, "holds a WanVACEPipeline"),
+        ({"_class_name": "WanImageToVideoPipeline"}, "reads 16 channels and latents have 16"),
         ({"_class_name": "LTXPipeline"}, "LTXPipeline"),
-        ({"transformer_2": ["diffusers", "WanTransformer3DModel"]}, "two transformers"),
+        ({"transformer_2": ["diffusers", "WanTransformer3DModel"]}, "has no transformer_2"),
         ({"transformer": ["diffusers", "WanVACETransformer3DModel"]}, "WanVACE"),
         ({"vae": [None, None]}, "has no vae"),
     ],
@@ -170,7 +171,12 @@ def test_other_pipelines_are_refused_and_leave_nothing(copy, tmp_path, changes, 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
-    [({"image_dim": 1280}, "added_kv_proj_dim"), ({"num_layers": 3}, "weights are missing")],
+    [
+        ({"image_dim": 1280}, "has no image_encoder"),
+        ({"pos_embed_seq_len": 514}, "image_dim is not set"),
+        ({"num_layers": 3}, "weights are missing"),
+        ({"in_channels": 20}, "reads 20 channels"),
+    ],
 )
 def test_weights_that_do_not_fit_are_refused(copy, tmp_path, changes, words):
     edit(copy, "transformer/config.json", **changes)

@@ -1,0 +1,85 @@
+"""Latents of videos: the noise a sampling run starts from, and the frames decoded at its end."""
+
+from __future__ import annotations
+
+from operator import attrgetter
+from typing import Any
+
+import torch
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor
+
+from t2v.models.alone import alone
+from t2v.models.device import ready
+from t2v.models.finite import refuse_bad
+from t2v.models.inputs import check_latents, latent_shape
+from t2v.models.latents import denormalize_latents
+from t2v.models.schedule import sample_generators
+
+Generators = torch.Generator | list[torch.Generator] | None
+
+
+class LatentVideos:
+    """The part of a pipeline that makes latents and decodes them."""
+
+    transformer: Any
+    vae: Any
+    video_processor: Any
+    vae_scale_factor_temporal = property(attrgetter("vae.config.scale_factor_temporal"))
+    vae_scale_factor_spatial = property(attrgetter("vae.config.scale_factor_spatial"))
+
+    def prepare_latents(
+        self,
+        batch_size: int,
+        height: int,
+        width: int,
+        num_frames: int,
+        dtype: torch.dtype | None = torch.float32,
+        device: torch.device | None = None,
+        generator: Generators = None,
+        latents: Tensor | None = None,
+    ) -> Tensor:
+        """Standard normal noise `b c t h w` of the size `latent_shape` says, or `latents`.
+
+        A list of generators is used as it is, a single one as `sample_generators` says.
+
+        Raises:
+            UserError: latents of another shape, or with NaN or infinite values.
+        """
+        shape = latent_shape(self.transformer, self.vae, batch_size, num_frames, height, width)
+        if latents is None:
+            if not isinstance(generator, list):
+                generator = sample_generators(generator, batch_size)
+            latents = randn_tensor(shape, generator=generator, dtype=dtype)
+        else:
+            check_latents(latents, shape)
+        return latents.to(device=device, dtype=dtype)
+
+    @alone
+    @torch.no_grad()
+    def decode_latents(self, latents: Tensor, num_frames: int | None = None) -> Tensor:
+        """The videos of normalised latents, decoded one at a time.
+
+        Args:
+            latents: `b c t h w`, as `output_type="latent"` gives them.
+            num_frames: frames to keep; the padding behind them is cropped. None: keep all.
+
+        Returns:
+            `b c t h w` in [-1, 1]; `self.video_processor.postprocess_video` makes frames of it.
+
+        Raises:
+            UserError: the latents, or the videos decoded from them, hold NaN or infinite values.
+        """
+        # a pipeline that only decodes may have no transformer
+        refuse_bad("transformer", latents, getattr(self.transformer, "dtype", latents.dtype))
+        latents = denormalize_latents(latents.to(ready(self.vae)), self.vae.config)
+        latents = latents.to(self.vae.dtype)
+        videos = torch.cat([self.vae.decode(z, return_dict=False)[0] for z in latents.split(1)])
+        refuse_bad("vae", videos, self.vae.dtype)
+        return videos[:, :, :num_frames]
+
+    def _frames(self, latents: Tensor, num_frames: int, output_type: str) -> Any:
+        if output_type == "latent":
+            return latents
+        videos = self.decode_latents(latents, num_frames)
+        return self.video_processor.postprocess_video(videos, output_type=output_type)

@@ -69,6 +69,11 @@ class Dataset:
         steps = (batch.num_frames - 1) // self.temporal + 1
         return torch.stack([self.tensors[item][:, :steps] for item in batch.indices.tolist()])
 
+    def longest(self) -> list[tuple[int, ...]]:
+        """The sizes (frames, height, width) of all items that are trained on, each once."""
+        buckets = Counter(tuple(item.bucket) for item in self.items[: self.count])
+        return [size for size, _ in buckets.most_common()]
+
     def largest(self) -> Tensor:
         """The tensor `c t h w` of the largest item that is trained on."""
         return self.tensors[max(range(self.count), key=lambda n: math.prod(self.items[n].bucket))]

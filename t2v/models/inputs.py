@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from diffusers.models.modeling_utils import ModelMixin
@@ -13,7 +14,8 @@ from t2v.models.latents import latent_channels
 
 logger = logging.getLogger(__name__)
 
-SAME_AREA = 0.75, 1.25  # times the trained one: the embedded model is as good at 1.25, not at 1.5
+LIKE = 0.75, 1.25  # times the trained area: the first model was as good at 1.25, not at 1.5
+SHAPE_LIKE = 0.8, 1.25  # height / width, over the trained one
 
 
 def count_frames(num_frames: float | None, duration: float | None, fps: float, saved: int) -> int:
@@ -91,23 +93,31 @@ def check_latents(latents: Tensor, shape: tuple[int, ...]) -> None:
 
 
 def warn_outside(
-    saved: dict[str, Any], warned: set[str], *, height: int, width: int, num_frames: int
+    saved: Mapping[str, Any], warned: set[str], *, height: int, width: int, num_frames: int
 ) -> None:
     """Warn of a size or length that a model was not trained at, once for each.
 
-    Fewer frames and other shapes of about the same area pass.
+    Fewer frames and other sizes of about the same area pass; of about the same shape too, where
+    the shapes are saved.
 
     Args:
-        saved: the pipeline's own `height`, `width` and `num_frames`: what it was trained at.
+        saved: the pipeline's `trained`, a list of (frames, height, width); or without it its own
+            `height`, `width` and `num_frames`.
         warned: the warnings so far; a command makes many videos of one size.
     """
-    area = height * width / (saved["height"] * saved["width"])
-    if SAME_AREA[0] <= area <= SAME_AREA[1] and num_frames <= saved["num_frames"]:
-        return
+    trained = saved.get("trained")
+    sizes = trained or [(saved["num_frames"], saved["height"], saved["width"])]
+    for frames, *size in sizes:
+        area = height * width / math.prod(size)
+        shape = height / width / (size[0] / size[1]) if trained else 1.0
+        is_like = LIKE[0] <= area <= LIKE[1] and SHAPE_LIKE[0] <= shape <= SHAPE_LIKE[1]
+        if is_like and num_frames <= frames:
+            return
+    known = ", ".join(f"{frames} frames of {h}x{w}" for frames, h, w in sizes)
     text = (
         f"{num_frames} frames of {height}x{width} are outside the sizes this model was trained at "
-        f"({saved['num_frames']} frames of {saved['height']}x{saved['width']}): expect wrong "
-        "motion in longer videos, wrong and duplicated things in other sizes"
+        f"({known}): expect wrong motion in longer videos, wrong and duplicated things in other "
+        "sizes"
     )
     if text not in warned:
         warned.add(text)

@@ -63,6 +63,8 @@ class T2VPipeline(SavedPipeline, LoraLoader, PromptEncoding, VisualEncoding, Lat
         height, width, num_frames, num_inference_steps, guidance_scale: the defaults of a
             call.
         max_sequence_length: tokens the prompt is padded to; a longer one is an error.
+        trained: the (frames, height, width) of the longest clips of each size it was trained on;
+            None: as its defaults say. Others are warned of.
         transformer_2: takes the transformer's place at times below `boundary_ratio`, with
             `guidance_scale_2` (None: the same scale) (Wan 2.2 A14B).
         image_encoder, image_processor: a CLIP's vision part, for a transformer with `image_dim`.
@@ -95,6 +97,7 @@ class T2VPipeline(SavedPipeline, LoraLoader, PromptEncoding, VisualEncoding, Lat
         guidance_scale_2: float | None = None,
         image_encoder: CLIPVisionModel | None = None,
         image_processor: BaseImageProcessor | None = None,
+        trained: Sequence[Sequence[int]] | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -108,6 +111,7 @@ class T2VPipeline(SavedPipeline, LoraLoader, PromptEncoding, VisualEncoding, Lat
             image_processor=image_processor,
         )
         self.register_to_config(boundary_ratio=boundary_ratio, guidance_scale_2=guidance_scale_2)
+        self.register_to_config(trained=trained)
         self.register_to_config(fps=fps, height=height, width=width, num_frames=num_frames)
         self.register_to_config(
             num_inference_steps=num_inference_steps,

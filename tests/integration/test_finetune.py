@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from t2v.cli import main
 from t2v.config.finetune import FinetuneConfig, LoRAConfig
-from t2v.config.training import DiffusionConfig, OptimConfig
+from t2v.config.training import DiffusionConfig, OptimConfig, TasksConfig
 from t2v.errors import UserError
 from t2v.models.lora import load_lora
 from t2v.models.lora_file import WEIGHTS
@@ -291,3 +291,18 @@ def test_the_door_prints_the_checkpoint(config, capsys):
     assert code == 0, shown.err
     assert shown.out.strip().endswith("checkpoint-000001")
     assert "method=lora trains" in shown.err and "of the text encoder" in shown.err
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_text_only_model_learns_to_start_from_a_picture(config, method):
+    tasks = TasksConfig(text=0, first=1, ends=0 if method == "lora" else 1)
+    made = finetune(replace(config, method=method, tasks=tasks))
+    tuned = T2VPipeline.from_pretrained(made)
+    tuned.set_progress_bar_config(disable=True)
+    picture = np.full((16, 16, 3), 200, np.uint8)
+    frames = tuned("a red ball", image=picture, num_frames=5, height=16, width=16).frames
+    assert frames.shape == (1, 5, 16, 16, 3)
+    assert tuned.transformer.config.conditioning == "tokens"
+    assert [tuned.config.num_frames, tuned.config.height, tuned.config.width] in [
+        list(size) for size in tuned.config.trained
+    ]

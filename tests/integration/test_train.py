@@ -299,3 +299,8 @@ def test_recomputed_activations_train_the_same(kind, changes, tmp_path, request)
     spared = replace(config, output=str(tmp_path / "spared"), gradient_checkpointing=True)
     a, b = state_of(kept), state_of(train(spared))
     assert [name for name in a if not torch.equal(a[name], b[name])] == []
+
+
+def test_the_sizes_of_the_clips_are_saved_with_the_pipeline(dit_config):
+    saved = T2VPipeline.from_pretrained(train_dit(dit_config)).config
+    assert [list(size) for size in saved.trained] == [[saved.num_frames, saved.height, saved.width]]

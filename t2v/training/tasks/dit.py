@@ -76,6 +76,14 @@ def build_dit(config: TrainDiTConfig) -> DiTTask:
     return DiTTask(config, parts, data, config.prompts)
 
 
+def merged_sizes(sizes: Iterable[Sequence[int]]) -> list[list[int]]:
+    """The most frames of every size, of (frames, height, width) each, in the order of sizes."""
+    longest: dict[tuple[int, ...], int] = {}
+    for frames, *size in sizes:
+        longest[tuple(size)] = max(frames, longest.get(tuple(size), 0))
+    return [[frames, *size] for size, frames in longest.items()]
+
+
 class DiTTask:
     """Predict the objective's target from noisy latents and text; the text encoder may learn too.
 
@@ -105,7 +113,8 @@ class DiTTask:
             )
         self.data, self.captions = data
         self.sources = dict(self.data.sources)
-        self.defaults = self.data.sizes | parts.defaults
+        trained = [*(parts.defaults.get("trained") or []), *self.data.longest()]
+        self.defaults = self.data.sizes | parts.defaults | {"trained": merged_sizes(trained)}
         self.max_length: int = parts.defaults["max_sequence_length"]
         networks = {"transformer": parts.transformer, "text_encoder": parts.text_encoder}
         self.model = nn.ModuleDict(networks)

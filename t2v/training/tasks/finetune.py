@@ -86,6 +86,9 @@ def build_finetune(config: FinetuneConfig) -> FinetuneTask:
     if config.peft is not None:
         check_peft(pipeline.transformer, config.peft)
     objective, shift = objective_of(pipeline.scheduler)
+    defaults = {name: pipeline.config[name] for name in DEFAULTS}
+    own = [defaults[name] for name in ("num_frames", "height", "width")]
+    defaults["trained"] = pipeline.config.get("trained") or [own]
     parts = DiTParts(
         transformer=pipeline.transformer,
         text_encoder=pipeline.text_encoder,
@@ -94,7 +97,7 @@ def build_finetune(config: FinetuneConfig) -> FinetuneTask:
         scheduler=pipeline.scheduler,
         objective=objective,
         shift=shift if config.shift is None else config.shift,
-        defaults={name: pipeline.config[name] for name in DEFAULTS},
+        defaults=defaults,
     )
     sizes = {name: pipeline.config[name] for name in SIZES}
     data = load_data(config, parts, sizes)

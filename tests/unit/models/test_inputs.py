@@ -7,7 +7,7 @@ import torch
 from diffusers import AutoencoderKLWan
 
 from t2v.errors import UserError
-from t2v.models.inputs import check_prompts, count_frames, latent_shape
+from t2v.models.inputs import check_prompts, count_frames, latent_shape, warn_outside
 
 
 @pytest.mark.parametrize(
@@ -49,3 +49,15 @@ def test_texts_must_be_texts():
     for bad in ([], ["", None], 3, ("a", "b")):
         with pytest.raises(UserError, match=r"prompt=.*give a text, or a list"):
             check_prompts(prompt=(bad, None))
+
+
+def test_sizes_of_the_training_pass_and_others_are_warned_of_with_what_is_known(caplog):
+    saved = {"trained": [[33, 64, 64], [17, 48, 64]], "num_frames": 17, "height": 64, "width": 64}
+    for n, h, w in ((33, 64, 64), (1, 64, 64), (17, 48, 64), (17, 56, 64)):
+        warn_outside(saved, set(), num_frames=n, height=h, width=w)
+    assert not caplog.records
+    for n, h, w in ((34, 64, 64), (33, 48, 64), (17, 64, 48), (17, 128, 128), (17, 32, 128)):
+        caplog.clear()
+        warn_outside(saved, set(), num_frames=n, height=h, width=w)
+        assert f"{n} frames of {h}x{w} are outside" in caplog.text, (n, h, w)
+        assert "(33 frames of 64x64, 17 frames of 48x64)" in caplog.text

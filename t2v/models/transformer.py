@@ -250,6 +250,8 @@ class T2VTransformer3DModel(
             beside = self.rope.pictures(pictures, picture_positions)
             rotations = torch.cat([rotations.expand(len(beside), -1, -1, -1), beside], dim=1)
             timestep = _with_pictures(timestep, count, x.shape[1])
+        elif self.config.picture_tokens and torch.is_grad_enabled():
+            x = x + 0 * self.picture_embedding  # processes agree on which weights have a gradient
         all_tokens = grid if pictures is None else {**grid, "t": grid["t"] + pictures.shape[2]}
         rotary_emb = self.layout.rotary(rotations, all_tokens)
         kv_cache = (attention_kwargs or {}).get("kv_cache")

@@ -18,7 +18,7 @@ from torch.distributed.tensor import DTensor
 from t2v.config.data import ClipsConfig, CurriculumStage
 from t2v.config.finetune import FinetuneConfig, LoRAConfig
 from t2v.config.load import save_config
-from t2v.config.training import DiscriminatorConfig, OptimConfig
+from t2v.config.training import DiscriminatorConfig, OptimConfig, TasksConfig
 from t2v.distributed import world_size
 from t2v.errors import UserError
 from t2v.io.checkpoint import newest_checkpoint
@@ -34,6 +34,8 @@ MIXED = ClipsConfig(  # wide and tall, long and short, images among them
     fps=8, resolution=64, num_frames=9, workers=1, aspects=("5:3", "3:5", "1:1"),
     stages=(CurriculumStage(num_frames=5), CurriculumStage(from_step=1, image_ratio=0.4)),
 )  # fmt: skip
+
+TASKS = TasksConfig(first=1, region=1, frames=1, ends=1)
 
 
 @pytest.fixture
@@ -139,6 +141,8 @@ def test_two_processes_train_what_one_trains_and_resume_to_the_bit(
         config = replace(config, data=str(media), clips=MIXED, seed=3)
     if kind == "dit":
         config = replace(config, train_text_encoder=False)  # its captions are embedded once
+        tokens = replace(config.model, conditioning="tokens", picture_tokens=True)
+        config = replace(config, model=tokens, tasks=TASKS, known_noise=0.1)
         task = build_dit(config)
         shapes = [tuple(task.batch(step, 0, 4).latents.shape[2:]) for step in range(4)]
         assert shapes == [(2, 6, 10), (3, 6, 10), (3, 10, 6), (1, 6, 10)]

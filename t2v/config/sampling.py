@@ -41,6 +41,8 @@ class SampleConfig:
     truncate: bool = False  # cut a prompt that is too long instead of refusing it
     lora: str | None = None  # a LoRA file, or a folder (such as a checkpoint) that holds one
     lora_scale: float = 1.0  # strength of the LoRA; 0 is the model without it, bit for bit
+    # the transformer that the LoRA is for, in a model with two (Wan 2.2 A14B)
+    lora_part: Literal["transformer", "transformer_2"] = "transformer"
 
     def __post_init__(self) -> None:
         for name in ("height", "width", "num_frames", "duration", "fps", "num_inference_steps"):
@@ -59,6 +61,8 @@ class SampleConfig:
             )
         if not isfinite(self.lora_scale) or (self.lora_scale != 1 and self.lora is None):
             raise UserError(f"lora_scale={self.lora_scale}: a number, together with lora=FILE.")
+        if self.lora_part != "transformer" and self.lora is None:
+            raise UserError(f"lora_part={self.lora_part}: it goes together with lora=FILE.")
         if self.preview_every < 0:
             raise UserError(f"preview_every={self.preview_every}: it must be at least 0.")
         if not 0 <= self.seed < 2**63:

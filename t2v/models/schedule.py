@@ -43,7 +43,7 @@ def set_timesteps(
     # the others that take sigmas have a prediction_type, and space flow times well or have none
     if sigmas is not None or ("sigmas" in takes and "prediction_type" not in scheduler.config):
         times = np.linspace(1, 1 / num_inference_steps, num_inference_steps)
-        options["sigmas"] = times if sigmas is None else sigmas
+        options["sigmas"] = times if sigmas is None else np.array(sigmas)
     if "mu" in takes and scheduler.config.get("use_dynamic_shifting", False):
         options["mu"] = dynamic_shift(scheduler, num_tokens)
     steps = len(options["sigmas"]) if "sigmas" in options else num_inference_steps
@@ -65,21 +65,27 @@ def edit_sigmas(
 ) -> list[float]:
     """The times, before the scheduler's shift, of an edit that starts at the time `strength`.
 
-    Of the evenly spaced times those below it follow, so at 1 they are those of `set_timesteps`.
+    Of the times of `set_timesteps` those below it follow, so at 1 they are all of them.
 
     Raises:
         UserError: the scheduler has no times of a flow that can be given.
     """
     takes = inspect.signature(scheduler.set_timesteps).parameters
     config = scheduler.config
-    if "sigmas" not in takes or config.get("use_dynamic_shifting", False):
+    spaces_itself = "prediction_type" in config  # Wan's UniPC, where it has the times of a flow
+    has_flow = config.get("use_flow_sigmas", False) or not spaces_itself
+    if "sigmas" not in takes or not has_flow or config.get("use_dynamic_shifting", False):
         raise UserError(
             f"strength={strength}: a {type(scheduler).__name__} takes no times to start from. Use "
-            "FlowMatchEulerDiscreteScheduler with a fixed shift."
+            "FlowMatchEulerDiscreteScheduler, or UniPCMultistepScheduler with use_flow_sigmas, "
+            "both with a fixed shift."
         )
     shift = float(config.get("flow_shift", config.get("shift", 1.0)))
     first = strength / (shift - (shift - 1) * strength)
-    times = np.linspace(1, 1 / num_inference_steps, num_inference_steps)
+    if spaces_itself:
+        times = np.linspace(1, 1 / config.num_train_timesteps, num_inference_steps + 1)[:-1]
+    else:
+        times = np.linspace(1, 1 / num_inference_steps, num_inference_steps)
     return [first, *times[times < first - 1e-6].tolist()]
 
 

@@ -11,10 +11,11 @@ from t2v.models.transformer import T2VTransformer3DModel
 
 @torch.no_grad()
 def widen_input(transformer: T2VTransformer3DModel, channels: int) -> None:
-    """Give `transformer` `channels` more input channels, behind those it has.
+    """Let known frames in as `channels` more input channels, behind those `transformer` has.
 
     Their weights are zero, so whatever stands in them it predicts what it did, to the bit, until it
-    is trained (as Emu Video adds its image, arXiv 2311.10709, 3.2).
+    is trained (as Emu Video adds its image, arXiv 2311.10709, 3.2). `T2VPipeline` fills them with a
+    mask and latents: give the VAE's `scale_factor_temporal` and its latent channels together.
 
     Raises:
         UserError: fewer than one channel.
@@ -35,4 +36,4 @@ def widen_input(transformer: T2VTransformer3DModel, channels: int) -> None:
     new.bias.copy_(old.bias)
     new.requires_grad_(old.weight.requires_grad)
     transformer.patch_embedding = new.train(old.training)
-    transformer.register_to_config(in_channels=new.in_channels)
+    transformer.register_to_config(in_channels=new.in_channels, conditioning="channels")

@@ -78,15 +78,17 @@ def load_generator(
 
 
 def set_attention(pipeline: DiffusionPipeline, backend: str) -> None:
-    """Set the attention backend of the transformer, by its name in diffusers.
+    """Set the attention backend of the transformer, or of both, by its name in diffusers.
 
     Raises:
         UserError: there is no such backend here, or it does not fit the transformer.
     """
     if backend == "native":
         return
+    second = getattr(pipeline, "transformer_2", None)
     try:
-        pipeline.transformer.set_attention_backend(backend)
+        for transformer in (pipeline.transformer, *([second] if second is not None else [])):
+            transformer.set_attention_backend(backend)
     except (AttributeError, ValueError, RuntimeError, ImportError) as error:
         raise UserError(f"attention={backend}: not usable here. {error}") from error
 

@@ -334,7 +334,7 @@ class T2VPipeline(SavedPipeline, LoraLoader, PromptEncoding, VisualEncoding, Lat
         set_timesteps(self.scheduler, num_inference_steps, tokens, sigmas, device)
         positive = softened(positive, latents)
         negative = None if negative is None else softened(negative, latents)
-        if strength is not None:
+        if strength is not None and strength < 1:  # at 1 nothing of the clip is left in the noise
             assert positive.source is not None
             latents = noised(self.scheduler, positive.source.to(latents), latents)
         return denoise(self, latents, positive, negative, guidance, generators, callback, watch)

@@ -7,7 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoModelForTextEncoding
+from transformers import (
+    AutoConfig,
+    AutoModelForTextEncoding,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+)
 
 from t2v.config.finetune import FinetuneConfig
 from t2v.config.sampling import SampleConfig
@@ -83,6 +88,12 @@ def untrained(folder: Path) -> Any:
         raise UserError(f"{folder} is a {name}; known are {', '.join(classes)}.")
     with loading(str(folder)):
         return classes[name].from_config(config)
+
+
+def untrained_image_encoder(folder: Path) -> CLIPVisionModel:
+    """The image encoder of a folder, without its weights."""
+    with loading(str(folder)):
+        return CLIPVisionModel(CLIPVisionConfig.from_pretrained(folder))
 
 
 def untrained_text_encoder(folder: Path) -> Any:

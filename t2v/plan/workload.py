@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from math import prod
+from pathlib import Path
 from typing import Any, cast
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from t2v.config.finetune import FinetuneConfig
@@ -21,7 +23,13 @@ from t2v.models.guidance import Groups, Guidance, SchedulerStep
 from t2v.models.inputs import latent_shape
 from t2v.pipelines.load import generator_class
 from t2v.pipelines.t2v import T2VPipeline
-from t2v.plan.shapes import Target, saved, untrained, untrained_text_encoder
+from t2v.plan.shapes import (
+    Target,
+    saved,
+    untrained,
+    untrained_image_encoder,
+    untrained_text_encoder,
+)
 from t2v.plan.stand_ins import NOTHING, Embedded, NoClips, dit_parts, finetune_parts
 from t2v.training.engine.example import Size, black
 from t2v.training.engine.loop import TrainState, start_state
@@ -172,6 +180,7 @@ def _sample(config: SampleConfig, size: Size) -> Workload:
             "text_encoder": untrained_text_encoder(folder / "text_encoder"),
             "transformer": transformer,
             "vae": untrained(folder / "vae"),
+            **_optional(folder, index),
         }
     pipeline = T2VPipeline(tokenizer=None, scheduler=None, **parts)
     guidance = Guidance(transformer)
@@ -193,6 +202,12 @@ def _sample(config: SampleConfig, size: Size) -> Workload:
             zeros = torch.zeros(size.batch, *rows, device=device, dtype=dtype)
             held[name] = Conditions(text=zeros)
 
+    def pictures() -> None:
+        with _default_dtype(dtype):
+            given = _given_beside(pipeline, size, shape, device)
+        for name in ("positive", "negative"):
+            held[name] = replace(held[name], **given)
+
     def denoise() -> None:
         step = SchedulerStep(torch.zeros((), device=device), 0, steps, None)
         texts = held["positive"], held["negative"] if scale > 1 else None
@@ -205,12 +220,45 @@ def _sample(config: SampleConfig, size: Size) -> Workload:
         (frames * 255).round().to(torch.uint8)
 
     videos = config.num_videos_per_prompt * config.best_of
-    named = [("text", text, 1), ("first denoise", denoise, videos)]  # it prepares the text
+    named = [("text", text, 1)]
+    if transformer.config.conditioning == "channels":
+        named.append(("pictures", pictures, 1))
+    named.append(("first denoise", denoise, videos))  # it prepares the text
     if steps > 1:
         named.append(("denoise", denoise, (steps - 1) * videos))
     named.append(("decode", decode, videos))
     phases = [Phase(name, torch.no_grad()(run), times) for name, run, times in named]
     return Workload(parts, phases, 2 * prod(shape[1:]))
+
+
+def _optional(folder: Path, index: dict[str, Any]) -> dict[str, nn.Module]:
+    """The parts that only some pipelines have: a second transformer, an image encoder."""
+    builders = {"transformer_2": untrained, "image_encoder": untrained_image_encoder}
+    return {
+        name: build(folder / name)
+        for name, build in builders.items()
+        if (index.get(name) or [None])[0] is not None
+    }
+
+
+def _given_beside(
+    pipeline: T2VPipeline, size: Size, shape: tuple[int, ...], device: torch.device
+) -> dict[str, Tensor]:
+    """The conditions that `encode_beside` makes of pictures, as zeros."""
+    config, vae = pipeline.transformer.config, pipeline.vae
+    frames = (shape[2] - 1) * vae.config.scale_factor_temporal + 1
+    video = torch.zeros(1, 3, frames, size.height, size.width, device=device)
+    vae.encode(video.to(vae.dtype))
+    beside = config.in_channels - shape[1]
+    given = {"channels": torch.zeros(shape[0], beside, *shape[2:], device=device)}
+    if config.image_dim is not None:
+        side = pipeline.image_encoder.config.image_size
+        count = 1 if config.pos_embed_seq_len is None else 2
+        pixels = torch.zeros(count, 3, side, side, device=device)
+        tokens = pipeline.image_encoder(pixels).last_hidden_state
+        image = rearrange(tokens, "k m d -> 1 (k m) d")
+        given["image"] = image.expand(shape[0], -1, -1)
+    return given
 
 
 @contextmanager

@@ -141,7 +141,7 @@ def load(config: SampleConfig) -> tuple[Generator, str]:
     dtype = pick_dtype(config.dtype, device)
     generator = load_generator(config.model, folder, device, dtype, COMMAND)
     if config.lora is not None:
-        load_lora(generator.pipeline, config.lora, config.lora_scale)
+        load_lora(generator.pipeline, config.lora, config.lora_scale, config.lora_part)
     set_attention(generator.pipeline, config.attention)
     return generator, weights
 

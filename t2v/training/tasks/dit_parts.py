@@ -140,8 +140,13 @@ def check_match(
     """Check that the transformer fits the latents and the text embeddings.
 
     Raises:
-        UserError: it is too wide or too narrow for one of them.
+        UserError: it is too wide or too narrow for one of them, or takes known frames as channels.
     """
+    if config.model.conditioning == "channels":
+        raise UserError(
+            "model.conditioning=channels: t2v train gives known frames as tokens. Set "
+            "model.conditioning=tokens, or none for text alone."
+        )
     channels = latent_channels(vae)
     inputs = input_channels(channels, config.model.conditioning)
     width = text_encoder.config.hidden_size

@@ -10,8 +10,10 @@ import pytest
 import torch
 from diffusers import (
     AutoencoderKLWan,
+    FlowMatchEulerDiscreteScheduler,
     UniPCMultistepScheduler,
     WanImageToVideoPipeline,
+    WanPipeline,
     WanTransformer3DModel,
 )
 from PIL import Image
@@ -27,10 +29,14 @@ from transformers import (
     UMT5EncoderModel,
 )
 
+from t2v.config.plan import PlanConfig
+from t2v.config.sampling import SampleConfig
 from t2v.errors import UserError
 from t2v.models.convert import convert_wan_pipeline
+from t2v.models.latents import normalize_latents
 from t2v.models.lora import load_lora
 from t2v.pipelines.t2v import T2VPipeline
+from t2v.plan.run import plan
 from t2v.training.tasks.finetune import load_base
 
 KINDS = ("clip", "plain", "first_last", "tokens", "two_stage")
@@ -49,7 +55,9 @@ def wake(model: nn.Module, seed: int) -> Any:
 
 def wan_transformer(kind: str, seed: int) -> WanTransformer3DModel:
     image = {"image_dim": 20, "added_kv_proj_dim": 24} if kind in ("clip", "first_last") else {}
-    channels = {"in_channels": 36} if kind != "tokens" else {"in_channels": 48, "out_channels": 48}
+    channels = {"in_channels": 16 if kind == "text" else 36}
+    if kind == "tokens":
+        channels = {"in_channels": 48, "out_channels": 48}
     if kind == "first_last":
         image["pos_embed_seq_len"] = 2 * TOKENS
     model = WanTransformer3DModel(
@@ -84,7 +92,7 @@ def wan_vae(kind: str) -> AutoencoderKLWan:
     return wake(vae, 2)
 
 
-def wan_pipeline(kind: str) -> WanImageToVideoPipeline:
+def wan_pipeline(kind: str, text_alone: bool = False) -> Any:
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁a", -1.0), ("▁ball", -1.0)]
     tokenizer = Tokenizer(models.Unigram(pieces, unk_id=2))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
@@ -97,16 +105,18 @@ def wan_pipeline(kind: str) -> WanImageToVideoPipeline:
         image_size=32,
         patch_size=8,
     )
-    parts: dict[str, Any] = {}
+    parts: dict[str, Any] = {"transformer": wan_transformer(kind, 1)}
     if kind in ("clip", "first_last"):
         parts["image_encoder"] = wake(CLIPVisionModel(vision), 4)
         parts["image_processor"] = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32)
     if kind == "two_stage":
         parts |= {"transformer_2": wan_transformer(kind, 5), "boundary_ratio": 0.9}
-    pipeline = WanImageToVideoPipeline(
+    if text_alone and kind != "tokens":
+        for name in ("transformer", "transformer_2")[: 2 if "transformer_2" in parts else 1]:
+            parts[name] = wan_transformer("text", 1 if name == "transformer" else 5)
+    pipeline = (WanPipeline if text_alone else WanImageToVideoPipeline)(
         tokenizer=T5TokenizerFast(tokenizer_object=tokenizer, extra_ids=0),
         text_encoder=wake(UMT5EncoderModel(text), 3),
-        transformer=wan_transformer(kind, 1),
         vae=wan_vae(kind),
         scheduler=UniPCMultistepScheduler(
             prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
@@ -189,6 +199,55 @@ def test_two_prompts_and_no_guidance_give_wans_videos(pairs, kind):
     call = request(kind, 32, 32, 5, prompt=["a ball", "a"], guidance_scale=1.0)
     del call["negative_prompt"]
     compare(pairs, kind, call)
+
+
+def converted(theirs: Any, folder: Path) -> T2VPipeline:
+    theirs.save_pretrained(folder / "wan")
+    convert_wan_pipeline(folder / "wan", folder / "ours")
+    ours = T2VPipeline.from_pretrained(folder / "ours")
+    ours.set_progress_bar_config(disable=True)
+    return ours
+
+
+@pytest.mark.parametrize("kind", ["plain", "tokens", "two_stage"])
+def test_text_alone_gives_wans_video(kind, tmp_path):
+    theirs = wan_pipeline(kind, text_alone=True)
+    ours = converted(theirs, tmp_path)
+    call = request(kind, 32, 64, 9)
+    del call["image"]
+    compare({kind: (theirs, ours, None)}, kind, call)
+
+
+@pytest.mark.parametrize("scheduler", ["unipc", "euler"])
+def test_an_edit_goes_from_the_clip_to_the_text_alone(scheduler, tmp_path):
+    ours = converted(wan_pipeline("plain", text_alone=True), tmp_path)
+    if scheduler == "euler":
+        ours.scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    call = request("plain", 32, 64, 9)
+    del call["image"]
+    clip = [picture(32, 64, seed) for seed in range(9)]
+    text = ours(**call, output_type="latent").frames
+    whole, half, none = (
+        ours(**call, video=clip, strength=strength, output_type="latent").frames
+        for strength in (1.0, 0.5, 1e-6)
+    )
+    assert torch.equal(whole, text)
+    pixels = torch.stack([to_tensor(frame) for frame in clip], dim=1)[None] * 2 - 1
+    source = ours.vae.encode(pixels).latent_dist.mode()
+    torch.testing.assert_close(
+        none, normalize_latents(source, ours.vae.config), atol=1e-4, rtol=1e-4
+    )
+    for other in (whole, none):
+        assert (half - other).abs().max() > 0.1
+    frames = ours(**call, video=clip, strength=1e-6, output_type="pt").frames
+    decoded = ours.vae.decode(source, return_dict=False)[0] / 2 + 0.5
+    torch.testing.assert_close(
+        frames[0], decoded[0].transpose(0, 1).clamp(0, 1), atol=1e-3, rtol=1e-3
+    )
+
+
+def to_tensor(frame: Image.Image) -> torch.Tensor:
+    return torch.from_numpy(np.array(frame)).permute(2, 0, 1) / 255
 
 
 def test_a_converted_pipeline_saved_and_loaded_makes_the_same_bits(pairs, tmp_path):
@@ -276,10 +335,29 @@ def test_a_lora_goes_into_the_transformer_that_is_named(pairs, tmp_path):
         load_lora(one, tmp_path / "lora.safetensors", 1.0, "transformer_2")
 
 
-@pytest.mark.parametrize(
-    ("kind", "words"), [("clip", "as channels beside"), ("two_stage", "as channels beside")]
-)
-def test_finetuning_such_a_model_is_refused(pairs, kind, words):
+@pytest.mark.parametrize("kind", ["first_last", "tokens", "two_stage"])
+def test_a_plan_of_sampling_counts_all_parts(pairs, kind):
+    _, ours, folder = pairs[kind]
+    target = SampleConfig(model=str(folder), num_frames=9, height=32, width=64)
+    made = plan(PlanConfig(command="sample"), target)
+    parts = {
+        name: sum(p.numel() for p in part.parameters())
+        for name, part in ours.components.items()
+        if isinstance(part, nn.Module)
+    }
+    assert made.estimate.parameters == parts
+    names = [phase.name for phase in made.estimate.phases]
+    assert ("pictures" in names) == (kind != "tokens")
+
+
+@pytest.mark.parametrize("kind", ["clip", "two_stage"])
+def test_finetuning_with_channels_is_refused(pairs, kind):
     _, _, folder = pairs[kind]
-    with pytest.raises(UserError, match=words):
+    with pytest.raises(UserError, match="as channels beside the noise"):
         load_base(str(folder), folder)
+
+
+def test_finetuning_of_two_transformers_is_refused(tmp_path):
+    converted(wan_pipeline("two_stage", text_alone=True), tmp_path)
+    with pytest.raises(UserError, match="has two transformers"):
+        load_base(str(tmp_path / "ours"), tmp_path / "ours")

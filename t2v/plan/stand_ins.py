@@ -36,6 +36,10 @@ class NoClips:
         self.sizes: dict[str, Any] = {}
         self.sources: dict[str, str] = {}
 
+    def longest(self) -> list[tuple[int, ...]]:
+        """No size, for what is planned is not saved."""
+        return []
+
 
 class Embedded(Texts):
     """Stands for captions that were embedded before the first step: zeros."""

@@ -81,6 +81,11 @@ def saved(folder: Path, name: str) -> dict[str, Any]:
         return read_json(folder / name)
 
 
+def has_part(index: dict[str, Any], name: str) -> bool:
+    """Return whether a `model_index.json` names a part, which only some pipelines have."""
+    return (index.get(name) or [None])[0] is not None
+
+
 def untrained(folder: Path) -> Any:
     classes = {**VAES, "T2VTransformer3DModel": T2VTransformer3DModel}
     config = saved(folder, "config.json")

@@ -19,7 +19,13 @@ from t2v.errors import UserError
 from t2v.models.folder import model_folder
 from t2v.models.transformer import T2VTransformer3DModel
 from t2v.models.vae_folder import find_vae
-from t2v.plan.shapes import saved, untrained, untrained_text_encoder
+from t2v.plan.shapes import (
+    has_part,
+    saved,
+    untrained,
+    untrained_image_encoder,
+    untrained_text_encoder,
+)
 from t2v.training.engine.example import Size
 from t2v.training.tasks.dit_parts import DiTParts, check_match, check_trainable, saved_defaults
 from t2v.training.tuning.adapters import add_adapter
@@ -103,8 +109,10 @@ def finetune_parts(config: FinetuneConfig, size: Size, absent: list[str]) -> DiT
     folder = model_folder(config.model)
     index = saved(folder, "model_index.json")
     transformer = untrained(folder / "transformer")
-    has_second = (index.get("transformer_2") or [None])[0] is not None
-    check_trainable(config.model, transformer.config, has_second=has_second)
+    check_trainable(config.model, has_second=has_part(index, "transformer_2"))
+    image_encoder = None
+    if has_part(index, "image_encoder"):
+        image_encoder = untrained_image_encoder(folder / "image_encoder").requires_grad_(False)
     vae = _vae(folder, transformer.config.out_channels, size, absent)
     text_encoder = _text_encoder(folder, transformer.config.text_dim, absent)
     with torch.device("meta"):  # peft moves what it adds elsewhere, and a trace has no elsewhere
@@ -121,6 +129,7 @@ def finetune_parts(config: FinetuneConfig, size: Size, absent: list[str]) -> DiT
         objective="flow",  # a step of another one costs the same
         shift=1.0,
         defaults={"max_sequence_length": index["max_sequence_length"]},
+        image_encoder=image_encoder,
     )
 
 

@@ -25,6 +25,7 @@ from t2v.pipelines.load import generator_class
 from t2v.pipelines.t2v import T2VPipeline
 from t2v.plan.shapes import (
     Target,
+    has_part,
     saved,
     untrained,
     untrained_image_encoder,
@@ -35,6 +36,7 @@ from t2v.training.engine.example import Size, black
 from t2v.training.engine.loop import TrainState, start_state
 from t2v.training.engine.parallel import kernel
 from t2v.training.engine.task import Task
+from t2v.training.tasks.beside import FramesBeside
 from t2v.training.tasks.dit import DiTTask
 from t2v.training.tasks.dit_parts import DiTData, DiTParts
 from t2v.training.tasks.finetune import FinetuneTask
@@ -104,7 +106,10 @@ def _train_dit(config: TrainDiTConfig, size: Size) -> Workload:
 def _finetune(config: FinetuneConfig, size: Size) -> Workload:
     absent: list[str] = []
     parts = finetune_parts(config, size, absent)
-    return _train_transformer(FinetuneTask(config, parts, _no_data()), parts, size, absent)
+    task = FinetuneTask(config, parts, _no_data())
+    if task.beside is not None:
+        task.beside = _ZerosBeside(parts)
+    return _train_transformer(task, parts, size, absent)
 
 
 def _train_vae(config: TrainVAEConfig, size: Size) -> Workload:
@@ -204,7 +209,7 @@ def _sample(config: SampleConfig, size: Size) -> Workload:
 
     def pictures() -> None:
         with _default_dtype(dtype):
-            given = _given_beside(pipeline, size, shape, device)
+            given = _given_beside(pipeline, shape, device)
         for name in ("positive", "negative"):
             held[name] = replace(held[name], **given)
 
@@ -234,28 +239,33 @@ def _sample(config: SampleConfig, size: Size) -> Workload:
 def _optional(folder: Path, index: dict[str, Any]) -> dict[str, nn.Module]:
     """The parts that only some pipelines have: a second transformer, an image encoder."""
     builders = {"transformer_2": untrained, "image_encoder": untrained_image_encoder}
-    return {
-        name: build(folder / name)
-        for name, build in builders.items()
-        if (index.get(name) or [None])[0] is not None
-    }
+    return {name: build(folder / name) for name, build in builders.items() if has_part(index, name)}
 
 
-def _given_beside(
-    pipeline: T2VPipeline, size: Size, shape: tuple[int, ...], device: torch.device
-) -> dict[str, Tensor]:
+class _ZerosBeside(FramesBeside):
+    """Stands for the pictures of clips: the same passes through the networks, for zeros."""
+
+    @torch.no_grad()
+    def __call__(self, latents: Tensor) -> dict[str, Tensor]:
+        vae = self.parts.vae
+        for video in latents.split(1):
+            vae.decode((video if self.two else video[:, :, :1]).to(vae.dtype))
+        return _given_beside(self.parts, tuple(latents.shape), latents.device)
+
+
+def _given_beside(parts: Any, shape: tuple[int, ...], device: torch.device) -> dict[str, Tensor]:
     """The conditions that `encode_beside` makes of pictures, as zeros."""
-    config, vae = pipeline.transformer.config, pipeline.vae
+    config, vae = parts.transformer.config, parts.vae
     frames = (shape[2] - 1) * vae.config.scale_factor_temporal + 1
-    video = torch.zeros(1, 3, frames, size.height, size.width, device=device)
-    vae.encode(video.to(vae.dtype))
+    sides = [side * vae.config.scale_factor_spatial for side in shape[3:]]
+    vae.encode(torch.zeros(1, 3, frames, *sides, device=device, dtype=vae.dtype))
     beside = config.in_channels - shape[1]
     given = {"channels": torch.zeros(shape[0], beside, *shape[2:], device=device)}
     if config.image_dim is not None:
-        side = pipeline.image_encoder.config.image_size
+        side = parts.image_encoder.config.image_size
         count = 1 if config.pos_embed_seq_len is None else 2
         pixels = torch.zeros(count, 3, side, side, device=device)
-        tokens = pipeline.image_encoder(pixels).last_hidden_state
+        tokens = parts.image_encoder(pixels).last_hidden_state
         image = rearrange(tokens, "k m d -> 1 (k m) d")
         given["image"] = image.expand(shape[0], -1, -1)
     return given

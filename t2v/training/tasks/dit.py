@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -32,12 +32,14 @@ from t2v.models.text import encode_tokens, pad_text
 from t2v.pipelines.generator import sample_videos
 from t2v.pipelines.t2v import T2VPipeline
 from t2v.pipelines.t2v_generator import T2VGenerator
+from t2v.pipelines.visuals import VisualInputs
 from t2v.training.engine.example import Size
 from t2v.training.engine.loop import autocast
 from t2v.training.engine.optim import split_parameters
 from t2v.training.engine.run import train
 from t2v.training.engine.significance import BASE, HELD_OUT, TRAINING, memorised, nearest
 from t2v.training.engine.task import SHEET_FRAMES, ParameterGroup, Validation
+from t2v.training.tasks.beside import FramesBeside
 from t2v.training.tasks.dit_parts import DiTData, DiTParts, fresh_parts, load_data
 from t2v.training.tasks.known import Given, GivenChoice, frame_times
 
@@ -106,6 +108,11 @@ class DiTTask:
         self.attention: str | None = config.attention
         self.vae, self.tokenizer, self.scheduler = parts.vae, parts.tokenizer, parts.scheduler
         self.objective, self.shift = parts.objective, parts.shift
+        reads_beside = parts.transformer.config.conditioning == "channels"
+        self.beside = FramesBeside(parts) if reads_beside else None
+        self.image_parts = {
+            name: getattr(parts, name) for name in ("image_encoder", "image_processor")
+        }
         if config.tasks.frames and parts.objective != "flow":
             raise UserError(
                 f"tasks.frames={config.tasks.frames}: noise levels of single frames need a flow, "
@@ -270,10 +277,33 @@ class DiTTask:
         generator, prompts = T2VGenerator(self._pipeline()), self.prompts
         asked, seeds = generator.defaults, [self.config.seed] * len(prompts)
         latents, frames = [], []
-        for video in sample_videos(generator, prompts, seeds, asked):
+        videos = sample_videos(generator, prompts, seeds, asked)
+        for video in videos if self.beside is None else self._of_pictures(generator, self.beside):
             latents.append(video)
             frames.append(generator.decode(video, asked.num_frames))
         return torch.cat(latents), np.concatenate(frames)
+
+    def _of_pictures(self, generator: T2VGenerator, beside: FramesBeside) -> Iterator[Tensor]:
+        """Draw a sample of each prompt that begins as the first held-out clip of that caption."""
+        pipeline, asked = generator.pipeline, generator.defaults
+        sizes = {name: getattr(asked, name) for name in ("num_frames", "height", "width")}
+        pictures = self._pictures(beside)
+        for prompt in self.prompts:
+            text = pipeline.encode_conditions([prompt], asked)
+            conditions = pipeline.add_visuals(text, [pictures[prompt]], **sizes)
+            yield generator.generate(conditions, asked, [self.config.seed])
+
+    def _pictures(self, beside: FramesBeside) -> dict[str, VisualInputs]:
+        """The pictures of the first held-out clip of every caption."""
+        found: dict[str, VisualInputs] = {}
+        for items in self.data.held_out:
+            for clip, latents in zip(
+                self.data.clips(items).tolist(), self._latents(items).split(1), strict=True
+            ):
+                caption = self.data.rows[clip]["caption"]
+                if caption in self.prompts and caption not in found:
+                    found[caption] = beside.visuals(latents)
+        return found
 
     def save(self, folder: Path) -> None:
         """Write a pipeline folder with its model card."""
@@ -294,6 +324,8 @@ class DiTTask:
         device, transformer = batch.latents.device, self.model["transformer"]
         noise, weight = noise.to(device), None
         conditions, given = self._conditions(batch), batch.given
+        if self.beside is not None:
+            conditions = replace(conditions, **self.beside(batch.latents))
         if given is not None:
             conditions = self._with_given(conditions, batch.latents, given, noise)
             t = frame_times(t, given, self.shift)
@@ -344,5 +376,6 @@ class DiTTask:
             transformer=self.model["transformer"],
             vae=self.vae,
             scheduler=self.scheduler,
+            **self.image_parts,
             **self.defaults,
         )

@@ -37,6 +37,8 @@ class DiTParts(NamedTuple):
     objective: Objective
     shift: float  # of the times of a flow
     defaults: dict[str, Any]  # keywords of `T2VPipeline`; sizes it lacks are those of the data
+    image_encoder: PreTrainedModel | None = None  # of a transformer that reads pictures
+    image_processor: Any = None
 
 
 class DiTData(NamedTuple):
@@ -108,27 +110,20 @@ def load_data(
     return DiTData(latents, captions)
 
 
-def check_trainable(model: str, transformer: Mapping[str, Any], *, has_second: bool) -> None:
+def check_trainable(model: str, *, has_second: bool) -> None:
     """Check that a saved pipeline is one that fine-tuning trains.
 
     Args:
         model: as it was given, for messages.
-        transformer: the settings of its transformer.
         has_second: does it have two transformers?
 
     Raises:
-        UserError: pictures enter it as channels, or it has two transformers.
+        UserError: it has two transformers.
     """
-    instead = "Fine-tune a text-to-video model, or one whose known frames enter as tokens."
-    if transformer.get("conditioning") == "channels":
-        raise UserError(
-            f"model={model} reads a picture as channels beside the noise, which t2v finetune does "
-            f"not train. {instead}"
-        )
     if has_second:
         raise UserError(
             f"model={model} has two transformers, one for each part of the times, and t2v finetune "
-            f"trains one for all. {instead}"
+            "trains one for all. Fine-tune a model with one."
         )
 
 

@@ -77,6 +77,11 @@ def build_finetune(config: FinetuneConfig) -> FinetuneTask:
     generator = load_base(config.model, folder)
     check_held_out(config.data, config.held_out)  # before minutes of sampling
     pipeline, weights = generator.pipeline, weights_hash(folder)
+    if config.base_prompts and pipeline.transformer.config.conditioning == "channels":
+        raise UserError(
+            f"base_prompts={config.base_prompts} is sampled from text alone, and "
+            f"model={config.model} makes videos of pictures. Leave base_prompts out."
+        )
     prompts = _base_prompts(config)
     sampled = _sampled(config, generator, weights, prompts)  # before the model is changed
     tokenizer = add_words(pipeline.tokenizer, pipeline.text_encoder, config)
@@ -98,6 +103,8 @@ def build_finetune(config: FinetuneConfig) -> FinetuneTask:
         objective=objective,
         shift=shift if config.shift is None else config.shift,
         defaults=defaults,
+        image_encoder=pipeline.image_encoder,
+        image_processor=pipeline.image_processor,
     )
     sizes = {name: pipeline.config[name] for name in SIZES}
     data = load_data(config, parts, sizes)
@@ -255,8 +262,7 @@ def load_base(model: str, folder: Path) -> Generator:
     where, dtype = torch.device("cpu"), torch.float32
     generator = load_generator(model, folder, where, dtype, "t2v finetune", needs)
     pipeline: Any = generator.pipeline
-    has_second = pipeline.transformer_2 is not None
-    check_trainable(model, pipeline.transformer.config, has_second=has_second)
+    check_trainable(model, has_second=pipeline.transformer_2 is not None)
     for part in pipeline.components.values():
         if isinstance(part, nn.Module):
             part.requires_grad_(False)

@@ -350,13 +350,6 @@ def test_a_plan_of_sampling_counts_all_parts(pairs, kind):
     assert ("pictures" in names) == (kind != "tokens")
 
 
-@pytest.mark.parametrize("kind", ["clip", "two_stage"])
-def test_finetuning_with_channels_is_refused(pairs, kind):
-    _, _, folder = pairs[kind]
-    with pytest.raises(UserError, match="as channels beside the noise"):
-        load_base(str(folder), folder)
-
-
 def test_finetuning_of_two_transformers_is_refused(tmp_path):
     converted(wan_pipeline("two_stage", text_alone=True), tmp_path)
     with pytest.raises(UserError, match="has two transformers"):

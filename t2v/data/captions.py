@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from t2v.errors import UserError
-from t2v.models.text import clean_prompt
+from t2v.models.text import WORD, clean_prompt
 
 
 def token_counts(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> dict[str, int]:
@@ -22,6 +22,20 @@ def token_counts(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> di
         else []
     )
     return {text: len(each) for text, each in zip(unique, ids, strict=True)}
+
+
+def all_captions(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Every caption of every clip, those of its scenes too."""
+    texts = [text for row in rows for text in row.get("captions") or [row["caption"]]]
+    return texts + [scene["caption"] for row in rows for scene in row.get("scenes") or []]
+
+
+def add_known_words(tokenizer: PreTrainedTokenizerBase, captions: Sequence[str]) -> None:
+    """A tokenizer that lists the words of its training gets those of `captions` too."""
+    known = tokenizer.init_kwargs.get("known_words")
+    if known is not None:
+        found = {word.lower() for text in captions for word in WORD.findall(text)}
+        tokenizer.init_kwargs["known_words"] = sorted({*known, *found})
 
 
 def last_scene(row: dict[str, Any]) -> tuple[int, str] | None:

@@ -304,3 +304,11 @@ def test_recomputed_activations_train_the_same(kind, changes, tmp_path, request)
 def test_the_sizes_of_the_clips_are_saved_with_the_pipeline(dit_config):
     saved = T2VPipeline.from_pretrained(train_dit(dit_config)).config
     assert [list(size) for size in saved.trained] == [[saved.num_frames, saved.height, saved.width]]
+
+
+def test_a_text_encoder_that_learns_knows_the_words_of_the_captions(dit_config):
+    saved, _ = load_text(dit_config.text)
+    saved.init_kwargs["known_words"] = ["red"]
+    saved.save_pretrained(Path(dit_config.text) / "tokenizer")
+    tokenizer = T2VPipeline.from_pretrained(train_dit(dit_config)).tokenizer
+    assert {"red", "ball"} <= set(tokenizer.init_kwargs["known_words"])

@@ -15,6 +15,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from t2v.config.training import DiffusionConfig, TrainDiTConfig
+from t2v.data.captions import add_known_words, all_captions
 from t2v.data.curriculum import BatchItems, first_items
 from t2v.data.dataset import cache_folder
 from t2v.data.rng import keyed_generator
@@ -75,6 +76,8 @@ def build_dit(config: TrainDiTConfig) -> DiTTask:
     """
     parts = fresh_parts(config)
     data = load_data(config, parts)
+    if config.train_text_encoder:
+        add_known_words(parts.tokenizer, all_captions(data.clips.rows))
     return DiTTask(config, parts, data, config.prompts)
 
 

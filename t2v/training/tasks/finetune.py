@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from t2v.config.data import SIZES
 from t2v.config.finetune import FinetuneConfig
+from t2v.data.captions import add_known_words, all_captions
 from t2v.data.dataset import Dataset, check_held_out
 from t2v.data.rng import keyed_generator
 from t2v.errors import UserError
@@ -43,7 +44,7 @@ from t2v.training.tuning.adapters import (
     save_lora,
 )
 from t2v.training.tuning.prior_preservation import TIMES, Prior, sample_prior
-from t2v.training.tuning.textual_inversion import add_known_words, add_words
+from t2v.training.tuning.textual_inversion import add_words
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +114,7 @@ def build_finetune(config: FinetuneConfig) -> FinetuneTask:
         length = pipeline.config.max_sequence_length
         prior = Prior(prompts, sampled, tokenizer, length, config.seed)
     _check_concepts(config, data.clips.rows)
-    add_known_words(tokenizer, _captions(data.clips.rows))
+    add_known_words(tokenizer, all_captions(data.clips.rows))
     if config.method == "lora" and (config.concept or config.soft_prompt is not None):
         logger.warning("New words lie in the checkpoint's text encoder, not in its LoRA.")
     keeps_base = config.interpolate < 1 and config.method not in ADAPTERS
@@ -231,10 +232,6 @@ def _copied(part: nn.Module) -> nn.Module:
     return replaced(part, {name: p.detach().to("cpu", copy=True) for name, p in weights})
 
 
-def _captions(rows: Sequence[dict[str, Any]]) -> list[str]:
-    return [text for row in rows for text in row.get("captions") or [row["caption"]]]
-
-
 def _sheet_prompts(clips: Dataset, prior: Prior | None) -> tuple[str, ...]:
     """Captions held out, then base prompts."""
     held_out = dict.fromkeys(row["caption"] for row in clips.rows[clips.train_count :])
@@ -243,7 +240,7 @@ def _sheet_prompts(clips: Dataset, prior: Prior | None) -> tuple[str, ...]:
 
 
 def _check_concepts(config: FinetuneConfig, rows: Sequence[dict[str, Any]]) -> None:
-    captions = _captions(rows)
+    captions = all_captions(rows)
     for concept in config.concept:
         if not any(concept in caption.split() for caption in captions):
             raise UserError(

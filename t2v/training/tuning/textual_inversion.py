@@ -149,11 +149,3 @@ def _embeddings(
 ) -> Tensor:
     ids = tokenizer(text, add_special_tokens=False).input_ids if text else []
     return text_encoder.get_input_embeddings().weight.detach()[torch.tensor(ids).long()]
-
-
-def add_known_words(tokenizer: PreTrainedTokenizerBase, captions: Sequence[str]) -> None:
-    """A tokenizer that lists the words of its training gets those of `captions` too."""
-    known = tokenizer.init_kwargs.get("known_words")
-    if known is not None:
-        found = {word.lower() for text in captions for word in WORD.findall(text)}
-        tokenizer.init_kwargs["known_words"] = sorted({*known, *found})

@@ -5,6 +5,9 @@ All of them keep `channels_last_3d` input in that layout, where convolutions are
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import count
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
@@ -22,6 +25,20 @@ class FeatureCache:
     def __init__(self) -> None:
         self.past: dict[nn.Module, Tensor] = {}  # last input frames of each convolution
         self.started = False  # True once the first chunk, the one with frame 0, has passed
+
+
+class DecodeStream:
+    """The state of a decoder between the pieces of one video, for each of its tiles."""
+
+    def __init__(self) -> None:
+        self.caches: list[FeatureCache] = []
+
+    def in_turn(self) -> Iterator[FeatureCache]:
+        """Yield the caches of the tiles, in the order in which every piece has them."""
+        for number in count():
+            if number == len(self.caches):
+                self.caches.append(FeatureCache())
+            yield self.caches[number]
 
 
 def is_first(cache: FeatureCache | None) -> bool:

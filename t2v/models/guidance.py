@@ -22,7 +22,11 @@ UNKEYED_CACHES = {"pyramid_attention_broadcast", "faster_cache_denoiser"}
 
 @dataclass(frozen=True)
 class SchedulerStep:
-    """One step of the scheduler, as the transformer and diffusers' caches need it."""
+    """One step of the scheduler, as the transformer and diffusers' caches need it.
+
+    Args:
+        timestep: of all latents, or one for each latent frame.
+    """
 
     timestep: Tensor
     index: int
@@ -192,7 +196,7 @@ class Guidance:
                 **transformer_inputs(
                     self.transformer,
                     latents,
-                    step.timestep.expand(len(latents)),
+                    step.timestep.expand(len(latents), *step.timestep.shape),
                     group.conditions,
                 ),
             )[0]

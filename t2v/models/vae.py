@@ -20,7 +20,7 @@ from einops import rearrange
 from torch import Tensor
 
 from t2v.errors import UserError
-from t2v.models.causal import FeatureCache, fold_patches
+from t2v.models.causal import DecodeStream, FeatureCache, fold_patches
 from t2v.models.encoder_decoder import CoderShape, Decoder, Encoder, Patch
 
 
@@ -220,6 +220,28 @@ class AutoencoderKLT2V(ModelMixin, AutoencoderMixin, ConfigMixin, FromOriginalMo
         zoom = self.config.scale_factor_spatial
         video = self._by_part(self._decode, z, self.decoder.reach, zoom)
         return DecoderOutput(sample=video) if return_dict else (video,)
+
+    @apply_forward_hook
+    @torch.no_grad()
+    def decode_next(self, z: Tensor, stream: DecodeStream) -> Tensor:
+        """The frames of the next latents of a video that is decoded piece by piece.
+
+        All pieces together give what `decode` gives of the whole, up to float rounding; the same
+        pieces always give the same bits.
+
+        Args:
+            stream: a new one for each video; it keeps what the next piece needs of this one.
+        """
+        caches = stream.in_turn()
+
+        def run(part: Tensor) -> Tensor:
+            cache, frames = next(caches), []
+            for chunk in part.split(self.chunk_latent_frames, dim=2):
+                frames.append(self.decoder(chunk, cache=cache))
+                cache.started = True
+            return torch.cat(frames, dim=2) if len(frames) > 1 else frames[0]
+
+        return self._by_part(run, z, self.decoder.reach, self.config.scale_factor_spatial)
 
     def forward(
         self,

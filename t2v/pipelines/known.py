@@ -251,13 +251,17 @@ class FrameEncoder:
         return whole_tokens(mask[None, None], self.patch)
 
     def _encode(self, frames: Tensor) -> Tensor:
-        """Normalised latents `1 c t h w` of frames `t c h w` in [0, 1]."""
-        short = -(len(frames) - 1) % self.temporal
-        frames = torch.cat([frames, frames[-1:].expand(short, -1, -1, -1)])
-        device = ready(self.vae)
-        video = rearrange(frames * 2 - 1, "t c h w -> 1 c t h w").to(device, self.vae.dtype)
-        latents = self.vae.encode(video).latent_dist.mode()
-        return normalize_latents(latents.float(), self.vae.config)
+        return encode_frames(self.vae, frames)
+
+
+@torch.no_grad()
+def encode_frames(vae: Any, frames: Tensor) -> Tensor:
+    """Normalised latents `1 c t h w` of frames `t c h w` in [0, 1]; the last latent frame stands
+    for repeated frames where they do not fill it."""
+    short = -(len(frames) - 1) % vae.config.scale_factor_temporal
+    frames = torch.cat([frames, frames[-1:].expand(short, -1, -1, -1)])
+    video = rearrange(frames * 2 - 1, "t c h w -> 1 c t h w").to(ready(vae), vae.dtype)
+    return normalize_latents(vae.encode(video).latent_dist.mode().float(), vae.config)
 
 
 def _filled(frames: Tensor, known: Tensor) -> Tensor:

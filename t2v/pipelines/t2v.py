@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -35,6 +35,9 @@ from t2v.pipelines.latent_videos import Generators, LatentVideos
 from t2v.pipelines.prompts import PromptEncoding, Prompts
 from t2v.pipelines.registration import SavedPipeline, register
 from t2v.pipelines.visuals import Fit, Frames, VideoCondition, VisualInputs, whole_length
+
+if TYPE_CHECKING:
+    from t2v.config.story import WindowsConfig
 
 
 @dataclass
@@ -200,6 +203,8 @@ class T2VPipeline(SavedPipeline, LoraLoader, PromptEncoding, VisualEncoding, Lat
         fit: Fit = "crop",
         image_guidance_scale: float = 1.0,
         guidance_scale_2: float | None = None,
+        scene_seconds: Sequence[float] | None = None,
+        windows: "WindowsConfig | None" = None,
     ) -> Any:
         """Make videos of prompts. Arguments that are None are as saved with the pipeline.
 
@@ -213,11 +218,17 @@ class T2VPipeline(SavedPipeline, LoraLoader, PromptEncoding, VisualEncoding, Lat
             strength: in (0, 1], the time at which the edit of `video` starts; 1 keeps nothing.
             image_guidance_scale: `visual_scale` of `Guidance`.
             guidance_scale_2: `guidance_scale` of the second transformer.
+            scene_seconds, windows: one video of all prompts, see `story_of_call`.
 
         Returns `T2VPipelineOutput`, or `(frames,)` without `return_dict`. Raises `UserError` for
         what does not fit the model, and for NaN or infinite values, except in latents that are
         returned. A second thread waits, see `alone`.
         """
+        if scene_seconds is not None:
+            from t2v.pipelines.scenes import story_of_call  # few calls tell a story
+
+            frames, fps = story_of_call(self, locals())
+            return T2VPipelineOutput(frames=frames, fps=fps) if return_dict else (frames,)
         visuals = VisualInputs(image, last_image, video, mask, conditions, fit)
         if num_frames is None and duration is None:
             num_frames = whole_length(visuals, strength)

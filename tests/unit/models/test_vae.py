@@ -8,7 +8,7 @@ from diffusers import AutoencoderKL
 
 from t2v.config.models import VAEConfig
 from t2v.errors import UserError
-from t2v.models.causal import CausalConv3d
+from t2v.models.causal import CausalConv3d, DecodeStream
 from t2v.models.vae import AutoencoderKLT2V
 
 PATCHED = VAEConfig(
@@ -247,3 +247,15 @@ def test_other_mistakes_name_their_remedy():
         replace(PATCHED, temporal_downsample=(True, True))
     with pytest.raises(UserError, match="must be equal"):
         replace(PATCHED, patch_size=(1, 2, 4))
+
+
+@pytest.mark.parametrize("tile", [None, 16])
+@torch.no_grad()
+def test_a_video_decoded_piece_by_piece_is_that_of_the_whole(vae, tile):
+    latents = torch.randn(1, 8, 7, 4, 6)
+    if tile:
+        vae.enable_tiling(tile)
+    whole, stream = vae.decode(latents).sample, DecodeStream()
+    pieces = [vae.decode_next(part, stream) for part in latents.split([2, 4, 1], dim=2)]
+    assert [piece.shape[2] for piece in pieces] == [5, 16, 4]
+    torch.testing.assert_close(torch.cat(pieces, dim=2), whole, atol=1e-4, rtol=1e-5)

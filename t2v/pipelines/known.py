@@ -88,6 +88,11 @@ class VisualEncoding:
         check_taken(self.transformer, positive)
         return positive, None if negative is None else replace(negative, **given)
 
+    @alone
+    def encode_frames(self, frames: Tensor) -> Tensor:
+        """Normalised latents of frames, see the function of this name."""
+        return encode_frames(self.vae, frames)
+
 
 class FrameEncoder:
     """The encoder of what is given, for one pipeline and one size of video.

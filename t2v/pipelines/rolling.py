@@ -26,12 +26,10 @@ def roll(
     positive: Conditions,
     negative: Conditions | None,
     guidance: Guidance | StagedGuidance,
-    *,
-    steps: int,
-    scale: float,
     lag: int,
 ) -> Tensor:
-    """Take `noise` to data, each latent frame `lag` steps behind the one before.
+    """Take `noise` to data along the times of the scheduler, each latent frame `lag` steps behind
+    the one before.
 
     A frame is made while those before it are nearly done, as in diffusion forcing (arXiv
     2407.01392) and SkyReels-V2. Frames that are known from the first on do not count.
@@ -50,14 +48,13 @@ def roll(
             f"windows.lag={lag}: a {type(scheduler).__name__} has one time for all latent frames. "
             "Use FlowMatchEulerDiscreteScheduler, or windows.lag=0."
         )
-    tokens = noise[0, 0].numel() // math.prod(pipeline.transformer.config.patch_size)
-    set_timesteps(scheduler, steps, tokens, None, noise.device)
     sigmas = scheduler.sigmas.to(noise.device)
     known = 0
     if positive.known_mask is not None:
         known = int(positive.known_mask[0, 0, :, 0, 0].sum())
     behind = lag * (torch.arange(noise.shape[2], device=noise.device) - known).clamp(min=0)
-    total, last = steps + int(behind.max()), len(sigmas) - 1
+    last = len(sigmas) - 1
+    total, scale = last + int(behind.max()), pipeline.guidance_scale
     latents, groups = noise, Groups()
     with pipeline.progress_bar(total=total) as bar:
         for index in range(total):
@@ -81,8 +78,8 @@ def inverted(pipeline: Any, data: Tensor, conditions: Conditions, steps: int) ->
     scheduler = pipeline.scheduler
     if not isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
         raise UserError(
-            f"windows.noise=inverted: a {type(scheduler).__name__} cannot be followed backwards. Use "
-            "FlowMatchEulerDiscreteScheduler, or windows.noise=fresh."
+            f"windows.noise=inverted: a {type(scheduler).__name__} cannot be followed backwards. "
+            "Use FlowMatchEulerDiscreteScheduler, or windows.noise=fresh."
         )
     tokens = data[0, 0].numel() // math.prod(pipeline.transformer.config.patch_size)
     set_timesteps(scheduler, steps, tokens, None, data.device)

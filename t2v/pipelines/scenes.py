@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from t2v.config.story import WindowsConfig
 from t2v.errors import UserError
 from t2v.models.inputs import count_frames
 from t2v.models.schedule import sample_generators
+from t2v.models.stages import make_guidance
 from t2v.pipelines.generator import Request
 from t2v.pipelines.story import LatentWindows, Scene, tell
 
@@ -20,7 +22,7 @@ from t2v.pipelines.story import LatentWindows, Scene, tell
 TAKEN = (
     *("prompt", "negative_prompt", "height", "width", "fps", "num_inference_steps"),
     *("guidance_scale", "generator", "output_type", "return_dict", "truncate", "attention_kwargs"),
-    *("cfg_mode", "guider", "image", "fit", "scene_seconds", "windows", "self"),
+    *("cfg_mode", "guider", "guidance_scale_2", "image", "fit", "scene_seconds", "windows", "self"),
 )
 
 
@@ -52,11 +54,14 @@ def story_of_call(pipeline: Any, call: dict[str, Any]) -> tuple[Any, float]:
     for prompt in prompts:
         pipeline.check_inputs(prompt, request.negative_prompt, sizes["height"], sizes["width"])
     scenes = scenes_of(prompts, seconds, fps, call["image"], call["fit"])
-    guidance = {
-        "mode": call["cfg_mode"],
-        "guider": call["guider"],
-        "attention_kwargs": call["attention_kwargs"],
-    }
+    guidance = partial(
+        make_guidance,
+        pipeline,
+        call["cfg_mode"],
+        call["guider"],
+        call["attention_kwargs"],
+        call["guidance_scale_2"],
+    )
     (generator,) = sample_generators(call["generator"], 1)
     maker = LatentWindows(pipeline, request, config, guidance)
     frames = torch.cat(list(tell(maker, scenes, generator.initial_seed())))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,10 +20,7 @@ from t2v.models.device import ready
 from t2v.models.finite import refuse_bad
 from t2v.models.known import check_taken
 from t2v.models.latents import denormalize_latents
-from t2v.models.stages import make_guidance
 from t2v.pipelines.generator import Request
-from t2v.pipelines.known import Pair, encode_frames
-from t2v.pipelines.rolling import inverted, roll
 from t2v.pipelines.visuals import Fit, Frames, VisualInputs
 
 logger = logging.getLogger(__name__)
@@ -154,7 +151,7 @@ class LatentWindows:
     Args:
         request: of each window; its `num_frames` is their length.
         config: how they are joined.
-        guidance: keywords of `make_guidance`.
+        guidance: makes that of each window. None: the pipeline's own.
 
     Raises:
         UserError: the pipeline takes no pictures, and an anchor is asked for.
@@ -165,10 +162,10 @@ class LatentWindows:
         pipeline: Any,
         request: Request,
         config: WindowsConfig,
-        guidance: dict[str, Any] | None = None,
+        guidance: Callable[[], Any] | None = None,
     ) -> None:
         self.pipeline, self.request, self.config = pipeline, request, config
-        self.guidance = guidance or {}
+        self.guidance = guidance
         self.temporal: int = pipeline.vae.config.scale_factor_temporal
         transformer = pipeline.transformer.config
         self.as_latents = (
@@ -227,35 +224,27 @@ class LatentWindows:
         }
         generator = torch.Generator().manual_seed(window.seed(seed))
         latents = None
-        if self.config.lag or (window.known and self.config.noise == "inverted"):
+        if window.known and self.config.noise == "inverted":
             device = self.pipeline._execution_device
             latents = self.pipeline.prepare_latents(1, **sizes, device=device, generator=generator)
-        if window.known and self.config.noise == "inverted":
-            assert latents is not None
             latents = self._mixed(latents, positive, window)
-        guidance = make_guidance(self.pipeline, **self.guidance)
-        steps, scale = request.num_inference_steps, request.guidance_scale
-        assert steps is not None and scale is not None
-        if self.config.lag:
-            assert latents is not None
-            lag = self.config.lag
-            return roll(
-                self.pipeline, latents, positive, negative, guidance, steps=steps, scale=scale,
-                lag=lag,
-            )  # fmt: skip
-        return self.pipeline.generate(
+        made: Tensor = self.pipeline.generate(
             positive,
             negative,
             **sizes,
-            num_inference_steps=steps,
-            guidance_scale=scale,
+            num_inference_steps=request.num_inference_steps,
+            guidance_scale=request.guidance_scale,
             generator=generator,
             latents=latents,
-            guidance=guidance,
+            guidance=None if self.guidance is None else self.guidance(),
+            lag=self.config.lag,
             watch=watch,
         )
+        return made
 
-    def _given(self, scene: Scene, window: Window, film: Film) -> Pair:
+    def _given(
+        self, scene: Scene, window: Window, film: Film
+    ) -> tuple[Conditions, Conditions | None]:
         pair = self.pipeline.encode_conditions([scene.prompt], self.request)
         positive, negative = pair
         if window.goes_on:
@@ -275,7 +264,7 @@ class LatentWindows:
             positive = replace(positive, known_mask=positive.known_mask * self.config.strength)
         if window.known and self.config.anchor:
             assert film.anchor is not None
-            picture = encode_frames(self.pipeline.vae, film.anchor)
+            picture = self.pipeline.encode_frames(film.anchor)
             place = torch.zeros(1, 1, device=picture.device)
             positive = replace(positive, pictures=picture, picture_positions=place)
         return positive, None if negative is None else positive.with_text(negative.text)
@@ -288,7 +277,7 @@ class LatentWindows:
         positions of all would be wrong.
         """
         assert film.tail is not None and film.latents is not None
-        lead = encode_frames(self.pipeline.vae, film.tail[-window.known :][:1])
+        lead = self.pipeline.encode_frames(film.tail[-window.known :][:1])
         count = (window.known - 1) // self.temporal
         behind = film.latents[:, :, film.latents.shape[2] - count :]
         known = torch.cat([lead, behind.to(lead)], dim=2)
@@ -301,11 +290,11 @@ class LatentWindows:
 
     def _mixed(self, noise: Tensor, positive: Conditions, window: Window) -> Tensor:
         """Noise whose new latent frames are half that of the last known one (Video-LaVIT)."""
-        assert positive.known is not None and self.request.num_inference_steps is not None
+        assert positive.known is not None
         count = (window.known - 1) // self.temporal + 1
         alone = Conditions(text=positive.text, text_mask=positive.text_mask)
-        steps = self.request.num_inference_steps
-        path = inverted(self.pipeline, positive.known[:, :, :count], alone, steps)
+        known = positive.known[:, :, :count]
+        path = self.pipeline.invert(known, alone, self.request.num_inference_steps)
         last = path[:, :, -1:]
         last = (last - last.mean()) / last.std()
         half = 0.5**0.5

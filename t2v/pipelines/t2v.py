@@ -34,6 +34,7 @@ from t2v.pipelines.known import Pair, VisualEncoding
 from t2v.pipelines.latent_videos import Generators, LatentVideos
 from t2v.pipelines.prompts import PromptEncoding, Prompts
 from t2v.pipelines.registration import SavedPipeline, register
+from t2v.pipelines.rolling import inverted, roll
 from t2v.pipelines.visuals import Fit, Frames, VideoCondition, VisualInputs, whole_length
 
 if TYPE_CHECKING:
@@ -311,6 +312,7 @@ class T2VPipeline(SavedPipeline, LoraLoader, PromptEncoding, VisualEncoding, Lat
         guidance: Guidance | StagedGuidance | None = None,
         callback: StepCallback | None = None,
         watch: Watch | None = None,
+        lag: int = 0,
     ) -> Tensor:
         """Sample normalised latents `b c t h w`, a video for each row of the conditions.
 
@@ -320,6 +322,8 @@ class T2VPipeline(SavedPipeline, LoraLoader, PromptEncoding, VisualEncoding, Lat
             callback: may change text or adapters, so the text's keys and values are computed again
                 after each step.
             watch: called with each step's index and latents, and changes nothing.
+            lag: steps that each latent frame is behind the one before, see `roll`; `callback` and
+                `watch` are not called then.
 
         Raises:
             UserError: a size that does not fit the model, or given latents of another shape.
@@ -348,7 +352,14 @@ class T2VPipeline(SavedPipeline, LoraLoader, PromptEncoding, VisualEncoding, Lat
         if strength is not None and strength < 1:  # at 1 nothing of the clip is left in the noise
             assert positive.source is not None
             latents = noised(self.scheduler, positive.source.to(latents), latents)
+        if lag:
+            return roll(self, latents, positive, negative, guidance, lag)
         return denoise(self, latents, positive, negative, guidance, generators, callback, watch)
+
+    @alone
+    def invert(self, latents: Tensor, conditions: Conditions, num_inference_steps: int) -> Tensor:
+        """The noise from which the model makes latents, see `inverted`."""
+        return inverted(self, latents, conditions, num_inference_steps)
 
 
 register(T2VPipeline, T2VTransformer3DModel, AutoencoderKLT2V)

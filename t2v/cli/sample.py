@@ -41,6 +41,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(option, dest=setting, action="store_const", const="true")
     parser.add_argument("--prompt-file", type=Path, metavar="FILE", help="one prompt a line")
     parser.add_argument(
+        "--story", type=Path, metavar="FILE", help="one film of the scenes of a YAML file"
+    )
+    parser.add_argument(
         "--resume", type=Path, metavar="FILE", help="go on from the latents an interrupted run kept"
     )
     parser.add_argument(
@@ -69,16 +72,32 @@ def sample(args: argparse.Namespace, overrides: list[str]) -> None:
         )
     if not stored:
         config = _sample_config(args.config, overrides)
+    if args.story and (prompts or stored):
+        raise UserError(
+            "--story brings its own prompts: give it without prompts, --resume and --recipe. The "
+            "same command goes on with a story."
+        )
+    if args.story:
+        from t2v.sampling import story  # other videos need none
+
+        print(story.tell(args.story, config))
+        return
     from t2v.sampling import run
 
     if args.resume:
         paths = [run.resume(args.resume, overrides)]
     elif args.recipe:
-        paths = [run.repeat(args.recipe, overrides)]
+        paths = [_repeat(args.recipe, overrides)]
     else:
         paths = run.sample(config, prompts)
     for path in paths:
         print(path)
+
+
+def _repeat(path: Path, overrides: list[str]) -> Path:
+    from t2v.sampling import run, story
+
+    return (story if story.is_story(path) else run).repeat(path, overrides)
 
 
 def _sample_config(file: Path | None, overrides: list[str]) -> SampleConfig:

@@ -59,6 +59,7 @@ def load_config(
     file: Path | None,
     overrides: Sequence[str],
     stored: Mapping[str, Any] | None = None,
+    option: str = "--config",
 ) -> Config:
     """The settings of `schema`: its defaults, then `file`, then `stored`, then `overrides`.
 
@@ -69,6 +70,7 @@ def load_config(
             read as YAML 1.2 (`optim.lr=1e-3 height=null model.patch_size=[1,2,2]`). Nothing is
             interpolated: `${x}` is these four letters.
         stored: values as JSON holds them, by dotted name.
+        option: what named the file, for messages.
 
     Raises:
         UserError: an unknown setting, a value of the wrong type or out of range, a required
@@ -84,7 +86,7 @@ def load_config(
         OmegaConf.set_readonly(OmegaConf.select(merged, group) if group else merged, False)
     retired = getattr(schema, "RETIRED", {})
     in_files = [
-        *(_read_file(file) if file else ()),
+        *(_read_file(file, option) if file else ()),
         *((name, _as_parsed(each), f"{name}={shortened(each)}") for name, each in stored.items()),
     ]
     for number, (old, value, given) in enumerate(
@@ -170,14 +172,14 @@ def _lists(value: Any) -> Any:
     return [_lists(each) for each in value] if isinstance(value, tuple) else value
 
 
-def _read_file(path: Path) -> Iterator[tuple[str, Any, str]]:
+def _read_file(path: Path, option: str) -> Iterator[tuple[str, Any, str]]:
     """The leaves of a YAML file: dotted name, value, and where they stand for messages."""
     # four bytes a character at most, in UTF-8
-    values = parse_yaml(read_text(path, "--config", 4 * MOST_YAML), f"--config {path}")
+    values = parse_yaml(read_text(path, option, 4 * MOST_YAML), f"{option} {path}")
     if values == Plain(""):
         values = {}
     if not isinstance(values, dict):
-        raise UserError(f"--config {path}: should hold `name: value` lines.")
+        raise UserError(f"{option} {path}: should hold `name: value` lines.")
     for name, value in _leaves(values):
         yield name, value, f"{path}, {shortened(name)}: {shortened(_as_written(value))}"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -42,18 +42,36 @@ def write_video(
         UserError: no frames, an odd height or width, or a place that cannot be written.
     """
     check_size(*frames.shape[:3])
+    height, width = frames.shape[1:3]
+    with video_writer(path, height, width, fps, recipe) as add:
+        add(frames)
+
+
+@contextmanager
+def video_writer(
+    path: Path, height: int, width: int, fps: float | Fraction, recipe: dict[str, Any] | None = None
+) -> Iterator[Callable[[np.ndarray], None]]:
+    """A function that adds frames to a video, which is at `path` when the block ends.
+
+    Equal frames give an equal file, however many are added at a time. For the arguments and
+    errors, see `write_video`; `check_size` first.
+    """
     with _complete(path) as partial, av.open(partial, "w", format="mp4", options=_MOVFLAGS) as file:
         if recipe is not None:
             file.metadata.update(dict.fromkeys(RECIPE_KEYS, json.dumps(recipe)))
         rate = Fraction(fps).limit_denominator(1001)  # 23.976 too comes back as it went in
         stream = file.add_stream("libx264", rate=rate, options=_X264)
-        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
+        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
         context = stream.codec_context
         # Players guess the matrix of an untagged file from its size, and colours shift.
         context.colorspace = context.color_primaries = context.color_trc = BT709
-        for array in frames:
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(array), format="rgb24")
-            file.mux(stream.encode(frame.reformat(format="yuv420p", dst_colorspace="ITU709")))
+
+        def add(frames: np.ndarray) -> None:
+            for array in frames:
+                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(array), format="rgb24")
+                file.mux(stream.encode(frame.reformat(format="yuv420p", dst_colorspace="ITU709")))
+
+        yield add
         file.mux(stream.encode())
 
 

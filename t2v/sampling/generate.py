@@ -62,7 +62,7 @@ def make_videos(
     """
     videos: list[np.ndarray] = []
     wants_sheet = recipes[0].settings.sheet
-    with _stops_as_interrupts():
+    with stops_as_interrupts():
         for number, recipe in enumerate(recipes, 1):
             place = f"video {number}/{len(recipes)}"
             if recipe.path in done:
@@ -263,7 +263,7 @@ def _read_back(path: Path, shape: tuple[int, ...]) -> None:
 
 
 @contextmanager
-def _stops_as_interrupts() -> Iterator[None]:
+def stops_as_interrupts() -> Iterator[None]:
     """Take SIGTERM, and the end of a terminal, as Ctrl-C: what is done is kept; only once."""
 
     def stop(number: int, frame: FrameType | None) -> None:

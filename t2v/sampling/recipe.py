@@ -253,8 +253,17 @@ def write_json(path: Path, recipe: Recipe) -> None:
     Raises:
         UserError: the place cannot be written.
     """
+    write_values(path, recipe.to_json())
+
+
+def write_values(path: Path, values: dict[str, Any]) -> None:
+    """Write what a recipe holds as JSON.
+
+    Raises:
+        UserError: the place cannot be written.
+    """
     try:
-        write_text(path, json.dumps(recipe.to_json(), indent=1) + "\n")
+        write_text(path, json.dumps(values, indent=1) + "\n")
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}).") from error
 

@@ -1,0 +1,368 @@
+"""`t2v sample --story`: one film of several scenes; every finished window of it is kept."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from einops import rearrange
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from t2v.config.load import load_config
+from t2v.config.sampling import SampleConfig
+from t2v.config.story import StoryConfig
+from t2v.errors import UserError
+from t2v.footage.still import read_picture
+from t2v.io.files import KEY, complete, digest, file_sha256
+from t2v.io.video import check_size, contact_sheet, read_recipe, save_image, shape_of, video_writer
+from t2v.models.device import DTYPES
+from t2v.pipelines.generator import Generator, to_uint8
+from t2v.pipelines.scenes import scenes_of
+from t2v.pipelines.story import Film, LatentWindows, Scene, Window
+from t2v.pipelines.story_frames import FrameWindows
+from t2v.pipelines.t2v import T2VPipeline
+from t2v.sampling import recipe as recipe_files
+from t2v.sampling.generate import request_of, stops_as_interrupts
+from t2v.sampling.output_paths import FRAMELESS, SHEET, places
+from t2v.sampling.recipe import Recipe
+from t2v.sampling.run import load
+
+logger = logging.getLogger(__name__)
+
+WINDOWS = ".windows"
+COLUMNS = 8  # frames of each scene in a sheet
+# settings that a story takes; it has its length and its pictures from its file
+TAKEN = (
+    *("model", "output", "overwrite", "negative_prompt", "seed", "height", "width", "fps"),
+    *("num_inference_steps", "guidance_scale", "attention", "device", "dtype", "sheet"),
+    *("truncate", "lora", "lora_scale"),
+)
+
+
+def tell(file: Path, config: SampleConfig) -> Path:
+    """Make the film of a story file, `X.mp4`, by default with the file's own name.
+
+    Finished windows are kept in `X.windows`. The same command goes on with them, and so does a
+    story with another prompt, up to the first window that is another one.
+
+    Raises:
+        UserError: something given cannot work, or the place holds another film.
+    """
+    story = load_config(StoryConfig, file, [], option="--story")
+    scenes = tuple(
+        each
+        if each.image is None
+        else replace(each, image=str((file.parent / each.image).resolve()))
+        for each in story.scenes
+    )
+    if config.output is None:
+        config = replace(config, output=f"{file.stem}.mp4")
+    return _film(replace(story, scenes=scenes), config, {})
+
+
+def is_story(path: Path) -> bool:
+    """True for the mp4 of a story, or the json beside it."""
+    try:
+        values = recipe_files.read_json(path) if path.suffix == ".json" else read_recipe(path)
+    except UserError:
+        return False  # who reads it next says why
+    return isinstance(values, dict) and "story" in values
+
+
+def repeat(path: Path, overrides: Sequence[str]) -> Path:
+    """Make the film of an mp4 (or of the json beside it) again, the same to the bit.
+
+    Raises:
+        UserError: the recipe is damaged, a picture or the model is no longer what it was.
+    """
+    values = recipe_files.read_json(path) if path.suffix == ".json" else read_recipe(path)
+    renamed = {each.partition("=")[0] for each in overrides}
+    again = path.with_name(f"{path.stem}-again.mp4")
+    old = recipe_files.read(values, path, [f"output={again}", "sheet=false", *overrides])
+    recipe_files.refuse_fetching(old, path, renamed)
+    try:
+        stored = {"scenes": values["story"]["scenes"]}
+        stored |= {f"windows.{name}": each for name, each in values["story"]["windows"].items()}
+        pictures = {str(name): str(each) for name, each in values["pictures"].items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: its recipe is damaged ({error} of its story).") from error
+    story = load_config(StoryConfig, None, (), stored)
+    weights = {} if "model" in renamed else {"weights": old.weights}
+    settings = replace(old.settings, num_frames=None)
+    return _film(story, settings, pictures | weights)
+
+
+def _film(story: StoryConfig, config: SampleConfig, known: dict[str, str]) -> Path:
+    """Make a film.
+
+    Args:
+        known: hashes that weights and pictures must have.
+    """
+    _refuse_settings(config)
+    with places(config, 1) as (path,):
+        pictures = _hashes(story)
+        generator, weights = load(config)
+        for name, found in {**pictures, "weights": weights}.items():
+            if known.get(name, found) != found:
+                raise UserError(
+                    f"{name if name != 'weights' else f'model={config.model}'}: not what the "
+                    f"recipe was made with ({found[:12]}, and it has {known[name][:12]}). Put that "
+                    "one back."
+                )
+        plan = _planned(generator, story, replace(config, output=str(path)))
+        recipe = _recipe(generator, weights, plan)
+        about = {**recipe.to_json(), "story": asdict(story), "pictures": pictures}
+        if not config.overwrite and _is_made(path, about):
+            logger.info("%s exists already", path)
+            return path
+        keys = _keys(about, plan, pictures)
+        with stops_as_interrupts():
+            _write(path, plan, keys, about)
+        recipe_files.write_values(path.with_suffix(".json"), about)
+        return path
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """All that a film is made of.
+
+    Args:
+        settings: with everything filled in.
+        maker: of its windows.
+    """
+
+    story: StoryConfig
+    settings: SampleConfig
+    maker: LatentWindows | FrameWindows
+    scenes: list[Scene]
+    windows: list[Window]
+
+
+def _refuse_settings(config: SampleConfig) -> None:
+    usual = SampleConfig()
+    others = [each.name for each in fields(SampleConfig) if each.name not in TAKEN]
+    given = [name for name in others if getattr(config, name) != getattr(usual, name)]
+    if given:
+        raise UserError(
+            f"{' and '.join(given)} with --story: a story is one mp4, and has its length and its "
+            f"pictures from its file. Leave {'it' if len(given) == 1 else 'them'} out."
+        )
+
+
+def _planned(generator: Generator, story: StoryConfig, config: SampleConfig) -> Plan:
+    saved = generator.defaults
+    names = ("height", "width", "num_inference_steps", "guidance_scale", "fps")
+    own: dict[str, Any] = {
+        name: getattr(saved, name) if getattr(config, name) is None else getattr(config, name)
+        for name in names
+    }
+    dtype = generator.pipeline.dtype
+    own["dtype"] = next((name for name, each in DTYPES.items() if each == dtype), config.dtype)
+    own["fps"] = float(own["fps"])
+    scenes = _scenes(story, own["fps"])
+    total = sum(scene.num_frames for scene in scenes)
+    settings = replace(config, **own, num_frames=total, overwrite=False)
+    check_size(total, own["height"], own["width"])
+    request = replace(request_of(settings), num_frames=story.windows.frames or saved.num_frames)
+    for scene in scenes:
+        generator.check(scene.prompt, request)
+    has_bar = sys.stderr.isatty()
+    generator.pipeline.set_progress_bar_config(desc="denoising", disable=not has_bar)
+    maker: LatentWindows | FrameWindows
+    if isinstance(generator.pipeline, T2VPipeline):
+        maker = LatentWindows(generator.pipeline, request, story.windows)
+    else:
+        maker = FrameWindows(generator, request, story.windows)
+    return Plan(story, settings, maker, scenes, maker.plan(scenes))
+
+
+def _scenes(story: StoryConfig, fps: float) -> list[Scene]:
+    lengths = [scene.seconds for scene in story.scenes]
+    plain = scenes_of([scene.prompt for scene in story.scenes], lengths, fps, None, "crop")
+    return [
+        replace(
+            scene,
+            is_cut=story.is_cut(number),
+            image=None if asked.image is None else read_picture(Path(asked.image)),
+        )
+        for number, (scene, asked) in enumerate(zip(plain, story.scenes, strict=True))
+    ]
+
+
+def _hashes(story: StoryConfig) -> dict[str, str]:
+    """The SHA-256 of each scene's picture, by its path."""
+    found = {}
+    for number, scene in enumerate(story.scenes, 1):
+        if scene.image is not None:
+            try:
+                found[scene.image] = file_sha256(Path(scene.image))
+            except OSError as error:
+                raise UserError(
+                    f"scene {number}: image={scene.image} cannot be read ({error.strerror}). "
+                    "Give a picture; its path is relative to the story file."
+                ) from error
+    return found
+
+
+def _recipe(generator: Generator, weights: str, plan: Plan) -> Recipe:
+    device = generator.pipeline.device.type
+    lora = plan.settings.lora
+    return Recipe(
+        prompt="\n".join(scene.prompt for scene in plan.scenes),
+        settings=plan.settings,
+        weights=weights,
+        lora=None if lora is None else recipe_files.lora_hash(lora),
+        device=device,
+        versions=recipe_files.versions(device),
+    )
+
+
+def _is_made(path: Path, about: dict[str, Any]) -> bool:
+    """True if this very film is there whole.
+
+    Raises:
+        UserError: another one is.
+    """
+    if not path.exists():
+        return False
+    old, settings = read_recipe(path), about["settings"]
+    names = ("weights", "lora", "story", "pictures")
+    same = all(old.get(name) == about[name] for name in names) and all(
+        old["settings"].get(name) == settings[name] for name in settings if name not in FRAMELESS
+    )
+    if not same:
+        raise UserError(
+            f"output={path}: is of another video. Choose another output, or give overwrite=true: "
+            "windows that stay the same are not made again."
+        )
+    size = settings["num_frames"], settings["height"], settings["width"]
+    return path.with_suffix(".json").exists() and shape_of(path) == size
+
+
+def _keys(about: dict[str, Any], plan: Plan, pictures: dict[str, str]) -> list[str]:
+    """A hash of all that each window is made of, the windows before it included."""
+    no_part = (*FRAMELESS, "num_frames", "fps", "seed")
+    settings = {name: each for name, each in about["settings"].items() if name not in no_part}
+    names = ("weights", "lora", "device", "versions")
+    base = digest(
+        [about[name] for name in names], sorted(settings.items()), asdict(plan.story.windows),
+        plan.maker.request.num_frames,
+    )  # fmt: skip
+    keys, before = [], ""
+    for window in plan.windows:
+        asked = plan.story.scenes[window.scene]
+        own: tuple[object, ...] = (
+            asked.prompt,
+            window.seed(plan.settings.seed),
+            window.known,
+            window.goes_on,
+        )
+        if window.number == 0:
+            own += (pictures.get(asked.image or "", ""),)
+        keys.append(digest(base, own, before if window.known else ""))
+        before = digest(before if window.known else "", keys[-1], window.frames)
+    return keys
+
+
+def _write(path: Path, plan: Plan, keys: list[str], about: dict[str, Any]) -> None:
+    """Make the windows that are not there, and the film of all of them."""
+    folder, film, settings = path.with_suffix(WINDOWS), Film(), plan.settings
+    folder.mkdir(exist_ok=True)
+    assert settings.height is not None and settings.width is not None and settings.fps is not None
+    sheet = _Sheet(plan) if settings.sheet else None
+    with (
+        _counted(folder, keys, path),
+        video_writer(path, settings.height, settings.width, settings.fps, about) as add,
+    ):
+        for number, (window, key) in enumerate(zip(plan.windows, keys, strict=True), 1):
+            scene, started = plan.scenes[window.scene], time.perf_counter()
+            latents = _kept(folder / f"{key}.safetensors")
+            known = latents is not None
+            if latents is None:
+                latents = plan.maker.make(scene, window, film, settings.seed)
+                _keep(folder / f"{key}.safetensors", latents)
+            frames = plan.maker.show(window, film, latents)
+            shown = to_uint8(rearrange(frames, "t c h w -> t h w c").cpu().float().numpy())
+            add(shown)
+            if sheet is not None:
+                sheet.add(window, shown)
+            logger.info(
+                "window %d/%d, scene %d: %s %.2f s",
+                *(number, len(keys), window.scene + 1, "kept," if known else "made in"),
+                time.perf_counter() - started,
+            )
+    if sheet is not None:
+        save_image(path.with_suffix(SHEET), sheet.drawn())
+    for old in folder.glob("*.safetensors"):
+        if re.fullmatch(f"[0-9a-f]{{{KEY}}}", old.stem) and old.stem not in keys:
+            old.unlink(missing_ok=True)
+
+
+@contextmanager
+def _counted(folder: Path, keys: list[str], path: Path) -> Iterator[None]:
+    """Say at an end before time how much is kept."""
+
+    def words() -> str:
+        count = sum((folder / f"{key}.safetensors").exists() for key in keys)
+        return f"{count} of {len(keys)} windows are kept in {folder}. The same command goes on."
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(words()) from None
+    except UserError as error:
+        raise UserError(f"{error} {words()}") from error
+
+
+def _kept(path: Path) -> Tensor | None:
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.get_tensor("window").clone()
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"{path}: is no window of a story ({error}). Remove it; it is made again."
+        ) from error
+
+
+def _keep(path: Path, latents: Tensor) -> None:
+    try:
+        with complete(path) as partial:
+            save_file({"window": latents.cpu().contiguous()}, partial)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: the window cannot be written ({error}). Make room.") from error
+
+
+class _Sheet:
+    """A row of frames of each scene, from its first to its last."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.prompts = [scene.prompt for scene in plan.scenes]
+        self.wanted: dict[int, int] = {}  # frame of the film: its scene
+        begin = 0
+        for number, scene in enumerate(plan.scenes):
+            last = begin + scene.num_frames - 1
+            columns = min(COLUMNS, scene.num_frames)
+            spread = np.linspace(begin, last, columns).round().astype(int)
+            self.wanted |= dict.fromkeys(spread.tolist(), number)
+            begin = last + 1
+        self.rows: list[list[np.ndarray]] = [[] for _ in plan.scenes]
+
+    def add(self, window: Window, frames: np.ndarray) -> None:
+        for number, frame in enumerate(frames, window.first):
+            if number in self.wanted:
+                self.rows[self.wanted[number]].append(frame)
+
+    def drawn(self) -> Any:
+        return contact_sheet([np.stack(row) for row in self.rows], self.prompts, COLUMNS)

@@ -1,0 +1,166 @@
+"""`t2v sample --story`: one film of scenes, killed at any instant and gone on with."""
+
+import json
+import multiprocessing
+import random
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from t2v.cli import main
+from t2v.io.video import read_recipe, read_video
+
+KILLS = 10
+SCENES = [
+    {"prompt": "a red ball rolls", "seconds": 1.5},
+    {"prompt": "the blue box bounces", "seconds": 1.5},
+    {"prompt": "a red ball on snow", "seconds": 1},
+]
+
+
+@pytest.fixture
+def model(pipe, tmp_path, monkeypatch) -> Path:
+    """A folder of the tiny pipeline, that takes known frames."""
+    monkeypatch.chdir(tmp_path)
+    pipe.transformer.take_known(picture_tokens=True)
+    torch.nn.init.normal_(pipe.transformer.picture_embedding)
+    pipe.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def written(scenes=SCENES, name="story.yaml", **more) -> str:
+    Path(name).write_text(yaml.safe_dump({"scenes": scenes, **more}))
+    return name
+
+
+def command(*options: str) -> list[str]:
+    return ["sample", "--model", "model", "--device", "cpu", *options]
+
+
+def tell(*options: str) -> int:
+    return main(command("--story", *options))
+
+
+def windows(folder="story.windows") -> dict[str, int]:
+    """The time at which each kept window was written."""
+    return {path.name: path.stat().st_mtime_ns for path in Path(folder).glob("*.safetensors")}
+
+
+def test_a_story_is_one_film_of_exact_length_with_its_scenes_in_the_recipe(model, capsys):
+    assert tell(written()) == 0
+    film = Path(capsys.readouterr().out.strip())
+    assert film == Path("story.mp4").resolve()
+    frames, rate = read_video(film)
+    assert frames.shape == (32, 32, 48, 3) and rate == 8
+    recipe = read_recipe(film)
+    assert recipe == json.loads(film.with_suffix(".json").read_text())
+    assert [scene["prompt"] for scene in recipe["story"]["scenes"]] == [s["prompt"] for s in SCENES]
+    assert main(["sample", "--recipe", "story.mp4"]) == 0
+    assert Path("story-again.mp4").read_bytes()[-2000:] == film.read_bytes()[-2000:]
+    assert (read_video(Path("story-again.mp4"))[0] == frames).all()
+
+
+def test_another_prompt_makes_the_windows_from_its_scene_on_again(model):
+    assert tell(written()) == 0
+    before, film = windows(), read_video(Path("story.mp4"))[0]
+    other = [SCENES[0], {**SCENES[1], "prompt": "a red box"}, SCENES[2]]
+    assert tell(written(other)) == 2  # another film lies there
+    assert tell(written(other), "--overwrite") == 0
+    after, changed = windows(), read_video(Path("story.mp4"))[0]
+    assert len(before) == 7 and len(after) == 7
+    assert len(before.keys() & after.keys()) == 2
+    assert all(before[name] == after[name] for name in before.keys() & after.keys())
+    assert abs(changed[:8].astype(int) - film[:8]).max() <= 2  # frames are equal, x264 looks ahead
+    assert abs(changed[12:].astype(int) - film[12:]).max() > 20
+
+
+def test_scenes_behind_a_cut_stay_as_they_are(model):
+    cut = [*SCENES[:2], {**SCENES[2], "start": "cut"}]
+    assert tell(written(cut)) == 0
+    before = windows()
+    assert tell(written([{**cut[0], "prompt": "a red box"}, *cut[1:]]), "--overwrite") == 0
+    assert len(before.keys() & windows().keys()) == 1
+
+
+def work(options):
+    torch.set_num_threads(1)
+    raise SystemExit(main(options))
+
+
+def killed_after(options, folder, count, seconds) -> bool:
+    """Run in a process that is killed so many seconds after as many windows: did it end before?"""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["t2v.sampling.story", "t2v.models.transformer"])
+    process = context.Process(target=work, args=(options,))
+    process.start()
+    while process.is_alive() and len(windows(folder)) < count:
+        time.sleep(0.01)
+    process.join(seconds)
+    process.kill()
+    process.join()
+    assert process.exitcode in (0, -9)
+    return process.exitcode == 0
+
+
+def check_kills(instants: int) -> None:
+    """Kill a story at random instants, each time somewhere in its next two windows."""
+    chance, kills, film = random.Random(0), 0, 0
+    story = written()
+    assert tell(story, "-o", "whole.mp4") == 0
+    while kills < instants:
+        film += 1
+        options, folder = command("--story", story, "-o", f"{film}.mp4"), f"{film}.windows"
+        goal = 0
+        while True:
+            goal += chance.randint(1, 2)
+            stopped = goal if kills < instants else 1000
+            if killed_after(options, folder, stopped, chance.uniform(0, 0.5)):
+                break
+            kills += 1
+        whole, made = (read_video(Path(name))[0] for name in ("whole.mp4", f"{film}.mp4"))
+        assert (whole == made).all()
+        assert windows("whole.windows").keys() == windows(folder).keys()
+        for name in windows(folder):
+            both = [Path(each, name).read_bytes() for each in ("whole.windows", folder)]
+            assert both[0] == both[1]
+
+
+def test_a_killed_story_goes_on_to_the_same_film(model):
+    check_kills(1)
+
+
+@pytest.mark.slow
+def test_a_story_killed_at_random_instants_is_the_same_film(model):
+    check_kills(KILLS)
+
+
+@pytest.mark.parametrize(
+    ("story", "options", "message"),
+    [
+        ({"scenes": []}, [], "scenes: there is none"),
+        ({"scenes": [{"prompt": " ", "seconds": 1}]}, [], "prompt: it is empty"),
+        ({"scenes": [{"prompt": "a", "seconds": 0}]}, [], "seconds=0.0: it must be more than 0"),
+        ({"scenes": [{"prompt": "a", "seconds": 1, "start": "continue"}]}, [], "nothing to go on"),
+        (
+            {"scenes": [{"prompt": "a", "seconds": 1, "start": "continue", "image": "x.png"}] * 2},
+            [],
+            "image=x.png and start=continue",
+        ),
+        ({"scenes": [{"prompt": "a", "seconds": 1, "image": "x.png"}]}, [], "cannot be read"),
+        ({"scenes": SCENES}, ["num_frames=9"], "num_frames with --story"),
+        ({"scenes": SCENES}, ["a red ball"], "--story brings its own prompts"),
+        ({"scenes": SCENES, "windows": {"overlap": 2}}, [], "Give frames of at least 13"),
+        ({"scenes": SCENES, "windows": {"lag": 1, "strength": 0.5}}, [], "lag=1 strength=0.5"),
+        ({"scenes": SCENES, "window": {"lag": 1}}, [], "there is no setting"),
+    ],
+    ids=str,
+)
+def test_an_error_is_one_message(model, capsys, story, options, message):
+    Path("story.yaml").write_text(yaml.safe_dump(story))
+    assert main([*command("--story", "story.yaml"), *options]) == 2
+    said = capsys.readouterr().err
+    assert message in said, said
+    assert not list(Path().glob("*.mp4"))

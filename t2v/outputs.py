@@ -51,7 +51,8 @@ OUTPUTS: dict[type, Output] = {
         "t2v world oracle", ("config.json", "diffusion_pytorch_model.safetensors")
     ),
     CurateConfig: Output(
-        "t2v curate", ("manifest.jsonl", "stats.json", "report.html", "DATA.md", "shards")
+        "t2v curate",
+        ("manifest.jsonl", "stats.json", "report.html", "DATA.md", "shards", "stories.jsonl"),
     ),
 }
 

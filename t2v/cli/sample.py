@@ -78,9 +78,9 @@ def sample(args: argparse.Namespace, overrides: list[str]) -> None:
             "same command goes on with a story."
         )
     if args.story:
-        from t2v.sampling import story  # other videos need none
+        from t2v.sampling import run, story  # other videos need none of the second
 
-        print(story.tell(args.story, config))
+        print(story.tell(args.story, config, run.load))
         return
     from t2v.sampling import run
 
@@ -97,7 +97,9 @@ def sample(args: argparse.Namespace, overrides: list[str]) -> None:
 def _repeat(path: Path, overrides: list[str]) -> Path:
     from t2v.sampling import run, story
 
-    return (story if story.is_story(path) else run).repeat(path, overrides)
+    if story.is_story(path):
+        return story.repeat(path, overrides, run.load)
+    return run.repeat(path, overrides)
 
 
 def _sample_config(file: Path | None, overrides: list[str]) -> SampleConfig:

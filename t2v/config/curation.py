@@ -117,6 +117,9 @@ class CurateConfig:
     memory_gb: float = 8.0  # GB; a file that needs more is dropped
     skip: tuple[str, ...] = ()  # stages to leave out, by name
     files: Literal["none", "cut", "shards"] = "none"  # also write the clips: mp4s, or WebDataset
+    # also write stories.jsonl: so many kept clips that follow each other in a file are one story,
+    # with a scene for each; 0: do not
+    stories: int = 0
     probe: ProbeConfig = field(default_factory=ProbeConfig)
     scenes: ScenesConfig = field(default_factory=ScenesConfig)
     motion: MotionConfig = field(default_factory=MotionConfig)
@@ -131,6 +134,8 @@ class CurateConfig:
     def __post_init__(self) -> None:
         if unknown := [name for name in self.skip if name not in ALL_STAGES]:
             raise UserError(f"skip={unknown}: no such stages. Allowed: {', '.join(ALL_STAGES)}.")
+        if self.stories < 0 or self.stories == 1:
+            raise UserError(f"stories={self.stories}: a story has at least 2 scenes (0: none).")
         if self.workers < 0:
             raise UserError(f"workers={self.workers}: it must be at least 0 (0: one a core).")
         if min(self.seconds_per_file, self.memory_gb) <= 0:

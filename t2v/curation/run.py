@@ -32,6 +32,7 @@ from t2v.curation.provenance import model_hashes, provenance, updated
 from t2v.curation.report.page import write_report
 from t2v.curation.sources import Source, find_sources
 from t2v.curation.stages import Stage, load_stages
+from t2v.curation.stories import STORIES, find_stories
 from t2v.curation.text.caption import NO_ANSWER, UNANSWERED
 from t2v.io.files import KEY, remove_partials, sha256, write_text
 from t2v.io.manifest import MANIFEST, Clip, write_manifest
@@ -70,6 +71,8 @@ def curate(config: CurateConfig) -> Path:
                 began = time.monotonic()
                 clips = _apply(name, stage, clips, config, folder)
                 seconds[name] = seconds.get(name, 0.0) + time.monotonic() - began
+        if config.stories:
+            write_manifest(folder / STORIES, find_stories(clips, config.stories))
         clips = write_files(clips, config, folder)
         manifest = folder / MANIFEST
         write_manifest(manifest, clips)

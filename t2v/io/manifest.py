@@ -174,11 +174,29 @@ def _clip(line: str, folder: Path, where: str) -> Clip:
         raise UserError(
             f"{where}: start={row.get('start', 0.0)} end={row['end']}: the end comes first."
         )
+    _check_scenes(row, where)
     known = {each.name for each in fields(Clip)} - {"extra"}
     given = {name: value for name, value in row.items() if name in known}
     given |= {name: tuple(given[name]) for name in ("captions", "tags") if name in given}
     given["path"] = _absolute(folder / row["path"])
     return Clip(**given, extra={name: value for name, value in row.items() if name not in known})
+
+
+def _check_scenes(row: dict[str, Any], where: str) -> None:
+    """Raise `UserError` where the scenes of a row do not follow each other within its frames."""
+    last = 0
+    for scene in row.get("scenes", ()):
+        if scene["start"] < last or scene["end"] <= scene["start"]:
+            raise UserError(
+                f"{where}: a scene from frame {scene['start']} to {scene['end']} behind frame "
+                f"{last}. Scenes come in order: each ends later than it starts, and none starts "
+                "before the last one ends."
+            )
+        last = scene["end"]
+    if (row.get("num_frames") or last) < last:
+        raise UserError(
+            f"{where}: its scenes end at frame {last}, and the clip has {row['num_frames']}."
+        )
 
 
 def _is_number(value: Any) -> bool:
@@ -203,6 +221,15 @@ def _are_scores(value: Any) -> bool:
     return isinstance(value, dict) and all(map(_is_number, value.values()))
 
 
+def _are_scenes(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(each, dict)
+        and all(type(each.get(name)) is int and 0 <= each[name] < MOST for name in ("start", "end"))
+        and isinstance(each.get("caption"), str)
+        for each in value
+    )
+
+
 _COUNT = ("a whole number from 1, or null", _is_count)
 _TEXT = ("text", _is_text)
 _TEXTS = ("a list of texts", _are_texts)
@@ -211,6 +238,7 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "end": ("seconds, or null", lambda value: value is None or _is_number(value)),
     "fps": ("more than 0, or null", lambda v: v is None or (_is_number(v) and v > 0)),
     "scores": ("numbers by name", _are_scores),
+    "scenes": ("a list of scenes with start and end (frames) and caption", _are_scenes),
     **dict.fromkeys(("width", "height", "num_frames"), _COUNT),
     **dict.fromkeys(("captions", "tags"), _TEXTS),
     **dict.fromkeys(("path", "caption", "source", "license", "sha256", "dropped", "reason"), _TEXT),

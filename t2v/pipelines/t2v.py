@@ -34,7 +34,6 @@ from t2v.pipelines.known import Pair, VisualEncoding
 from t2v.pipelines.latent_videos import Generators, LatentVideos
 from t2v.pipelines.prompts import PromptEncoding, Prompts
 from t2v.pipelines.registration import SavedPipeline, register
-from t2v.pipelines.rolling import inverted, roll
 from t2v.pipelines.visuals import Fit, Frames, VideoCondition, VisualInputs, whole_length
 
 if TYPE_CHECKING:
@@ -353,12 +352,16 @@ class T2VPipeline(SavedPipeline, LoraLoader, PromptEncoding, VisualEncoding, Lat
             assert positive.source is not None
             latents = noised(self.scheduler, positive.source.to(latents), latents)
         if lag:
+            from t2v.pipelines.rolling import roll  # few videos are made so
+
             return roll(self, latents, positive, negative, guidance, lag)
         return denoise(self, latents, positive, negative, guidance, generators, callback, watch)
 
     @alone
     def invert(self, latents: Tensor, conditions: Conditions, num_inference_steps: int) -> Tensor:
         """The noise from which the model makes latents, see `inverted`."""
+        from t2v.pipelines.rolling import inverted  # few videos need one
+
         return inverted(self, latents, conditions, num_inference_steps)
 
 

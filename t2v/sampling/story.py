@@ -6,7 +6,7 @@ import logging
 import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -35,7 +35,6 @@ from t2v.sampling import recipe as recipe_files
 from t2v.sampling.generate import request_of, stops_as_interrupts
 from t2v.sampling.output_paths import FRAMELESS, SHEET, places
 from t2v.sampling.recipe import Recipe
-from t2v.sampling.run import load
 
 logger = logging.getLogger(__name__)
 
@@ -48,12 +47,17 @@ TAKEN = (
     *("truncate", "lora", "lora_scale"),
 )
 
+Load = Callable[[SampleConfig], tuple[Generator, str]]
 
-def tell(file: Path, config: SampleConfig) -> Path:
+
+def tell(file: Path, config: SampleConfig, load: Load) -> Path:
     """Make the film of a story file, `X.mp4`, by default with the file's own name.
 
     Finished windows are kept in `X.windows`. The same command goes on with them, and so does a
     story with another prompt, up to the first window that is another one.
+
+    Args:
+        load: gives the generator of settings, and the hash of its weights.
 
     Raises:
         UserError: something given cannot work, or the place holds another film.
@@ -67,7 +71,7 @@ def tell(file: Path, config: SampleConfig) -> Path:
     )
     if config.output is None:
         config = replace(config, output=f"{file.stem}.mp4")
-    return _film(replace(story, scenes=scenes), config, {})
+    return _film(replace(story, scenes=scenes), config, load, {})
 
 
 def is_story(path: Path) -> bool:
@@ -79,7 +83,7 @@ def is_story(path: Path) -> bool:
     return isinstance(values, dict) and "story" in values
 
 
-def repeat(path: Path, overrides: Sequence[str]) -> Path:
+def repeat(path: Path, overrides: Sequence[str], load: Load) -> Path:
     """Make the film of an mp4 (or of the json beside it) again, the same to the bit.
 
     Raises:
@@ -99,10 +103,10 @@ def repeat(path: Path, overrides: Sequence[str]) -> Path:
     story = load_config(StoryConfig, None, (), stored)
     weights = {} if "model" in renamed else {"weights": old.weights}
     settings = replace(old.settings, num_frames=None)
-    return _film(story, settings, pictures | weights)
+    return _film(story, settings, load, pictures | weights)
 
 
-def _film(story: StoryConfig, config: SampleConfig, known: dict[str, str]) -> Path:
+def _film(story: StoryConfig, config: SampleConfig, load: Load, known: dict[str, str]) -> Path:
     """Make a film.
 
     Args:

@@ -29,7 +29,6 @@ from t2v.models.device import DTYPES
 from t2v.pipelines.generator import Generator, to_uint8
 from t2v.pipelines.scenes import scenes_of
 from t2v.pipelines.story import Film, LatentWindows, Scene, Window
-from t2v.pipelines.story_frames import FrameWindows
 from t2v.pipelines.t2v import T2VPipeline
 from t2v.sampling import recipe as recipe_files
 from t2v.sampling.generate import request_of, stops_as_interrupts
@@ -147,7 +146,7 @@ class Plan:
 
     story: StoryConfig
     settings: SampleConfig
-    maker: LatentWindows | FrameWindows
+    maker: LatentWindows
     scenes: list[Scene]
     windows: list[Window]
 
@@ -164,6 +163,11 @@ def _refuse_settings(config: SampleConfig) -> None:
 
 
 def _planned(generator: Generator, story: StoryConfig, config: SampleConfig) -> Plan:
+    if not isinstance(generator.pipeline, T2VPipeline):
+        raise UserError(
+            f"model={config.model}: a {type(generator.pipeline).__name__} tells no stories. Name a "
+            "T2VPipeline folder; `t2v convert SRC DST` makes one of a Wan pipeline."
+        )
     saved = generator.defaults
     names = ("height", "width", "num_inference_steps", "guidance_scale", "fps")
     own: dict[str, Any] = {
@@ -182,11 +186,7 @@ def _planned(generator: Generator, story: StoryConfig, config: SampleConfig) -> 
         generator.check(scene.prompt, request)
     has_bar = sys.stderr.isatty()
     generator.pipeline.set_progress_bar_config(desc="denoising", disable=not has_bar)
-    maker: LatentWindows | FrameWindows
-    if isinstance(generator.pipeline, T2VPipeline):
-        maker = LatentWindows(generator.pipeline, request, story.windows)
-    else:
-        maker = FrameWindows(generator, request, story.windows)
+    maker = LatentWindows(generator.pipeline, request, story.windows)
     return Plan(story, settings, maker, scenes, maker.plan(scenes))
 
 

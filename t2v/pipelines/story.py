@@ -197,7 +197,9 @@ class LatentWindows:
             scenes, length, self.temporal, self.overlap, as_latents=self.as_latents
         )
         config = self.pipeline.transformer.config
-        needy = next((each for each in found if each.known or scenes[each.scene].image), None)
+        needy = next(
+            (each for each in found if each.known or scenes[each.scene].image is not None), None
+        )
         if needy and config.get("conditioning", "none") == "none":
             raise UserError(
                 f"scene {needy.scene + 1} goes on from frames or a picture, and this model takes "

@@ -197,7 +197,7 @@ def _scenes(story: StoryConfig, fps: float) -> list[Scene]:
         replace(
             scene,
             is_cut=story.is_cut(number),
-            image=None if asked.image is None else read_picture(Path(asked.image)),
+            image=None if asked.image is None else read_picture(Path(asked.image)).copy(),
         )
         for number, (scene, asked) in enumerate(zip(plain, story.scenes, strict=True))
     ]

@@ -41,6 +41,8 @@ NOT_RUN = {
     "torchrun": "8 devices; tests/integration/test_distributed.py runs 2 processes",
     "accelerate launch": "8 devices; tests/integration/test_distributed.py runs 2 processes",
     "t2v eval votes": "needs people; tests/unit/evaluation/test_votes.py votes as a browser does",
+    "t2v sample --story": "the embedded model takes text alone",
+    "t2v sample --recipe story.mp4": "the embedded model takes text alone",
     "t2v curate footage -o runs/ocr": "needs RapidOCR; tests/unit/curation run a stand-in",
 }
 SLOW = {

@@ -6,9 +6,11 @@ import random
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from t2v.cli import main
 from t2v.io.video import read_recipe, read_video
@@ -83,6 +85,20 @@ def test_scenes_behind_a_cut_stay_as_they_are(model):
     before = windows()
     assert tell(written([{**cut[0], "prompt": "a red box"}, *cut[1:]]), "--overwrite") == 0
     assert len(before.keys() & windows().keys()) == 1
+
+
+def test_a_scene_begins_with_its_picture_which_must_stay_what_it_was(model, capsys):
+    Path("told").mkdir()
+    Image.fromarray(np.full((64, 64, 3), 200, np.uint8)).save("told/x.png")
+    told = written([SCENES[0], {**SCENES[1], "image": "x.png"}], "told/story.yaml")
+    assert tell(told, "--sheet") == 0
+    recipe = read_recipe(Path("story.mp4"))
+    assert list(recipe["pictures"]) == [str(Path("told/x.png").resolve())]
+    assert Path("story.sheet.png").exists()
+    Image.fromarray(np.full((64, 64, 3), 100, np.uint8)).save("told/x.png")
+    assert main(["sample", "--recipe", "story.mp4"]) == 2
+    assert "not what the recipe was made with" in capsys.readouterr().err
+    assert not Path("story-again.mp4").exists()
 
 
 def work(options):

@@ -7,9 +7,11 @@ from einops import rearrange
 from t2v.config.story import WindowsConfig
 from t2v.errors import UserError
 from t2v.models.latents import denormalize_latents
+from t2v.models.transformer import T2VTransformer3DModel
 from t2v.pipelines.generator import Request
 from t2v.pipelines.known import encode_frames
 from t2v.pipelines.story import Film, LatentWindows, Scene, plan_windows
+from t2v.pipelines.t2v import T2VPipeline
 
 PROMPTS = ["a red ball rolls", "the blue box bounces", "a red ball under sky"]
 
@@ -184,3 +186,45 @@ def test_a_model_of_text_alone_makes_cuts_within_a_window_only(pipe):
     with pytest.raises(UserError, match="scene 1 goes on from frames or a picture"):
         call(pipe)
     assert call(pipe, PROMPTS[:1], [1.0]).frames.shape[1] == 8
+
+
+def of_wan(pipe, wan, **config):
+    """The tiny pipeline with the VAE of Wan, which cannot be decoded piece by piece."""
+    keywords = {**pipe.transformer.config, "in_channels": 16, "out_channels": 16, **config}
+    transformer = T2VTransformer3DModel(
+        **{name: each for name, each in keywords.items() if not name.startswith("_")}
+    )
+    for number, parameter in enumerate(transformer.parameters()):
+        noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number))
+        parameter.data = noise / 8
+    parts = {**pipe.components, "vae": wan.vae.eval(), "transformer": transformer.eval()}
+    made = T2VPipeline(**parts, **{name: pipe.config[name] for name in SAVED})
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+SAVED = (
+    *("fps", "height", "width", "num_frames", "num_inference_steps", "guidance_scale"),
+    "max_sequence_length",
+)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{"conditioning": "tokens"}, {"conditioning": "channels", "in_channels": 36}],
+    ids=["tokens", "channels"],
+)
+def test_a_model_that_takes_no_latents_is_given_frames(pipe, wan, config):
+    windows = maker(of_wan(pipe, wan, **config))
+    picture = torch.rand(3, 32, 48)
+    scenes = [Scene(PROMPTS[0], 15, image=picture)]
+    plan, _, frames = made(windows, scenes)
+    assert [(each.first, each.known, each.goes_on) for each in plan] == [
+        (0, 0, False),
+        (9, 5, False),
+        (13, 5, False),
+    ]
+    film = torch.cat(frames)
+    assert film.shape == (15, 3, 32, 48)
+    others = torch.cat(made(windows, [Scene(PROMPTS[0], 15, image=1 - picture)])[2])
+    assert not torch.equal(others[9:], film[9:])

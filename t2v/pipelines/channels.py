@@ -48,7 +48,9 @@ def encode_beside(
             "Load the whole folder, with image_encoder and image_processor."
         )
     pictures = frames[[0, -1]] if two else frames[:1]
-    return channels, embed_pictures(pipeline.image_processor, pipeline.image_encoder, pictures)
+    image = embed_pictures(pipeline.image_processor, pipeline.image_encoder, pictures)
+    # an encoder in fp32 beside a transformer in bf16 is what Wan's authors advise
+    return channels, image.to(pipeline.transformer.dtype)
 
 
 def check_known(known: Tensor, *, two: bool, one: bool) -> None:

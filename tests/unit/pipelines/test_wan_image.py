@@ -35,6 +35,7 @@ from t2v.errors import UserError
 from t2v.models.convert import convert_wan_pipeline
 from t2v.models.latents import normalize_latents
 from t2v.models.lora import load_lora
+from t2v.models.transformer import T2VTransformer3DModel
 from t2v.pipelines.t2v import T2VPipeline
 from t2v.plan.run import plan
 from t2v.training.tasks.finetune import load_base
@@ -268,6 +269,24 @@ def test_a_batch_is_as_one_by_one(pairs, kind):
     for row, prompt in enumerate(call["prompt"]):
         one = call | {"prompt": prompt, "latents": call["latents"][row : row + 1]}
         assert np.array_equal(ours(**one).frames[0], whole[row]), prompt
+
+
+def test_an_image_encoder_in_fp32_serves_a_transformer_in_bf16(pairs):
+    theirs, ours, folder = pairs["clip"]
+    place = folder.parent / "wan" / "transformer"
+    halves = [
+        kind.from_pretrained(place, torch_dtype=torch.bfloat16)
+        for kind in (WanTransformer3DModel, T2VTransformer3DModel)
+    ]
+    halves[1].register_to_config(conditioning="channels")
+    call = request("clip", 32, 32, 5, output_type="latent")
+    frames = []
+    for pipeline, half in zip((theirs, ours), halves, strict=True):
+        parts = pipeline.components | {"transformer": half}
+        one = type(pipeline)(**parts)
+        one.set_progress_bar_config(disable=True)
+        frames.append(one(**call).frames)
+    assert ((frames[1] - frames[0]).norm() / frames[0].norm()).item() <= 0.02
 
 
 def test_both_transformers_take_their_turn(pairs):

@@ -63,7 +63,7 @@ COMMANDS = {
     ),
     "world oracle": Command(
         "t2v.config.world:WorldOracleConfig",
-        "t2v.world.oracle:train_oracle",
+        "t2v.world.oracle_training:train_oracle",
         "train the classifier that reads the world's clips",
     ),
     "train-vae": Command(

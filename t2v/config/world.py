@@ -41,9 +41,12 @@ class WorldClipsConfig:
     # frames x height x width, as 33x48x64, instead of the three above: a shard of 256 clips takes
     # one, the next shard the next, from the first again after the last; one named twice comes twice
     shapes: tuple[str, ...] = ()
-    # share of clips of two acts: halfway, the motion, the colour or the place changes, and the
-    # manifest has frames, caption and truth of each act; clips of under 13 frames have one
+    # share of clips of several acts: from one to the next the motion, the colour or the place
+    # changes, and the manifest has frames, caption and truth of each
     acts: float = 0.0
+    # acts of such a clip: two are cut at frame 5, 9 or 17, and clips of under 13 frames have one;
+    # of more, the first has 17 frames and the others 16
+    scenes: int = 2
     # share of clips whose thing moves slowly or quickly, and whose caption says so
     speeds: float = 0.0
     fps: int = 8  # frames a second
@@ -58,7 +61,14 @@ class WorldClipsConfig:
                 f"acts={self.acts:g} speeds={self.speeds:g}: a clip has acts or an unusual speed, "
                 "never both, so these shares add up to at most 1. Lower one."
             )
-        self.clip_shapes()
+        if self.scenes < 2:
+            raise UserError(f"scenes={self.scenes}: a clip of several acts has at least 2.")
+        shortest = min(frames for frames, _, _ in self.clip_shapes())
+        if self.acts and self.scenes > 2 and shortest < (needed := 16 * self.scenes + 1):
+            raise UserError(
+                f"scenes={self.scenes} take {needed} frames, and there are clips of {shortest}. "
+                "Ask for longer clips or for fewer scenes."
+            )
 
     def clip_shapes(self) -> tuple[tuple[int, int, int], ...]:
         """Frames, height and width of the clips of each shard, in turn.
@@ -111,12 +121,15 @@ class WorldOracleConfig:
     FORMERLY: ClassVar[tuple[str, ...]] = ("WorldConfig",)
     RETIRED: ClassVar[dict[str, Retired]] = {
         "make": Retired(MAKE, ("oracle",)),
-        "start_from": Retired("It goes with `t2v world text`.", ANY_VALUE),
         **dict.fromkeys(("count", *OF_CLIPS), RENDERING),
     }
     output: str  # folder of the model
     overwrite: bool = False  # replace files in the output that are not this command's own
     data: str  # folder of clips that `t2v world` rendered
+    clips_per_shard: int | None = None  # clips read of each of its files, the first ones; null: all
+    start_from: str | None = None  # a folder whose oracle learns on
+    # false: the convolutions of start_from stay, and what they find is computed once for each clip
+    train_body: bool = True
     steps: int = 1000  # of training
     batch_size: int = 128  # clips a step
     lr: float = 2e-3  # learning rate at its peak
@@ -124,3 +137,10 @@ class WorldOracleConfig:
 
     def __post_init__(self) -> None:
         at_least_one(self, "steps", "batch_size")
+        if self.clips_per_shard is not None:
+            at_least_one(self, "clips_per_shard")
+        if not (self.train_body or self.start_from):
+            raise UserError(
+                "train_body=false keeps the convolutions of start_from, and none is given. "
+                "Add start_from=FOLDER, or train the whole."
+            )

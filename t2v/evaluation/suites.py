@@ -15,6 +15,7 @@ from t2v.io.text_files import parse_json
 from t2v.world.grammar import Scene, Thing, caption, random_scene
 from t2v.world.render import render
 from t2v.world.run import clip_generator
+from t2v.world.story import Story
 
 FOLDER = Path(__file__).parent / "suites"
 WORLD = "world"
@@ -27,10 +28,10 @@ class Suite:
     name: str
     prompts: tuple[str, ...]
     topics: tuple[str, ...]
-    scenes: tuple[Scene, ...] | None
+    scenes: tuple[Scene | Story, ...] | None
 
     def truths(self) -> tuple[dict[str, Any], ...] | None:
-        """Return the scenes as `Scene.truth` gives them; None: there are none."""
+        """Return the scenes as their `truth` gives them; None: there are none."""
         return tuple(scene.truth() for scene in self.scenes) if self.scenes else None
 
     def real(self, num_frames: int, height: int, width: int) -> tuple[Tensor, Tensor] | None:

@@ -11,17 +11,14 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from t2v.config.load import save_config
-from t2v.config.world import WorldOracleConfig
-from t2v.data.world_shards import load_clips, pixels, read_rendered
 from t2v.errors import UserError
-from t2v.io.progress import Progress
-from t2v.models.device import check_memory
 from t2v.models.load import load_part
-from t2v.outputs import output_folder
-from t2v.world.labels import HEADS, labels
+from t2v.world.labels import HEADS
 
-FRAMES, SIDE = 17, 64  # of its input; other clips are resampled
+FRAMES, SIDE = 17, 64  # of its input
+STEP = FRAMES - 1  # from window to window: one begins with the last frame of the one before
+# Heads that the first window of a clip answers: later, what moved or zoomed may have come to rest.
+OF_THE_START = ("motion", "size", "camera")
 
 
 class WorldOracle(ModelMixin, ConfigMixin):
@@ -52,12 +49,21 @@ class WorldOracle(ModelMixin, ConfigMixin):
         """Logits of each head of `HEADS`.
 
         Args:
-            video: `b c t h w` in [-1, 1], any length and size.
+            video: `b c t h w` in [-1, 1]; other than 17 frames of 64 x 64 are resampled, which
+                changes speeds and shapes, so that attributes are for `logits`.
         """
+        return self.answer(self.features(video))
+
+    def features(self, video: Tensor) -> Tensor:
+        """Summarise what the convolutions found and where, `b d`; `video` as for `forward`."""
         x = self.maps(video)[-1]  # b d 5 8 8
         halves = rearrange(x, "b d t h (side w) -> b (side d) t (h w)", side=2)
         x = torch.cat((halves.amax(-1), x.mean((3, 4))), dim=1)  # b 3d 5
-        x = self.read(rearrange(x, "b d t -> b (t d)"))
+        return rearrange(x, "b d t -> b (t d)")
+
+    def answer(self, features: Tensor) -> dict[str, Tensor]:
+        """Logits of each head of `HEADS` by `features`."""
+        x = self.read(features)
         return {name: head(x) for name, head in self.heads.items()}
 
     def maps(self, video: Tensor) -> list[Tensor]:
@@ -75,10 +81,26 @@ class WorldOracle(ModelMixin, ConfigMixin):
                 maps.append(x)
         return maps
 
+    def logits(self, video: Tensor) -> dict[str, Tensor]:
+        """Logits of each head for clips of any length and size, `b c t h w` in [-1, 1].
+
+        A clip is seen in windows of 17 frames, at its own rate. Motion, size and camera are read in
+        the first one; of the other heads, log-probabilities are averaged over all.
+        """
+        seen = [self(window) for window in windows(fitted(video))]
+        if len(seen) == 1:
+            return seen[0]
+        return {
+            name: seen[0][name]
+            if name.startswith(OF_THE_START)
+            else torch.stack([each[name].log_softmax(-1) for each in seen]).mean(0)
+            for name in HEADS
+        }
+
     @torch.no_grad()
     def classify(self, video: Tensor) -> list[dict[str, str]]:
-        """Return the class of each clip by each head: head name -> class name."""
-        answers = {name: logits.argmax(-1).tolist() for name, logits in self(video).items()}
+        """Return the class of each clip by each head, as `logits`: head name -> class name."""
+        answers = {name: logits.argmax(-1).tolist() for name, logits in self.logits(video).items()}
         return [
             {name: HEADS[name][0][answers[name][i]] for name in HEADS} for i in range(len(video))
         ]
@@ -87,6 +109,39 @@ class WorldOracle(ModelMixin, ConfigMixin):
 def _layer(inputs: int, outputs: int, stride: tuple[int, int, int]) -> list[nn.Module]:
     convolution = nn.Conv3d(inputs, outputs, 3, stride, padding=1, bias=False)
     return [convolution, nn.BatchNorm3d(outputs), nn.ReLU()]
+
+
+def fitted(video: Tensor) -> Tensor:
+    """Scale clips `b c t h w` to 64 rows and cut or continue them to 64 columns, unstretched.
+
+    Sizes in the world are parts of the height. Of a wide frame the middle is seen, where all things
+    are; a narrow one is continued by its outermost columns.
+    """
+    batch, height, width = len(video), *video.shape[3:]
+    if (height, width) == (SIDE, SIDE):
+        return video
+    columns = round(SIDE * width / height)
+    frames = rearrange(video, "b c t h w -> (b t) c h w")
+    frames = F.interpolate(frames, (SIDE, columns), mode="bilinear", antialias=True)
+    left = abs(columns - SIDE) // 2
+    if columns > SIDE:
+        frames = frames[..., left : left + SIDE]
+    else:
+        frames = F.pad(frames, (left, SIDE - columns - left, 0, 0), mode="replicate")
+    return rearrange(frames, "(b t) c h w -> b c t h w", b=batch)
+
+
+def windows(video: Tensor) -> list[Tensor]:
+    """Cut clips `b c t h w` into 17 frames each, the last ones being the clip's last.
+
+    The last frame of a shorter clip is held.
+    """
+    length = video.shape[2]
+    if length < FRAMES:
+        held = video[:, :, -1:].expand(-1, -1, FRAMES - length, -1, -1)
+        return [torch.cat((video, held), dim=2)]
+    firsts = [*range(0, length - FRAMES, STEP), length - FRAMES]
+    return [video[:, :, first : first + FRAMES] for first in firsts]
 
 
 def load_oracle(folder: str) -> WorldOracle:
@@ -100,52 +155,3 @@ def load_oracle(folder: str) -> WorldOracle:
             f"{folder} holds no oracle. Train one: t2v world oracle output={folder} data=CLIPS"
         )
     return load_part(f"oracle={folder}", WorldOracle, folder).eval()
-
-
-def train_oracle(config: WorldOracleConfig) -> None:
-    """Train the oracle on the clips of `config.data`; leaves a model folder in `config.output`.
-
-    Raises:
-        UserError: see `output_folder`, `load_clips` and `check_memory`.
-    """
-    with output_folder(config) as config:
-        videos = load_clips(config.data).video
-        truth = labels([clip.extra["truth"] for clip in read_rendered(config.data)])
-        save_config(config, Path(config.output) / "config.yaml")
-        _trained(config, videos, truth).save_pretrained(config.output)
-
-
-def _trained(config: WorldOracleConfig, videos: Tensor, truth: dict[str, Tensor]) -> WorldOracle:
-    batch = 4 * videos[0].numel() * config.batch_size
-    check_memory(f"batch_size={config.batch_size}", batch, torch.device("cpu"), "Give less.")
-    generator = torch.Generator().manual_seed(config.seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        oracle = WorldOracle(width=48)
-    optimizer = torch.optim.AdamW(oracle.parameters(), lr=config.lr, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, total_steps=config.steps)
-    with Progress(config.steps, "train", "steps") as bar:
-        for _ in range(config.steps):
-            chosen = torch.randint(len(videos), (config.batch_size,), generator=generator)
-            video = _soften(pixels(videos[chosen]), generator)
-            with torch.autocast("cpu", torch.bfloat16):
-                logits = oracle(video)
-            losses = {
-                name: F.cross_entropy(logits[name].float(), truth[name][chosen], ignore_index=-1)
-                for name in HEADS
-            }
-            optimizer.zero_grad()
-            torch.stack(list(losses.values())).sum().backward()
-            optimizer.step()
-            schedule.step()
-            worst = max(losses, key=lambda name: losses[name].item())
-            bar.update(worst=f"{worst} {losses[worst].item():.3f}")
-    return oracle.eval()
-
-
-def _soften(video: Tensor, generator: torch.Generator) -> Tensor:
-    """Add blur and noise of a random strength for the batch: generated clips are less crisp."""
-    blur, noise = torch.rand(2, generator=generator).tolist()
-    blurred = F.avg_pool3d(video, (1, 3, 3), 1, (0, 1, 1), count_include_pad=False)
-    noisy = 0.06 * noise * torch.randn(video.shape, generator=generator)
-    return video.lerp(blurred, 0.7 * blur) + noisy

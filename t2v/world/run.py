@@ -23,7 +23,7 @@ from t2v.io.progress import progress
 from t2v.outputs import output_folder
 from t2v.world.grammar import caption, pick, random_paced_scene, random_scene
 from t2v.world.render import render
-from t2v.world.story import Story, random_story, story_caption, story_rows
+from t2v.world.story import Story, even_starts, random_story, story_caption, story_rows
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +114,9 @@ def _drawn(config: WorldClipsConfig, index: int, num_frames: int) -> tuple[Story
         kind = float(torch.rand((), generator=generator))
     cuts = [cut for cut in CUTS if num_frames - cut >= LEAST_OF_ACT]
     if kind < config.acts and cuts:
-        return random_story(generator, (0, pick(cuts, generator)), config.split), generator
+        two = config.scenes == 2
+        starts = (0, pick(cuts, generator)) if two else even_starts(config.scenes)
+        return random_story(generator, starts, config.split), generator
     draw = random_scene
     if config.acts <= kind < config.acts + config.speeds:
         draw = random_paced_scene

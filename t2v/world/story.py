@@ -20,7 +20,15 @@ from t2v.world.grammar import (
     pick,
     random_scene,
 )
-from t2v.world.motion import Pose, can_follow, first_pose, goes_on, pose_after, size_of
+from t2v.world.motion import (
+    FRAMES_PER_UNIT,
+    Pose,
+    can_follow,
+    first_pose,
+    goes_on,
+    pose_after,
+    size_of,
+)
 
 LINKS = (", then", ", then", " and then")
 TURNS = ("turns", "becomes")  # into a colour
@@ -37,6 +45,20 @@ class Story:
 
     scenes: tuple[Scene, ...]
     starts: tuple[int, ...] = (0,)
+
+    def truth(self) -> dict[str, Any]:
+        """The first scene's truth; of several, `scenes` has the first frame and the truth of each.
+
+        The end of the last one is open: null.
+        """
+        if len(self.scenes) == 1:
+            return self.scenes[0].truth()
+        ends = (*self.starts[1:], None)
+        scenes = [
+            {"start": start, "end": end, "truth": scene.truth()}
+            for scene, start, end in zip(self.scenes, self.starts, ends, strict=True)
+        ]
+        return self.scenes[0].truth() | {"scenes": scenes}
 
     def spans(self, num_frames: int) -> list[tuple[int, int]]:
         """The first frame of each scene and the one after its last, in a clip of `num_frames`."""
@@ -76,6 +98,11 @@ def _next_run(run: Run, motion: str, speed: str, start: int) -> Run:
 
 def _pose_before(run: Run, start: int) -> Pose:
     return pose_after(run.motion, run.speed, run.begin, start - 1 - run.frame)
+
+
+def even_starts(scenes: int) -> tuple[int, ...]:
+    """The first frames of scenes of 17, 16, 16 ... frames, which give a motion its whole way."""
+    return tuple(FRAMES_PER_UNIT * number + bool(number) for number in range(scenes))
 
 
 def random_story(generator: torch.Generator, starts: Sequence[int], split: str = "train") -> Story:

@@ -22,7 +22,7 @@ from t2v.evaluation.compare import compare
 from t2v.evaluation.run import evaluate
 from t2v.io.checkpoint import newest_checkpoint
 from t2v.training.tasks.vae import train_vae
-from t2v.world.oracle import train_oracle
+from t2v.world.oracle_training import train_oracle
 from t2v.world.run import render_world
 from t2v.world.text import train_text
 

@@ -91,6 +91,8 @@ def test_clips_of_several_shapes_are_refused_where_one_is_read(mixed):
         (["shapes=[17x64]"], "shapes=17x64: no shape of a clip. Give frames x height x width"),
         (["shapes=[17x64x0]"], "shapes.width=0: it must be from 1"),
         (["acts=0.8", "speeds=0.4"], "shares add up to at most 1"),
+        (["scenes=1"], "scenes=1: a clip of several acts has at least 2"),
+        (["acts=1", "scenes=3"], "scenes=3 take 49 frames, and there are clips of 17"),
         (["acts=-1"], "acts=-1.0: it must be"),
     ],
 )

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from t2v.data.cache import weights_digest
 from t2v.data.world_shards import pixels
+from t2v.errors import UserError
 from t2v.evaluation.networks import Networks
 from t2v.evaluation.types import Measurements, NotRun, PerVideo, Videos
 from t2v.world.grammar import DIRECTIONS
@@ -30,6 +31,16 @@ class Attribute:
     name: str
     asked: Callable[[Truth], bool]
     heads: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Part:
+    """The frames `start` to `end` (exclusive) of a video, and the scene that they should show."""
+
+    video: int
+    start: int
+    end: int
+    truth: Truth
 
 
 def _single(truth: Truth) -> bool:
@@ -73,7 +84,9 @@ def measure(videos: Videos, oracle: WorldOracle | None) -> Measurements:
         return {"all": NotRun("no oracle is named: oracle=FOLDER")}
     if videos.truths is None:
         return {"all": NotRun("the scenes of these prompts are not known")}
-    return compared(videos.truths, answers(oracle, videos.video), oracle_name(oracle))
+    parts = scene_parts(videos.truths, videos.video.shape[1])
+    read = answers_of_parts(oracle, videos.video, parts)
+    return compared(parts, read, oracle_name(oracle), len(videos))
 
 
 def guess(videos: Videos, oracle: WorldOracle | None) -> Measurements | None:
@@ -83,13 +96,37 @@ def guess(videos: Videos, oracle: WorldOracle | None) -> Measurements | None:
     """
     if oracle is None or videos.truths is None:
         return None
-    constant = [most_common(videos.truths)] * len(videos)
-    return compared(videos.truths, constant, "one answer for all")
+    parts = scene_parts(videos.truths, videos.video.shape[1])
+    constant = [most_common([part.truth for part in parts])] * len(parts)
+    return compared(parts, constant, "one answer for all", len(videos))
 
 
-def compared(truths: Sequence[Truth], answers: Sequence[Answer], method: str) -> Measurements:
-    """Return the measurements of some answers: 1 right, 0 wrong, nan not asked."""
-    values = right(truths, answers)
+def scene_parts(truths: Sequence[Truth], num_frames: int) -> list[Part]:
+    """Return the frames of each scene of videos, by their truths; most videos are one scene.
+
+    Raises:
+        UserError: a scene begins behind the last frame.
+    """
+    parts = []
+    for number, truth in enumerate(truths):
+        for scene in truth.get("scenes", [{"start": 0, "end": None, "truth": truth}]):
+            start, end = scene["start"], min(scene["end"] or num_frames, num_frames)
+            if start >= end:
+                raise UserError(
+                    f"num_frames={num_frames}: a scene of prompt {number + 1} begins with frame "
+                    f"{start}. Ask for at least {start + 8} frames."
+                )
+            parts.append(Part(number, start, end, scene["truth"]))
+    return parts
+
+
+def compared(
+    parts: Sequence[Part], answers: Sequence[Answer], method: str, count: int
+) -> Measurements:
+    """Return the measurements of `count` videos: 1 right in every scene, 0 not, nan not asked."""
+    of_parts = right([part.truth for part in parts], answers)
+    owners = torch.tensor([part.video for part in parts])
+    values = {name: _in_all(value, owners, count) for name, value in of_parts.items()}
     asked = torch.stack(list(values.values())).nanmean(0)
     found: Measurements = {
         name: PerVideo(
@@ -99,6 +136,13 @@ def compared(truths: Sequence[Truth], answers: Sequence[Answer], method: str) ->
     }
     share = f"share of the asked attributes that are right, {method}"
     return {"all": PerVideo(asked, "higher", share, is_part=True)} | found
+
+
+def _in_all(values: Tensor, owners: Tensor, count: int) -> Tensor:
+    """The lowest value of each of `count` owners, nan where all of its values are."""
+    low = torch.full((count,), math.inf)
+    low = low.scatter_reduce(0, owners, values.nan_to_num(math.inf), "amin")
+    return low.masked_fill(low.isinf(), math.nan)
 
 
 def right(truths: Sequence[Truth], answers: Sequence[Answer]) -> dict[str, Tensor]:
@@ -128,6 +172,18 @@ def most_common(truths: Sequence[Truth]) -> Answer:
         known = Counter(index for index in classes[name].tolist() if index >= 0)
         answer[name] = names[known.most_common(1)[0][0]] if known else names[0]
     return answer
+
+
+def answers_of_parts(oracle: WorldOracle, videos: Tensor, parts: Sequence[Part]) -> list[Answer]:
+    """Return what the oracle reads in some frames of `n t h w c` uint8 videos."""
+    spans: dict[tuple[int, int], list[int]] = {}
+    for index, part in enumerate(parts):
+        spans.setdefault((part.start, part.end), []).append(index)
+    found: dict[int, Answer] = {}
+    for (start, end), indices in spans.items():
+        chosen = videos[[parts[index].video for index in indices], start:end]
+        found |= zip(indices, answers(oracle, chosen), strict=True)
+    return [found[index] for index in range(len(parts))]
 
 
 @torch.no_grad()

@@ -7,9 +7,17 @@ import torch
 
 from t2v.world.grammar import Scene, Thing, is_heldout, words
 from t2v.world.render import render
-from t2v.world.story import Story, random_story, story_caption, story_rows
+from t2v.world.story import Story, even_starts, random_story, story_caption, story_rows
 
 STARTS = (0, 9, 25)
+
+
+def test_even_scenes_have_the_whole_way_of_a_motion():
+    assert even_starts(4) == (0, 17, 33, 49)
+    (story,) = stories(1, starts=even_starts(5))
+    assert story.spans(81)[-1] == (65, 81)
+    assert [each["start"] for each in story.truth()["scenes"]] == list(even_starts(5))
+    assert story.truth()["scenes"][-1]["truth"] == story.scenes[-1].truth()
 
 
 def stories(count: int, split: str = "train", starts: tuple[int, ...] = STARTS) -> list[Story]:

@@ -187,6 +187,7 @@ def test_a_minute_takes_the_memory_of_seconds(pipe, tmp_path):
         scene = {"prompt": "a red ball bounces on grass", "seconds": seconds}
         story.write_text(yaml.safe_dump({"scenes": [scene]}))
         words = ["sample", "--story", story.name, "--model", str(model_folder(MODEL))]
+        words += ["--steps", "2"]  # of which memory does not depend
         code = (
             "import resource, sys; from t2v.cli import main; code = main(sys.argv[1:]);"
             "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss); sys.exit(code)"

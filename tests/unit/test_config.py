@@ -15,27 +15,40 @@ from t2v.config.finetune import FinetuneConfig
 from t2v.config.load import load_config, save_config, settings, type_words
 from t2v.config.retired import Retired
 from t2v.config.sampling import ConvertConfig, SampleConfig
-from t2v.config.training import OptimConfig, TrainDiTConfig, TrainVAEConfig
+from t2v.config.training import OptimConfig, TasksConfig, TrainDiTConfig, TrainVAEConfig
 from t2v.errors import UserError
 
 REQUIRED = ["output=runs/a", "data=d", "vae=v", "text=t"]
 MODULES = [
     import_module(f"t2v.config.{module.name}") for module in iter_modules(t2v.config.__path__)
 ]
+# read by other settings; the range of `tasks.frames`, a share, goes by its whole name
+NOT_ALONE = (Retired, TasksConfig)
 SCHEMAS = list(
     dict.fromkeys(
         each
         for module in MODULES
         for each in vars(module).values()
-        if is_dataclass(each) and each.__module__ == module.__name__ and each is not Retired
+        if is_dataclass(each) and each.__module__ == module.__name__ and each not in NOT_ALONE
     )
 )
 
 
 def required_of(schema):
     required = {n: hint for n, (hint, default) in settings(schema).items() if default is MISSING}
-    value = {Literal: lambda hint: get_args(hint)[0], tuple: lambda hint: "[x,y]"}
-    return [f"{n}={value.get(get_origin(h), lambda hint: 'x')(h)}" for n, h in required.items()]
+    return [f"{name}={given(hint)}" for name, hint in required.items()]
+
+
+def given(hint):
+    """A value of a type, as it is written on a command line."""
+    if get_origin(hint) is Literal:
+        return get_args(hint)[0]
+    if get_origin(hint) is tuple:
+        part = get_args(hint)[0]
+        if is_dataclass(part):
+            return "[{" + ",".join(each.replace("=", ": ") for each in required_of(part)) + "}]"
+        return "[x,y]"
+    return "1.5" if hint is float else "x"
 
 
 @pytest.mark.parametrize("schema", SCHEMAS, ids=lambda schema: schema.__name__)

@@ -37,7 +37,7 @@ class WindowsConfig:
 
     frames: int | None = None  # frames of a window, the known ones too; null: the model's own
     # latent frames that a window is given of the one before, besides the frame before them
-    overlap: int = 1
+    overlap: int = 2
     # give them as they were made, or as the VAE encodes their frames
     known: Literal["latents", "frames"] = "latents"
     strength: float = 1.0  # how surely they are kept, in (0, 1]; less lets the model mend them

@@ -165,7 +165,7 @@ def test_stories_have_no_seams_do_not_drift_and_change_as_asked(pipe):
     "option",
     [
         {"overlap": 0},
-        {"overlap": 2},
+        {"overlap": 1},
         {"known": "frames"},
         {"frames": 33},
         {"strength": 0.9},

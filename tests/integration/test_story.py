@@ -34,7 +34,8 @@ def model(pipe, tmp_path, monkeypatch) -> Path:
 
 
 def written(scenes=SCENES, name="story.yaml", **more) -> str:
-    Path(name).write_text(yaml.safe_dump({"scenes": scenes, **more}))
+    windows = {"overlap": 1}  # of windows of 9 frames
+    Path(name).write_text(yaml.safe_dump({"scenes": scenes, "windows": windows, **more}))
     return name
 
 

@@ -14,7 +14,7 @@ from t2v.config.evaluation import CompareConfig, EvalConfig, FootageEvalConfig
 from t2v.config.finetune import FinetuneConfig
 from t2v.config.load import wrote_config
 from t2v.config.scorer import ScorerConfig
-from t2v.config.training import TrainDiTConfig, TrainVAEConfig
+from t2v.config.training import TrainDiTConfig, TrainUpscalerConfig, TrainVAEConfig
 from t2v.config.world import WorldClipsConfig, WorldOracleConfig, WorldTextConfig
 from t2v.errors import UserError
 from t2v.io.files import folder_locked
@@ -35,6 +35,7 @@ class Output:
 OUTPUTS: dict[type, Output] = {
     TrainVAEConfig: Output("t2v train-vae", _TRAINING),
     TrainDiTConfig: Output("t2v train", _TRAINING),
+    TrainUpscalerConfig: Output("t2v train-upscaler", _TRAINING),
     FinetuneConfig: Output("t2v finetune", _TRAINING),
     ScorerConfig: Output("t2v scorer", (*_TRAINING, "report.json")),
     EncodeConfig: Output(

@@ -76,6 +76,11 @@ COMMANDS = {
         "t2v.training.tasks.dit:train_dit",
         "train the transformer; writes a pipeline folder",
     ),
+    "train-upscaler": Command(
+        "t2v.config.training:TrainUpscalerConfig",
+        "t2v.training.tasks.upscaler:train_upscaler",
+        "train the upscaler, for super-resolution",
+    ),
     "finetune": Command(
         "t2v.config.finetune:FinetuneConfig",
         "t2v.training.tasks.finetune:finetune",

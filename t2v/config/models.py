@@ -85,3 +85,22 @@ class TransformerConfig:
                 f"{self.attention_head_dim} is a width of {width}, and sincos_positions=true takes "
                 f"multiples of 16. Nearest: {max(width // 16, 1) * 16}. Or sincos_positions=false."
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpscalerConfig:
+    """Keywords of `VideoUpscaler`; the defaults build the embedded model's upscaler."""
+
+    scale: Literal[2, 4] = 4  # times as high and as wide
+    width: int = 48  # channels at the clip's own size; twice as many at half of it
+    # residual blocks at the clip's own size, at half of it, and at its own size again
+    layers: tuple[int, int, int] = (1, 4, 2)
+
+    def __post_init__(self) -> None:
+        if self.width < 4 or self.width % 4:
+            raise UserError(
+                f"width={self.width}: pixels are shuffled out of the channels, so it must be a "
+                f"multiple of 4. Nearest: {max(4, round(self.width / 4) * 4)}."
+            )
+        if min(self.layers) < 0:
+            raise UserError(f"layers={list(self.layers)}: give three numbers of at least 0.")

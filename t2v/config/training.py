@@ -7,7 +7,7 @@ from typing import Literal
 
 from t2v.config.checks import at_least_one, not_negative
 from t2v.config.data import ClipsConfig
-from t2v.config.models import TransformerConfig, VAEConfig
+from t2v.config.models import TransformerConfig, UpscalerConfig, VAEConfig
 from t2v.errors import UserError
 
 
@@ -125,6 +125,43 @@ class TasksConfig:
     @property
     def gives_pictures(self) -> bool:
         return self.ends + self.pictures > 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainUpscalerConfig(TrainConfig):
+    """`t2v train-upscaler`"""
+
+    model: UpscalerConfig = field(default_factory=UpscalerConfig)
+    # folder of `t2v world`, whose scenes are rendered again `scale` times as large; or a manifest
+    # or folder of media, whose clips are made smaller
+    data: str
+    # VAE whose reconstructions are enlarged, as films of a model are: a VAE's folder, a pipeline
+    # folder or the embedded model; null: the small clips as they are
+    vae: str | None = None
+    plain: float = 0.1  # share of the clips that are enlarged as they are, where there is a VAE
+    batch_size: int = 4  # windows of one forward pass
+    window: int = 32  # side of a window, in pixels of the small clip
+    window_frames: int = 5  # frames of a window
+    pool: int = 32  # clips in memory, which windows are cut from
+    pool_steps: int = 64  # steps with one pool; then the next clips take its place
+    held_out: int = 16  # clips kept for validation: the last of the data
+    gradient_weight: float = 1.0  # loss weight of the error of differences of neighbouring pixels
+    # loss weight of the error of local sharpness: the mean absolute Laplacian of 8x8 pixels
+    sharpness_weight: float = 0.2
+    # network of the perceptual loss, an image model of transformers
+    perceptual: str | None = None
+    perceptual_weight: float = 0.1  # loss weight of the perceptual loss
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least_one(self, "window", "window_frames", "pool", "pool_steps")
+        not_negative(self, "gradient_weight", "sharpness_weight", "perceptual_weight")
+        if self.window % 2:
+            raise UserError(
+                f"window={self.window}: it must be even, as the network works at half the size too."
+            )
+        if not 0 <= self.plain <= 1:
+            raise UserError(f"plain={self.plain}: it must be from 0 to 1.")
 
 
 @dataclass(frozen=True, kw_only=True)

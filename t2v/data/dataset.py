@@ -21,7 +21,7 @@ from t2v.data.cache import Cache
 from t2v.data.captions import token_counts
 from t2v.data.curriculum import BatchItems, Curriculum, Item, by_shape
 from t2v.data.dropped import NO_CAPTION
-from t2v.data.latents import VAE, ClipEncoder, frames_encoder, latents_encoder, latents_name
+from t2v.data.latents import VAE, ClipEncoder, latents_encoder, latents_name
 from t2v.data.prepare import Prepared, Rendered, prepare
 from t2v.errors import UserError
 from t2v.io.files import digest
@@ -145,7 +145,7 @@ def _rendered_latents(data: str, vae: VAE, precision: str) -> Rendered:
 def load_frames(
     data: str,
     clips: ClipsConfig,
-    vae: VAE,
+    encoder: ClipEncoder,
     *,
     batch_size: int,
     held_out: int,
@@ -156,13 +156,13 @@ def load_frames(
     """Load clips as uint8 frames; those of media are read once and kept in the cache.
 
     Args:
+        encoder: one that keeps frames: `frames_encoder` or `plain_frames`.
         rendered: of a folder of `t2v world`, with its frames.
         at_once: clips of a held-out batch, at most.
 
     Raises:
         UserError: see `prepare`; or nothing is left to train or validate on.
     """
-    encoder = frames_encoder(vae)
     prepared = prepare(data, clips, encoder, cache_folder(data, clips), rendered)
     return _dataset(prepared, clips, encoder, batch_size, held_out, seed, at_once)
 

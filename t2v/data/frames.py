@@ -14,7 +14,7 @@ from t2v.config.data import ClipsConfig
 from t2v.config.training import TrainVAEConfig
 from t2v.data.curriculum import BatchItems, first_items
 from t2v.data.dataset import Dataset, load_frames
-from t2v.data.latents import VAE
+from t2v.data.latents import VAE, frames_encoder
 from t2v.data.prepare import Rendered
 from t2v.data.rng import keyed_generator
 from t2v.data.world_shards import load_clips
@@ -99,7 +99,7 @@ def _media_frames(config: TrainVAEConfig, vae: VAE) -> Dataset:
     return load_frames(
         config.data,
         clips,
-        vae,
+        frames_encoder(vae),
         batch_size=config.batch_size,
         held_out=config.held_out,
         seed=config.seed,
@@ -119,7 +119,7 @@ def _rendered_frames(config: TrainVAEConfig, vae: VAE) -> Dataset:
         config.data,
         # clips of one frame are images in every step; else `batch` chooses the steps that see one
         ClipsConfig(image_ratio=float(video.shape[2] == 1)),
-        vae,
+        frames_encoder(vae),
         batch_size=config.batch_size,
         held_out=config.held_out,
         seed=config.seed,

@@ -73,14 +73,17 @@ def latents_encoder(vae: VAE, precision: str) -> ClipEncoder:
 
 def frames_encoder(vae: VAE) -> ClipEncoder:
     """The encoder that keeps frames as they are, in the shapes that `vae` takes."""
+    config = vae.config
+    return plain_frames(config.scale_factor_temporal, 2 * config.scale_factor_spatial)
+
+
+def plain_frames(stride: int, multiple: int) -> ClipEncoder:
+    """The encoder that keeps `stride`k+1 frames as they are, with sides of whole `multiple`s."""
 
     def run(frames: np.ndarray) -> Tensor:
         return rearrange(torch.from_numpy(frames), "b t h w c -> b c t h w").contiguous()
 
-    config = vae.config
-    return ClipEncoder(
-        "frames", run, 1, 1, config.scale_factor_temporal, 2 * config.scale_factor_spatial
-    )
+    return ClipEncoder("frames", run, 1, 1, stride, multiple)
 
 
 def latents_name(vae: VAE, manifest: Path, precision: str) -> str:

@@ -140,7 +140,7 @@ def test_a_cache_is_served_where_the_footage_is_gone(media, load, tmp_path, vae)
     for row in rows[:2]:
         (media / row["path"]).unlink()
     clips = replace(CLIPS, cache=str(tmp_path / "cache"), image_ratio=0.0)
-    data = load_frames(str(tmp_path / "list.jsonl"), clips, vae, **(GIVEN | {"held_out": 1}))
+    data = load_frames(str(tmp_path / "list.jsonl"), clips, encoder, **(GIVEN | {"held_out": 1}))
     assert data.read(data.held_out[0]).shape == (1, 3, 9, 48, 80)
 
 

@@ -1,0 +1,200 @@
+"""`VideoUpscaler`: a clip enlarged 2 or 4 times, streamed over time and tiled over space."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from t2v.errors import UserError
+from t2v.models.causal import silu
+from t2v.models.tiling import run_tiled
+
+
+class VideoUpscaler(ModelMixin, ConfigMixin):
+    """Super-resolution of video: a residual over bicubic interpolation.
+
+    Convolutions over space and over time take turns, at the clip's own size and at half of it, and
+    pixel shuffles enlarge (ESPCN, arXiv 1609.05158); the factorised convolutions are those of
+    (2+1)D networks (arXiv 1711.11248). A frame is decided by `reach_frames` on either side.
+
+    Without gradients, time passes in chunks of `chunk_frames`, so memory does not grow with the
+    length beyond that of the result; `enable_tiling` bounds it in height and width. Both give the
+    same as the whole up to float rounding.
+
+    The keywords are those of `t2v.config.models.UpscalerConfig`.
+    """
+
+    _no_split_modules = ("UpscalerBlock",)
+
+    @register_to_config
+    def __init__(self, scale: int, width: int, layers: tuple[int, int, int]) -> None:
+        super().__init__()
+        if scale not in (2, 4):
+            raise UserError(f"scale={scale}: an upscaler enlarges 2 or 4 times.")
+        before, half, after = layers
+        self.conv_in = nn.Conv2d(3, width, 3, padding=1)
+        self.blocks_in = nn.ModuleList(UpscalerBlock(width) for _ in range(before))
+        self.down = nn.Conv2d(width, 2 * width, 2, stride=2)
+        self.blocks_half = nn.ModuleList(UpscalerBlock(2 * width) for _ in range(half))
+        self.up = nn.Conv2d(2 * width, 4 * width, 1)
+        self.blocks_out = nn.ModuleList(UpscalerBlock(width) for _ in range(after))
+        # the last two doublings keep fewer channels: most of the time goes there
+        shuffled = [width, width // 2, width // 4][: 1 + scale // 2]
+        self.enlarge = nn.ModuleList(
+            nn.Conv2d(i, 4 * o, 3, padding=1)
+            for i, o in zip(shuffled, shuffled[1:], strict=False)
+        )
+        self.conv_out = nn.Conv2d(shuffled[-1], 3, 3, padding=1)
+        nn.init.zeros_(self.conv_out.weight)  # a fresh network is bicubic interpolation
+        nn.init.zeros_(self.conv_out.bias)
+        self.reach_frames = before + half + after
+        # in pixels of the clip: two convolutions a block; conv_in, the grid of half the size, and
+        # those between the shuffles, which are worth two at most
+        self.reach = 2 * (before + 2 * half + after) + 4
+        self.chunk_frames = 24
+        self.use_tiling = False
+        self.tile_sample_min_size = 256
+
+    def enable_tiling(self, tile_sample_min_size: int = 256) -> None:
+        """Enlarge in square tiles of `tile_sample_min_size` pixels of the input, without seams.
+
+        Raises:
+            UserError: a size that is not a positive even number.
+        """
+        if tile_sample_min_size < 2 or tile_sample_min_size % 2:
+            raise UserError(f"tile_sample_min_size={tile_sample_min_size}: give an even number.")
+        self.use_tiling, self.tile_sample_min_size = True, tile_sample_min_size
+
+    def disable_tiling(self) -> None:
+        """Enlarge whole frames."""
+        self.use_tiling = False
+
+    def forward(self, video: Tensor) -> Tensor:
+        """Return `video`, `b 3 t h w` about [-1, 1], at `scale` times its height and width.
+
+        The result is not clamped.
+
+        Raises:
+            UserError: another shape.
+        """
+        self.check_video(video)
+        frames, step = video.shape[2], self.chunk_frames
+        if torch.is_grad_enabled() or frames <= step:
+            return self._by_tile(video)
+        chunks = self.stream(video[:, :, first : first + step] for first in range(0, frames, step))
+        whole = None
+        first = 0
+        for chunk in chunks:
+            if whole is None:  # allocated once: a list of chunks would hold the video twice
+                whole = chunk.new_empty(*chunk.shape[:2], frames, *chunk.shape[3:])
+            whole[:, :, first : first + chunk.shape[2]] = chunk
+            first += chunk.shape[2]
+        assert whole is not None
+        return whole
+
+    @torch.no_grad()
+    def stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Yield the enlarged clip piece by piece, of pieces `b 3 t h w` that follow each other.
+
+        Each piece comes out once the `reach_frames` behind it are there; all together are what
+        `forward` gives of the whole.
+
+        Raises:
+            UserError: see `check_video`.
+        """
+        reach = self.reach_frames
+        held: Tensor | None = None
+        past = 0  # frames of `held` that have come out already
+        for chunk in chunks:
+            self.check_video(chunk)
+            held = chunk if held is None else torch.cat([held, chunk], dim=2)
+            ready = held.shape[2] - reach
+            if ready > past:
+                yield self._by_tile(held)[:, :, past:ready]
+                kept = max(0, ready - reach)
+                held, past = held[:, :, kept:], ready - kept
+        if held is not None:
+            yield self._by_tile(held)[:, :, past:]
+
+    def check_video(self, video: Tensor) -> None:
+        """Raise `UserError` where `forward` cannot take `video`."""
+        if video.ndim != 5 or video.shape[1] != 3 or 0 in video.shape:
+            raise UserError(
+                f"A video of shape {tuple(video.shape)} does not fit the upscaler, which takes "
+                "(batch, 3, frames, height, width)."
+            )
+
+    def _by_tile(self, video: Tensor) -> Tensor:
+        tile = self.tile_sample_min_size
+        if not self.use_tiling or max(video.shape[-2:]) <= tile:
+            return self._enlarge(video)
+        halo = self.reach + self.reach % 2  # tiles begin where the half-size grid of the whole does
+        return run_tiled(self._enlarge, video, tile, halo, blend=False, zoom=self.config.scale)
+
+    def _enlarge(self, video: Tensor) -> Tensor:
+        # frames are images in channels_last memory, in which both kinds of convolution are fastest
+        batch, height, width = len(video), *video.shape[-2:]
+        x = rearrange(video, "b c t h w -> (b t) c h w")
+        scale = self.config.scale
+        smooth = bicubic(x.float(), scale)
+        x = F.pad(x, (0, width % 2, 0, height % 2), mode="replicate")
+        x = self.conv_in(x.contiguous(memory_format=torch.channels_last))
+        for block in self.blocks_in:
+            x = block(x, batch)
+        h = self.down(x)
+        for block in self.blocks_half:
+            h = block(h, batch)
+        x = x + F.pixel_shuffle(self.up(h), 2)
+        for block in self.blocks_out:
+            x = block(x, batch)
+        for conv in self.enlarge:
+            x = silu(F.pixel_shuffle(conv(x), 2))
+        x = self.conv_out(x)[..., : scale * height, : scale * width]
+        return rearrange(smooth + x.float(), "(b t) c h w -> b c t h w", b=batch).to(video.dtype)
+
+
+def bicubic(frames: Tensor, scale: int) -> Tensor:
+    """Frames `b c h w` enlarged by bicubic interpolation, which goes a little beyond their range."""
+    return F.interpolate(frames, scale_factor=scale, mode="bicubic", align_corners=False)
+
+
+class UpscalerBlock(nn.Module):
+    """Convolutions over space, time and space again, beside the identity."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = FrameRMSNorm(width)
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
+        self.conv_time = nn.Conv2d(width, width, (3, 1), padding=(1, 0))  # over `t (h w)`
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+        nn.init.zeros_(self.conv2.weight)
+        nn.init.zeros_(self.conv2.bias)
+
+    def forward(self, x: Tensor, batch: int) -> Tensor:
+        # x: (b t) c h w
+        height = x.shape[-2]
+        h = silu(self.conv1(self.norm(x)))
+        h = rearrange(h, "(b t) c h w -> b c t (h w)", b=batch)
+        h = silu(self.conv_time(h))
+        h = rearrange(h, "b c t (h w) -> (b t) c h w", h=height)
+        return x + self.conv2(h)
+
+
+class FrameRMSNorm(nn.Module):
+    """Every position of frames divided by the root mean square of its own channels."""
+
+    def __init__(self, channels: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        norm = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+        scale = x.shape[1] ** 0.5 / (norm + self.eps)
+        return x * scale.to(x.dtype) * rearrange(self.weight, "c -> c 1 1").to(x.dtype)

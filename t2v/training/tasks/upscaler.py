@@ -1,0 +1,198 @@
+"""Training the upscaler: small clips in, the same ones large out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from einops import rearrange
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from t2v.config.training import TrainUpscalerConfig
+from t2v.evaluation.metrics.dynamics import jerk, sharpness
+from t2v.io.video import contact_sheet
+from t2v.models.device import pick_device
+from t2v.models.upscaler import VideoUpscaler, bicubic
+from t2v.training.engine.example import Size, black
+from t2v.training.engine.loop import autocast
+from t2v.training.engine.optim import split_parameters
+from t2v.training.engine.run import train
+from t2v.training.engine.significance import HELD_OUT, TRAINING
+from t2v.training.engine.task import SHEET_FRAMES, ParameterGroup, Validation
+from t2v.training.losses.perceptual import Perceptual
+from t2v.training.tasks.upscaler_data import Pair, UpscalerData
+
+SHEET_CLIPS = 4
+CHARBONNIER = 1e-3  # the error below which the loss is a parabola: an eighth of a grey level
+BLOCK = 8  # pixels over which local sharpness is a mean
+
+
+def train_upscaler(config: TrainUpscalerConfig) -> Path:
+    """`t2v train-upscaler`: train on pairs of clips; returns the last checkpoint, with `upscaler/`.
+
+    Raises:
+        UserError: see `build_upscaler` and `run`.
+    """
+    return train(build_upscaler, config)
+
+
+def build_upscaler(config: TrainUpscalerConfig) -> UpscalerTask:
+    """The task of `config`, with its network made and its data found.
+
+    Raises:
+        UserError: see `pick_device`, `UpscalerData` and `Perceptual`.
+    """
+    with torch.random.fork_rng(devices=[]):  # the layers draw their start from the global state
+        torch.manual_seed(config.seed)
+        upscaler = VideoUpscaler(**asdict(config.model))
+    return UpscalerTask(config, upscaler, UpscalerData(config))
+
+
+class UpscalerTask:
+    """Enlarge clips: Charbonnier loss, the error of edges, and the error of local sharpness.
+
+    The mean of pixels pays for blur wherever an edge may lie here or there; the third loss asks
+    each small block for as much edge as the real one has, and leaves its place to the first two.
+    Where a network is named, also the distance of features (`Perceptual`).
+    """
+
+    attention: str | None = None
+
+    def __init__(
+        self, config: TrainUpscalerConfig, upscaler: VideoUpscaler, data: UpscalerData
+    ) -> None:
+        self.config, self.data = config, data
+        self.model: nn.Module = upscaler
+        self.upscaler = upscaler
+        self.parts = {"upscaler": upscaler}
+        self.sources = dict(data.sources)
+        self.perceptual = None
+        if config.perceptual is not None:
+            self.perceptual = Perceptual(config.perceptual, str(pick_device(config.device)))
+            self.sources["perceptual"] = self.perceptual.name
+
+    def prepare(self) -> None:
+        """Nothing is made of frozen weights."""
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        return split_parameters(
+            dict(self.model.named_parameters()),
+            self.config.optim,
+            # an orthogonal step on what makes pixels would move all of them at once
+            is_matrix=lambda name: name.startswith("blocks") and name.endswith("weight"),
+        )
+
+    def sample_bytes(self) -> int:
+        """The large window, its enlargement and their difference."""
+        config = self.config
+        side = config.window * config.model.scale
+        return 3 * 4 * 3 * config.window_frames * side**2
+
+    def batch(self, step: int, rank: int = 0, world_size: int = 1) -> Pair:
+        """Windows of pairs."""
+        pair = self.data.batch(step, rank, world_size)
+        device = pick_device(self.config.device)
+        return Pair(pair.low.to(device), pair.high.to(device))
+
+    def example_batch(self, size: Size) -> Pair:
+        """Black clips of `size`, and the same enlarged."""
+        low = black(size, pick_device(self.config.device))
+        scale = self.config.model.scale
+        return Pair(low, low.repeat_interleave(scale, -1).repeat_interleave(scale, -2))
+
+    def loss(self, batch: Pair, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        config = self.config
+        with autocast(config):
+            large = self.model(batch.low).float()
+        difference = large - batch.high
+        charbonnier = (difference.square() + CHARBONNIER**2).sqrt().mean()
+        edges = difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean()
+        blur = (local_sharpness(large) - local_sharpness(batch.high)).abs().mean()
+        loss = charbonnier + config.gradient_weight * edges + config.sharpness_weight * blur
+        metrics = {"mse": difference.square().mean().detach(), "blur": blur.detach()}
+        if self.perceptual:
+            with autocast(config):
+                distance = self.perceptual(large, batch.high).mean()
+            loss = loss + config.perceptual_weight * distance
+            metrics["perceptual"] = distance.detach()
+        return loss, metrics
+
+    @torch.no_grad()
+    def validate(self) -> Validation:
+        """PSNR in dB of whole clips, ours and that of bicubic interpolation, means over clips; and
+        sharpness and jerk as shares of the real ones. The losses are squared errors."""
+        data = self.data
+        held_out = range(data.train_count, data.pairs.count)
+        figures, losses = self._figures(held_out)
+        _, trained = self._figures(range(min(len(held_out), data.train_count)))
+        sheet = self._sheet(held_out[:SHEET_CLIPS])
+        return Validation(figures, sheet, {HELD_OUT: losses, TRAINING: trained})
+
+    def _figures(self, numbers: Iterable[int]) -> tuple[dict[str, float], Tensor]:
+        rows = []
+        for number in numbers:
+            pair = self.data.whole(number)
+            ours, smooth, real = map(to_bytes, self._enlarge(pair))
+            errors = [mse(each, real) for each in (ours, smooth)]
+            rows.append(
+                [*errors, *(f(each).item() for f in (sharpness, jerk) for each in (ours, real))]
+                if real.shape[1] > 2
+                else [*errors, sharpness(ours).item(), sharpness(real).item(), 0.0, 0.0]
+            )
+        values = torch.tensor(rows)
+        psnr = -10 * values[:, :2].log10().mean(0)
+        sums = values.sum(0).tolist()
+        figures = {
+            "val_psnr": psnr[0].item(),
+            "val_psnr_bicubic": psnr[1].item(),
+            "val_sharpness": sums[2] / max(sums[3], 1e-9),
+        }
+        if sums[5]:
+            figures["val_jerk"] = sums[4] / sums[5]
+        return figures, values[:, 0]
+
+    def _enlarge(self, pair: Pair) -> tuple[Tensor, Tensor, Tensor]:
+        """A clip enlarged, the same by bicubic interpolation, and the real one."""
+        low = pair.low.to(pick_device(self.config.device))
+        with autocast(self.config):
+            ours = self.model(low).float().cpu()
+        frames = rearrange(pair.low, "b c t h w -> (b t) c h w")
+        smooth = bicubic(frames, self.config.model.scale)
+        smooth = rearrange(smooth, "(b t) c h w -> b c t h w", b=len(low))
+        return ours, smooth, pair.high
+
+    def save(self, folder: Path) -> None:
+        """Write `upscaler/`."""
+        self.upscaler.save_pretrained(folder / "upscaler")
+
+    def _sheet(self, numbers: Iterable[int]) -> Image.Image:
+        """Some held-out clips, frames left to right: bicubic, enlarged and real below each other."""
+        rows = []
+        for number in numbers:
+            ours, smooth, real = map(to_bytes, self._enlarge(self.data.whole(number)))
+            rows += [each[0].numpy() for each in (smooth, ours, real)]
+        return contact_sheet(rows, columns=SHEET_FRAMES)
+
+
+def local_sharpness(video: Tensor) -> Tensor:
+    """The mean absolute Laplacian over blocks of `BLOCK` pixels of each frame of `b c t h w`."""
+    frames = rearrange(video, "b c t h w -> (b t) c h w")
+    inner = frames[..., 1:-1, 1:-1]
+    sides = frames[..., 1:-1, :-2] + frames[..., 1:-1, 2:]
+    laplacian = 4 * inner - sides - frames[..., :-2, 1:-1] - frames[..., 2:, 1:-1]
+    return F.avg_pool2d(laplacian.abs(), BLOCK, stride=BLOCK // 2, ceil_mode=True)
+
+
+def to_bytes(video: Tensor) -> Tensor:
+    """Videos `b c t h w` in [-1, 1] as frames `b t h w c` uint8."""
+    frames = rearrange(video, "b c t h w -> b t h w c")
+    return ((frames.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+def mse(ours: Tensor, real: Tensor) -> float:
+    """The mean squared error of frames uint8, of [0, 1]."""
+    return ((ours.float() - real.float()) / 255).square().mean().item()

@@ -51,6 +51,12 @@ COMMANDS = {
         "make videos from prompts",
         whole_line=True,
     ),
+    "upscale": Command(
+        "t2v.config.sampling:UpscaleConfig",
+        "t2v.sampling.upscale:upscale",
+        "enlarge a video 2 or 4 times",
+        ("input",),
+    ),
     "world": Command(
         "t2v.config.world:WorldClipsConfig",
         "t2v.world.run:render_world",

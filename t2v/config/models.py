@@ -91,12 +91,14 @@ class TransformerConfig:
 class UpscalerConfig:
     """Keywords of `VideoUpscaler`; the defaults build the embedded model's upscaler."""
 
-    scale: Literal[2, 4] = 4  # times as high and as wide
+    scale: int = 4  # times as high and as wide: 2 or 4
     width: int = 48  # channels at the clip's own size; twice as many at half of it
     # residual blocks at the clip's own size, at half of it, and at its own size again
     layers: tuple[int, int, int] = (1, 4, 2)
 
     def __post_init__(self) -> None:
+        if self.scale not in (2, 4):
+            raise UserError(f"scale={self.scale}: an upscaler enlarges 2 or 4 times.")
         if self.width < 4 or self.width % 4:
             raise UserError(
                 f"width={self.width}: pixels are shuffled out of the channels, so it must be a "

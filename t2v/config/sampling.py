@@ -74,6 +74,30 @@ class SampleConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class UpscaleConfig:
+    """`t2v upscale`: a video of any length becomes 2 or 4 times as large."""
+
+    input: str  # video to enlarge
+    output: str  # mp4 to write
+    overwrite: bool = False  # replace the output where it exists
+    # folder of an upscaler, an output of `t2v train-upscaler`, a pipeline folder that holds one, or
+    # the embedded model, whose upscaler knows the synthetic world alone
+    upscaler: str = "t2v-tiny"
+    scale: int | None = None  # times as high and wide; null: the upscaler's own
+    tile: int = 128  # side of the tiles that larger frames are enlarged in, in pixels of the input
+    device: str = "auto"  # auto (cuda, mps or cpu), cpu, cuda, cuda:1, mps
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # of the weights
+
+    def __post_init__(self) -> None:
+        if not self.output.endswith(".mp4"):
+            raise UserError(
+                f"output={self.output}: videos are written as mp4. Give a name that ends in .mp4."
+            )
+        if self.tile < 16 or self.tile % 2:
+            raise UserError(f"tile={self.tile}: give an even number of at least 16.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ConvertConfig:
     """`t2v convert SRC DST`: a Wan pipeline folder in diffusers' layout becomes one of ours."""
 

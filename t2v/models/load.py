@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from t2v.config.load import load_config, settings
-from t2v.config.models import TransformerConfig, VAEConfig
+from t2v.config.models import TransformerConfig, UpscalerConfig, VAEConfig
 from t2v.errors import UserError, shortened
 from t2v.io.text_files import read_json
 from t2v.models.finite import is_finite
@@ -40,6 +40,7 @@ WEIGHT_FILE = re.compile(
 OURS: dict[str, type] = {  # what a config.json of ours holds
     "T2VTransformer3DModel": TransformerConfig,
     "AutoencoderKLT2V": VAEConfig,
+    "VideoUpscaler": UpscalerConfig,
 }
 
 

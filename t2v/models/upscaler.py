@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -35,8 +36,6 @@ class VideoUpscaler(ModelMixin, ConfigMixin):
     @register_to_config
     def __init__(self, scale: int, width: int, layers: tuple[int, int, int]) -> None:
         super().__init__()
-        if scale not in (2, 4):
-            raise UserError(f"scale={scale}: an upscaler enlarges 2 or 4 times.")
         before, half, after = layers
         self.conv_in = nn.Conv2d(3, width, 3, padding=1)
         self.blocks_in = nn.ModuleList(UpscalerBlock(width) for _ in range(before))
@@ -47,8 +46,7 @@ class VideoUpscaler(ModelMixin, ConfigMixin):
         # the last two doublings keep fewer channels: most of the time goes there
         shuffled = [width, width // 2, width // 4][: 1 + scale // 2]
         self.enlarge = nn.ModuleList(
-            nn.Conv2d(i, 4 * o, 3, padding=1)
-            for i, o in zip(shuffled, shuffled[1:], strict=False)
+            nn.Conv2d(i, 4 * o, 3, padding=1) for i, o in pairwise(shuffled)
         )
         self.conv_out = nn.Conv2d(shuffled[-1], 3, 3, padding=1)
         nn.init.zeros_(self.conv_out.weight)  # a fresh network is bicubic interpolation
@@ -160,7 +158,7 @@ class VideoUpscaler(ModelMixin, ConfigMixin):
 
 
 def bicubic(frames: Tensor, scale: int) -> Tensor:
-    """Frames `b c h w` enlarged by bicubic interpolation, which goes a little beyond their range."""
+    """Frames `b c h w` by bicubic interpolation, which goes a little beyond their range."""
     return F.interpolate(frames, scale_factor=scale, mode="bicubic", align_corners=False)
 
 

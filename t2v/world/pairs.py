@@ -12,9 +12,8 @@ from t2v.data.world_shards import read_rendered
 from t2v.errors import UserError
 from t2v.io.files import sha256
 from t2v.io.manifest import manifest_of
-from t2v.world.grammar import random_scene
 from t2v.world.render import render
-from t2v.world.run import clip_generator
+from t2v.world.run import draw_story, shape_of_clip
 
 
 class WorldPairs:
@@ -38,15 +37,15 @@ class WorldPairs:
         self.config, self.scale = load_config(WorldClipsConfig, settings, []), scale
         self.sources = {"clips": sha256(manifest_of(data).read_bytes())[:16]}
 
-    def shape(self) -> tuple[int, int, int]:
-        """The frames, height and width of the small clips."""
-        return self.config.num_frames, self.config.height, self.config.width
+    def least(self) -> tuple[int, int, int]:
+        """The fewest frames, the least height and the least width of the small clips."""
+        frames, heights, widths = zip(*self.config.clip_shapes(), strict=True)
+        return min(frames), min(heights), min(widths)
 
     def pair(self, index: int) -> tuple[Tensor, Tensor]:
         """The clip of a scene and the same `scale` times as large, `t h w c` uint8."""
-        generator = clip_generator(self.config.seed, self.config.split, index)
-        scene = random_scene(generator, self.config.split)
-        frames, height, width = self.shape()
-        low, _ = render(scene, frames, height, width)
-        high, _ = render(scene, frames, self.scale * height, self.scale * width)
+        frames, height, width = shape_of_clip(self.config, index)
+        story, _ = draw_story(self.config, index, frames)
+        low, _ = render(story, frames, height, width)
+        high, _ = render(story, frames, self.scale * height, self.scale * width)
         return low, high

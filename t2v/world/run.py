@@ -94,11 +94,10 @@ def _write_shard(config: WorldClipsConfig, first: int) -> list[dict[str, Any]]:
     shard = first // CLIPS_PER_SHARD
     name = f"clips-{shard:05d}.safetensors"
     path = Path(config.output, name)
-    shapes = config.clip_shapes()
-    shape = shapes[shard % len(shapes)]
+    shape = shape_of_clip(config, first)
     indices = range(first, min(first + CLIPS_PER_SHARD, config.count))
     if not path.exists():
-        clips = (render(_drawn(config, index, shape[0])[0], *shape) for index in indices)
+        clips = (render(draw_story(config, index, shape[0])[0], *shape) for index in indices)
         videos, masks = zip(*clips, strict=True)
         tensors = {"video": torch.stack(videos), "mask": torch.stack(masks)}
         with complete(path) as partial:
@@ -106,8 +105,16 @@ def _write_shard(config: WorldClipsConfig, first: int) -> list[dict[str, Any]]:
     return [_row(config, index, shape, name, index - first) for index in indices]
 
 
-def _drawn(config: WorldClipsConfig, index: int, num_frames: int) -> tuple[Story, torch.Generator]:
-    """The story of a clip, mostly of one scene, and the generator that its captions follow from."""
+def shape_of_clip(config: WorldClipsConfig, index: int) -> tuple[int, int, int]:
+    """Return the frames, height and width of a clip: the same for all of its shard."""
+    shapes = config.clip_shapes()
+    return shapes[index // CLIPS_PER_SHARD % len(shapes)]
+
+
+def draw_story(
+    config: WorldClipsConfig, index: int, num_frames: int
+) -> tuple[Story, torch.Generator]:
+    """Draw the story of a clip, mostly of one scene; its captions follow from the generator."""
     generator = clip_generator(config.seed, config.split, index)
     kind = 1.0
     if config.acts or config.speeds:  # else nothing is drawn: clips are those of earlier versions
@@ -127,7 +134,7 @@ def _row(
     config: WorldClipsConfig, index: int, shape: tuple[int, int, int], shard: str, position: int
 ) -> dict[str, Any]:
     num_frames, height, width = shape
-    story, generator = _drawn(config, index, num_frames)
+    story, generator = draw_story(config, index, num_frames)
     first, is_story = story.scenes[0], len(story.scenes) > 1
     captions = [
         story_caption(story, generator) if is_story else caption(first, generator)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict
+from math import isfinite
 from pathlib import Path
 
 import torch
@@ -13,7 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from t2v.config.training import TrainUpscalerConfig
-from t2v.evaluation.metrics.dynamics import jerk, sharpness
+from t2v.evaluation.metrics.reconstruction import psnr
+from t2v.evaluation.metrics.upscaling import measure
+from t2v.evaluation.types import PerVideo
 from t2v.io.video import contact_sheet
 from t2v.models.device import pick_device
 from t2v.models.upscaler import VideoUpscaler, bicubic
@@ -123,8 +126,8 @@ class UpscalerTask:
 
     @torch.no_grad()
     def validate(self) -> Validation:
-        """PSNR in dB of whole clips, ours and that of bicubic interpolation, means over clips; and
-        sharpness and jerk as shares of the real ones. The losses are squared errors."""
+        """PSNR in dB of whole clips, beside that of bicubic; sharpness and jerk as shares of
+        the real ones; means over clips. The losses are squared errors."""
         data = self.data
         held_out = range(data.train_count, data.pairs.count)
         figures, losses = self._figures(held_out)
@@ -133,27 +136,18 @@ class UpscalerTask:
         return Validation(figures, sheet, {HELD_OUT: losses, TRAINING: trained})
 
     def _figures(self, numbers: Iterable[int]) -> tuple[dict[str, float], Tensor]:
-        rows = []
+        """Return the figures of `validate`, and the squared error of each clip."""
+        found: dict[str, list[Tensor]] = {}
+        errors = []
         for number in numbers:
-            pair = self.data.whole(number)
-            ours, smooth, real = map(to_bytes, self._enlarge(pair))
-            errors = [mse(each, real) for each in (ours, smooth)]
-            rows.append(
-                [*errors, *(f(each).item() for f in (sharpness, jerk) for each in (ours, real))]
-                if real.shape[1] > 2
-                else [*errors, sharpness(ours).item(), sharpness(real).item(), 0.0, 0.0]
-            )
-        values = torch.tensor(rows)
-        psnr = -10 * values[:, :2].log10().mean(0)
-        sums = values.sum(0).tolist()
-        figures = {
-            "val_psnr": psnr[0].item(),
-            "val_psnr_bicubic": psnr[1].item(),
-            "val_sharpness": sums[2] / max(sums[3], 1e-9),
-        }
-        if sums[5]:
-            figures["val_jerk"] = sums[4] / sums[5]
-        return figures, values[:, 0]
+            ours, smooth, real = map(to_bytes, self._enlarge(self.data.whole(number)))
+            for name, each in measure(ours, real, None).items():
+                if isinstance(each, PerVideo):
+                    found.setdefault(name, []).append(each.values)
+            found.setdefault("psnr_bicubic", []).append(psnr(smooth, real))
+            errors.append(((ours.float() - real.float()) / 255).square().mean())
+        figures = {f"val_{name}": torch.cat(each).mean().item() for name, each in found.items()}
+        return {name: each for name, each in figures.items() if isfinite(each)}, torch.stack(errors)
 
     def _enlarge(self, pair: Pair) -> tuple[Tensor, Tensor, Tensor]:
         """A clip enlarged, the same by bicubic interpolation, and the real one."""
@@ -170,7 +164,7 @@ class UpscalerTask:
         self.upscaler.save_pretrained(folder / "upscaler")
 
     def _sheet(self, numbers: Iterable[int]) -> Image.Image:
-        """Some held-out clips, frames left to right: bicubic, enlarged and real below each other."""
+        """Some held-out clips, frames left to right: bicubic, enlarged, and real below."""
         rows = []
         for number in numbers:
             ours, smooth, real = map(to_bytes, self._enlarge(self.data.whole(number)))
@@ -191,8 +185,3 @@ def to_bytes(video: Tensor) -> Tensor:
     """Videos `b c t h w` in [-1, 1] as frames `b t h w c` uint8."""
     frames = rearrange(video, "b c t h w -> b t h w c")
     return ((frames.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-
-
-def mse(ours: Tensor, real: Tensor) -> float:
-    """The mean squared error of frames uint8, of [0, 1]."""
-    return ((ours.float() - real.float()) / 255).square().mean().item()

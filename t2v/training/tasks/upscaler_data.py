@@ -35,7 +35,7 @@ class Pairs(Protocol):
     count: int
     sources: dict[str, str]
 
-    def shape(self) -> tuple[int, int, int]:
+    def least(self) -> tuple[int, int, int]:
         """The fewest frames, the least height and the least width of the small clips."""
         ...
 
@@ -64,7 +64,7 @@ class FootagePairs:
         self.held_out = len(self.data.items) - self.data.count
         self.count, self.sources = len(self.data.items), self.data.sources
 
-    def shape(self) -> tuple[int, int, int]:
+    def least(self) -> tuple[int, int, int]:
         buckets = [item.bucket for item in self.data.items]
         return (
             min(bucket.num_frames for bucket in buckets),
@@ -77,7 +77,7 @@ class FootagePairs:
         factor = 1 / self.scale
         low = F.interpolate(high.float(), scale_factor=factor, mode="bicubic", antialias=True)
         low = low.round().clamp(0, 255).to(torch.uint8)
-        return tuple(rearrange(each, "t c h w -> t h w c") for each in (low, high))
+        return rearrange(low, "t c h w -> t h w c"), rearrange(high, "t c h w -> t h w c")
 
 
 class UpscalerData:
@@ -94,7 +94,7 @@ class UpscalerData:
         self.train_count = train_count(self.pairs.count, held_out)
         self.sources = dict(self.pairs.sources)
         self._pool: tuple[int, list[Pair]] = (-1, [])
-        shape = self.pairs.shape()
+        shape = self.pairs.least()
         wanted = config.window_frames, config.window, config.window
         if any(have < want for have, want in zip(shape, wanted, strict=True)):
             raise UserError(
@@ -145,7 +145,7 @@ class UpscalerData:
         return self._pool[1]
 
     def _window(self, clips: list[Pair], generator: torch.Generator) -> Pair:
-        """A window of a random clip: of two places the one with more detail, as sky is soon learned."""
+        """A window of a random clip: of two places the one of more detail; sky is soon learned."""
         config, scale = self.config, self.config.model.scale
 
         def draw(stop: int) -> int:

@@ -21,6 +21,7 @@ _HOMES = {
     "T2VPipeline": "t2v.pipelines.t2v",
     "T2VPipelineOutput": "t2v.pipelines.t2v",
     "T2VTransformer3DModel": "t2v.models.transformer",
+    "VideoUpscaler": "t2v.models.upscaler",
 }
 _DIFFUSERS = "diffusers.pipelines.pipeline_utils"  # home of DiffusionPipeline
 

@@ -51,6 +51,9 @@ class EvalConfig:
     device: str = "auto"  # auto (cuda, mps or cpu), cpu, cuda, cuda:1, mps
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # of the weights
     batch_size: int = 16  # videos sampled at once
+    # 1: the videos as they are decoded; more: enlarged by the model's upscaler, and beside them
+    # the real clips rendered at that size
+    upscale: int = 1
 
     def __post_init__(self) -> None:
         at_least_one(self, "count", "batch_size", "page_videos")

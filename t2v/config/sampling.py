@@ -24,6 +24,9 @@ class SampleConfig:
     width: int | None = None  # pixels; null: the model's own
     num_frames: int | None = None  # frames of the video; null: the model's own
     duration: float | None = None  # seconds of the video, instead of num_frames
+    # times as high and wide as it is made, by the model's upscaler; 1: the plain video; null: as
+    # large as the upscaler makes it, if there is one
+    upscale: int | None = None
     fps: float | None = None  # frames per second of the file; null: the model's own
     num_inference_steps: int | None = None  # denoising steps; null: the model's own
     guidance_scale: float | None = None  # weight of the prompt, 1: no guidance; null: the model's

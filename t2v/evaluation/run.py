@@ -24,6 +24,7 @@ from t2v.evaluation.sanity_checks import suspicions
 from t2v.evaluation.suites import Suite, load_suite
 from t2v.evaluation.types import Videos
 from t2v.io.files import write_text
+from t2v.models.upscaler import check_scale
 from t2v.outputs import output_folder
 from t2v.pipelines.generator import Generator
 
@@ -48,7 +49,7 @@ def _evaluate(config: EvalConfig) -> str:
     suites = [load_suite(name, config.count, config.seed) for name in config.suites]
     _check_settings(suites, config)
     generator = load_model(config, "t2v eval")
-    _check_memory(suites, generator)
+    _check_size(suites, generator, config.upscale)
     nets = load_networks(config, generator)
     save_config(config, Path(config.output, "config.yaml"))
     report: dict[str, Any] = {"protocol": protocol(config, generator), "suites": {}}
@@ -107,7 +108,9 @@ def _check_settings(suites: list[Suite], config: EvalConfig) -> None:
         read_rendered(config.training)
 
 
-def _check_memory(suites: list[Suite], generator: Generator) -> None:
+def _check_size(suites: list[Suite], generator: Generator, upscale: int) -> None:
+    """Raise UserError for videos that the model cannot make, or that the memory cannot hold."""
+    check_scale(upscale, getattr(generator.pipeline, "upscaler", None), "upscale")
     own = generator.defaults
     if own.num_frames is None or own.height is None or own.width is None:
         raise UserError(
@@ -118,7 +121,7 @@ def _check_memory(suites: list[Suite], generator: Generator) -> None:
         raise UserError(f"The model makes {own.num_frames} frames; dynamics need at least 3.")
     if not hasattr(os, "sysconf"):
         return  # Windows does not say how much memory there is
-    one = own.num_frames * own.height * own.width * 3
+    one = own.num_frames * own.height * own.width * upscale**2 * 3
     rows = {True: 9, False: 1}  # where there are real clips: those, their copies, masks and others
     room = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for suite in suites:

@@ -43,19 +43,23 @@ def load_model(
 
 
 def request_of(generator: Generator, config: EvalConfig) -> Request:
-    """Return the request of an evaluation: the generator's defaults, but for steps and guidance."""
+    """Return the request of an evaluation: the generator's defaults, but for steps and guidance,
+    and for the size, which is that before any upscaler unless it is asked for."""
     own = generator.defaults
     steps, scale = config.num_inference_steps, config.guidance_scale
     return replace(
         own,
         num_inference_steps=steps or own.num_inference_steps,
         guidance_scale=own.guidance_scale if scale is None else scale,
+        upscale=config.upscale,
     )
 
 
-def parts_of(generator: Generator) -> dict[str, nn.Module]:
-    """Return the networks of a generator by name, those of ours in the order of `PARTS`."""
-    parts = generator.pipeline.components
+def parts_of(generator: Generator, upscale: int) -> dict[str, nn.Module]:
+    """Return the networks that make the videos, by name, those of ours in the order of `PARTS`."""
+    parts = dict(generator.pipeline.components)
+    if upscale == 1:
+        parts.pop("upscaler", None)
     names = sorted(name for name, part in parts.items() if isinstance(part, nn.Module))
     names.sort(key=lambda name: PARTS.index(name) if name in PARTS else len(PARTS))
     return {name: parts[name] for name in names}
@@ -64,7 +68,7 @@ def parts_of(generator: Generator) -> dict[str, nn.Module]:
 def cache_keys(generator: Generator, prompts: tuple[str, ...], config: EvalConfig) -> list[str]:
     """Return a hash of everything that makes each video; prompt i is sampled with seed + i."""
     request, pipeline = request_of(generator, config), generator.pipeline
-    model = [weights_digest(part) for part in parts_of(generator).values()]
+    model = [weights_digest(part) for part in parts_of(generator, request.upscale).values()]
     scheduler = pipeline.components.get("scheduler")
     rules = (
         sorted((name, str(value)) for name, value in scheduler.config.items()) if scheduler else []
@@ -73,6 +77,8 @@ def cache_keys(generator: Generator, prompts: tuple[str, ...], config: EvalConfi
     scale = request.guidance_scale
     same: tuple[object, ...] = (model, rules, sizes, request.num_inference_steps)
     same += (scale if scale is None else float(scale),)
+    if request.upscale != 1:
+        same += (request.upscale,)
     if pipeline.device.type != "cpu":  # another device sums in another order
         same += (pipeline.device.type,)
     if not generator.is_trainable:  # the keys of ours have never held the name of their class
@@ -85,13 +91,17 @@ def protocol(config: EvalConfig, generator: Generator) -> dict[str, Any]:
     request, pipeline = request_of(generator, config), generator.pipeline
     return {
         "model": config.model,
-        "weights": {name: weights_digest(part) for name, part in parts_of(generator).items()},
+        "weights": {
+            name: weights_digest(part)
+            for name, part in parts_of(generator, request.upscale).items()
+        },
         "scheduler": type(pipeline.components.get("scheduler")).__name__,
         "steps": request.num_inference_steps,
         "guidance": request.guidance_scale,
         "seeds": f"{config.seed} + number of the prompt",
         "fps": request.fps,
         "size": [request.num_frames, request.height, request.width],
+        **({"upscale": request.upscale} if request.upscale != 1 else {}),
         "intervals": "95 %: Wilson for shares, BCa bootstrap over prompts for means",
         "device": pipeline.device.type,
         "dtype": str(pipeline.dtype),
@@ -116,7 +126,7 @@ def sample_suite(
         )
         order = iter(missing)
         for latents in batches:
-            for video in generator.decode(latents, request.num_frames):
+            for video in generator.decode(latents, request.num_frames, request.upscale):
                 cache.add(keys[next(order)], torch.from_numpy(video))
         return torch.stack([cache.read(key) for key in keys])
 

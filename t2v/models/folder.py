@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -98,12 +99,22 @@ def by_package(entry: Any) -> Any:
 def weights_hash(folder: Path) -> str:
     """SHA-256 over the weights of a pipeline folder: the names and contents of its weight files.
 
-    What else lies in the folder, such as the state of a training, does not count.
+    What else lies in the folder, such as the state of a training, does not count, and neither does
+    the upscaler, which has a hash of its own: the video before it is the same without it.
 
     Raises:
         UserError: `model_index.json` cannot be read.
     """
-    parts = [name for name in read_index(folder) if not name.startswith("_")]
+    parts = {name for name in read_index(folder) if not name.startswith("_")}
+    return _parts_hash(folder, parts - {"upscaler"})
+
+
+def upscaler_hash(folder: Path) -> str:
+    """SHA-256 over the weights of the upscaler of a pipeline folder."""
+    return _parts_hash(folder, {"upscaler"})
+
+
+def _parts_hash(folder: Path, parts: Collection[str]) -> str:
     total = hashlib.sha256()
     for part in sorted(parts):
         for path in sorted((folder / part).rglob("*")):

@@ -14,7 +14,6 @@ from torch.nn import functional as F
 
 from t2v.errors import UserError
 from t2v.models.causal import silu
-from t2v.models.tiling import run_tiled
 
 
 class VideoUpscaler(ModelMixin, ConfigMixin):
@@ -133,6 +132,8 @@ class VideoUpscaler(ModelMixin, ConfigMixin):
         if not self.use_tiling or max(video.shape[-2:]) <= tile:
             return self._enlarge(video)
         halo = self.reach + self.reach % 2  # tiles begin where the half-size grid of the whole does
+        from t2v.models.tiling import run_tiled  # few videos are tiled
+
         return run_tiled(self._enlarge, video, tile, halo, blend=False, zoom=self.config.scale)
 
     def _enlarge(self, video: Tensor) -> Tensor:
@@ -196,3 +197,27 @@ class FrameRMSNorm(nn.Module):
         norm = torch.linalg.vector_norm(x, dim=1, keepdim=True)
         scale = x.shape[1] ** 0.5 / (norm + self.eps)
         return x * scale.to(x.dtype) * rearrange(self.weight, "c -> c 1 1").to(x.dtype)
+
+
+def check_scale(scale: int | None, upscaler: VideoUpscaler | None, what: str) -> int:
+    """Return how many times a video is enlarged: by the upscaler's own scale if None is asked for.
+
+    Args:
+        scale: 1 for the plain video.
+        what: the setting's name; begins the message.
+
+    Raises:
+        UserError: the upscaler has another scale, or there is none.
+    """
+    own = 1 if upscaler is None else int(upscaler.config.scale)
+    if scale is None or scale in (1, own):
+        return own if scale is None else scale
+    if upscaler is None:
+        raise UserError(
+            f"{what}={scale}: this model has no upscaler. Give {what}=1, or a folder with "
+            f"upscaler/ in it; `t2v train-upscaler` makes one."
+        )
+    raise UserError(
+        f"{what}={scale}: this upscaler enlarges {own} times. Give {what}={own}, or train another: "
+        f"t2v train-upscaler model.scale={scale}."
+    )

@@ -37,27 +37,3 @@ def load_upscaler(name: str, dtype: torch.dtype) -> VideoUpscaler:
             raise UserError(f"{found} is no {VideoUpscaler.__name__}.")
     part: VideoUpscaler = load_part(f"upscaler={place}", VideoUpscaler, place, torch_dtype=dtype)
     return part.requires_grad_(False).eval()
-
-
-def check_scale(scale: int | None, upscaler: VideoUpscaler | None, what: str) -> int:
-    """Return how many times a video is enlarged: by the upscaler's own scale if None is asked for.
-
-    Args:
-        scale: 1 for the plain video.
-        what: the setting's name; begins the message.
-
-    Raises:
-        UserError: the upscaler has another scale, or there is none.
-    """
-    own = 1 if upscaler is None else int(upscaler.config.scale)
-    if scale is None or scale in (1, own):
-        return own if scale is None else scale
-    if upscaler is None:
-        raise UserError(
-            f"{what}={scale}: this model has no upscaler. Give {what}=1, or a folder with "
-            f"{PART}/ in it; `t2v train-upscaler` makes one."
-        )
-    raise UserError(
-        f"{what}={scale}: this upscaler enlarges {own} times. Give {what}={own}, or train another: "
-        f"t2v train-upscaler model.scale={scale}."
-    )

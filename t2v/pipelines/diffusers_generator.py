@@ -13,6 +13,7 @@ from torch import Tensor
 
 from t2v.errors import UserError
 from t2v.models.finite import refuse_bad
+from t2v.models.upscaler import check_scale
 from t2v.pipelines.generator import Request, Start, Step, Watcher, to_uint8
 
 FPS = 16.0  # such pipelines do not say how fast their frames follow each other
@@ -45,6 +46,7 @@ class DiffusersGenerator:
         return Request(**known, fps=FPS)
 
     def check(self, prompt: str, request: Request) -> None:
+        check_scale(request.upscale, None, "upscale")
         given = [name for name in SETTINGS if getattr(request, name) is not None]
         if unknown := [name for name in given if name not in self.takes]:
             raise UserError(f"{type(self.pipeline).__name__} takes no {' or '.join(unknown)}.")
@@ -98,5 +100,6 @@ class DiffusersGenerator:
         refuse_bad(type(self.pipeline).__name__, videos, self.pipeline.dtype)
         return videos
 
-    def decode(self, latents: Tensor, num_frames: int | None) -> np.ndarray:
+    def decode(self, latents: Tensor, num_frames: int | None, upscale: int = 1) -> np.ndarray:
+        assert upscale == 1, "`check` refuses others"
         return to_uint8(latents.numpy())

@@ -36,6 +36,7 @@ class Request:
     guidance_scale: float | None
     negative_prompt: str = ""
     truncate: bool = False  # cut a longer prompt off instead of refusing it
+    upscale: int = 1  # times as high and wide as it is made, by the pipeline's upscaler
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,8 +135,8 @@ class Generator(Protocol):
             UserError: the model gave NaN or infinite numbers.
         """
 
-    def decode(self, latents: Tensor, num_frames: int | None) -> np.ndarray:
-        """Videos `b t h w c` uint8 of what `generate` gave, `num_frames` of each.
+    def decode(self, latents: Tensor, num_frames: int | None, upscale: int = 1) -> np.ndarray:
+        """Videos `b t h w c` uint8 of what `generate` gave, `num_frames` of each, enlarged.
 
         Raises:
             UserError: a frame holds NaN or infinite numbers.

@@ -15,6 +15,7 @@ from t2v.models.finite import refuse_bad
 from t2v.models.inputs import check_latents, latent_shape
 from t2v.models.latents import denormalize_latents
 from t2v.models.schedule import sample_generators
+from t2v.models.upscaler import check_scale
 
 Generators = torch.Generator | list[torch.Generator] | None
 
@@ -24,6 +25,7 @@ class LatentVideos:
 
     transformer: Any
     vae: Any
+    upscaler: Any
     video_processor: Any
     vae_scale_factor_temporal = property(attrgetter("vae.config.scale_factor_temporal"))
     vae_scale_factor_spatial = property(attrgetter("vae.config.scale_factor_spatial"))
@@ -57,29 +59,43 @@ class LatentVideos:
 
     @alone
     @torch.no_grad()
-    def decode_latents(self, latents: Tensor, num_frames: int | None = None) -> Tensor:
+    def decode_latents(
+        self, latents: Tensor, num_frames: int | None = None, upscale: int = 1
+    ) -> Tensor:
         """The videos of normalised latents, decoded one at a time.
 
         Args:
             latents: `b c t h w`, as `output_type="latent"` gives them.
             num_frames: frames to keep; the padding behind them is cropped. None: keep all.
+            upscale: times as high and wide, by the pipeline's upscaler; 1 for the plain video.
 
         Returns:
             `b c t h w` in [-1, 1]; `self.video_processor.postprocess_video` makes frames of it.
 
         Raises:
-            UserError: the latents, or the videos decoded from them, hold NaN or infinite values.
+            UserError: the latents, or the videos decoded from them, hold NaN or infinite values;
+                or the upscaler has another scale.
         """
+        check_scale(upscale, self.upscaler, "upscale")
         # a pipeline that only decodes may have no transformer
         refuse_bad("transformer", latents, getattr(self.transformer, "dtype", latents.dtype))
         latents = denormalize_latents(latents.to(ready(self.vae)), self.vae.config)
         latents = latents.to(self.vae.dtype)
         videos = torch.cat([self.vae.decode(z, return_dict=False)[0] for z in latents.split(1)])
         refuse_bad("vae", videos, self.vae.dtype)
-        return videos[:, :, :num_frames]
+        videos = videos[:, :, :num_frames]
+        if upscale == 1:
+            return videos
+        device, dtype = ready(self.upscaler), self.upscaler.dtype
+        videos = videos.clamp(-1, 1).to(device, dtype)
+        large = torch.cat([self.upscaler(video) for video in videos.split(1)])
+        refuse_bad("upscaler", large, dtype)
+        return large
 
-    def _frames(self, latents: Tensor, num_frames: int, output_type: str) -> Any:
+    def _frames(
+        self, latents: Tensor, num_frames: int, output_type: str, upscale: int
+    ) -> Any:
         if output_type == "latent":
             return latents
-        videos = self.decode_latents(latents, num_frames)
+        videos = self.decode_latents(latents, num_frames, upscale)
         return self.video_processor.postprocess_video(videos, output_type=output_type)

@@ -11,6 +11,7 @@ import torch
 from diffusers import DiffusionPipeline
 
 from t2v.errors import UserError
+from t2v.io.text_files import read_json
 from t2v.models.device import check_memory
 from t2v.models.folder import read_index
 from t2v.models.load import load_parts, loading, quiet_bars, refuse_damaged
@@ -101,21 +102,31 @@ def check_room(
     num_frames: int | None,
     duration: float | None = None,
     fps: float | None = None,
+    upscale: int | None = 1,
 ) -> None:
     """Refuse a video whose frames alone are larger than the memory, before weights are read.
 
     What is None is as saved in the folder.
     """
+    upscale = _saved_scale(folder) if upscale is None else upscale
     saved = read_index(folder)
     asked = {"height": height, "width": width, "num_frames": num_frames}
     sizes: dict[str, Any] = {name: value or saved.get(name) for name, value in asked.items()}
     fps = fps or saved.get("fps")
     if duration is not None and fps:
         sizes["num_frames"] = duration * fps
+    larger = {} if upscale == 1 else {"upscale": upscale}
     if all(isinstance(size, int | float) for size in sizes.values()):
         check_memory(
-            " ".join(f"{name}={size:.0f}" for name, size in sizes.items()),
-            int(math.prod(sizes.values())) * BYTES_PER_PIXEL,
+            " ".join(f"{name}={size:.0f}" for name, size in (sizes | larger).items()),
+            int(math.prod(sizes.values())) * upscale**2 * BYTES_PER_PIXEL,
             device,
             "Ask for fewer frames or a smaller size; `t2v plan sample` tells what they take.",
         )
+
+
+def _saved_scale(folder: Path) -> int:
+    """The scale of a folder's upscaler as its file says; 1 where there is none that can be read."""
+    config = folder / "upscaler" / "config.json"
+    scale = read_json(config).get("scale") if config.is_file() else 1
+    return scale if isinstance(scale, int) else 1

@@ -27,6 +27,7 @@ from t2v.models.lora import LoraLoader
 from t2v.models.schedule import edit_sigmas, noised, sample_generators, set_timesteps
 from t2v.models.stages import StagedGuidance, make_guidance
 from t2v.models.transformer import T2VTransformer3DModel
+from t2v.models.upscaler import VideoUpscaler, check_scale
 from t2v.models.vae import AutoencoderKLT2V
 from t2v.pipelines.denoise import TENSORS, Function, StepCallback, Watch, denoise, step_callback
 from t2v.pipelines.generator import Request
@@ -71,14 +72,15 @@ class T2VPipeline(SavedPipeline, LoraLoader, PromptEncoding, VisualEncoding, Lat
         transformer_2: takes the transformer's place at times below `boundary_ratio`, with
             `guidance_scale_2` (None: the same scale) (Wan 2.2 A14B).
         image_encoder, image_processor: a CLIP's vision part, for a transformer with `image_dim`.
+        upscaler: enlarges the decoded videos; None: they stay as they are.
     """
 
-    model_cpu_offload_seq = "text_encoder->image_encoder->transformer->transformer_2->vae"
+    model_cpu_offload_seq = "text_encoder->image_encoder->transformer->transformer_2->vae->upscaler"
     _callback_tensor_inputs = list(TENSORS)  # noqa: RUF012
     _lora_loadable_modules = ["transformer", "transformer_2"]  # noqa: RUF012
     _optional_components = [  # noqa: RUF012
         *("transformer", "transformer_2"),
-        *("image_encoder", "image_processor"),
+        *("image_encoder", "image_processor", "upscaler"),
     ]
 
     def __init__(
@@ -101,6 +103,7 @@ class T2VPipeline(SavedPipeline, LoraLoader, PromptEncoding, VisualEncoding, Lat
         image_encoder: CLIPVisionModel | None = None,
         image_processor: BaseImageProcessor | None = None,
         trained: Sequence[Sequence[int]] | None = None,
+        upscaler: VideoUpscaler | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -112,6 +115,7 @@ class T2VPipeline(SavedPipeline, LoraLoader, PromptEncoding, VisualEncoding, Lat
             transformer_2=transformer_2,
             image_encoder=image_encoder,
             image_processor=image_processor,
+            upscaler=upscaler,
         )
         self.register_to_config(boundary_ratio=boundary_ratio, guidance_scale_2=guidance_scale_2)
         self.register_to_config(trained=trained)
@@ -205,6 +209,7 @@ class T2VPipeline(SavedPipeline, LoraLoader, PromptEncoding, VisualEncoding, Lat
         guidance_scale_2: float | None = None,
         scene_seconds: Sequence[float] | None = None,
         windows: "WindowsConfig | None" = None,
+        upscale: int | None = None,
     ) -> Any:
         """Make videos of prompts. Arguments that are None are as saved with the pipeline.
 
@@ -219,6 +224,7 @@ class T2VPipeline(SavedPipeline, LoraLoader, PromptEncoding, VisualEncoding, Lat
             image_guidance_scale: `visual_scale` of `Guidance`.
             guidance_scale_2: `guidance_scale` of the second transformer.
             scene_seconds, windows: one video of all prompts, see `story_of_call`.
+            upscale: 1 for videos as they are decoded; None: enlarged where there is an upscaler.
 
         Returns `T2VPipelineOutput`, or `(frames,)` without `return_dict`. Raises `UserError` for
         what does not fit the model, and for NaN or infinite values, except in latents that are
@@ -233,6 +239,7 @@ class T2VPipeline(SavedPipeline, LoraLoader, PromptEncoding, VisualEncoding, Lat
         if num_frames is None and duration is None:
             num_frames = whole_length(visuals, strength)
         num_frames = self.count_frames(num_frames, duration, fps)
+        upscale = check_scale(upscale, self.upscaler, "upscale")
         height, width, fps = self._or_saved(height=height, width=width, fps=fps)
         guidance_scale, num_inference_steps = self._or_saved(
             guidance_scale=guidance_scale, num_inference_steps=num_inference_steps
@@ -271,7 +278,7 @@ class T2VPipeline(SavedPipeline, LoraLoader, PromptEncoding, VisualEncoding, Lat
             guidance=make_guidance(self, cfg_mode, guider, attention_kwargs, guidance_scale_2),
             callback=callback,
         )
-        frames = self._frames(latents, num_frames, output_type)
+        frames = self._frames(latents, num_frames, output_type, upscale)
         self.maybe_free_model_hooks()  # also empties the caches
         return T2VPipelineOutput(frames=frames, fps=fps) if return_dict else (frames,)
 
@@ -365,4 +372,4 @@ class T2VPipeline(SavedPipeline, LoraLoader, PromptEncoding, VisualEncoding, Lat
         return inverted(self, latents, conditions, num_inference_steps)
 
 
-register(T2VPipeline, T2VTransformer3DModel, AutoencoderKLT2V)
+register(T2VPipeline, T2VTransformer3DModel, AutoencoderKLT2V, VideoUpscaler)

@@ -14,6 +14,7 @@ from torch import Tensor
 from t2v.errors import UserError
 from t2v.models.finite import refuse_bad
 from t2v.models.inputs import latent_shape
+from t2v.models.upscaler import check_scale
 from t2v.pipelines.generator import Request, Start, Step, Watcher, to_uint8
 from t2v.pipelines.known import Pair
 from t2v.pipelines.t2v import T2VPipeline
@@ -48,6 +49,7 @@ class T2VGenerator:
             fps=saved.fps,
             num_inference_steps=saved.num_inference_steps,
             guidance_scale=saved.guidance_scale,
+            upscale=check_scale(None, self.pipeline.upscaler, "upscale"),
         )
 
     @property
@@ -66,6 +68,7 @@ class T2VGenerator:
     def check(self, prompt: str, request: Request) -> None:
         height, width = cast(int, request.height), cast(int, request.width)
         self.pipeline.check_inputs(prompt, request.negative_prompt, height, width)
+        check_scale(request.upscale, self.pipeline.upscaler, "upscale")
         for name, text in (("prompt", prompt), ("negative_prompt", request.negative_prompt)):
             count, limit = self.pipeline.count_tokens(text)
             if count > limit and not request.truncate:
@@ -122,8 +125,8 @@ class T2VGenerator:
         refuse_bad("transformer", latents, self.pipeline.transformer.dtype)
         return latents
 
-    def decode(self, latents: Tensor, num_frames: int | None) -> np.ndarray:
-        video = self.pipeline.decode_latents(latents, num_frames)
+    def decode(self, latents: Tensor, num_frames: int | None, upscale: int = 1) -> np.ndarray:
+        video = self.pipeline.decode_latents(latents, num_frames, upscale)
         return to_uint8(self.pipeline.video_processor.postprocess_video(video, output_type="np"))
 
 

@@ -151,7 +151,7 @@ def _make_video(
         latents = _denoise(generator, recipe, start, seconds)
     with _latents_kept(latents, recipe) if generator.gives_latents else _restartable(recipe):
         with clock(seconds, "decode"), _memory(config):
-            (frames,) = generator.decode(latents, config.num_frames)
+            (frames,) = generator.decode(latents, config.num_frames, request_of(config).upscale)
         write(frames, recipe, seconds)
         _read_back(recipe.path, frames.shape[:3])
     if config.preview_every:

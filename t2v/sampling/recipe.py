@@ -70,6 +70,7 @@ class Recipe:
         settings: of this video alone: its seed, its file, one video.
         weights: `weights_hash` of the pipeline folder.
         lora: `file_hash` of the LoRA, where there is one.
+        upscaler: `upscaler_hash` of the pipeline folder, where it enlarged the video.
         device: kind of the device that made it.
         versions: of t2v and the packages that do the arithmetic; on a CPU also its `threads`.
         choice: the samples it was chosen from, with `best_of`.
@@ -81,6 +82,7 @@ class Recipe:
     device: str
     versions: dict[str, str]
     lora: str | None = None
+    upscaler: str | None = None
     choice: Choice | None = None
 
     @property
@@ -118,6 +120,7 @@ def read(values: Any, source: Path, overrides: Sequence[str] = ()) -> Recipe:
             raise UserError(f"{source}: {name} of its recipe is {given} and should be {wanted}.")
     rest = {name: values.get(name) for name in FIELDS}
     stored = dict(values["settings"])
+    stored.setdefault("upscale", 1)  # earlier versions had no upscaler
     stored.pop("overwrite", None)  # is for whoever gives the command to say, not for a file
     try:
         settings = load_config(SampleConfig, None, (), stored)
@@ -152,8 +155,9 @@ FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "device": (lambda value: _is_text(value) and len(value) < 100, "a text, such as cpu"),
     "versions": (_are_versions, "the version of each package, as texts"),
     "lora": (lambda value: value is None or _is_hash(value), "64 hexadecimal digits"),
+    "upscaler": (lambda value: value is None or _is_hash(value), "64 hexadecimal digits"),
 }
-OPTIONAL = ("lora",)  # recipes of before there were any have none
+OPTIONAL = ("lora", "upscaler")  # recipes of before there were any have none
 
 
 def _choice(values: Any) -> Choice:

@@ -14,7 +14,7 @@ from t2v.config.sampling import SampleConfig
 from t2v.errors import UserError
 from t2v.io.video import check_size, read_recipe
 from t2v.models.device import DTYPES, pick_device, pick_dtype
-from t2v.models.folder import model_folder, weights_hash
+from t2v.models.folder import model_folder, upscaler_hash, weights_hash
 from t2v.models.inputs import count_frames
 from t2v.models.load import loading
 from t2v.models.lora import load_lora
@@ -135,7 +135,7 @@ def load(config: SampleConfig) -> tuple[Generator, str]:
     device = pick_device(config.device)
     folder = model_folder(config.model)
     sizes = config.height, config.width, config.num_frames
-    check_room(folder, device, *sizes, config.duration, config.fps)
+    check_room(folder, device, *sizes, config.duration, config.fps, config.upscale)
     with loading(f"model={config.model}"):
         weights = weights_hash(folder)
     dtype = pick_dtype(config.dtype, device)
@@ -153,7 +153,7 @@ def resolve(generator: Generator, prompt: str, config: SampleConfig) -> SampleCo
         UserError: the prompt or the size does not fit the model.
     """
     saved, own_dtype = asdict(generator.defaults), generator.pipeline.dtype
-    names = ("height", "width", "num_frames", "num_inference_steps", "guidance_scale")
+    names = ("height", "width", "num_frames", "num_inference_steps", "guidance_scale", "upscale")
     fps = float(config.fps or saved["fps"])
     filled: dict[str, Any] = {
         name: saved[name] if getattr(config, name) is None else getattr(config, name)
@@ -228,6 +228,7 @@ def _recipe(
         settings=resolved,
         weights=weights,
         lora=None if resolved.lora is None else recipe_files.lora_hash(resolved.lora),
+        upscaler=None if resolved.upscale == 1 else upscaler_hash(model_folder(resolved.model)),
         device=device,
         versions=recipe_files.versions(device),
         choice=choice,
@@ -305,6 +306,11 @@ def _check_same(old: Recipe, new: Recipe, renamed: set[str]) -> None:
         )
     if old.lora != new.lora and "lora" not in renamed:
         raise UserError(f"lora={new.settings.lora}: not the file it was. Name the right one.")
+    if old.upscaler and new.upscaler and old.upscaler != new.upscaler and "model" not in renamed:
+        raise UserError(
+            f"model={new.settings.model}: its upscaler is not that of the recipe. Name the right "
+            "one with --model, or give upscale=1 for the video before it was enlarged."
+        )
     before = {"device": old.device, "weights": old.weights[:12], **old.versions}
     after = {"device": new.device, "weights": new.weights[:12], **new.versions}
     for name in before.keys() & after.keys():

@@ -17,8 +17,8 @@ from t2v.footage.frames import Probe, iter_frames, probe
 from t2v.io.progress import progress
 from t2v.io.video import write_frames
 from t2v.models.device import check_memory, pick_device, pick_dtype, ready
-from t2v.models.upscaler import VideoUpscaler
-from t2v.models.upscaler_folder import check_scale, load_upscaler
+from t2v.models.upscaler import VideoUpscaler, check_scale
+from t2v.models.upscaler_folder import load_upscaler
 
 FRAMES = 24  # that are enlarged at a time
 BYTES_PER_PIXEL = 3 * (4 + 4 + 1)  # of the result: enlarged, merged from its tiles, and written

@@ -19,6 +19,7 @@ from t2v.errors import UserError
 from t2v.io.manifest import is_rendered
 from t2v.models.folder import EMBEDDED, model_folder
 from t2v.models.vae_folder import load_vae
+from t2v.training.engine.loop import autocast
 from t2v.world.pairs import WorldPairs
 
 
@@ -169,7 +170,9 @@ class UpscalerData:
     @torch.no_grad()
     def _through_vae(self, low: Tensor) -> Tensor:
         assert self.vae is not None
-        return self.vae.decode(self.vae.encode(low).latent_dist.mean).sample.float().clamp(-1, 1)
+        with autocast(self.config):
+            latents = self.vae.encode(low).latent_dist.mean
+            return self.vae.decode(latents).sample.float().clamp(-1, 1)
 
 
 def _folder(vae: str) -> Path:

@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 from t2v.config.models import UpscalerConfig
 from t2v.errors import UserError
-from t2v.models.upscaler import VideoUpscaler
-from t2v.models.upscaler_folder import check_scale, load_upscaler
+from t2v.models.upscaler import VideoUpscaler, check_scale
+from t2v.models.upscaler_folder import load_upscaler
 
 
 def build(scale=4, layers=(1, 1, 1)):

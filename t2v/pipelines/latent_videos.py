@@ -92,9 +92,7 @@ class LatentVideos:
         refuse_bad("upscaler", large, dtype)
         return large
 
-    def _frames(
-        self, latents: Tensor, num_frames: int, output_type: str, upscale: int
-    ) -> Any:
+    def _frames(self, latents: Tensor, num_frames: int, output_type: str, upscale: int) -> Any:
         if output_type == "latent":
             return latents
         videos = self.decode_latents(latents, num_frames, upscale)

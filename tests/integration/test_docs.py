@@ -26,6 +26,7 @@ TINY = {
     "world oracle": "steps=1 batch_size=4",
     "train": f"{BRIEF} held_out=2 num_inference_steps=1 prompts=[red]",
     "train-vae": f"{BRIEF} held_out=2",
+    "train-upscaler": f"{BRIEF} held_out=2 pool=2",
     "finetune": f"{BRIEF} held_out=1 base_prompts=null base_ratio=0",
     "scorer": f"{BRIEF} held_out=4 count=16",
     "encode": "sheet_clips=1",
@@ -49,6 +50,7 @@ SLOW = {
     "t2v plan train ": "a minute each: 28 blocks of published size are traced",
     "t2v plan train-vae": "a minute: two steps are measured",
     "t2v curate footage -o runs/balanced": "every worker loads a tokenizer",
+    "python docs/figures/upscale.py": "minutes: clips are rendered at 256x256 and enlarged",
     "t2v bench": "every stage of sampling or curation, several times",
     "python docs/figures/make.py page": "a Chromium, which CI has not",
 }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict
-from math import isfinite
 from pathlib import Path
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from t2v.config.training import TrainUpscalerConfig
+from t2v.evaluation.metrics.dynamics import jerk
 from t2v.evaluation.metrics.reconstruction import psnr
 from t2v.evaluation.metrics.upscaling import measure
 from t2v.evaluation.types import PerVideo
@@ -138,16 +138,22 @@ class UpscalerTask:
     def _figures(self, numbers: Iterable[int]) -> tuple[dict[str, float], Tensor]:
         """Return the figures of `validate`, and the squared error of each clip."""
         found: dict[str, list[Tensor]] = {}
-        errors = []
+        errors, jerks = [], []
         for number in numbers:
             ours, smooth, real = map(to_bytes, self._enlarge(self.data.whole(number)))
-            for name, each in measure(ours, real, None).items():
-                if isinstance(each, PerVideo):
-                    found.setdefault(name, []).append(each.values)
+            values = measure(ours, real, None)
+            for name in ("psnr", "psnr_edges", "sharpness", "edge_sharpness"):
+                each = values[name]
+                assert isinstance(each, PerVideo)
+                found.setdefault(name, []).append(each.values)
             found.setdefault("psnr_bicubic", []).append(psnr(smooth, real))
+            jerks.append(torch.cat([jerk(ours), jerk(real)]))
             errors.append(((ours.float() - real.float()) / 255).square().mean())
         figures = {f"val_{name}": torch.cat(each).mean().item() for name, each in found.items()}
-        return {name: each for name, each in figures.items() if isfinite(each)}, torch.stack(errors)
+        # of all clips together, as a clip in which nothing moves has none
+        own, wanted = torch.stack(jerks).sum(0).tolist()
+        figures |= {"val_jerk": own / wanted} if wanted > 0 else {}
+        return figures, torch.stack(errors)
 
     def _enlarge(self, pair: Pair) -> tuple[Tensor, Tensor, Tensor]:
         """A clip enlarged, the same by bicubic interpolation, and the real one."""

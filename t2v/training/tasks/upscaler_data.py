@@ -1,4 +1,4 @@
-"""What an upscaler is trained on: small clips, the same ones large, and windows of both."""
+"""Pairs that an upscaler is trained on: small clips and the same ones large, and their windows."""
 
 from __future__ import annotations
 

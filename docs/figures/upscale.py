@@ -25,7 +25,7 @@ from t2v.world.grammar import random_scene
 from t2v.world.render import render
 from t2v.world.run import clip_generator
 
-FRAMES = 3  # of a clip, whose perceptual distance is measured
+FRAMES = 2  # of a clip, whose perceptual distance is measured
 
 
 @torch.no_grad()

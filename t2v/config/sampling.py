@@ -81,7 +81,7 @@ class UpscaleConfig:
     """`t2v upscale`: a video of any length becomes 2 or 4 times as large."""
 
     input: str  # video to enlarge
-    output: str  # mp4 to write
+    output: str | None = None  # mp4 to write; null: X-4x.mp4 beside the input X.mp4, if enlarged 4x
     overwrite: bool = False  # replace the output where it exists
     # folder of an upscaler, an output of `t2v train-upscaler`, a pipeline folder that holds one, or
     # the embedded model, whose upscaler knows the synthetic world alone
@@ -92,7 +92,7 @@ class UpscaleConfig:
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # of the weights
 
     def __post_init__(self) -> None:
-        if not self.output.endswith(".mp4"):
+        if self.output is not None and not self.output.endswith(".mp4"):
             raise UserError(
                 f"output={self.output}: videos are written as mp4. Give a name that ends in .mp4."
             )

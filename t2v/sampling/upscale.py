@@ -33,15 +33,16 @@ def upscale(config: UpscaleConfig) -> Path:
         UserError: the input is no video, the output exists, the upscaler has another scale, or
             some frames of the result are larger than the memory.
     """
-    source, output = Path(config.input), Path(config.output)
-    if output.exists() and not config.overwrite:
-        raise UserError(f"output={output}: exists already. Choose another, or say overwrite=true.")
+    source = Path(config.input)
     film = probe(source)
     device = pick_device(config.device)
     upscaler = load_upscaler(config.upscaler, pick_dtype(config.dtype, device)).to(device)
     scale = check_scale(config.scale, upscaler, "scale")
     if scale == 1:
         raise UserError(f"scale=1: nothing to enlarge. Give scale={upscaler.config.scale}.")
+    output = Path(config.output or source.with_name(f"{source.stem}-{scale}x.mp4"))
+    if output.exists() and not config.overwrite:
+        raise UserError(f"output={output}: exists already. Choose another, or say overwrite=true.")
     _check_room(film, upscaler, device)
     upscaler.enable_tiling(config.tile)
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -140,6 +140,8 @@ def test_a_video_of_any_length_is_enlarged_piece_by_piece(config, film, tmp_path
     write_video(tmp_path / "whole.mp4", whole.numpy(), 7.5)
     pairs = zip(iter_frames(tmp_path / "whole.mp4"), large, strict=True)
     assert np.mean([np.abs(ours[1].astype(int) - theirs).mean() for ours, theirs in pairs]) < 0.5
+    assert main(["upscale", str(film), *words]) == 0
+    assert (tmp_path / "in-4x.mp4").is_file()
     assert main(["upscale", str(film), "-o", str(output), *words]) == 2
     assert "exists already. Choose another, or say overwrite=true" in capsys.readouterr().err
 

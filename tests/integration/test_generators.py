@@ -69,7 +69,7 @@ class NoiseGenerator:
                 watch(Step(number + 1, torch.stack(made)))
         return torch.stack(made)
 
-    def decode(self, latents, num_frames):
+    def decode(self, latents, num_frames, upscale=1):
         frames = latents[:, :, :num_frames] * 255
         return frames.round().byte().permute(0, 2, 3, 4, 1).numpy()
 

@@ -58,6 +58,8 @@ def main(count: int, sheet: Path | None) -> None:
             rows += [each[0].numpy() for each in (*versions.values(), real)]
     for metric, each in found.items():
         values = {name: torch.cat(parts).double() for name, parts in each.items()}
+        moves = values["bicubic"].isfinite() & values["upscaler"].isfinite()  # else it has no jerk
+        values = {name: some[moves] for name, some in values.items()}
         values["difference"] = values["upscaler"] - values["bicubic"]
         cells = [metric, *map(interval, values.values())]
         sys.stdout.write(f"| {' | '.join(cells)} |\n")

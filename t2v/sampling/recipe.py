@@ -97,7 +97,10 @@ class Recipe:
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in the mp4 and in the file beside it."""
-        return asdict(self)
+        values = asdict(self)
+        if self.upscaler is None:  # the recipe of a plain video is as it was before upscalers
+            del values["upscaler"]
+        return values
 
 
 def read(values: Any, source: Path, overrides: Sequence[str] = ()) -> Recipe:

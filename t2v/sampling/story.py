@@ -153,7 +153,12 @@ class Plan:
 
 def _refuse_settings(config: SampleConfig) -> None:
     usual = SampleConfig()
-    others = [each.name for each in fields(SampleConfig) if each.name not in TAKEN]
+    if config.upscale not in (None, 1):
+        raise UserError(
+            f"upscale={config.upscale} with --story: films of scenes are not enlarged as they are "
+            "made. Leave it out, and enlarge the mp4 with `t2v upscale`."
+        )
+    others = [each.name for each in fields(SampleConfig) if each.name not in (*TAKEN, "upscale")]
     given = [name for name in others if getattr(config, name) != getattr(usual, name)]
     if given:
         raise UserError(
@@ -176,7 +181,7 @@ def _planned(generator: Generator, story: StoryConfig, config: SampleConfig) -> 
     }
     dtype = generator.pipeline.dtype
     own["dtype"] = next((name for name, each in DTYPES.items() if each == dtype), config.dtype)
-    own["fps"] = float(own["fps"])
+    own |= {"fps": float(own["fps"]), "upscale": 1}
     scenes = _scenes(story, own["fps"])
     total = sum(scene.num_frames for scene in scenes)
     settings = replace(config, **own, num_frames=total, overwrite=False)

@@ -15,7 +15,7 @@ from t2v.config.sampling import UpscaleConfig
 from t2v.errors import UserError
 from t2v.footage.frames import Probe, iter_frames, probe
 from t2v.io.progress import progress
-from t2v.io.video import write_frames
+from t2v.io.video import check_size, video_writer
 from t2v.models.device import check_memory, pick_device, pick_dtype, ready
 from t2v.models.upscaler import VideoUpscaler, check_scale
 from t2v.models.upscaler_folder import load_upscaler
@@ -48,7 +48,11 @@ def upscale(config: UpscaleConfig) -> Path:
     output.parent.mkdir(parents=True, exist_ok=True)
     frames = (frame for _, frame in iter_frames(source, fps=film.fps if film.vfr else None))
     shown = progress(enlarged(frames, upscaler), "upscale", "frames", film.num_frames)
-    write_frames(output, shown, film.fps)
+    size = scale * film.height, scale * film.width
+    check_size(film.num_frames, *size)
+    with video_writer(output, *size, film.fps) as add:
+        for frame in shown:
+            add(frame[None])
     return output
 
 

@@ -29,7 +29,9 @@ class EvalConfig:
     model: str = "t2v-tiny"  # the embedded model, a pipeline folder or a Hub id
     output: str  # folder of tables, page and sampled videos
     overwrite: bool = False  # replace files in the output that are not this command's own
-    # world (sampled scenes), attribute, motion, ... (in t2v/evaluation/suites), or a prompt file
+    # world (sampled scenes), attribute, motion, ... (in t2v/evaluation/suites), or a prompt file;
+    # with a part of each clip given: first (frame), ends, continue, between, interpolate, region,
+    # edit; via_image: with a picture that the model made of the prompt
     suites: tuple[str, ...] = ("world",)
     count: int = 512  # prompts of each suite, at most
     oracle: str | None = None  # folder of `t2v world oracle`, which reads attributes of scenes
@@ -46,8 +48,12 @@ class EvalConfig:
     clips_kept: str | None = None  # folder that keeps sampled videos; null: `clips` in the output
     page_videos: int = 60  # videos of each suite on the page, the worst first
     seed: int = 0  # of the first prompt; prompt i takes seed + i
+    num_frames: int | None = None  # frames of a video; null: the model's own
+    height: int | None = None  # pixels; null: the model's own
+    width: int | None = None  # pixels; null: the model's own
     num_inference_steps: int | None = None  # denoising steps; null: the model's own
     guidance_scale: float | None = None  # weight of the prompt, 1: no guidance; null: the model's
+    strength: float = 0.6  # of suite edit: how far from the clip, from 0 to 1 (a new video)
     device: str = "auto"  # auto (cuda, mps or cpu), cpu, cuda, cuda:1, mps
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # of the weights
     batch_size: int = 16  # videos sampled at once
@@ -57,6 +63,8 @@ class EvalConfig:
 
     def __post_init__(self) -> None:
         at_least_one(self, "count", "batch_size", "page_videos")
+        if not 0 < self.strength <= 1:
+            raise UserError(f"strength={self.strength}: it must be more than 0 and at most 1.")
         if self.sentences is not None and self.captioner is None:
             raise UserError(
                 f"sentences={self.sentences}: compares captions with prompts. Give captioner=MODEL."

@@ -13,10 +13,23 @@ from t2v.evaluation.metrics import (
     caption_back,
     dynamics,
     fidelity,
+    given,
     reconstruction,
 )
 from t2v.evaluation.networks import Networks
-from t2v.evaluation.rows import BLUR, CEILING, CHANCE, GUESS, MODEL, REAL, STILL
+from t2v.evaluation.rows import (
+    AS_GIVEN,
+    BLUR,
+    CEILING,
+    CHANCE,
+    FADE,
+    GUESS,
+    HOLD,
+    MODEL,
+    REAL,
+    STILL,
+    TEXT,
+)
 from t2v.evaluation.types import Measurements, Videos
 from t2v.pipelines.generator import Generator
 
@@ -32,23 +45,34 @@ class Metric(Generic[Net]):
         measure: measures the videos of one row; they are `NotRun` without a network.
         rows: names of rows; those without videos are left out.
         guess: measures the best constant answer, for a row of its own.
+        of_given: it is of clips that were given in part alone, or never of those; None: of all.
     """
 
     load: Callable[[Networks], Net]
     measure: Callable[[Videos, Net], Measurements]
     rows: tuple[str, ...]
     guess: Callable[[Videos, Net], Measurements | None] | None = None
+    of_given: bool | None = None
 
 
+COPIES = (HOLD, FADE, AS_GIVEN)
 METRICS: dict[str, Metric[Any]] = {
     "world": Metric(
-        attributes.load, attributes.measure, (MODEL, CEILING, REAL), guess=attributes.guess
+        attributes.load,
+        attributes.measure,
+        (MODEL, CEILING, REAL, TEXT, *COPIES),
+        guess=attributes.guess,
+    ),
+    "given": Metric(
+        given.load, given.measure, (MODEL, CEILING, REAL, TEXT, *COPIES, CHANCE), of_given=True
     ),
     "alignment": Metric(alignment.load, alignment.measure, (MODEL, CEILING, REAL, CHANCE)),
     "caption back": Metric(caption_back.load, caption_back.measure, (MODEL, REAL, CHANCE)),
     "dynamics": Metric(dynamics.load, dynamics.measure, (MODEL, CEILING, REAL, STILL, BLUR)),
     "fidelity": Metric(fidelity.load, fidelity.measure, (MODEL, CEILING, REAL, STILL, BLUR)),
-    "reconstruction": Metric(reconstruction.load, reconstruction.measure, (CEILING, BLUR, CHANCE)),
+    "reconstruction": Metric(
+        reconstruction.load, reconstruction.measure, (CEILING, BLUR, CHANCE), of_given=False
+    ),
 }
 
 
@@ -71,6 +95,8 @@ def measure(rows: dict[str, Videos], nets: dict[str, Any]) -> dict[str, dict[str
     """
     found = {}
     for name, metric in METRICS.items():
+        if metric.of_given not in (None, rows[MODEL].given is not None):
+            continue
         by_row = {row: metric.measure(rows[row], nets[name]) for row in metric.rows if row in rows}
         if metric.guess and (guess := metric.guess(rows[MODEL], nets[name])):
             by_row[GUESS] = guess

@@ -3,6 +3,8 @@
 MODEL, CEILING, REAL = "model", "real clips through the VAE", "real clips"
 CHANCE, GUESS = "another real clip", "most common answer"
 STILL, BLUR = "real clips standing still", "real clips blurred"
+TEXT = "text only"
+HOLD, FADE, AS_GIVEN = "given frames held", "given frames cross-faded", "given clip unchanged"
 ROWS = {
     MODEL: "the videos that the model sampled",
     CEILING: "the clips that the prompts describe, through the model's VAE: the ceiling",
@@ -11,4 +13,8 @@ ROWS = {
     GUESS: "the best constant answer, the same for every prompt: chance",
     STILL: "the first frame of each real clip, repeated: the score of standing still",
     BLUR: "real clips under a mean filter of 5 x 5 pixels: the score of blur",
+    TEXT: "the model's videos of the same prompts and seeds, nothing given",
+    HOLD: "each given frame repeated until the next one: the score of copying",
+    FADE: "each given frame mixed with the next one, in proportion to their distance in time",
+    AS_GIVEN: "the clip as it was given, nothing changed: the score of copying",
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,22 @@ from t2v.evaluation.report.page import write_page
 from t2v.evaluation.report.suite import suite_report
 from t2v.evaluation.report.table import markdown
 from t2v.evaluation.rows import MODEL, REAL, ROWS
-from t2v.evaluation.samples import cache_keys, load_model, protocol, rows_of, sample_suite
+from t2v.evaluation.samples import (
+    cache_keys,
+    load_model,
+    protocol,
+    request_of,
+    rows_of,
+    sample_suite,
+)
 from t2v.evaluation.sanity_checks import suspicions
 from t2v.evaluation.suites import Suite, load_suite
 from t2v.evaluation.types import Videos
+from t2v.evaluation.visuals import Made, check_takes, make_given
 from t2v.io.files import write_text
 from t2v.models.upscaler import check_scale
 from t2v.outputs import output_folder
-from t2v.pipelines.generator import Generator
+from t2v.pipelines.generator import Generator, Request
 
 logger = logging.getLogger(__name__)
 
@@ -49,19 +58,29 @@ def _evaluate(config: EvalConfig) -> str:
     suites = [load_suite(name, config.count, config.seed) for name in config.suites]
     _check_settings(suites, config)
     generator = load_model(config, "t2v eval")
-    _check_size(suites, generator, config.upscale)
+    _check_scale(suites, generator, config.upscale)
+    check_takes(generator, suites)
+    _check_memory(suites, request_of(generator, config), type(generator.pipeline).__name__)
     nets = load_networks(config, generator)
     save_config(config, Path(config.output, "config.yaml"))
     report: dict[str, Any] = {"protocol": protocol(config, generator), "suites": {}}
     videos: dict[str, dict[str, Tensor]] = {}
+    weights = list(report["protocol"]["weights"].values())
     for suite in suites:
         logger.info("suite %s: %d prompts", suite.name, len(suite.prompts))
-        keys = cache_keys(generator, suite.prompts, config)
-        sampled = sample_suite(generator, suite.prompts, keys, config)
-        rows = rows_of(suite, sampled, generator, config.seed)
-        report["suites"][suite.name] = measure_suite(suite, rows, nets, keys, config)
-        videos[suite.name] = {name: rows[name].video for name in (MODEL, REAL) if name in rows}
+        make = make_given if suite.task else _make
+        made = make(suite, generator, config, weights)
+        report["suites"][suite.name] = measure_suite(suite, made.rows, nets, made.keys, config)
+        videos[suite.name] = made.films
     return _write_report(report, videos, generator, config)
+
+
+def _make(suite: Suite, generator: Generator, config: EvalConfig, weights: Sequence[str]) -> Made:
+    """Make the videos of a suite that gives nothing but prompts."""
+    keys = cache_keys(generator, suite.prompts, config, weights=weights)
+    sampled = sample_suite(generator, suite.prompts, keys, config)
+    rows = rows_of(suite, sampled, generator, config.seed)
+    return Made(rows, keys, {name: rows[name].video for name in (MODEL, REAL) if name in rows})
 
 
 def measure_suite(
@@ -108,24 +127,32 @@ def _check_settings(suites: list[Suite], config: EvalConfig) -> None:
         read_rendered(config.training)
 
 
-def _check_size(suites: list[Suite], generator: Generator, upscale: int) -> None:
-    """Raise UserError for videos that the model cannot make, or that the memory cannot hold."""
+def _check_scale(suites: list[Suite], generator: Generator, upscale: int) -> None:
     check_scale(upscale, getattr(generator.pipeline, "upscaler", None), "upscale")
-    own = generator.defaults
+    given = [suite.name for suite in suites if suite.task]
+    if upscale != 1 and given:
+        raise UserError(
+            f"suites=[{given[0]}] upscale={upscale}: what is given is compared at the size that "
+            "the model makes. Give upscale=1, or leave the suite out."
+        )
+
+
+def _check_memory(suites: list[Suite], own: Request, pipeline: str) -> None:
     if own.num_frames is None or own.height is None or own.width is None:
         raise UserError(
-            f"A {type(generator.pipeline).__name__} does not say how many frames it makes and of "
+            f"A {pipeline} does not say how many frames it makes and of "
             "what size, which t2v eval needs. Name another model."
         )
     if own.num_frames < 3:
-        raise UserError(f"The model makes {own.num_frames} frames; dynamics need at least 3.")
+        raise UserError(f"num_frames={own.num_frames}: dynamics need at least 3.")
     if not hasattr(os, "sysconf"):
         return  # Windows does not say how much memory there is
-    one = own.num_frames * own.height * own.width * upscale**2 * 3
-    rows = {True: 9, False: 1}  # where there are real clips: those, their copies, masks and others
+    one = own.num_frames * own.height * own.width * own.upscale**2 * 3
     room = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for suite in suites:
-        need = one * len(suite.prompts) * rows[suite.scenes is not None]
+        # where there are real clips: those, their copies, masks and others
+        rows = 16 if suite.task else 9 if suite.scenes else 1
+        need = one * len(suite.prompts) * rows
         if need > room:
             raise UserError(
                 f"{len(suite.prompts)} prompts of suite {suite.name} at {own.num_frames} frames "

@@ -17,7 +17,9 @@ from t2v.config.evaluation import EvalConfig, FootageEvalConfig
 from t2v.data.cache import Cache, weights_digest
 from t2v.data.world_shards import pixels
 from t2v.errors import UserError
-from t2v.evaluation.rows import BLUR, CEILING, CHANCE, MODEL, REAL, STILL
+from t2v.evaluation.given import Given
+from t2v.evaluation.rows import BLUR, CEILING, CHANCE, MODEL, REAL, STILL, TEXT
+from t2v.evaluation.seen import sample_seen
 from t2v.evaluation.suites import Suite, load_suite
 from t2v.evaluation.types import Videos, blurred_copy, still_copy
 from t2v.io.files import digest
@@ -25,7 +27,9 @@ from t2v.models.device import pick_device, pick_dtype, ready
 from t2v.models.folder import model_folder
 from t2v.pipelines.generator import Ability, Generator, Request, sample_videos
 from t2v.pipelines.load import load_generator
+from t2v.pipelines.visuals import VisualInputs
 
+ASKED = ("height", "width", "num_frames", "num_inference_steps", "guidance_scale", "upscale")
 PARTS = ("transformer", "text_encoder", "vae")  # in the order that keys have always hashed them
 
 
@@ -43,16 +47,10 @@ def load_model(
 
 
 def request_of(generator: Generator, config: EvalConfig) -> Request:
-    """Return the request of an evaluation: the generator's defaults, but for steps and guidance,
-    and for the size, which is that before any upscaler unless it is asked for."""
+    """Return the request of an evaluation: the generator's defaults, but for what is set."""
     own = generator.defaults
-    steps, scale = config.num_inference_steps, config.guidance_scale
-    return replace(
-        own,
-        num_inference_steps=steps or own.num_inference_steps,
-        guidance_scale=own.guidance_scale if scale is None else scale,
-        upscale=config.upscale,
-    )
+    asked = {name: getattr(config, name) for name in ASKED}
+    return replace(own, **{name: value for name, value in asked.items() if value is not None})
 
 
 def parts_of(generator: Generator, upscale: int) -> dict[str, nn.Module]:
@@ -65,10 +63,25 @@ def parts_of(generator: Generator, upscale: int) -> dict[str, nn.Module]:
     return {name: parts[name] for name in names}
 
 
-def cache_keys(generator: Generator, prompts: tuple[str, ...], config: EvalConfig) -> list[str]:
-    """Return a hash of everything that makes each video; prompt i is sampled with seed + i."""
-    request, pipeline = request_of(generator, config), generator.pipeline
-    model = [weights_digest(part) for part in parts_of(generator, request.upscale).values()]
+def cache_keys(
+    generator: Generator,
+    prompts: tuple[str, ...],
+    config: EvalConfig,
+    request: Request | None = None,
+    given: Sequence[str] = (),
+    weights: Sequence[str] = (),
+) -> list[str]:
+    """Return a hash of everything that makes each video; prompt i is sampled with seed + i.
+
+    Args:
+        request: None: that of the settings.
+        given: a hash of what each video is given to see; none: nothing is given.
+        weights: hashes of the generator's networks; none: they are computed.
+    """
+    request, pipeline = request or request_of(generator, config), generator.pipeline
+    model = list(weights) or [
+        weights_digest(part) for part in parts_of(generator, request.upscale).values()
+    ]
     scheduler = pipeline.components.get("scheduler")
     rules = (
         sorted((name, str(value)) for name, value in scheduler.config.items()) if scheduler else []
@@ -83,7 +96,10 @@ def cache_keys(generator: Generator, prompts: tuple[str, ...], config: EvalConfi
         same += (pipeline.device.type,)
     if not generator.is_trainable:  # the keys of ours have never held the name of their class
         same += (type(pipeline).__name__,)
-    return [digest(same, prompt, config.seed + i) for i, prompt in enumerate(prompts)]
+    parts = [(same, prompt, config.seed + i) for i, prompt in enumerate(prompts)]
+    if given:
+        return [digest(*each, seen) for each, seen in zip(parts, given, strict=True)]
+    return [digest(*each) for each in parts]
 
 
 def protocol(config: EvalConfig, generator: Generator) -> dict[str, Any]:
@@ -111,19 +127,31 @@ def protocol(config: EvalConfig, generator: Generator) -> dict[str, Any]:
 
 
 def sample_suite(
-    generator: Generator, prompts: tuple[str, ...], keys: list[str], config: EvalConfig
+    generator: Generator,
+    prompts: tuple[str, ...],
+    keys: list[str],
+    config: EvalConfig,
+    request: Request | None = None,
+    visuals: Sequence[VisualInputs] = (),
+    strength: float | None = None,
 ) -> Tensor:
-    """Return the videos of the prompts, `n t h w c` uint8; only those not kept yet are sampled."""
-    request = request_of(generator, config)
+    """Return the videos of the prompts, `n t h w c` uint8; only those not kept yet are sampled.
+
+    Args:
+        request: None: that of the settings.
+        visuals: what each video is given to see; none: nothing is given.
+        strength: how far an edit may go from its clip; None: no edit.
+    """
+    request = request or request_of(generator, config)
     with Cache(kept_in(config)) as cache:
         missing = [index for index, key in enumerate(keys) if key not in cache]
-        batches = sample_videos(
-            generator,
-            [prompts[index] for index in missing],
-            [config.seed + index for index in missing],
-            request,
-            batch_size=config.batch_size,
-        )
+        left, seeds = [prompts[i] for i in missing], [config.seed + i for i in missing]
+        size = config.batch_size
+        if visuals:
+            seen = [visuals[index] for index in missing]
+            batches = sample_seen(generator, left, seeds, request, seen, strength, size)
+        else:
+            batches = sample_videos(generator, left, seeds, request, batch_size=size)
         order = iter(missing)
         for latents in batches:
             for video in generator.decode(latents, request.num_frames, request.upscale):
@@ -131,12 +159,21 @@ def sample_suite(
         return torch.stack([cache.read(key) for key in keys])
 
 
-def rows_of(suite: Suite, sampled: Tensor, generator: Generator, seed: int) -> dict[str, Videos]:
+def rows_of(
+    suite: Suite,
+    sampled: Tensor,
+    generator: Generator,
+    seed: int,
+    given: Given | None = None,
+    text: Tensor | None = None,
+) -> dict[str, Videos]:
     """Return the model's videos, and where the prompts have real clips, the rows beside them.
 
     Args:
         sampled: the videos of the suite's prompts, `n t h w c` uint8.
         seed: the seed of the evaluation, from which real clips of other scenes follow.
+        given: what was given of each clip; its copies stand beside the videos.
+        text: videos of the same prompts and seeds without it.
     """
     prompts, fps = suite.prompts, float(generator.defaults.fps)
     rendered = suite.real(*sampled.shape[1:4])
@@ -146,13 +183,15 @@ def rows_of(suite: Suite, sampled: Tensor, generator: Generator, seed: int) -> d
     size = (int(real.shape[1]), int(real.shape[2]), int(real.shape[3]))
     others = load_suite("world", len(prompts), seed + 1_000).real(*size)
     assert others is not None
-    model = Videos(sampled, prompts, fps, real, mask, others[0], suite.truths())
+    model = Videos(sampled, prompts, fps, real, mask, others[0], suite.truths(), given)
     rows = {MODEL: model}
     if generator.vae is not None:
         rows[CEILING] = model.showing(through_vae(generator.vae, real))
+    rows |= {REAL: model.showing(real), CHANCE: model.showing(real.roll(1, 0))}
+    if text is not None:
+        beside = {TEXT: text} | (given.copies() if given else {})
+        return rows | {name: model.showing(video) for name, video in beside.items()}
     return rows | {
-        REAL: model.showing(real),
-        CHANCE: model.showing(real.roll(1, 0)),
         STILL: model.showing(still_copy(real)),
         BLUR: model.showing(blurred_copy(real)),
     }

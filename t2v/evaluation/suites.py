@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from t2v.errors import UserError
+from t2v.evaluation.tasks import REGION, TASKS, changed, differ
 from t2v.io.prompts import read_prompts
 from t2v.io.text_files import parse_json
 from t2v.world.grammar import Scene, Thing, caption, random_scene
@@ -23,12 +24,19 @@ WORLD = "world"
 
 @dataclass(frozen=True)
 class Suite:
-    """Prompts, the topic of each, and the scenes they describe, where these are of the world."""
+    """Prompts, the topic of each, and the scenes they describe, where these are of the world.
+
+    Args:
+        task: a name in `TASKS`; None: nothing is given but the prompt.
+        sources: the scenes of the given clips, where they differ from those that are asked for.
+    """
 
     name: str
     prompts: tuple[str, ...]
     topics: tuple[str, ...]
     scenes: tuple[Scene | Story, ...] | None
+    task: str | None = None
+    sources: tuple[Scene, ...] | None = None
 
     def truths(self) -> tuple[dict[str, Any], ...] | None:
         """Return the scenes as their `truth` gives them; None: there are none."""
@@ -36,11 +44,21 @@ class Suite:
 
     def real(self, num_frames: int, height: int, width: int) -> tuple[Tensor, Tensor] | None:
         """Render the clips that the prompts describe, `n t h w c`, and their masks `n t h w`."""
-        if self.scenes is None:
-            return None
-        clips = [render(scene, num_frames, height, width) for scene in self.scenes]
-        video, mask = zip(*clips, strict=True)
-        return torch.stack(video), torch.stack(mask)
+        return None if self.scenes is None else _rendered(self.scenes, num_frames, height, width)
+
+    def given_clips(self, num_frames: int, height: int, width: int) -> tuple[Tensor, Tensor]:
+        """Render the clips that parts are given of, `n t h w c`, and their masks `n t h w`."""
+        scenes = self.sources or self.scenes
+        assert scenes is not None
+        return _rendered(scenes, num_frames, height, width)
+
+
+def _rendered(
+    scenes: tuple[Scene | Story, ...], num_frames: int, height: int, width: int
+) -> tuple[Tensor, Tensor]:
+    clips = [render(scene, num_frames, height, width) for scene in scenes]
+    video, mask = zip(*clips, strict=True)
+    return torch.stack(video), torch.stack(mask)
 
 
 def heldout_prompts(count: int, seed: int) -> tuple[list[Scene], list[str]]:
@@ -58,9 +76,9 @@ def load_suite(name: str, count: int, seed: int) -> Suite:
     """Load the first `count` prompts of a suite.
 
     Args:
-        name: `world`, whose scenes follow from `seed`; a file of `suites/`; or the path of a file
-            with one prompt a line, or one JSON object with `prompt` and perhaps `topic` and
-            `truth`.
+        name: `world`, whose scenes follow from `seed`; a name in `TASKS`, with the same scenes; a
+            file of `suites/`; or the path of a file with one prompt a line, or one JSON object with
+            `prompt` and perhaps `topic` and `truth`.
 
     Raises:
         UserError: there is no such suite, or a line of it cannot be read.
@@ -69,12 +87,14 @@ def load_suite(name: str, count: int, seed: int) -> Suite:
         scenes, prompts = heldout_prompts(count, seed)
         topics = tuple(scene.things[0].motion for scene in scenes)
         return Suite(name, tuple(prompts), topics, tuple(scenes))
+    if name in TASKS:
+        return _given_suite(name, count, seed)
     own = {path.stem: path for path in sorted(FOLDER.glob("*.jsonl"))}
     path = own.get(name, Path(name))
     if not path.is_file():
         raise UserError(
-            f"suites={name}: no such suite or file. Allowed: {WORLD}, {', '.join(own)}, or a "
-            "file with one prompt a line."
+            f"suites={name}: no such suite or file. Allowed: {', '.join((WORLD, *TASKS, *own))}, "
+            "or a file with one prompt a line."
         )
     lines = read_prompts(path, "suites")[:count]
     rows = [_row(path, number, line) for number, line in enumerate(lines, start=1)]
@@ -85,6 +105,23 @@ def load_suite(name: str, count: int, seed: int) -> Suite:
         tuple(str(row.get("topic", "")) for row in rows),
         tuple(_scene(path, row["truth"]) for row in rows) if known else None,
     )
+
+
+def _given_suite(name: str, count: int, seed: int) -> Suite:
+    """The scenes of `world`, of which a part is given; where another thing is asked for, those."""
+    scenes, prompts = heldout_prompts(count, seed)
+    topics = tuple(scene.things[0].motion for scene in scenes)
+    names = TASKS[name].changes
+    if not names:
+        return Suite(name, tuple(prompts), topics, tuple(scenes), name)
+    asked, captions = [], []
+    for index, scene in enumerate(scenes):
+        generator = clip_generator(seed + 2_000, "heldout", index)
+        asked.append(changed(scene, names, generator))
+        captions.append(caption(asked[-1], generator))
+    if name == REGION:
+        topics = tuple("half" if differ(scene) else "box" for scene in scenes)
+    return Suite(name, tuple(captions), topics, tuple(asked), name, tuple(scenes))
 
 
 def _row(path: Path, number: int, line: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from t2v.errors import UserError
+from t2v.evaluation.given import Given
 
 CHUNK = 16  # videos measured together
 
@@ -31,6 +32,7 @@ class Videos:
     mask: Tensor | None = None  # how much things cover each pixel of it, n t h w, uint8
     others: Tensor | None = None  # real clips of other scenes, for distances between sets
     truths: tuple[dict[str, Any], ...] | None = None  # the scene of each prompt
+    given: Given | None = None  # what was given of each clip
 
     def __post_init__(self) -> None:
         if self.real is not None and self.real.shape != self.video.shape:

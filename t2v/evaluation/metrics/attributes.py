@@ -79,13 +79,19 @@ def load(networks: Networks) -> WorldOracle | None:
 
 
 def measure(videos: Videos, oracle: WorldOracle | None) -> Measurements:
-    """Return whether the oracle reads each attribute right, and `all`, the share of those asked."""
+    """Return whether the oracle reads each attribute right, and `all`, the share of those asked.
+
+    Of a clip that was given in part, it reads the frames in which something had to be made.
+    """
     if oracle is None:
         return {"all": NotRun("no oracle is named: oracle=FOLDER")}
     if videos.truths is None:
         return {"all": NotRun("the scenes of these prompts are not known")}
-    parts = scene_parts(videos.truths, videos.video.shape[1])
-    read = answers_of_parts(oracle, videos.video, parts)
+    watched = videos.video
+    if videos.given is not None:
+        watched = watched[:, videos.given.window]
+    parts = scene_parts(videos.truths, watched.shape[1])
+    read = answers_of_parts(oracle, watched, parts)
     return compared(parts, read, oracle_name(oracle), len(videos))
 
 

@@ -19,6 +19,7 @@ WORST_TOPICS = 3
 ENDS = (10, 50)  # topics that BenchUFO averages at either end
 # the metric that the page sorts its videos by: the first of these that was run
 RANKING = (
+    "given.psnr",
     "world.all",
     "caption back.similarity",
     "alignment.sim_weighed",

@@ -28,8 +28,22 @@ OPTIONS = {
     "--device": "device",
     "--dtype": "dtype",
     "--preview-every": "preview_every",
+    "--image": "image",
+    "--last-image": "last_image",
+    "--video": "video",
+    "--mask": "mask",
+    "--strength": "strength",
+    "--interpolate": "interpolate",
+    "--fit": "fit",
+    "--image-guidance": "image_guidance_scale",
 }
-FLAGS = {"--sheet": "sheet", "--gif": "gif", "--truncate": "truncate", "--overwrite": "overwrite"}
+FLAGS = {
+    "--via-image": "via_image",
+    "--sheet": "sheet",
+    "--gif": "gif",
+    "--truncate": "truncate",
+    "--overwrite": "overwrite",
+}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

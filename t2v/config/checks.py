@@ -53,9 +53,9 @@ RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("mse_weight", "l1_weight", "kl_weight", "gradient_weight"), (0, 1e6)),
     **dict.fromkeys(("foreground_weight", "perceptual_weight", "weight", "r1"), (0, 1e6)),
     "shift": (0.001, 1000),
-    **dict.fromkeys(("guidance_scale", "lora_scale"), (-1000, 1000)),
+    **dict.fromkeys(("guidance_scale", "image_guidance_scale", "lora_scale"), (-1000, 1000)),
     # shares and cosines
-    **dict.fromkeys(("image_ratio", "base_ratio", "interpolate", "masked"), (0, 1)),
+    **dict.fromkeys(("image_ratio", "base_ratio", "masked"), (0, 1)),
     **dict.fromkeys(("min_match", "correlation"), (-1, 1)),
     "tasks.frames": (0, 1e9),  # a share, not a number of frames
     # machines: GB, GiB, GB/s, TFLOP/s

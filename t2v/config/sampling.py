@@ -9,13 +9,25 @@ from typing import Literal
 from t2v.config.checks import at_least_one
 from t2v.errors import UserError
 
+INPUTS = ("image", "last_image", "video", "mask")  # settings that name files of the user
+# what a picture of one frame cannot have
+FILM = ("num_frames", "duration", "gif", "image", "last_image", "interpolate", "via_image")
+FIRST = ("image", "video", "via_image")  # how a video begins
+CHANGES = ("last_image", "mask", "strength", "interpolate")  # what becomes of a clip
+# settings that only mean something beside pictures and clips, or make them
+VISUAL = (
+    *(*INPUTS, "video_start", "video_end", "strength", "interpolate", "fit"),
+    *("image_guidance_scale", "via_image"),
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class SampleConfig:
     """`t2v sample`; prompts are not settings, they come as arguments or from a file."""
 
     model: str = "t2v-tiny"  # the embedded model, a pipeline folder or a Hub id
-    # file to write, ending in .mp4; null: video.mp4, or the first of video-1.mp4, ... that is free
+    # file to write, ending in .mp4, or in .png for a picture of one frame;
+    # null: video.mp4, or the first of video-1.mp4, ... that is free
     output: str | None = None
     overwrite: bool = False  # replace files at the output that another command wrote
     negative_prompt: str = ""  # what the video should not show
@@ -46,6 +58,24 @@ class SampleConfig:
     lora_scale: float = 1.0  # strength of the LoRA; 0 is the model without it, bit for bit
     # the transformer that the LoRA is for, in a model with two (Wan 2.2 A14B)
     lora_part: Literal["transformer", "transformer_2"] = "transformer"
+    image: str | None = None  # picture that the video begins with
+    last_image: str | None = None  # picture that the video ends with
+    # clip to go on from; with mask, strength or interpolate: the clip to change
+    video: str | None = None
+    video_start: float = 0.0  # seconds of the clip to leave out at its beginning
+    video_end: float | None = None  # second of the clip to stop before; null: its end
+    # picture or clip of the size of video: white is made anew, black is kept
+    mask: str | None = None
+    # how far from the clip an edit may go, from 0 (not at all) to 1 (a new video); null: no edit
+    strength: float | None = None
+    # frames of the video for each step of the clip: 2 puts one between each two; null: no such task
+    interpolate: int | None = None
+    # of pictures and clips of another shape: crop their edges, pad with black, or pad and make what
+    # is padded anew
+    fit: Literal["crop", "pad", "outpaint"] = "crop"
+    # weight of what is given as picture or clip, 1: no guidance of its own
+    image_guidance_scale: float = 1.0
+    via_image: bool = False  # sample a picture of the prompt first, X.png, and begin with it
 
     def __post_init__(self) -> None:
         for name in ("height", "width", "num_frames", "duration", "fps", "num_inference_steps"):
@@ -70,10 +100,92 @@ class SampleConfig:
             raise UserError(f"preview_every={self.preview_every}: it must be at least 0.")
         if not 0 <= self.seed < 2**63:
             raise UserError(f"seed={self.seed}: it must be from 0 to 2^63 - 1.")
-        if self.output is not None and not self.output.endswith(".mp4"):
+        self._check_output()
+        self._check_visuals()
+
+    @property
+    def makes_picture(self) -> bool:
+        """True where the output is a picture of one frame."""
+        return self.output is not None and self.output.endswith(".png")
+
+    def _check_output(self) -> None:
+        if self.output is None:
+            return
+        if not self.output.endswith((".mp4", ".png")):
             raise UserError(
-                f"output={self.output}: videos are written as mp4. Give a name that ends in .mp4."
+                f"output={self.output}: videos are written as mp4, and single frames as png. Give "
+                "a name that ends in .mp4 or .png."
             )
+        if not self.makes_picture:
+            return
+        asked = {name: getattr(self, name) for name in FILM if getattr(self, name)}
+        if asked.get("num_frames") == 1:
+            del asked["num_frames"]
+        if asked:
+            given = " ".join(f"{name}={value}" for name, value in asked.items())
+            raise UserError(
+                f"output={self.output} {given}: a png holds one frame. Leave {', '.join(asked)} "
+                "out, or give a name that ends in .mp4."
+            )
+
+    def _check_visuals(self) -> None:
+        for name in ("mask", "strength", "interpolate", "video_start", "video_end"):
+            value = getattr(self, name)
+            if value not in (None, 0) and self.video is None:
+                raise UserError(f"{name}={value}: it goes with a clip. Give video=FILE too.")
+        if self.strength is not None and not 0 < self.strength <= 1:
+            raise UserError(f"strength={self.strength}: it must be more than 0 and at most 1.")
+        if self.fit == "outpaint" and self.video is None:
+            raise UserError("fit=outpaint: it goes with a clip. Give video=FILE, or fit=pad.")
+        end = float("inf") if self.video_end is None else self.video_end
+        if not 0 <= self.video_start < end:
+            raise UserError(
+                f"video_start={self.video_start:g} video_end={end:g}: give seconds from 0 on, the "
+                "first before the second."
+            )
+        if self.image_guidance_scale != 1 and not self.has_visuals:
+            raise UserError(
+                f"image_guidance_scale={self.image_guidance_scale:g}: it weighs a picture or clip. "
+                "Give image=FILE, last_image=FILE or video=FILE, or leave it out."
+            )
+        apart = [name for name in FIRST if getattr(self, name) not in (None, False)]
+        if len(apart) > 1:
+            raise UserError(
+                f"{' and '.join(apart)}: each says how the video begins. Give one of them."
+            )
+        changes = [name for name in CHANGES if getattr(self, name) is not None]
+        changes += ["fit=outpaint"] if self.fit == "outpaint" else []
+        may_be_both = set(changes) in ({"mask", "strength"}, {"mask", "fit=outpaint"})
+        if self.video is not None and len(changes) > 1 and not may_be_both:
+            raise UserError(
+                f"{' and '.join(changes)}: each is a change of its own. Give one of them."
+            )
+        if self.interpolate is not None:
+            self._check_interpolation()
+
+    def _check_interpolation(self) -> None:
+        assert self.interpolate is not None
+        if not 2 <= self.interpolate <= 100:
+            raise UserError(
+                f"interpolate={self.interpolate}: it must be from 2, which puts one frame between "
+                "each two, to 100."
+            )
+        if self.duration is not None:
+            raise UserError(
+                f"duration={self.duration}: interpolate={self.interpolate} says how many frames "
+                "there are. Leave duration out."
+            )
+
+    @property
+    def files(self) -> dict[str, str]:
+        """The pictures and clips that are named, by the setting."""
+        named = {name: getattr(self, name) for name in INPUTS}
+        return {name: path for name, path in named.items() if path is not None}
+
+    @property
+    def has_visuals(self) -> bool:
+        """True where a picture or clip is given, or one is made first."""
+        return any(getattr(self, name) not in (None, False) for name in (*FIRST, "last_image"))
 
 
 @dataclass(frozen=True, kw_only=True)

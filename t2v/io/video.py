@@ -200,21 +200,37 @@ def _captioned(strip: Image.Image, caption: str) -> Image.Image:
     return row
 
 
-def save_image(path: Path, image: Image.Image) -> None:
-    """Write an image under a temporary name, then rename it."""
+def save_image(path: Path, image: Image.Image, recipe: dict[str, Any] | None = None) -> None:
+    """Write an image as PNG under a temporary name, then rename it.
+
+    Args:
+        recipe: anything JSON can hold, kept in the file under the first of `RECIPE_KEYS`.
+    """
     about = PngInfo()
     about.add_text("Software", _MARK)
+    if recipe is not None:
+        about.add_text(RECIPE_KEYS[0], json.dumps(recipe))
     with _complete(path) as partial:
         image.save(partial, format="PNG", pnginfo=about)
+
+
+def read_about(path: Path) -> dict[str, Any]:
+    """The texts in a picture by their names.
+
+    Raises:
+        UserError: it is not there or no picture.
+    """
+    with opened_picture(path) as image:
+        return {str(name): value for name, value in image.info.items()}
 
 
 def is_ours(path: Path) -> bool:
     """Return whether `save_image` or `write_gif` wrote this picture; False if it is unreadable."""
     try:
-        with opened_picture(path) as image:
-            told = image.info.get("Software") or image.info.get("comment")
+        about = read_about(path)
     except UserError:
         return False
+    told = about.get("Software") or about.get("comment")
     return told in (_MARK, _MARK.encode())
 
 

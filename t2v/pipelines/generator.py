@@ -14,6 +14,7 @@ from diffusers import DiffusionPipeline, ModelMixin
 from torch import Tensor
 
 from t2v.errors import UserError
+from t2v.pipelines.visuals import VisualInputs
 
 Ability = Literal["gives_latents", "can_resume", "is_trainable", "vae"]
 LACKS: dict[Ability, str] = {
@@ -37,6 +38,8 @@ class Request:
     negative_prompt: str = ""
     truncate: bool = False  # cut a longer prompt off instead of refusing it
     upscale: int = 1  # times as high and wide as it is made, by the pipeline's upscaler
+    strength: float | None = None  # how far an edit may go from its clip, in (0, 1]
+    image_guidance_scale: float = 1.0  # weight of what is given to see; 1: no guidance of its own
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +103,10 @@ class Generator(Protocol):
         """The video it makes when nothing else is asked for."""
 
     @property
+    def takes(self) -> frozenset[str]:
+        """The names of `VisualInputs` it can be given to see, and `strength` where it edits."""
+
+    @property
     def can_resume(self) -> bool:
         """True if `generate` takes a start in the middle of a video."""
 
@@ -107,11 +114,20 @@ class Generator(Protocol):
     def vae(self) -> ModelMixin | None:
         """The VAE that encodes clips to latents and decodes them, as ours do."""
 
-    def check(self, prompt: str, request: Request) -> None:
+    def check(self, prompt: str, request: Request, visuals: VisualInputs | None = None) -> None:
         """Raise `UserError` for what cannot work, before any time is spent on it."""
 
-    def encode(self, prompts: Sequence[str], request: Request) -> Any:
-        """The prompts in the form that `generate` takes."""
+    def encode(
+        self,
+        prompts: Sequence[str],
+        request: Request,
+        visuals: Sequence[VisualInputs | None] = (),
+    ) -> Any:
+        """The prompts, and what each video is given to see, in the form that `generate` takes.
+
+        Args:
+            visuals: one for each prompt; empty: of none.
+        """
 
     def latent_shape(self, request: Request) -> tuple[int, ...]:
         """The shape of what `generate` gives for one prompt."""
@@ -149,6 +165,7 @@ def sample_videos(
     seeds: Sequence[int],
     request: Request,
     *,
+    visuals: Sequence[VisualInputs | None] = (),
     batch_size: int = 1,
     doing: str = "sample",
     watch: Watcher | None = None,
@@ -161,18 +178,20 @@ def sample_videos(
 
     Args:
         seeds: of each video; it alone decides the noise, whatever else is in its batch.
+        visuals: what each video is given to see; empty: nothing.
         doing: the name of the work in the progress.
         start: where a single video goes on.
         seconds: takes the times of `text` and `denoise`.
     """
-    assert len(prompts) == len(seeds) and (watch is None or len(prompts) == 1)
+    assert len(prompts) == len(seeds) and len(visuals) in (0, len(prompts))
+    assert watch is None or len(prompts) == 1
     seconds = {} if seconds is None else seconds
     has_bar = watch is not None and sys.stderr.isatty()
     generator.pipeline.set_progress_bar_config(desc="denoising", disable=not has_bar)
     for first, count in _batches(len(prompts), batch_size, "" if watch else doing):
         chosen = slice(first, first + count)
         with clock(seconds, "text"):
-            conditions = generator.encode(prompts[chosen], request)
+            conditions = generator.encode(prompts[chosen], request, visuals[chosen])
         with clock(seconds, "denoise"):
             latents = generator.generate(conditions, request, seeds[chosen], watch, start)
         yield latents

@@ -288,7 +288,8 @@ class T2VPipeline(SavedPipeline, LoraLoader, PromptEncoding, VisualEncoding, Lat
         return self._encode(
             prompt=list(prompts),
             negative_prompt=request.negative_prompt,
-            do_classifier_free_guidance=request.guidance_scale > 1,
+            do_classifier_free_guidance=request.guidance_scale > 1
+            or request.image_guidance_scale != 1,
             truncate=request.truncate,
         )
 

@@ -14,10 +14,12 @@ from torch import Tensor
 from t2v.errors import UserError
 from t2v.models.finite import refuse_bad
 from t2v.models.inputs import latent_shape
+from t2v.models.schedule import edit_sigmas
 from t2v.models.upscaler import check_scale
 from t2v.pipelines.generator import Request, Start, Step, Watcher, to_uint8
 from t2v.pipelines.known import Pair
 from t2v.pipelines.t2v import T2VPipeline
+from t2v.pipelines.visuals import VisualInputs
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +67,26 @@ class T2VGenerator:
     def vae(self) -> ModelMixin:
         return self.pipeline.vae
 
-    def check(self, prompt: str, request: Request) -> None:
+    @property
+    def takes(self) -> frozenset[str]:
+        """Any model edits but those of channels, which always begin with what is given."""
+        config = self.pipeline.transformer.config
+        if config.conditioning == "channels":
+            return frozenset({"image", "last_image", "video", "conditions"})
+        taken = {"video", "strength"}
+        if config.conditioning == "tokens":
+            taken |= {"image", "mask"}
+        if config.picture_tokens:
+            taken |= {"last_image", "conditions"}
+        return frozenset(taken)
+
+    def check(self, prompt: str, request: Request, visuals: VisualInputs | None = None) -> None:
+        goes_on = visuals is not None and visuals.video is not None and request.strength is None
+        if goes_on and self.pipeline.transformer.config.conditioning == "none":
+            raise UserError(
+                "video is given without strength, and this model takes a clip to edit only. "
+                "Give strength, such as 0.6, or a model trained to go on from clips."
+            )
         height, width = cast(int, request.height), cast(int, request.width)
         self.pipeline.check_inputs(prompt, request.negative_prompt, height, width)
         check_scale(request.upscale, self.pipeline.upscaler, "upscale")
@@ -79,8 +100,13 @@ class T2VGenerator:
         logger.info("%r: tokens %d/%d", prompt, *self.pipeline.count_tokens(prompt))
 
     @torch.no_grad()
-    def encode(self, prompts: Sequence[str], request: Request) -> Pair:
-        """The conditions of the prompts and, for guidance, those of the negative prompt."""
+    def encode(
+        self,
+        prompts: Sequence[str],
+        request: Request,
+        visuals: Sequence[VisualInputs | None] = (),
+    ) -> Pair:
+        """The conditions of prompts and of what is seen, and for guidance the negative ones."""
         scale = cast(float, request.guidance_scale)
         if request.negative_prompt and scale <= 1:
             logger.warning(
@@ -88,7 +114,12 @@ class T2VGenerator:
                 request.negative_prompt,
                 scale,
             )
-        return self.pipeline.encode_conditions(prompts, request)
+        pair = self.pipeline.encode_conditions(prompts, request)
+        if not any(each is not None for each in visuals):
+            return pair
+        sizes = cast(tuple[int, int, int], (request.num_frames, request.height, request.width))
+        seen = [each or VisualInputs() for each in visuals]
+        return self.pipeline.add_visuals(pair, seen, *sizes, request.strength)
 
     def latent_shape(self, request: Request) -> tuple[int, ...]:
         sizes = cast(tuple[int, int, int], (request.num_frames, request.height, request.width))
@@ -105,10 +136,14 @@ class T2VGenerator:
         """Normalised latents `b c t h w`."""
         positive, negative = conditions
         steps = cast(int, request.num_inference_steps)
-        rest: dict[str, Any] = {}
+        rest: dict[str, Any] = {"strength": request.strength}
         if start is not None:
-            sigmas = np.linspace(1, 1 / steps, steps)[start.step :]
-            rest = {"latents": start.latents, "sigmas": sigmas.tolist()}
+            sigmas = np.linspace(1, 1 / steps, steps).tolist()
+            if request.strength is not None:
+                sigmas = edit_sigmas(self.pipeline.scheduler, steps, request.strength)
+            if start.step >= len(sigmas):
+                return start.latents
+            rest = {"latents": start.latents, "sigmas": sigmas[start.step :]}
         latents = self.pipeline.generate(
             positive,
             negative,
@@ -117,6 +152,7 @@ class T2VGenerator:
             num_frames=cast(int, request.num_frames),
             num_inference_steps=steps,
             guidance_scale=cast(float, request.guidance_scale),
+            image_guidance_scale=request.image_guidance_scale,
             generator=[torch.Generator().manual_seed(seed) for seed in seeds],
             watch=None if watch is None else _Watch(watch, start, self.pipeline.scheduler),
             **rest,

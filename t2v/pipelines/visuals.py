@@ -81,7 +81,7 @@ def frames_tensor(frames: Frames, name: str) -> Tensor:
             raise UserError(f"{name}: its frames have the sizes {sorted(sizes)}. Give one size.")
         frames = np.stack([np.asarray(frame.convert("RGB")) for frame in frames])
     if isinstance(frames, np.ndarray) and frames.ndim in (3, 4):
-        values = torch.from_numpy(np.ascontiguousarray(frames))
+        values = torch.from_numpy(np.array(frames))  # a copy: pictures of Pillow are read-only
         frames = rearrange(values[None] if values.ndim == 3 else values, "t h w c -> t c h w")
     if not isinstance(frames, Tensor) or frames.ndim not in (3, 4) or not frames.numel():
         raise UserError(

@@ -9,12 +9,12 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import fields, replace
 from pathlib import Path
 from types import FrameType
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -22,18 +22,12 @@ from torch import Tensor
 
 from t2v.config.sampling import SampleConfig
 from t2v.errors import UserError
-from t2v.io.video import (
-    contact_sheet,
-    read_video,
-    rewrite_recipe,
-    save_image,
-    shape_of,
-    write_gif,
-    write_video,
-)
+from t2v.io.video import contact_sheet, save_image, write_gif, write_video
 from t2v.pipelines.generator import Generator, Request, Start, Step, clock, sample_videos
+from t2v.pipelines.visuals import VisualInputs
 from t2v.sampling import recipe as recipe_files
 from t2v.sampling.recipe import Recipe, read_latents, write_latents
+from t2v.sampling.results import PICTURE, read_frames, rewrite_recipe, shape_of, write_picture
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +40,7 @@ Write = Callable[[np.ndarray, Recipe, dict[str, float]], None]  # frames, theirs
 def make_videos(
     generator: Generator,
     recipes: list[Recipe],
+    visuals: Sequence[VisualInputs | None],
     start: Start | None = None,
     score: Score | None = None,
     done: Collection[Path] = (),
@@ -53,6 +48,7 @@ def make_videos(
     """Make the videos of recipes, one after the other; returns the files.
 
     Args:
+        visuals: what each video is given to see.
         start: where the first video goes on.
         score: for recipes with a choice: every seed that is left is sampled and scored.
         done: files that exist already and stay as they are.
@@ -63,17 +59,17 @@ def make_videos(
     videos: list[np.ndarray] = []
     wants_sheet = recipes[0].settings.sheet
     with stops_as_interrupts():
-        for number, recipe in enumerate(recipes, 1):
+        for number, (recipe, seen) in enumerate(zip(recipes, visuals, strict=True), 1):
             place = f"video {number}/{len(recipes)}"
             if recipe.path in done:
                 logger.info("%s: %s exists already", place, recipe.path)
-                frames = read_video(recipe.path)[0] if wants_sheet else np.empty(0)
+                frames = read_frames(recipe.path) if wants_sheet else np.empty(0)
             else:
                 logger.info("%s: %s", place, _summary(recipe))
                 if score is None:
-                    frames = _make_video(generator, recipe, _write, start)
+                    frames = _make_video(generator, recipe, seen, _write, start)
                 else:
-                    frames = _make_best(generator, recipe, score, start)
+                    frames = _make_best(generator, recipe, seen, score, start)
                 start = None
             if wants_sheet:
                 videos.append(frames)
@@ -100,7 +96,11 @@ def _summary(recipe: Recipe) -> str:
 
 
 def _make_best(
-    generator: Generator, recipe: Recipe, score: Score, start: Start | None
+    generator: Generator,
+    recipe: Recipe,
+    visuals: VisualInputs | None,
+    score: Score,
+    start: Start | None,
 ) -> np.ndarray:
     """Sample one prompt with several seeds; the file is the best so far, with all scores in it."""
     path, choice = recipe.path, recipe.choice
@@ -115,7 +115,7 @@ def _make_best(
         done, value = len(choice.scores), choice.scores[str(seed)]
         logger.info("sample %d/%d: seed %d scores %.4f", done, choice.best_of, seed, value)
         if choice.keep_draws:
-            file = str(path.with_suffix(f".seed-{seed}.mp4"))
+            file = str(path.with_suffix(f".seed-{seed}{path.suffix}"))
             _write(frames, replace(own, settings=replace(own.settings, output=file)), seconds)
         own = own.with_seed(choice.best, choice)
         if choice.best == seed:
@@ -126,7 +126,7 @@ def _make_best(
             recipe_files.write_json(path.with_suffix(".json"), own)
 
     for seed in choice.left:
-        _make_video(generator, recipe.with_seed(seed, choice), write, start)
+        _make_video(generator, recipe.with_seed(seed, choice), visuals, write, start)
         start = None
     logger.info(
         "kept seed %d, score %.4f; the mean of %d samples is %.4f. %s chose it and so overrates "
@@ -137,18 +137,22 @@ def _make_best(
         sum(choice.scores.values()) / choice.best_of,
         choice.name,
     )
-    return read_video(path)[0] if best is None else best
+    return read_frames(path) if best is None else best
 
 
 def _make_video(
-    generator: Generator, recipe: Recipe, write: Write, start: Start | None
+    generator: Generator,
+    recipe: Recipe,
+    visuals: VisualInputs | None,
+    write: Write,
+    start: Start | None,
 ) -> np.ndarray:
     """Make one video and write it; whatever stops this, its latents stay if there are any."""
     config, seconds = recipe.settings, dict[str, float]()
     if start is not None and start.step == config.num_inference_steps:
         latents = start.latents
     else:
-        latents = _denoise(generator, recipe, start, seconds)
+        latents = _denoise(generator, recipe, visuals, start, seconds)
     with _latents_kept(latents, recipe) if generator.gives_latents else _restartable(recipe):
         with clock(seconds, "decode"), _memory(config):
             (frames,) = generator.decode(latents, config.num_frames, request_of(config).upscale)
@@ -160,17 +164,21 @@ def _make_video(
 
 
 def _denoise(
-    generator: Generator, recipe: Recipe, start: Start | None, seconds: dict[str, float]
+    generator: Generator,
+    recipe: Recipe,
+    visuals: VisualInputs | None,
+    start: Start | None,
+    seconds: dict[str, float],
 ) -> Tensor:
     """Return the latents; where the generator can resume, a stop keeps the latest steps."""
     config = recipe.settings
     watch = Watch(generator, config, start)
     prompts, seeds, request = [recipe.prompt], [config.seed], request_of(config)
+    seen = [] if visuals is None else [visuals]
+    about: dict[str, Any] = {"watch": watch, "start": start, "seconds": seconds}
     try:
         with _memory(config):
-            (latents,) = sample_videos(
-                generator, prompts, seeds, request, watch=watch, start=start, seconds=seconds
-            )
+            (latents,) = sample_videos(generator, prompts, seeds, request, visuals=seen, **about)
     except KeyboardInterrupt:
         if watch.latents is None or not generator.can_resume:
             raise _interrupt_between(recipe) from None
@@ -245,7 +253,10 @@ def _write(frames: np.ndarray, recipe: Recipe, seconds: dict[str, float]) -> Non
     config, path = recipe.settings, recipe.path
     assert config.fps is not None
     with clock(seconds, "encode"):
-        write_video(path, frames, config.fps, recipe.to_json())
+        if path.suffix == PICTURE:
+            write_picture(path, frames, recipe.to_json())
+        else:
+            write_video(path, frames, config.fps, recipe.to_json())
         recipe_files.write_json(path.with_suffix(".json"), recipe)
         if config.gif:
             write_gif(path.with_suffix(".gif"), frames, config.fps)

@@ -13,18 +13,23 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from t2v.config.sampling import SampleConfig
+from t2v.config.sampling import INPUTS, SampleConfig
 from t2v.errors import UserError
 from t2v.io.files import InUse, locked
-from t2v.io.video import is_ours, read_recipe, shape_of
+from t2v.io.video import is_ours
 from t2v.sampling import recipe as recipe_files
 from t2v.sampling.recipe import Recipe
+from t2v.sampling.results import PICTURE, read_recipe, shape_of
 
 COMMAND = "t2v sample"
 LATENTS, SHEET, PREVIEW = ".latents.safetensors", ".sheet.png", ".preview.png"
-SUFFIXES = (".mp4", ".json", ".gif", LATENTS, SHEET, PREVIEW)
-# settings that change no frame of a video; the weights of model and LoRA are compared by their hash
-FRAMELESS = ("model", "output", "device", "sheet", "gif", "preview_every", "lora", "overwrite")
+SUFFIXES = (".mp4", PICTURE, ".json", ".gif", LATENTS, SHEET, PREVIEW)
+BESIDE = (".json", LATENTS)  # what holds the recipe of a video too
+# settings that change no frame of a video; weights, pictures and clips are compared by their hash
+FRAMELESS = (
+    *("model", "output", "device", "sheet", "gif", "preview_every", "lora", "overwrite"),
+    *INPUTS,
+)
 
 
 @contextmanager
@@ -76,7 +81,7 @@ def output_paths(output: str | Path, count: int) -> list[Path]:
 
 def _names(first: Path) -> Iterator[Path]:
     yield first
-    yield from (first.with_name(f"{first.stem}-{number}.mp4") for number in numbers(1))
+    yield from (first.with_name(f"{first.stem}-{number}{first.suffix}") for number in numbers(1))
 
 
 @contextmanager
@@ -123,7 +128,8 @@ def refuse_foreign(paths: Sequence[Path], config: SampleConfig) -> None:
     """Raise UserError where a file that `config` would replace was not made by `t2v sample`."""
     foreign = []
     for number, path in enumerate(paths):
-        asked = [".mp4", ".json", LATENTS]
+        asked = [path.suffix, ".json", LATENTS]
+        asked += [PICTURE] if config.via_image else []
         asked += [".gif"] if config.gif else []
         asked += [PREVIEW] if config.preview_every else []
         asked += [SHEET] if config.sheet and number == 0 else []
@@ -141,7 +147,8 @@ def refuse_foreign(paths: Sequence[Path], config: SampleConfig) -> None:
 
 
 def _is_ours(path: Path) -> bool:
-    if path.suffix in (".mp4", ".json"):
+    is_result = path.suffix in (".mp4", PICTURE) and not path.name.endswith((SHEET, PREVIEW))
+    if is_result or path.suffix == ".json":
         return _recipe_in(path) is not None
     if path.name.endswith(LATENTS):
         try:
@@ -168,10 +175,14 @@ def _recipe_in(path: Path) -> Recipe | None:
         return None
 
 
-def refuse_other_videos(recipes: Sequence[Recipe]) -> None:
-    """Raise UserError where a recipe's place holds another video of ours, finished or not."""
+def refuse_other_videos(recipes: Sequence[Recipe], beside: Sequence[str] = BESIDE) -> None:
+    """Raise UserError where a recipe's place holds another video of ours, finished or not.
+
+    Args:
+        beside: what the names of its other files end in.
+    """
     for recipe in recipes:
-        for suffix in (".mp4", ".json", LATENTS):
+        for suffix in (recipe.path.suffix, *beside):
             path = recipe.path.with_suffix(suffix)
             other = _recipe_in(path)
             if other is not None and not _is_same_video(other, recipe):
@@ -182,12 +193,12 @@ def refuse_other_videos(recipes: Sequence[Recipe]) -> None:
                 )
 
 
-def is_finished(recipe: Recipe) -> bool:
+def is_finished(recipe: Recipe, beside: Sequence[str] = (".json",)) -> bool:
     """True if the video of a recipe, and all that is asked for with it, exists whole."""
     made, config = _recipe_in(recipe.path), recipe.settings
     if made is None or not _is_same_video(made, recipe) or (made.choice and made.choice.left):
         return False
-    wanted = [".json", *([".gif"] if config.gif else [])]
+    wanted = [*beside, *([".gif"] if config.gif else [])]
     if not all(recipe.path.with_suffix(suffix).is_file() for suffix in wanted):
         return False
     try:
@@ -203,12 +214,17 @@ def _is_same_video(one: Recipe, other: Recipe) -> bool:
         if choice:
             settings["seed"] = choice.first_seed  # its own is that of the best sample so far
         kept = {name: value for name, value in settings.items() if name not in FRAMELESS}
-        return recipe.prompt, recipe.weights, recipe.lora, kept, choice
+        return recipe.prompt, recipe.weights, recipe.lora, recipe.inputs, kept, choice
 
     return content(one) == content(other)
 
 
-def place_of_latents(path: Path) -> Path:
-    """The video that kept latents are for: beside them, whatever their recipe says."""
+def place_of_latents(path: Path, settings: SampleConfig) -> Path:
+    """The result that kept latents are for: beside them, whatever path their recipe names."""
     name = path.name.removesuffix(LATENTS) if path.name.endswith(LATENTS) else path.stem
-    return path.resolve().with_name(f"{name}.mp4")
+    return path.resolve().with_name(f"{name}{result_suffix(settings)}")
+
+
+def result_suffix(settings: SampleConfig) -> str:
+    """The end of the name of a result: a video's, or that of a picture of one frame."""
+    return PICTURE if settings.makes_picture else ".mp4"

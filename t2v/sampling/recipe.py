@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from t2v.config.load import load_config
-from t2v.config.sampling import SampleConfig
+from t2v.config.sampling import INPUTS, VISUAL, SampleConfig
 from t2v.errors import UserError, shortened
 from t2v.io import text_files
 from t2v.io.files import complete, write_text
@@ -74,6 +74,7 @@ class Recipe:
         device: kind of the device that made it.
         versions: of t2v and the packages that do the arithmetic; on a CPU also its `threads`.
         choice: the samples it was chosen from, with `best_of`.
+        inputs: SHA-256 of each picture and clip, by the setting that names it.
     """
 
     prompt: str
@@ -84,6 +85,7 @@ class Recipe:
     lora: str | None = None
     upscaler: str | None = None
     choice: Choice | None = None
+    inputs: dict[str, str] = field(default_factory=dict)
 
     @property
     def path(self) -> Path:
@@ -96,9 +98,18 @@ class Recipe:
         return replace(self, settings=replace(self.settings, seed=seed), choice=choice)
 
     def to_json(self) -> dict[str, Any]:
-        """As it stands in the mp4 and in the file beside it."""
+        """As it stands in the mp4 and in the file beside it.
+
+        What was made of a prompt alone reads as it did when there was nothing else.
+        """
         values = asdict(self)
-        if self.upscaler is None:  # the recipe of a plain video is as it was before upscalers
+        if not self.inputs:
+            del values["inputs"]
+            for name in VISUAL:
+                del values["settings"][name]
+        if self.settings.lora_part == "transformer":
+            del values["settings"]["lora_part"]
+        if self.upscaler is None:
             del values["upscaler"]
         return values
 
@@ -122,6 +133,7 @@ def read(values: Any, source: Path, overrides: Sequence[str] = ()) -> Recipe:
             given = shortened(repr(values.get(name)))
             raise UserError(f"{source}: {name} of its recipe is {given} and should be {wanted}.")
     rest = {name: values.get(name) for name in FIELDS}
+    rest["inputs"] = rest["inputs"] or {}
     stored = dict(values["settings"])
     stored.setdefault("upscale", 1)  # earlier versions had no upscaler
     stored.pop("overwrite", None)  # is for whoever gives the command to say, not for a file
@@ -150,6 +162,12 @@ def _are_versions(value: Any) -> bool:
     )
 
 
+def _are_hashes(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        name in INPUTS and _is_hash(each) for name, each in value.items()
+    )
+
+
 SURROGATE = re.compile("[\ud800-\udfff]")
 HASH = re.compile("[0-9a-f]{64}")
 FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -159,8 +177,12 @@ FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "versions": (_are_versions, "the version of each package, as texts"),
     "lora": (lambda value: value is None or _is_hash(value), "64 hexadecimal digits"),
     "upscaler": (lambda value: value is None or _is_hash(value), "64 hexadecimal digits"),
+    "inputs": (
+        lambda value: value is None or _are_hashes(value),
+        f"64 hexadecimal digits for each of {', '.join(INPUTS)}",
+    ),
 }
-OPTIONAL = ("lora", "upscaler")  # recipes of before there were any have none
+OPTIONAL = ("lora", "upscaler", "inputs")  # recipes of before there were any have none
 
 
 def _choice(values: Any) -> Choice:

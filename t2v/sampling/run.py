@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import Tensor
 
-from t2v.config.sampling import SampleConfig
+from t2v.config.sampling import INPUTS, SampleConfig
 from t2v.errors import UserError
-from t2v.io.video import check_size, read_recipe
+from t2v.io.video import check_size
 from t2v.models.device import DTYPES, pick_device, pick_dtype
 from t2v.models.folder import model_folder, upscaler_hash, weights_hash
 from t2v.models.inputs import count_frames
@@ -20,6 +20,7 @@ from t2v.models.load import loading
 from t2v.models.lora import load_lora
 from t2v.pipelines.generator import Ability, Generator, Start, require
 from t2v.pipelines.load import check_room, load_generator, set_attention
+from t2v.pipelines.visuals import VisualInputs
 from t2v.sampling import recipe as recipe_files
 from t2v.sampling.generate import Score, make_videos, request_of
 from t2v.sampling.output_paths import (
@@ -28,14 +29,19 @@ from t2v.sampling.output_paths import (
     place_of_latents,
     places,
     refuse_other_videos,
+    result_suffix,
 )
 from t2v.sampling.recipe import Choice, Recipe, read_latents
+from t2v.sampling.results import read_recipe
 
 logger = logging.getLogger(__name__)
 
 COMMAND = "t2v sample"
-# what may change in a resume
-FREE = ("model", "output", "overwrite", "device", "attention", "sheet", "gif", "preview_every")
+# what may change in a resume; pictures and clips may have another name, and must be the same
+FREE = (
+    *("model", "output", "overwrite", "device", "attention", "sheet", "gif", "preview_every"),
+    *INPUTS,
+)
 
 
 def sample(config: SampleConfig, prompts: Sequence[str]) -> list[Path]:
@@ -55,14 +61,19 @@ def sample(config: SampleConfig, prompts: Sequence[str]) -> list[Path]:
     if any(not prompt.strip() for prompt in prompts):
         raise UserError("A prompt is empty. Say what the video should show.")
     with places(config, len(prompts) * config.num_videos_per_prompt) as paths:
+        _hashes(config)  # a missing file is named before weights are read
         choice, score = _scorer_of(config)
         generator, weights = load(config)
-        recipes = _recipes(generator, weights, prompts, config, paths, choice)
+        recipes, visuals = _recipes(generator, weights, prompts, config, paths, choice)
+        if config.via_image:
+            from t2v.sampling.via_image import with_pictures  # most videos need none
+
+            recipes, visuals = with_pictures(generator, recipes, visuals, config.overwrite)
         done = []
         if not config.overwrite:
             refuse_other_videos(recipes)
             done = [recipe.path for recipe in recipes if is_finished(recipe)]
-        return make_videos(generator, recipes, score=score, done=done)
+        return make_videos(generator, recipes, visuals, score=score, done=done)
 
 
 def repeat(path: Path, overrides: Sequence[str]) -> Path:
@@ -77,7 +88,8 @@ def repeat(path: Path, overrides: Sequence[str]) -> Path:
     """
     values = recipe_files.read_json(path) if path.suffix == ".json" else read_recipe(path)
     renamed = {each.partition("=")[0] for each in overrides}
-    again = path.with_name(f"{path.stem}-again.mp4")
+    suffix = result_suffix(recipe_files.read(values, path).settings)
+    again = path.with_name(f"{path.stem}-again{suffix}")
     # files beside the old video are not made again unless they are asked for
     alone = [f"output={again}", "sheet=false", "gif=false", "preview_every=0"]
     old = recipe_files.read(values, path, [*alone, *overrides])
@@ -85,13 +97,14 @@ def repeat(path: Path, overrides: Sequence[str]) -> Path:
         if getattr(old.settings, name) > 1:
             raise UserError(f"A recipe makes one video, whose seed it has: leave {name} out.")
     recipe_files.refuse_fetching(replace(old, choice=None), path, renamed)
+    _refuse_changed(old, renamed)
     with places(old.settings, 1):
-        generator, new = _load_again(old, renamed)
-        if old.choice and not old.choice.left and renamed <= set(FREE) - {"model"}:
+        generator, new, visuals = _load_again(old, renamed)
+        if old.choice and not old.choice.left and renamed <= set(FREE) - {"model", *INPUTS}:
             new = replace(new, choice=old.choice)
         if not old.settings.overwrite:
             refuse_other_videos([new])
-        return make_videos(generator, [new])[0]
+        return make_videos(generator, [new], [visuals])[0]
 
 
 def resume(path: Path, overrides: Sequence[str]) -> Path:
@@ -107,20 +120,21 @@ def resume(path: Path, overrides: Sequence[str]) -> Path:
             model, or an override that would change the video.
     """
     latents, step, values = read_latents(path)
-    beside = place_of_latents(path)  # wherever a path in the file points
+    beside = place_of_latents(path, recipe_files.read(values, path).settings)
     old = _with_free(values, path, overrides, f"output={beside}")
     _check_latents(path, latents, step, old.settings)
+    _refuse_changed(old, renamed=set())
     with held([beside]), places(old.settings, 1):
         is_choosing = old.choice is not None and bool(old.choice.left)
         score = _same_scorer(old, str(beside)) if is_choosing else None
-        generator, new = _load_again(old, renamed=set())
+        generator, new, visuals = _load_again(old, renamed=set())
         new = replace(new, choice=old.choice)
         start = Start(latents, step) if step else None
         if start:
             _check_start(path, start, generator, new.settings)
         if not old.settings.overwrite:
             refuse_other_videos([new])
-        (made,) = make_videos(generator, [new], start, score)
+        (made,) = make_videos(generator, [new], [visuals], start, score)
         path.unlink(missing_ok=True)
         return made
 
@@ -146,11 +160,12 @@ def load(config: SampleConfig) -> tuple[Generator, str]:
     return generator, weights
 
 
-def resolve(generator: Generator, prompt: str, config: SampleConfig) -> SampleConfig:
-    """`config` with everything filled in that was left to the model.
+def resolve(generator: Generator, config: SampleConfig) -> tuple[SampleConfig, VisualInputs | None]:
+    """`config` with everything filled in that was left to the model, and what its video is given.
 
     Raises:
-        UserError: the prompt or the size does not fit the model.
+        UserError: the size does not fit the model; a file is not what its setting says, or the
+            model takes no such thing.
     """
     saved, own_dtype = asdict(generator.defaults), generator.pipeline.dtype
     names = ("height", "width", "num_frames", "num_inference_steps", "guidance_scale", "upscale")
@@ -159,19 +174,57 @@ def resolve(generator: Generator, prompt: str, config: SampleConfig) -> SampleCo
         name: saved[name] if getattr(config, name) is None else getattr(config, name)
         for name in names
     }
-    if config.duration is not None:
+    if config.makes_picture:
+        filled["num_frames"] = 1
+    elif config.duration is not None:
         filled["num_frames"] = count_frames(None, config.duration, fps, saved=1)
+    elif config.video is not None:
+        filled["num_frames"] = config.num_frames  # the clip may say how many
     dtype = next((name for name, each in DTYPES.items() if each == own_dtype), config.dtype)
     # overwriting is asked for once, and no part of a recipe
     filled |= {"fps": fps, "duration": None, "dtype": dtype, "overwrite": False}
     full = replace(config, **filled)
-    generator.check(prompt, request_of(full))
+    visuals = None
+    if config.files or config.via_image:
+        from t2v.sampling import given, reading  # most videos are of a prompt alone
+
+        given.check_takes(generator, config)
+    if config.files:
+        own = saved["num_frames"]
+        clip = reading.read(full, given.most_frames(full, own))
+        full = given.with_length(full, clip, own, config.fps is not None)
+        visuals = given.visuals_of(full, clip)
+        full = replace(full, num_frames=full.num_frames or own)
+    return full, visuals
+
+
+def _check(
+    generator: Generator, prompt: str, full: SampleConfig, visuals: VisualInputs | None
+) -> None:
+    """Raise `UserError` where a prompt, or settings that are filled in, do not fit the model."""
+    generator.check(prompt, request_of(full), visuals)
     if full.preview_every:
         what = f"preview_every={full.preview_every}"
         require(generator, "gives_latents", what, "a preview")
-    if full.height and full.width:
+    if full.height and full.width and not full.makes_picture:
         check_size(full.num_frames or 1, full.height, full.width)
-    return full
+
+
+def _hashes(config: SampleConfig) -> dict[str, str]:
+    """The SHA-256 of each picture and clip that settings name."""
+    if not config.files:
+        return {}
+    from t2v.sampling.reading import hashes  # most videos are of a prompt alone
+
+    return hashes(config)
+
+
+def _refuse_changed(old: Recipe, renamed: set[str]) -> None:
+    """Raise `UserError` where a picture or clip is missing, or not the one of the recipe."""
+    if old.settings.files:
+        from t2v.sampling.given import refuse_changed  # most videos are of a prompt alone
+
+        refuse_changed(old, renamed)
 
 
 def _scorer_of(config: SampleConfig) -> tuple[Choice | None, Score | None]:
@@ -199,20 +252,23 @@ def _recipes(
     config: SampleConfig,
     paths: list[Path],
     choice: Choice | None,
-) -> list[Recipe]:
-    """The recipes of all videos, `num_videos_per_prompt` a prompt, in the order of `paths`."""
+) -> tuple[list[Recipe], list[VisualInputs | None]]:
+    """The recipes of all videos, `num_videos_per_prompt` a prompt, in the order of `paths`, and
+    what each video is given to see."""
     single = replace(
         config, num_videos_per_prompt=1, best_of=1, scorer=None, keep_draws=False, overwrite=False
     )
     recipes, count = [], config.num_videos_per_prompt
+    resolved, visuals = resolve(generator, single)
+    inputs = _hashes(resolved)
     for i, prompt in enumerate(prompts):
-        resolved = resolve(generator, prompt, single)
+        _check(generator, prompt, resolved, visuals)
         for j, path in enumerate(paths[i * count : (i + 1) * count]):
             seed = config.seed + j * config.best_of
             own = replace(resolved, output=str(path), seed=seed)
             chosen = choice and replace(choice, first_seed=seed)
-            recipes.append(_recipe(generator, weights, prompt, own, chosen))
-    return recipes
+            recipes.append(_recipe(generator, weights, prompt, own, inputs, chosen))
+    return recipes, [visuals] * len(recipes)
 
 
 def _recipe(
@@ -220,6 +276,7 @@ def _recipe(
     weights: str,
     prompt: str,
     resolved: SampleConfig,
+    inputs: dict[str, str],
     choice: Choice | None = None,
 ) -> Recipe:
     device = generator.pipeline.device.type
@@ -232,16 +289,18 @@ def _recipe(
         device=device,
         versions=recipe_files.versions(device),
         choice=choice,
+        inputs=inputs,
     )
 
 
-def _load_again(old: Recipe, renamed: set[str]) -> tuple[Generator, Recipe]:
-    """The generator of a recipe, and the recipe as it is here and now."""
+def _load_again(old: Recipe, renamed: set[str]) -> tuple[Generator, Recipe, VisualInputs | None]:
+    """The generator of a recipe, the recipe as it is here and now, and what its video is given."""
     generator, weights = load(old.settings)
-    resolved = resolve(generator, old.prompt, old.settings)
-    new = _recipe(generator, weights, old.prompt, resolved)
+    resolved, visuals = resolve(generator, old.settings)
+    _check(generator, old.prompt, resolved, visuals)
+    new = _recipe(generator, weights, old.prompt, resolved, _hashes(resolved))
     _check_same(old, new, renamed)
-    return generator, new
+    return generator, new, visuals
 
 
 def _with_free(values: Any, path: Path, overrides: Sequence[str], output: str) -> Recipe:

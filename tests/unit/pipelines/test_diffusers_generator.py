@@ -5,10 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from diffusers import WanImageToVideoPipeline, WanTransformer3DModel, WanVideoToVideoPipeline
+from PIL import Image
 
 from t2v.errors import UserError
 from t2v.pipelines.diffusers_generator import DiffusersGenerator
 from t2v.pipelines.generator import sample_videos, to_uint8
+from t2v.pipelines.visuals import VisualInputs
 
 PROMPTS = ["a red ball", "a blue box", "the grass"]
 
@@ -54,6 +57,79 @@ def test_every_step_is_watched(wan, asked):
 def test_a_setting_that_the_call_does_not_take_is_named(wan, asked, monkeypatch):
     generator = DiffusersGenerator(wan)
     generator.check("a ball", asked)
-    generator.takes = {name: each for name, each in generator.takes.items() if name != "num_frames"}
+    generator.parameters = {
+        name: each for name, each in generator.parameters.items() if name != "num_frames"
+    }
     with pytest.raises(UserError, match="WanPipeline takes no num_frames"):
         generator.check("a ball", asked)
+
+
+def clip(count: int, generator: int = 0) -> np.ndarray:
+    return np.random.default_rng(generator).integers(0, 256, (count, 16, 16, 3), dtype=np.uint8)
+
+
+def images(frames: np.ndarray) -> list[Image.Image]:
+    return [Image.fromarray(frame) for frame in frames]
+
+
+@pytest.fixture
+def edits(wan):
+    names = ("tokenizer", "text_encoder", "vae", "transformer", "scheduler")
+    pipe = WanVideoToVideoPipeline(**{name: wan.components[name] for name in names})
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture
+def animates(wan):
+    parts = {name: wan.components[name] for name in ("tokenizer", "text_encoder", "vae")}
+    transformer = WanTransformer3DModel(
+        patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=36,
+        out_channels=16, text_dim=32, freq_dim=32, ffn_dim=32, num_layers=2,
+    )  # fmt: skip
+    pipe = WanImageToVideoPipeline(**parts, transformer=transformer, scheduler=wan.scheduler)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def test_what_it_takes_is_what_its_call_names(wan, edits, animates):
+    taken = [DiffusersGenerator(pipe).takes for pipe in (wan, edits, animates)]
+    assert taken == [frozenset(), {"video", "strength"}, {"image", "last_image"}]
+
+
+def test_a_clip_is_handed_to_the_call_as_images_and_padded_to_what_the_vae_holds(edits, asked):
+    request, video = replace(asked, strength=0.7, num_frames=6), clip(6)
+    seen = [VisualInputs(video=video), VisualInputs(video=clip(6, 1))]
+    generator = DiffusersGenerator(edits)
+    (found,) = sample_videos(generator, PROMPTS[:2], [3, 4], request, visuals=seen, batch_size=2)
+    padded = np.concatenate([video, video[-1:].repeat(3, 0)])
+    wanted = edits(
+        video=images(padded),
+        prompt=PROMPTS[0],
+        height=16,
+        width=16,
+        strength=0.7,
+        num_inference_steps=2,
+        generator=torch.Generator().manual_seed(3),
+    ).frames[0]
+    assert found.shape == (2, 6, 16, 16, 3)
+    assert (found[0].numpy() == wanted[:6]).all() and (found[0] != found[1]).any()
+
+
+def test_first_and_last_pictures_are_handed_to_the_call(animates, asked):
+    first, last = clip(2)
+    seen = [VisualInputs(image=first, last_image=last)]
+    (found,) = sample_videos(
+        DiffusersGenerator(animates), PROMPTS[:1], [3], replace(asked, num_frames=9), visuals=seen
+    )
+    wanted = animates(
+        image=Image.fromarray(first),
+        last_image=Image.fromarray(last),
+        prompt=PROMPTS[0],
+        height=16,
+        width=16,
+        num_frames=9,
+        num_inference_steps=2,
+        generator=torch.Generator().manual_seed(3),
+    ).frames
+    assert (found.numpy() == wanted).all()

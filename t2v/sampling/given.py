@@ -1,0 +1,146 @@
+"""From settings and the files they name to what a video is given to see."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+from t2v.config.sampling import INPUTS, SampleConfig
+from t2v.errors import UserError
+from t2v.pipelines.generator import Generator
+from t2v.pipelines.visuals import VideoCondition, VisualInputs
+from t2v.sampling.reading import Clip, hashes
+from t2v.sampling.recipe import Recipe
+
+logger = logging.getLogger(__name__)
+
+MOST = 10**4  # frames of a clip whose length is asked for by nothing else
+TAKEN_AS = {"interpolate": "conditions"}
+
+
+def refuse_changed(old: Recipe, renamed: set[str]) -> None:
+    """Raise `UserError` where a file is missing, or no longer the one a recipe was made with.
+
+    Args:
+        renamed: settings that were given again, whose files may be others.
+    """
+    for name, found in hashes(old.settings).items():
+        known = old.inputs.get(name, "none")
+        if found != known and name not in renamed:
+            raise UserError(
+                f"{name}={getattr(old.settings, name)}: not the file it was ({found[:12]}, and the "
+                f"recipe has {known[:12]}). Put that one back, or name it with {name}=FILE."
+            )
+
+
+def check_takes(generator: Generator, config: SampleConfig) -> None:
+    """Raise `UserError` where a model cannot use what settings give it to see."""
+    names = [name for name in (*INPUTS, "strength") if getattr(config, name) is not None]
+    if config.interpolate is not None:
+        names = ["interpolate"]
+    if config.via_image:
+        names.append("image")
+    if config.fit == "outpaint":
+        names.append("mask")
+    for name in names:
+        if (TAKEN_AS.get(name, name)) not in generator.takes:
+            kind = type(generator.pipeline).__name__
+            taken = [each for each in (*INPUTS, "strength") if each in generator.takes]
+            *others, last = ["text", *taken]
+            shown = f"{', '.join(others)} and {last}" if others else "text alone"
+            raise UserError(
+                f"{name}={getattr(config, name)}: {config.model} is a {kind} that takes {shown}. "
+                f"Leave {name} out, or name a model that takes it."
+            )
+
+
+def most_frames(config: SampleConfig, own: int | None) -> int:
+    """The number of frames to read of a clip: one more than can be used tells that it is longer."""
+    wanted = config.num_frames or own
+    return MOST if config.interpolate is not None or wanted is None else wanted + 1
+
+
+def with_length(
+    config: SampleConfig, clip: Clip, own: int | None, has_own_rate: bool
+) -> SampleConfig:
+    """Settings with the number of frames, and the rate, that a clip brings.
+
+    A clip that is edited gives its length, at most the model's own; one that is interpolated its
+    frames and those between.
+
+    Args:
+        config: with its fps filled in.
+        own: the model's own number of frames.
+        has_own_rate: the fps was asked for; an interpolated clip is else shown in its own time.
+
+    Raises:
+        UserError: more is given than is asked for, or less than an edit needs.
+    """
+    if "video" not in clip.frames:
+        return config
+    if config.interpolate is not None:
+        return _interpolated(config, clip, has_own_rate)
+    if "mask" in clip.frames or config.strength is not None:
+        return _edited(config, clip, own)
+    frames = config.num_frames or own
+    if frames is not None and clip.total >= frames:
+        raise UserError(
+            f"video={config.video}: {clip.total} frames are given at {config.fps:g} fps and "
+            f"{frames} are asked for, so none is left to make. Ask for more with num_frames=N, "
+            "give less of the clip with video_start and video_end, or edit it with strength or "
+            "mask."
+        )
+    return config
+
+
+def _edited(config: SampleConfig, clip: Clip, own: int | None) -> SampleConfig:
+    count = len(clip.frames["video"])
+    wanted = config.num_frames or min(count, own or count)
+    if config.makes_picture:
+        wanted = 1
+    if count < wanted:
+        raise UserError(
+            f"video={config.video}: has {count} frames at {config.fps:g} fps and {wanted} are "
+            f"asked for. Ask for num_frames={count} or fewer, or leave mask and strength out to "
+            "go on from its end."
+        )
+    if clip.total > wanted:
+        logger.info("video=%s: its first %d of %d frames", config.video, wanted, clip.total)
+    return replace(config, num_frames=wanted)
+
+
+def _interpolated(config: SampleConfig, clip: Clip, has_own_rate: bool) -> SampleConfig:
+    assert config.interpolate is not None
+    count = len(clip.frames["video"])
+    if count < 2:
+        raise UserError(
+            f"video={config.video}: has {count} frame, and interpolate={config.interpolate} puts "
+            "frames between two. Give a longer clip."
+        )
+    frames = (count - 1) * config.interpolate + 1
+    if config.num_frames not in (None, frames):
+        raise UserError(
+            f"num_frames={config.num_frames}: interpolate={config.interpolate} makes {frames} of "
+            f"the {count} frames of video={config.video}. Leave num_frames out."
+        )
+    assert clip.rate is not None
+    fps = config.fps if has_own_rate else clip.rate * config.interpolate
+    return replace(config, num_frames=frames, fps=fps)
+
+
+def visuals_of(config: SampleConfig, clip: Clip) -> VisualInputs:
+    """The pictures and clips of a video, of settings and the files they name."""
+    frames = clip.frames
+    if config.interpolate is not None:
+        kept = [
+            VideoCondition(frame, number * config.interpolate)
+            for number, frame in enumerate(frames["video"])
+        ]
+        return VisualInputs(conditions=kept)
+    video, mask = frames.get("video"), frames.get("mask")
+    if video is not None and (mask is not None or config.strength is not None):
+        video = video[: config.num_frames]
+        mask = mask if mask is None or len(mask) == 1 else mask[: config.num_frames]
+    return VisualInputs(
+        image=frames.get("image"), last_image=frames.get("last_image"), video=video, mask=mask
+    )

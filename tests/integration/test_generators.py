@@ -34,6 +34,7 @@ class NoiseGenerator:
     gives_latents = True
     is_trainable = False
     can_resume = True
+    takes = frozenset()
     vae = None
 
     def __init__(self, pipeline):
@@ -51,10 +52,10 @@ class NoiseGenerator:
             guidance_scale=None,
         )
 
-    def check(self, prompt, request):
+    def check(self, prompt, request, visuals=None):
         pass
 
-    def encode(self, prompts, request):
+    def encode(self, prompts, request, visuals=()):
         return len(prompts)
 
     def latent_shape(self, request):

@@ -152,6 +152,11 @@ class Plan:
 
 
 def _refuse_settings(config: SampleConfig) -> None:
+    if config.makes_picture:
+        raise UserError(
+            f"output={config.output}: a story is a film, and a png holds one frame. Give a name "
+            "that ends in .mp4."
+        )
     usual = SampleConfig()
     if config.upscale not in (None, 1):
         raise UserError(

@@ -201,8 +201,9 @@ def is_finished(recipe: Recipe, beside: Sequence[str] = (".json",)) -> bool:
     wanted = [*beside, *([".gif"] if config.gif else [])]
     if not all(recipe.path.with_suffix(suffix).is_file() for suffix in wanted):
         return False
+    sides = [(config.upscale or 1) * (side or 0) for side in (config.height, config.width)]
     try:
-        return shape_of(recipe.path) == (config.num_frames, config.height, config.width)
+        return shape_of(recipe.path) == (config.num_frames, *sides)
     except UserError:
         return False
 

@@ -265,6 +265,19 @@ def refuse_fetching(recipe: Recipe, source: Path, renamed: set[str]) -> None:
         )
 
 
+def input_hashes(config: SampleConfig) -> dict[str, str]:
+    """The SHA-256 of each picture and clip that settings name.
+
+    Raises:
+        UserError: a file is missing or no regular one.
+    """
+    if not config.files:
+        return {}
+    from t2v.sampling.reading import hashes  # most videos are of a prompt alone
+
+    return hashes(config)
+
+
 def lora_hash(source: str) -> str:
     """The `file_hash` of a LoRA, named by its file or folder.
 

@@ -61,7 +61,7 @@ def sample(config: SampleConfig, prompts: Sequence[str]) -> list[Path]:
     if any(not prompt.strip() for prompt in prompts):
         raise UserError("A prompt is empty. Say what the video should show.")
     with places(config, len(prompts) * config.num_videos_per_prompt) as paths:
-        _hashes(config)  # a missing file is named before weights are read
+        recipe_files.input_hashes(config)  # a missing file is named before weights are read
         choice, score = _scorer_of(config)
         generator, weights = load(config)
         recipes, visuals = _recipes(generator, weights, prompts, config, paths, choice)
@@ -210,15 +210,6 @@ def _check(
         check_size(full.num_frames or 1, full.height, full.width)
 
 
-def _hashes(config: SampleConfig) -> dict[str, str]:
-    """The SHA-256 of each picture and clip that settings name."""
-    if not config.files:
-        return {}
-    from t2v.sampling.reading import hashes  # most videos are of a prompt alone
-
-    return hashes(config)
-
-
 def _refuse_changed(old: Recipe, renamed: set[str]) -> None:
     """Raise `UserError` where a picture or clip is missing, or not the one of the recipe."""
     if old.settings.files:
@@ -260,7 +251,7 @@ def _recipes(
     )
     recipes, count = [], config.num_videos_per_prompt
     resolved, visuals = resolve(generator, single)
-    inputs = _hashes(resolved)
+    inputs = recipe_files.input_hashes(resolved)
     for i, prompt in enumerate(prompts):
         _check(generator, prompt, resolved, visuals)
         for j, path in enumerate(paths[i * count : (i + 1) * count]):
@@ -298,7 +289,7 @@ def _load_again(old: Recipe, renamed: set[str]) -> tuple[Generator, Recipe, Visu
     generator, weights = load(old.settings)
     resolved, visuals = resolve(generator, old.settings)
     _check(generator, old.prompt, resolved, visuals)
-    new = _recipe(generator, weights, old.prompt, resolved, _hashes(resolved))
+    new = _recipe(generator, weights, old.prompt, resolved, recipe_files.input_hashes(resolved))
     _check_same(old, new, renamed)
     return generator, new, visuals
 

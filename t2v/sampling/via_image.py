@@ -55,6 +55,7 @@ def _picture_of(recipe: Recipe) -> Recipe:
         recipe.settings,
         output=str(recipe.path.with_suffix(PICTURE)),
         num_frames=1,
+        upscale=1,  # the model goes on from the size it works at
         via_image=False,
         last_image=None,
         image_guidance_scale=1.0,
@@ -63,7 +64,7 @@ def _picture_of(recipe: Recipe) -> Recipe:
         gif=False,
         preview_every=0,
     )
-    return replace(recipe, settings=settings, choice=None, inputs={})
+    return replace(recipe, settings=settings, choice=None, inputs={}, upscaler=None)
 
 
 def _make(generator: Generator, recipe: Recipe) -> None:

@@ -20,6 +20,7 @@ _HOMES = {
     "ModelMixin": "diffusers",
     "T2VPipeline": "t2v.pipelines.t2v",
     "T2VPipelineOutput": "t2v.pipelines.t2v",
+    "VideoCondition": "t2v.pipelines.visuals",
     "T2VTransformer3DModel": "t2v.models.transformer",
     "VideoUpscaler": "t2v.models.upscaler",
 }

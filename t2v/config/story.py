@@ -7,6 +7,8 @@ from typing import Literal
 
 from t2v.errors import UserError, shortened
 
+LONGEST = 86_400  # seconds of a scene
+
 
 @dataclass(frozen=True, kw_only=True)
 class SceneConfig:
@@ -20,10 +22,16 @@ class SceneConfig:
     image: str | None = None  # a picture that the scene begins with
 
     def __post_init__(self) -> None:
+        for name in ("prompt", "seconds"):
+            if getattr(self, name) == "???":  # what OmegaConf puts where nothing was given
+                raise UserError(f"scenes: one has no {name}. Give each a prompt and its seconds.")
         if not self.prompt.strip():
             raise UserError("prompt: it is empty. Say what the scene should show.")
-        if not self.seconds > 0:
-            raise UserError(f"seconds={self.seconds}: it must be more than 0.")
+        if not 0 < self.seconds <= LONGEST:
+            raise UserError(
+                f"seconds={self.seconds}: a scene lasts more than 0 and at most {LONGEST:,} "
+                "seconds, a day."
+            )
         if self.image is not None and self.start == "continue":
             raise UserError(
                 f"image={shortened(self.image)} and start=continue: a scene begins with the "

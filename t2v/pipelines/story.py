@@ -71,6 +71,9 @@ class Window:
         return int(sha256(f"{seed} {self.scene} {self.number}")[:15], 16)
 
 
+MOST_FRAMES = 10**7  # of a story: days of video
+
+
 def plan_windows(
     scenes: Sequence[Scene], length: int, temporal: int, overlap: int, *, as_latents: bool
 ) -> list[Window]:
@@ -94,6 +97,10 @@ def plan_windows(
             f"windows.frames={length} windows.overlap={overlap}: a window has {temporal}k + 1 "
             f"frames and is given {temporal * overlap + 1} of them. Give frames of at least "
             f"{temporal * (overlap + 1) + 1}, such as {temporal * (overlap + 4) + 1}."
+        )
+    if (total := sum(scene.num_frames for scene in scenes)) > MOST_FRAMES:
+        raise UserError(
+            f"A story of {total:,} frames: at most {MOST_FRAMES:,} are made. Give less."
         )
     found: list[Window] = []
     first = since = 0  # of the story; shown since the last cut

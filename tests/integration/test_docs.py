@@ -42,11 +42,8 @@ NOT_RUN = {
     "torchrun": "8 devices; tests/integration/test_distributed.py runs 2 processes",
     "accelerate launch": "8 devices; tests/integration/test_distributed.py runs 2 processes",
     "t2v eval votes": "needs people; tests/unit/evaluation/test_votes.py votes as a browser does",
-    "t2v sample --story": "the embedded model takes text alone",
-    "t2v sample --recipe story.mp4": "the embedded model takes text alone",
-    "t2v sample --image": "the embedded model takes text alone",
-    "t2v sample --via-image": "the embedded model takes text alone",
-    "t2v sample --video": "the embedded model takes text alone",
+    "t2v sample --image": "pictures of the reader; tests/integration/test_sample_conditions.py",
+    "t2v sample --video": "clips of the reader; tests/integration/test_sample_conditions.py",
     "t2v curate footage -o runs/ocr": "needs RapidOCR; tests/unit/curation run a stand-in",
 }
 SLOW = {

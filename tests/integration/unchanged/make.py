@@ -5,8 +5,9 @@
 TESTS is the folder of these tests. The records are of commit 85fb36c, with `commands.py` as it
 came into git, since `world text`, `world oracle` and `eval footage` had other names there. Those
 that learn from rendered clips were made again when a clip of 9 frames became the beginning of one
-of 17 (it was the whole motion, hurried), with nothing else changed. The films lie in git too, since
-an encoder of another version would make other files of them.
+of 17 (it was the whole motion, hurried), with nothing else changed; those that start from the
+embedded model when its second edition came. The films lie in git too, since an encoder of another
+version would make other files of them.
 """
 
 import json

@@ -187,6 +187,7 @@ def test_flop_of_sampling_are_those_torch_counts_on_a_real_call(guidance):
             num_inference_steps=3,
             guidance_scale=guidance,
             generator=torch.Generator().manual_seed(0),
+            upscale=1,
         )
 
     draw()  # the first layers of a process try its matrix products

@@ -159,7 +159,7 @@ def test_a_story_killed_at_random_instants_is_the_same_film(model):
     [
         ({"scenes": []}, [], "scenes: there is none"),
         ({"scenes": [{"prompt": " ", "seconds": 1}]}, [], "prompt: it is empty"),
-        ({"scenes": [{"prompt": "a", "seconds": 0}]}, [], "seconds=0.0: it must be more than 0"),
+        ({"scenes": [{"prompt": "a", "seconds": 0}]}, [], "seconds=0.0: a scene lasts more than 0"),
         ({"scenes": [{"prompt": "a", "seconds": 1, "start": "continue"}]}, [], "nothing to go on"),
         (
             {"scenes": [{"prompt": "a", "seconds": 1, "start": "continue", "image": "x.png"}] * 2},

@@ -19,7 +19,6 @@ from t2v.data.world_shards import pixels
 from t2v.errors import UserError
 from t2v.evaluation.given import Given
 from t2v.evaluation.rows import BLUR, CEILING, CHANCE, MODEL, REAL, STILL, TEXT
-from t2v.evaluation.seen import sample_seen
 from t2v.evaluation.suites import Suite, load_suite
 from t2v.evaluation.types import Videos, blurred_copy, still_copy
 from t2v.io.files import digest
@@ -145,15 +144,15 @@ def sample_suite(
     request = request or request_of(generator, config)
     with Cache(kept_in(config)) as cache:
         missing = [index for index, key in enumerate(keys) if key not in cache]
-        left, seeds = [prompts[i] for i in missing], [config.seed + i for i in missing]
-        size = config.batch_size
-        if visuals:
-            seen = [visuals[index] for index in missing]
-            batches = sample_seen(generator, left, seeds, request, seen, strength, size)
-        else:
-            batches = sample_videos(generator, left, seeds, request, batch_size=size)
         order = iter(missing)
-        for latents in batches:
+        for latents in sample_videos(
+            generator,
+            [prompts[index] for index in missing],
+            [config.seed + index for index in missing],
+            replace(request, strength=strength),
+            visuals=[visuals[index] for index in missing] if visuals else (),
+            batch_size=config.batch_size,
+        ):
             for video in generator.decode(latents, request.num_frames, request.upscale):
                 cache.add(keys[next(order)], torch.from_numpy(video))
         return torch.stack([cache.read(key) for key in keys])

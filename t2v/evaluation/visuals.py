@@ -16,7 +16,6 @@ from t2v.evaluation.given import Given
 from t2v.evaluation.parts import given_of
 from t2v.evaluation.rows import MODEL, REAL, TEXT
 from t2v.evaluation.samples import cache_keys, request_of, rows_of, sample_suite, through_vae
-from t2v.evaluation.seen import takes
 from t2v.evaluation.suites import Suite
 from t2v.evaluation.tasks import (
     BETWEEN,
@@ -118,7 +117,7 @@ def _stride(generator: Generator) -> tuple[int, int]:
 def check_takes(generator: Generator, suites: Sequence[Suite]) -> None:
     """Raise UserError for a suite that gives what the model does not take."""
     for suite in suites:
-        taken = takes(generator)
+        taken = generator.takes
         lacking = [each for each in NEEDS.get(suite.task or "", ()) if each not in taken]
         if lacking:
             words = ", ".join(sorted(taken)) or "nothing but a prompt"

@@ -85,7 +85,8 @@ class CausalConv3d(nn.Conv3d):
 
 
 class RMSNorm(nn.Module):
-    """Every position divided by the root mean square of its own channels."""
+    """Every position of videos or pictures (`b c ...`) divided by the root mean square of its own
+    channels."""
 
     def __init__(self, channels: int, eps: float = 1e-6) -> None:
         super().__init__()
@@ -96,7 +97,8 @@ class RMSNorm(nn.Module):
         # vector_norm reads x once, accumulates in fp32 and writes no full-size intermediate
         norm = torch.linalg.vector_norm(x, dim=1, keepdim=True)
         scale = x.shape[1] ** 0.5 / (norm + self.eps)
-        return x * scale.to(x.dtype) * rearrange(self.weight, "c -> c 1 1 1").to(x.dtype)
+        weight = self.weight.reshape(-1, *[1] * (x.ndim - 2))
+        return x * scale.to(x.dtype) * weight.to(x.dtype)
 
 
 class FrameGroupNorm(nn.GroupNorm):

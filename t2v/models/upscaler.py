@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from t2v.errors import UserError
-from t2v.models.causal import silu
+from t2v.models.causal import RMSNorm, silu
 
 
 class VideoUpscaler(ModelMixin, ConfigMixin):
@@ -168,7 +168,7 @@ class UpscalerBlock(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.norm = FrameRMSNorm(width)
+        self.norm = RMSNorm(width)
         self.conv1 = nn.Conv2d(width, width, 3, padding=1)
         self.conv_time = nn.Conv2d(width, width, (3, 1), padding=(1, 0))  # over `t (h w)`
         self.conv2 = nn.Conv2d(width, width, 3, padding=1)
@@ -183,20 +183,6 @@ class UpscalerBlock(nn.Module):
         h = silu(self.conv_time(h))
         h = rearrange(h, "b c t (h w) -> (b t) c h w", h=height)
         return x + self.conv2(h)
-
-
-class FrameRMSNorm(nn.Module):
-    """Every position of frames divided by the root mean square of its own channels."""
-
-    def __init__(self, channels: int, eps: float = 1e-6) -> None:
-        super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        norm = torch.linalg.vector_norm(x, dim=1, keepdim=True)
-        scale = x.shape[1] ** 0.5 / (norm + self.eps)
-        return x * scale.to(x.dtype) * rearrange(self.weight, "c -> c 1 1").to(x.dtype)
 
 
 def check_scale(scale: int | None, upscaler: VideoUpscaler | None, what: str) -> int:

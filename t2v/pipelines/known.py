@@ -11,7 +11,7 @@ from einops import rearrange, reduce, repeat
 from torch import Tensor
 from torch.nn import functional as F
 
-from t2v.errors import UserError
+from t2v.errors import UserError, shortened
 from t2v.models.alone import alone
 from t2v.models.conditions import Conditions
 from t2v.models.device import ready
@@ -20,6 +20,7 @@ from t2v.models.latents import normalize_latents
 from t2v.pipelines.channels import encode_beside
 from t2v.pipelines.visuals import (
     WHITE,
+    VideoCondition,
     VisualInputs,
     check_visuals,
     fit_frames,
@@ -172,6 +173,16 @@ class FrameEncoder:
                 placed.append((name, frames, place, 1.0))
         for number, each in enumerate(visuals.conditions):
             name = f"conditions[{number}]"
+            if not isinstance(each, VideoCondition) or not isinstance(each.frame_index, int):
+                raise UserError(
+                    f"{name}={shortened(each)}: give VideoCondition(frames, frame_index), and a "
+                    "whole number as frame_index."
+                )
+            if each.frame_index < -self.num_frames:
+                raise UserError(
+                    f"{name}: frame_index={each.frame_index} of a video of {self.num_frames}. Give "
+                    f"{-self.num_frames} to {self.num_frames - 1}."
+                )
             frames = fit_frames(frames_tensor(each.frames, name), *self.size, visuals.fit)
             place = each.frame_index + (self.num_frames if each.frame_index < 0 else 0)
             if not 0 < each.strength <= 1:

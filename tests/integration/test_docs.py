@@ -20,7 +20,7 @@ PAGES = ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").g
 # What makes a command quick; settings of its own that a line gives otherwise are replaced.
 BRIEF = "steps=1 batch_size=2 save_every=1 validate_every=1"
 TINY = {
-    "sample": "num_inference_steps=1",
+    "sample": "num_inference_steps=1 upscale=1",  # docs/upscale.md enlarges
     "world": "count=24 workers=1",
     "world text": "count=64 steps=1 batch_size=8",
     "world oracle": "steps=1 batch_size=4",

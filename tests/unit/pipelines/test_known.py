@@ -161,6 +161,15 @@ BAD = {
     "beyond the end": (
         {"conditions": [VideoCondition(film(1), 9)]}, "whose last is 8",
     ),
+    "before the first": (
+        {"conditions": [VideoCondition(film(1), -10)]},
+        r"frame_index=-10 of a video of 9. Give -9 to 8",
+    ),
+    "no condition": ({"conditions": [(1, 0)]}, r"conditions\[0\]=.*give VideoCondition"),
+    "no whole place": (
+        {"conditions": [VideoCondition(film(1), 1.5)]},
+        "a whole number as frame_index",
+    ),
     "more than asked": ({"video": film(10)}, "frames 0 to 9 of a video of 9"),
     "all known": ({"video": film(9)}, "nothing is left to make"),
     "twice": (

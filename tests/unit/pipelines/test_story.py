@@ -231,3 +231,8 @@ def test_a_model_that_takes_no_latents_is_given_frames(pipe, wan, config):
     assert film.shape == (15, 3, 32, 48)
     others = torch.cat(made(windows, [Scene(PROMPTS[0], 15, image=1 - picture)])[2])
     assert not torch.equal(others[9:], film[9:])
+
+
+def test_an_endless_story_is_refused_before_its_windows_are_counted():
+    with pytest.raises(UserError, match="A story of 8,000,000,000 frames: at most 10,000,000"):
+        plan_windows([Scene("a", 8 * 10**9)], 17, 4, 1, as_latents=True)

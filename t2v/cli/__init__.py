@@ -21,6 +21,8 @@ REFUSED = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
     *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.EFBIG),
 }  # what the disk answers where the user chose the place
+# what pip installs with an extra alone, by the name of its module
+EXTRAS = {"cv2": "curate", "sklearn": "curate", "peft": "train", "ray": "curate-ray"}
 LONGEST = 4000  # characters of a message
 
 
@@ -32,6 +34,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"t2v: {shortened(error, LONGEST)}", file=sys.stderr)
         return 2
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRAS:
+            return _bug()
+        print(
+            f"t2v: this needs {package}, which is not installed: "
+            f'pip install "t2v[{EXTRAS[package]}]".',
+            file=sys.stderr,
+        )
+        return 2
     except KeyboardInterrupt as interrupt:
         print(f"\nt2v: interrupted. {interrupt}".rstrip(), file=sys.stderr)
         return 130
@@ -42,10 +54,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             reason = re.sub(r"^\[Errno \d+\] ", "", str(error))
             print(f"t2v: {reason}. Make room there, or choose another place.", file=sys.stderr)
             return 2
-        traceback.print_exc()
-        print("t2v: this is a bug; please report it with the lines above.", file=sys.stderr)
-        return 1
+        return _bug()
     return 0
+
+
+def _bug() -> int:
+    """Show the error that is being handled; return its exit code."""
+    traceback.print_exc()
+    print("t2v: this is a bug; please report it with the lines above.", file=sys.stderr)
+    return 1
 
 
 def _reader_has_left() -> bool:

@@ -4,15 +4,19 @@ import errno
 import os
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 from safetensors import SafetensorError
 
-from t2v.cli import main
+from t2v.cli import EXTRAS, main
 from t2v.cli.commands import COMMANDS
 from t2v.config.load import load_config, settings
 from t2v.config.sampling import SampleConfig
 from t2v.errors import UserError
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -172,3 +176,28 @@ def test_a_plan_takes_the_settings_of_the_command_it_plans(capsys):
     size = ["height=32", "width=32", "num_frames=5"]
     assert main(["plan", "sample", "seed=3", "device=cpu", "guidance_scale=1", *size]) == 0
     assert "5 frames" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("module", "extra"), EXTRAS.items())
+def test_a_package_of_an_extra_that_is_missing_is_named_with_the_extra(
+    module, extra, monkeypatch, capsys
+):
+    def fail(argv):
+        raise ModuleNotFoundError(f"No module named '{module}.part'", name=f"{module}.part")
+
+    monkeypatch.setattr("t2v.cli._dispatch", fail)
+    assert main(["sample", "a"]) == 2
+    shown = capsys.readouterr().err
+    assert f"needs {module}, which is not installed" in shown
+    assert f'"t2v[{extra}]"' in shown and "Traceback" not in shown
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert extra in extras["optional-dependencies"]
+
+
+def test_another_module_that_is_missing_is_a_bug(monkeypatch, capsys):
+    def fail(argv):
+        raise ModuleNotFoundError("No module named 't2v.gone'", name="t2v.gone")
+
+    monkeypatch.setattr("t2v.cli._dispatch", fail)
+    assert main(["sample", "a"]) == 1
+    assert "this is a bug" in capsys.readouterr().err

@@ -49,17 +49,21 @@ class WorldClipsConfig:
     scenes: int = 2
     # share of clips whose thing moves slowly or quickly, and whose caption says so
     speeds: float = 0.0
+    # share of clips that play in a made-up picture instead of a landscape; their captions do not
+    # tell of it, so training always gives a part of them
+    collages: float = 0.0
     fps: int = 8  # frames a second
     seed: int = 0  # of the first clip; clip i is a function of seed, split and i
     workers: int = 2  # processes
 
     def __post_init__(self) -> None:
         at_least_one(self, "count", "num_frames", "height", "width", "fps", "workers")
-        not_negative(self, "acts", "speeds")
-        if self.acts + self.speeds > 1:
+        not_negative(self, "acts", "speeds", "collages")
+        if self.acts + self.speeds + self.collages > 1:
             raise UserError(
-                f"acts={self.acts:g} speeds={self.speeds:g}: a clip has acts or an unusual speed, "
-                "never both, so these shares add up to at most 1. Lower one."
+                f"acts={self.acts:g} speeds={self.speeds:g} collages={self.collages:g}: a clip has "
+                "acts, an unusual speed or a made-up picture, never two of them, so these shares "
+                "add up to at most 1. Lower one."
             )
         if self.scenes < 2:
             raise UserError(f"scenes={self.scenes}: a clip of several acts has at least 2.")

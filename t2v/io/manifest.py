@@ -14,6 +14,7 @@ from t2v.io.files import complete
 from t2v.io.text_files import parse_json, read_text
 
 MANIFEST = "manifest.jsonl"
+NEEDS_GIVEN = "needs_given"  # true in a row: its captions leave the look open (see `GivenChoice`)
 MOST = 1e15  # of any number of a row; NaN is not below it either
 VIDEO_SUFFIXES = {".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".gif"}
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}

@@ -77,6 +77,7 @@ SPEEDS: dict[str, tuple[float, tuple[str, ...], tuple[str, ...]]] = {
     "slow": (0.5, ("slowly",), ("slowly",)),
     "fast": (1.5, ("quickly",), ("quickly", "fast")),
 }
+UNNAMED = ("it", "something", "the thing")
 PREFIXES = ("", "", "", "", "a video where ", "a clip where ")
 NUMBERS = {2: ("two", "a pair of"), 3: ("three",)}
 UNSPUN = ("ball", "ring")  # turning them shows nothing
@@ -100,7 +101,9 @@ class Scene:
 
     `things` stand from left to right in the order the caption names them. `offset` moves them
     sideways and `backdrop` moves the landscape, both in [-1, 1] of their range. `speed` is a key
-    of `SPEEDS`; it is of the things, not of the camera.
+    of `SPEEDS`; it is of the things, not of the camera. Where `collage` is the seed of a made-up
+    picture, this takes the place of `background`, and things that are not `named` have colours and
+    outlines of its making; no caption tells of either.
     """
 
     things: tuple[Thing, ...]
@@ -109,6 +112,8 @@ class Scene:
     offset: float = 0.0
     backdrop: float = 0.0
     speed: str = "normal"
+    collage: int | None = None
+    named: bool = True
 
     def truth(self) -> dict[str, Any]:
         """Every attribute that the oracle classifies, and an unusual speed, as plain values."""
@@ -118,6 +123,11 @@ class Scene:
             "count": len(self.things),
             "things": [asdict(thing) for thing in self.things],
         }
+        if self.collage is not None:
+            known["background"], known["collage"] = None, self.collage
+        if not self.named:
+            for thing in known["things"]:
+                thing["shape"] = thing["colour"] = None
         return known if self.speed == "normal" else known | {"speed": self.speed}
 
 
@@ -186,6 +196,14 @@ def random_paced_scene(generator: torch.Generator, split: str = "train") -> Scen
             return replace(scene, speed=pick(list(SPEEDS)[1:], generator))
 
 
+def random_collage_scene(generator: torch.Generator, split: str = "train") -> Scene:
+    """Pick a scene in a made-up picture; a single thing in it has a name every other time."""
+    scene = random_scene(generator, split)
+    seed = int(torch.randint(2**31, (), generator=generator))
+    named = len(scene.things) > 1 or float(torch.rand((), generator=generator)) < 0.5
+    return replace(scene, collage=seed, named=named)
+
+
 def _noun(thing: Thing, number: int, generator: torch.Generator) -> str:
     one, several = pick(SHAPES[thing.shape], generator)
     words = pick(SIZES[thing.size], generator), pick(COLOURS[thing.colour], generator)
@@ -199,7 +217,8 @@ def _action(scene: Scene, generator: torch.Generator) -> str:
     first, *others = scene.things
     singular, plural = pick(MOTIONS[first.motion], generator)
     if not others:
-        return f"{_noun(first, 1, generator)} {_paced(singular, scene.speed, generator)}"
+        noun = _noun(first, 1, generator) if scene.named else pick(UNNAMED, generator)
+        return f"{noun} {_paced(singular, scene.speed, generator)}"
     if all(other == first for other in others):
         return f"{_noun(first, len(scene.things), generator)} {plural}"
     second = others[0]
@@ -224,6 +243,8 @@ def caption(scene: Scene, generator: torch.Generator) -> str:
     action, place = _action(scene, generator), pick(BACKGROUNDS[scene.background], generator)
     camera = pick(CAMERAS[scene.camera], generator)
     ending = f", {camera}" if camera else ""
+    if scene.collage is not None:
+        return f"{pick(PREFIXES, generator)}{action}{ending}"
     if pick((False, False, False, True), generator):
         return f"{place}, {action}{ending}"
     return f"{pick(PREFIXES, generator)}{action} {place}{ending}"

@@ -26,7 +26,7 @@ HEADS: dict[str, tuple[tuple[str, ...], int]] = {
 
 
 def labels(truths: list[dict[str, Any]]) -> dict[str, Tensor]:
-    """Return class indices of each head, `b`; -1 where the scene has no such thing.
+    """Return class indices of each head, `b`; -1 where the scene has no such thing or name.
 
     Args:
         truths: as `Scene.truth` gives them.
@@ -38,5 +38,5 @@ def labels(truths: list[dict[str, Any]]) -> dict[str, Tensor]:
         for slot, thing in enumerate(truth["things"][:2], start=1):
             flat |= {f"{name}{slot}": thing[name] for name in THING}
         for name, (classes, _) in HEADS.items():
-            columns[name].append(classes.index(flat[name]) if name in flat else -1)
+            columns[name].append(-1 if flat.get(name) is None else classes.index(flat[name]))
     return {name: torch.tensor(column) for name, column in columns.items()}

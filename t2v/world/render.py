@@ -6,6 +6,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from t2v.world.collage import blob, collage, is_drawn, paint
 from t2v.world.grammar import Scene
 from t2v.world.landscape import BACKDROP, GROUND, HORIZON, landscape
 from t2v.world.motion import FRAMES_PER_UNIT, poses
@@ -69,30 +70,55 @@ def _shot(
     y = HORIZON + (y - HORIZON) / rearrange(zoom, "t -> t 1 1")
     x = x / rearrange(zoom, "t -> t 1 1")  # t h w
     pan = rearrange(narrow * pan, "t -> t 1 1")
-    image = landscape(
-        BACKDROP[scene.background], x + pan + 0.12 * scene.backdrop, y, clock
-    )  # t c h w
+    image = _behind(scene, x + pan + 0.12 * scene.backdrop, y, clock)  # t c h w
     coverage = torch.zeros_like(x)
-    light = torch.tensor(BACKDROP[scene.background].light, device=device)
     # a one pixel wide edge would alias: what moves by part of a pixel would flicker
     soft = rearrange(2 / (height * zoom), "t -> t 1 1")
-    for place, thing, run in zip(_places(scene), scene.things, acting, strict=True):
+    for slot, (place, run) in enumerate(zip(_places(scene), acting, strict=True)):
         since = (frames - run.frame) / FRAMES_PER_UNIT
         radius, travel, lift, turn = poses(run.motion, run.speed, run.begin, since)
         if narrow < 1:
             radius, squeeze = _squeezed(radius, len(acting), narrow)
             travel = squeeze * (place + travel)
             place = 0.0
-        centre = GROUND - FOOT[thing.shape] * radius - lift
+        foot = FOOT[scene.things[slot].shape] if scene.named else 1.0
+        centre = GROUND - foot * radius - lift
         beside = x + pan - place - travel
         u, v = beside / radius, (centre - y) / radius
         image = image * (1 - _shadow(beside, y, radius, lift))
-        alpha, normal = shape_surface(thing.shape, u, v, turn, soft / radius)
-        colour = torch.tensor(COLOUR[thing.colour], device=device) * light
-        alpha = alpha.unsqueeze(1)  # t 1 h w
-        image = torch.lerp(image, _shade(normal, colour, v), alpha)
+        alpha, shown = _thing(scene, slot, u, v, turn, soft / radius)
+        image = torch.lerp(image, shown, alpha)
         coverage = torch.maximum(coverage, alpha.squeeze(1))
     return image, coverage
+
+
+def _behind(scene: Scene, x: Tensor, y: Tensor, clock: Tensor) -> Tensor:
+    """The landscape or the made-up picture behind the things, `t c h w`."""
+    if scene.collage is not None:
+        return collage(scene.collage, x, y)
+    return landscape(BACKDROP[scene.background], x, y, clock)
+
+
+def _thing(
+    scene: Scene, slot: int, u: Tensor, v: Tensor, turn: Tensor, soft: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The coverage of a thing, `t 1 h w`, and its lit surface, `t c h w`."""
+    thing, colour = scene.things[slot], None
+    if scene.named:
+        alpha, normal = shape_surface(thing.shape, u, v, turn, soft)
+        colour = torch.tensor(COLOUR[thing.colour], device=u.device)
+    else:
+        assert scene.collage is not None
+        alpha, normal = blob(scene.collage, slot, u, v, turn, soft)
+    if scene.collage is None:
+        assert colour is not None
+        light = torch.tensor(BACKDROP[scene.background].light, device=u.device)
+        shown = _shade(normal, rearrange(colour * light, "c -> c 1 1"), v)
+    else:
+        shown = paint(scene.collage, slot, colour, u, v, turn, normal)
+        if not is_drawn(scene.collage):
+            shown = _shade(normal, shown, v)
+    return alpha.unsqueeze(1), shown
 
 
 def _squeezed(radius: Tensor, count: int, narrow: float) -> tuple[Tensor, Tensor]:
@@ -140,11 +166,15 @@ def _shadow(x: Tensor, y: Tensor, radius: Tensor, lift: Tensor) -> Tensor:
 
 
 def _shade(normal: Tensor, colour: Tensor, v: Tensor) -> Tensor:
-    """Lambert and hemisphere light with a highlight and a dark rim, `t c h w`."""
+    """Lambert and hemisphere light with a highlight and a dark rim, `t c h w`.
+
+    Args:
+        colour: `c 1 1` or `t c h w`.
+    """
     lit = (normal * LIGHT.to(normal)[:, None, None]).sum(1, keepdim=True)  # t 1 h w
     ambient = 0.46 + 0.14 * normal[:, 1:2]
     half = torch.nn.functional.normalize(LIGHT + torch.tensor([0.0, 0.0, 1.0]), dim=0)
     gloss = (normal * half.to(normal)[:, None, None]).sum(1, keepdim=True).clamp(min=0) ** 24
     contact = 1 - 0.25 * (-v.unsqueeze(1)).clamp(0, 1) ** 2
-    body = colour[:, None, None] * (ambient + 0.62 * lit.clamp(min=0)) * contact
+    body = colour * (ambient + 0.62 * lit.clamp(min=0)) * contact
     return body + 0.45 * gloss

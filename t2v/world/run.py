@@ -18,10 +18,10 @@ from t2v.config.load import load_config, save_config
 from t2v.config.world import WorldClipsConfig
 from t2v.errors import UserError
 from t2v.io.files import complete, write_text
-from t2v.io.manifest import MANIFEST
+from t2v.io.manifest import MANIFEST, NEEDS_GIVEN
 from t2v.io.progress import progress
 from t2v.outputs import output_folder
-from t2v.world.grammar import caption, pick, random_paced_scene, random_scene
+from t2v.world.grammar import caption, pick, random_collage_scene, random_paced_scene, random_scene
 from t2v.world.render import render
 from t2v.world.story import Story, even_starts, random_story, story_caption, story_rows
 
@@ -117,16 +117,19 @@ def draw_story(
     """Draw the story of a clip, mostly of one scene; its captions follow from the generator."""
     generator = clip_generator(config.seed, config.split, index)
     kind = 1.0
-    if config.acts or config.speeds:  # else nothing is drawn: clips are those of earlier versions
+    if config.acts or config.speeds or config.collages:
+        # else nothing is drawn: clips are those of earlier versions
         kind = float(torch.rand((), generator=generator))
     cuts = [cut for cut in CUTS if num_frames - cut >= LEAST_OF_ACT]
     if kind < config.acts and cuts:
         two = config.scenes == 2
         starts = (0, pick(cuts, generator)) if two else even_starts(config.scenes)
         return random_story(generator, starts, config.split), generator
-    draw = random_scene
-    if config.acts <= kind < config.acts + config.speeds:
+    draw, paced = random_scene, config.acts + config.speeds
+    if config.acts <= kind < paced:
         draw = random_paced_scene
+    elif paced <= kind < paced + config.collages:
+        draw = random_collage_scene
     return Story(scenes=(draw(generator, config.split),)), generator
 
 
@@ -153,4 +156,6 @@ def _row(
         "source": "t2v world",
         "license": "Apache-2.0",
     }
+    if first.collage is not None:
+        row[NEEDS_GIVEN] = True
     return row | {"scenes": story_rows(story, num_frames, generator)} if is_story else row

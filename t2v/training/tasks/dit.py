@@ -21,6 +21,7 @@ from t2v.data.dataset import cache_folder
 from t2v.data.rng import keyed_generator
 from t2v.data.text_cache import FOLDER, Texts
 from t2v.errors import UserError
+from t2v.io.manifest import NEEDS_GIVEN
 from t2v.io.model_card import write_model_card
 from t2v.io.video import contact_sheet
 from t2v.models.conditions import Conditions
@@ -122,6 +123,7 @@ class DiTTask:
                 f"and this model is of objective={parts.objective}. Leave it out."
             )
         self.data, self.captions = data
+        self.needs_given = torch.tensor([bool(row.get(NEEDS_GIVEN)) for row in self.data.rows])
         self.sources = dict(self.data.sources)
         trained = [*(parts.defaults.get("trained") or []), *self.data.longest()]
         self.defaults = self.data.sizes | parts.defaults | {"trained": merged_sizes(trained)}
@@ -186,7 +188,9 @@ class DiTTask:
             starts = self.captions.scene_starts[clips]
             starts = starts.where(starts < items.num_frames, 0)
             generator = keyed_generator(config.seed, step, rank, "tasks")
-            given = self.choose_given(self._shape(items), starts, generator)
+            given = self.choose_given(
+                self._shape(items), starts, self.needs_given[clips], generator
+            )
             if given is not None:
                 goes_on = torch.tensor([task == "prefix" for task in given.tasks]) & (starts > 0)
         tokens, lengths = self.captions.pick(clips, choice[0], dropped, goes_on)

@@ -55,13 +55,15 @@ class GivenChoice:
         return set(self.shares) <= {"text"}
 
     def __call__(
-        self, shape: Sequence[int], starts: Tensor, generator: torch.Generator
+        self, shape: Sequence[int], starts: Tensor, needs: Tensor, generator: torch.Generator
     ) -> Given | None:
         """Choose for latents of a shape.
 
         Args:
             shape: `b c t h w`.
             starts: the frame at which the last scene of each clip begins, 0 where it has one, `b`.
+            needs: true for clips whose captions leave open how they look, which are always given
+                a part of themselves, `b`.
 
         Returns:
             None where no clip is given anything.
@@ -69,10 +71,13 @@ class GivenChoice:
         count, _, t, h, w = shape
         tasks = self._tasks(count, t, generator)
         dropped = torch.rand(count, generator=generator) < self.known_dropout
+        dropped = dropped & ~needs
         tasks = tuple(
             "text" if drop and task not in WITH_PICTURES else task
             for task, drop in zip(tasks, dropped.tolist(), strict=True)
         )
+        if needs.any():
+            tasks = self._with_some_given(tasks, t, needs.tolist(), generator)
         if all(task == "text" for task in tasks):
             return None
         mask = torch.zeros(count, 1, t, h, w)
@@ -110,6 +115,22 @@ class GivenChoice:
             rest = torch.multinomial(weights, count, replacement=True, generator=generator)
             drawn = [drawn[0], *rest.tolist()[1:]]
         return tuple(names[each] for each in drawn)
+
+    def _with_some_given(
+        self, tasks: Sequence[str], t: int, needs: Sequence[bool], generator: torch.Generator
+    ) -> tuple[str, ...]:
+        """The tasks, with another in place of `text` where something has to be given."""
+        names = [name for name in self.shares if name not in ("text", *WITH_PICTURES)]
+        if t == 1:
+            names = [name for name in names if name == "region"]
+        if not names:
+            return tuple(tasks)
+        weights = torch.tensor([self.shares[name] for name in names])
+        others = torch.multinomial(weights, len(tasks), replacement=True, generator=generator)
+        return tuple(
+            names[other] if need and task == "text" else task
+            for task, need, other in zip(tasks, needs, others.tolist(), strict=True)
+        )
 
     def _mask(
         self, task: str, grid: tuple[int, int, int], start: int, generator: torch.Generator

@@ -21,8 +21,9 @@ def choice(tasks: TasksConfig, dropout: float = 0.0, noise: float = 0.0) -> Give
     return GivenChoice(tasks, (1, 2, 2), 4, dropout, noise)
 
 
-def of_step(choose: GivenChoice, step: int, shape=SHAPE, starts=NO_SCENES):
-    return choose(shape, starts, keyed_generator(0, step, "tasks"))
+def of_step(choose: GivenChoice, step: int, shape=SHAPE, starts=NO_SCENES, needs=None):
+    needs = torch.zeros(shape[0], dtype=torch.bool) if needs is None else needs
+    return choose(shape, starts, needs, keyed_generator(0, step, "tasks"))
 
 
 def test_shares_are_met_and_something_is_always_left_to_make():
@@ -96,3 +97,19 @@ def test_tasks_without_any_share_are_refused():
         TasksConfig(text=0)
     with pytest.raises(UserError, match="first=-1"):
         TasksConfig(first=-1)
+
+
+def test_clips_whose_captions_leave_the_look_open_are_always_given_a_part():
+    needs = torch.tensor([True, True, False, False, False, False])
+    texts = 0
+    for step in range(60):
+        open_ones = of_step(choice(ALL, dropout=0.5), step, needs=needs)
+        others = of_step(choice(ALL, dropout=0.5), step)
+        assert "text" not in open_ones.tasks[:2]
+        if others is not None:
+            assert open_ones.tasks[2:] == others.tasks[2:]
+        texts += open_ones.tasks[2:].count("text")
+        pictures = of_step(choice(ALL), step, shape=(6, 16, 1, 8, 8), needs=needs)
+        assert pictures.tasks[:2] == ("region", "region")
+    assert texts > 60
+    assert of_step(choice(TasksConfig(text=1)), 0, needs=needs) is None

@@ -25,7 +25,7 @@ from t2v.data.latents import VAE, ClipEncoder, latents_encoder, latents_name
 from t2v.data.prepare import Prepared, Rendered, prepare
 from t2v.errors import UserError
 from t2v.io.files import digest
-from t2v.io.manifest import Clip, is_rendered, manifest_of, read_manifest
+from t2v.io.manifest import NEEDS_GIVEN, Clip, is_rendered, manifest_of, read_manifest
 
 logger = logging.getLogger(__name__)
 
@@ -293,7 +293,8 @@ def _held_out_last(
 def _row(clip: Clip, texts: Sequence[str]) -> dict[str, Any]:
     row = {"caption": clip.caption, "captions": texts, "source": clip.source}
     row["license"] = clip.license
-    if scenes := clip.extra.get("scenes"):
-        row["scenes"] = scenes
+    for name in ("scenes", NEEDS_GIVEN):
+        if value := clip.extra.get(name):
+            row[name] = value
     # a shard is no film that its clips were cut from
     return row if clip.is_rendered else {"path": clip.path, "start": clip.start} | row

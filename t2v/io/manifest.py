@@ -240,6 +240,7 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "fps": ("more than 0, or null", lambda v: v is None or (_is_number(v) and v > 0)),
     "scores": ("numbers by name", _are_scores),
     "scenes": ("a list of scenes with start and end (frames) and caption", _are_scenes),
+    NEEDS_GIVEN: ("true or false", lambda value: isinstance(value, bool)),
     **dict.fromkeys(("width", "height", "num_frames"), _COUNT),
     **dict.fromkeys(("captions", "tags"), _TEXTS),
     **dict.fromkeys(("path", "caption", "source", "license", "sha256", "dropped", "reason"), _TEXT),

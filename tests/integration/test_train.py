@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -76,6 +77,22 @@ def test_with_tasks_two_and_two_steps_equal_four_to_the_bit(dit_config, tmp_path
     assert losses_of(whole.parent) == losses_of(Path(other.output))
     saved = T2VPipeline.from_pretrained(whole).transformer
     assert saved.config.conditioning == "tokens" and saved.picture_embedding.any()
+
+
+def test_a_clip_whose_row_says_so_is_never_learned_from_text_alone(dit_config):
+    manifest = Path(dit_config.data, "manifest.jsonl")
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    needs = [number % 2 == 0 for number in range(len(rows))]
+    rows = [row | {"needs_given": need} for row, need in zip(rows, needs, strict=True)]
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    model = replace(dit_config.model, conditioning="tokens")
+    task = build_dit(replace(dit_config, tasks=TasksConfig(text=9, first=1), model=model))
+    seen = Counter()
+    for step in range(20):
+        clips, batch = task.data.clips(task.data.train.batch(step)).tolist(), task.batch(step)
+        given = batch.given.tasks if batch.given else ("text",) * len(clips)
+        seen.update(zip((needs[clip] for clip in clips), given, strict=True))
+    assert seen[True, "text"] == 0 and seen[True, "first"] > 10 and seen[False, "text"] > 10
 
 
 def test_tasks_need_a_model_that_takes_known_frames(dit_config):

@@ -125,7 +125,7 @@ class GivenChoice:
             names = [name for name in names if name == "region"]
         if not names:
             return tuple(tasks)
-        weights = torch.tensor([self.shares[name] for name in names])
+        weights = torch.tensor([float(self.shares[name]) for name in names])
         others = torch.multinomial(weights, len(tasks), replacement=True, generator=generator)
         return tuple(
             names[other] if need and task == "text" else task

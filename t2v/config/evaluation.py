@@ -34,6 +34,9 @@ class EvalConfig:
     # edit; via_image: with a picture that the model made of the prompt
     suites: tuple[str, ...] = ("world",)
     count: int = 512  # prompts of each suite, at most
+    # tables to make: world, given, alignment, caption back, dynamics, fidelity, reconstruction;
+    # empty: all that the suite and the networks allow
+    metrics: tuple[str, ...] = ()
     oracle: str | None = None  # folder of `t2v world oracle`, which reads attributes of scenes
     # network of perceptual distance: vae (the model's own) or an image model of transformers
     perceptual: str | None = "vae"

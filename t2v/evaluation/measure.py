@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from t2v.config.evaluation import EvalConfig
+from t2v.errors import UserError
 from t2v.evaluation.metrics import (
     alignment,
     attributes,
@@ -76,25 +77,51 @@ METRICS: dict[str, Metric[Any]] = {
 }
 
 
+def check_metrics(names: Sequence[str], suite: str, is_given: bool) -> None:
+    """Check that metrics exist, and that one of them is for this suite.
+
+    Args:
+        names: as the settings have them; none: all.
+        suite: its name, for the message.
+        is_given: does it give a part of each clip?
+
+    Raises:
+        UserError: not so.
+    """
+    if unknown := [name for name in names if name not in METRICS]:
+        raise UserError(
+            f"metrics={unknown[0]}: no such metric. Allowed: {', '.join(METRICS)}; or leave "
+            "metrics out for all."
+        )
+    fitting = [name for name, each in METRICS.items() if each.of_given in (None, is_given)]
+    if names and not set(names) & set(fitting):
+        raise UserError(
+            f"metrics={list(names)}: none of them is for suites=[{suite}]. For that there are "
+            f"{', '.join(fitting)}."
+        )
+
+
 def load_networks(config: EvalConfig, generator: Generator) -> dict[str, Any]:
-    """Load the network of every metric.
+    """Load the network of every metric that is asked for.
 
     Raises:
         UserError: one that the settings name cannot be loaded.
     """
     networks = Networks(config, generator)
-    return {name: metric.load(networks) for name, metric in METRICS.items()}
+    asked = config.metrics or tuple(METRICS)
+    return {name: metric.load(networks) for name, metric in METRICS.items() if name in asked}
 
 
 def measure(rows: dict[str, Videos], nets: dict[str, Any]) -> dict[str, dict[str, Measurements]]:
-    """Return the measurements of every metric, by metric and row.
+    """Return the measurements of every metric in `nets`, by metric and row.
 
     Args:
         rows: videos by the names of `ROWS`, the model's among them.
         nets: as `load_networks` gives them.
     """
     found = {}
-    for name, metric in METRICS.items():
+    for name in nets:
+        metric = METRICS[name]
         if metric.of_given not in (None, rows[MODEL].given is not None):
             continue
         by_row = {row: metric.measure(rows[row], nets[name]) for row in metric.rows if row in rows}

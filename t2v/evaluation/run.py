@@ -15,7 +15,7 @@ from t2v.config.evaluation import EvalConfig
 from t2v.config.load import save_config
 from t2v.data.world_shards import read_rendered
 from t2v.errors import UserError
-from t2v.evaluation.measure import load_networks, measure
+from t2v.evaluation.measure import check_metrics, load_networks, measure
 from t2v.evaluation.report.page import write_page
 from t2v.evaluation.report.suite import suite_report
 from t2v.evaluation.report.table import markdown
@@ -94,7 +94,7 @@ def measure_suite(
         keys: the key of each of the model's videos in the cache.
     """
     found = measure(rows, nets)
-    suspicious = suspicions(rows[MODEL], rows.get(REAL), found["dynamics"], config.training)
+    suspicious = suspicions(rows[MODEL], rows.get(REAL), found.get("dynamics"), config.training)
     return suite_report(suite, found, suspicious, keys, config.seed)
 
 
@@ -118,6 +118,13 @@ def _write_report(
 
 def _check_settings(suites: list[Suite], config: EvalConfig) -> None:
     """Raise UserError for what could not be measured, before anything is sampled."""
+    for suite in suites:
+        check_metrics(config.metrics, suite.name, suite.task is not None)
+    if config.training is not None and config.metrics and "dynamics" not in config.metrics:
+        raise UserError(
+            f"training={config.training}: copies are looked for beside the dynamics. Add dynamics "
+            "to metrics, or leave training out."
+        )
     if config.oracle is not None and not any(suite.scenes for suite in suites):
         raise UserError(
             f"oracle={config.oracle}: the oracle reads scenes of the world, and suites="

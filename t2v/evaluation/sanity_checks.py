@@ -35,18 +35,22 @@ class Suspicions:
 def suspicions(
     model: Videos,
     real: Videos | None,
-    dynamics: dict[str, Measurements],
+    dynamics: dict[str, Measurements] | None,
     training: str | None,
 ) -> Suspicions:
     """Check the model's videos, against their real clips where there are any.
 
     Args:
-        dynamics: measurements of `metrics.dynamics` by row, those of `MODEL` and `REAL` among them.
+        dynamics: measurements of `metrics.dynamics` by row, those of `MODEL` and `REAL` among them;
+            None: nothing is checked.
         training: folder of the training clips; None: copying is not checked.
     """
+    if dynamics is None:
+        return Suspicions({}, [])
+    measured = dynamics
 
     def values(row: str, name: str) -> Tensor:
-        found = dynamics[row][name]
+        found = measured[row][name]
         assert isinstance(found, PerVideo)
         return found.values
 

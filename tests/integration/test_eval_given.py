@@ -107,6 +107,22 @@ def test_two_models_are_compared_on_suites_that_give_something(config, tmp_path)
     assert (tmp_path / "compared/vote.html").read_text().count("<section ") == 4
 
 
+def test_only_the_metrics_asked_for_are_measured(config):
+    asked = replace(config, suites=("first", "world"), metrics=("given", "dynamics"), count=1)
+    evaluate(asked)
+    found = {name: list(each["tables"]) for name, each in read(config.output)["suites"].items()}
+    assert found == {"first": ["given", "dynamics"], "world": ["dynamics"]}
+    evaluate(replace(asked, suites=("first",), metrics=("given",)))
+    assert list(read(config.output)["suites"]["first"]["tables"]) == ["given"]
+    for bad, message in (
+        ({"metrics": ("psnr",)}, r"metrics=psnr: no such metric\. Allowed: world, given"),
+        ({"metrics": ("given",)}, r"none of them is for suites=\[world\]"),
+        ({"metrics": ("given", "fidelity"), "training": "x"}, "Add dynamics to metrics"),
+    ):
+        with pytest.raises(UserError, match=message):
+            evaluate(replace(asked, **bad))
+
+
 def test_other_sizes_and_lengths_can_be_asked_for(config):
     evaluate(replace(config, suites=("continue",), num_frames=13, height=48, width=32))
     report = read(config.output)

@@ -54,7 +54,7 @@ COMMANDS = {
     "upscale": Command(
         "t2v.config.sampling:UpscaleConfig",
         "t2v.sampling.upscale:upscale",
-        "enlarge a video 2 or 4 times",
+        "enlarge a video or picture 2 or 4 times",
         ("input",),
     ),
     "world": Command(

@@ -87,6 +87,9 @@ class TransformerConfig:
             )
 
 
+SCALES = (2, 4)  # times that an upscaler can enlarge
+
+
 @dataclass(frozen=True, kw_only=True)
 class UpscalerConfig:
     """Keywords of `VideoUpscaler`; the defaults build the embedded model's upscaler."""
@@ -97,12 +100,12 @@ class UpscalerConfig:
     layers: tuple[int, int, int] = (1, 4, 2)
 
     def __post_init__(self) -> None:
-        if self.scale not in (2, 4):
+        if self.scale not in SCALES:
             raise UserError(f"scale={self.scale}: an upscaler enlarges 2 or 4 times.")
         if self.width < 4 or self.width % 4:
             raise UserError(
                 f"width={self.width}: pixels are shuffled out of the channels, so it must be a "
                 f"multiple of 4. Nearest: {max(4, round(self.width / 4) * 4)}."
             )
-        if min(self.layers) < 0:
-            raise UserError(f"layers={list(self.layers)}: give three numbers of at least 0.")
+        if min(self.layers) < 1:  # a folder that says 0 is refused as damaged
+            raise UserError(f"layers={list(self.layers)}: give three numbers of at least 1.")

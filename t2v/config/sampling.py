@@ -190,10 +190,11 @@ class SampleConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class UpscaleConfig:
-    """`t2v upscale`: a video of any length becomes 2 or 4 times as large."""
+    """`t2v upscale`: a video of any length, or a picture, becomes 2 or 4 times as large."""
 
-    input: str  # video to enlarge
-    output: str | None = None  # mp4 to write; null: X-4x.mp4 beside the input X.mp4, if enlarged 4x
+    input: str  # video or picture to enlarge
+    # mp4 to write, or png of a picture; null: X-4x.mp4 beside the input X.mp4, if enlarged 4x
+    output: str | None = None
     overwrite: bool = False  # replace the output where it exists
     # folder of an upscaler, an output of `t2v train-upscaler`, a pipeline folder that holds one, or
     # the embedded model, whose upscaler knows the synthetic world alone
@@ -204,9 +205,10 @@ class UpscaleConfig:
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # of the weights
 
     def __post_init__(self) -> None:
-        if self.output is not None and not self.output.endswith(".mp4"):
+        if self.output is not None and not self.output.endswith((".mp4", ".png")):
             raise UserError(
-                f"output={self.output}: videos are written as mp4. Give a name that ends in .mp4."
+                f"output={self.output}: videos are written as mp4, and pictures as png. Give a "
+                "name that ends in .mp4 or .png."
             )
         if self.tile < 16 or self.tile % 2:
             raise UserError(f"tile={self.tile}: give an even number of at least 16.")

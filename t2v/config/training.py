@@ -148,6 +148,8 @@ class TrainUpscalerConfig(TrainConfig):
     gradient_weight: float = 1.0  # loss weight of the error of differences of neighbouring pixels
     # loss weight of the error of local sharpness: the mean absolute Laplacian of 8x8 pixels
     sharpness_weight: float = 0.2
+    # loss weight of the error of the change from frame to frame, and of the change of that change
+    temporal_weight: float = 0.0
     # network of the perceptual loss, an image model of transformers
     perceptual: str | None = None
     perceptual_weight: float = 0.1  # loss weight of the perceptual loss
@@ -156,6 +158,13 @@ class TrainUpscalerConfig(TrainConfig):
         super().__post_init__()
         at_least_one(self, "window", "window_frames", "pool", "pool_steps")
         not_negative(self, "gradient_weight", "sharpness_weight", "perceptual_weight")
+        not_negative(self, "temporal_weight")
+        if self.temporal_weight and self.window_frames < 3:
+            raise UserError(
+                f"temporal_weight={self.temporal_weight} window_frames={self.window_frames}: a "
+                "change of change takes 3 frames. Give window_frames=3 or more, or "
+                "temporal_weight=0."
+            )
         if self.window % 2:
             raise UserError(
                 f"window={self.window}: it must be even, as the network works at half the size too."

@@ -12,6 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from t2v.config.models import SCALES
 from t2v.errors import UserError
 from t2v.models.causal import RMSNorm, silu
 
@@ -203,7 +204,5 @@ def check_scale(scale: int | None, upscaler: VideoUpscaler | None, what: str) ->
             f"{what}={scale}: this model has no upscaler. Give {what}=1, or a folder with "
             f"upscaler/ in it; `t2v train-upscaler` makes one."
         )
-    raise UserError(
-        f"{what}={scale}: this upscaler enlarges {own} times. Give {what}={own}, or train another: "
-        f"t2v train-upscaler model.scale={scale}."
-    )
+    other = f", or train another: t2v train-upscaler model.scale={scale}" if scale in SCALES else ""
+    raise UserError(f"{what}={scale}: this upscaler enlarges {own} times. Give {what}={own}{other}.")

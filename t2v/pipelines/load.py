@@ -108,7 +108,7 @@ def check_room(
 
     What is None is as saved in the folder.
     """
-    upscale = _saved_scale(folder) if upscale is None else upscale
+    upscale = saved_scale(folder) if upscale is None else upscale
     saved = read_index(folder)
     asked = {"height": height, "width": width, "num_frames": num_frames}
     sizes: dict[str, Any] = {name: value or saved.get(name) for name, value in asked.items()}
@@ -125,7 +125,7 @@ def check_room(
         )
 
 
-def _saved_scale(folder: Path) -> int:
+def saved_scale(folder: Path) -> int:
     """The scale of a folder's upscaler as its file says; 1 where there is none that can be read."""
     config = folder / "upscaler" / "config.json"
     scale = read_json(config).get("scale") if config.is_file() else 1

@@ -18,6 +18,7 @@ SAVINGS: tuple[tuple[str, Callable[[Any], bool], Any], ...] = (
     ("dtype", lambda dtype: dtype != "bf16", "bf16"),
     ("attention", lambda kernel: kernel == "_native_math", "native"),
     ("gradient_checkpointing", lambda does: not does, True),
+    ("upscale", lambda times: times != 1, 1),
 )
 
 

@@ -32,7 +32,10 @@ def comparison(plan: Plan) -> list[tuple[str, Uncertain, float]]:
 def _sizes(plan: Plan) -> Iterator[str]:
     whole, size = plan.estimate, plan.estimate.size
     yield f"t2v {plan.config.command} on {plan.device}"
-    yield (f"size         {size}" + (f", {size.tokens} text tokens" if size.tokens else ""))
+    tokens = f", {size.tokens} text tokens" if size.tokens else ""
+    upscale = getattr(plan.target, "upscale", 1)
+    larger = f", enlarged to {size.width * upscale} x {size.height * upscale}"
+    yield f"size         {size}{tokens}" + (larger if upscale != 1 else "")
     parts = ", ".join(f"{name} {_count(count)}" for name, count in whole.parameters.items())
     yield f"parameters   {_count(sum(whole.parameters.values()))}: {parts}"
     for absent in whole.absent:

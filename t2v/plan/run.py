@@ -8,9 +8,12 @@ from typing import Any
 import torch
 
 from t2v.config.plan import PlanConfig
+from t2v.config.sampling import SampleConfig
 from t2v.data.world_shards import rendered_clips
 from t2v.errors import UserError
 from t2v.models.device import free_memory, pick_device, pick_dtype
+from t2v.models.folder import model_folder
+from t2v.pipelines.load import saved_scale
 from t2v.plan.calibrate import calibrated
 from t2v.plan.estimate import estimate
 from t2v.plan.figures import DEFAULTS, GIB, MIB, SPARE, Estimate, Measured, Plan, Remedy, Uncertain
@@ -35,6 +38,8 @@ def plan(config: PlanConfig, target: Target) -> Plan:
     if getattr(target, "dtype", None) == "auto":  # which is the device's choice
         dtype: Any = "bf16" if device.type == "cuda" else "fp32"
         target = replace(target, dtype=dtype)
+    if isinstance(target, SampleConfig) and target.upscale is None:  # which is the model's choice
+        target = replace(target, upscale=saved_scale(model_folder(target.model)))
     correction = DEFAULTS.get(device.type, DEFAULTS["cuda"])
     whole = estimate(target, size, rates or UNKNOWN)
     allowed = int(config.memory * GIB) if config.memory else None

@@ -24,6 +24,7 @@ from t2v.models.folder import model_folder
 from t2v.models.inputs import count_frames
 from t2v.models.load import loading
 from t2v.models.transformer import T2VTransformer3DModel
+from t2v.models.upscaler import VideoUpscaler
 from t2v.models.vae_folder import VAES
 from t2v.training.engine.example import Size
 
@@ -87,7 +88,8 @@ def has_part(index: dict[str, Any], name: str) -> bool:
 
 
 def untrained(folder: Path) -> Any:
-    classes = {**VAES, "T2VTransformer3DModel": T2VTransformer3DModel}
+    others = (T2VTransformer3DModel, VideoUpscaler)
+    classes = {**VAES, **{each.__name__: each for each in others}}
     config = saved(folder, "config.json")
     if (name := config.get("_class_name")) not in classes:
         raise UserError(f"{folder} is a {name}; known are {', '.join(classes)}.")

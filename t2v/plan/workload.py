@@ -21,6 +21,7 @@ from t2v.models.device import pick_device, pick_dtype
 from t2v.models.folder import model_folder
 from t2v.models.guidance import Groups, Guidance, SchedulerStep
 from t2v.models.inputs import latent_shape
+from t2v.models.upscaler import check_scale
 from t2v.pipelines.load import generator_class
 from t2v.pipelines.t2v import T2VPipeline
 from t2v.plan.shapes import (
@@ -188,6 +189,7 @@ def _sample(config: SampleConfig, size: Size) -> Workload:
             **_optional(folder, index),
         }
     pipeline = T2VPipeline(tokenizer=None, scheduler=None, **parts)
+    upscale = check_scale(config.upscale, pipeline.upscaler, "upscale")
     guidance = Guidance(transformer)
     scale = index["guidance_scale"] if config.guidance_scale is None else config.guidance_scale
     steps = config.num_inference_steps or index["num_inference_steps"]
@@ -220,7 +222,7 @@ def _sample(config: SampleConfig, size: Size) -> Workload:
 
     def decode() -> None:
         groups.clear()
-        video = pipeline.decode_latents(held["latents"], size.frames)
+        video = pipeline.decode_latents(held["latents"], size.frames, upscale)
         frames = pipeline.video_processor.postprocess_video(video, output_type="pt")
         (frames * 255).round().to(torch.uint8)
 
@@ -231,14 +233,18 @@ def _sample(config: SampleConfig, size: Size) -> Workload:
     named.append(("first denoise", denoise, videos))  # it prepares the text
     if steps > 1:
         named.append(("denoise", denoise, (steps - 1) * videos))
-    named.append(("decode", decode, videos))
+    named.append(("decode" if upscale == 1 else "decode, enlarge", decode, videos))
     phases = [Phase(name, torch.no_grad()(run), times) for name, run, times in named]
     return Workload(parts, phases, 2 * prod(shape[1:]))
 
 
 def _optional(folder: Path, index: dict[str, Any]) -> dict[str, nn.Module]:
-    """The parts that only some pipelines have: a second transformer, an image encoder."""
-    builders = {"transformer_2": untrained, "image_encoder": untrained_image_encoder}
+    """The parts that only some pipelines have."""
+    builders = {
+        "transformer_2": untrained,
+        "image_encoder": untrained_image_encoder,
+        "upscaler": untrained,
+    }
     return {name: build(folder / name) for name, build in builders.items() if has_part(index, name)}
 
 

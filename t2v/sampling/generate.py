@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, cast
@@ -34,7 +35,9 @@ logger = logging.getLogger(__name__)
 SECONDS_BETWEEN_LINES = 10
 
 Score = Callable[[str, np.ndarray], float]  # how well frames `t h w c` uint8 fit a prompt
-Write = Callable[[np.ndarray, Recipe, dict[str, float]], None]  # frames, theirs, seconds of stages
+# Shows finished latents: writes what they become, adds to the seconds of stages, and returns the
+# frames of the file.
+Show = Callable[[Tensor, Recipe, dict[str, float]], np.ndarray]
 
 
 def make_videos(
@@ -67,7 +70,8 @@ def make_videos(
             else:
                 logger.info("%s: %s", place, _summary(recipe))
                 if score is None:
-                    frames = _make_video(generator, recipe, seen, _write, start)
+                    show = partial(_decode_and_write, generator)
+                    frames = _make_video(generator, recipe, seen, show, start)
                 else:
                     frames = _make_best(generator, recipe, seen, score, start)
                 start = None
@@ -102,18 +106,24 @@ def _make_best(
     score: Score,
     start: Start | None,
 ) -> np.ndarray:
-    """Sample one prompt with several seeds; the file is the best so far, with all scores in it."""
+    """Sample one prompt with several seeds; the file is the best so far, with all scores in it.
+
+    Scores are of the plain videos, and only what is written is enlarged.
+    """
     path, choice = recipe.path, recipe.choice
     assert choice is not None
     best: np.ndarray | None = None
 
-    def write(frames: np.ndarray, own: Recipe, seconds: dict[str, float]) -> None:
+    def show(latents: Tensor, own: Recipe, seconds: dict[str, float]) -> np.ndarray:
         nonlocal choice, best
         assert choice is not None
         seed = own.settings.seed
+        frames = _decoded(generator, latents, own.settings, seconds, upscale=1)
         choice = choice.scored(seed, score(own.prompt, frames))
         done, value = len(choice.scores), choice.scores[str(seed)]
         logger.info("sample %d/%d: seed %d scores %.4f", done, choice.best_of, seed, value)
+        if own.settings.upscale != 1 and (choice.keep_draws or choice.best == seed):
+            frames = _decoded(generator, latents, own.settings, seconds)
         if choice.keep_draws:
             file = str(path.with_suffix(f".seed-{seed}{path.suffix}"))
             _write(frames, replace(own, settings=replace(own.settings, output=file)), seconds)
@@ -124,9 +134,10 @@ def _make_best(
         else:
             rewrite_recipe(path, own.to_json())
             recipe_files.write_json(path.with_suffix(".json"), own)
+        return read_frames(path) if best is None else best
 
     for seed in choice.left:
-        _make_video(generator, recipe.with_seed(seed, choice), visuals, write, start)
+        _make_video(generator, recipe.with_seed(seed, choice), visuals, show, start)
         start = None
     logger.info(
         "kept seed %d, score %.4f; the mean of %d samples is %.4f. %s chose it and so overrates "
@@ -144,7 +155,7 @@ def _make_video(
     generator: Generator,
     recipe: Recipe,
     visuals: VisualInputs | None,
-    write: Write,
+    show: Show,
     start: Start | None,
 ) -> np.ndarray:
     """Make one video and write it; whatever stops this, its latents stay if there are any."""
@@ -154,12 +165,32 @@ def _make_video(
     else:
         latents = _denoise(generator, recipe, visuals, start, seconds)
     with _latents_kept(latents, recipe) if generator.gives_latents else _restartable(recipe):
-        with clock(seconds, "decode"), _memory(config):
-            (frames,) = generator.decode(latents, config.num_frames, request_of(config).upscale)
-        write(frames, recipe, seconds)
+        frames = show(latents, recipe, seconds)
         _read_back(recipe.path, frames.shape[:3])
     if config.preview_every:
         preview_path(config).unlink(missing_ok=True)
+    return frames
+
+
+def _decode_and_write(
+    generator: Generator, latents: Tensor, recipe: Recipe, seconds: dict[str, float]
+) -> np.ndarray:
+    frames = _decoded(generator, latents, recipe.settings, seconds)
+    _write(frames, recipe, seconds)
+    return frames
+
+
+def _decoded(
+    generator: Generator,
+    latents: Tensor,
+    config: SampleConfig,
+    seconds: dict[str, float],
+    upscale: int | None = None,
+) -> np.ndarray:
+    """The frames of a video, as large as it is asked for or enlarged `upscale` times."""
+    times = request_of(config).upscale if upscale is None else upscale
+    with clock(seconds, "decode"), _memory(config):
+        (frames,) = generator.decode(latents, config.num_frames, times)
     return frames
 
 

@@ -1,5 +1,6 @@
 """`t2v sample --best-of N`: the sample that a scorer rates highest stays, and none is lost."""
 
+from dataclasses import asdict
 from itertools import count
 from pathlib import Path
 
@@ -10,7 +11,9 @@ from diffusers import UniPCMultistepScheduler
 from transformers import CLIPModel
 
 from t2v.cli import main
+from t2v.config.models import UpscalerConfig
 from t2v.io.video import read_recipe, read_video
+from t2v.models.upscaler import VideoUpscaler
 from t2v.nets.clip import ClipModel
 from t2v.nets.scorer import Scorer, ScorerTowers
 from t2v.pipelines.t2v import T2VPipeline
@@ -96,6 +99,26 @@ def test_the_best_sample_stays_with_all_scores_in_its_recipe(run, work):
     assert not np.array_equal(frames("x.seed-3.mp4"), frames("x.seed-4.mp4"))
     run(PROMPT, "--seed", best, "-o", "alone.mp4")
     np.testing.assert_array_equal(frames("x.mp4"), frames("alone.mp4"))
+
+
+def test_plain_samples_are_scored_and_only_what_is_kept_is_enlarged(run, pipe, monkeypatch):
+    wanted = scores_of_single_samples()
+    upscaler = VideoUpscaler(**asdict(UpscalerConfig(scale=2, width=8, layers=(1, 1, 1))))
+    pipe.register_modules(upscaler=upscaler)
+    pipe.save_pretrained("../model")
+    forward, calls = VideoUpscaler.forward, []
+    monkeypatch.setattr(
+        VideoUpscaler, "forward", lambda self, video: calls.append(1) or forward(self, video)
+    )
+    code, err = run(*BEST_OF_4, "-o", "x.mp4")
+    assert code == 0, err
+    scores = read_recipe(Path("x.mp4"))["choice"]["scores"]
+    assert scores == pytest.approx(wanted, abs=1e-5)
+    bests = [max(list(scores)[: n + 1], key=scores.__getitem__) for n in range(4)]
+    assert len(calls) == len(set(bests)) < 4
+    run(PROMPT, "--seed", bests[-1], "-o", "alone.mp4")
+    np.testing.assert_array_equal(frames("x.mp4"), frames("alone.mp4"))
+    assert frames("x.mp4").shape[1] == 2 * pipe.config.height
 
 
 def test_a_recipe_of_the_best_makes_that_one_alone(run):

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from t2v.cli import main
@@ -16,7 +17,9 @@ from t2v.config.models import UpscalerConfig
 from t2v.config.training import OptimConfig, TrainUpscalerConfig
 from t2v.config.world import WorldClipsConfig
 from t2v.errors import UserError
+from t2v.evaluation.metrics.upscaling import bicubic
 from t2v.footage.frames import iter_frames
+from t2v.footage.still import read_picture
 from t2v.io.video import read_video, write_video
 from t2v.models.upscaler_folder import load_upscaler
 from t2v.training.tasks.upscaler import build_upscaler, to_bytes, train_upscaler
@@ -146,10 +149,40 @@ def test_a_video_of_any_length_is_enlarged_piece_by_piece(config, film, tmp_path
     assert "exists already. Choose another, or say overwrite=true" in capsys.readouterr().err
 
 
+def test_a_picture_is_enlarged_into_a_png(config, tmp_path, capsys):
+    build_upscaler(config).upscaler.save_pretrained(tmp_path / "upscaler")
+    words = [f"upscaler={tmp_path / 'upscaler'}", "device=cpu"]
+    small = np.random.default_rng(0).integers(0, 255, (9, 13, 3), np.uint8)
+    source = tmp_path / "in.png"
+    Image.fromarray(small).save(source)
+    assert main(["upscale", str(source), *words]) == 0
+    large = torch.from_numpy(read_picture(tmp_path / "in-4x.png").copy())[None, None]
+    smooth = bicubic(torch.from_numpy(small)[None, None], 4)  # which a fresh one is
+    assert (large.int() - smooth.int()).abs().max() <= 1
+    assert main(["upscale", str(source), "-o", str(tmp_path / "out.mp4"), *words]) == 2
+    assert "is a picture, which is written as png" in capsys.readouterr().err
+    assert not (tmp_path / "out.mp4").exists()
+
+
+def test_frames_that_do_not_decode_are_warned_of(config, film, tmp_path, capsys):
+    build_upscaler(config).upscaler.save_pretrained(tmp_path / "upscaler")
+    data, output = film.read_bytes(), tmp_path / "out.mp4"
+    film.write_bytes(data[: len(data) * 3 // 4])
+    words = [f"upscaler={tmp_path / 'upscaler'}", "-o", str(output)]
+    assert main(["upscale", str(film), *words]) == 0
+    shown = capsys.readouterr().err
+    count = len(read_video(output)[0])
+    assert 5 < count < 30
+    assert "in.mp4: damaged (decoding stops after" in shown
+    assert f"only {count} frames are enlarged" in shown
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["scale=3"], "scale=3: this upscaler enlarges 4 times. Give scale=4, or train another"),
+        (["scale=3"], "scale=3: this upscaler enlarges 4 times. Give scale=4.\n"),
+        (["scale=2"], "scale=2: this upscaler enlarges 4 times. Give scale=4, or train another"),
+        (["output=x.png"], "is a video, whose frames are written as mp4"),
         (["scale=1"], "scale=1: nothing to enlarge"),
         (["tile=3"], "tile=3: give an even number of at least 16"),
         (["input=nothing.mp4"], "nothing.mp4"),

@@ -167,12 +167,16 @@ def test_flop_are_those_torch_counts_on_the_real_step(training, vae_training):
             assert traced_.flop == count_flop(real.run), real.name
 
 
-@pytest.mark.parametrize("guidance", [1.0, 3.0])
-def test_flop_of_sampling_are_those_torch_counts_on_a_real_call(guidance):
+@pytest.mark.parametrize(("guidance", "upscale"), [(1.0, None), (3.0, 1)])
+def test_flop_of_sampling_are_those_torch_counts_on_a_real_call(guidance, upscale):
     pipeline = load(SampleConfig(dtype="fp32", device="cpu"))[0].pipeline
     pipeline.set_progress_bar_config(disable=True)
     target = SampleConfig(
-        guidance_scale=guidance, num_inference_steps=3, dtype="fp32", device="cpu"
+        guidance_scale=guidance,
+        num_inference_steps=3,
+        upscale=upscale,
+        dtype="fp32",
+        device="cpu",
     )
     size = Size(batch=1, frames=9, height=32, width=48, tokens=len(PROMPT.split()) + 1)
     planned = estimate(target, size, UNKNOWN)
@@ -187,11 +191,23 @@ def test_flop_of_sampling_are_those_torch_counts_on_a_real_call(guidance):
             num_inference_steps=3,
             guidance_scale=guidance,
             generator=torch.Generator().manual_seed(0),
-            upscale=1,
+            upscale=upscale,
         )
 
     draw()  # the first layers of a process try its matrix products
     assert sum(each.flop * each.times for each in planned.phases) == count_flop(draw)
+
+
+def test_an_enlarged_video_takes_more_and_leaving_it_out_is_advised():
+    own = SampleConfig(device="cpu", num_frames=17, dtype="bf16")
+    small = PlanConfig(command="sample", memory=0.25, **DEVICE)
+    large, plain = plan(small, own), plan(small, replace(own, upscale=1))
+    assert large.estimate.parameters["upscaler"] > 1e5
+    decoding, enlarging = plain.estimate.phases[-1], large.estimate.phases[-1]
+    assert enlarging.peak > decoding.peak + 16 * 17 * 64 * 64 * 3 * 4  # the frames themselves
+    assert "enlarged to 256 x 256" in report(large) and "decode, enlarge" in report(large)
+    assert "enlarged" not in report(plain)
+    assert [remedy.words for remedy in large.remedies] == ["upscale=1"] and not plain.remedies
 
 
 def test_checkpointing_and_flash_attention_take_less(training):

@@ -60,7 +60,8 @@ class UpscalerTask:
 
     The mean of pixels pays for blur wherever an edge may lie here or there; the third loss asks
     each small block for as much edge as the real one has, and leaves its place to the first two.
-    Where a network is named, also the distance of features (`Perceptual`).
+    With `temporal_weight`, also the error of changes over time, which a VAE's flicker adds to
+    those of the scene. Where a network is named, also the distance of features (`Perceptual`).
     """
 
     attention: str | None = None
@@ -117,6 +118,11 @@ class UpscalerTask:
         blur = (local_sharpness(large) - local_sharpness(batch.high)).abs().mean()
         loss = charbonnier + config.gradient_weight * edges + config.sharpness_weight * blur
         metrics = {"mse": difference.square().mean().detach(), "blur": blur.detach()}
+        if config.temporal_weight:
+            change = difference.diff(dim=2)
+            unsteady = change.abs().mean() + change.diff(dim=2).abs().mean()
+            loss = loss + config.temporal_weight * unsteady
+            metrics["unsteady"] = unsteady.detach()
         if self.perceptual:
             with autocast(config):
                 distance = self.perceptual(large, batch.high).mean()

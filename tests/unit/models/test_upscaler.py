@@ -121,10 +121,14 @@ def test_scales_it_does_not_have_are_named():
     assert check_scale(None, None, "upscale") == check_scale(1, None, "upscale") == 1
     with pytest.raises(UserError, match="scale=4: this upscaler enlarges 2 times"):
         check_scale(4, upscaler, "scale")
+    with pytest.raises(UserError, match=r"scale=1000000: .* Give scale=2\.$"):
+        check_scale(1000000, upscaler, "scale")
     with pytest.raises(UserError, match="upscale=4: this model has no upscaler"):
         check_scale(4, None, "upscale")
     with pytest.raises(UserError, match="enlarges 2 or 4 times"):
         UpscalerConfig(scale=3)
+    with pytest.raises(UserError, match="three numbers of at least 1"):
+        UpscalerConfig(layers=(1, 0, 1))
 
 
 def test_what_is_no_video_is_refused():

@@ -204,5 +204,8 @@ def check_scale(scale: int | None, upscaler: VideoUpscaler | None, what: str) ->
             f"{what}={scale}: this model has no upscaler. Give {what}=1, or a folder with "
             f"upscaler/ in it; `t2v train-upscaler` makes one."
         )
-    other = f", or train another: t2v train-upscaler model.scale={scale}" if scale in SCALES else ""
-    raise UserError(f"{what}={scale}: this upscaler enlarges {own} times. Give {what}={own}{other}.")
+    another = f"t2v train-upscaler model.scale={scale}"
+    raise UserError(
+        f"{what}={scale}: this upscaler enlarges {own} times. Give {what}={own}"
+        + (f", or train another: {another}." if scale in SCALES else ".")
+    )

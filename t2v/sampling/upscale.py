@@ -74,7 +74,8 @@ def _enlarge_picture(
     source: Path, output: Path, upscaler: VideoUpscaler, device: torch.device
 ) -> None:
     picture = read_picture(source)
-    _check_room(1, *picture.shape[:2], upscaler, device)
+    height, width = picture.shape[:2]
+    _check_room(1, height, width, upscaler, device)
     (large,) = enlarged(iter([picture]), upscaler)
     save_image(output, Image.fromarray(large))
 
@@ -83,12 +84,12 @@ def _enlarge_film(
     source: Path, film: Probe, output: Path, upscaler: VideoUpscaler, device: torch.device
 ) -> None:
     _check_room(film.num_frames, film.height, film.width, upscaler, device)
-    size = [upscaler.config.scale * side for side in (film.height, film.width)]
-    check_size(film.num_frames, *size)
+    height, width = (upscaler.config.scale * side for side in (film.height, film.width))
+    check_size(film.num_frames, height, width)
     shown = progress(
         enlarged(_good_frames(source, film), upscaler), "upscale", "frames", film.num_frames
     )
-    with video_writer(output, *size, film.fps) as add:
+    with video_writer(output, height, width, film.fps) as add:
         for frame in shown:
             add(frame[None])
 

@@ -44,13 +44,19 @@ def settings(schema: type, built: Any = None) -> dict[str, tuple[Any, Any]]:
 
 
 def type_words(hint: Any) -> str:
-    """A type the way help and errors show it: `int | null`, `muon | adamw`, `[int, int]`."""
+    """A type the way help and errors show it: `int | null`, `muon | adamw`, `[int, int]`,
+    `[{prompt, seconds}, ...]`.
+    """
     if get_origin(hint) is Literal:
         return " | ".join(str(choice) for choice in get_args(hint))
     if get_origin(hint) is tuple:
-        return f"[{', '.join('...' if each is ... else each.__name__ for each in get_args(hint))}]"
+        return (
+            f"[{', '.join('...' if each is ... else type_words(each) for each in get_args(hint))}]"
+        )
     if get_origin(hint) in (Union, UnionType):
         return " | ".join(type_words(each) for each in get_args(hint))
+    if is_dataclass(hint):
+        return f"{{{', '.join(settings(cast(type, hint)))}}}"
     return "null" if hint is NoneType else str(hint.__name__)
 
 
@@ -70,7 +76,8 @@ def load_config(
             read as YAML 1.2 (`optim.lr=1e-3 height=null model.patch_size=[1,2,2]`). Nothing is
             interpolated: `${x}` is these four letters.
         stored: values as JSON holds them, by dotted name.
-        option: what named the file, for messages.
+        option: what named the file, for messages. A file that another option than `--config` names
+            holds all settings, and every message names it.
 
     Raises:
         UserError: an unknown setting, a value of the wrong type or out of range, a required
@@ -85,10 +92,13 @@ def load_config(
         # frozen dataclasses become read-only; to merge each value instead takes ten times as long
         OmegaConf.set_readonly(OmegaConf.select(merged, group) if group else merged, False)
     retired = getattr(schema, "RETIRED", {})
+    own_file = "" if file is None or option == "--config" else f"{file}: "
+    from_file = list(_read_file(file, option)) if file else []
     in_files = [
-        *(_read_file(file, option) if file else ()),
+        *from_file,
         *((name, _as_parsed(each), f"{name}={shortened(each)}") for name, each in stored.items()),
     ]
+    places: dict[str, str] = {}
     for number, (old, value, given) in enumerate(
         [*in_files, *(_read_override(text, known) for text in overrides)]
     ):
@@ -103,21 +113,23 @@ def load_config(
                 f"{given}: there is no setting {shortened(repr(name))}. {_nearest(name, known)}"
             )
         hint = known[name][0]
+        places[name] = f" of {file}" if number < len(from_file) else ""
         try:
-            OmegaConf.update(merged, name, _for_omegaconf(hint, value))
+            OmegaConf.update(merged, name, _for_omegaconf(hint, value, name, places[name]))
         except (OmegaConfBaseException, TypeError, OverflowError) as error:
             raise UserError(f"{given}: {name} takes {type_words(hint)}.") from error
     absent = OmegaConf.missing_keys(merged)
     if missing := [name for name in known if name in absent]:
-        raise UserError(
-            f"{', '.join(missing)}: required and not given. "
-            f"Add {' '.join(f'{name}=VALUE' for name in missing)} or a --config file."
-        )
+        ways = f"{' '.join(f'{name}=VALUE' for name in missing)} or a --config file"
+        if own_file:
+            ways = f"{', '.join(f'`{name}: ...`' for name in missing)} to it"
+        raise UserError(f"{own_file}{', '.join(missing)}: required and not given. Add {ways}.")
     values = _shown(OmegaConf.to_container(merged, resolve=False))
     try:
-        built = cast(Config, _built(schema, values))
+        built = cast(Config, _built(schema, values, places))
     except UserError as error:  # which tells values whole
-        raise UserError(shortened(error, LONGEST)) from error
+        named = "" if str(file) in str(error) else own_file
+        raise UserError(shortened(f"{named}{error}", LONGEST)) from error
     for name, value in _leaves(values):
         within_range(name, value)
     return built
@@ -237,13 +249,18 @@ def _is_text(hint: Any) -> bool:
     return get_origin(hint) is Literal or str in choices
 
 
-def _for_omegaconf(hint: Any, value: Any) -> Any:
+def _for_omegaconf(hint: Any, value: Any, name: str, place: str) -> Any:
     """Return a value of `parse_yaml` in the form that OmegaConf converts to the type `hint`.
 
     Text stays as it was written, `yes`, `1e5` and `16:9` too.
 
+    Args:
+        name: of the setting.
+        place: the words for the file that it stands in.
+
     Raises:
         TypeError: it is of another kind.
+        UserError: an item of a list of groups is.
     """
     if isinstance(value, Plain) and (value.value is None or not _is_text(hint)):
         value = value.text if isinstance(value.value, str) else value.value
@@ -251,7 +268,7 @@ def _for_omegaconf(hint: Any, value: Any) -> Any:
             raise TypeError
         return value
     if isinstance(value, list):
-        return _items(hint, value)
+        return _items(hint, value, name, place)
     if isinstance(value, dict) or (not _is_text(hint) and "${" in value):
         raise TypeError
     text = value.text if isinstance(value, Plain) else value
@@ -260,10 +277,8 @@ def _for_omegaconf(hint: Any, value: Any) -> Any:
     return _hidden(text)
 
 
-def _items(hint: Any, values: list[Any]) -> list[Any]:
+def _items(hint: Any, values: list[Any], name: str, place: str) -> list[Any]:
     """A list for a tuple of `hint`; OmegaConf checks groups in lists only, not in tuples."""
-    from omegaconf import OmegaConf
-
     of = get_args(hint)
     if get_origin(hint) is not tuple or (of[-1] is not ... and len(of) != len(values)):
         raise TypeError
@@ -271,14 +286,57 @@ def _items(hint: Any, values: list[Any]) -> list[Any]:
     if not is_dataclass(of[0]):
         # `null` among texts is a text
         values = [v.text or v if isinstance(v, Plain) and of[0] is str else v for v in values]
-        return [_for_omegaconf(*each) for each in zip(each_of, values, strict=True)]
-    known, groups = settings(cast(type, of[0])), []
-    for value in values:
-        if not isinstance(value, dict) or set(value) - set(known):
-            raise TypeError
-        given = {name: _for_omegaconf(known[name][0], each) for name, each in value.items()}
-        groups.append(OmegaConf.merge(OmegaConf.structured(of[0]), given))
-    return groups
+        return [
+            _for_omegaconf(each, value, name, place)
+            for each, value in zip(each_of, values, strict=True)
+        ]
+    return [
+        _group(of[0], value, f"{_one_of(name, number)}{place}")
+        for number, value in enumerate(values)
+    ]
+
+
+def _one_of(name: str, number: int) -> str:
+    """An item of a list, for messages that count from 1: `scene 2` of `scenes`."""
+    return f"{name.removesuffix('s')} {number + 1}"
+
+
+def _group(schema: Any, value: Any, place: str) -> Any:
+    """An item of a list of groups, each of whose mistakes names the item.
+
+    Raises:
+        UserError: it is no group, or not this one.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    known = settings(schema)
+    if not isinstance(value, dict):
+        raise UserError(
+            f"{place}: {shortened(_as_written(value))} is no group of settings. "
+            f"Give {type_words(schema)}."
+        )
+    if unknown := [each for each in value if each not in known]:
+        raise UserError(
+            f"{place}: there is no setting {shortened(repr(unknown[0]))}. "
+            f"Allowed: {', '.join(known)}."
+        )
+    if missing := [each for each in known if known[each][1] is MISSING and each not in value]:
+        raise UserError(
+            f"{place}: {' and '.join(missing)} required and not given. "
+            f"Add {', '.join(f'`{each}: ...`' for each in missing)} to it."
+        )
+    made = OmegaConf.structured(schema)
+    OmegaConf.set_readonly(made, False)
+    for name, each in value.items():
+        try:
+            OmegaConf.update(made, name, _for_omegaconf(known[name][0], each, name, f" of {place}"))
+        except (OmegaConfBaseException, TypeError, OverflowError) as error:
+            raise UserError(
+                f"{place}: {name}: {shortened(_as_written(each))}: it takes "
+                f"{type_words(known[name][0])}."
+            ) from error
+    return made
 
 
 def _hidden(text: str) -> str:
@@ -295,22 +353,34 @@ def _shown(value: Any) -> Any:
     return tuple(map(_shown, value)) if isinstance(value, list | tuple) else value
 
 
-def _built(hint: Any, value: Any, group: str = "") -> Any:
+def _built(hint: Any, value: Any, places: Mapping[str, str], group: str = "") -> Any:
     """The dataclasses that nested values stand for, checked for their ranges.
 
     Args:
+        places: the words for the file that each setting stands in, by dotted name.
         group: the dotted name of the value; the messages of a group do not know it.
     """
     if is_dataclass(hint):
         hints, prefix = _hints(cast(type, hint)), f"{group}." if group else ""
-        given = {name: _built(hints[name], each, prefix + name) for name, each in value.items()}
+        given = {
+            name: _built(hints[name], each, places, prefix + name) for name, each in value.items()
+        }
         try:
             return cast(Any, hint)(**given)
         except UserError as error:
             begins_with = re.split("[=: ]", str(error), maxsplit=1)[0]
             raise UserError(f"{prefix if begins_with in hints else ''}{error}") from error
     of = get_args(hint)[0] if get_origin(hint) is tuple else None
-    return tuple(_built(of, each) for each in value) if is_dataclass(of) else value
+    if not is_dataclass(of):
+        return value
+    found = []
+    for number, each in enumerate(value):
+        try:
+            found.append(_built(of, each, {}))
+        except UserError as error:
+            place = f"{_one_of(group, number)}{places.get(group, '')}"
+            raise UserError(f"{place}: {error}") from error
+    return tuple(found)
 
 
 def _nearest(name: str, known: dict[str, Any]) -> str:

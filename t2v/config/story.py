@@ -22,9 +22,6 @@ class SceneConfig:
     image: str | None = None  # a picture that the scene begins with
 
     def __post_init__(self) -> None:
-        for name in ("prompt", "seconds"):
-            if getattr(self, name) == "???":  # what OmegaConf puts where nothing was given
-                raise UserError(f"scenes: one has no {name}. Give each a prompt and its seconds.")
         if not self.prompt.strip():
             raise UserError("prompt: it is empty. Say what the scene should show.")
         if not 0 < self.seconds <= LONGEST:

@@ -192,8 +192,9 @@ def _planned(generator: Generator, story: StoryConfig, config: SampleConfig) -> 
     settings = replace(config, **own, num_frames=total, overwrite=False)
     check_size(total, own["height"], own["width"])
     request = replace(request_of(settings), num_frames=story.windows.frames or saved.num_frames)
-    for scene in scenes:
-        generator.check(scene.prompt, request)
+    for number, scene in enumerate(scenes, 1):
+        with _of_scene(number):
+            generator.check(scene.prompt, request)
     has_bar = sys.stderr.isatty()
     generator.pipeline.set_progress_bar_config(desc="denoising", disable=not has_bar)
     maker = LatentWindows(generator.pipeline, request, story.windows)
@@ -203,14 +204,23 @@ def _planned(generator: Generator, story: StoryConfig, config: SampleConfig) -> 
 def _scenes(story: StoryConfig, fps: float) -> list[Scene]:
     lengths = [scene.seconds for scene in story.scenes]
     plain = scenes_of([scene.prompt for scene in story.scenes], lengths, fps, None, "crop")
-    return [
-        replace(
-            scene,
-            is_cut=story.is_cut(number),
-            image=None if asked.image is None else read_picture(Path(asked.image)).copy(),
-        )
-        for number, (scene, asked) in enumerate(zip(plain, story.scenes, strict=True))
-    ]
+    scenes = []
+    for number, (scene, asked) in enumerate(zip(plain, story.scenes, strict=True)):
+        image = None
+        if asked.image is not None:
+            with _of_scene(number + 1):
+                image = read_picture(Path(asked.image)).copy()
+        scenes.append(replace(scene, is_cut=story.is_cut(number), image=image))
+    return scenes
+
+
+@contextmanager
+def _of_scene(number: int) -> Iterator[None]:
+    """Name the scene in what is wrong with it."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"scene {number}: {error}") from error
 
 
 def _hashes(story: StoryConfig) -> dict[str, str]:

@@ -167,6 +167,12 @@ def test_a_story_killed_at_random_instants_is_the_same_film(model):
             "image=x.png and start=continue",
         ),
         ({"scenes": [{"prompt": "a", "seconds": 1, "image": "x.png"}]}, [], "cannot be read"),
+        ({"scenes": [SCENES[0], {"prompt": "a"}]}, [], "scene 2 of story.yaml: seconds required"),
+        (
+            {"scenes": [SCENES[0], {"prompt": "a", "seconds": 1, "image": "story.yaml"}]},
+            [],
+            "scene 2: ",
+        ),
         ({"scenes": SCENES}, ["num_frames=9"], "num_frames with --story"),
         ({"scenes": SCENES}, ["a red ball"], "--story brings its own prompts"),
         ({"scenes": SCENES, "windows": {"overlap": 2}}, [], "Give frames of at least 13"),

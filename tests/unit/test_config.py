@@ -186,9 +186,14 @@ def test_a_list_of_groups_is_read_checked_and_written_back(tmp_path):
     )
     save_config(config, tmp_path / "config.yaml")
     assert load_config(TrainDiTConfig, tmp_path / "config.yaml", []) == config
-    for wrong in ("[{frames: 5}]", "[{num_frames: five}]", "[5]", "[{from_step: null}]"):
-        with pytest.raises(UserError, match=r"clips\.stages takes \[CurriculumStage, \.\.\.\]"):
-            load_config(TrainDiTConfig, None, [f"clips.stages={wrong}", *REQUIRED])
+    for wrong, words in (
+        ("{frames: 5}", "there is no setting 'frames'. Allowed: from_step, resolution"),
+        ("{num_frames: five}", r"num_frames: five: it takes int \| null"),
+        ("5", "5 is no group of settings. Give {from_step, resolution"),
+        ("{from_step: null}", "from_step: null: it takes int"),
+    ):
+        with pytest.raises(UserError, match=rf"clips\.stage 2: {words}"):
+            load_config(TrainDiTConfig, None, [f"clips.stages=[{{}}, {wrong}]", *REQUIRED])
 
 
 def test_a_group_has_the_defaults_of_the_command_it_belongs_to():

@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 from t2v.config.checks import at_least_one
 from t2v.config.data import ClipsConfig
 from t2v.config.retired import Retired
+from t2v.config.story import WindowsConfig
 from t2v.errors import UserError
 
 # both were one command once, whose files hold the settings of both
@@ -31,11 +32,11 @@ class EvalConfig:
     overwrite: bool = False  # replace files in the output that are not this command's own
     # world (sampled scenes), attribute, motion, ... (in t2v/evaluation/suites), or a prompt file;
     # with a part of each clip given: first (frame), ends, continue, between, interpolate, region,
-    # edit; via_image: with a picture that the model made of the prompt
+    # edit; via_image: with a picture that the model made of the prompt; story: films of five scenes
     suites: tuple[str, ...] = ("world",)
     count: int = 512  # prompts of each suite, at most
-    # tables to make: world, given, alignment, caption back, dynamics, fidelity, reconstruction;
-    # empty: all that the suite and the networks allow
+    # tables to make: world, given, story, alignment, caption back, dynamics, fidelity,
+    # reconstruction; empty: all that the suite and the networks allow
     metrics: tuple[str, ...] = ()
     oracle: str | None = None  # folder of `t2v world oracle`, which reads attributes of scenes
     # network of perceptual distance: vae (the model's own) or an image model of transformers
@@ -57,6 +58,7 @@ class EvalConfig:
     num_inference_steps: int | None = None  # denoising steps; null: the model's own
     guidance_scale: float | None = None  # weight of the prompt, 1: no guidance; null: the model's
     strength: float = 0.6  # of suite edit: how far from the clip, from 0 to 1 (a new video)
+    windows: WindowsConfig = field(default_factory=WindowsConfig)  # of suite story: how they join
     device: str = "auto"  # auto (cuda, mps or cpu), cpu, cuda, cuda:1, mps
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # of the weights
     batch_size: int = 16  # videos sampled at once
@@ -95,7 +97,10 @@ class FootageEvalConfig:
     RETIRED: ClassVar[dict[str, Retired]] = {
         each.name: Retired(PROMPTS, neutral=(each.default,))
         for each in fields(EvalConfig)
-        if each.name not in {"model", "output", "overwrite", "seed", "device", "dtype"}
+        if each.name not in {"model", "output", "overwrite", "seed", "device", "dtype", "windows"}
+    } | {
+        f"windows.{name}": Retired(PROMPTS, (each,))
+        for name, each in asdict(WindowsConfig()).items()
     }
 
     def __post_init__(self) -> None:

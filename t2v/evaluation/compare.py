@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from t2v.config.evaluation import CompareConfig
 from t2v.config.load import save_config
+from t2v.config.story import WindowsConfig
 from t2v.data.rng import keyed_generator
 from t2v.errors import UserError
 from t2v.evaluation.differences import FIRST, conclusion, difference
@@ -254,4 +256,7 @@ def _sampling(protocol: dict[str, Any]) -> str:
     """The settings of sampling that runs differ by, in words."""
     named = (("steps", "steps"), ("guidance", "guidance"))
     said = [f"{word} {protocol[key]:g}" for word, key in named if protocol[key] is not None]
+    usual = asdict(WindowsConfig())
+    windows = protocol.get("windows", usual)
+    said += [f"{name} {each}" for name, each in windows.items() if each != usual.get(name)]
     return ", ".join(said) or "the model's own settings"

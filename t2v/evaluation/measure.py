@@ -16,6 +16,7 @@ from t2v.evaluation.metrics import (
     fidelity,
     given,
     reconstruction,
+    stories,
 )
 from t2v.evaluation.networks import Networks
 from t2v.evaluation.rows import (
@@ -31,7 +32,7 @@ from t2v.evaluation.rows import (
     STILL,
     TEXT,
 )
-from t2v.evaluation.types import Measurements, Videos
+from t2v.evaluation.types import Kind, Measurements, Videos
 from t2v.pipelines.generator import Generator
 
 Net = TypeVar("Net")
@@ -46,16 +47,17 @@ class Metric(Generic[Net]):
         measure: measures the videos of one row; they are `NotRun` without a network.
         rows: names of rows; those without videos are left out.
         guess: measures the best constant answer, for a row of its own.
-        of_given: it is of clips that were given in part alone, or never of those; None: of all.
+        of: the kinds of suites that it is of.
     """
 
     load: Callable[[Networks], Net]
     measure: Callable[[Videos, Net], Measurements]
     rows: tuple[str, ...]
     guess: Callable[[Videos, Net], Measurements | None] | None = None
-    of_given: bool | None = None
+    of: tuple[Kind, ...] = ("plain", "given", "story")
 
 
+CLIPS: tuple[Kind, ...] = ("plain", "given")
 COPIES = (HOLD, FADE, AS_GIVEN)
 METRICS: dict[str, Metric[Any]] = {
     "world": Metric(
@@ -65,25 +67,34 @@ METRICS: dict[str, Metric[Any]] = {
         guess=attributes.guess,
     ),
     "given": Metric(
-        given.load, given.measure, (MODEL, CEILING, REAL, TEXT, *COPIES, CHANCE), of_given=True
+        given.load, given.measure, (MODEL, CEILING, REAL, TEXT, *COPIES, CHANCE), of=("given",)
     ),
-    "alignment": Metric(alignment.load, alignment.measure, (MODEL, CEILING, REAL, CHANCE)),
-    "caption back": Metric(caption_back.load, caption_back.measure, (MODEL, REAL, CHANCE)),
-    "dynamics": Metric(dynamics.load, dynamics.measure, (MODEL, CEILING, REAL, STILL, BLUR)),
-    "fidelity": Metric(fidelity.load, fidelity.measure, (MODEL, CEILING, REAL, STILL, BLUR)),
+    "story": Metric(stories.load, stories.measure, (MODEL, CEILING, REAL, CHANCE), of=("story",)),
+    "alignment": Metric(
+        alignment.load, alignment.measure, (MODEL, CEILING, REAL, CHANCE), of=CLIPS
+    ),
+    "caption back": Metric(
+        caption_back.load, caption_back.measure, (MODEL, REAL, CHANCE), of=CLIPS
+    ),
+    "dynamics": Metric(
+        dynamics.load, dynamics.measure, (MODEL, CEILING, REAL, STILL, BLUR), of=CLIPS
+    ),
+    "fidelity": Metric(
+        fidelity.load, fidelity.measure, (MODEL, CEILING, REAL, STILL, BLUR), of=CLIPS
+    ),
     "reconstruction": Metric(
-        reconstruction.load, reconstruction.measure, (CEILING, BLUR, CHANCE), of_given=False
+        reconstruction.load, reconstruction.measure, (CEILING, BLUR, CHANCE), of=("plain",)
     ),
 }
 
 
-def check_metrics(names: Sequence[str], suite: str, is_given: bool) -> None:
+def check_metrics(names: Sequence[str], suite: str, kind: Kind) -> None:
     """Check that metrics exist, and that one of them is for this suite.
 
     Args:
         names: as the settings have them; none: all.
         suite: its name, for the message.
-        is_given: does it give a part of each clip?
+        kind: its kind.
 
     Raises:
         UserError: not so.
@@ -93,7 +104,7 @@ def check_metrics(names: Sequence[str], suite: str, is_given: bool) -> None:
             f"metrics={unknown[0]}: no such metric. Allowed: {', '.join(METRICS)}; or leave "
             "metrics out for all."
         )
-    fitting = [name for name, each in METRICS.items() if each.of_given in (None, is_given)]
+    fitting = [name for name, each in METRICS.items() if kind in each.of]
     if names and not set(names) & set(fitting):
         raise UserError(
             f"metrics={list(names)}: none of them is for suites=[{suite}]. For that there are "
@@ -122,7 +133,7 @@ def measure(rows: dict[str, Videos], nets: dict[str, Any]) -> dict[str, dict[str
     found = {}
     for name in nets:
         metric = METRICS[name]
-        if metric.of_given not in (None, rows[MODEL].given is not None):
+        if rows[MODEL].kind not in metric.of:
             continue
         by_row = {row: metric.measure(rows[row], nets[name]) for row in metric.rows if row in rows}
         if metric.guess and (guess := metric.guess(rows[MODEL], nets[name])):

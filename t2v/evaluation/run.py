@@ -29,7 +29,8 @@ from t2v.evaluation.samples import (
     sample_suite,
 )
 from t2v.evaluation.sanity_checks import suspicions
-from t2v.evaluation.suites import Suite, load_suite
+from t2v.evaluation.stories import check_tells, make_story
+from t2v.evaluation.suites import STORY_FRAMES, Suite, load_suite
 from t2v.evaluation.types import Videos
 from t2v.evaluation.visuals import Made, check_takes, make_given
 from t2v.io.files import write_text
@@ -60,6 +61,7 @@ def _evaluate(config: EvalConfig) -> str:
     generator = load_model(config, "t2v eval")
     _check_scale(suites, generator, config.upscale)
     check_takes(generator, suites)
+    check_tells(generator, suites, config)
     _check_memory(suites, request_of(generator, config), type(generator.pipeline).__name__)
     nets = load_networks(config, generator)
     save_config(config, Path(config.output, "config.yaml"))
@@ -68,7 +70,7 @@ def _evaluate(config: EvalConfig) -> str:
     weights = list(report["protocol"]["weights"].values())
     for suite in suites:
         logger.info("suite %s: %d prompts", suite.name, len(suite.prompts))
-        make = make_given if suite.task else _make
+        make = make_story if suite.scene_prompts else make_given if suite.task else _make
         made = make(suite, generator, config, weights)
         report["suites"][suite.name] = measure_suite(suite, made.rows, nets, made.keys, config)
         videos[suite.name] = made.films
@@ -119,7 +121,7 @@ def _write_report(
 def _check_settings(suites: list[Suite], config: EvalConfig) -> None:
     """Raise UserError for what could not be measured, before anything is sampled."""
     for suite in suites:
-        check_metrics(config.metrics, suite.name, suite.task is not None)
+        check_metrics(config.metrics, suite.name, suite.kind)
     if config.training is not None and config.metrics and "dynamics" not in config.metrics:
         raise UserError(
             f"training={config.training}: copies are looked for beside the dynamics. Add dynamics "
@@ -136,11 +138,11 @@ def _check_settings(suites: list[Suite], config: EvalConfig) -> None:
 
 def _check_scale(suites: list[Suite], generator: Generator, upscale: int) -> None:
     check_scale(upscale, getattr(generator.pipeline, "upscaler", None), "upscale")
-    given = [suite.name for suite in suites if suite.task]
+    given = [suite.name for suite in suites if suite.task or suite.scene_prompts]
     if upscale != 1 and given:
         raise UserError(
-            f"suites=[{given[0]}] upscale={upscale}: what is given is compared at the size that "
-            "the model makes. Give upscale=1, or leave the suite out."
+            f"suites=[{given[0]}] upscale={upscale}: its videos are compared at the size that the "
+            "model makes. Give upscale=1, or leave the suite out."
         )
 
 
@@ -154,15 +156,16 @@ def _check_memory(suites: list[Suite], own: Request, pipeline: str) -> None:
         raise UserError(f"num_frames={own.num_frames}: dynamics need at least 3.")
     if not hasattr(os, "sysconf"):
         return  # Windows does not say how much memory there is
-    one = own.num_frames * own.height * own.width * own.upscale**2 * 3
+    frame = own.height * own.width * own.upscale**2 * 3
     room = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for suite in suites:
         # where there are real clips: those, their copies, masks and others
         rows = 16 if suite.task else 9 if suite.scenes else 1
-        need = one * len(suite.prompts) * rows
+        frames = STORY_FRAMES if suite.scene_prompts else own.num_frames
+        need = frame * frames * len(suite.prompts) * rows
         if need > room:
             raise UserError(
-                f"{len(suite.prompts)} prompts of suite {suite.name} at {own.num_frames} frames "
+                f"{len(suite.prompts)} prompts of suite {suite.name} at {frames} frames "
                 f"{own.height}x{own.width}, with the clips beside them, take {need / 1e9:.0f} GB; "
                 f"this machine has {room / 1e9:.0f}. Give a smaller count."
             )

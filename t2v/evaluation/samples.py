@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from t2v.data.world_shards import pixels
 from t2v.errors import UserError
 from t2v.evaluation.given import Given
 from t2v.evaluation.rows import BLUR, CEILING, CHANCE, MODEL, REAL, STILL, TEXT
-from t2v.evaluation.suites import Suite, load_suite
+from t2v.evaluation.suites import STORY, Suite, load_suite
 from t2v.evaluation.types import Videos, blurred_copy, still_copy
 from t2v.io.files import digest
 from t2v.models.device import pick_device, pick_dtype, ready
@@ -117,6 +117,7 @@ def protocol(config: EvalConfig, generator: Generator) -> dict[str, Any]:
         "fps": request.fps,
         "size": [request.num_frames, request.height, request.width],
         **({"upscale": request.upscale} if request.upscale != 1 else {}),
+        **({"windows": asdict(config.windows)} if STORY in config.suites else {}),
         "intervals": "95 %: Wilson for shares, BCa bootstrap over prompts for means",
         "device": pipeline.device.type,
         "dtype": str(pipeline.dtype),

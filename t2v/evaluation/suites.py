@@ -11,15 +11,19 @@ from torch import Tensor
 
 from t2v.errors import UserError
 from t2v.evaluation.tasks import REGION, TASKS, changed, differ
+from t2v.evaluation.types import Kind
 from t2v.io.prompts import read_prompts
 from t2v.io.text_files import parse_json
 from t2v.world.grammar import Scene, Thing, caption, random_scene
+from t2v.world.motion import FRAMES_PER_UNIT
 from t2v.world.render import render
 from t2v.world.run import clip_generator
-from t2v.world.story import Story
+from t2v.world.story import Story, even_starts, random_story
 
 FOLDER = Path(__file__).parent / "suites"
-WORLD = "world"
+WORLD, STORY = "world", "story"
+STARTS = even_starts(5)  # of the scenes of a story
+STORY_FRAMES = STARTS[-1] + FRAMES_PER_UNIT
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,7 @@ class Suite:
     Args:
         task: a name in `TASKS`; None: nothing is given but the prompt.
         sources: the scenes of the given clips, where they differ from those that are asked for.
+        scene_prompts: of stories, the prompt of each scene; none: the prompts are of one scene.
     """
 
     name: str
@@ -37,6 +42,12 @@ class Suite:
     scenes: tuple[Scene | Story, ...] | None
     task: str | None = None
     sources: tuple[Scene, ...] | None = None
+    scene_prompts: tuple[tuple[str, ...], ...] = ()
+
+    @property
+    def kind(self) -> Kind:
+        """Its kind, of which each metric takes some."""
+        return "story" if self.scene_prompts else "given" if self.task else "plain"
 
     def truths(self) -> tuple[dict[str, Any], ...] | None:
         """Return the scenes as their `truth` gives them; None: there are none."""
@@ -76,7 +87,8 @@ def load_suite(name: str, count: int, seed: int) -> Suite:
     """Load the first `count` prompts of a suite.
 
     Args:
-        name: `world`, whose scenes follow from `seed`; a name in `TASKS`, with the same scenes; a
+        name: `world`, whose scenes follow from `seed`; a name in `TASKS`, with the same scenes;
+            `story`, stories of five scenes; a
             file of `suites/`; or the path of a file with one prompt a line, or one JSON object with
             `prompt` and perhaps `topic` and `truth`.
 
@@ -87,14 +99,16 @@ def load_suite(name: str, count: int, seed: int) -> Suite:
         scenes, prompts = heldout_prompts(count, seed)
         topics = tuple(scene.things[0].motion for scene in scenes)
         return Suite(name, tuple(prompts), topics, tuple(scenes))
+    if name == STORY:
+        return _story_suite(count, seed)
     if name in TASKS:
         return _given_suite(name, count, seed)
     own = {path.stem: path for path in sorted(FOLDER.glob("*.jsonl"))}
     path = own.get(name, Path(name))
     if not path.is_file():
         raise UserError(
-            f"suites={name}: no such suite or file. Allowed: {', '.join((WORLD, *TASKS, *own))}, "
-            "or a file with one prompt a line."
+            f"suites={name}: no such suite or file. Allowed: "
+            f"{', '.join((WORLD, *TASKS, STORY, *own))}, or a file with one prompt a line."
         )
     lines = read_prompts(path, "suites")[:count]
     rows = [_row(path, number, line) for number, line in enumerate(lines, start=1)]
@@ -122,6 +136,18 @@ def _given_suite(name: str, count: int, seed: int) -> Suite:
     if name == REGION:
         topics = tuple("half" if differ(scene) else "box" for scene in scenes)
     return Suite(name, tuple(captions), topics, tuple(asked), name, tuple(scenes))
+
+
+def _story_suite(count: int, seed: int) -> Suite:
+    stories, prompts = [], []
+    for index in range(count):
+        generator = clip_generator(seed + 3_000, "heldout", index)
+        story = random_story(generator, STARTS, "heldout")
+        stories.append(story)
+        prompts.append(tuple(caption(scene, generator) for scene in story.scenes))
+    topics = tuple(story.scenes[0].things[0].motion for story in stories)
+    joined = tuple("; ".join(each) for each in prompts)
+    return Suite(STORY, joined, topics, tuple(stories), scene_prompts=tuple(prompts))
 
 
 def _row(path: Path, number: int, line: str) -> dict[str, Any]:

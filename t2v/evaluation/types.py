@@ -11,9 +11,11 @@ from torch import Tensor
 
 from t2v.errors import UserError
 from t2v.evaluation.given import Given
+from t2v.evaluation.joints import Joints
 
 CHUNK = 16  # videos measured together
 
+Kind = Literal["plain", "given", "story"]  # prompts alone, clips given in part, films of scenes
 Better = Literal["higher", "lower", ""]  # "": a fact, neither good nor bad
 
 
@@ -33,6 +35,7 @@ class Videos:
     others: Tensor | None = None  # real clips of other scenes, for distances between sets
     truths: tuple[dict[str, Any], ...] | None = None  # the scene of each prompt
     given: Given | None = None  # what was given of each clip
+    joints: Joints | None = None  # where scenes and windows of stories begin
 
     def __post_init__(self) -> None:
         if self.real is not None and self.real.shape != self.video.shape:
@@ -43,6 +46,11 @@ class Videos:
 
     def __len__(self) -> int:
         return len(self.video)
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of the suite that they are of."""
+        return "story" if self.joints else "given" if self.given else "plain"
 
     def showing(self, video: Tensor) -> Videos:
         """Return other videos for the same prompts."""

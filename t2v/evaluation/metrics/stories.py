@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,8 +11,19 @@ import torch
 from einops import rearrange, reduce
 from torch import Tensor
 
-from t2v.evaluation.metrics.attributes import ATTRIBUTES, Answer, Truth, answers, right
+from t2v.evaluation.metrics.attributes import (
+    ATTRIBUTES,
+    Answer,
+    Truth,
+    answers,
+    answers_of_parts,
+    oracle_name,
+    right,
+    scene_parts,
+)
 from t2v.evaluation.metrics.dynamics import change, sharpness
+from t2v.evaluation.networks import Networks
+from t2v.evaluation.types import Measurements, NotRun, PerVideo, Videos
 from t2v.world.labels import THING
 from t2v.world.oracle import WorldOracle
 
@@ -27,7 +39,77 @@ class StoryScene:
     truth: Truth
 
 
-def seam_energy(video: Tensor, edges: Sequence[int]) -> Tensor:
+def load(networks: Networks) -> WorldOracle | None:
+    """Return the oracle that reads scenes; None: none is named."""
+    return networks.oracle
+
+
+def measure(videos: Videos, oracle: WorldOracle | None) -> Measurements:
+    """Return seams, drift and flicker of films, and scenes that change, and do not, as asked."""
+    video, joints = videos.video, videos.joints
+    assert joints is not None and videos.real is not None
+
+    def seam(film: Tensor) -> Tensor:
+        found = seam_energy(film, joints.edges, joints.cuts).mean(1)
+        return found.masked_fill(found.isinf(), math.nan)  # nothing moves but at the edges
+
+    latents = seam_energy(video, joints.latents, (*joints.cuts, *joints.edges)).mean(1)
+    colour, sharp = drift(video, videos.real, joints.spans)
+    found: Measurements = {
+        "seam": PerVideo(
+            seam(video), "lower", "step across window edges over the steps inside scenes"
+        ),
+        "seam_over_vae": NotRun("the model has no VAE to compare with"),
+        "latents": PerVideo(
+            latents.masked_fill(latents.isinf(), math.nan),
+            "lower",
+            "step from latent to latent inside windows over the steps inside latents",
+        ),
+        "colour_drift": PerVideo(
+            colour, "lower", "% by which colour is further off in the last scene than in the first"
+        ),
+        "sharpness_drift": PerVideo(
+            sharp, "", "% by which the last scene is sharper beside the real one than the first"
+        ),
+        "flicker": PerVideo(flicker(video), "lower", "grey levels by which places blink"),
+    }
+    if joints.through_vae is not None:
+        over = seam(video) / seam(joints.through_vae)
+        method = "the seam over that of the real film through the VAE, at the same frames"
+        found["seam_over_vae"] = PerVideo(over, "lower", method)
+    return found | _scenes(videos, oracle)
+
+
+def _scenes(videos: Videos, oracle: WorldOracle | None) -> Measurements:
+    names = ("switch", "identity")
+    if oracle is None or videos.truths is None:
+        return dict.fromkeys(names, NotRun("no oracle is named: oracle=FOLDER"))
+    parts = scene_parts(videos.truths, videos.video.shape[1])
+    read = answers_of_parts(oracle, videos.video, parts)
+    shares: dict[str, list[float]] = {name: [] for name in names}
+    for index in range(len(videos)):
+        own = [number for number, part in enumerate(parts) if part.video == index]
+        scenes = [StoryScene(parts[i].start, parts[i].end, parts[i].truth) for i in own]
+        answered = [read[i] for i in own]
+        for name, judge in zip(names, (switches, identity_kept), strict=True):
+            right_ones = judge(scenes, answered)
+            shares[name].append(sum(right_ones) / len(right_ones) if right_ones else math.nan)
+    method = {
+        "switch": "share of new scenes in which all that should change is as asked",
+        "identity": "share of new scenes whose thing is read as before, where it should stay",
+    }
+    return {
+        name: PerVideo(
+            torch.tensor(shares[name]),
+            "higher",
+            f"{method[name]}, {oracle_name(oracle)}",
+            is_part=True,
+        )
+        for name in names
+    }
+
+
+def seam_energy(video: Tensor, edges: Sequence[int], without: Sequence[int] = ()) -> Tensor:
     """Return the step across each window edge over the mean step inside windows, `n edges`.
 
     A step is the mean absolute change from one frame to the next. 1: the edge is like any other
@@ -36,11 +118,31 @@ def seam_energy(video: Tensor, edges: Sequence[int]) -> Tensor:
     Args:
         video: `n t h w c`, uint8.
         edges: the first frame of every window but the first. A cut that was asked for is no edge.
+        without: first frames behind steps that do not count at all, such as cuts.
     """
     steps = change(video)  # n t-1
-    at = torch.zeros(steps.shape[1], dtype=torch.bool)
+    at, off = torch.zeros(2, steps.shape[1], dtype=torch.bool)
     at[[edge - 1 for edge in edges]] = True
-    return steps[:, at] / steps[:, ~at].mean(1, keepdim=True)
+    off[[frame - 1 for frame in without]] = True
+    return steps[:, at] / steps[:, ~(at | off)].mean(1, keepdim=True)
+
+
+def drift(video: Tensor, real: Tensor, spans: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+    """Return how much further from the real film the last scene is than the first, `n` in %.
+
+    Of the mean colour, as in `colour_drift`, and of sharpness: below 0 it blurs.
+
+    Args:
+        video, real: `n t h w c`, uint8.
+        spans: of each scene, the first frame and the one after the last.
+    """
+    off, sharp = [], []
+    for start, end in (spans[0], spans[-1]):
+        made, asked = video[:, start:end], real[:, start:end]
+        colours = [reduce(each.float(), "n t h w c -> n c", "mean") for each in (made, asked)]
+        off.append(100 * (colours[0] - colours[1]).norm(dim=-1) / colours[1].norm(dim=-1))
+        sharp.append(sharpness(made) / sharpness(asked))
+    return off[1] - off[0], 100 * (sharp[1] / sharp[0] - 1)
 
 
 def colour_drift(video: Tensor, span: int) -> Tensor:

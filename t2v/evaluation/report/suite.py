@@ -20,6 +20,7 @@ ENDS = (10, 50)  # topics that BenchUFO averages at either end
 # the metric that the page sorts its videos by: the first of these that was run
 RANKING = (
     "given.psnr",
+    "story.switch",
     "world.all",
     "caption back.similarity",
     "alignment.sim_weighed",

@@ -8,6 +8,7 @@ import torch
 from t2v.evaluation.metrics.stories import (
     StoryScene,
     colour_drift,
+    drift,
     flicker,
     identity_kept,
     scene_answers,
@@ -40,6 +41,25 @@ def test_a_jump_at_an_edge_is_told_from_the_steps_inside():
     video[:, 10:] += 8
     assert seam_energy(video, [5, 10]).tolist() == [[1, 3]]
     assert math.isnan(seam_energy(video[:, :1].repeat(1, 16, 1, 1, 1), [5]).item())
+
+
+def test_a_cut_that_was_asked_for_is_no_step_at_all():
+    video = ramp(step=4)
+    video[:, 8:] += 100
+    assert seam_energy(video, [4, 12], without=[8]).tolist() == [[1, 1]]
+    assert seam_energy(video, [4, 12])[0, 0] < 0.5
+
+
+def test_drift_is_of_the_last_scene_beside_the_real_one(clip):
+    real = torch.cat([clip, clip.flip(4), 255 - clip], dim=1)
+    spans = [(0, 16), (16, 32), (32, 48)]
+    assert [each.item() for each in drift(real, real, spans)] == [0, 0]
+    dim = (real.float() * 0.9).round().to(torch.uint8)
+    colour, sharp = (each.item() for each in drift(dim, real, spans))
+    assert abs(colour) < 0.5 and abs(sharp) < 1  # it is off from the first scene on
+    faded = torch.cat([real[:, :32], dim[:, 32:]], dim=1)
+    colour, sharp = (each.item() for each in drift(faded, real, spans))
+    assert colour == pytest.approx(10, abs=0.5) and sharp == pytest.approx(-10, abs=1)
 
 
 def test_colours_that_fade_are_read_in_percent_of_the_start(clip):

@@ -44,20 +44,25 @@ def settings(schema: type, built: Any = None) -> dict[str, tuple[Any, Any]]:
 
 
 def type_words(hint: Any) -> str:
-    """A type the way help and errors show it: `int | null`, `muon | adamw`, `[int, int]`,
-    `[{prompt, seconds}, ...]`.
-    """
+    """A type the way help shows it: `int | null`, `muon | adamw`, `[{prompt, seconds}, ...]`."""
     if get_origin(hint) is Literal:
         return " | ".join(str(choice) for choice in get_args(hint))
     if get_origin(hint) is tuple:
-        return (
-            f"[{', '.join('...' if each is ... else type_words(each) for each in get_args(hint))}]"
-        )
+        items = ("..." if each is ... else type_words(each) for each in get_args(hint))
+        return f"[{', '.join(items)}]"
     if get_origin(hint) in (Union, UnionType):
         return " | ".join(type_words(each) for each in get_args(hint))
     if is_dataclass(hint):
         return f"{{{', '.join(settings(cast(type, hint)))}}}"
     return "null" if hint is NoneType else str(hint.__name__)
+
+
+def taken(hint: Any) -> str:
+    """Words for what a setting of a type takes: `a whole number or null`, `muon | adamw`."""
+    plain = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    if get_origin(hint) in (Union, UnionType):
+        return " or ".join(taken(each) for each in get_args(hint))
+    return plain.get(hint) or type_words(hint)
 
 
 def load_config(
@@ -108,16 +113,16 @@ def load_config(
             name = retired[old].current_name(old, _plain(value), given, in_file)
         if name is None:
             continue
+        if value == {} and any(each.startswith(f"{name}.") for each in known):
+            continue  # a group of which nothing is set
         if name not in known:
-            raise UserError(
-                f"{given}: there is no setting {shortened(repr(name))}. {_nearest(name, known)}"
-            )
+            raise UserError(f"{given}: {_unknown(name, known)}")
         hint = known[name][0]
         places[name] = f" of {file}" if number < len(from_file) else ""
         try:
             OmegaConf.update(merged, name, _for_omegaconf(hint, value, name, places[name]))
         except (OmegaConfBaseException, TypeError, OverflowError) as error:
-            raise UserError(f"{given}: {name} takes {type_words(hint)}.") from error
+            raise UserError(f"{given}: {name} takes {taken(hint)}.") from error
     absent = OmegaConf.missing_keys(merged)
     if missing := [name for name in known if name in absent]:
         ways = f"{' '.join(f'{name}=VALUE' for name in missing)} or a --config file"
@@ -198,7 +203,7 @@ def _read_file(path: Path, option: str) -> Iterator[tuple[str, Any, str]]:
 
 def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in values.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             yield from _leaves(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
@@ -286,10 +291,8 @@ def _items(hint: Any, values: list[Any], name: str, place: str) -> list[Any]:
     if not is_dataclass(of[0]):
         # `null` among texts is a text
         values = [v.text or v if isinstance(v, Plain) and of[0] is str else v for v in values]
-        return [
-            _for_omegaconf(each, value, name, place)
-            for each, value in zip(each_of, values, strict=True)
-        ]
+        pairs = zip(each_of, values, strict=True)
+        return [_for_omegaconf(each, value, name, place) for each, value in pairs]
     return [
         _group(of[0], value, f"{_one_of(name, number)}{place}")
         for number, value in enumerate(values)
@@ -317,10 +320,7 @@ def _group(schema: Any, value: Any, place: str) -> Any:
             f"Give {type_words(schema)}."
         )
     if unknown := [each for each in value if each not in known]:
-        raise UserError(
-            f"{place}: there is no setting {shortened(repr(unknown[0]))}. "
-            f"Allowed: {', '.join(known)}."
-        )
+        raise UserError(f"{place}: {_unknown(unknown[0], known)}")
     if missing := [each for each in known if known[each][1] is MISSING and each not in value]:
         raise UserError(
             f"{place}: {' and '.join(missing)} required and not given. "
@@ -329,13 +329,12 @@ def _group(schema: Any, value: Any, place: str) -> Any:
     made = OmegaConf.structured(schema)
     OmegaConf.set_readonly(made, False)
     for name, each in value.items():
+        hint = known[name][0]
         try:
-            OmegaConf.update(made, name, _for_omegaconf(known[name][0], each, name, f" of {place}"))
+            OmegaConf.update(made, name, _for_omegaconf(hint, each, name, f" of {place}"))
         except (OmegaConfBaseException, TypeError, OverflowError) as error:
-            raise UserError(
-                f"{place}: {name}: {shortened(_as_written(each))}: it takes "
-                f"{type_words(known[name][0])}."
-            ) from error
+            given = shortened(_as_written(each))
+            raise UserError(f"{place}: {name}: {given}: it takes {taken(hint)}.") from error
     return made
 
 
@@ -381,6 +380,13 @@ def _built(hint: Any, value: Any, places: Mapping[str, str], group: str = "") ->
             place = f"{_one_of(group, number)}{places.get(group, '')}"
             raise UserError(f"{place}: {error}") from error
     return tuple(found)
+
+
+def _unknown(name: str, known: dict[str, tuple[Any, Any]]) -> str:
+    """Say that there is no such setting, and which was meant."""
+    if above := next((each for each in known if name.startswith(f"{each}.")), None):
+        return f"{above} takes {taken(known[above][0])}, and no settings of its own."
+    return f"there is no setting {shortened(repr(name))}. {_nearest(name, known)}"
 
 
 def _nearest(name: str, known: dict[str, Any]) -> str:

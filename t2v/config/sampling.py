@@ -129,6 +129,11 @@ class SampleConfig:
             )
 
     def _check_visuals(self) -> None:
+        for name, path in self.files.items():
+            if not path.strip():
+                raise UserError(f"{name}={path}: it is empty. Name a file, or leave it out.")
+            if "://" in path:
+                raise UserError(f"{name}={path}: it is an address. Download it, and name the file.")
         for name in ("mask", "strength", "interpolate", "video_start", "video_end"):
             value = getattr(self, name)
             if value not in (None, 0) and self.video is None:

@@ -86,8 +86,9 @@ class Clock:
         return self.last
 
 
-def survey(path: Path, container: Any, stream: Any) -> tuple[Any, Timeline]:
-    """The first frame and the timeline of all; reading packets costs little beside decoding.
+def survey(path: Path, container: Any, stream: Any) -> tuple[Any, Timeline, int]:
+    """The first frame, the timeline of all that are shown, and the number of all that are stored;
+    reading packets costs little beside decoding.
 
     Packets that are not shown do not count: those that an edit list hides, and those before the
     first frame that decodes.
@@ -95,11 +96,12 @@ def survey(path: Path, container: Any, stream: Any) -> tuple[Any, Timeline]:
     Raises:
         Unreadable: nothing decodes.
     """
-    frame, packets = None, []
+    frame, packets, stored = None, [], 0
     try:
         for packet in container.demux(stream):
             if frame is None:
                 frame = next(iter(packet.decode()), None)
+            stored += packet.size > 0
             if packet.size and not packet.is_discard:
                 packets.append((packet.pts, packet.dts, packet.duration))
     except (av.FFmpegError, MemoryError, ValueError) as error:
@@ -107,7 +109,7 @@ def survey(path: Path, container: Any, stream: Any) -> tuple[Any, Timeline]:
             raise Unreadable(path, "nothing decodes", str(error)) from error
     if frame is None:
         raise Unreadable(path, "no frames")
-    return frame, _timeline(packets, frame, container, stream)
+    return frame, _timeline(packets, frame, container, stream), stored
 
 
 def _timeline(packets: list[Any], frame: Any, container: Any, stream: Any) -> Timeline:
@@ -195,5 +197,6 @@ def timed(path: Path, stream: Any, timeline: Timeline, sought: bool) -> Iterator
             yield time, frame
     except (av.FFmpegError, MemoryError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
-        where = f"decoding stops after {max(last, 0.0):.2f} s: {why}"
+        done, count = int((timeline.times <= last).sum()), len(timeline.times)
+        where = f"decoding stops after {max(last, 0.0):.2f} s, {done} frames of {count}: {why}"
         raise Unreadable(path, "damaged", where) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ _OPEN = {
 }
 _PICTURES = ("PNG", "JPEG", "WEBP", "BMP", "GIF")  # Pillow would hand EPS to ghostscript
 MAX_PIXELS = 2**26  # of one picture: 8192x8192, 200 MB as RGB
+TOO_LARGE = "too large"
 _NOT_VIDEO = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
 
 
@@ -103,7 +105,7 @@ def video_stream(path: Path, container: Any) -> Any:
 
 def _require_size(path: Path, width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
-        raise Unreadable(path, "too large", f"{width}x{height}, at most {MAX_PIXELS} pixels")
+        raise Unreadable(path, TOO_LARGE, f"{width}x{height}, at most {MAX_PIXELS:,} pixels")
 
 
 @contextmanager
@@ -117,10 +119,12 @@ def opened_picture(path: Path) -> Iterator[Image.Image]:
     require_file(path)
     try:
         image = Image.open(path, formats=_PICTURES)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError) as error:
         raise Unreadable(path, "not an image", str(error)) from error
-    except Image.DecompressionBombWarning as error:  # where warnings are errors
-        raise Unreadable(path, "not an image", str(error)) from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        found = re.search(r"\d+", str(error))  # Pillow's own limit comes before ours
+        count = f"{int(found[0]):,} pixels, " if found else ""
+        raise Unreadable(path, TOO_LARGE, f"{count}at most {MAX_PIXELS:,}") from error
     with image:
         _require_size(path, image.width, image.height)
         yield image

@@ -9,13 +9,11 @@ from functools import lru_cache
 from typing import Any
 
 import av
-import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from t2v.footage.containers import Unreadable
-from t2v.footage.picture import colours
+from t2v.footage.picture import colours, on_matte
 
-MATTE = 255  # white: what a page shows behind what is transparent, in videos and in images
 _ALIKE = 0.01  # shapes that differ by less are the same, rounded
 
 
@@ -114,13 +112,6 @@ def opaque(frame: Any) -> Any:
         frame, format="rgba", dst_color_range=2, threads=1, **colours(frame)
     )
     return av.VideoFrame.from_ndarray(on_matte(converted.to_ndarray()), format="rgb24")
-
-
-def on_matte(rgba: np.ndarray) -> np.ndarray:
-    """Blend `h w 4` uint8, RGB and opacity, with `MATTE`: `h w 3`."""
-    opacity = rgba[..., 3:].astype(np.uint16)
-    mixed = (rgba[..., :3] * opacity + MATTE * (255 - opacity) + 127) // 255
-    return mixed.astype(np.uint8)
 
 
 class OneSize:

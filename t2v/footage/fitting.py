@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 
 from t2v.errors import UserError
-from t2v.footage.containers import Unreadable, opened_picture
-from t2v.footage.frames import iter_frames, probe
+from t2v.footage.containers import TOO_LARGE, Unreadable, opened_picture
+from t2v.footage.frames import iter_shown, probe
 from t2v.footage.still import read_picture
 
 Fit = Literal["crop", "pad"]
@@ -51,11 +51,17 @@ def shown_part(picture: tuple[int, int], size: tuple[int, int]) -> tuple[int, in
 
 
 def is_picture(path: Path) -> bool:
-    """Return whether a file is a still image; an animated GIF is a clip."""
+    """Return whether a file is a still image; an animated GIF is a clip.
+
+    Raises:
+        Unreadable: it is an image that is too large.
+    """
     try:
         with opened_picture(path) as image:
             return getattr(image, "n_frames", 1) == 1
-    except Unreadable:
+    except Unreadable as error:
+        if error.fault == TOO_LARGE:
+            raise
         return False
 
 
@@ -78,7 +84,23 @@ def read_clip(
     start: float = 0.0,
     end: float | None = None,
 ) -> np.ndarray:
-    """At most `most` frames of a clip, `t h w c` uint8; a still image is a clip of one.
+    """The frames of `read_film` alone; raises what it does."""
+    frames, _ = read_film(path, fps=fps, size=size, fit=fit, most=most, start=start, end=end)
+    return frames
+
+
+def read_film(
+    path: Path,
+    *,
+    fps: float | None,
+    size: tuple[int, int],
+    fit: Fit,
+    most: int,
+    start: float = 0.0,
+    end: float | None = None,
+) -> tuple[np.ndarray, int]:
+    """At most `most` frames of a clip, `t h w c` uint8, and how many of them are damaged; a still
+    image is a clip of one.
 
     Args:
         fps: frames a second, taken by the timestamps. None: every frame as it is; where frames
@@ -91,17 +113,20 @@ def read_clip(
         UserError: there is no such file, or nothing is shown in that span.
     """
     if is_picture(path):
-        return fitted(read_picture(path), size, fit)[None]
+        return fitted(read_picture(path), size, fit)[None], 0
     film = probe(path)
     rate = film.fps if fps is None and film.vfr else fps
-    shown = iter_frames(path, start, end, fps=rate) if start < film.duration else iter(())
-    frames = [fitted(frame, size, fit) for _, frame in islice(shown, most)]
+    shown = iter_shown(path, start, end, fps=rate) if start < film.duration else iter(())
+    frames, damaged = [], 0
+    for _, picture in islice(shown, most):
+        frames.append(fitted(picture.rgb(), size, fit))
+        damaged += picture.is_damaged
     if not frames:
         raise UserError(
             f"{path}: lasts {film.duration:.2f} s and shows nothing from {start:g} s on. Begin "
             "earlier."
         )
-    return np.stack(frames)
+    return np.stack(frames), damaged
 
 
 def as_mask(frames: np.ndarray) -> np.ndarray:

@@ -50,6 +50,7 @@ class Probe:
     interlaced: bool
     duration: float  # seconds, the last frame's own included
     num_frames: int
+    stored_frames: int  # those that an edit list hides too
     declared_frames: int
     clock_jumps: int  # number of times that the timestamps jumped or stood still
     is_clocked: bool  # the timestamps are those of display, from the first to the last
@@ -86,7 +87,7 @@ def _facts_of(path: Path) -> _Facts:
 def _known(path: Path, *_: int) -> _Facts:
     with opened(path) as container:
         stream = video_stream(path, container)
-        frame, timeline = survey(path, container, stream)
+        frame, timeline, stored = survey(path, container, stream)
         shape, times = shape_of(stream, frame), timeline.times
         uneven = np.abs(np.diff(times) - timeline.usual) > 0.25 * timeline.usual
         found = Probe(
@@ -108,6 +109,7 @@ def _known(path: Path, *_: int) -> _Facts:
             interlaced=bool(frame.interlaced_frame),
             duration=timeline.duration,
             num_frames=len(times),
+            stored_frames=stored,
             declared_frames=stream.frames,
             clock_jumps=timeline.jumps,
             is_clocked=timeline.is_sound,
@@ -148,7 +150,19 @@ def iter_frames(
         Unreadable: as for `probe`, or decoding stops in the middle (what was good came before).
         UserError: there is no such file, or the span or crop is not inside the picture.
     """
-    path = Path(path)
+    for time, picture in iter_shown(Path(path), start, end, fps=fps, deinterlace=deinterlace):
+        yield time, picture.rgb(size, crop)
+
+
+def iter_shown(
+    path: Path,
+    start: float = 0.0,
+    end: float | None = None,
+    *,
+    fps: float | None = None,
+    deinterlace: bool = True,
+) -> Iterator[tuple[float, Picture]]:
+    """The times and frames of `iter_frames`, not yet converted; raises what it does."""
     if start < 0 or (end is not None and end <= start):
         raise UserError(f"{path}: start={start} end={end}: give 0 <= start < end.")
     pictures = iter_pictures(path, start, deinterlace=deinterlace)
@@ -159,7 +173,7 @@ def iter_frames(
         if end is not None and time >= end - _SLACK:
             return
         if time >= start - _SLACK or fps is not None:
-            yield time, picture.rgb(size, crop)
+            yield time, picture
 
 
 def iter_pictures(
@@ -200,7 +214,8 @@ def _pictures(
             plain = opaque(frame)
             if is_resized:
                 plain = one_size.fit(plain, sane(stream.codec_context.sample_aspect_ratio))
-            yield time, Picture(path, plain, shape, converters, is_resized)
+            damaged = bool(frame.is_corrupt)
+            yield time, Picture(path, plain, shape, converters, is_resized, damaged)
 
 
 def _at_rate(
@@ -213,6 +228,8 @@ def _at_rate(
         while shown is not None and start + wanted / fps < min(time, stop) - slack:
             yield start + wanted / fps, shown
             wanted += 1
+        if shown is not None and time >= stop - slack:
+            return  # the rest of a long film need not be decoded
         shown = picture
     while shown is not None and start + wanted / fps < stop - slack:
         yield start + wanted / fps, shown

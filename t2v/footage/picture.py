@@ -1,4 +1,4 @@
-"""Conversion of decoded frames to RGB of any size: upright, square pixels, 8 bits, full range."""
+"""Conversion of decoded frames and images to RGB: upright, square pixels, 8 bits, full range."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 from av.sidedata.sidedata import Type
 from av.video.reformatter import VideoReformatter
+from PIL import Image, ImageOps
 
 from t2v.errors import UserError
 
+MATTE = 255  # white: what a page shows behind what is transparent, in videos and in images
 _FULL = 2  # AVCOL_RANGE_JPEG
 _BT601, _BT709 = 5, 1
 _AREA, _BICUBIC = 0x20, 4
@@ -83,10 +85,17 @@ class Picture:
     """A decoded frame that can be converted to RGB of any size, as often as wanted."""
 
     def __init__(
-        self, path: Path, frame: Any, shape: Shape, converters: Converters, is_resized: bool
+        self,
+        path: Path,
+        frame: Any,
+        shape: Shape,
+        converters: Converters,
+        is_resized: bool,
+        is_damaged: bool = False,
     ) -> None:
         self.path, self.frame, self.shape, self.converters = path, frame, shape, converters
         self.is_resized = is_resized  # stored at another size than the first frame
+        self.is_damaged = is_damaged  # the decoder had to guess some of it
 
     def rgb(
         self,
@@ -139,6 +148,31 @@ def _converter(
         return np.ascontiguousarray(shape.oriented(picture.to_ndarray())[window])
 
     return convert
+
+
+def shown(image: Image.Image) -> np.ndarray:
+    """A picture of Pillow as it is looked at, `h w c` uint8 RGB: as `read_picture` reads it."""
+    image = ImageOps.exif_transpose(_eight_bits(image))
+    if image.has_transparency_data:
+        return on_matte(np.asarray(image.convert("RGBA")))
+    return np.asarray(image.convert("RGB"))
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Reduce grey of 16 bits to its upper eight; Pillow would make all above 255 white."""
+    if not image.mode.startswith("I"):
+        return image
+    levels = np.asarray(image).astype(np.int64).clip(0, 2**16 - 1) >> 8
+    grey = Image.fromarray(levels.astype(np.uint8))
+    grey.info["exif"] = image.info.get("exif", b"")
+    return grey
+
+
+def on_matte(rgba: np.ndarray) -> np.ndarray:
+    """Blend `h w 4` uint8, RGB and opacity, with `MATTE`: `h w 3`."""
+    opacity = rgba[..., 3:].astype(np.uint16)
+    mixed = (rgba[..., :3] * opacity + MATTE * (255 - opacity) + 127) // 255
+    return mixed.astype(np.uint8)
 
 
 def colours(frame: Any) -> dict[str, int]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from numbers import Real
 from typing import Any
 
 import torch
@@ -173,21 +175,9 @@ class FrameEncoder:
                 placed.append((name, frames, place, 1.0))
         for number, each in enumerate(visuals.conditions):
             name = f"conditions[{number}]"
-            if not isinstance(each, VideoCondition) or not isinstance(each.frame_index, int):
-                raise UserError(
-                    f"{name}={shortened(each)}: give VideoCondition(frames, frame_index), and a "
-                    "whole number as frame_index."
-                )
-            if each.frame_index < -self.num_frames:
-                raise UserError(
-                    f"{name}: frame_index={each.frame_index} of a video of {self.num_frames}. Give "
-                    f"{-self.num_frames} to {self.num_frames - 1}."
-                )
+            place, strength = place_of(each, name, self.num_frames)
             frames = fit_frames(frames_tensor(each.frames, name), *self.size, visuals.fit)
-            place = each.frame_index + (self.num_frames if each.frame_index < 0 else 0)
-            if not 0 < each.strength <= 1:
-                raise UserError(f"{name}: strength={each.strength} must be over 0 and at most 1.")
-            placed.append((name, frames, place, each.strength))
+            placed.append((name, frames, place, strength))
         return placed
 
     def _placed(self, placements: list[tuple[str, Tensor, int, float]]) -> Known:
@@ -268,6 +258,39 @@ class FrameEncoder:
 
     def _encode(self, frames: Tensor) -> Tensor:
         return encode_frames(self.vae, frames)
+
+
+def place_of(condition: VideoCondition, name: str, num_frames: int) -> tuple[int, float]:
+    """The place of a condition's first frame in a video, and its strength.
+
+    Args:
+        name: of the condition, for messages.
+
+    Raises:
+        UserError: it is no condition, or its place or strength no such number.
+    """
+    if not isinstance(condition, VideoCondition):
+        raise UserError(
+            f"{name} is {type(condition).__name__}: give VideoCondition(frames, frame_index)."
+        )
+    try:
+        index = operator.index(condition.frame_index)
+    except TypeError as error:
+        raise UserError(
+            f"{name}: frame_index={shortened(condition.frame_index)} is no whole number. Give "
+            f"{-num_frames} to {num_frames - 1}; frame_index=-1 is the last frame."
+        ) from error
+    if index < -num_frames:
+        raise UserError(
+            f"{name}: frame_index={index} of a video of {num_frames}. Give {-num_frames} to "
+            f"{num_frames - 1}."
+        )
+    strength = condition.strength
+    if not isinstance(strength, Real) or not 0 < strength <= 1:
+        raise UserError(
+            f"{name}: strength={shortened(strength)} must be a number over 0 and at most 1."
+        )
+    return index + (num_frames if index < 0 else 0), float(strength)
 
 
 @torch.no_grad()

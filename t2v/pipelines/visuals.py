@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from numbers import Real
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -67,7 +68,8 @@ def frames_tensor(frames: Frames, name: str) -> Tensor:
     """Frames as `t c h w` in [0, 1], with three channels.
 
     Args:
-        frames: a PIL image or several of one size; uint8 or float in [0, 1], `h w c` or
+        frames: a PIL image or several of one size, read as files are (upright by EXIF, 16 bits
+            reduced to 8, on white where they are transparent); uint8 or float in [0, 1], `h w c` or
             `t h w c` as an array, `c h w` or `t c h w` as a tensor.
         name: of the argument, for messages.
 
@@ -77,9 +79,11 @@ def frames_tensor(frames: Frames, name: str) -> Tensor:
     if isinstance(frames, Image.Image):
         frames = [frames]
     if isinstance(frames, Sequence) and frames and isinstance(frames[0], Image.Image):
+        from t2v.footage.picture import shown  # most videos are of a prompt alone
+
         if len(sizes := {frame.size for frame in frames}) > 1:
             raise UserError(f"{name}: its frames have the sizes {sorted(sizes)}. Give one size.")
-        frames = np.stack([np.asarray(frame.convert("RGB")) for frame in frames])
+        frames = np.stack([shown(frame) for frame in frames])
     if isinstance(frames, np.ndarray) and frames.ndim in (3, 4):
         values = torch.from_numpy(np.array(frames))  # a copy: pictures of Pillow are read-only
         frames = rearrange(values[None] if values.ndim == 3 else values, "t h w c -> t c h w")
@@ -116,9 +120,16 @@ def fit_frames(frames: Tensor, height: int, width: int, fit: Fit) -> Tensor:
 
 def check_visuals(visuals: VisualInputs, strength: float | None) -> None:
     """Raise `UserError` for arguments that do not go together."""
+    if not isinstance(visuals.conditions, list | tuple):
+        raise UserError(
+            f"conditions is {type(visuals.conditions).__name__}: give a list of "
+            "VideoCondition(frames, frame_index)."
+        )
+    if visuals.fit not in get_args(Fit):
+        raise UserError(f"fit={visuals.fit!r}: give {' or '.join(get_args(Fit))}.")
     names = visuals.names()
-    if strength is not None and not 0 < strength <= 1:
-        raise UserError(f"strength={strength}: it must be over 0 and at most 1.")
+    if strength is not None and not (isinstance(strength, Real) and 0 < strength <= 1):
+        raise UserError(f"strength={strength!r}: it must be a number over 0 and at most 1.")
     if "mask" in names and "video" not in names:
         raise UserError("mask is given without video: give the clip that it masks.")
     if strength is not None and "video" not in names:

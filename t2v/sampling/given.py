@@ -15,7 +15,7 @@ from t2v.sampling.recipe import Recipe
 logger = logging.getLogger(__name__)
 
 MOST = 10**4  # frames of a clip whose length is asked for by nothing else
-TAKEN_AS = {"interpolate": "conditions"}
+WORDS = {"conditions": "frames at any place", "image": "a first picture", "mask": "a mask"}
 
 
 def refuse_changed(old: Recipe, renamed: set[str]) -> None:
@@ -35,23 +35,29 @@ def refuse_changed(old: Recipe, renamed: set[str]) -> None:
 
 def check_takes(generator: Generator, config: SampleConfig) -> None:
     """Raise `UserError` where a model cannot use what settings give it to see."""
-    names = [name for name in (*INPUTS, "strength") if getattr(config, name) is not None]
+    asked = [(name, name) for name in (*INPUTS, "strength") if getattr(config, name) is not None]
     if config.interpolate is not None:
-        names = ["interpolate"]
+        asked = [("interpolate", "conditions")]
     if config.via_image:
-        names.append("image")
+        asked.append(("via_image", "image"))
     if config.fit == "outpaint":
-        names.append("mask")
-    for name in names:
-        if (TAKEN_AS.get(name, name)) not in generator.takes:
+        asked.append(("fit", "mask"))
+    for name, needed in asked:
+        if needed not in generator.takes:
             kind = type(generator.pipeline).__name__
             taken = [each for each in (*INPUTS, "strength") if each in generator.takes]
             *others, last = ["text", *taken]
             shown = f"{', '.join(others)} and {last}" if others else "text alone"
+            why = "" if name == needed else f" needs a model that takes {WORDS[needed]}, and"
+            ending = "takes it" if name == needed else "does"
             raise UserError(
-                f"{name}={getattr(config, name)}: {config.model} is a {kind} that takes {shown}. "
-                f"Leave {name} out, or name a model that takes it."
+                f"{name}={_as_given(getattr(config, name))}{why or ':'} {config.model} is a "
+                f"{kind} that takes {shown}. Leave {name} out, or name a model that {ending}."
             )
+
+
+def _as_given(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def most_frames(config: SampleConfig, own: int | None) -> int:

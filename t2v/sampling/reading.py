@@ -5,6 +5,7 @@ What is read is read by a worker, so this imports no torch.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,20 +15,23 @@ import numpy as np
 
 from t2v.config.sampling import SampleConfig
 from t2v.errors import UserError
-from t2v.footage.containers import Unreadable, require_file
+from t2v.footage.containers import TOO_LARGE, Unreadable, require_file
 from t2v.footage.fitting import (
     Fit,
     as_mask,
     fitted,
     is_picture,
     read_clip,
+    read_film,
     shown_part,
     size_shown,
 )
-from t2v.footage.frames import probe
+from t2v.footage.frames import Probe, probe
 from t2v.footage.still import read_picture
 from t2v.io.files import file_sha256
 from t2v.io.workers import Failure, work
+
+logger = logging.getLogger(__name__)
 
 SECONDS, GIGABYTES = 300.0, 4.0  # that the reading of one video's files may take
 KINDS = {
@@ -35,6 +39,10 @@ KINDS = {
     "last_image": "Give a picture: PNG, JPEG, WebP, BMP or GIF.",
     "video": "Give a video that plays, or a picture for one frame.",
     "mask": "Give a picture, white where the clip is made anew, or a video of such.",
+}
+FAULTS = {
+    TOO_LARGE: "Make it smaller first.",
+    "damaged": "Stop before that with video_end=SECONDS, or give a video that plays.",
 }
 
 
@@ -63,11 +71,13 @@ class Clip:
         frames: `t h w c` uint8 by the setting, one frame of a picture; a mask has `c` 1.
         rate: frames a second of the clip as it is, where there is one.
         total: frames that the clip has at the rate asked for, or more than were asked for.
+        warnings: what looks wrong with the files, which can be read all the same.
     """
 
     frames: dict[str, np.ndarray]
     rate: float | None = None
     total: int = 0
+    warnings: tuple[str, ...] = ()
 
 
 def read(config: SampleConfig, most: int) -> Clip:
@@ -85,6 +95,8 @@ def read(config: SampleConfig, most: int) -> Clip:
     if isinstance(found, Failure):
         names = " ".join(f"{name}={path}" for name, path in config.files.items())
         raise UserError(f"{names}: cannot be read ({found.reason}). Give other files.")
+    for what in found.warnings:
+        logger.warning("%s", what)
     return found
 
 
@@ -106,7 +118,7 @@ def _read(asked: tuple[SampleConfig, int]) -> Clip:
     rate = None if config.interpolate else config.fps
     with _named("video", path):
         shown = size_shown(path)
-        frames["video"] = read_clip(
+        frames["video"], damaged = read_film(
             path, fps=rate, size=size, fit=fit, most=most, start=start, end=end
         )
         film = None if is_picture(path) else probe(path)
@@ -121,7 +133,28 @@ def _read(asked: tuple[SampleConfig, int]) -> Clip:
     if film is not None and count == most:
         end = min(film.duration, config.video_end or film.duration)
         total = max(count, round((end - config.video_start) * (rate or film.fps)))
-    return Clip(frames=frames, rate=film.fps if film else None, total=total)
+    warnings = [] if film is None else list(_damage(path, film, damaged, count))
+    if "mask" in frames and frames["mask"].all():
+        warnings.append(
+            f"mask={config.mask}: is white everywhere, so nothing of video={path} is kept."
+        )
+    rate = film.fps if film else None
+    return Clip(frames=frames, rate=rate, total=total, warnings=tuple(warnings))
+
+
+def _damage(path: Path, film: Probe, damaged: int, count: int) -> Iterator[str]:
+    """Say what is wrong with a clip of which `count` frames were read, `damaged` ones too."""
+    if film.declared_frames > film.stored_frames:
+        yield (
+            f"video={path}: the file is cut off: {film.stored_frames} of its "
+            f"{film.declared_frames} frames are there."
+        )
+    if damaged:
+        yield (
+            f"video={path}: {damaged} of the {count} frames that are used cannot be read whole, "
+            "and those after them may show it. Choose others with video_start and video_end, or "
+            "give a video that plays."
+        )
 
 
 def _read_mask(
@@ -187,6 +220,7 @@ def _named(name: str, path: Path) -> Iterator[None]:
         yield
     except Unreadable as error:
         what = f"{error.fault}{f' ({error.detail})' if error.detail else ''}"
-        raise UserError(f"{name}={path}: {what}. {KINDS[name]}") from error
+        do = FAULTS.get(error.fault, KINDS[name])
+        raise UserError(f"{name}={path}: {what}. {do}") from error
     except UserError as error:
         raise UserError(f"{name}={error}") from error

@@ -258,6 +258,7 @@ def test_a_preview_and_a_sheet_show_what_is_made_of_a_picture(run, monkeypatch):
         (["--video", "short.mp4", "--mask", "half.png", "--frames", "9"], "has 5 frames"),
         (["--image", "ramp.png", "--frames", "1"], "nothing is left to make"),
         (["--video", "short.mp4", "--interpolate", "2", "--frames", "8"], "makes 9 of the 5"),
+        (["--video", "short.mp4", "--interpolate", "2.5"], "takes a whole number or null"),
         (["--video", "ramp.png", "--interpolate", "2"], "Give a longer clip"),
         (["--video", "long.mp4", "video_start=3"], "video=long.mp4: lasts 1.50 s"),
         (["--fit", "outpaint"], "fit=outpaint: it goes with a clip"),
@@ -284,6 +285,9 @@ def test_a_model_of_text_alone_says_what_it_takes(run, pipe, tmp_path):
     plain = ["--model", str(tmp_path / "text")]
     code, _, err = run(PROMPT, "--image", "ramp.png", *plain, named=False)
     assert code == 2 and "a T2VPipeline that takes text, video and strength" in err
+    code, _, err = run(PROMPT, "--via-image", *plain, named=False)
+    assert code == 2 and "via_image=true needs a model that takes a first picture" in err
+    assert "takes text, video and strength. Leave via_image out" in err
     code, _, err = run(PROMPT, "--video", "short.mp4", *plain, named=False)
     assert code == 2 and "takes a clip to edit only. Give strength" in err
     words = ["--video", "short.mp4", "--strength", "0.7", "-o", "x.mp4"]

@@ -38,9 +38,9 @@ def read(text: str) -> StoryConfig:
         ),
         ("{prompt: a}", "seconds required and not given. Add `seconds: ...` to it."),
         ("{seconds: 1}", "prompt required and not given. Add `prompt: ...` to it."),
-        ("{prompt: a, seconds: x}", "seconds: x: it takes float."),
-        ("{prompt: a, seconds: 1, start: go}", "start: go: it takes cut | continue | null."),
-        ("{prompt: null, seconds: 1}", "prompt: null: it takes str."),
+        ("{prompt: a, seconds: x}", "seconds: x: it takes a number."),
+        ("{prompt: a, seconds: 1, start: go}", "start: go: it takes cut | continue or null."),
+        ("{prompt: null, seconds: 1}", "prompt: null: it takes text."),
         ("a", "a is no group of settings. Give {prompt, seconds, start, image}."),
         (
             "{prompt: a, seconds: 0}",

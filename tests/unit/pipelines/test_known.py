@@ -151,6 +151,15 @@ def test_every_kind_of_frames_is_read():
     assert frames_tensor(Image.fromarray(array[0]).convert("L"), "image").shape == (1, 3, 16, 16)
 
 
+def test_pictures_of_pillow_are_looked_at_as_files_are():
+    deep = Image.fromarray(np.full((4, 6), 2**15, np.uint16))
+    assert frames_tensor(deep, "image").mean() == pytest.approx(128 / 255)
+    clear = Image.new("RGBA", (6, 4), (0, 0, 0, 0))
+    assert frames_tensor(clear, "image").min() == 1
+    clear.getexif()[0x0112] = 6  # a quarter turn
+    assert frames_tensor(clear, "image").shape == (1, 3, 6, 4)
+
+
 BAD = {
     "mask without video": (
         {"mask": film(1)}, "mask is given without video",
@@ -165,11 +174,23 @@ BAD = {
         {"conditions": [VideoCondition(film(1), -10)]},
         r"frame_index=-10 of a video of 9. Give -9 to 8",
     ),
-    "no condition": ({"conditions": [(1, 0)]}, r"conditions\[0\]=.*give VideoCondition"),
-    "no whole place": (
-        {"conditions": [VideoCondition(film(1), 1.5)]},
-        "a whole number as frame_index",
+    "no condition": (
+        {"conditions": [(film(1), 0)]}, r"conditions\[0\] is tuple: give VideoCondition",
     ),
+    "no list of conditions": (
+        {"conditions": VideoCondition(film(1))}, "conditions is VideoCondition: give a list",
+    ),
+    "no whole place": (
+        {"conditions": [VideoCondition(film(1), 1.5)]}, "frame_index=1.5 is no whole number",
+    ),
+    "two places": (
+        {"conditions": [VideoCondition(film(1), (1, 2))]}, r"frame_index=\(1, 2\) is no whole",
+    ),
+    "strength of a word": (
+        {"conditions": [VideoCondition(film(1), 0, "high")]}, "strength=high must be a number",
+    ),
+    "edit of a word": ({"video": film(9), "strength": "high"}, "strength='high': it must be"),
+    "fit": ({"image": film(1), "fit": "stretch"}, "fit='stretch': give crop or pad"),
     "more than asked": ({"video": film(10)}, "frames 0 to 9 of a video of 9"),
     "all known": ({"video": film(9)}, "nothing is left to make"),
     "twice": (

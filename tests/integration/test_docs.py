@@ -44,6 +44,7 @@ NOT_RUN = {
     "t2v eval votes": "needs people; tests/unit/evaluation/test_votes.py votes as a browser does",
     "t2v sample --image": "pictures of the reader; tests/integration/test_sample_conditions.py",
     "t2v sample --video": "clips of the reader; tests/integration/test_sample_conditions.py",
+    "t2v curate unseen": "films of the reader, curated as those before them",
     "t2v curate footage -o runs/ocr": "needs RapidOCR; tests/unit/curation run a stand-in",
 }
 SLOW = {

@@ -30,7 +30,7 @@ from t2v.evaluation.samples import (
 )
 from t2v.evaluation.sanity_checks import suspicions
 from t2v.evaluation.stories import check_tells, make_story
-from t2v.evaluation.suites import STORY_FRAMES, Suite, load_suite
+from t2v.evaluation.suites import Suite, load_suite
 from t2v.evaluation.types import Videos
 from t2v.evaluation.visuals import Made, check_takes, make_given
 from t2v.io.files import write_text
@@ -161,7 +161,7 @@ def _check_memory(suites: list[Suite], own: Request, pipeline: str) -> None:
     for suite in suites:
         # where there are real clips: those, their copies, masks and others
         rows = 16 if suite.task else 9 if suite.scenes else 1
-        frames = STORY_FRAMES if suite.scene_prompts else own.num_frames
+        frames = suite.story_frames if suite.scene_prompts else own.num_frames
         need = frame * frames * len(suite.prompts) * rows
         if need > room:
             raise UserError(

@@ -16,7 +16,7 @@ from t2v.errors import UserError
 from t2v.evaluation.joints import Joints
 from t2v.evaluation.rows import CEILING, CHANCE, MODEL, REAL
 from t2v.evaluation.samples import cache_keys, kept_in, request_of, through_vae
-from t2v.evaluation.suites import STORY, STORY_FRAMES, Suite
+from t2v.evaluation.suites import STORY, Suite
 from t2v.evaluation.types import Videos
 from t2v.evaluation.visuals import Made
 from t2v.io.files import digest
@@ -96,7 +96,7 @@ def _spans(suite: Suite) -> tuple[tuple[int, int], ...]:
     assert suite.scenes is not None
     story = suite.scenes[0]
     assert isinstance(story, Story)
-    return tuple(story.spans(STORY_FRAMES))
+    return tuple(story.spans(suite.story_frames))
 
 
 def _latents(plan: Sequence[Window], temporal: int) -> tuple[int, ...]:

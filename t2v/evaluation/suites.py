@@ -34,6 +34,7 @@ class Suite:
         task: a name in `TASKS`; None: nothing is given but the prompt.
         sources: the scenes of the given clips, where they differ from those that are asked for.
         scene_prompts: of stories, the prompt of each scene; none: the prompts are of one scene.
+        story_frames: the length of stories, all of whose scenes begin at the same frames.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Suite:
     task: str | None = None
     sources: tuple[Scene, ...] | None = None
     scene_prompts: tuple[tuple[str, ...], ...] = ()
+    story_frames: int = STORY_FRAMES
 
     @property
     def kind(self) -> Kind:

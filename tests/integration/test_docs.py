@@ -42,6 +42,7 @@ NOT_RUN = {
     "torchrun": "8 devices; tests/integration/test_distributed.py runs 2 processes",
     "accelerate launch": "8 devices; tests/integration/test_distributed.py runs 2 processes",
     "t2v eval votes": "needs people; tests/unit/evaluation/test_votes.py votes as a browser does",
+    "for option in": "an hour: ten evaluations; tests/integration/test_eval_story.py runs two",
     "t2v sample --image": "pictures of the reader; tests/integration/test_sample_conditions.py",
     "t2v sample --video": "clips of the reader; tests/integration/test_sample_conditions.py",
     "t2v curate unseen": "films of the reader, curated as those before them",

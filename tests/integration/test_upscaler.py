@@ -23,6 +23,7 @@ from t2v.footage.still import read_picture
 from t2v.io.video import read_video, write_video
 from t2v.models.upscaler_folder import load_upscaler
 from t2v.training.tasks.upscaler import build_upscaler, to_bytes, train_upscaler
+from t2v.training.tasks.upscaler_data import Pair
 from t2v.world.pairs import WorldPairs
 from t2v.world.run import render_world
 
@@ -100,6 +101,18 @@ def test_training_on_one_scene_beats_bicubic_interpolation(config):
         optimizer.step()
         losses.append(loss.item())
     assert sum(losses[-20:]) < 0.8 * sum(losses[:20])
+
+
+def test_the_temporal_loss_is_of_flicker_and_not_of_what_stays(config):
+    plain, steady = (build_upscaler(replace(config, temporal_weight=each)) for each in (0.0, 1.0))
+    low = torch.zeros(1, 3, 5, 8, 8)  # which a fresh upscaler leaves as it is, at any size
+    still = torch.full((1, 3, 5, 32, 32), 0.5)
+    flicker = still * torch.tensor([1.0, -1.0, 1.0, -1.0, 1.0]).view(1, 1, 5, 1, 1)
+    for high, wanted in ((still, 0.0), (flicker, 1.0 + 2.0)):  # of the change, and of its change
+        losses = [task.loss(Pair(low, high), torch.Generator())[0] for task in (plain, steady)]
+        assert (losses[1] - losses[0]).item() == pytest.approx(wanted, abs=1e-5)
+    with pytest.raises(UserError, match="takes 3 frames. Give window_frames=3 or more"):
+        replace(config, temporal_weight=1.0, window_frames=2)
 
 
 def test_footage_is_made_smaller_and_enlarged_again(config, media):

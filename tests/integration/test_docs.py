@@ -26,7 +26,7 @@ TINY = {
     "world oracle": "steps=1 batch_size=4",
     "train": f"{BRIEF} held_out=2 num_inference_steps=1 prompts=[red]",
     "train-vae": f"{BRIEF} held_out=2",
-    "train-upscaler": f"{BRIEF} held_out=2 pool=2",
+    "train-upscaler": f"{BRIEF} held_out=1 pool=1",
     "finetune": f"{BRIEF} held_out=1 base_prompts=null base_ratio=0",
     "scorer": f"{BRIEF} held_out=4 count=16",
     "encode": "sheet_clips=1",

@@ -23,7 +23,7 @@ from PIL import Image
 
 from t2v.io.video import read_video
 
-COLUMNS, ZOOM = 6, 2  # of the strip; of small pictures
+COLUMNS, ZOOM = 4, 2  # of the strip; of small pictures
 SMALL = 500  # pixels of width below which a picture is enlarged
 CURVES = {  # figures of validations.jsonl
     "val_loss": ("held-out clips", "#2c7a64"),

@@ -38,7 +38,7 @@ def strip(out: Path, files: Sequence[Path]) -> None:
     videos = np.stack([read_video(path)[0] for path in files])
     grid = rearrange(videos, "(r k) t h w c -> t (r h) (k w) c", k=min(COLUMNS, len(videos)))
     first, *rest = [enlarged(Image.fromarray(frame)) for frame in grid]
-    first.save(out, save_all=True, append_images=rest, duration=125, loop=0, quality=75)
+    first.save(out, save_all=True, append_images=rest, duration=125, loop=0, quality=60)
 
 
 def beside(out: Path, files: Sequence[Path]) -> None:

@@ -66,7 +66,7 @@ class SampleConfig:
     video_end: float | None = None  # second of the clip to stop before; null: its end
     # picture or clip of the size of video: white is made anew, black is kept
     mask: str | None = None
-    # how far from the clip an edit may go, from 0 (not at all) to 1 (a new video); null: no edit
+    # how far from the clip an edit may go, from above 0 (hardly) to 1 (a new video); null: no edit
     strength: float | None = None
     # frames of the video for each step of the clip: 2 puts one between each two; null: no such task
     interpolate: int | None = None

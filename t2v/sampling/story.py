@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import sys
@@ -259,6 +260,7 @@ def _is_made(path: Path, about: dict[str, Any]) -> bool:
     """
     if not path.exists():
         return False
+    about = json.loads(json.dumps(about))  # as a file gives it back: lists, not tuples
     old, settings = read_recipe(path), about["settings"]
     names = ("weights", "lora", "story", "pictures")
     same = all(old.get(name) == about[name] for name in names) and all(

@@ -59,6 +59,8 @@ def upscale(config: UpscaleConfig) -> Path:
             f"output={output}: {source} is {what} written as {suffix[1:]}. Give a name that ends "
             f"in {suffix}."
         )
+    if output.exists() and output.samefile(source):
+        raise UserError(f"output={output}: is the input itself. Choose another name.")
     if output.exists() and not config.overwrite:
         raise UserError(f"output={output}: exists already. Choose another, or say overwrite=true.")
     upscaler.enable_tiling(config.tile)

@@ -139,6 +139,8 @@ def test_a_lora_in_wans_own_format_loads(pipe):
 IMPORTS = {
     "t2v first": "import t2v\nfrom diffusers import WanPipeline, DiffusionPipeline",
     "diffusers first": "from diffusers import DiffusionPipeline\nimport t2v",
+    "a part of the pipeline first": "import t2v.pipelines.channels\n"
+    "from diffusers import DiffusionPipeline",
     "one model first": "from t2v.models.transformer import T2VTransformer3DModel\n"
     "from diffusers import DiffusionPipeline",
 }

@@ -80,6 +80,14 @@ def test_another_prompt_makes_the_windows_from_its_scene_on_again(model):
     assert abs(changed[12:].astype(int) - film[12:]).max() > 20
 
 
+def test_a_film_that_is_there_is_not_made_again(model, capsys):
+    assert tell(written()) == 0
+    before = Path("story.mp4").stat().st_mtime_ns
+    assert tell(written()) == 0
+    assert Path("story.mp4").stat().st_mtime_ns == before
+    assert "story.mp4 exists already" in capsys.readouterr().err
+
+
 def test_scenes_behind_a_cut_stay_as_they_are(model):
     cut = [*SCENES[:2], {**SCENES[2], "start": "cut"}]
     assert tell(written(cut)) == 0

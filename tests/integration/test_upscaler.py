@@ -160,6 +160,9 @@ def test_a_video_of_any_length_is_enlarged_piece_by_piece(config, film, tmp_path
     assert (tmp_path / "in-4x.mp4").is_file()
     assert main(["upscale", str(film), "-o", str(output), *words]) == 2
     assert "exists already. Choose another, or say overwrite=true" in capsys.readouterr().err
+    before = film.read_bytes()
+    assert main(["upscale", str(film), "-o", str(film), "overwrite=true", *words]) == 2
+    assert "is the input itself" in capsys.readouterr().err and film.read_bytes() == before
 
 
 def test_a_picture_is_enlarged_into_a_png(config, tmp_path, capsys):

@@ -53,7 +53,6 @@ SLOW = {
     "t2v plan train-vae": "a minute: two steps are measured",
     "t2v curate footage -o runs/balanced": "every worker loads a tokenizer",
     "python docs/figures/upscale.py": "minutes: clips are rendered at 256x256 and enlarged",
-    "t2v train-upscaler --config configs/train-upscaler/tiny_": "12 s each; the first one runs",
     "t2v bench": "every stage of sampling or curation, several times",
     "python docs/figures/make.py page": "a Chromium, which CI has not",
 }
@@ -157,11 +156,6 @@ def test_a_slow_line_runs(line, clone):
         pages = "docs/curate.md", "docs/evaluate.md"
         for before in lines_of(list(pages)):
             if before.startswith(("t2v curate footage -o runs/curated", "t2v eval t2v-tiny")):
-                run(before)
-    if line.startswith("t2v train-upscaler"):  # which goes on from the one before
-        lines = lines_of(["docs/upscale.md"])
-        for before in lines[: lines.index(line)]:
-            if before.startswith(("t2v world", "t2v train-upscaler")):
                 run(before)
     run(line)
 

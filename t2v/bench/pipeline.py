@@ -12,10 +12,10 @@ from torch import Tensor
 from t2v.bench.report import measured, print_table
 from t2v.bench.stopwatch import MIB, Run, count_flop, gemm_gflops, milliseconds, peak_memory
 from t2v.config.bench import BenchConfig
+from t2v.families.load import check_room, load_generator, set_attention
 from t2v.models.device import pick_device, pick_dtype
 from t2v.models.folder import model_folder
 from t2v.pipelines.generator import Ability, Generator, Request
-from t2v.pipelines.load import check_room, load_generator, set_attention
 
 PROMPT = "a red ball bounces on grass"
 

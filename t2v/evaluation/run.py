@@ -36,7 +36,7 @@ from t2v.evaluation.visuals import Made, check_takes, make_given
 from t2v.io.files import write_text
 from t2v.models.upscaler import check_scale
 from t2v.outputs import output_folder
-from t2v.pipelines.generator import Generator, Request
+from t2v.pipelines.generator import Generator, Request, rate_of
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ def _write_report(
     text = markdown(report)
     write_text(output / "eval.json", json.dumps(report, indent=1, allow_nan=False))
     write_text(output / "eval.md", text)
-    write_page(output / "page.html", report, videos, generator.defaults.fps, config.page_videos)
+    write_page(output / "page.html", report, videos, rate_of(generator), config.page_videos)
     return text
 
 

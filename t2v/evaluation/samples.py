@@ -21,11 +21,11 @@ from t2v.evaluation.given import Given
 from t2v.evaluation.rows import BLUR, CEILING, CHANCE, MODEL, REAL, STILL, TEXT
 from t2v.evaluation.suites import STORY, Suite, load_suite
 from t2v.evaluation.types import Videos, blurred_copy, still_copy
+from t2v.families.load import load_generator
 from t2v.io.files import digest
 from t2v.models.device import pick_device, pick_dtype, ready
 from t2v.models.folder import model_folder
-from t2v.pipelines.generator import Ability, Generator, Request, sample_videos
-from t2v.pipelines.load import load_generator
+from t2v.pipelines.generator import Ability, Generator, Request, rate_of, sample_videos
 from t2v.pipelines.visuals import VisualInputs
 
 ASKED = ("height", "width", "num_frames", "num_inference_steps", "guidance_scale", "upscale")
@@ -175,7 +175,7 @@ def rows_of(
         given: what was given of each clip; its copies stand beside the videos.
         text: videos of the same prompts and seeds without it.
     """
-    prompts, fps = suite.prompts, float(generator.defaults.fps)
+    prompts, fps = suite.prompts, rate_of(generator)
     rendered = suite.real(*sampled.shape[1:4])
     if rendered is None:
         return {MODEL: Videos(sampled, prompts, fps)}

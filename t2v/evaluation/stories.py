@@ -20,7 +20,7 @@ from t2v.evaluation.suites import STORY, Suite
 from t2v.evaluation.types import Videos
 from t2v.evaluation.visuals import Made
 from t2v.io.files import digest
-from t2v.pipelines.generator import Generator, to_uint8
+from t2v.pipelines.generator import Generator, rate_of, to_uint8
 from t2v.pipelines.story import LatentWindows, Scene, Window, tell
 from t2v.pipelines.t2v import T2VPipeline
 from t2v.world.story import Story
@@ -64,7 +64,7 @@ def make_story(suite: Suite, generator: Generator, config: EvalConfig, weights: 
     real = rendered[0]
     edges = tuple(each.first for each in plan if each.number)
     joints = Joints(_spans(suite), edges, _latents(plan, maker.temporal))
-    model = Videos(films, suite.prompts, float(request.fps), real, truths=suite.truths())
+    model = Videos(films, suite.prompts, rate_of(generator), real, truths=suite.truths())
     # one by one: a film takes the memory of many clips
     ceiling = torch.cat([through_vae(maker.pipeline.vae, each[None]) for each in real])
     model = replace(model, joints=replace(joints, through_vae=ceiling))

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
@@ -32,7 +32,7 @@ class Request:
     height: int | None
     width: int | None
     num_frames: int | None
-    fps: float
+    fps: float | None  # of the file; also told to models that take it
     num_inference_steps: int | None
     guidance_scale: float | None
     negative_prompt: str = ""
@@ -44,10 +44,11 @@ class Request:
 
 @dataclass(frozen=True, eq=False)
 class Start:
-    """Latents of a video that have `step` steps behind them."""
+    """Latents of a video that have `step` steps behind them, and what else the next one needs."""
 
     latents: Tensor
     step: int
+    state: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,12 +60,14 @@ class Step:
         latents: after the step.
         before: the latents before it, where they are known.
         times: the time before the step and after it, where it followed a straight line.
+        state: what the next step needs beside the latents, for `Start`.
     """
 
     number: int
     latents: Tensor
     before: Tensor | None = None
     times: tuple[float, float] | None = None
+    state: dict[str, Tensor] = field(default_factory=dict)
 
     def heading(self) -> Tensor:
         """The latents that the step was heading for: its straight line, followed to time 0."""
@@ -82,14 +85,11 @@ class Generator(Protocol):
 
     Args:
         pipeline_class: reads the folder of a saved one.
-        gives_latents: `generate` gives latents, which can be kept, previewed and compared before
-            they are decoded; else it gives finished frames.
         is_trainable: the pipeline is a `T2VPipeline`, whose parts `t2v finetune` trains and `t2v
             plan` counts.
     """
 
     pipeline_class: ClassVar[type[DiffusionPipeline]]
-    gives_latents: ClassVar[bool]
     is_trainable: ClassVar[bool]
 
     def __init__(self, pipeline: Any) -> None: ...
@@ -105,6 +105,11 @@ class Generator(Protocol):
     @property
     def takes(self) -> frozenset[str]:
         """The names of `VisualInputs` it can be given to see, and `strength` where it edits."""
+
+    @property
+    def gives_latents(self) -> bool:
+        """True if `generate` gives latents, which can be kept, previewed and compared before they
+        are decoded; else it gives finished frames."""
 
     @property
     def can_resume(self) -> bool:
@@ -236,6 +241,20 @@ def lacking(name: str, ability: Ability, what: str, command: str) -> UserError:
         f"{what}: a {name} {LACKS[ability]}, which {command} needs. Name a T2VPipeline folder; "
         "`t2v convert SRC DST` makes one of a Wan pipeline."
     )
+
+
+def rate_of(generator: Generator) -> float:
+    """The frames per second of a generator's videos.
+
+    Raises:
+        UserError: it does not say.
+    """
+    if generator.defaults.fps is None:
+        raise UserError(
+            f"A {type(generator.pipeline).__name__} does not say how many frames a second its "
+            "videos have, and t2v does not know its family. `t2v sample` takes it with fps=."
+        )
+    return float(generator.defaults.fps)
 
 
 def to_uint8(frames: np.ndarray) -> np.ndarray:

@@ -11,9 +11,9 @@ from t2v.config.plan import PlanConfig
 from t2v.config.sampling import SampleConfig
 from t2v.data.world_shards import rendered_clips
 from t2v.errors import UserError
+from t2v.families.load import saved_scale
 from t2v.models.device import free_memory, pick_device, pick_dtype
 from t2v.models.folder import model_folder
-from t2v.pipelines.load import saved_scale
 from t2v.plan.calibrate import calibrated
 from t2v.plan.estimate import estimate
 from t2v.plan.figures import DEFAULTS, GIB, MIB, SPARE, Estimate, Measured, Plan, Remedy, Uncertain

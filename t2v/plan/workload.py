@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from t2v.config.finetune import FinetuneConfig
 from t2v.config.sampling import SampleConfig
 from t2v.config.training import TrainConfig, TrainDiTConfig, TrainVAEConfig
+from t2v.families.load import generator_class
 from t2v.models.conditions import Conditions
 from t2v.models.device import pick_device, pick_dtype
 from t2v.models.folder import model_folder
 from t2v.models.guidance import Groups, Guidance, SchedulerStep
 from t2v.models.inputs import latent_shape
 from t2v.models.upscaler import check_scale
-from t2v.pipelines.load import generator_class
 from t2v.pipelines.t2v import T2VPipeline
 from t2v.plan.shapes import (
     Target,

@@ -231,11 +231,12 @@ def _keep_steps(watch: Watch, recipe: Recipe) -> str:
     path, go_on = _place_of_latents(recipe)
     step = watch.step
     with suppress(UserError):
-        _, before, values = read_latents(path)
+        before, values = read_latents(path)
         if values == json.loads(json.dumps(recipe.to_json())):
-            step = max(step, before)
+            step = max(step, before.step)
     if step == watch.step:
-        write_latents(path, cast(Tensor, watch.latents), recipe, step)
+        assert watch.latents is not None
+        write_latents(path, Start(watch.latents, step, watch.state), recipe)
     return f"{step} of {recipe.settings.num_inference_steps} steps are kept. {go_on}"
 
 
@@ -243,7 +244,8 @@ def _keep_steps(watch: Watch, recipe: Recipe) -> str:
 def _latents_kept(latents: Tensor, recipe: Recipe) -> Iterator[None]:
     """Keep finished latents on the disk until the block has made a video of them."""
     path, go_on = _place_of_latents(recipe)
-    write_latents(path, latents, recipe, cast(int, recipe.settings.num_inference_steps))
+    steps = cast(int, recipe.settings.num_inference_steps)
+    write_latents(path, Start(latents, steps), recipe)
     try:
         yield
     except KeyboardInterrupt:
@@ -269,7 +271,7 @@ def _interrupt_between(recipe: Recipe) -> KeyboardInterrupt:
     if recipe.choice is None or not recipe.choice.scores:
         return KeyboardInterrupt("Nothing was finished; the same command starts over.")
     path, go_on = _place_of_latents(recipe)
-    write_latents(path, torch.empty(0), recipe, step=0)
+    write_latents(path, Start(torch.empty(0), 0), recipe)
     done, count = len(recipe.choice.scores), recipe.choice.best_of
     return KeyboardInterrupt(f"{done} of {count} samples are scored. {go_on}")
 
@@ -351,11 +353,12 @@ class Watch:
     def __init__(self, generator: Generator, config: SampleConfig, start: Start | None) -> None:
         self.generator, self.config = generator, config
         self.latents: Tensor | None = None if start is None else start.latents
+        self.state = {} if start is None else start.state
         self.step = self._first = 0 if start is None else start.step
         self._started = self._logged = time.monotonic()
 
     def __call__(self, step: Step) -> None:
-        self.latents, self.step = step.latents, step.number
+        self.latents, self.step, self.state = step.latents, step.number, step.state
         self._log_time_left()
         every = self.config.preview_every
         if every and self.step % every == 0:

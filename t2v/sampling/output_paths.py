@@ -167,7 +167,7 @@ def _recipe_in(path: Path) -> Recipe | None:
         if path.suffix == ".json":
             values = recipe_files.read_json(path)
         elif path.name.endswith(LATENTS):
-            values = recipe_files.read_latents(path)[2]
+            values = recipe_files.read_latents(path)[1]
         else:
             values = read_recipe(path)
         return recipe_files.read(values, path)

@@ -8,10 +8,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from t2v.config.sampling import INPUTS, SampleConfig
 from t2v.errors import UserError
+from t2v.families.load import check_room, load_generator, set_attention
 from t2v.io.video import check_size
 from t2v.models.device import DTYPES, pick_device, pick_dtype
 from t2v.models.folder import model_folder, upscaler_hash, weights_hash
@@ -19,7 +18,6 @@ from t2v.models.inputs import count_frames
 from t2v.models.load import loading
 from t2v.models.lora import load_lora
 from t2v.pipelines.generator import Ability, Generator, Start, require
-from t2v.pipelines.load import check_room, load_generator, set_attention
 from t2v.pipelines.visuals import VisualInputs
 from t2v.sampling import recipe as recipe_files
 from t2v.sampling.generate import Score, make_videos, request_of
@@ -119,17 +117,17 @@ def resume(path: Path, overrides: Sequence[str]) -> Path:
         UserError: no such latents, or of another shape or step than their recipe can have, another
             model, or an override that would change the video.
     """
-    latents, step, values = read_latents(path)
+    kept, values = read_latents(path)
     beside = place_of_latents(path, recipe_files.read(values, path).settings)
     old = _with_free(values, path, overrides, f"output={beside}")
-    _check_latents(path, latents, step, old.settings)
+    _check_latents(path, kept, old.settings)
     _refuse_changed(old, renamed=set())
     with held([beside]), places(old.settings, 1):
         is_choosing = old.choice is not None and bool(old.choice.left)
         score = _same_scorer(old, str(beside)) if is_choosing else None
         generator, new, visuals = _load_again(old, renamed=set())
         new = replace(new, choice=old.choice)
-        start = Start(latents, step) if step else None
+        start = kept if kept.step else None
         if start:
             _check_start(path, start, generator, new.settings)
         if not old.settings.overwrite:
@@ -169,6 +167,11 @@ def resolve(generator: Generator, config: SampleConfig) -> tuple[SampleConfig, V
     """
     saved, own_dtype = asdict(generator.defaults), generator.pipeline.dtype
     names = ("height", "width", "num_frames", "num_inference_steps", "guidance_scale", "upscale")
+    if config.fps is None and saved["fps"] is None:
+        raise UserError(
+            f"model={config.model}: a {type(generator.pipeline).__name__} does not say how many "
+            "frames a second its videos have. Give fps=, such as fps=16."
+        )
     fps = float(config.fps or saved["fps"])
     filled: dict[str, Any] = {
         name: saved[name] if getattr(config, name) is None else getattr(config, name)
@@ -314,9 +317,9 @@ def _with_free(values: Any, path: Path, overrides: Sequence[str], output: str) -
     return recipe
 
 
-def _check_latents(path: Path, latents: Tensor, step: int, config: SampleConfig) -> None:
+def _check_latents(path: Path, kept: Start, config: SampleConfig) -> None:
     """Raise `UserError` where kept latents cannot be what they say they are."""
-    steps = config.num_inference_steps or 0
+    latents, step, steps = kept.latents, kept.step, config.num_inference_steps or 0
     if not 0 <= step <= steps:
         raise UserError(f"{path}: says {step} of {steps} steps are done. The file is damaged.")
     plain = latents.ndim == 5 and len(latents) == 1 and latents.is_floating_point()

@@ -12,9 +12,9 @@ from diffusers import DiffusionPipeline
 from t2v.bench.pipeline import load, stages
 from t2v.cli import main
 from t2v.config.bench import BenchConfig
+from t2v.families.load import GENERATORS
 from t2v.io.video import read_recipe, read_video
 from t2v.pipelines.generator import Request, Step
-from t2v.pipelines.load import GENERATORS
 
 STEPS = 3
 

@@ -37,7 +37,7 @@ FLOORS = [
     {"outputs"},
     {"models", "distributed"},
     {"pipelines", "data"},
-    {"world"},
+    {"families", "world"},
     {"nets"},
     {"curation", "sampling"},
     {"evaluation"},

@@ -20,6 +20,7 @@ from t2v.data.captions import add_known_words, all_captions
 from t2v.data.dataset import Dataset, check_held_out
 from t2v.data.rng import keyed_generator
 from t2v.errors import UserError
+from t2v.families.load import load_generator
 from t2v.io.model_card import plain
 from t2v.io.prompts import read_prompts
 from t2v.models.device import pick_device
@@ -27,7 +28,6 @@ from t2v.models.diffusion import objective_of
 from t2v.models.folder import model_folder, weights_hash
 from t2v.models.transformer import T2VTransformer3DModel
 from t2v.pipelines.generator import Ability, Generator
-from t2v.pipelines.load import load_generator
 from t2v.training.engine.loop import autocast
 from t2v.training.engine.parallel import replaced
 from t2v.training.engine.run import train

@@ -8,8 +8,8 @@ import torch
 from diffusers import UniPCMultistepScheduler
 
 from t2v.errors import UserError
+from t2v.families.load import check_room, generator_class, load_generator
 from t2v.pipelines.generator import Start, Step, require, sample_videos, to_uint8
-from t2v.pipelines.load import check_room, generator_class, load_generator
 from t2v.pipelines.t2v_generator import T2VGenerator
 
 PROMPTS = ["a red ball rolls", "a blue box", "a red ball rolls"]

@@ -15,7 +15,7 @@ from t2v.io.text_files import read_json
 from t2v.models.device import check_memory
 from t2v.models.folder import read_index
 from t2v.models.load import load_parts, loading, quiet_bars, refuse_damaged
-from t2v.pipelines.generator import Ability, Generator, lacking
+from t2v.pipelines.generator import Ability, Generator, lacking, require
 from t2v.pipelines.t2v_generator import T2VGenerator
 
 # what `model_index.json` names, and the generator that it is; all others are other packages'
@@ -41,11 +41,11 @@ def generator_class(
     name = str(read_index(folder).get("_class_name"))
     kind = GENERATORS.get(name)
     if kind is None:
-        from t2v.pipelines.diffusers_generator import DiffusersGenerator  # seldom needed
+        from t2v.families.generator import FamilyGenerator  # seldom needed
 
-        kind = DiffusersGenerator
+        kind = FamilyGenerator
     for ability in needs:
-        if not getattr(kind, ability):
+        if getattr(kind, ability) is False:  # else it depends on the pipeline
             raise lacking(name, ability, f"model={model}", command)
     return kind
 
@@ -75,7 +75,10 @@ def load_generator(
     for part in pipeline.components.values():  # those that were left to diffusers
         if isinstance(part, torch.nn.Module) and part not in parts.values():
             refuse_damaged(what, part)
-    return kind(pipeline.to(device))
+    generator = kind(pipeline.to(device))
+    for ability in needs:
+        require(generator, ability, what, command)
+    return generator
 
 
 def set_attention(pipeline: DiffusionPipeline, backend: str) -> None:

@@ -9,7 +9,7 @@ from diffusers import WanImageToVideoPipeline, WanTransformer3DModel, WanVideoTo
 from PIL import Image
 
 from t2v.errors import UserError
-from t2v.pipelines.diffusers_generator import DiffusersGenerator
+from t2v.families.generator import FamilyGenerator
 from t2v.pipelines.generator import sample_videos, to_uint8
 from t2v.pipelines.visuals import VisualInputs
 
@@ -18,19 +18,19 @@ PROMPTS = ["a red ball", "a blue box", "the grass"]
 
 @pytest.fixture
 def asked(wan):
-    own = DiffusersGenerator(wan).defaults
+    own = FamilyGenerator(wan).defaults
     return replace(own, height=16, width=16, num_frames=6, num_inference_steps=2)
 
 
 def test_what_it_makes_by_itself_is_what_its_call_says(wan):
-    own = DiffusersGenerator(wan).defaults
+    own = FamilyGenerator(wan).defaults
     assert (own.height, own.width, own.num_frames) == (480, 832, 81)
     assert (own.num_inference_steps, own.guidance_scale, own.fps) == (50, 5.0, 16.0)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2])
 def test_each_video_is_that_of_its_seed_and_has_the_frames_asked_for(wan, asked, batch_size):
-    generator = DiffusersGenerator(wan)
+    generator = FamilyGenerator(wan)
     batches = sample_videos(generator, PROMPTS, [3, 4, 5], asked, batch_size=batch_size)
     videos = np.concatenate([generator.decode(each, asked.num_frames) for each in batches])
     assert videos.shape == (3, 6, 16, 16, 3) and videos.dtype == np.uint8
@@ -49,13 +49,13 @@ def test_each_video_is_that_of_its_seed_and_has_the_frames_asked_for(wan, asked,
 
 def test_every_step_is_watched(wan, asked):
     steps = []
-    list(sample_videos(DiffusersGenerator(wan), PROMPTS[:1], [0], asked, watch=steps.append))
+    list(sample_videos(FamilyGenerator(wan), PROMPTS[:1], [0], asked, watch=steps.append))
     assert [step.number for step in steps] == [1, 2]
     assert steps[0].latents.shape == (1, 16, 3, 2, 2)
 
 
 def test_a_setting_that_the_call_does_not_take_is_named(wan, asked, monkeypatch):
-    generator = DiffusersGenerator(wan)
+    generator = FamilyGenerator(wan)
     generator.check("a ball", asked)
     generator.parameters = {
         name: each for name, each in generator.parameters.items() if name != "num_frames"
@@ -93,14 +93,14 @@ def animates(wan):
 
 
 def test_what_it_takes_is_what_its_call_names(wan, edits, animates):
-    taken = [DiffusersGenerator(pipe).takes for pipe in (wan, edits, animates)]
+    taken = [FamilyGenerator(pipe).takes for pipe in (wan, edits, animates)]
     assert taken == [frozenset(), {"video", "strength"}, {"image", "last_image"}]
 
 
 def test_a_clip_is_handed_to_the_call_as_images_and_padded_to_what_the_vae_holds(edits, asked):
     request, video = replace(asked, strength=0.7, num_frames=6), clip(6)
     seen = [VisualInputs(video=video), VisualInputs(video=clip(6, 1))]
-    generator = DiffusersGenerator(edits)
+    generator = FamilyGenerator(edits)
     (found,) = sample_videos(generator, PROMPTS[:2], [3, 4], request, visuals=seen, batch_size=2)
     padded = np.concatenate([video, video[-1:].repeat(3, 0)])
     wanted = edits(
@@ -120,7 +120,7 @@ def test_first_and_last_pictures_are_handed_to_the_call(animates, asked):
     first, last = clip(2)
     seen = [VisualInputs(image=first, last_image=last)]
     (found,) = sample_videos(
-        DiffusersGenerator(animates), PROMPTS[:1], [3], replace(asked, num_frames=9), visuals=seen
+        FamilyGenerator(animates), PROMPTS[:1], [3], replace(asked, num_frames=9), visuals=seen
     )
     wanted = animates(
         image=Image.fromarray(first),

@@ -1,0 +1,276 @@
+"""Another package's pipeline as a generator: by its family, else by the signature of its call."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.utils.torch_utils import get_module_execution_device
+from einops import rearrange
+from PIL import Image
+from torch import Tensor
+
+from t2v.errors import UserError
+from t2v.families.record import temporal
+from t2v.families.steps import Steps
+from t2v.families.table import family_of
+from t2v.models.finite import refuse_bad
+from t2v.models.upscaler import check_scale
+from t2v.pipelines.generator import Request, Start, Step, Watcher, to_uint8
+from t2v.pipelines.visuals import Frames, VisualInputs, frames_tensor
+
+Asked = tuple[str, VisualInputs | None]
+VISUAL = ("image", "last_image", "video", "mask", "strength")
+SETTINGS = ("height", "width", "num_frames", "num_inference_steps", "guidance_scale")
+
+
+class FamilyGenerator:
+    """A pipeline of another package by the record of its family: the same videos as its own call.
+
+    Of a family that is known, latents come out before they are decoded, and a call goes on from
+    its middle. Of others the call gives frames, and their rate has to be said. Lengths that the
+    VAE cannot hold are padded up and cropped.
+    """
+
+    pipeline_class: ClassVar[type[DiffusionPipeline]] = DiffusionPipeline
+    is_trainable: ClassVar[bool] = False
+    vae = None
+
+    def __init__(self, pipeline: DiffusionPipeline) -> None:
+        self.pipeline = pipeline
+        self.parameters = inspect.signature(pipeline.__call__).parameters
+        self.family = family_of(type(pipeline).__name__)
+
+    @property
+    def gives_latents(self) -> bool:
+        return self.family is not None and self.family.denormalize is not None
+
+    @property
+    def can_resume(self) -> bool:
+        return self.family is not None and self.family.resumes
+
+    @property
+    def takes(self) -> frozenset[str]:
+        return frozenset(VISUAL) & self.parameters.keys()
+
+    @property
+    def defaults(self) -> Request:
+        saved = {
+            name: self.parameters[name].default for name in SETTINGS if name in self.parameters
+        }
+        required = inspect.Parameter.empty
+        known: dict[str, Any] = {
+            name: None if saved.get(name) is required else saved.get(name) for name in SETTINGS
+        }
+        rate = None if self.family is None else self.family.frames_per_second(self.pipeline)
+        return Request(**known | self._usual(known), fps=rate)
+
+    def _usual(self, known: dict[str, Any]) -> dict[str, Any]:
+        """The family's own values for what the call leaves open."""
+        usual = {} if self.family is None else self.family.usual(self.pipeline)
+        return {name: value for name, value in usual.items() if known[name] is None}
+
+    def check(self, prompt: str, request: Request, visuals: VisualInputs | None = None) -> None:
+        check_scale(request.upscale, None, "upscale")
+        name = type(self.pipeline).__name__
+        given = [each for each in SETTINGS if getattr(request, each) is not None]
+        if unknown := [each for each in given if each not in self.parameters]:
+            raise UserError(f"{name} takes no {' or '.join(unknown)}.")
+        needed = [
+            each
+            for each in VISUAL
+            if each in self.parameters
+            and self.parameters[each].default is inspect.Parameter.empty
+            and getattr(visuals, each, None) is None
+        ]
+        if needed:
+            raise UserError(
+                f"{name} makes nothing of a prompt alone: give {' and '.join(needed)}, such as "
+                f"--{needed[0].replace('_', '-')} FILE."
+            )
+        multiple = 1 if self.family is None else self.family.multiple(self.pipeline)
+        for side in ("height", "width"):
+            value = getattr(request, side)
+            if value is not None and value % multiple:
+                below = value // multiple * multiple
+                near = " or ".join(str(each) for each in (below, below + multiple) if each)
+                raise UserError(
+                    f"{side}={value}: {name} makes multiples of {multiple} pixels. Give {near}."
+                )
+
+    def encode(
+        self,
+        prompts: Sequence[str],
+        request: Request,
+        visuals: Sequence[VisualInputs | None] = (),
+    ) -> list[Asked]:
+        """The prompts, and what each video is given to see, as they are."""
+        return list(zip(prompts, visuals or [None] * len(prompts), strict=True))
+
+    def latent_shape(self, request: Request) -> tuple[int, ...]:
+        assert self.family is not None, "it gives no latents"
+        return self.family.latent_shape(self.pipeline, request)
+
+    def generate(
+        self,
+        conditions: list[Asked],
+        request: Request,
+        seeds: Sequence[int],
+        watch: Watcher | None = None,
+        start: Start | None = None,
+    ) -> Tensor:
+        """Latents `b c t h w`, as the loop has them; else frames `b t h w c` in [0, 1]."""
+        if any(visuals is not None for _, visuals in conditions) and len(conditions) > 1:
+            # what is seen has no axis of videos in such pipelines
+            alone = [
+                self.generate([each], request, [seed], watch)
+                for each, seed in zip(conditions, seeds, strict=True)
+            ]
+            return torch.cat(alone)
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        given = self._arguments(conditions, request) | {
+            "generator": generators if len(generators) > 1 else generators[0]
+        }
+        output = self._call(given, generators, request, watch, start)
+        if not self.gives_latents:
+            return self._frames(output, request)
+        assert self.family is not None
+        latents = self.family.unpack(self.pipeline, output, request)
+        refuse_bad(type(self.pipeline).__name__, latents, self.pipeline.dtype)
+        return latents
+
+    def _call(
+        self,
+        given: dict[str, Any],
+        generators: list[torch.Generator],
+        request: Request,
+        watch: Watcher | None,
+        start: Start | None,
+    ) -> Any:
+        """What the pipeline's call gives, its steps shown to `watch`."""
+        given["output_type"] = "latent" if self.gives_latents else "np"
+        shown = None if watch is None else partial(self._show, watch, request)
+        calls_back = "callback_on_step_end" in self.parameters
+        if not self.can_resume:
+            assert start is None, "it cannot resume"
+            if calls_back and shown is not None:
+                given["callback_on_step_end"] = _callback(
+                    lambda index, latents: shown(Step(index + 1, latents))
+                )
+            return self.pipeline(**given).frames
+        steps = Steps(self.pipeline, generators, calls_back, shown, start)
+        if calls_back:
+            given["callback_on_step_end"] = _callback(lambda _, latents: steps.end_of_step(latents))
+        with steps.followed():
+            return self.pipeline(**given).frames
+
+    def _show(self, watch: Watcher, request: Request, step: Step) -> None:
+        """Hand a step to `watch`, its latents `b c t h w` where the family's are known."""
+        if not self.gives_latents:
+            return watch(step)
+        assert self.family is not None
+        unpack = self.family.unpack
+        before = None if step.before is None else unpack(self.pipeline, step.before, request)
+        latents = unpack(self.pipeline, step.latents, request)
+        return watch(replace(step, latents=latents, before=before))
+
+    def _arguments(self, conditions: list[Asked], request: Request) -> dict[str, Any]:
+        """What the call is told, by its own names."""
+        frames = request.num_frames
+        padded = frames
+        if frames and self.family is not None:
+            padded = self.family.frames(self.pipeline, frames)
+        elif frames:
+            stride = temporal(self.pipeline)
+            padded = -(-(frames - 1) // stride) * stride + 1
+        prompts = [prompt for prompt, _ in conditions]
+        wanted = {
+            "prompt": prompts if len(prompts) > 1 else prompts[0],
+            "negative_prompt": request.negative_prompt or None,
+            "height": request.height,
+            "width": request.width,
+            "num_frames": padded,
+            "num_inference_steps": request.num_inference_steps,
+            "guidance_scale": request.guidance_scale,
+            "strength": request.strength,
+        }
+        if self.family is not None:
+            wanted |= self.family.told
+            wanted |= {} if self.family.rate is None else {self.family.rate: request.fps}
+        if conditions[0][1] is not None:
+            wanted |= _pictures(conditions[0][1], padded)
+        return {
+            name: value
+            for name, value in wanted.items()
+            if name in self.parameters and value is not None
+        }
+
+    def _frames(self, output: Any, request: Request) -> Tensor:
+        """Frames `b t h w c` in [0, 1] of a call that decodes itself, as many as were asked for."""
+        videos = torch.from_numpy(np.asarray(output)[:, : request.num_frames])
+        refuse_bad(type(self.pipeline).__name__, videos, self.pipeline.dtype)
+        if request.num_frames and videos.shape[1] < request.num_frames:
+            raise UserError(
+                f"num_frames={request.num_frames}: {type(self.pipeline).__name__} gave "
+                f"{videos.shape[1]} frames. Ask for as many."
+            )
+        return videos
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor, num_frames: int | None, upscale: int = 1) -> np.ndarray:
+        assert upscale == 1, "`check` refuses others"
+        if not self.gives_latents:
+            return to_uint8(latents.numpy())
+        family, vae = self.family, self.pipeline.vae
+        assert family is not None and family.denormalize is not None
+        ready = latents.to(get_module_execution_device(vae))
+        ready = family.denormalize(self.pipeline, ready).to(vae.dtype)
+        video = vae.decode(ready, return_dict=False, **family.decode(self.pipeline, ready))[0]
+        refuse_bad("vae", video, vae.dtype)
+        frames = self.pipeline.video_processor.postprocess_video(video, output_type="np")
+        return to_uint8(frames[:, :num_frames])
+
+
+def _callback(end_of_step: Callable[[int, Tensor], None]) -> Callable[..., dict[str, Any]]:
+    """`end_of_step` of a number and latents, as pipelines call back."""
+
+    def callback(
+        pipeline: Any, index: int, timestep: Tensor, tensors: dict[str, Any]
+    ) -> dict[str, Any]:
+        end_of_step(index, tensors["latents"])
+        return {}
+
+    return callback
+
+
+def _pictures(visuals: VisualInputs, count: int | None) -> dict[str, Any]:
+    """The pictures and clips of a video as such pipelines take them: images of Pillow.
+
+    Args:
+        count: frames of a clip that the VAE holds; the last one stands for those behind it.
+    """
+    images = {
+        name: _images(getattr(visuals, name), name)
+        for name in VISUAL
+        if getattr(visuals, name, None) is not None
+    }
+    if "mask" in images and "video" in images:
+        images["mask"] *= len(images["video"]) if len(images["mask"]) == 1 else 1
+    found: dict[str, Any] = {}
+    for name, each in images.items():
+        if name in ("image", "last_image"):
+            (found[name],) = each
+        else:
+            found[name] = each + each[-1:] * ((count or 0) - len(each))
+    return found
+
+
+def _images(frames: Frames, name: str) -> list[Image.Image]:
+    levels = (frames_tensor(frames, name) * 255).round().byte()
+    return [Image.fromarray(rearrange(frame, "c h w -> h w c").numpy()) for frame in levels]

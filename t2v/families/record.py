@@ -1,0 +1,117 @@
+"""What a family of video models has of its own: one record, read by `FamilyGenerator`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from torch import Tensor
+
+from t2v.pipelines.generator import Request
+
+# what diffusers' pipelines call the pixels and frames of a latent
+SPACE = (
+    *("vae_scale_factor_spatial", "vae_spatial_compression_ratio"),
+    *("vae_spatial_scale_factor", "vae_scale_factor"),
+)
+TIME = (
+    *("vae_scale_factor_temporal", "vae_temporal_compression_ratio"),
+    "vae_temporal_scale_factor",
+)
+
+
+def temporal(pipeline: DiffusionPipeline) -> int:
+    """Frames that a latent of the pipeline's VAE stands for; 1 where it does not say."""
+    return next((int(getattr(pipeline, name)) for name in TIME if hasattr(pipeline, name)), 1)
+
+
+def spatial(pipeline: DiffusionPipeline) -> int:
+    """Pixels, each way, that a latent of the pipeline's VAE stands for; 1 where it does not say."""
+    return next((int(getattr(pipeline, name)) for name in SPACE if hasattr(pipeline, name)), 1)
+
+
+def patches(pipeline: DiffusionPipeline) -> int:
+    """Pixels, each way, of a token of the transformer; 16 at least, which the calls insist on."""
+    patch = pipeline.transformer.config.patch_size
+    pixels = spatial(pipeline) * int(patch if isinstance(patch, int) else patch[-1])
+    return math.lcm(16, pixels)
+
+
+def channels(pipeline: DiffusionPipeline) -> int:
+    """The channels of the VAE's latents."""
+    config = pipeline.vae.config
+    return int(config.get("z_dim") or config.get("latent_channels"))
+
+
+def by_mean_and_spread(pipeline: DiffusionPipeline, latents: Tensor) -> Tensor:
+    """Undo what brought each channel to mean 0 and spread 1."""
+    config = pipeline.vae.config
+    mean, spread = (
+        torch.tensor(values, device=latents.device, dtype=latents.dtype).view(1, -1, 1, 1, 1)
+        for values in (config.latents_mean, config.latents_std)
+    )
+    return latents * spread + mean
+
+
+def by_factor(pipeline: DiffusionPipeline, latents: Tensor) -> Tensor:
+    """Undo what scaled all channels alike."""
+    return latents / pipeline.vae.config.scaling_factor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """One family of video models as diffusers has it.
+
+    Args:
+        name: as its authors write it.
+        pipelines: names of its pipeline classes in diffusers.
+        fps: frames per second that its authors write its videos with; a function where it
+            depends on the pipeline.
+        source: where that is said.
+        multiple: pixels that height and width are multiples of.
+        stride: frames that a latent stands for; lengths are `stride * k + 1`.
+        usual: what its authors make where the call leaves height, width or length open.
+        rate: the argument of the call that is told the frames per second.
+        told: arguments that every call is given.
+        unpack: the loop's latents as `b c t h w`, those alone that the VAE decodes.
+        denormalize: the latents that the VAE decodes, of those `b c t h w` that a call gives;
+            None: the call decodes itself.
+        decode: further arguments of the VAE's `decode`, given the latents.
+        resumes: a call advances by the steps of its own scheduler alone.
+        why: what the family lacks, and the reason.
+    """
+
+    name: str
+    pipelines: tuple[str, ...]
+    fps: float | Callable[[DiffusionPipeline], float]
+    source: str
+    multiple: Callable[[DiffusionPipeline], int]
+    stride: Callable[[DiffusionPipeline], int] = temporal
+    usual: Callable[[DiffusionPipeline], dict[str, int]] = lambda _: {}
+    rate: str | None = None
+    told: Mapping[str, Any] = field(default_factory=dict)
+    unpack: Callable[[DiffusionPipeline, Tensor, Request], Tensor] = lambda _, latents, __: latents
+    denormalize: Callable[[DiffusionPipeline, Tensor], Tensor] | None = None
+    decode: Callable[[DiffusionPipeline, Tensor], dict[str, Any]] = lambda _, __: {}
+    resumes: bool = True
+    why: str = ""
+
+    def frames_per_second(self, pipeline: DiffusionPipeline) -> float:
+        """The rate that the family's videos are written with."""
+        return float(self.fps(pipeline) if callable(self.fps) else self.fps)
+
+    def frames(self, pipeline: DiffusionPipeline, wanted: int) -> int:
+        """The least length of at least `wanted` frames that the VAE holds."""
+        stride = self.stride(pipeline)
+        return -(-(wanted - 1) // stride) * stride + 1
+
+    def latent_shape(self, pipeline: DiffusionPipeline, request: Request) -> tuple[int, ...]:
+        """The shape `1 c t h w` of the latents of one video."""
+        assert request.num_frames and request.height and request.width
+        length = self.frames(pipeline, request.num_frames)
+        scale, frames = spatial(pipeline), (length - 1) // self.stride(pipeline) + 1
+        return 1, channels(pipeline), frames, request.height // scale, request.width // scale

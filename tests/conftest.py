@@ -82,6 +82,12 @@ def woken(module: nn.Module, seed: int = 0) -> nn.Module:
 
 
 @pytest.fixture
+def wake() -> Callable[..., nn.Module]:
+    """`woken`, for the modules of other packages."""
+    return woken
+
+
+@pytest.fixture
 def tokenizer() -> PreTrainedTokenizerFast:
     """One token a word of `WORDS`, an end mark, and `<unk>` for everything else."""
     vocabulary = {word: i for i, word in enumerate(["<pad>", "</s>", "<unk>", *WORDS])}

@@ -28,6 +28,7 @@ COSMOS = Family(
     fps=30.0,
     source="fps of the call in diffusers",
     multiple=patches,
+    needs=("torchvision",),
     rate="fps",
     denormalize=denormalize,
 )
@@ -37,6 +38,7 @@ COSMOS_2 = Family(
     fps=16.0,
     source="fps of the call in diffusers",
     multiple=patches,
+    needs=("torchvision",),
     rate="fps",
     denormalize=denormalize,
 )
@@ -46,5 +48,6 @@ COSMOS_25 = Family(
     fps=16.0,
     source="the example of the pipeline in diffusers",
     multiple=patches,
+    needs=("torchvision",),
     denormalize=by_mean_and_spread,
 )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from importlib.util import find_spec
 from typing import Any, ClassVar
 
 import numpy as np
@@ -24,6 +26,8 @@ from t2v.models.finite import refuse_bad
 from t2v.models.upscaler import check_scale
 from t2v.pipelines.generator import Request, Start, Step, Watcher, to_uint8
 from t2v.pipelines.visuals import Frames, VisualInputs, frames_tensor
+
+logger = logging.getLogger(__name__)
 
 Asked = tuple[str, VisualInputs | None]
 VISUAL = ("image", "last_image", "video", "mask", "strength")
@@ -46,6 +50,12 @@ class FamilyGenerator:
         self.pipeline = pipeline
         self.parameters = inspect.signature(pipeline.__call__).parameters
         self.family = family_of(type(pipeline).__name__)
+        if self.family is None:
+            logger.warning(
+                "%s is of no family that t2v knows: it is called by the names of its arguments, "
+                "decodes within its call, and cannot go on from its middle",
+                type(pipeline).__name__,
+            )
 
     @property
     def gives_latents(self) -> bool:
@@ -79,6 +89,11 @@ class FamilyGenerator:
     def check(self, prompt: str, request: Request, visuals: VisualInputs | None = None) -> None:
         check_scale(request.upscale, None, "upscale")
         name = type(self.pipeline).__name__
+        for package in () if self.family is None else self.family.needs:
+            if find_spec(package) is None:
+                raise UserError(
+                    f"{name} needs {package}, which is not installed: pip install {package}."
+                )
         given = [each for each in SETTINGS if getattr(request, each) is not None]
         if unknown := [each for each in given if each not in self.parameters]:
             raise UserError(f"{name} takes no {' or '.join(unknown)}.")
@@ -153,7 +168,7 @@ class FamilyGenerator:
         watch: Watcher | None,
         start: Start | None,
     ) -> Any:
-        """What the pipeline's call gives, its steps shown to `watch`."""
+        """The output of the pipeline's call, whose steps are shown to `watch`."""
         given["output_type"] = "latent" if self.gives_latents else "np"
         shown = None if watch is None else partial(self._show, watch, request)
         calls_back = "callback_on_step_end" in self.parameters
@@ -181,7 +196,7 @@ class FamilyGenerator:
         return watch(replace(step, latents=latents, before=before))
 
     def _arguments(self, conditions: list[Asked], request: Request) -> dict[str, Any]:
-        """What the call is told, by its own names."""
+        """The arguments of the call, by its own names."""
         frames = request.num_frames
         padded = frames
         if frames and self.family is not None:

@@ -1,4 +1,4 @@
-"""What a family of video models has of its own: one record, read by `FamilyGenerator`."""
+"""The record of what a family of video models has of its own, read by `FamilyGenerator`."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def channels(pipeline: DiffusionPipeline) -> int:
 
 
 def by_mean_and_spread(pipeline: DiffusionPipeline, latents: Tensor) -> Tensor:
-    """Undo what brought each channel to mean 0 and spread 1."""
+    """Latents with the mean and the spread that each channel has."""
     config = pipeline.vae.config
     mean, spread = (
         torch.tensor(values, device=latents.device, dtype=latents.dtype).view(1, -1, 1, 1, 1)
@@ -58,7 +58,7 @@ def by_mean_and_spread(pipeline: DiffusionPipeline, latents: Tensor) -> Tensor:
 
 
 def by_factor(pipeline: DiffusionPipeline, latents: Tensor) -> Tensor:
-    """Undo what scaled all channels alike."""
+    """Latents without the factor that scales all channels alike."""
     return latents / pipeline.vae.config.scaling_factor
 
 
@@ -81,6 +81,7 @@ class Family:
         denormalize: the latents that the VAE decodes, of those `b c t h w` that a call gives;
             None: the call decodes itself.
         decode: further arguments of the VAE's `decode`, given the latents.
+        needs: packages that its networks import, which diffusers does not bring along.
         resumes: a call advances by the steps of its own scheduler alone.
         why: what the family lacks, and the reason.
     """
@@ -97,6 +98,7 @@ class Family:
     unpack: Callable[[DiffusionPipeline, Tensor, Request], Tensor] = lambda _, latents, __: latents
     denormalize: Callable[[DiffusionPipeline, Tensor], Tensor] | None = None
     decode: Callable[[DiffusionPipeline, Tensor], dict[str, Any]] = lambda _, __: {}
+    needs: tuple[str, ...] = ()
     resumes: bool = True
     why: str = ""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -63,7 +63,7 @@ class Steps:
         ]
         forwards = [part.forward for part in networks]
         is_own = ["forward" in vars(part) for part in networks]  # hooks of an offload stay
-        self.scheduler.step = self._step
+        self.scheduler.step = _as(self.plain, self._step)
         if self.start is not None:
             for part, forward in zip(networks, forwards, strict=True):
                 part.forward = self._remembered(forward)
@@ -126,8 +126,7 @@ class Steps:
                 first[shapes] = forward(*args, **options)
             return first[shapes]
 
-        call.__signature__ = inspect.signature(forward)  # type: ignore[attr-defined]
-        return call
+        return _as(forward, call)
 
     def _kept(self, call: int) -> tuple[Any, ...]:
         assert self.start is not None
@@ -141,7 +140,7 @@ class Steps:
         return tuple(found)
 
     def _state(self) -> State:
-        """What the next step depends on, beside the latents that the pipeline shows."""
+        """All that the next step depends on, beside the latents that the pipeline shows."""
         state = {
             f"step.{call}.{place}": each
             for call, output in enumerate(self.outputs)
@@ -167,6 +166,16 @@ class Steps:
         if with_random:
             for place, generator in enumerate(self.generators):
                 generator.set_state(self.start.state[f"random.{place}"])
+
+
+def _as(original: Callable[..., Any], replacement: Callable[..., Any]) -> Callable[..., Any]:
+    """`replacement` with the signature of `original`, by which pipelines choose what to pass."""
+
+    def call(*args: Any, **options: Any) -> Any:
+        return replacement(*args, **options)
+
+    call.__signature__ = inspect.signature(original)  # type: ignore[attr-defined]
+    return call
 
 
 def _tensors(name: str, value: Any) -> State:

@@ -1,0 +1,182 @@
+"""Each family draws the videos of its own pipeline in diffusers, and goes on from any step."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import LTXVideoTransformer3DModel
+from PIL import Image
+
+from t2v.cli import main
+from t2v.errors import UserError
+from t2v.families.generator import FamilyGenerator
+from t2v.families.table import FAMILIES, family_of
+from t2v.io.video import read_video
+from t2v.pipelines.generator import Request, Start, Step, to_uint8
+from t2v.pipelines.visuals import VisualInputs
+
+from .tiny import BUILDERS, build
+
+PROMPT, STEPS = "a red ball", 3
+
+
+@pytest.fixture
+def text(tokenizer, text_encoder):
+    return {"tokenizer": tokenizer, "text_encoder": text_encoder}
+
+
+@pytest.fixture(params=[name for name in BUILDERS if name != "cosmos"])
+def made(request, text, wake):
+    """A tiny generator, what is asked of it, and what it is given to see."""
+    generator = FamilyGenerator(build(request.param, text, wake))
+    height, width, frames = BUILDERS[request.param][1]
+    asked = replace(
+        generator.defaults,
+        height=height,
+        width=width,
+        num_frames=frames - 2,  # no length that a VAE holds
+        num_inference_steps=STEPS,
+    )
+    picture = np.random.default_rng(0).integers(0, 256, (1, height, width, 3), dtype=np.uint8)
+    return generator, asked, VisualInputs(image=picture) if "image" in generator.takes else None
+
+
+def draw(made, start: Start | None = None) -> tuple[torch.Tensor, list[Step]]:
+    """What seed 3 gives, and the steps on the way."""
+    generator, asked, seen = made
+    steps: list[Step] = []
+    generator.check(PROMPT, asked, seen)
+    conditions = generator.encode([PROMPT], asked, [seen])
+    return generator.generate(conditions, asked, [3], watch=steps.append, start=start), steps
+
+
+def of_diffusers(generator: FamilyGenerator, asked: Request, seen: VisualInputs | None):
+    """The frames of the pipeline's own call, cropped to the length that was asked for."""
+    stride = {"MochiPipeline": 6, "LTXPipeline": 8, "LTXImageToVideoPipeline": 8}
+    name = type(generator.pipeline).__name__
+    length = -(-(asked.num_frames - 1) // stride.get(name, 4)) * stride.get(name, 4) + 1
+    rate = {"frame_rate": 25} if name.startswith("LTX") else {}
+    given = {} if seen is None else {"image": Image.fromarray(seen.image[0])}
+    frames = generator.pipeline(
+        prompt=PROMPT,
+        height=asked.height,
+        width=asked.width,
+        num_frames=length,
+        num_inference_steps=STEPS,
+        generator=torch.Generator().manual_seed(3),
+        output_type="np",
+        **given | rate,
+    ).frames
+    return to_uint8(np.asarray(frames)[:, : asked.num_frames]).astype(int)
+
+
+@pytest.mark.filterwarnings("ignore:In CPU autocast")  # Mochi asks for fp32
+def test_frames_are_those_of_diffusers_and_kept_steps_are_not_made_again(made):
+    generator, asked, _ = made
+    latents, steps = draw(made)
+    frames = generator.decode(latents, asked.num_frames)
+    assert frames.shape == (1, asked.num_frames, asked.height, asked.width, 3)
+    assert np.abs(frames - of_diffusers(*made)).max() <= 1  # of 256: a rounding
+    assert [step.number for step in steps] == [1, 2, 3]
+    if not generator.can_resume:
+        assert generator.family.why
+        return
+    assert latents.shape == generator.latent_shape(asked)
+    assert generator.decode(steps[0].heading(), asked.num_frames).shape == frames.shape
+    kept = steps[1]
+    start = Start(kept.latents, kept.number, kept.state)
+    resumed, rest = draw(made, start)
+    assert torch.equal(resumed, latents) and [step.number for step in rest] == [3]
+
+
+def test_each_family_says_its_rate_and_where_that_is_from():
+    names = [name for family in FAMILIES for name in family.pipelines]
+    assert len(names) == len(set(names)) and all(family.source for family in FAMILIES)
+    assert family_of("LTXPipeline").fps == 25 and family_of("AllegroPipeline") is None
+
+
+@pytest.fixture
+def wan(text, wake):
+    return build("wan", text, wake)
+
+
+def test_a_state_that_is_not_the_schedulers_is_refused(wan):
+    generator = FamilyGenerator(wan)
+    asked = replace(
+        generator.defaults, height=16, width=16, num_frames=9, num_inference_steps=STEPS
+    )
+    kept = draw((generator, asked, None))[1][0]
+    without = {name: each for name, each in kept.state.items() if not name.startswith("step.")}
+    for state, fault in [
+        (without, "lack what the scheduler remembers"),
+        (kept.state | {"scheduler.add_noise": torch.zeros(1)}, "which no scheduler remembers"),
+    ]:
+        with pytest.raises(UserError, match=fault):
+            draw((generator, asked, None), Start(kept.latents, kept.number, state))
+    assert "step" not in vars(wan.scheduler) and "forward" not in vars(wan.transformer)
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "fault"),
+    [
+        ("wan", {"height": 24}, "height=24: WanPipeline makes multiples of 16 pixels. Give 16 or"),
+        ("wan_i2v", {}, "makes nothing of a prompt alone: give image, such as --image FILE"),
+        ("cosmos", {}, "needs torchvision, which is not installed: pip install torchvision"),
+    ],
+)
+def test_what_cannot_work_is_said_before_it_begins(name, changed, fault, text, wake, monkeypatch):
+    monkeypatch.setattr("t2v.families.generator.find_spec", lambda package: None)
+    generator = FamilyGenerator(build(name, text, wake))
+    size = {"height": 32, "width": 32, "num_frames": 9}
+    with pytest.raises(UserError, match=fault):
+        generator.check(PROMPT, replace(generator.defaults, **size | changed))
+
+
+@pytest.fixture
+def sample(text, wake, tmp_path, monkeypatch, capsys):
+    """`t2v sample` with a tiny folder of LTX-Video: exit code and stderr."""
+    monkeypatch.chdir(tmp_path)
+    build("ltx", text, wake).save_pretrained("model")
+
+    def sample(*words, model="model"):
+        chosen = ["--model", model] if model else []
+        code = main(["sample", *words, *chosen, "device=cpu"])
+        return code, capsys.readouterr().err
+
+    return sample
+
+
+def test_a_film_has_its_familys_rate_and_the_frames_asked_and_is_resumed_to_the_bit(
+    sample, monkeypatch
+):
+    size = ["--height", "32", "--width", "32", "--frames", "10", "--steps", "3", "--seed", "3"]
+    code, err = sample(PROMPT, *size, "-o", "whole.mp4", "--preview-every", "2")
+    assert code == 0 and "10 frames of 32x32 at 25 fps" in err, err
+    whole, fps = read_video(Path("whole.mp4"))
+    assert whole.shape == (10, 32, 32, 3) and fps == 25
+    forward, calls = LTXVideoTransformer3DModel.forward, []
+
+    def stopped(*args, **options):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return forward(*args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LTXVideoTransformer3DModel, "forward", stopped)
+        code, err = sample(PROMPT, *size, "-o", "a.mp4")
+    assert code == 130 and "2 of 3 steps are kept" in err, err
+    code, err = sample("--resume", "a.latents.safetensors", model=None)
+    assert code == 0, err
+    assert (read_video(Path("a.mp4"))[0] == whole).all()
+
+
+def test_a_pipeline_of_no_known_family_is_told_its_rate(sample, monkeypatch):
+    monkeypatch.setattr("t2v.families.generator.family_of", lambda name: None)
+    size = ["--height", "32", "--width", "32", "--frames", "9", "--steps", "1"]
+    code, err = sample(PROMPT, *size)
+    assert code == 2 and "does not say how many frames a second" in err and "Give fps=" in err
+    code, err = sample(PROMPT, *size, "--fps", "12")
+    assert code == 0 and "no family that t2v knows" in err, err

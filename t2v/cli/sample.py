@@ -87,9 +87,10 @@ def sample(args: argparse.Namespace, overrides: list[str]) -> None:
     if not stored:
         config = _sample_config(args.config, overrides)
     if args.story and (prompts or stored):
+        given = repr(prompts[0][:60]) if prompts else "--resume" if args.resume else "--recipe"
         raise UserError(
-            "--story brings its own prompts: give it without prompts, --resume and --recipe. The "
-            "same command goes on with a story."
+            f"--story {args.story} and {given}: a story brings its own prompts, and the same "
+            "command goes on with it. Give one of the two."
         )
     if args.story:
         from t2v.sampling import run, story  # other videos need none of the second

@@ -57,6 +57,7 @@ RANGES: dict[str, tuple[float, float]] = {
     # shares and cosines
     **dict.fromkeys(("image_ratio", "base_ratio", "masked"), (0, 1)),
     **dict.fromkeys(("min_match", "correlation"), (-1, 1)),
+    "scale": (1, 1000),
     "tasks.frames": (0, 1e9),  # a share, not a number of frames
     # machines: GB, GiB, GB/s, TFLOP/s
     **dict.fromkeys(("memory_gb", "gigabytes_per_worker"), (0.001, 1e6)),

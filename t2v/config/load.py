@@ -62,6 +62,8 @@ def taken(hint: Any) -> str:
     plain = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
     if get_origin(hint) in (Union, UnionType):
         return " or ".join(taken(each) for each in get_args(hint))
+    if get_origin(hint) is tuple and get_args(hint)[1:] == (...,) and get_args(hint)[0] in plain:
+        return f"a list: [{taken(get_args(hint)[0])}, ...]"
     return plain.get(hint) or type_words(hint)
 
 

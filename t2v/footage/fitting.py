@@ -74,21 +74,6 @@ def size_shown(path: Path) -> tuple[int, int]:
     return film.height, film.width
 
 
-def read_clip(
-    path: Path,
-    *,
-    fps: float | None,
-    size: tuple[int, int],
-    fit: Fit,
-    most: int,
-    start: float = 0.0,
-    end: float | None = None,
-) -> np.ndarray:
-    """The frames of `read_film` alone; raises what it does."""
-    frames, _ = read_film(path, fps=fps, size=size, fit=fit, most=most, start=start, end=end)
-    return frames
-
-
 def read_film(
     path: Path,
     *,

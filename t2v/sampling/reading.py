@@ -21,7 +21,6 @@ from t2v.footage.fitting import (
     as_mask,
     fitted,
     is_picture,
-    read_clip,
     read_film,
     shown_part,
     size_shown,
@@ -169,7 +168,7 @@ def _read_mask(
                 f"{path}: is {own[1]}x{own[0]} and video={video} {shown[1]}x{shown[0]} (width x "
                 "height). Give a mask of the size of the clip."
             )
-        masks = read_clip(
+        masks, _ = read_film(
             path,
             fps=None if config.interpolate else config.fps,
             size=(config.height, config.width),

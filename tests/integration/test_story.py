@@ -182,7 +182,7 @@ def test_a_story_killed_at_random_instants_is_the_same_film(model):
             "scene 2: ",
         ),
         ({"scenes": SCENES}, ["num_frames=9"], "num_frames with --story"),
-        ({"scenes": SCENES}, ["a red ball"], "--story brings its own prompts"),
+        ({"scenes": SCENES}, ["a red ball"], "and 'a red ball': a story brings its own prompts"),
         ({"scenes": SCENES, "windows": {"overlap": 2}}, [], "Give frames of at least 13"),
         ({"scenes": SCENES, "windows": {"lag": 1, "strength": 0.5}}, [], "lag=1 strength=0.5"),
         ({"scenes": SCENES, "window": {"lag": 1}}, [], "there is no setting"),

@@ -6,8 +6,15 @@ from PIL import Image
 
 from t2v.errors import UserError
 from t2v.footage.containers import Unreadable
-from t2v.footage.fitting import as_mask, fitted, is_picture, read_clip, size_shown
+from t2v.footage.fitting import as_mask, fitted, is_picture, read_film, size_shown
 from t2v.io.video import write_video
+
+
+def read_clip(path, **how):
+    """The frames of a clip of which none is damaged."""
+    frames, damaged = read_film(path, **how)
+    assert not damaged
+    return frames
 
 
 def disc(height: int, width: int, radius: float) -> np.ndarray:

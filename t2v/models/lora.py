@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from diffusers import DiffusionPipeline, ModelMixin
-from diffusers.loaders import WanLoraLoaderMixin
+from diffusers.loaders import PeftAdapterMixin, WanLoraLoaderMixin
 from torch import Tensor
 
 from t2v.errors import UserError
-from t2v.models.device import ready
 from t2v.models.load import loading
+from t2v.models.lora_contents import LoRAFit, contents, taken
+from t2v.models.lora_effect import Call, lora_effect, recorded_call
+from t2v.models.lora_file import READING, lora_file, read_lora, require_peft
+from t2v.models.lora_names import convert
 
 logger = logging.getLogger(__name__)
 
@@ -31,19 +34,22 @@ class LoraLoader(WanLoraLoaderMixin):
     def lora_state_dict(
         cls, pretrained_model_name_or_path_or_dict: str | Path | dict[str, Tensor], **kwargs: Any
     ) -> Any:
-        """The tensors of a LoRA under our names, `transformer.LAYER.lora_A.weight` and so on.
+        """The tensors of a plain LoRA under our names, `transformer.LAYER.lora_A.weight` and so on.
 
         With `return_lora_metadata` also the rank and alpha stored in the file.
 
         Raises:
             UserError: it cannot be read, or see `convert`.
         """
-        from t2v.models.lora_file import convert, read_lora  # every pipeline loads this module
-
         with_metadata = kwargs.pop("return_lora_metadata", False)
         tensors, metadata = read_lora(pretrained_model_name_or_path_or_dict, **kwargs)
-        tensors = convert(tensors, super().lora_state_dict)
+        tensors = convert(tensors, cls.renamed_by_diffusers)
         return (tensors, metadata) if with_metadata else tensors
+
+    @classmethod
+    def renamed_by_diffusers(cls, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors of a LoRA made for Wan, under diffusers' names, by diffusers alone."""
+        return super().lora_state_dict(tensors)
 
     def load_lora_weights(
         self,
@@ -54,28 +60,31 @@ class LoraLoader(WanLoraLoaderMixin):
     ) -> None:
         """Load a LoRA as every diffusers pipeline does, but refuse a file with tensors of no layer.
 
-        Of tensors given as a dict those that fit are taken, with a warning. With
+        LoKr, LoHa, DoRA and changes of weights and biases load too. With `lora_fit="partial"`, and
+        of tensors given as a dict, those that fit are taken, with a warning. With
         `load_into_transformer_2=True` it is for the second of two transformers (Wan 2.2 A14B).
 
         Raises:
-            UserError: peft or the second transformer is missing, or see `convert` and `check_lora`.
+            UserError: peft or the second transformer is missing, or it does not fit.
         """
-        from t2v.models.lora_file import check_lora, require_peft
-
         require_peft()
-        part: LoRAPart = "transformer_2" if kwargs.get("load_into_transformer_2") else "transformer"
-        transformer = transformer_of(self, part, f"load_into_transformer_2={part[-1] == '2'}")
         given = pretrained_model_name_or_path_or_dict
-        tensors = self.lora_state_dict(dict(given) if isinstance(given, dict) else given, **kwargs)
-        try:
-            count = check_lora(transformer, tensors)
-        except UserError as error:
-            if not isinstance(given, dict):
-                raise
-            logger.warning("%s", error)  # the caller chose the tensors and may know why
-        else:
-            logger.info("LoRA: %d of %d tensors matched, in the %s", count, count, part)
-        super().load_lora_weights(given, adapter_name, hotswap, **kwargs)
+        fit = kwargs.pop("lora_fit", "partial" if isinstance(given, dict) else "strict")
+        part: LoRAPart = (
+            "transformer_2" if kwargs.pop("load_into_transformer_2", 0) else "transformer"
+        )
+        transformer = transformer_of(self, part, f"load_into_transformer_2={part[-1] == '2'}")
+        adapters = getattr(transformer, "peft_config", {})
+        name = adapter_name or f"default_{len(adapters)}"
+        if hotswap:
+            super().load_lora_weights(given, name, hotswap, **kwargs)
+            return
+        if name in adapters:
+            raise UserError(
+                f"adapter_name={name}: there is such an adapter. Give another name, or take that "
+                "one off with `delete_adapters`."
+            )
+        _put_into(self, given, part, name, fit, **kwargs)
 
 
 def transformer_of(pipeline: DiffusionPipeline, part: LoRAPart, what: str) -> ModelMixin:
@@ -96,36 +105,123 @@ def transformer_of(pipeline: DiffusionPipeline, part: LoRAPart, what: str) -> Mo
     return transformer
 
 
-def load_lora(
-    pipeline: DiffusionPipeline, source: str | Path, scale: float, part: LoRAPart = "transformer"
-) -> float:
-    """Put a LoRA into `pipeline` at `scale`; returns its effect, see `lora_effect`.
+def load_loras(
+    pipeline: DiffusionPipeline,
+    sources: Sequence[str | Path],
+    scales: Sequence[float] = (1.0,),
+    parts: Sequence[LoRAPart] = (),
+    fit: LoRAFit = "strict",
+) -> list[float | None]:
+    """Put LoRAs into `pipeline`, all of which act together; returns the effect of each alone.
 
     Args:
-        source: the file, or a folder with `pytorch_lora_weights.safetensors`.
-        scale: 0 leaves every bit as it was, 1 is the strength it was trained at.
-        part: the transformer it is for, where there are two.
+        sources: the files, or folders with `pytorch_lora_weights.safetensors`.
+        scales: of each, or one for all. 0 leaves every bit as it was, 1 is the strength it was
+            trained at.
+        parts: the transformer that each is for, or one for all; none: the first.
+        fit: "strict" refuses a file with a tensor that does not fit; "partial" tells what it
+            leaves out.
+
+    Raises:
+        UserError: another number of scales or parts; see `load_lora`.
+    """
+    each_scale = spread("lora_scale", scales, len(sources))
+    each_part: list[LoRAPart] = spread("lora_part", parts or ("transformer",), len(sources))
+    require_peft()
+    effects = []
+    for number, (source, scale, part) in enumerate(
+        zip(sources, each_scale, each_part, strict=True)
+    ):
+        if not parts and getattr(pipeline, "transformer_2", None) is not None:
+            logger.warning(
+                "lora=%s goes into the transformer of high noise alone; the model has two. Say "
+                "which with lora_part=transformer or lora_part=transformer_2 (low noise), or give "
+                "a file for each: lora=[HIGH, LOW] lora_part=[transformer, transformer_2].",
+                source,
+            )
+        effects.append(load_lora(pipeline, source, scale, part, fit, adapter_of(number)))
+    from t2v.models.lora_adapters import activate
+
+    for part in set(each_part):
+        named = {
+            adapter_of(number): each_scale[number]
+            for number in range(len(sources))
+            if each_part[number] == part
+        }
+        activate(transformer_of(pipeline, part, f"lora_part={part}"), named)
+    return effects
+
+
+def spread(name: str, values: Sequence[Any], count: int) -> list[Any]:
+    """One value for each of `count` LoRAs, where one may stand for all.
+
+    Args:
+        name: the setting, for the message.
+
+    Raises:
+        UserError: another number of values.
+    """
+    if len(values) not in (1, count):
+        given = ", ".join(map(str, values))
+        raise UserError(
+            f"{name}=[{given}]: {len(values)} values for {count} LoRA files. Give one for all, or "
+            "one for each."
+        )
+    return list(values) * (count if len(values) == 1 else 1)
+
+
+def adapter_of(number: int) -> str:
+    """The name of the adapter of a LoRA by its place among them: lora, lora_2, lora_3, ..."""
+    return f"{ADAPTER}_{number + 1}" if number else ADAPTER
+
+
+def load_lora(
+    pipeline: DiffusionPipeline,
+    source: str | Path,
+    scale: float,
+    part: LoRAPart = "transformer",
+    fit: LoRAFit = "strict",
+    adapter: str = ADAPTER,
+) -> float | None:
+    """Put a LoRA into `pipeline`, where it alone acts, at `scale`; returns its effect, see
+    `lora_effect`, or None where that cannot be measured.
+
+    Args:
+        adapter: the name it gets.
 
     Raises:
         UserError: no such file, a pipeline that takes none, one that does not fit or does nothing.
     """
-    from t2v.models.lora_file import check_lora, convert, lora_file, read_lora, require_peft
-
     path = lora_file(source)
     require_peft()
-    if not isinstance(pipeline, WanLoraLoaderMixin):
-        raise UserError(f"lora={source}: a {type(pipeline).__name__} takes no LoRA. Leave it out.")
     transformer = transformer_of(pipeline, part, f"lora_part={part}")
+    if not isinstance(transformer, PeftAdapterMixin):
+        raise UserError(
+            f"lora={source}: the {type(transformer).__name__} of a {type(pipeline).__name__} takes "
+            "no adapters in diffusers. Leave it out, or merge it with the tool that made it."
+        )
     # without this diffusers reads a file it cannot read a second time, as a pickle
     reading: dict[str, Any] = {"use_safetensors": True} if path.suffix == ".safetensors" else {}
-    reading["load_into_transformer_2"] = part == "transformer_2"
+    from t2v.models.lora_adapters import activate
+
     with loading(f"lora={source}"):
-        if not isinstance(pipeline, LoraLoader):
-            tensors, _ = read_lora(path, **reading)
-            check_lora(transformer, convert(tensors, pipeline.lora_state_dict))
-        pipeline.load_lora_weights(path, adapter_name=ADAPTER, **reading)
-    transformer.set_adapters(ADAPTER, scale)
-    effect = lora_effect(transformer)
+        _put_into(pipeline, path, part, adapter, fit, **reading)
+    activate(transformer, {adapter: scale})
+    if not scale:
+        logger.info("lora=%s at scale 0 does nothing", source)
+        return 0.0
+    try:
+        call = recorded_call(pipeline)
+    except RuntimeError as error:
+        logger.warning("lora=%s: its effect cannot be measured (%s)", source, error)
+        return None
+    return _told_effect(transformer, source, scale, call)
+
+
+def _told_effect(
+    transformer: ModelMixin, source: str | Path, scale: float, call: Call | None
+) -> float:
+    effect = lora_effect(transformer, call)
     logger.info(
         "lora=%s at scale %g changes the prediction by %.3g %%", source, scale, 100 * effect
     )
@@ -135,7 +231,7 @@ def load_lora(
             f"too large for {str(transformer.dtype).removeprefix('torch.')}, or for "
             f"lora_scale={scale:g}: lower the scale, or train it again."
         )
-    if scale and not effect:
+    if not effect:
         raise UserError(
             f"lora={source} changes nothing: the model predicts the same with and without it. "
             "It was saved before it was trained, or its alpha is 0."
@@ -143,35 +239,32 @@ def load_lora(
     return effect
 
 
-@torch.no_grad()
-def lora_effect(transformer: ModelMixin) -> float:
-    """The change of a prediction by the active adapters, relative to its norm without them.
+def _put_into(
+    pipeline: DiffusionPipeline,
+    given: str | Path | dict[str, Tensor],
+    part: LoRAPart,
+    adapter: str,
+    fit: LoRAFit,
+    **options: Any,
+) -> None:
+    """Read a LoRA, compare it with a transformer, add it, and tell what of it was taken."""
+    from t2v.models.lora_adapters import put_in
 
-    One forward pass with and one without, on the same small noise, time and text.
-    """
-    predictions = []
-    for switch in (transformer.enable_lora, transformer.disable_lora):
-        switch()
-        predictions.append(prediction(transformer))
-    transformer.enable_lora()
-    tuned, plain = predictions
-    return ((tuned - plain).norm() / plain.norm()).item()
+    transformer = getattr(pipeline, part)
+    tensors, metadata = read_lora(given, **options)
+    if any(name.endswith(".alpha") for name in tensors):
+        metadata = None  # which would say the same again
+    found = contents(tensors, transformer, conversion(pipeline))
+    fitting, words = taken(found, transformer, fit)
+    level = logging.INFO if fitting is found else logging.WARNING
+    logger.log(level, "LoRA: %s, in the %s", words, part)
+    rest = {name: each for name, each in options.items() if name not in READING}
+    rest.pop("use_safetensors", None)
+    put_in(fitting, transformer, adapter, pipeline, metadata, **rest)
 
 
-@torch.no_grad()
-def prediction(transformer: ModelMixin) -> Tensor:
-    """The prediction of a transformer for fixed small noise, time and text, to compare two by."""
-    config, device = transformer.config, ready(transformer)
-    generator = torch.Generator().manual_seed(0)
-
-    def noise(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator).to(device, transformer.dtype)
-
-    given = [noise(1, config.in_channels, *(2 * step for step in config.patch_size))]
-    text = noise(1, 4, config.text_dim)
-    given += [torch.full((1,), 500.0, device=device), text]
-    image = {}
-    if config.get("image_dim") is not None:
-        tokens = config.get("pos_embed_seq_len") or 4
-        image["encoder_hidden_states_image"] = noise(1, tokens, config.image_dim)
-    return transformer(*given, return_dict=False, **image)[0].double()
+def conversion(pipeline: DiffusionPipeline) -> Any:
+    """diffusers' own renaming of a family's LoRA files; without one they stay as they are."""
+    if isinstance(pipeline, LoraLoader):
+        return pipeline.renamed_by_diffusers
+    return getattr(pipeline, "lora_state_dict", lambda tensors: tensors)

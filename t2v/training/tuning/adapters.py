@@ -19,7 +19,7 @@ from t2v.errors import UserError
 from t2v.io.text_files import read_json
 from t2v.models.attention_layouts import layout_of
 from t2v.models.load import loading
-from t2v.models.lora import prediction
+from t2v.models.lora_effect import prediction
 from t2v.models.lora_file import WEIGHTS, require_peft, sort_metadata
 from t2v.models.transformer import T2VTransformer3DModel
 from t2v.pipelines.t2v import T2VPipeline

@@ -12,10 +12,10 @@ from t2v.config.curation import CurateConfig
 from t2v.config.data import EncodeConfig
 from t2v.config.evaluation import CompareConfig, EvalConfig, FootageEvalConfig
 from t2v.config.finetune import FinetuneConfig
-from t2v.config.load import wrote_config
 from t2v.config.scorer import ScorerConfig
 from t2v.config.training import TrainDiTConfig, TrainUpscalerConfig, TrainVAEConfig
 from t2v.config.world import WorldClipsConfig, WorldOracleConfig, WorldTextConfig
+from t2v.config.written import wrote_config
 from t2v.errors import UserError
 from t2v.io.files import folder_locked
 

@@ -18,7 +18,7 @@ from t2v.io.files import write_text
 from t2v.io.text_files import MOST_YAML, Plain, parse_yaml, read_text
 
 Config = TypeVar("Config")
-_MARK = "# written by t2v: "
+MARK = "# written by t2v: "
 _hints = cache(get_type_hints)
 LONGEST = 1500  # characters of a message, whose reason comes first and whose way out last
 
@@ -94,6 +94,7 @@ def load_config(
     from omegaconf.errors import OmegaConfBaseException
 
     known, stored = settings(schema), stored or {}
+    lists: tuple[str, ...] = getattr(schema, "ONE_OR_MORE", ())
     merged = OmegaConf.structured(schema)
     for group in ["", *{name.rpartition(".")[0] for name in known if "." in name}]:
         # frozen dataclasses become read-only; to merge each value instead takes ten times as long
@@ -107,7 +108,7 @@ def load_config(
     ]
     places: dict[str, str] = {}
     for number, (old, value, given) in enumerate(
-        [*in_files, *(_read_override(text, known) for text in overrides)]
+        [*in_files, *(_read_override(text, known, lists) for text in overrides)]
     ):
         name: str | None = old
         if old in retired:
@@ -120,11 +121,15 @@ def load_config(
         if name not in known:
             raise UserError(f"{given}: {_unknown(name, known)}")
         hint = known[name][0]
+        if name in lists and not isinstance(value, list):
+            is_null = isinstance(value, Plain) and value.value is None
+            value = [] if is_null else [value]  # one stands for a list of one
         places[name] = f" of {file}" if number < len(from_file) else ""
         try:
             OmegaConf.update(merged, name, _for_omegaconf(hint, value, name, places[name]))
         except (OmegaConfBaseException, TypeError, OverflowError) as error:
-            raise UserError(f"{given}: {name} takes {taken(hint)}.") from error
+            one = f"{taken(get_args(hint)[0])}, or " if name in lists else ""
+            raise UserError(f"{given}: {name} takes {one}{taken(hint)}.") from error
     absent = OmegaConf.missing_keys(merged)
     if missing := [name for name in known if name in absent]:
         ways = f"{' '.join(f'{name}=VALUE' for name in missing)} or a --config file"
@@ -147,42 +152,7 @@ def save_config(config: Any, path: Path) -> None:
     import yaml  # type: ignore[import-untyped]
 
     text = yaml.safe_dump(_lists(asdict(config)), sort_keys=False, allow_unicode=True)
-    write_text(path, f"{_MARK}{type(config).__name__}\n{text}")
-
-
-def wrote_config(path: Path, schema: type) -> bool:
-    """Return whether `save_config` wrote this file for `schema`; False if it is unreadable.
-
-    Files of before there was a mark hold nearly every setting, and none that is unknown. Where a
-    command was split in two, a file of then belongs to the one that it loads under.
-    """
-    from yaml import YAMLError, safe_load
-
-    retired = getattr(schema, "RETIRED", {})
-    try:
-        if not path.is_file() or path.stat().st_size > MOST_YAML:
-            return False
-        text = path.read_text(encoding="utf-8")
-        if text.startswith(_MARK):
-            names = (schema.__name__, *getattr(schema, "FORMERLY", ()))
-            mine = text.partition("\n")[0].removeprefix(_MARK) in names
-            return mine and (not retired or _loads(path, schema))
-        values = safe_load(text)
-    except (OSError, ValueError, YAMLError, RecursionError):
-        return False
-    own = {each.name for each in fields(cast(Any, schema))}
-    known = own | {name.partition(".")[0] for name in retired}
-    if not isinstance(values, dict) or not known >= values.keys():
-        return False
-    return len(values) > 0.75 * len(own) and (not retired or _loads(path, schema))
-
-
-def _loads(path: Path, schema: type) -> bool:
-    try:
-        load_config(schema, path, [])
-    except UserError:
-        return False
-    return True
+    write_text(path, f"{MARK}{type(config).__name__}\n{text}")
 
 
 def _lists(value: Any) -> Any:
@@ -235,15 +205,24 @@ def _as_written(value: Any) -> str:
     return value.text if isinstance(value, Plain) else repr(value)
 
 
-def _read_override(text: str, known: dict[str, tuple[Any, Any]]) -> tuple[str, Any, str]:
-    """Name, value and the text itself; text stays text, so that `yes` never becomes `True`."""
+def _read_override(
+    text: str, known: dict[str, tuple[Any, Any]], lists: Sequence[str] = ()
+) -> tuple[str, Any, str]:
+    """Name, value and the text itself; text stays text, so that `yes` never becomes `True`.
+
+    Args:
+        lists: the settings that take one value or a list.
+    """
     name, equals, value = text.partition("=")
     given = shortened(text)
     if not equals:
         raise UserError(
             f"{shortened(repr(text))} is not a setting: settings are given as name=value."
         )
-    if name in known and _is_text(known[name][0]) and value != "null":
+    is_text = name in known and _is_text(known[name][0])
+    if name in lists and not value.startswith("["):
+        is_text = _is_text(get_args(known[name][0])[0])
+    if is_text and value != "null":
         return name, value, given
     try:
         return name, parse_yaml(value, given), given

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import isfinite
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from t2v.config.checks import at_least_one
 from t2v.errors import UserError
@@ -19,6 +19,11 @@ VISUAL = (
     *(*INPUTS, "video_start", "video_end", "strength", "interpolate", "fit"),
     *("image_guidance_scale", "via_image"),
 )
+
+
+def one_or_more(values: tuple[Any, ...]) -> Any:
+    """The value of a setting that takes one or a list, as it is given and stands in recipes."""
+    return list(values) if len(values) > 1 else next(iter(values), None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +59,15 @@ class SampleConfig:
     gif: bool = False  # also write each video as a GIF
     preview_every: int = 0  # steps between two preview pictures; 0: none
     truncate: bool = False  # cut a prompt that is too long instead of refusing it
-    lora: str | None = None  # a LoRA file, or a folder (such as a checkpoint) that holds one
-    lora_scale: float = 1.0  # strength of the LoRA; 0 is the model without it, bit for bit
-    # the transformer that the LoRA is for, in a model with two (Wan 2.2 A14B)
-    lora_part: Literal["transformer", "transformer_2"] = "transformer"
+    # LoRA file, or a folder (such as a checkpoint) that holds one; of several: [A, B]
+    lora: tuple[str, ...] = ()
+    # strength of each LoRA, or one for all; 0 is the model without it, bit for bit
+    lora_scale: tuple[float, ...] = (1.0,)
+    # transformer that each LoRA is for, or one for all, in a model with two (Wan 2.2 A14B: the
+    # first is of high noise, the second of low); empty: the first
+    lora_part: tuple[Literal["transformer", "transformer_2"], ...] = ()
+    # of a LoRA that does not fit whole: refuse it, or take what fits and tell what is left out
+    lora_fit: Literal["strict", "partial"] = "strict"
     image: str | None = None  # picture that the video begins with
     last_image: str | None = None  # picture that the video ends with
     # clip to go on from; with mask, strength or interpolate: the clip to change
@@ -77,6 +87,9 @@ class SampleConfig:
     image_guidance_scale: float = 1.0
     via_image: bool = False  # sample a picture of the prompt first, X.png, and begin with it
 
+    # settings that take one value, or a list
+    ONE_OR_MORE: ClassVar[tuple[str, ...]] = ("lora", "lora_scale", "lora_part")
+
     def __post_init__(self) -> None:
         for name in ("height", "width", "num_frames", "duration", "fps", "num_inference_steps"):
             value = getattr(self, name)
@@ -92,16 +105,32 @@ class SampleConfig:
                 f"scorer={self.scorer} keep_draws={self.keep_draws}: they go with best_of=N, the "
                 "number of draws to choose from."
             )
-        if not isfinite(self.lora_scale) or (self.lora_scale != 1 and self.lora is None):
-            raise UserError(f"lora_scale={self.lora_scale}: a number, together with lora=FILE.")
-        if self.lora_part != "transformer" and self.lora is None:
-            raise UserError(f"lora_part={self.lora_part}: it goes together with lora=FILE.")
+        self._check_loras()
         if self.preview_every < 0:
             raise UserError(f"preview_every={self.preview_every}: it must be at least 0.")
         if not 0 <= self.seed < 2**63:
             raise UserError(f"seed={self.seed}: it must be from 0 to 2^63 - 1.")
         self._check_output()
         self._check_visuals()
+
+    def _check_loras(self) -> None:
+        given: dict[str, Any] = {"lora_scale": self.lora_scale, "lora_part": self.lora_part}
+        usual = {"lora_scale": (1.0,), "lora_part": ()}
+        for name, values in given.items():
+            shown = one_or_more(values)
+            if not self.lora and values != usual[name]:
+                raise UserError(f"{name}={shown}: it goes together with lora=FILE.")
+            if self.lora and len(values) not in (1, len(self.lora)) and values != usual[name]:
+                raise UserError(
+                    f"{name}={shown}: {len(values)} values for {len(self.lora)} LoRA files. Give "
+                    "one for all, or one for each."
+                )
+        if not all(map(isfinite, self.lora_scale)):
+            raise UserError(f"lora_scale={one_or_more(self.lora_scale)}: give finite numbers.")
+        if self.lora_fit != "strict" and not self.lora:
+            raise UserError(f"lora_fit={self.lora_fit}: it goes together with lora=FILE.")
+        if any(not path.strip() for path in self.lora):
+            raise UserError("lora: a name is empty. Name a file, or leave it out.")
 
     @property
     def makes_picture(self) -> bool:

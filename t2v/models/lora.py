@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from diffusers import DiffusionPipeline, ModelMixin
 from diffusers.loaders import PeftAdapterMixin, WanLoraLoaderMixin
@@ -14,10 +14,10 @@ from torch import Tensor
 
 from t2v.errors import UserError
 from t2v.models.load import loading
-from t2v.models.lora_contents import LoRAFit, contents, taken
-from t2v.models.lora_effect import Call, lora_effect, recorded_call
-from t2v.models.lora_file import READING, lora_file, read_lora, require_peft
-from t2v.models.lora_names import convert
+
+if TYPE_CHECKING:  # every pipeline loads this module, and few videos have a LoRA
+    from t2v.models.lora_contents import LoRAFit
+    from t2v.models.lora_effect import Call
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +41,9 @@ class LoraLoader(WanLoraLoaderMixin):
         Raises:
             UserError: it cannot be read, or see `convert`.
         """
+        from t2v.models.lora_file import read_lora
+        from t2v.models.lora_names import convert
+
         with_metadata = kwargs.pop("return_lora_metadata", False)
         tensors, metadata = read_lora(pretrained_model_name_or_path_or_dict, **kwargs)
         tensors = convert(tensors, cls.renamed_by_diffusers)
@@ -67,6 +70,8 @@ class LoraLoader(WanLoraLoaderMixin):
         Raises:
             UserError: peft or the second transformer is missing, or it does not fit.
         """
+        from t2v.models.lora_file import require_peft
+
         require_peft()
         given = pretrained_model_name_or_path_or_dict
         fit = kwargs.pop("lora_fit", "partial" if isinstance(given, dict) else "strict")
@@ -125,6 +130,8 @@ def load_loras(
     Raises:
         UserError: another number of scales or parts; see `load_lora`.
     """
+    from t2v.models.lora_file import require_peft
+
     each_scale = spread("lora_scale", scales, len(sources))
     each_part: list[LoRAPart] = spread("lora_part", parts or ("transformer",), len(sources))
     require_peft()
@@ -192,6 +199,9 @@ def load_lora(
     Raises:
         UserError: no such file, a pipeline that takes none, one that does not fit or does nothing.
     """
+    from t2v.models.lora_effect import recorded_call
+    from t2v.models.lora_file import lora_file, require_peft
+
     path = lora_file(source)
     require_peft()
     transformer = transformer_of(pipeline, part, f"lora_part={part}")
@@ -221,6 +231,8 @@ def load_lora(
 def _told_effect(
     transformer: ModelMixin, source: str | Path, scale: float, call: Call | None
 ) -> float:
+    from t2v.models.lora_effect import lora_effect
+
     effect = lora_effect(transformer, call)
     logger.info(
         "lora=%s at scale %g changes the prediction by %.3g %%", source, scale, 100 * effect
@@ -249,6 +261,8 @@ def _put_into(
 ) -> None:
     """Read a LoRA, compare it with a transformer, add it, and tell what of it was taken."""
     from t2v.models.lora_adapters import put_in
+    from t2v.models.lora_contents import contents, taken
+    from t2v.models.lora_file import READING, read_lora
 
     transformer = getattr(pipeline, part)
     tensors, metadata = read_lora(given, **options)

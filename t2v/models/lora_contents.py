@@ -1,4 +1,4 @@
-"""What a LoRA file changes: its tensors by layer and kind, and which of them fit a transformer."""
+"""The contents of a LoRA file: its tensors by layer and kind, and which fit a transformer."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def contents(tensors: dict[str, Tensor], transformer: ModelMixin, library: Conve
 
 
 def taken(found: LoRAContents, transformer: ModelMixin, fit: LoRAFit) -> tuple[LoRAContents, str]:
-    """What of a file is put into a transformer, and the words that say so.
+    """The part of a file that is put into a transformer, and the words that say so.
 
     Raises:
         UserError: with "strict" a tensor does not fit; none does.

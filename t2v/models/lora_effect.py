@@ -41,7 +41,7 @@ def lora_effect(transformer: ModelMixin, call: Call | None = None) -> float:
 
 
 def recorded_call(pipeline: DiffusionPipeline) -> Call | None:
-    """What a pipeline gives its transformer first, at the smallest of `SIZES` that it takes.
+    """The arguments of the first call of a transformer, at the smallest of `SIZES` that fits.
 
     None for a transformer as Wan's, for which `prediction` makes it without the text encoder.
 

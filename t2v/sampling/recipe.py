@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from t2v.config.load import load_config
-from t2v.config.sampling import INPUTS, VISUAL, SampleConfig
+from t2v.config.sampling import INPUTS, VISUAL, SampleConfig, one_or_more
 from t2v.errors import UserError, shortened
 from t2v.io import text_files
 from t2v.io.files import complete, write_text
@@ -69,7 +69,7 @@ class Recipe:
     Args:
         settings: of this video alone: its seed, its file, one video.
         weights: `weights_hash` of the pipeline folder.
-        lora: `file_hash` of the LoRA, where there is one.
+        lora: `file_hash` of each LoRA.
         upscaler: `upscaler_hash` of the pipeline folder, where it enlarged the video.
         device: kind of the device that made it.
         versions: of t2v and the packages that do the arithmetic; on a CPU also its `threads`.
@@ -82,7 +82,7 @@ class Recipe:
     weights: str
     device: str
     versions: dict[str, str]
-    lora: str | None = None
+    lora: tuple[str, ...] = ()
     upscaler: str | None = None
     choice: Choice | None = None
     inputs: dict[str, str] = field(default_factory=dict)
@@ -107,8 +107,12 @@ class Recipe:
             del values["inputs"]
             for name in VISUAL:
                 del values["settings"][name]
-        if self.settings.lora_part == "transformer":
-            del values["settings"]["lora_part"]
+        values["lora"] = one_or_more(self.lora)
+        for name in SampleConfig.ONE_OR_MORE:
+            values["settings"][name] = one_or_more(values["settings"][name])
+        for name, usual in (("lora_part", None), ("lora_fit", "strict")):
+            if values["settings"][name] == usual:
+                del values["settings"][name]
         if self.upscaler is None:
             del values["upscaler"]
         return values
@@ -134,6 +138,8 @@ def read(values: Any, source: Path, overrides: Sequence[str] = ()) -> Recipe:
             raise UserError(f"{source}: {name} of its recipe is {given} and should be {wanted}.")
     rest = {name: values.get(name) for name in FIELDS}
     rest["inputs"] = rest["inputs"] or {}
+    hashes = rest["lora"] or ()  # one stands alone
+    rest["lora"] = (hashes,) if isinstance(hashes, str) else tuple(hashes)
     stored = dict(values["settings"])
     stored.setdefault("upscale", 1)  # earlier versions had no upscaler
     stored.pop("overwrite", None)  # is for whoever gives the command to say, not for a file
@@ -156,6 +162,10 @@ def _is_hash(value: Any) -> bool:
     return isinstance(value, str) and HASH.fullmatch(value) is not None
 
 
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list) and bool(value)
+
+
 def _are_versions(value: Any) -> bool:
     return isinstance(value, dict) and all(
         _is_text(each) and len(each) < 100 for pair in value.items() for each in pair
@@ -175,7 +185,10 @@ FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "weights": (_is_hash, "64 hexadecimal digits"),
     "device": (lambda value: _is_text(value) and len(value) < 100, "a text, such as cpu"),
     "versions": (_are_versions, "the version of each package, as texts"),
-    "lora": (lambda value: value is None or _is_hash(value), "64 hexadecimal digits"),
+    "lora": (
+        lambda value: value is None or all(map(_is_hash, value if _is_list(value) else [value])),
+        "64 hexadecimal digits, or a list of such",
+    ),
     "upscaler": (lambda value: value is None or _is_hash(value), "64 hexadecimal digits"),
     "inputs": (
         lambda value: value is None or _are_hashes(value),
@@ -249,9 +262,8 @@ def refuse_fetching(recipe: Recipe, source: Path, renamed: set[str]) -> None:
                 f"{source}: names model={shortened(asked.model)}, which is not here, and a recipe "
                 "fetches nothing. Give it with --model to use it."
             )
-    is_lora_stored = "lora" not in renamed and asked.lora is not None
-    if is_lora_stored and lora_hash(cast(str, asked.lora)) != recipe.lora:
-        raise UserError(f"lora={asked.lora}: not the file it was. Name the right one.")
+    if "lora" not in renamed:
+        refuse_other_loras(asked, lora_hashes(asked), recipe.lora)
     if "attention" not in renamed and "hub" in asked.attention:
         raise UserError(
             f"{source}: names attention={shortened(asked.attention)}, whose code comes from the "
@@ -278,15 +290,26 @@ def input_hashes(config: SampleConfig) -> dict[str, str]:
     return hashes(config)
 
 
-def lora_hash(source: str) -> str:
-    """The `file_hash` of a LoRA, named by its file or folder.
+def lora_hashes(config: SampleConfig) -> tuple[str, ...]:
+    """The `file_hash` of each LoRA, named by its file or folder.
 
     Raises:
         UserError: there is no such file, or it is a pipe or the like.
     """
+    if not config.lora:
+        return ()
     from t2v.models.lora_file import lora_file  # few videos have one
 
-    return file_hash(lora_file(source))
+    return tuple(file_hash(lora_file(source)) for source in config.lora)
+
+
+def refuse_other_loras(
+    config: SampleConfig, hashes: tuple[str, ...], wanted: tuple[str, ...]
+) -> None:
+    """Raise `UserError` where a LoRA is not the file that a recipe has the hash of."""
+    for number, source in enumerate(config.lora):
+        if hashes[number : number + 1] != wanted[number : number + 1]:
+            raise UserError(f"lora={source}: not the file it was. Name the right one.")
 
 
 def write_json(path: Path, recipe: Recipe) -> None:

@@ -16,7 +16,7 @@ from t2v.models.device import DTYPES, pick_device, pick_dtype
 from t2v.models.folder import model_folder, upscaler_hash, weights_hash
 from t2v.models.inputs import count_frames
 from t2v.models.load import loading
-from t2v.models.lora import load_lora
+from t2v.models.lora import load_loras
 from t2v.pipelines.generator import Ability, Generator, Start, require
 from t2v.pipelines.visuals import VisualInputs
 from t2v.sampling import recipe as recipe_files
@@ -152,8 +152,10 @@ def load(config: SampleConfig) -> tuple[Generator, str]:
         weights = weights_hash(folder)
     dtype = pick_dtype(config.dtype, device)
     generator = load_generator(config.model, folder, device, dtype, COMMAND)
-    if config.lora is not None:
-        load_lora(generator.pipeline, config.lora, config.lora_scale, config.lora_part)
+    if config.lora:
+        load_loras(
+            generator.pipeline, config.lora, config.lora_scale, config.lora_part, config.lora_fit
+        )
     set_attention(generator.pipeline, config.attention)
     return generator, weights
 
@@ -278,7 +280,7 @@ def _recipe(
         prompt=prompt,
         settings=resolved,
         weights=weights,
-        lora=None if resolved.lora is None else recipe_files.lora_hash(resolved.lora),
+        lora=recipe_files.lora_hashes(resolved),
         upscaler=None if resolved.upscale == 1 else upscaler_hash(model_folder(resolved.model)),
         device=device,
         versions=recipe_files.versions(device),
@@ -357,8 +359,8 @@ def _check_same(old: Recipe, new: Recipe, renamed: set[str]) -> None:
             f"recipe ({old.weights[:12]}, {old.settings.model}, t2v {old.versions.get('t2v')}). "
             "Name the right one with --model."
         )
-    if old.lora != new.lora and "lora" not in renamed:
-        raise UserError(f"lora={new.settings.lora}: not the file it was. Name the right one.")
+    if "lora" not in renamed:
+        recipe_files.refuse_other_loras(new.settings, new.lora, old.lora)
     if old.upscaler and new.upscaler and old.upscaler != new.upscaler and "model" not in renamed:
         raise UserError(
             f"model={new.settings.model}: its upscaler is not that of the recipe. Name the right "

@@ -44,7 +44,7 @@ COLUMNS = 8  # frames of each scene in a sheet
 TAKEN = (
     *("model", "output", "overwrite", "negative_prompt", "seed", "height", "width", "fps"),
     *("num_inference_steps", "guidance_scale", "attention", "device", "dtype", "sheet"),
-    *("truncate", "lora", "lora_scale", "lora_part"),
+    *("truncate", "lora", "lora_scale", "lora_part", "lora_fit"),
 )
 
 Load = Callable[[SampleConfig], tuple[Generator, str]]
@@ -241,12 +241,11 @@ def _hashes(story: StoryConfig) -> dict[str, str]:
 
 def _recipe(generator: Generator, weights: str, plan: Plan) -> Recipe:
     device = generator.pipeline.device.type
-    lora = plan.settings.lora
     return Recipe(
         prompt="\n".join(scene.prompt for scene in plan.scenes),
         settings=plan.settings,
         weights=weights,
-        lora=None if lora is None else recipe_files.lora_hash(lora),
+        lora=recipe_files.lora_hashes(plan.settings),
         device=device,
         versions=recipe_files.versions(device),
     )

@@ -386,6 +386,19 @@ def test_a_lora_is_applied_and_its_file_belongs_to_the_recipe(run, pipe, model, 
     assert (zero == plain).all() and (tuned != plain).any()
     assert run("--recipe", "a.mp4", use_model=False)[0] == 0
     assert (read_video("a-again.mp4")[0] == tuned).all()
+    pipe.save_lora_weights(tmp_path / "b", transformer_lora_layers=layers)
+    both = f"lora=[{tmp_path / 'style'}, {tmp_path / 'b'}]"
+    code, _, err = run(PROMPT, both, "lora_scale=[0.5, 0.3]", "-o", "two.mp4")
+    assert code == 0 and err.count("changes the prediction by") == 2, err
+    stored = read_recipe("two.mp4")
+    assert [len(each) for each in stored["lora"]] == [64, 64]
+    assert stored["settings"]["lora_scale"] == [0.5, 0.3]
+    two = read_video("two.mp4")[0].astype(int)
+    assert abs(two - tuned.astype(int)).max() <= 1 and (two != plain).any()  # 0.5 + 0.3 of the same
+    assert run("--recipe", "two.mp4", use_model=False)[0] == 0
+    assert (read_video("two-again.mp4")[0] == two).all()
+    code, _, err = run(PROMPT, both, "lora_scale=[1, 2, 3]", "-o", "three.mp4")
+    assert code == 2 and "lora_scale=[1.0, 2.0, 3.0]: 3 values for 2 LoRA files" in err
     other = {name: 2 * tensor for name, tensor in layers.items()}
     pipe.save_lora_weights(tmp_path / "style", transformer_lora_layers=other)
     code, _, err = run("--recipe", "a.mp4", use_model=False)

@@ -7,7 +7,8 @@ import yaml
 
 from t2v.config.data import ClipsConfig
 from t2v.config.evaluation import EvalConfig, FootageEvalConfig
-from t2v.config.load import load_config, save_config, wrote_config
+from t2v.config.load import load_config, save_config
+from t2v.config.written import wrote_config
 from t2v.errors import UserError
 
 BOTH = asdict(FootageEvalConfig(output="out", data="")) | asdict(EvalConfig(output="out"))

@@ -3,8 +3,9 @@
 import pytest
 import yaml
 
-from t2v.config.load import load_config, save_config, wrote_config
+from t2v.config.load import load_config, save_config
 from t2v.config.world import WorldClipsConfig, WorldOracleConfig, WorldTextConfig
+from t2v.config.written import wrote_config
 from t2v.errors import UserError
 
 # as it was written, the settings that had no effect not at their defaults either

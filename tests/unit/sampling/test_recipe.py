@@ -94,7 +94,7 @@ def test_a_missing_json_is_named(tmp_path):
         ({"model": "org/large"}, {"model"}, None),
         ({"attention": "flash_hub"}, set(), "Give it with --attention"),
         ({"attention": "flash_hub"}, {"attention"}, None),
-        ({"lora": "nowhere.safetensors"}, set(), "there is no such file"),
+        ({"lora": ("nowhere.safetensors",)}, set(), "there is no such file"),
     ],
 )
 def test_a_recipe_fetches_nothing_that_was_not_asked_for(settings, renamed, words):
@@ -111,8 +111,8 @@ def test_a_recipe_fetches_no_scorer_and_takes_no_lora_of_another_hash(tmp_path):
     with pytest.raises(UserError, match=r"names scorer=org/clip.*Give it with scorer="):
         refuse_fetching(replace(RECIPE, choice=choice), Path("a.mp4"), set())
     (tmp_path / "l.safetensors").write_bytes(b"x")
-    settings = replace(RECIPE.settings, lora=str(tmp_path / "l.safetensors"))
+    settings = replace(RECIPE.settings, lora=(str(tmp_path / "l.safetensors"),))
     with pytest.raises(UserError, match="not the file it was"):
-        refuse_fetching(replace(RECIPE, settings=settings, lora="0" * 64), Path("a.mp4"), set())
+        refuse_fetching(replace(RECIPE, settings=settings, lora=("0" * 64,)), Path("a.mp4"), set())
     digest = hashlib.sha256(b"x").hexdigest()
-    refuse_fetching(replace(RECIPE, settings=settings, lora=digest), Path("a.mp4"), set())
+    refuse_fetching(replace(RECIPE, settings=settings, lora=(digest,)), Path("a.mp4"), set())

@@ -33,8 +33,7 @@ def settings(schema: type, built: Any = None) -> dict[str, tuple[Any, Any]]:
     found: dict[str, tuple[Any, Any]] = {}
     for each in fields(schema):
         hint, make = hints[each.name], each.default_factory
-        default = each.default if make is MISSING else make()
-        default = default if built is None else getattr(built, each.name)
+        default = getattr(built, each.name, each.default if make is MISSING else make())
         if is_dataclass(hint):
             group = settings(cast(type, hint), None if default is MISSING else default)
             found |= {f"{each.name}.{name}": setting for name, setting in group.items()}
@@ -60,10 +59,9 @@ def type_words(hint: Any) -> str:
 def taken(hint: Any) -> str:
     """Words for what a setting of a type takes: `a whole number or null`, `muon | adamw`."""
     plain = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    plain[tuple[str, ...]] = "a list: [text, ...]"
     if get_origin(hint) in (Union, UnionType):
         return " or ".join(taken(each) for each in get_args(hint))
-    if get_origin(hint) is tuple and get_args(hint)[1:] == (...,) and get_args(hint)[0] in plain:
-        return f"a list: [{taken(get_args(hint)[0])}, ...]"
     return plain.get(hint) or type_words(hint)
 
 

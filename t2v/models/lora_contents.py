@@ -12,7 +12,7 @@ from diffusers.models.normalization import RMSNorm
 from torch import Tensor, nn
 
 from t2v.errors import UserError, shortened
-from t2v.models.lora_names import Convert, LayerNames, convert, layers_of, some
+from t2v.models.lora_names import Convert, LayerNames, convert, dotted, layers_of, some
 
 LoRAFit = Literal["strict", "partial"]  # refuse a file that does not fit whole, or take what fits
 Parts = dict[str, Tensor]  # of one layer, by the end of the tensor's name
@@ -49,25 +49,18 @@ class LoRAContents:
 
     def add(self, layer: str, parts: Parts) -> None:
         """Take the tensors that a file has for one layer."""
-        rest = dict(parts)
-        down = next((rest.pop(name) for name in DOWN if name in rest), None)
-        up = next((rest.pop(name) for name in UP if name in rest), None)
-        product = {name: rest.pop(name) for name in (*KRONECKER, *HADAMARD) if name in rest}
-        alpha = rest.pop("alpha", None)
+        lora, rest = _plain(parts)
+        self.lora |= {f"transformer.{layer}.{name}": tensor for name, tensor in lora.items()}
+        product = {name: each for name, each in rest.items() if name in (*KRONECKER, *HADAMARD)}
         if product:
-            self.products[layer] = product | ({} if alpha is None else {"alpha": alpha})
-        elif down is not None and alpha is not None:
-            down = down * (float(alpha) / len(down))
-        if up is not None and "diff_b" in rest:
-            rest[LORA_BIAS] = rest.pop("diff_b")
-        if "dora_scale" in rest:
-            rest[MAGNITUDE] = _magnitudes(rest.pop("dora_scale"))
-        named = {DOWN[0]: down, UP[0]: up, **{n: rest.pop(n, None) for n in (LORA_BIAS, MAGNITUDE)}}
-        for name, tensor in named.items():
-            if tensor is not None:
-                self.lora[f"transformer.{layer}.{name}"] = tensor
-        changes = {CHANGES[name]: tensor for name, tensor in rest.items() if tensor.any()}
-        if changes:  # many public files hold zeros
+            alpha = {"alpha": parts["alpha"]} if "alpha" in parts else {}
+            self.products[layer] = product | alpha
+        changes = {
+            CHANGES[name]: tensor
+            for name, tensor in rest.items()
+            if name in CHANGES and tensor.any()  # many public files hold zeros
+        }
+        if changes:
             self.changes[layer] = changes
 
     def fits(self, transformer: ModelMixin) -> dict[str, str]:
@@ -97,6 +90,22 @@ class LoRAContents:
         )
 
 
+def _plain(parts: Parts) -> tuple[Parts, Parts]:
+    """The LoRA or DoRA of a layer as diffusers names it, its alpha multiplied in, and the rest."""
+    rest = dict(parts)
+    down = next((rest.pop(name) for name in DOWN if name in rest), None)
+    up = next((rest.pop(name) for name in UP if name in rest), None)
+    alpha = rest.pop("alpha", None)
+    if down is not None and alpha is not None:
+        down = down * (float(alpha) / len(down))
+    if up is not None and "diff_b" in rest:
+        rest[LORA_BIAS] = rest.pop("diff_b")
+    if "dora_scale" in rest:
+        rest[MAGNITUDE] = _magnitudes(rest.pop("dora_scale"))
+    named = {DOWN[0]: down, UP[0]: up, **{n: rest.pop(n, None) for n in (LORA_BIAS, MAGNITUDE)}}
+    return {name: each for name, each in named.items() if each is not None}, rest
+
+
 def layer_of(name: str) -> str:
     """The layer of a tensor of `LoRAContents`."""
     name = name.removeprefix("transformer.")
@@ -121,16 +130,21 @@ def contents(tensors: dict[str, Tensor], transformer: ModelMixin, library: Conve
         else:
             layers[name.removesuffix(f".{end}")][end] = tensor
     left: dict[str, Tensor] = {}
+    as_named: list[str] = []
     for name, parts in layers.items():
         layer = names.own(name) or names.original(name)
-        if layer is not None and parts.keys() != {"alpha"}:
+        if parts.keys() == {"alpha"}:
+            found.unknown.append(f"{name}.alpha")
+        elif layer is not None:
             found.add(layer, parts)
         elif any(tensor.any() for tensor in parts.values()):  # zeros do nothing
-            left |= {f"{name}.{end}": tensor for end, tensor in parts.items()}
+            lora, rest = _plain(parts)
+            left |= {f"{dotted(name)}.{end}": tensor for end, tensor in (lora | rest).items()}
+            as_named += [f"{name}.{end}" for end in parts]
     try:
         found.lora |= convert(left, library) if left else {}
     except UserError:
-        found.unknown += left
+        found.unknown += as_named
     return found
 
 

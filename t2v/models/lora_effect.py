@@ -95,9 +95,7 @@ def _arguments(pipeline: DiffusionPipeline, size: tuple[int | None, ...]) -> dic
         "generator": torch.Generator().manual_seed(0),
     }
     parameters = inspect.signature(pipeline.__call__).parameters
-    image = parameters.get("image")
-    if image is not None and image.default is inspect.Parameter.empty:
-        wanted["image"] = Image.new("RGB", (width or 832, height or 480), "gray")
+    wanted["image"] = Image.new("RGB", (width or 832, height or 480), "gray")
     return {name: each for name, each in wanted.items() if name in parameters and each is not None}
 
 

@@ -1,0 +1,106 @@
+"""LoRA in each family: as its pipeline's own loader has it, of other kinds too, and measured."""
+
+import pytest
+import torch
+from diffusers import HunyuanVideoPipeline, HunyuanVideoTransformer3DModel
+from safetensors.torch import save_file
+from torch import nn
+
+from t2v.errors import UserError
+from t2v.models.lora import load_lora, load_loras
+from t2v.models.lora_contents import contents, taken
+from t2v.models.lora_effect import lora_effect, prediction, recorded_call
+
+from .tiny import BUILDERS, build
+
+pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast")  # Mochi asks for fp32
+
+
+def answer(pipeline, call):
+    if call is None:
+        return prediction(pipeline.transformer)
+    return pipeline.transformer(*call[0], **call[1])[0].double()
+
+
+@pytest.mark.parametrize("name", [name for name in BUILDERS if name != "cosmos"])
+@torch.no_grad()
+def test_a_lora_acts_as_by_the_pipelines_own_loader_and_a_lokr_as_the_lora_of_its_change(
+    name, tokenizer, text_encoder, wake, tmp_path
+):
+    pipeline = build(name, {"tokenizer": tokenizer, "text_encoder": text_encoder}, wake)
+    layers = {
+        name: layer.weight
+        for name, layer in pipeline.transformer.named_modules()
+        if isinstance(layer, nn.Linear) and name.split(".")[-1] in ("to_q", "to_k")
+    }
+    assert layers
+    lora, lokr, path = {}, {}, tmp_path / "lora.safetensors"
+    for layer, weight in layers.items():
+        one, two = torch.randn(2, 2), torch.randn(weight.shape[0] // 2, weight.shape[1] // 2)
+        lora[f"transformer.{layer}.lora_A.weight"] = torch.eye(weight.shape[1])
+        lora[f"transformer.{layer}.lora_B.weight"] = torch.kron(one, two)
+        kohya = f"lora_unet_{layer.replace('.', '_')}"
+        lokr |= {f"{kohya}.lokr_w1": one, f"{kohya}.lokr_w2": two}
+    save_file(lora, path)
+    call = recorded_call(pipeline)
+    plain = answer(pipeline, call)
+    pipeline.load_lora_weights(path)
+    expected = answer(pipeline, call)
+    effect = lora_effect(pipeline.transformer, call)
+    pipeline.unload_lora_weights()
+    assert load_lora(pipeline, path, 1.0) == pytest.approx(effect, rel=1e-6) and effect > 1e-4
+    assert torch.equal(answer(pipeline, call), expected)
+    pipeline.unload_lora_weights()
+    save_file(lokr, path)
+    assert load_lora(pipeline, path, 1.0) == pytest.approx(effect, rel=1e-3)
+    torch.testing.assert_close(answer(pipeline, call), expected, atol=1e-4, rtol=1e-4)
+    pipeline.unload_lora_weights()
+    assert torch.equal(answer(pipeline, call), plain)
+    save_file({f"other.{name}": each for name, each in lora.items()}, path)
+    with pytest.raises(UserError, match=f"of {len(lora)} tensors 0 match, {len(lora)} unexpected"):
+        load_lora(pipeline, path, 1.0)
+
+
+def test_of_two_transformers_the_one_that_a_file_goes_into_is_told_or_chosen(
+    tokenizer, text_encoder, wake, tmp_path, caplog
+):
+    pipeline = build("wan_a14b", {"tokenizer": tokenizer, "text_encoder": text_encoder}, wake)
+    layer = "diffusion_model.blocks.0.self_attn.q"
+    tensors = {f"{layer}.lora_A.weight": torch.ones(2, 24)}
+    save_file(tensors | {f"{layer}.lora_B.weight": torch.ones(24, 2)}, tmp_path / "a.safetensors")
+    file = tmp_path / "a.safetensors"
+    load_loras(pipeline, [file])
+    assert "into the transformer of high noise alone; the model has two" in caplog.text
+    assert pipeline.get_list_adapters() == {"transformer": ["lora"]}
+    pipeline.unload_lora_weights()
+    caplog.clear()
+    high, low = load_loras(pipeline, [file, file], (1, 0.5), ("transformer", "transformer_2"))
+    assert pipeline.get_list_adapters() == {"transformer": ["lora"], "transformer_2": ["lora_2"]}
+    assert high and low and "the model has two" not in caplog.text
+
+
+def test_joined_layers_of_hunyuan_video_are_split_by_diffusers_whatever_they_are_named():
+    transformer = HunyuanVideoTransformer3DModel(
+        in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=8, num_layers=1,
+        num_single_layers=1, num_refiner_layers=1, text_embed_dim=8, pooled_projection_dim=8,
+        rope_axes_dim=(2, 2, 4),
+    )  # fmt: skip
+    down, up = torch.randn(2, 16), torch.randn(48, 2)
+    place = "double_blocks.0.img_attn_qkv"
+    comfyui = {f"diffusion_model.{place}.lora_A.weight": down}
+    comfyui[f"diffusion_model.{place}.lora_B.weight"] = up
+    musubi = {f"lora_unet_{place.replace('.', '_')}.lora_down.weight": 2 * down}
+    musubi[f"lora_unet_{place.replace('.', '_')}.lora_up.weight"] = up
+    musubi["lora_unet_double_blocks_0_img_attn_qkv.alpha"] = torch.tensor(1.0)
+    library = HunyuanVideoPipeline.lora_state_dict
+    for file in (comfyui, musubi):
+        found, words = taken(contents(file, transformer, library), transformer, "strict")
+        assert words == "6 of 6 tensors matched"
+        attention = "transformer.transformer_blocks.0.attn"
+        for number, name in enumerate(("to_q", "to_k", "to_v")):
+            rows = up[16 * number : 16 * number + 16]
+            assert torch.equal(found.lora[f"{attention}.{name}.lora_B.weight"], rows)
+            assert torch.equal(found.lora[f"{attention}.{name}.lora_A.weight"], down)
+    with pytest.raises(UserError, match="0 match, 1 unexpected"):
+        file = {f"diffusion_model.{place}.lokr_w1": torch.ones(2, 2)}
+        taken(contents(file, transformer, library), transformer, "strict")

@@ -72,14 +72,29 @@ class FamilyGenerator:
     @property
     def defaults(self) -> Request:
         saved = {
-            name: self.parameters[name].default for name in SETTINGS if name in self.parameters
+            name: self.parameters[own].default
+            for name in SETTINGS
+            if (own := self._name(name)) in self.parameters
         }
+        if self._guider is not None:
+            saved["guidance_scale"] = self._guider.guidance_scale
         required = inspect.Parameter.empty
         known: dict[str, Any] = {
             name: None if saved.get(name) is required else saved.get(name) for name in SETTINGS
         }
         rate = None if self.family is None else self.family.frames_per_second(self.pipeline)
         return Request(**known | self._usual(known), fps=rate)
+
+    def _name(self, setting: str) -> str:
+        """The call's own name of a setting."""
+        return setting if self.family is None else self.family.names.get(setting, setting)
+
+    @property
+    def _guider(self) -> Any:
+        """The component that holds `guidance_scale`, where the call does not take it; or None."""
+        name = None if self.family is None else self.family.guider
+        guider = None if name is None else getattr(self.pipeline, name)
+        return guider if hasattr(guider, "guidance_scale") else None
 
     def _usual(self, known: dict[str, Any]) -> dict[str, Any]:
         """The family's own values for what the call leaves open."""
@@ -95,7 +110,9 @@ class FamilyGenerator:
                     f"{name} needs {package}, which is not installed: pip install {package}."
                 )
         given = [each for each in SETTINGS if getattr(request, each) is not None]
-        if unknown := [each for each in given if each not in self.parameters]:
+        taken = {"guidance_scale"} if self._guider is not None else set()
+        taken |= {each for each in given if self._name(each) in self.parameters}
+        if unknown := [each for each in given if each not in taken]:
             raise UserError(f"{name} takes no {' or '.join(unknown)}.")
         needed = [
             each
@@ -152,6 +169,10 @@ class FamilyGenerator:
         given = self._arguments(conditions, request) | {
             "generator": generators if len(generators) > 1 else generators[0]
         }
+        if self._guider is not None and request.guidance_scale is not None:
+            assert self.family is not None and self.family.guider is not None
+            guider = self._guider.new(guidance_scale=request.guidance_scale)
+            setattr(self.pipeline, self.family.guider, guider)
         output = self._call(given, generators, request, watch, start)
         if not self.gives_latents:
             return self._frames(output, request)
@@ -220,9 +241,10 @@ class FamilyGenerator:
             wanted |= {} if self.family.rate is None else {self.family.rate: request.fps}
         if conditions[0][1] is not None:
             wanted |= _pictures(conditions[0][1], padded)
+        named = {self._name(name): value for name, value in wanted.items()}
         return {
             name: value
-            for name, value in wanted.items()
+            for name, value in named.items()
             if name in self.parameters and value is not None
         }
 

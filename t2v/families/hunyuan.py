@@ -27,5 +27,6 @@ HUNYUAN_15 = Family(
     fps=24.0,
     source="generate.py, github.com/Tencent-Hunyuan/HunyuanVideo-1.5",
     multiple=patches,
+    guider="guider",
     denormalize=by_factor,
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from diffusers import DiffusionPipeline
 from einops import rearrange
 from torch import Tensor
@@ -17,10 +19,16 @@ def unpack(pipeline: DiffusionPipeline, latents: Tensor, request: Request) -> Te
 
 KANDINSKY = Family(
     name="Kandinsky 5",
-    pipelines=("Kandinsky5T2VPipeline", "Kandinsky5I2VPipeline"),
+    pipelines=("Kandinsky5T2VPipeline",),
     fps=24.0,
     source="README of github.com/kandinskylab/kandinsky-5",
     multiple=patches,
     unpack=unpack,
     denormalize=by_factor,
+)
+KANDINSKY_I2V = replace(
+    KANDINSKY,
+    name="Kandinsky 5 I2V",
+    pipelines=("Kandinsky5I2VPipeline",),
+    shortest=17,  # its call fits the first four latent frames to those behind them
 )

@@ -75,7 +75,10 @@ class Family:
         multiple: pixels that height and width are multiples of.
         stride: frames that a latent stands for; lengths are `stride * k + 1`.
         usual: what its authors make where the call leaves height, width or length open.
+        shortest: the fewest frames that its call makes.
         rate: the argument of the call that is told the frames per second.
+        names: settings that its call names otherwise, and how.
+        guider: the component that holds `guidance_scale`, where the call does not take it.
         told: arguments that every call is given.
         unpack: the loop's latents as `b c t h w`, those alone that the VAE decodes.
         denormalize: the latents that the VAE decodes, of those `b c t h w` that a call gives;
@@ -93,7 +96,10 @@ class Family:
     multiple: Callable[[DiffusionPipeline], int]
     stride: Callable[[DiffusionPipeline], int] = temporal
     usual: Callable[[DiffusionPipeline], dict[str, int]] = lambda _: {}
+    shortest: int = 1
     rate: str | None = None
+    names: Mapping[str, str] = field(default_factory=dict)
+    guider: str | None = None
     told: Mapping[str, Any] = field(default_factory=dict)
     unpack: Callable[[DiffusionPipeline, Tensor, Request], Tensor] = lambda _, latents, __: latents
     denormalize: Callable[[DiffusionPipeline, Tensor], Tensor] | None = None
@@ -107,8 +113,8 @@ class Family:
         return float(self.fps(pipeline) if callable(self.fps) else self.fps)
 
     def frames(self, pipeline: DiffusionPipeline, wanted: int) -> int:
-        """The least length of at least `wanted` frames that the VAE holds."""
-        stride = self.stride(pipeline)
+        """The least length of at least `wanted` frames that the VAE holds and the call makes."""
+        stride, wanted = self.stride(pipeline), max(wanted, self.shortest)
         return -(-(wanted - 1) // stride) * stride + 1
 
     def latent_shape(self, pipeline: DiffusionPipeline, request: Request) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ SANA = Family(
     fps=16.0,
     source="the example of the pipeline in diffusers",
     multiple=lambda _: 32,
+    names={"num_frames": "frames"},
     told={"use_resolution_binning": False},  # which would resize all but a few sizes
     denormalize=by_mean_and_spread,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from t2v.families.cogvideox import COGVIDEOX
 from t2v.families.cosmos import COSMOS, COSMOS_2, COSMOS_25
 from t2v.families.hunyuan import HUNYUAN, HUNYUAN_15, HUNYUAN_I2V
-from t2v.families.kandinsky import KANDINSKY
+from t2v.families.kandinsky import KANDINSKY, KANDINSKY_I2V
 from t2v.families.ltx import LTX
 from t2v.families.mochi import MOCHI
 from t2v.families.record import Family
@@ -15,7 +15,7 @@ from t2v.families.wan import WAN
 
 FAMILIES: tuple[Family, ...] = (
     *(WAN, SKYREELS, FORCING, LTX, HUNYUAN, HUNYUAN_I2V, HUNYUAN_15, COGVIDEOX),
-    *(MOCHI, KANDINSKY, COSMOS, COSMOS_2, COSMOS_25, SANA),
+    *(MOCHI, KANDINSKY, KANDINSKY_I2V, COSMOS, COSMOS_2, COSMOS_25, SANA),
 )
 
 

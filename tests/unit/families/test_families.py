@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -18,8 +19,12 @@ from t2v.pipelines.generator import Request, Start, Step, to_uint8
 from t2v.pipelines.visuals import VisualInputs
 
 from .tiny import BUILDERS, build
+from .tiny_cosmos import COSMOS_BUILDERS
 
 PROMPT, STEPS = "a red ball", 3
+SIZE = dict(
+    height=16, width=16, num_frames=9, fps=None, num_inference_steps=STEPS, guidance_scale=None
+)
 
 
 @pytest.fixture
@@ -27,58 +32,71 @@ def text(tokenizer, text_encoder):
     return {"tokenizer": tokenizer, "text_encoder": text_encoder}
 
 
-@pytest.fixture(params=[name for name in BUILDERS if name != "cosmos"])
+class Made(NamedTuple):
+    """A tiny generator, what is asked of it and shown to it, and the length that its VAE holds."""
+
+    generator: FamilyGenerator
+    asked: Request
+    seen: VisualInputs | None
+    length: int
+
+
+@pytest.fixture(params=BUILDERS)
 def made(request, text, wake):
-    """A tiny generator, what is asked of it, and what it is given to see."""
+    if request.param in COSMOS_BUILDERS:
+        pytest.importorskip("torchvision", reason="the networks of Cosmos import it")
     generator = FamilyGenerator(build(request.param, text, wake))
     height, width, frames = BUILDERS[request.param][1]
     asked = replace(
         generator.defaults,
         height=height,
         width=width,
-        num_frames=frames - 2,  # no length that a VAE holds
+        num_frames=frames - 1,  # no length that a VAE holds
         num_inference_steps=STEPS,
     )
     picture = np.random.default_rng(0).integers(0, 256, (1, height, width, 3), dtype=np.uint8)
-    return generator, asked, VisualInputs(image=picture) if "image" in generator.takes else None
+    seen = VisualInputs(image=picture) if "image" in generator.takes else None
+    return Made(generator, asked, seen, frames)
 
 
-def draw(made, start: Start | None = None) -> tuple[torch.Tensor, list[Step]]:
+def draw(made: Made, start: Start | None = None) -> tuple[torch.Tensor, list[Step]]:
     """What seed 3 gives, and the steps on the way."""
-    generator, asked, seen = made
+    generator, asked, seen, _ = made
     steps: list[Step] = []
     generator.check(PROMPT, asked, seen)
     conditions = generator.encode([PROMPT], asked, [seen])
     return generator.generate(conditions, asked, [3], watch=steps.append, start=start), steps
 
 
-def of_diffusers(generator: FamilyGenerator, asked: Request, seen: VisualInputs | None):
+def of_diffusers(made: Made) -> np.ndarray:
     """The frames of the pipeline's own call, cropped to the length that was asked for."""
-    stride = {"MochiPipeline": 6, "LTXPipeline": 8, "LTXImageToVideoPipeline": 8}
-    name = type(generator.pipeline).__name__
-    length = -(-(asked.num_frames - 1) // stride.get(name, 4)) * stride.get(name, 4) + 1
-    rate = {"frame_rate": 25} if name.startswith("LTX") else {}
-    given = {} if seen is None else {"image": Image.fromarray(seen.image[0])}
-    frames = generator.pipeline(
+    name, taken = type(made.generator.pipeline).__name__, made.generator.parameters
+    given = {
+        "frames" if name.startswith("Sana") else "num_frames": made.length,
+        "image": None if made.seen is None else Image.fromarray(made.seen.image[0]),
+        "frame_rate": 25,
+        "use_resolution_binning": False,
+    }
+    frames = made.generator.pipeline(
         prompt=PROMPT,
-        height=asked.height,
-        width=asked.width,
-        num_frames=length,
+        height=made.asked.height,
+        width=made.asked.width,
         num_inference_steps=STEPS,
         generator=torch.Generator().manual_seed(3),
         output_type="np",
-        **given | rate,
+        **{key: value for key, value in given.items() if key in taken and value is not None},
     ).frames
-    return to_uint8(np.asarray(frames)[:, : asked.num_frames]).astype(int)
+    return to_uint8(np.asarray(frames)[:, : made.asked.num_frames]).astype(int)
 
 
 @pytest.mark.filterwarnings("ignore:In CPU autocast")  # Mochi asks for fp32
+@pytest.mark.filterwarnings("ignore:__array__ implementation")  # schedulers of Cosmos, in numpy
 def test_frames_are_those_of_diffusers_and_kept_steps_are_not_made_again(made):
-    generator, asked, _ = made
+    generator, asked = made.generator, made.asked
     latents, steps = draw(made)
     frames = generator.decode(latents, asked.num_frames)
     assert frames.shape == (1, asked.num_frames, asked.height, asked.width, 3)
-    assert np.abs(frames - of_diffusers(*made)).max() <= 1  # of 256: a rounding
+    assert np.abs(frames - of_diffusers(made)).max() <= 1  # of 256: a rounding
     assert [step.number for step in steps] == [1, 2, 3]
     if not generator.can_resume:
         assert generator.family.why
@@ -97,6 +115,22 @@ def test_each_family_says_its_rate_and_where_that_is_from():
     assert family_of("LTXPipeline").fps == 25 and family_of("AllegroPipeline") is None
 
 
+def test_settings_reach_calls_that_name_them_otherwise_and_guidance_a_guider(text, wake):
+    sana = FamilyGenerator(build("sana", text, wake))
+    assert sana.defaults.num_frames == 81 and "frames" in sana.parameters
+    short = FamilyGenerator(build("kandinsky_i2v", text, wake))
+    assert short.latent_shape(Request(**SIZE)) == (1, 4, 5, 2, 2)
+    generator = FamilyGenerator(build("hunyuan_15", text, wake))
+    assert generator.defaults.guidance_scale == 3
+    asked = Request(**SIZE | {"num_frames": 5, "num_inference_steps": 1, "guidance_scale": 1.0})
+    generator.check(PROMPT, asked)
+    drawn = [
+        generator.generate([(PROMPT, None)], replace(asked, guidance_scale=scale), [3])
+        for scale in (1.0, 6.0)
+    ]
+    assert generator.pipeline.guider.guidance_scale == 6 and not torch.equal(*drawn)
+
+
 @pytest.fixture
 def wan(text, wake):
     return build("wan", text, wake)
@@ -107,14 +141,15 @@ def test_a_state_that_is_not_the_schedulers_is_refused(wan):
     asked = replace(
         generator.defaults, height=16, width=16, num_frames=9, num_inference_steps=STEPS
     )
-    kept = draw((generator, asked, None))[1][0]
+    made = Made(generator, asked, None, 9)
+    kept = draw(made)[1][0]
     without = {name: each for name, each in kept.state.items() if not name.startswith("step.")}
     for state, fault in [
         (without, "lack what the scheduler remembers"),
         (kept.state | {"scheduler.add_noise": torch.zeros(1)}, "which no scheduler remembers"),
     ]:
         with pytest.raises(UserError, match=fault):
-            draw((generator, asked, None), Start(kept.latents, kept.number, state))
+            draw(made, Start(kept.latents, kept.number, state))
     assert "step" not in vars(wan.scheduler) and "forward" not in vars(wan.transformer)
 
 

@@ -5,17 +5,14 @@ from collections.abc import Callable
 import torch
 from diffusers import (
     AutoencoderKLCogVideoX,
-    AutoencoderKLCosmos,
     AutoencoderKLLTXVideo,
     AutoencoderKLMochi,
     AutoencoderKLWan,
     CogVideoXDPMScheduler,
+    CogVideoXImageToVideoPipeline,
     CogVideoXPipeline,
     CogVideoXTransformer3DModel,
-    CosmosTextToWorldPipeline,
-    CosmosTransformer3DModel,
     DiffusionPipeline,
-    EDMEulerScheduler,
     FlowMatchEulerDiscreteScheduler,
     LTXImageToVideoPipeline,
     LTXPipeline,
@@ -23,6 +20,7 @@ from diffusers import (
     MochiPipeline,
     MochiTransformer3DModel,
     SkyReelsV2DiffusionForcingPipeline,
+    SkyReelsV2ImageToVideoPipeline,
     SkyReelsV2Pipeline,
     SkyReelsV2Transformer3DModel,
     UniPCMultistepScheduler,
@@ -33,6 +31,10 @@ from diffusers import (
     WanVACETransformer3DModel,
 )
 from torch import nn
+from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
+
+from .tiny_chat import CHAT_BUILDERS
+from .tiny_cosmos import COSMOS_BUILDERS
 
 Text = dict[str, object]  # the T5 text encoder and its tokenizer
 
@@ -71,10 +73,38 @@ def wan_a14b(text: Text) -> DiffusionPipeline:
     )  # fmt: skip
 
 
+def wan_5b(text: Text) -> DiffusionPipeline:
+    """As TI2V-5B: a time for each token."""
+    return WanPipeline(
+        **text, transformer=wan_transformer(), vae=wan_vae(), scheduler=unipc(),
+        transformer_2=None, expand_timesteps=True,
+    )  # fmt: skip
+
+
+def wan_5b_i2v(text: Text) -> DiffusionPipeline:
+    return WanImageToVideoPipeline(
+        **text, transformer=wan_transformer(), vae=wan_vae(), scheduler=unipc(),
+        expand_timesteps=True,
+    )  # fmt: skip
+
+
+def eyes() -> dict[str, object]:
+    """The CLIP that embeds a picture, and its processor."""
+    config = CLIPVisionConfig(
+        hidden_size=4, projection_dim=4, num_hidden_layers=2, num_attention_heads=2, image_size=8,
+        intermediate_size=8, patch_size=4,
+    )  # fmt: skip
+    return {
+        "image_encoder": CLIPVisionModelWithProjection(config),
+        "image_processor": CLIPImageProcessor(crop_size=8, size=8),
+    }
+
+
 def wan_i2v(text: Text) -> DiffusionPipeline:
     return WanImageToVideoPipeline(
-        **text, transformer=wan_transformer(in_channels=36), vae=wan_vae(), scheduler=unipc()
-    )
+        **text, **eyes(), transformer=wan_transformer(in_channels=36, image_dim=4), vae=wan_vae(),
+        scheduler=unipc(),
+    )  # fmt: skip
 
 
 def vace(text: Text) -> DiffusionPipeline:
@@ -86,16 +116,24 @@ def vace(text: Text) -> DiffusionPipeline:
     return WanVACEPipeline(**text, transformer=transformer, vae=wan_vae(), scheduler=unipc())
 
 
-def skyreels_transformer() -> nn.Module:
-    return SkyReelsV2Transformer3DModel(
+def skyreels_transformer(**others: object) -> nn.Module:
+    shape = dict(
         patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=16,
         out_channels=16, text_dim=32, freq_dim=32, ffn_dim=32, num_layers=2,
     )  # fmt: skip
+    return SkyReelsV2Transformer3DModel(**{**shape, **others})
 
 
 def skyreels(text: Text) -> DiffusionPipeline:
     return SkyReelsV2Pipeline(
         **text, transformer=skyreels_transformer(), vae=wan_vae(), scheduler=unipc()
+    )
+
+
+def skyreels_i2v(text: Text) -> DiffusionPipeline:
+    transformer = skyreels_transformer(in_channels=36, image_dim=4)
+    return SkyReelsV2ImageToVideoPipeline(
+        **text, **eyes(), transformer=transformer, vae=wan_vae(), scheduler=unipc()
     )
 
 
@@ -129,7 +167,7 @@ def ltx_i2v(text: Text) -> DiffusionPipeline:
     return LTXImageToVideoPipeline(**text, **ltx_parts())
 
 
-def cogvideox(text: Text, **others: object) -> DiffusionPipeline:
+def cogvideox_parts(**others: object) -> dict[str, object]:
     shape = dict(
         num_attention_heads=2, attention_head_dim=16, in_channels=4, out_channels=4,
         time_embed_dim=2, text_embed_dim=32, num_layers=2, sample_width=4, sample_height=4,
@@ -141,13 +179,24 @@ def cogvideox(text: Text, **others: object) -> DiffusionPipeline:
         temporal_compression_ratio=4,
     )  # fmt: skip
     transformer = CogVideoXTransformer3DModel(**{**shape, **others})
-    return CogVideoXPipeline(
-        **text, transformer=transformer, vae=vae, scheduler=CogVideoXDPMScheduler()
-    )
+    return {"transformer": transformer, "vae": vae, "scheduler": CogVideoXDPMScheduler()}
+
+
+def cogvideox(text: Text) -> DiffusionPipeline:
+    return CogVideoXPipeline(**text, **cogvideox_parts())
 
 
 def cogvideox_15(text: Text) -> DiffusionPipeline:
-    return cogvideox(text, patch_size_t=2, patch_bias=False, use_rotary_positional_embeddings=True)
+    parts = cogvideox_parts(patch_size_t=2, patch_bias=False, use_rotary_positional_embeddings=True)
+    return CogVideoXPipeline(**text, **parts)
+
+
+def cogvideox_i2v(text: Text) -> DiffusionPipeline:
+    parts = cogvideox_parts(
+        in_channels=8, use_rotary_positional_embeddings=True, sample_width=2, sample_height=2,
+        use_learned_positional_embeddings=True,
+    )  # fmt: skip
+    return CogVideoXImageToVideoPipeline(**text, **parts)
 
 
 def mochi(text: Text) -> DiffusionPipeline:
@@ -165,51 +214,25 @@ def mochi(text: Text) -> DiffusionPipeline:
     )
 
 
-class Permits:
-    """In place of Cosmos' guardrail, whose networks are larger than a test's machine."""
-
-    def to(self, *args: object) -> None:
-        """Stay."""
-
-    def check_text_safety(self, prompt: str) -> bool:
-        return True
-
-    def check_video_safety(self, frames: object) -> object:
-        return frames
-
-
-def cosmos(text: Text) -> DiffusionPipeline:
-    transformer = CosmosTransformer3DModel(
-        in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=16, num_layers=2,
-        mlp_ratio=2, text_embed_dim=32, adaln_lora_dim=4, max_size=(4, 32, 32),
-        patch_size=(1, 2, 2), rope_scale=(2.0, 1.0, 1.0), concat_padding_mask=True,
-        extra_pos_embed_type="learnable",
-    )  # fmt: skip
-    vae = AutoencoderKLCosmos(
-        latent_channels=4, encoder_block_out_channels=(8,) * 4, decode_block_out_channels=(8,) * 4,
-        attention_resolutions=(8,), resolution=64, num_layers=2, patch_size=4, patch_type="haar",
-        scaling_factor=1.0, spatial_compression_ratio=4, temporal_compression_ratio=4,
-    )  # fmt: skip
-    scheduler = EDMEulerScheduler(sigma_min=0.002, sigma_max=80, sigma_data=0.5)
-    return CosmosTextToWorldPipeline(
-        **text, transformer=transformer, vae=vae, scheduler=scheduler, safety_checker=Permits()
-    )
-
-
 # a builder, and the least height, width, frames
 BUILDERS: dict[str, tuple[Callable[[Text], DiffusionPipeline], tuple[int, int, int]]] = {
     "wan": (wan, (16, 16, 9)),
     "wan_a14b": (wan_a14b, (16, 16, 9)),
+    "wan_5b": (wan_5b, (16, 16, 9)),
+    "wan_5b_i2v": (wan_5b_i2v, (16, 16, 9)),
     "wan_i2v": (wan_i2v, (16, 16, 9)),
     "vace": (vace, (16, 16, 9)),
     "skyreels": (skyreels, (16, 16, 9)),
+    "skyreels_i2v": (skyreels_i2v, (16, 16, 9)),
     "forcing": (forcing, (16, 16, 9)),
     "ltx": (ltx, (32, 32, 9)),
     "ltx_i2v": (ltx_i2v, (32, 32, 9)),
     "cogvideox": (cogvideox, (16, 16, 9)),
     "cogvideox_15": (cogvideox_15, (16, 16, 9)),
+    "cogvideox_i2v": (cogvideox_i2v, (16, 16, 9)),
     "mochi": (mochi, (16, 16, 7)),
-    "cosmos": (cosmos, (32, 32, 9)),
+    **CHAT_BUILDERS,
+    **COSMOS_BUILDERS,
 }
 
 

@@ -90,6 +90,7 @@ def _arguments(pipeline: DiffusionPipeline, size: tuple[int | None, ...]) -> dic
         "num_frames": frames,
         "height": height,
         "width": width,
+        "use_resolution_binning": False,  # which would enlarge it
         "num_inference_steps": 2,
         "output_type": "latent",
         "generator": torch.Generator().manual_seed(0),

@@ -12,8 +12,11 @@ from t2v.models.lora_contents import contents, taken
 from t2v.models.lora_effect import lora_effect, prediction, recorded_call
 
 from .tiny import BUILDERS, build
+from .tiny_cosmos import COSMOS_BUILDERS
 
 pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast")  # Mochi asks for fp32
+
+QUERIES = ("to_q", "to_k", "to_query", "to_key")
 
 
 def answer(pipeline, call):
@@ -22,7 +25,11 @@ def answer(pipeline, call):
     return pipeline.transformer(*call[0], **call[1])[0].double()
 
 
-@pytest.mark.parametrize("name", [name for name in BUILDERS if name != "cosmos"])
+# neither diffusers' pipeline of HunyuanVideo 1.5 has a loader, nor runs Cosmos without torchvision
+LACKING = {"hunyuan_15", *COSMOS_BUILDERS}
+
+
+@pytest.mark.parametrize("name", [name for name in BUILDERS if name not in LACKING])
 @torch.no_grad()
 def test_a_lora_acts_as_by_the_pipelines_own_loader_and_a_lokr_as_the_lora_of_its_change(
     name, tokenizer, text_encoder, wake, tmp_path
@@ -31,7 +38,7 @@ def test_a_lora_acts_as_by_the_pipelines_own_loader_and_a_lokr_as_the_lora_of_it
     layers = {
         name: layer.weight
         for name, layer in pipeline.transformer.named_modules()
-        if isinstance(layer, nn.Linear) and name.split(".")[-1] in ("to_q", "to_k")
+        if isinstance(layer, nn.Linear) and name.split(".")[-1] in QUERIES
     }
     assert layers
     lora, lokr, path = {}, {}, tmp_path / "lora.safetensors"

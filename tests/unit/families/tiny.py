@@ -192,10 +192,7 @@ def cogvideox_15(text: Text) -> DiffusionPipeline:
 
 
 def cogvideox_i2v(text: Text) -> DiffusionPipeline:
-    parts = cogvideox_parts(
-        in_channels=8, use_rotary_positional_embeddings=True, sample_width=2, sample_height=2,
-        use_learned_positional_embeddings=True,
-    )  # fmt: skip
+    parts = cogvideox_parts(in_channels=8, use_rotary_positional_embeddings=True)
     return CogVideoXImageToVideoPipeline(**text, **parts)
 
 

@@ -9,6 +9,8 @@ from typing import Any, ClassVar, Literal
 from t2v.config.checks import at_least_one
 from t2v.errors import UserError
 
+LoRAPresetName = Literal["wan21-lightx2v", "wan22-lightx2v", "causvid"]
+
 INPUTS = ("image", "last_image", "video", "mask")  # settings that name files of the user
 # what a picture of one frame cannot have
 FILM = ("num_frames", "duration", "gif", "image", "last_image", "interpolate", "via_image")
@@ -47,6 +49,7 @@ class SampleConfig:
     fps: float | None = None  # frames per second of the file; null: the model's own
     num_inference_steps: int | None = None  # denoising steps; null: the model's own
     guidance_scale: float | None = None  # weight of the prompt, 1: no guidance; null: the model's
+    shift: float | None = None  # shift of the steps' times towards noise; null: the model's own
     num_videos_per_prompt: int = 1  # videos of each prompt
     best_of: int = 1  # seeds tried for each video; the scorer keeps the best
     # folder of `t2v scorer`, or a CLIP of transformers; null: the embedded model's own scorer
@@ -66,6 +69,9 @@ class SampleConfig:
     # transformer that each LoRA is for, or one for all, in a model with two (Wan 2.2 A14B: the
     # first is of high noise, the second of low); empty: the first
     lora_part: tuple[Literal["transformer", "transformer_2"], ...] = ()
+    # the LoRA is the few-step one of this name: num_inference_steps, guidance_scale and shift that
+    # are not given are those its authors sample with
+    lora_preset: LoRAPresetName | None = None
     # of a LoRA that does not fit whole: refuse it, or take what fits and tell what is left out
     lora_fit: Literal["strict", "partial"] = "strict"
     image: str | None = None  # picture that the video begins with
@@ -91,7 +97,15 @@ class SampleConfig:
     ONE_OR_MORE: ClassVar[tuple[str, ...]] = ("lora", "lora_scale", "lora_part")
 
     def __post_init__(self) -> None:
-        for name in ("height", "width", "num_frames", "duration", "fps", "num_inference_steps"):
+        for name in (
+            "height",
+            "width",
+            "num_frames",
+            "duration",
+            "fps",
+            "num_inference_steps",
+            "shift",
+        ):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise UserError(f"{name}={value}: it must be more than 0.")
@@ -106,6 +120,13 @@ class SampleConfig:
                 "number of draws to choose from."
             )
         self._check_loras()
+        if self.lora_preset is not None:  # it stands for these, in recipes too
+            from t2v.config.lora_presets import LORA_PRESETS  # few videos have one
+
+            preset = LORA_PRESETS[self.lora_preset]
+            for name in ("num_inference_steps", "guidance_scale", "shift"):
+                if getattr(self, name) is None:
+                    object.__setattr__(self, name, getattr(preset, name))
         if self.preview_every < 0:
             raise UserError(f"preview_every={self.preview_every}: it must be at least 0.")
         if not 0 <= self.seed < 2**63:
@@ -127,8 +148,10 @@ class SampleConfig:
                 )
         if not all(map(isfinite, self.lora_scale)):
             raise UserError(f"lora_scale={one_or_more(self.lora_scale)}: give finite numbers.")
-        if self.lora_fit != "strict" and not self.lora:
-            raise UserError(f"lora_fit={self.lora_fit}: it goes together with lora=FILE.")
+        given = {"lora_fit": self.lora_fit, "lora_preset": self.lora_preset}
+        for name, value in given.items():
+            if value not in ("strict", None) and not self.lora:
+                raise UserError(f"{name}={value}: it goes together with lora=FILE.")
         if any(not path.strip() for path in self.lora):
             raise UserError("lora: a name is empty. Name a file, or leave it out.")
 

@@ -60,6 +60,22 @@ def set_timesteps(
     return scheduler.timesteps
 
 
+def with_shift(scheduler: SchedulerMixin, shift: float) -> SchedulerMixin:
+    """A scheduler that shifts its times, in (0, 1], to `shift * t / (1 + (shift - 1) * t)`.
+
+    Raises:
+        UserError: it has no such shift, or one that depends on the size of the video.
+    """
+    config = scheduler.config
+    name = "flow_shift" if config.get("use_flow_sigmas", False) else "shift"
+    if name not in config or config.get("use_dynamic_shifting", False):
+        raise UserError(
+            f"shift={shift:g}: a {type(scheduler).__name__} has no fixed shift of a flow's times. "
+            "Leave it out."
+        )
+    return type(scheduler).from_config(config, **{name: shift})
+
+
 def edit_sigmas(
     scheduler: SchedulerMixin, num_inference_steps: int, strength: float
 ) -> list[float]:

@@ -110,7 +110,8 @@ class Recipe:
         values["lora"] = one_or_more(self.lora)
         for name in SampleConfig.ONE_OR_MORE:
             values["settings"][name] = one_or_more(values["settings"][name])
-        for name, usual in (("lora_part", None), ("lora_fit", "strict")):
+        usual_lora = {"lora_part": None, "lora_fit": "strict", "lora_preset": None, "shift": None}
+        for name, usual in usual_lora.items():
             if values["settings"][name] == usual:
                 del values["settings"][name]
         if self.upscaler is None:

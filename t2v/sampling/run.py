@@ -16,7 +16,6 @@ from t2v.models.device import DTYPES, pick_device, pick_dtype
 from t2v.models.folder import model_folder, upscaler_hash, weights_hash
 from t2v.models.inputs import count_frames
 from t2v.models.load import loading
-from t2v.models.lora import load_loras
 from t2v.pipelines.generator import Ability, Generator, Start, require
 from t2v.pipelines.visuals import VisualInputs
 from t2v.sampling import recipe as recipe_files
@@ -152,10 +151,10 @@ def load(config: SampleConfig) -> tuple[Generator, str]:
         weights = weights_hash(folder)
     dtype = pick_dtype(config.dtype, device)
     generator = load_generator(config.model, folder, device, dtype, COMMAND)
-    if config.lora:
-        load_loras(
-            generator.pipeline, config.lora, config.lora_scale, config.lora_part, config.lora_fit
-        )
+    if config.lora or config.shift is not None:
+        from t2v.sampling.loras import add_loras  # few videos have any
+
+        add_loras(generator.pipeline, config)
     set_attention(generator.pipeline, config.attention)
     return generator, weights
 

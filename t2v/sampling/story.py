@@ -44,7 +44,7 @@ COLUMNS = 8  # frames of each scene in a sheet
 TAKEN = (
     *("model", "output", "overwrite", "negative_prompt", "seed", "height", "width", "fps"),
     *("num_inference_steps", "guidance_scale", "attention", "device", "dtype", "sheet"),
-    *("truncate", "lora", "lora_scale", "lora_part", "lora_fit"),
+    *("truncate", "lora", "lora_scale", "lora_part", "lora_fit", "lora_preset", "shift"),
 )
 
 Load = Callable[[SampleConfig], tuple[Generator, str]]

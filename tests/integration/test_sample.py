@@ -397,6 +397,13 @@ def test_a_lora_is_applied_and_its_file_belongs_to_the_recipe(run, pipe, model, 
     assert abs(two - tuned.astype(int)).max() <= 1 and (two != plain).any()  # 0.5 + 0.3 of the same
     assert run("--recipe", "two.mp4", use_model=False)[0] == 0
     assert (read_video("two-again.mp4")[0] == two).all()
+    code, _, err = run(PROMPT, lora, "lora_preset=wan21-lightx2v", "--steps", "2", "-o", "p.mp4")
+    assert code == 0 and "num_inference_steps=2 guidance_scale=1 shift=5" in err, err
+    settings = read_recipe("p.mp4")["settings"]
+    assert settings["lora_preset"] == "wan21-lightx2v" and settings["shift"] == 5
+    assert settings["num_inference_steps"] == 2 and settings["guidance_scale"] == 1
+    assert run("--recipe", "p.mp4", use_model=False)[0] == 0
+    assert (read_video("p-again.mp4")[0] == read_video("p.mp4")[0]).all()
     code, _, err = run(PROMPT, both, "lora_scale=[1, 2, 3]", "-o", "three.mp4")
     assert code == 2 and "lora_scale=[1.0, 2.0, 3.0]: 3 values for 2 LoRA files" in err
     other = {name: 2 * tensor for name, tensor in layers.items()}

@@ -10,7 +10,13 @@ from diffusers import (
 )
 
 from t2v.errors import UserError
-from t2v.models.schedule import dynamic_shift, sample_generators, set_timesteps, step_options
+from t2v.models.schedule import (
+    dynamic_shift,
+    sample_generators,
+    set_timesteps,
+    step_options,
+    with_shift,
+)
 
 
 def test_flow_times_are_spaced_before_the_shift_and_waste_no_step():
@@ -18,6 +24,23 @@ def test_flow_times_are_spaced_before_the_shift_and_waste_no_step():
     timesteps = set_timesteps(scheduler, 4, num_tokens=100)
     torch.testing.assert_close(timesteps, torch.tensor([1000.0, 900.0, 750.0, 500.0]))
     torch.testing.assert_close(scheduler.sigmas, torch.tensor([1.0, 0.9, 0.75, 0.5, 0.0]))
+
+
+def test_a_shift_is_set_where_the_scheduler_has_one_of_a_flow():
+    euler = with_shift(FlowMatchEulerDiscreteScheduler(shift=3.0), 5.0)
+    unipc = with_shift(UniPCMultistepScheduler(use_flow_sigmas=True, flow_shift=3.0), 5.0)
+    times = torch.tensor([1, 0.75, 0.5, 0.25])
+    for scheduler in (euler, unipc):
+        set_timesteps(scheduler, 4, num_tokens=8)
+        shifted = 5 * times / (1 + 4 * times)
+        torch.testing.assert_close(scheduler.sigmas[:4].float(), shifted, atol=2e-3, rtol=0)
+    for scheduler in (
+        DDIMScheduler(),
+        UniPCMultistepScheduler(),
+        FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+    ):
+        with pytest.raises(UserError, match=r"shift=5: a .* has no fixed shift"):
+            with_shift(scheduler, 5.0)
 
 
 @pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # diffusers under numpy 2

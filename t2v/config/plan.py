@@ -20,7 +20,10 @@ class PlanConfig:
     text_tokens: int | None = None  # of the longest caption; null: as many as the model takes
     tflops: float | None = None  # TFLOP/s that matrix products reach on a device that is not here
     bandwidth: float | None = None  # GB/s of that device's memory
-    memory: float | None = None  # GiB that may be used; null: what is free on this device
+    # GiB of a card, or that may be used here; null: what is free on this device. For a device that
+    # is not here it also chooses the card whose speed is taken, if tflops is not given
+    memory: float | None = None
+    host_bandwidth: float = 25.0  # GB/s from main memory to the device, such as PCIe 4.0 x16 reaches
     calibrate: bool = False  # measure two micro-steps, of a quarter and of half the size
     verify: bool = False  # then run the planned step itself and show how far the plan was off
 
@@ -29,6 +32,7 @@ class PlanConfig:
             self._positive(name)
         self._positive("bandwidth")
         self._positive("memory")
+        self._positive("host_bandwidth")
         if (self.tflops is None) != (self.bandwidth is None):
             raise UserError(
                 f"tflops={self.tflops} and bandwidth={self.bandwidth} name a device together: give "

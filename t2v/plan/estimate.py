@@ -9,10 +9,12 @@ import torch
 from diffusers.models.attention_dispatch import AttentionBackendName
 
 from t2v.models.attention import check_backend
-from t2v.plan.figures import Estimate, PhaseTrace
+from t2v.plan.figures import Estimate, PhaseTrace, Tiled
+from t2v.plan.parts import part_of
 from t2v.plan.shapes import Target
-from t2v.plan.trace import Rates, traced
-from t2v.plan.workload import ENCODE, UPDATE, Workload, build
+from t2v.plan.trace import Rates, Trace, traced
+from t2v.plan.work import TiledDecode, Workload
+from t2v.plan.workload import ENCODE, UPDATE, build
 from t2v.training.engine.example import Size
 
 MANY_LAYERS = 8
@@ -64,9 +66,8 @@ def traced_whole(target: Target, size: Size, rates: Rates) -> Estimate:
             held = trace.live
             with trace.phase() as usage:
                 phase.run()
-            phases.append(
-                PhaseTrace(phase.name, phase.times, held, usage.peak, usage.flop, usage.seconds)
-            )
+            figures = held, usage.peak, usage.flop, usage.seconds
+            phases.append(PhaseTrace(phase.name, phase.times, *figures, phase.parts, phase.passes))
         return Estimate(
             size=size,
             phases=tuple(_later(each, work) for each in phases),
@@ -78,7 +79,19 @@ def traced_whole(target: Target, size: Size, rates: Rates) -> Estimate:
             average=work.average(),
             latents=work.latents,
             absent=tuple(work.absent),
+            parts=tuple(part_of(name, each) for name, each in work.parts.items()),
+            tiled=_tiled(work.tile, trace),
         )
+
+
+def _tiled(tile: TiledDecode | None, trace: Trace) -> Tiled | None:
+    if tile is None:
+        return None
+    held = trace.live
+    with trace.phase() as usage:
+        tile.run()
+    rise = tile.tiles.rise(usage.peak - held, tile.video)
+    return Tiled(rise, usage.seconds * tile.tiles.count)
 
 
 def _traceable(target: Any) -> Target:

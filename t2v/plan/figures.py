@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from t2v.config.plan import PlanConfig
-from t2v.plan.shapes import Target
-from t2v.plan.trace import Rates
+from t2v.plan.parts import Part
 from t2v.training.engine.example import Size
 
 MIB, GIB = 2**20, 2**30
@@ -50,8 +48,21 @@ DEFAULTS = {
 
 
 @dataclass(frozen=True)
+class Tiled:
+    """Decoding by tiles: bytes beside the weights, and seconds of one run."""
+
+    rise: float
+    seconds: float
+
+
+@dataclass(frozen=True)
 class PhaseTrace:
-    """A phase as traced: bytes held before it and at its peak, FLOP and seconds of one run."""
+    """A phase as traced: bytes held before it and at its peak, FLOP and seconds of one run.
+
+    Args:
+        parts: the networks at work in it, by name.
+        passes: how often one run reads their weights.
+    """
 
     name: str
     times: int
@@ -59,6 +70,8 @@ class PhaseTrace:
     peak: int
     flop: int
     seconds: float
+    parts: tuple[str, ...] = ()
+    passes: int = 1
 
     @property
     def rise(self) -> int:
@@ -86,6 +99,8 @@ class Estimate:
     latents: int  # of one clip, as a cache keeps them; 0 where none are kept
     trains: bool
     absent: tuple[str, ...]
+    parts: tuple[Part, ...] = ()
+    tiled: Tiled | None = None  # the last phase, decoded by tiles
 
     def highest(self, correction: Correction) -> PhaseTrace:
         """The phase with the worst moment."""
@@ -115,32 +130,3 @@ class Remedy:
 
     words: str
     peak: Uncertain
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Everything that `t2v plan` reports."""
-
-    config: PlanConfig
-    target: Target
-    estimate: Estimate
-    correction: Correction
-    timed: bool  # whether the device's speed is known
-    device: str
-    rates: Rates
-    data: int  # bytes of the data that training holds in memory
-    clips: int | None
-    disk: dict[str, int]
-    allowed: int | None  # bytes that may be used
-    variants: tuple[Remedy, ...]
-    remedies: tuple[Remedy, ...]
-    micro: tuple[tuple[Estimate, Measured], ...]
-    measured: Measured | None
-
-    @property
-    def peak(self) -> Uncertain:
-        return self.estimate.peak(self.correction)
-
-    def holds(self, peak: Uncertain) -> bool:
-        """Return whether it fits the memory, at its worst and beside the data."""
-        return self.allowed is None or peak.most + self.data <= SPARE * self.allowed

@@ -21,7 +21,8 @@ from t2v.models.layers import Linear
 from t2v.plan.figures import Measured
 from t2v.plan.shapes import Target
 from t2v.plan.trace import Rates
-from t2v.plan.workload import Workload, build
+from t2v.plan.work import Workload
+from t2v.plan.workload import build
 from t2v.training.engine.example import Size
 
 MOST_TURNS, ENOUGH_SECONDS = 10, 10.0

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from t2v.plan.figures import SPARE, Plan, Uncertain
+from t2v.plan.figures import SPARE, Uncertain
+from t2v.plan.plan import Plan
 from t2v.plan.shapes import Target
 from t2v.training.engine.example import Size
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from t2v.plan.figures import GIB, MIB, PhaseTrace, Plan, Uncertain
+from t2v.plan.figures import GIB, MIB, PhaseTrace, Uncertain
+from t2v.plan.ladder import Rung
+from t2v.plan.plan import Plan
 
 RUN = "the whole run"
 
 
 def report(plan: Plan) -> str:
     """The plan as text, one thing a line."""
-    parts = _sizes, _memory, _time, _disk, _conclusion
+    parts = _sizes, _memory, _time, _disk, _ladder, _conclusion
     return "\n".join(line for part in parts for line in part(plan))
 
 
@@ -98,6 +100,24 @@ def _disk(plan: Plan) -> Iterator[str]:
         yield f"  {name:<40} {_mib(size)}"
 
 
+def _ladder(plan: Plan) -> Iterator[str]:
+    if not plan.rungs:
+        return
+    yield "\nways to hold the weights, the fastest first: memory at most, main memory, time"
+    for rung in plan.rungs:
+        yield "  " + rung_words(rung)
+
+
+def rung_words(rung: Rung) -> str:
+    """A rung in one line."""
+    host = f"{_mib(rung.host)} main" if rung.host else ""
+    exact = "" if rung.exact else ", weights rounded"
+    return (
+        f"{rung.name:<44} {_mib(rung.needs.most):>11} {host:>15}   x {rung.factor:.2f}, "
+        f"{_seconds(rung.seconds)}{exact}"
+    )
+
+
 def _conclusion(plan: Plan) -> Iterator[str]:
     yield ""
     if plan.measured:
@@ -118,6 +138,10 @@ def _conclusion(plan: Plan) -> Iterator[str]:
         yield f"It fits: up to {_mib(need)} of {_mib(plan.allowed)}."
     else:
         yield f"It does NOT fit: up to {_mib(need)} of {_mib(plan.allowed)}."
+        if plan.rung is not None:
+            yield f"It fits by {plan.rung.name}: up to {_mib(plan.rung.needs.most)}, the fastest of"
+            yield f"  these ways. In diffusers: {'; '.join(plan.rung.calls)}"
+            return
         if plan.config.verify:
             yield "  It was therefore not run to be measured."
         for remedy in plan.remedies:

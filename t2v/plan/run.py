@@ -15,9 +15,12 @@ from t2v.families.load import saved_scale
 from t2v.models.device import free_memory, pick_device, pick_dtype
 from t2v.models.folder import model_folder
 from t2v.plan.calibrate import calibrated
+from t2v.plan.devices import REACHED, card_of, rates_of
 from t2v.plan.estimate import estimate
-from t2v.plan.figures import DEFAULTS, GIB, MIB, SPARE, Estimate, Measured, Plan, Remedy, Uncertain
+from t2v.plan.figures import DEFAULTS, GIB, MIB, SPARE, Estimate, Measured, Remedy, Uncertain
+from t2v.plan.ladder import Link, Rung, ladder_of
 from t2v.plan.measure import measure, measured_rates
+from t2v.plan.plan import Plan
 from t2v.plan.remedies import smaller, smaller_ways, variants
 from t2v.plan.shapes import Target, planned_size
 from t2v.plan.trace import UNKNOWN, Rates
@@ -56,6 +59,10 @@ def plan(config: PlanConfig, target: Target) -> Plan:
     def peak(target: Target, size: Size) -> Uncertain:
         return estimate(target, size, UNKNOWN).peak(correction)
 
+    def lowest(target: Target, size: Size) -> Uncertain:
+        smaller = replace(done, estimate=estimate(target, size, done.rates))
+        return _rungs(config, target, device, smaller)[-1].needs
+
     rendered = _rendered(target)
     clips = config.clips or rendered
     done = Plan(
@@ -72,14 +79,18 @@ def plan(config: PlanConfig, target: Target) -> Plan:
         allowed=allowed,
         variants=tuple(Remedy(words, peak(*work)) for words, work in variants(target, size)),
         remedies=(),
+        rungs=(),
         micro=micro,
         measured=None,
     )
+    done = replace(done, rungs=_rungs(config, target, device, done))
     if done.holds(done.peak):
         return replace(done, measured=measure(target, size)) if config.verify else done
+    if done.rung is not None:
+        return done
     tried = []
     for words, work in smaller_ways(done, peak):
-        tried.append(Remedy(words, peak(*work)))
+        tried.append(Remedy(words, lowest(*work) if done.rungs else peak(*work)))
         if done.holds(tried[-1].peak):
             break
     return replace(done, remedies=tuple(tried))
@@ -88,11 +99,19 @@ def plan(config: PlanConfig, target: Target) -> Plan:
 def _device(config: PlanConfig, target: Any) -> tuple[torch.device, Rates | None, str]:
     """Return the device of the work, its rates (None: not here), and its name."""
     if config.tflops and config.bandwidth:
-        rate = 1e12 * config.tflops
         kind = "cpu" if target.device == "cpu" else "cuda"
-        # a kernel is launched in some 5 microseconds
-        rates = Rates(rate, rate, rate, 1e9 * config.bandwidth, 5e-6)
-        return torch.device(kind), rates, f"{config.tflops:g} TFLOP/s, {config.bandwidth:g} GB/s"
+        name = f"{config.tflops:g} TFLOP/s, {config.bandwidth:g} GB/s"
+        return torch.device(kind), rates_of(config.tflops, config.bandwidth), name
+    if config.memory is not None and _is_elsewhere(target.device):
+        card = card_of(config.memory)
+        if config.calibrate or config.verify:
+            raise UserError(
+                f"memory={config.memory:g} device={target.device}: no such card is here to be "
+                "measured. Leave calibrate and verify out, or plan for this machine: device=cpu."
+            )
+        tflops = REACHED * card.tflops
+        name = f"a card of {config.memory:g} GiB, as fast as an {card.name}"
+        return torch.device("cuda"), rates_of(tflops, card.bandwidth), name
     try:
         device = pick_device(target.device)
     except UserError:
@@ -101,6 +120,21 @@ def _device(config: PlanConfig, target: Any) -> tuple[torch.device, Rates | None
     dtype = pick_dtype(target.precision if trains else target.dtype, device)
     threads = f"{torch.get_num_threads()} threads of this " if device.type == "cpu" else "this "
     return device, measured_rates(device, dtype, trains), f"{threads}{device.type}"
+
+
+def _is_elsewhere(name: str) -> bool:
+    """Return whether a device name stands for a card, and none is here."""
+    return name.startswith(("auto", "cuda")) and pick_device("auto").type == "cpu"
+
+
+def _rungs(
+    config: PlanConfig, target: Target, device: torch.device, done: Plan
+) -> tuple[Rung, ...]:
+    """The ways of holding the weights of a pipeline that samples on a card."""
+    if not isinstance(target, SampleConfig) or device.type != "cuda" or not done.timed:
+        return ()
+    link = Link(1e9 * config.host_bandwidth, done.rates.memory)
+    return ladder_of(done.estimate, done.correction, link)
 
 
 def _rendered(target: Target) -> int | None:

@@ -1,0 +1,71 @@
+"""A work to plan: its networks, and the phases it goes through."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from t2v.plan.tiles import Tiles
+from t2v.training.engine.loop import TrainState
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of the work and how often it is done in all.
+
+    Args:
+        parts: the networks at work in it, by name.
+        passes: how often one run reads their weights.
+    """
+
+    name: str
+    run: Callable[[], Any]
+    times: int
+    parts: tuple[str, ...] = ()
+    passes: int = 1
+
+
+@dataclass(frozen=True)
+class TiledDecode:
+    """The decoding of one tile, and the tiles of a whole video, whose pixels have `video` bytes."""
+
+    run: Callable[[], Any]
+    tiles: Tiles
+    video: int
+
+
+@dataclass
+class Workload:
+    """The parts of a model and the phases it goes through, in their order."""
+
+    parts: dict[str, nn.Module]
+    phases: list[Phase]
+    latents: int  # bytes of one clip's latents in half precision
+    state: TrainState | None = None
+    absent: list[str] = field(default_factory=list)  # what could not be counted, and why
+    tile: TiledDecode | None = None  # what decodes one tile in the place of the last phase
+
+    def trained(self) -> int:
+        """Bytes of the parameters that learn, and so of their gradients."""
+        return sum(p.nbytes for p in self._parameters() if p.requires_grad) if self.state else 0
+
+    def weights(self) -> int:
+        """Bytes of all parameters."""
+        return sum(p.nbytes for p in self._parameters())
+
+    def optimizer(self) -> int:
+        """Bytes of the optimizer's state, once a step has made it."""
+        tensors = self.state.optimizer.state_tensors().values() if self.state else ()
+        return sum(each.nbytes for each in tensors)
+
+    def average(self) -> int:
+        """Bytes of the averaged weights."""
+        tensors = self.state.ema.tensors().values() if self.state else ()
+        return sum(each.nbytes for each in tensors)
+
+    def _parameters(self) -> Iterator[Tensor]:
+        for part in self.parts.values():
+            yield from part.parameters()

@@ -12,7 +12,8 @@ from t2v.errors import UserError
 class PlanConfig:
     """`t2v plan COMMAND`: the memory, time and disk that COMMAND will take with its settings."""
 
-    command: Literal["sample", "train", "train-vae", "finetune"]  # the command to plan
+    # the command to plan; models: what fits of public models that are not here yet
+    command: Literal["sample", "train", "train-vae", "finetune", "models"]
     height: int | None = None  # pixels; null: the model's own, or those of the first clip
     width: int | None = None  # pixels; null: the model's own, or those of the first clip
     num_frames: int | None = None  # null: the model's own, or those of the first clip
@@ -23,7 +24,7 @@ class PlanConfig:
     # GiB of a card, or that may be used here; null: what is free on this device. For a device that
     # is not here it also chooses the card whose speed is taken, if tflops is not given
     memory: float | None = None
-    host_bandwidth: float = 25.0  # GB/s from main memory to the device, such as PCIe 4.0 x16 reaches
+    host_bandwidth: float = 25.0  # GB/s from main memory to the device; PCIe 4.0 x16 reaches 25
     calibrate: bool = False  # measure two micro-steps, of a quarter and of half the size
     verify: bool = False  # then run the planned step itself and show how far the plan was off
 

@@ -11,7 +11,8 @@ from diffusers.models.attention_dispatch import AttentionBackendName
 from t2v.models.attention import check_backend
 from t2v.plan.figures import Estimate, PhaseTrace, Tiled
 from t2v.plan.parts import part_of
-from t2v.plan.shapes import Target
+from t2v.plan.peer_work import peer_estimate
+from t2v.plan.shapes import Target, is_peer
 from t2v.plan.trace import Rates, Trace, traced
 from t2v.plan.work import TiledDecode, Workload
 from t2v.plan.workload import ENCODE, UPDATE, build
@@ -28,6 +29,8 @@ def estimate(target: Any, size: Size, rates: Rates) -> Estimate:
     Raises:
         UserError: see `build`.
     """
+    if is_peer(target):
+        return peer_estimate(target, size, rates)
     layers = getattr(target.model, "num_layers", 0)
     if layers <= MANY_LAYERS:
         return traced_whole(target, size, rates)

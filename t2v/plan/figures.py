@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from t2v.plan.parts import Part
+from t2v.plan.trace import Roofline
 from t2v.training.engine.example import Size
 
 MIB, GIB = 2**20, 2**30
@@ -53,6 +54,8 @@ class Tiled:
 
     rise: float
     seconds: float
+    operations: float = 0
+    roofline: Roofline = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ class PhaseTrace:
     Args:
         parts: the networks at work in it, by name.
         passes: how often one run reads their weights.
+        operations, roofline: by which its seconds on another device are found, see `seconds_on`.
     """
 
     name: str
@@ -72,6 +76,8 @@ class PhaseTrace:
     seconds: float
     parts: tuple[str, ...] = ()
     passes: int = 1
+    operations: float = 0
+    roofline: Roofline = field(default_factory=dict)
 
     @property
     def rise(self) -> int:

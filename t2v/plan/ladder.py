@@ -179,18 +179,20 @@ def ladder(
     tiled: Tiled | None,
     correction: Correction,
     link: Link,
+    offloads: bool = True,
 ) -> tuple[Rung, ...]:
     """The rungs from the fastest down; each needs less memory than every faster one.
 
     Args:
         stages: in their order, of which the last decodes and one named `text` embeds the prompts.
         tiled: the last stage by tiles; None: its VAE has none.
+        offloads: False: without ways that keep weights in main memory.
     """
     rungs = [
         _rung(parts, stages, tiles, holding, kind, correction, link)
         for kind in QUANTIZATIONS
         for holding in HOLDINGS
-        if kind.name in holding.kinds
+        if kind.name in holding.kinds and (offloads or not holding.moves)
         for tiles in (None, *([tiled] if tiled else []))
     ]
     rungs.sort(key=lambda rung: (rung.seconds, -rung.needs.most))
@@ -209,8 +211,10 @@ def choose(rungs: Sequence[Rung], free: float, host: float | None = None) -> Run
     )
 
 
-def ladder_of(whole: Estimate, correction: Correction, link: Link) -> tuple[Rung, ...]:
-    """The rungs for an estimate of sampling."""
+def ladder_of(
+    whole: Estimate, correction: Correction, link: Link, offloads: bool = True
+) -> tuple[Rung, ...]:
+    """The rungs for an estimate of sampling; see `ladder`."""
     stages = [
         Stage(
             phase.name,
@@ -226,7 +230,7 @@ def ladder_of(whole: Estimate, correction: Correction, link: Link) -> tuple[Rung
     if tiled is not None:
         factor = correction.time.get(stages[-1].name, correction.otherwise)
         tiled = replace(tiled, seconds=tiled.seconds * factor.value)
-    return ladder(whole.parts, stages, tiled, correction, link)
+    return ladder(whole.parts, stages, tiled, correction, link, offloads)
 
 
 def _rung(

@@ -40,14 +40,19 @@ class Part:
         return max(self.linear, self.other)
 
 
-def part_of(name: str, network: nn.Module) -> Part:
-    """The sizes of a network, whose weights need no content."""
+def part_of(name: str, network: nn.Module, itemsize: int | None = None) -> Part:
+    """The sizes of a network, whose weights need no content.
+
+    Args:
+        itemsize: bytes of a number as it is loaded; None: as it is.
+    """
     kept: Collection[str] = getattr(network, "_keep_in_fp32_modules", None) or ()
     from_diffusers = hasattr(network, "register_to_config")  # transformers keeps them in fp16 alone
     sizes: dict[str, int] = {}
     for place, each in network.named_parameters():
         wide = from_diffusers and any(word in place.split(".") for word in kept)
-        sizes[place] = each.numel() * (max(4, each.element_size()) if wide else each.element_size())
+        one = itemsize or each.element_size()
+        sizes[place] = each.numel() * (max(4, one) if wide else one)
     of = {id(each): sizes[place] for place, each in network.named_parameters()}
     linear, other = _layers(network, of)
     lists = [each for each in network.children() if isinstance(each, nn.ModuleList)]
@@ -63,9 +68,7 @@ def part_of(name: str, network: nn.Module) -> Part:
         rest=sum(sizes.values()) - sum(_bytes(block, of) for block in blocks),
         linear=max(linear, default=0),
         other=max(other, default=0),
-        wide=next(
-            (each.weight.element_size() for each in network.modules() if _is_linear(each)), 1
-        ),
+        wide=itemsize or next((p.element_size() for p in network.parameters()), 1),
     )
 
 
@@ -75,7 +78,8 @@ def _is_linear(module: nn.Module) -> bool:
 
 def _layers(module: nn.Module, sizes: Mapping[int, int]) -> tuple[list[int], list[int]]:
     """Bytes of the linear layers of a module, and of its other layers."""
-    linear, other = [], []
+    linear: list[int] = []
+    other: list[int] = []
     for each in module.modules():
         (linear if _is_linear(each) else other).append(
             sum(sizes[id(weight)] for weight in each.parameters(recurse=False))

@@ -22,7 +22,7 @@ from t2v.plan.ladder import Link, Rung, ladder_of
 from t2v.plan.measure import measure, measured_rates
 from t2v.plan.plan import Plan
 from t2v.plan.remedies import smaller, smaller_ways, variants
-from t2v.plan.shapes import Target, planned_size
+from t2v.plan.shapes import Target, is_peer, planned_size
 from t2v.plan.trace import UNKNOWN, Rates
 from t2v.training.engine.example import Size
 
@@ -36,6 +36,13 @@ def plan(config: PlanConfig, target: Target) -> Plan:
     asked = {name: getattr(config, name) for name in ("num_frames", "height", "width")}
     size = planned_size(target, asked, config.text_tokens)
     device, rates, name = _device(config, target)
+    if (config.calibrate or config.verify) and is_peer(target):
+        raise UserError(
+            f"model={target.model}: calibrate and verify measure models of t2v. Leave them out, or "
+            "make one of a Wan pipeline: t2v convert SRC DST."
+        )
+    if (config.calibrate or config.verify) and rates is None:
+        raise UserError(f"device={target.device} is not here: it cannot be measured.")
     if target.device == "auto":
         target = replace(target, device=device.type)
     if getattr(target, "dtype", None) == "auto":  # which is the device's choice
@@ -48,8 +55,6 @@ def plan(config: PlanConfig, target: Target) -> Plan:
     allowed = int(config.memory * GIB) if config.memory else None
     if allowed is None and rates is not None and config.tflops is None:
         allowed = free_memory(device)
-    if (config.calibrate or config.verify) and rates is None:
-        raise UserError(f"device={target.device} is not here: it cannot be measured.")
     micro: tuple[tuple[Estimate, Measured], ...] = ()
     if config.calibrate:
         assert rates is not None

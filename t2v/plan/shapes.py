@@ -19,13 +19,15 @@ from t2v.config.sampling import SampleConfig
 from t2v.config.training import TrainDiTConfig, TrainVAEConfig
 from t2v.data.world_shards import rendered_clips
 from t2v.errors import UserError
+from t2v.families.load import GENERATORS
 from t2v.io.text_files import read_json
-from t2v.models.folder import model_folder
+from t2v.models.folder import model_folder, read_index
 from t2v.models.inputs import count_frames
 from t2v.models.load import loading
 from t2v.models.transformer import T2VTransformer3DModel
 from t2v.models.upscaler import VideoUpscaler
 from t2v.models.vae_folder import VAES
+from t2v.plan.peers import known_sizes
 from t2v.training.engine.example import Size
 
 Target = SampleConfig | TrainDiTConfig | TrainVAEConfig | FinetuneConfig
@@ -38,7 +40,11 @@ def planned_size(target: Target, asked: dict[str, int | None], tokens: int | Non
         UserError: neither has it.
     """
     saved_model = isinstance(target.model, str)
-    known = saved(model_folder(str(target.model)), "model_index.json") if saved_model else {}
+    known: dict[str, Any] = {}
+    if is_peer(target):
+        known = known_sizes(model_folder(str(target.model)))
+    elif saved_model:
+        known = saved(model_folder(str(target.model)), "model_index.json")
     known |= _data_size(target, tuple(asked)) if hasattr(target, "clips") else _size(target, known)
     sizes: dict[str, Any] = {name: value or known.get(name) for name, value in asked.items()}
     if missing := [name for name, value in sizes.items() if not value]:
@@ -55,10 +61,24 @@ def planned_size(target: Target, asked: dict[str, int | None], tokens: int | Non
     return Size(batch, *sides, tokens if longest and tokens else longest)
 
 
+def is_peer(target: Target) -> bool:
+    """Return whether it samples with another package's pipeline, by its config files."""
+    if not isinstance(target, SampleConfig):
+        return False
+    return str(read_index(model_folder(target.model)).get("_class_name")) not in GENERATORS
+
+
 def _size(target: SampleConfig, known: dict[str, Any]) -> dict[str, Any]:
     """Return the size of a video by the settings, or else the one its model was saved with."""
-    fps = target.fps or known["fps"]
-    frames = count_frames(target.num_frames, target.duration, fps, known["num_frames"])
+    fps = target.fps or known.get("fps")
+    if target.duration is not None and not fps:
+        raise UserError(
+            f"duration={target.duration:g}: the frames per second of model={target.model} are "
+            "not known. Add fps=NUMBER, or give num_frames."
+        )
+    if target.num_frames is None and target.duration is None and not known.get("num_frames"):
+        return {side: getattr(target, side) or known[side] for side in ("height", "width")}
+    frames = count_frames(target.num_frames, target.duration, fps or 1.0, known["num_frames"])
     sides = {side: getattr(target, side) or known[side] for side in ("height", "width")}
     return {"num_frames": frames} | sides
 

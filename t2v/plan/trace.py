@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -39,6 +40,15 @@ class Rates:
 
 
 UNKNOWN = Rates(1, 1, 1, 1)  # of a device that is not here
+Roofline = dict[int, tuple[float, float]]  # FLOP and bytes of the operations of one intensity
+NO_ARITHMETIC = -1000  # the intensity of what only moves bytes
+FINE = 4  # intensities, FLOP a byte, that are told apart between one and its double
+
+
+def seconds_on(roofline: Roofline, operations: float, rates: Rates) -> float:
+    """Seconds on a device, all of whose arithmetic goes at the rate of matrix products."""
+    work = (max(flop / rates.matmul, moved / rates.memory) for flop, moved in roofline.values())
+    return sum(work) + operations * rates.launch
 
 
 @dataclass
@@ -48,6 +58,8 @@ class Usage:
     peak: int = 0  # bytes held at the worst moment
     flop: int = 0
     seconds: float = 0.0
+    operations: int = 0
+    roofline: Roofline = field(default_factory=dict)
 
 
 def _attention(q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
@@ -92,6 +104,10 @@ class Trace(TorchDispatchMode):
         kwargs = kwargs or {}
         if func is torch.ops.prim.device.default:  # half of all calls, and no work
             return func(*args, **kwargs)
+        if func is torch.ops.aten.nonzero.default:  # as many as there can be: masks hide nothing
+            (mask,) = args
+            func, args = torch.ops.aten.zeros.default, ((mask.numel(), mask.dim()),)
+            kwargs = {"dtype": torch.long, "device": mask.device}
         if func is torch.ops.aten.mkldnn_convolution.default:  # it knows no tensor without content
             x, weight, bias, padding, stride, dilation, groups = args
             func, args = torch.ops.aten.convolution.default, (x, weight, bias, stride, padding)
@@ -132,6 +148,10 @@ class Trace(TorchDispatchMode):
         moved = sum(each.nbytes for each in (*read, *made))
         self.usage.flop += flop
         self.usage.seconds += self.rates.seconds(kind, flop, moved)
+        self.usage.operations += 1
+        intensity = round(FINE * math.log2(flop / moved)) if flop and moved else NO_ARITHMETIC
+        before = self.usage.roofline.get(intensity, (0, 0))
+        self.usage.roofline[intensity] = before[0] + flop, before[1] + moved
 
 
 @contextmanager

@@ -1,0 +1,93 @@
+"""`t2v plan sample` of other packages' pipelines, from their config files alone."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from t2v.bench.stopwatch import count_flop
+from t2v.cli import main
+from t2v.config.plan import PlanConfig
+from t2v.config.sampling import SampleConfig
+from t2v.errors import UserError
+from t2v.plan.estimate import estimate
+from t2v.plan.figures import GIB, SPARE
+from t2v.plan.peers import described
+from t2v.plan.report import report
+from t2v.plan.run import plan
+from t2v.plan.trace import UNKNOWN
+from t2v.training.engine.example import Size
+
+SIZE = Size(batch=1, frames=9, height=32, width=48, tokens=12)
+
+
+@pytest.fixture
+def folder(wan, tmp_path) -> Path:
+    """The config files of a pipeline, without its weights."""
+    wan.transformer = type(wan.transformer).from_config({**wan.transformer.config, "num_layers": 5})
+    wan.save_pretrained(tmp_path / "wan")
+    for path in (tmp_path / "wan").rglob("*.safetensors"):
+        path.unlink()
+    shutil.rmtree(tmp_path / "wan/tokenizer")
+    return tmp_path / "wan"
+
+
+def test_weights_are_those_of_the_pipeline_and_flop_those_of_its_call(wan, folder):
+    target = SampleConfig(model=str(folder), num_inference_steps=3, dtype="fp32", device="cpu")
+    planned = estimate(target, SIZE, UNKNOWN)
+    networks = (wan.text_encoder, wan.transformer, wan.vae)
+    assert planned.weights == sum(p.nbytes for each in networks for p in each.parameters())
+    text = torch.zeros(1, 12, 32)
+
+    def draw() -> None:
+        wan(
+            prompt_embeds=text, negative_prompt_embeds=text, max_sequence_length=12,
+            height=32, width=48, num_frames=9, num_inference_steps=3, output_type="np",
+        )  # fmt: skip
+
+    _, denoise, decode = planned.phases
+    assert denoise.times == 3 and denoise.passes == 2
+    assert 3 * denoise.flop + decode.flop == count_flop(draw)
+
+
+def test_a_plan_needs_config_files_alone_and_lists_the_ways_that_fit(folder, capsys):
+    size = ["num_frames=9", "height=64", "width=64"]
+    assert main(["plan", "sample", f"model={folder}", "memory=24", *size]) == 0
+    told = capsys.readouterr().out
+    for words in ("9 frames of 64 x 64, 512 text tokens", "group offload", "It fits", "x 1.00"):
+        assert words in told
+    target = SampleConfig(model=str(folder), num_frames=9, height=64, width=64)
+    least = plan(PlanConfig(command="sample", memory=24), target).rungs[-1].needs.most
+    done = plan(PlanConfig(command="sample", memory=1.001 * least / SPARE / GIB), target)
+    assert not done.holds(done.peak) and done.rung == done.rungs[-1]
+    assert f"It fits by {done.rung.name}" in report(done) and not done.remedies
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"_class_name": "NoSuchPipeline"}, "NoSuchPipeline, which is no pipeline of diffusers"),
+        ({"vae": ["diffusers", "AutoencoderKLMissing"]}, "has no vae"),
+    ],
+)
+def test_a_folder_that_cannot_be_planned_is_one_message(folder, change, message):
+    index = folder / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | change))
+    with pytest.raises(UserError, match=message):
+        described(folder)
+
+
+def test_a_part_without_its_config_is_one_message(folder):
+    (folder / "vae/config.json").unlink()
+    with pytest.raises(UserError, match=r"vae/config\.json"):
+        described(folder)
+
+
+def test_a_card_that_is_not_here_is_not_measured_and_neither_are_other_pipelines(folder):
+    target = SampleConfig(model=str(folder))
+    with pytest.raises(UserError, match="no such card is here to be measured"):
+        plan(PlanConfig(command="sample", memory=24, verify=True), target)
+    with pytest.raises(UserError, match="calibrate and verify measure models of t2v"):
+        plan(PlanConfig(command="sample", verify=True), target)

@@ -79,7 +79,7 @@ def on_device(estimate: Estimate, rates: Rates) -> Estimate:
 
 
 def models_report(config: PlanConfig) -> str:
-    """What fits into `config.memory`, one model a line.
+    """A line for each public model: whether it fits into `config.memory`, and how.
 
     Raises:
         UserError: no memory is given, or a setting that belongs to a single model.
@@ -106,7 +106,7 @@ def _lines(config: PlanConfig, memory: float) -> Iterator[str]:
     link = Link(1e9 * config.host_bandwidth, rates.memory)
     yield f"t2v sample with public models on a card of {memory:g} GiB, as fast as {name}"
     yield "(tflops=... bandwidth=... for another; each is the fastest way that fits)\n"
-    yield f"{'model':<22}{'video':<19}{'steps':>5}{'memory':>10}{'main':>10}  {'time':<17}way"
+    yield f"{'model':<22}{'video':<19}{'steps':>5}{'memory':>10}{'main':>10}  {'time':<20}way"
     free, found = SPARE * memory * GIB, models()
     for model in found:
         there = on_device(model.estimate, rates)
@@ -135,7 +135,7 @@ def _line(model: Model, rungs: tuple[Rung, ...], free: float, again: bool = Fals
     error = rung.seconds * CORRECTION.otherwise.error / CORRECTION.otherwise.value
     host = _gib(rung.host) if rung.host else ""
     way = rung.name if rung.exact else f"{rung.name} (weights rounded)"
-    return f"{head}{_gib(rung.needs.most):>10}{host:>10}  {_minutes(rung.seconds, error):<17}{way}"
+    return f"{head}{_gib(rung.needs.most):>10}{host:>10}  {_minutes(rung.seconds, error):<20}{way}"
 
 
 def _gib(size: float) -> str:

@@ -1,4 +1,4 @@
-"""What the transformers of diffusers take in one pass, as zeros of the right shapes."""
+"""The inputs of one pass of the transformers of diffusers, as zeros of the right shapes."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ class Asked:
         rows: tokens of text.
         fps: of the video.
         by_token: whether each token has a time of its own.
+        by_frame: whether each latent frame has, as in diffusion forcing.
     """
 
     config: Any
@@ -32,6 +33,7 @@ class Asked:
     rows: int
     fps: float
     by_token: bool = False
+    by_frame: bool = False
 
     def video(self, channels: int) -> Tensor:
         """Latents `b c t h w` of so many channels."""
@@ -55,7 +57,7 @@ Inputs = dict[str, Any]
 
 @dataclass(frozen=True)
 class Pass:
-    """How one class of transformers is called.
+    """The call of one class of transformers.
 
     Args:
         inputs: the arguments of `forward`.
@@ -87,6 +89,16 @@ def _wan(asked: Asked) -> Inputs:
 def _vace(asked: Asked) -> Inputs:
     control = asked.video(asked.config.vace_in_channels)
     return {**_wan(asked), "control_hidden_states": control}
+
+
+def _skyreels(asked: Asked) -> Inputs:
+    inputs = _wan(asked)
+    if asked.by_frame:
+        time = torch.zeros(asked.batch, asked.latents[2])
+        inputs |= {"timestep": time, "enable_diffusion_forcing": True}
+    if asked.config.inject_sample_info:
+        inputs["fps"] = [1] * asked.batch  # the number of its rate, of two that are known
+    return inputs
 
 
 def _ltx(asked: Asked) -> Inputs:
@@ -168,7 +180,7 @@ def _kandinsky(asked: Asked) -> Inputs:
 PASSES: Mapping[str, Pass] = {
     "WanTransformer3DModel": Pass(_wan),
     "WanVACETransformer3DModel": Pass(_vace, layers=()),
-    "SkyReelsV2Transformer3DModel": Pass(_wan),
+    "SkyReelsV2Transformer3DModel": Pass(_skyreels),
     "LTXVideoTransformer3DModel": Pass(_ltx, guided="doubled"),
     "HunyuanVideoTransformer3DModel": Pass(
         _hunyuan, layers=("num_layers", "num_single_layers"), guided="embedded"

@@ -50,8 +50,15 @@ def peer_estimate(config: SampleConfig, size: Size, rates: Rates) -> Estimate:
     latents = latents_of(pipeline, size.frames, size.height, size.width)
     fps = config.fps or asked.fps or 24.0
     doubled = size.batch * (2 if guided and row.guided == "doubled" else 1)
-    by_token = bool(pipeline.config.get("expand_timesteps"))
-    a_pass = Asked(pipeline.transformer.config, latents, doubled, size.tokens, fps, by_token)
+    a_pass = Asked(
+        config=pipeline.transformer.config,
+        latents=latents,
+        batch=doubled,
+        rows=size.tokens,
+        fps=fps,
+        by_token=bool(pipeline.config.get("expand_timesteps")),
+        by_frame="DiffusionForcing" in type(pipeline).__name__,
+    )
     what = f"model={config.model}"
     with loading(what):
         denoise = _denoise(pipeline.transformer, row, a_pass, rates, dtype)

@@ -112,7 +112,7 @@ def rows(pipeline: DiffusionPipeline) -> int:
 
 
 def known_sizes(folder: Path) -> dict[str, Any]:
-    """What a folder of another package says of the video it makes, as ours do in their index."""
+    """The video that a folder of another package makes, in the words of our `model_index.json`."""
     pipeline = described(folder)
     asked = usual(pipeline)
     sizes = {name: getattr(asked, name) for name in ("height", "width", "num_frames", "fps")}

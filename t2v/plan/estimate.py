@@ -12,7 +12,8 @@ from t2v.models.attention import check_backend
 from t2v.plan.figures import Estimate, PhaseTrace, Tiled
 from t2v.plan.parts import part_of
 from t2v.plan.peer_work import peer_estimate
-from t2v.plan.shapes import Target, is_peer
+from t2v.plan.shapes import Target
+from t2v.plan.sizes import is_peer
 from t2v.plan.trace import Rates, Trace, traced
 from t2v.plan.work import TiledDecode, Workload
 from t2v.plan.workload import ENCODE, UPDATE, build

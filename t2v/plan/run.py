@@ -22,7 +22,8 @@ from t2v.plan.ladder import Link, Rung, ladder_of
 from t2v.plan.measure import measure, measured_rates
 from t2v.plan.plan import Plan
 from t2v.plan.remedies import smaller, smaller_ways, variants
-from t2v.plan.shapes import Target, is_peer, planned_size
+from t2v.plan.shapes import Target
+from t2v.plan.sizes import is_peer, planned_size
 from t2v.plan.trace import UNKNOWN, Rates
 from t2v.training.engine.example import Size
 

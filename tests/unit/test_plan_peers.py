@@ -2,23 +2,29 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from t2v.bench.stopwatch import count_flop
 from t2v.cli import main
 from t2v.config.plan import PlanConfig
 from t2v.config.sampling import SampleConfig
 from t2v.errors import UserError
+from t2v.families.generator import FamilyGenerator
+from t2v.pipelines.visuals import VisualInputs
 from t2v.plan.estimate import estimate
 from t2v.plan.figures import GIB, SPARE
-from t2v.plan.peers import described
+from t2v.plan.peers import described, known_sizes
 from t2v.plan.report import report
 from t2v.plan.run import plan
 from t2v.plan.trace import UNKNOWN
 from t2v.training.engine.example import Size
+
+from .families.tiny import BUILDERS, build
 
 SIZE = Size(batch=1, frames=9, height=32, width=48, tokens=12)
 
@@ -50,6 +56,50 @@ def test_weights_are_those_of_the_pipeline_and_flop_those_of_its_call(wan, folde
     _, denoise, decode = planned.phases
     assert denoise.times == 3 and denoise.passes == 2
     assert 3 * denoise.flop + decode.flop == count_flop(draw)
+
+
+def counting(forward, counted):
+    """A network's own `forward` that also notes the FLOP of each call."""
+
+    def run(*args, **kwargs):
+        found = []
+        counted.append(count_flop(lambda: found.append(forward(*args, **kwargs))))
+        return found[0]
+
+    return run
+
+
+@pytest.mark.parametrize("name", [name for name in BUILDERS if name != "cosmos"])
+@pytest.mark.filterwarnings("ignore:In CPU autocast")
+def test_each_family_is_counted_as_its_own_call_runs(
+    name, tokenizer, text_encoder, wake, tmp_path, monkeypatch
+):
+    pipeline = build(name, {"tokenizer": tokenizer, "text_encoder": text_encoder}, wake)
+    pipeline.save_pretrained(tmp_path / "model")
+    generator = FamilyGenerator(pipeline)
+    height, width, frames = BUILDERS[name][1]
+    asked = replace(
+        generator.defaults, height=height, width=width, num_frames=frames, num_inference_steps=2
+    )
+    picture = torch.zeros(1, 3, height, width)
+    seen = VisualInputs(image=picture) if "image" in generator.takes else None
+    counted: list[int] = []
+    networks = [each for each in pipeline.components.values() if isinstance(each, nn.Module)]
+    for each in networks:
+        if type(each) is type(pipeline.transformer):
+            monkeypatch.setattr(each, "forward", counting(each.forward, counted))
+    generator.generate(generator.encode(["a ball"], asked, [seen]), asked, [0])
+    target = SampleConfig(
+        model=str(tmp_path / "model"), num_inference_steps=2, dtype="fp32", device="cpu"
+    )
+    rows = known_sizes(tmp_path / "model")["max_sequence_length"]
+    planned = estimate(target, Size(1, frames, height, width, rows), UNKNOWN)
+    # Mochi attends to the words of a prompt alone; tokens of a picture have times of their own; the
+    # second transformer is smaller here
+    more = {"mochi": 4, "ltx_i2v": 0.95, "wan_a14b": 1.2}.get(name, 1.0)
+    denoise = 2 * planned.phases[1].flop
+    assert min(more, 1) * sum(counted) <= denoise <= max(more, 1) * sum(counted)
+    assert planned.weights == sum(p.numel() * 4 for each in networks for p in each.parameters())
 
 
 def test_a_plan_needs_config_files_alone_and_lists_the_ways_that_fit(folder, capsys):

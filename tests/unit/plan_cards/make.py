@@ -10,7 +10,7 @@ from typing import Any
 from t2v.config.sampling import SampleConfig
 from t2v.plan.models import CARDS
 from t2v.plan.peer_work import peer_estimate
-from t2v.plan.shapes import planned_size
+from t2v.plan.sizes import planned_size
 from t2v.plan.trace import UNKNOWN
 
 

@@ -23,6 +23,7 @@ class Asked:
         batch: videos in the pass.
         rows: tokens of text.
         fps: of the video.
+        pictures: tokens that the image encoder makes of a picture.
         by_token: whether each token has a time of its own.
         by_frame: whether each latent frame has, as in diffusion forcing.
     """
@@ -32,6 +33,7 @@ class Asked:
     batch: int
     rows: int
     fps: float
+    pictures: int = 257
     by_token: bool = False
     by_frame: bool = False
 
@@ -81,8 +83,8 @@ def _wan(asked: Asked) -> Inputs:
         "encoder_hidden_states": asked.text(config.text_dim),
     }
     if config.image_dim is not None:
-        pictures = config.pos_embed_seq_len or 257
-        inputs["encoder_hidden_states_image"] = torch.zeros(asked.batch, pictures, config.image_dim)
+        tokens = config.pos_embed_seq_len or asked.pictures
+        inputs["encoder_hidden_states_image"] = torch.zeros(asked.batch, tokens, config.image_dim)
     return inputs
 
 

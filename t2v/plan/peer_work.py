@@ -56,6 +56,7 @@ def peer_estimate(config: SampleConfig, size: Size, rates: Rates) -> Estimate:
         batch=doubled,
         rows=size.tokens,
         fps=fps,
+        pictures=_picture_tokens(pipeline),
         by_token=bool(pipeline.config.get("expand_timesteps")),
         by_frame="DiffusionForcing" in type(pipeline).__name__,
     )
@@ -91,6 +92,14 @@ def peer_estimate(config: SampleConfig, size: Size, rates: Rates) -> Estimate:
         parts=tuple(parts.values()),
         tiled=tiled,
     )
+
+
+def _picture_tokens(pipeline: DiffusionPipeline) -> int:
+    """The tokens of a picture: one a patch of the image encoder, and one for the whole."""
+    encoder = getattr(pipeline, "image_encoder", None)
+    if encoder is None:
+        return 0
+    return int((encoder.config.image_size // encoder.config.patch_size) ** 2 + 1)
 
 
 def _phase(name: str, piece: Piece, times: int, parts: tuple[str, ...], held: int) -> PhaseTrace:

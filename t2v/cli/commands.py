@@ -101,7 +101,7 @@ COMMANDS = {
     "convert": Command(
         "t2v.config.sampling:ConvertConfig",
         "t2v.models.convert:convert",
-        "convert a Wan pipeline folder to this package",
+        "convert a Wan pipeline folder to this package, or the names in a LoRA file",
         ("src", "dst"),
     ),
     "eval": Command(

@@ -273,7 +273,9 @@ class UpscaleConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertConfig:
-    """`t2v convert SRC DST`: a Wan pipeline folder in diffusers' layout becomes one of ours."""
+    """`t2v convert SRC DST`: a Wan pipeline folder in diffusers' layout becomes one of ours, or a
+    LoRA file gets the names of another tool."""
 
-    src: str  # folder of a Wan pipeline in diffusers' layout
-    dst: str  # folder to write, which must not exist
+    src: str  # folder of a Wan pipeline in diffusers' layout; with names, a LoRA file
+    dst: str  # folder, or with names the file, to write; it must not exist
+    names: Literal["comfyui", "diffusers"] | None = None  # whose names the LoRA's tensors get

@@ -48,8 +48,22 @@ _A14B = {  # of text and of pictures; the second scale is that of the later time
 
 
 def convert(config: ConvertConfig) -> Path:
-    """`t2v convert`: convert `config.src` and return the new folder; see `convert_wan_pipeline`."""
-    convert_wan_pipeline(config.src, config.dst)
+    """`t2v convert`: convert `config.src` and return the new folder or file.
+
+    Raises:
+        UserError: see `convert_wan_pipeline` and `rename_lora`.
+    """
+    if config.names is not None:
+        from t2v.models.lora_export import rename_lora  # pipelines need none
+
+        rename_lora(config.src, config.dst, config.names)
+    elif Path(config.src).is_file():
+        raise UserError(
+            f"src={config.src}: is a file. Give a pipeline folder; or names=comfyui or "
+            "names=diffusers, if it is a LoRA whose tensors are to be renamed."
+        )
+    else:
+        convert_wan_pipeline(config.src, config.dst)
     return Path(config.dst).resolve()
 
 

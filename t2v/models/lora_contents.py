@@ -49,7 +49,7 @@ class LoRAContents:
 
     def add(self, layer: str, parts: Parts) -> None:
         """Take the tensors that a file has for one layer."""
-        lora, rest = _plain(parts)
+        lora, rest = plain_lora(parts)
         self.lora |= {f"transformer.{layer}.{name}": tensor for name, tensor in lora.items()}
         product = {name: each for name, each in rest.items() if name in (*KRONECKER, *HADAMARD)}
         if product:
@@ -90,7 +90,7 @@ class LoRAContents:
         )
 
 
-def _plain(parts: Parts) -> tuple[Parts, Parts]:
+def plain_lora(parts: Parts) -> tuple[Parts, Parts]:
     """The LoRA or DoRA of a layer as diffusers names it, its alpha multiplied in, and the rest."""
     rest = dict(parts)
     down = next((rest.pop(name) for name in DOWN if name in rest), None)
@@ -138,7 +138,7 @@ def contents(tensors: dict[str, Tensor], transformer: ModelMixin, library: Conve
         elif layer is not None:
             found.add(layer, parts)
         elif any(tensor.any() for tensor in parts.values()):  # zeros do nothing
-            lora, rest = _plain(parts)
+            lora, rest = plain_lora(parts)
             left |= {f"{dotted(name)}.{end}": tensor for end, tensor in (lora | rest).items()}
             as_named += [f"{name}.{end}" for end in parts]
     try:

@@ -22,6 +22,7 @@ from t2v.errors import UserError
 from t2v.families.record import temporal
 from t2v.families.steps import Steps
 from t2v.families.table import family_of
+from t2v.io.sound import Sound
 from t2v.models.finite import refuse_bad
 from t2v.models.upscaler import check_scale
 from t2v.pipelines.generator import Request, Start, Step, Watcher, to_uint8
@@ -48,6 +49,7 @@ class FamilyGenerator:
 
     def __init__(self, pipeline: DiffusionPipeline) -> None:
         self.pipeline = pipeline
+        self.sound: Sound | None = None
         self.parameters = inspect.signature(pipeline.__call__).parameters
         self.family = family_of(type(pipeline).__name__)
         if self.family is None:
@@ -199,7 +201,9 @@ class FamilyGenerator:
                 given["callback_on_step_end"] = _callback(
                     lambda index, latents: shown(Step(index + 1, latents))
                 )
-            return self.pipeline(**given).frames
+            output = self.pipeline(**given)
+            self.sound = self._sound(getattr(output, "audio", None), request)
+            return output.frames
         steps = Steps(self.pipeline, generators, calls_back, shown, start)
         if calls_back:
             given["callback_on_step_end"] = _callback(lambda _, latents: steps.end_of_step(latents))
@@ -258,6 +262,17 @@ class FamilyGenerator:
                 f"{videos.shape[1]} frames. Ask for as many."
             )
         return videos
+
+    def _sound(self, audio: Tensor | None, request: Request) -> Sound | None:
+        """The sound `1 channel n` of a call, as long as the frames that were asked for."""
+        if audio is None or len(audio) > 1:  # of several videos nothing is written
+            return None
+        rate = int(self.pipeline.vocoder.config.output_sampling_rate)
+        asked = request.num_frames, request.fps
+        length = None if None in asked else round(asked[0] / asked[1] * rate)  # type: ignore
+        samples = audio[0, :, :length].float()
+        refuse_bad("vocoder", samples, self.pipeline.vocoder.dtype)
+        return Sound(samples.clamp(-1, 1).cpu().numpy(), rate)
 
     @torch.no_grad()
     def decode(self, latents: Tensor, num_frames: int | None, upscale: int = 1) -> np.ndarray:

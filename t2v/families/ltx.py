@@ -13,7 +13,9 @@ from t2v.pipelines.generator import Request
 
 
 def unpack(pipeline: DiffusionPipeline, latents: Tensor, request: Request) -> Tensor:
-    """Tokens `b n d` as `b c t h w`."""
+    """Tokens `b n d` as `b c t h w`, as which some calls give them at their end."""
+    if latents.ndim == 5:
+        return latents
     assert request.num_frames and request.height and request.width
     scale = spatial(pipeline)
     return pipeline._unpack_latents(
@@ -42,7 +44,7 @@ def decode(pipeline: DiffusionPipeline, latents: Tensor) -> dict[str, Any]:
 
 LTX = Family(
     name="LTX-Video",
-    pipelines=("LTXPipeline", "LTXImageToVideoPipeline"),
+    pipelines=("LTXPipeline", "LTXImageToVideoPipeline", "LTXConditionPipeline"),
     fps=25.0,
     source="frame_rate of the call in diffusers and of github.com/Lightricks/LTX-Video",
     multiple=lambda _: 32,
@@ -50,4 +52,15 @@ LTX = Family(
     unpack=unpack,
     denormalize=denormalize,
     decode=decode,
+)
+LTX_2 = Family(
+    name="LTX-2",
+    pipelines=("LTX2Pipeline", "LTX2ImageToVideoPipeline"),
+    fps=24.0,
+    source="frame_rate of the call in diffusers",
+    multiple=lambda _: 32,
+    usual=lambda _: {"num_frames": 121},
+    rate="frame_rate",
+    resumes=False,
+    why="sound is made with the pictures, by a scheduler of its own that begins anew in each call",
 )

@@ -6,7 +6,7 @@ from t2v.families.cogvideox import COGVIDEOX
 from t2v.families.cosmos import COSMOS, COSMOS_2, COSMOS_25
 from t2v.families.hunyuan import HUNYUAN, HUNYUAN_15, HUNYUAN_I2V
 from t2v.families.kandinsky import KANDINSKY, KANDINSKY_I2V
-from t2v.families.ltx import LTX
+from t2v.families.ltx import LTX, LTX_2
 from t2v.families.mochi import MOCHI
 from t2v.families.record import Family
 from t2v.families.sana import SANA
@@ -14,7 +14,7 @@ from t2v.families.skyreels import FORCING, SKYREELS
 from t2v.families.wan import WAN
 
 FAMILIES: tuple[Family, ...] = (
-    *(WAN, SKYREELS, FORCING, LTX, HUNYUAN, HUNYUAN_I2V, HUNYUAN_15, COGVIDEOX),
+    *(WAN, SKYREELS, FORCING, LTX, LTX_2, HUNYUAN, HUNYUAN_I2V, HUNYUAN_15, COGVIDEOX),
     *(MOCHI, KANDINSKY, KANDINSKY_I2V, COSMOS, COSMOS_2, COSMOS_25, SANA),
 )
 

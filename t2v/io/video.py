@@ -19,6 +19,7 @@ from PIL.PngImagePlugin import PngInfo
 from t2v.errors import UserError
 from t2v.footage.containers import Unreadable, opened, opened_picture, video_stream
 from t2v.io.files import complete
+from t2v.io.sound import Sound
 from t2v.io.text_files import parse_json
 
 # where the recipe stands in an mp4; remuxing drops keys that are not of the format, the first
@@ -28,7 +29,11 @@ BT709 = 1  # its number in ITU-T H.273 for primaries, transfer and matrix
 
 
 def write_video(
-    path: Path, frames: np.ndarray, fps: float | Fraction, recipe: dict[str, Any] | None = None
+    path: Path,
+    frames: np.ndarray,
+    fps: float | Fraction,
+    recipe: dict[str, Any] | None = None,
+    sound: Sound | None = None,
 ) -> None:
     """Write an mp4 (H.264, yuv420p, crf 18, BT.709) under a temporary name, then rename it.
 
@@ -37,19 +42,25 @@ def write_video(
         frames: `t h w c`, uint8 RGB.
         fps: frames a second, kept exactly: 7.5 stays 7.5.
         recipe: anything JSON can hold; `read_recipe` gives it back.
+        sound: the sound track, written as AAC.
 
     Raises:
         UserError: no frames, an odd height or width, or a place that cannot be written.
     """
     check_size(*frames.shape[:3])
     height, width = frames.shape[1:3]
-    with video_writer(path, height, width, fps, recipe) as add:
+    with video_writer(path, height, width, fps, recipe, sound) as add:
         add(frames)
 
 
 @contextmanager
 def video_writer(
-    path: Path, height: int, width: int, fps: float | Fraction, recipe: dict[str, Any] | None = None
+    path: Path,
+    height: int,
+    width: int,
+    fps: float | Fraction,
+    recipe: dict[str, Any] | None = None,
+    sound: Sound | None = None,
 ) -> Iterator[Callable[[np.ndarray], None]]:
     """A function that adds frames to a video, which is at `path` when the block ends.
 
@@ -66,6 +77,8 @@ def video_writer(
         # Players guess the matrix of an untagged file from its size, and colours shift.
         context.colorspace = context.color_primaries = context.color_trc = BT709
 
+        track = None if sound is None else _track(file, sound)
+
         def add(frames: np.ndarray) -> None:
             for array in frames:
                 frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(array), format="rgb24")
@@ -73,10 +86,26 @@ def video_writer(
 
         yield add
         file.mux(stream.encode())
+        if sound is not None and track is not None:
+            _add_sound(file, track, sound)
+
+
+def _track(file: Any, sound: Sound) -> Any:
+    """A stream for the sound: all have to be there before the first picture."""
+    layout = {1: "mono", 2: "stereo"}[len(sound.samples)]
+    return file.add_stream("aac", rate=sound.rate, layout=layout)
+
+
+def _add_sound(file: Any, track: Any, sound: Sound) -> None:
+    samples = np.ascontiguousarray(sound.samples, dtype=np.float32)
+    frame = av.AudioFrame.from_ndarray(samples, "fltp", layout=track.layout.name)
+    frame.sample_rate, frame.time_base, frame.pts = sound.rate, Fraction(1, sound.rate), 0
+    file.mux(track.encode(frame))
+    file.mux(track.encode())
 
 
 def rewrite_recipe(path: Path, recipe: dict[str, Any]) -> None:
-    """Give a video of `write_video` another recipe; its pictures are copied as they are.
+    """Give a video of `write_video` another recipe; pictures and sound are copied as they are.
 
     Raises:
         UserError: the file cannot be read or its place not be written.
@@ -87,11 +116,13 @@ def rewrite_recipe(path: Path, recipe: dict[str, Any]) -> None:
         av.open(partial, "w", format="mp4", options=_MOVFLAGS) as new,
     ):
         new.metadata.update(dict.fromkeys(RECIPE_KEYS, json.dumps(recipe)))
-        film = video_stream(path, old)
-        stream = new.add_stream_from_template(film)
-        for packet in old.demux(film):
+        streams = {
+            each.index: new.add_stream_from_template(each)
+            for each in (video_stream(path, old), *old.streams.audio)
+        }
+        for packet in old.demux([old.streams[index] for index in streams]):
             if packet.dts is not None:  # the last one is an empty mark
-                packet.stream = stream
+                packet.stream = streams[packet.stream.index]
                 new.mux(packet)
 
 

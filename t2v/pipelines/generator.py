@@ -14,6 +14,7 @@ from diffusers import DiffusionPipeline, ModelMixin
 from torch import Tensor
 
 from t2v.errors import UserError
+from t2v.io.sound import Sound
 from t2v.pipelines.visuals import VisualInputs
 
 Ability = Literal["gives_latents", "can_resume", "is_trainable", "vae"]
@@ -118,6 +119,10 @@ class Generator(Protocol):
     @property
     def vae(self) -> ModelMixin | None:
         """The VAE that encodes clips to latents and decodes them, as ours do."""
+
+    @property
+    def sound(self) -> Sound | None:
+        """The sound of the video that `generate` last gave; None: it is silent."""
 
     def check(self, prompt: str, request: Request, visuals: VisualInputs | None = None) -> None:
         """Raise `UserError` for what cannot work, before any time is spent on it."""

@@ -37,6 +37,7 @@ class T2VGenerator:
     pipeline_class: ClassVar[type[DiffusionPipeline]] = T2VPipeline
     gives_latents: ClassVar[bool] = True
     is_trainable: ClassVar[bool] = True
+    sound = None
 
     def __init__(self, pipeline: T2VPipeline) -> None:
         self.pipeline = pipeline

@@ -126,11 +126,12 @@ def _make_best(
             frames = _decoded(generator, latents, own.settings, seconds)
         if choice.keep_draws:
             file = str(path.with_suffix(f".seed-{seed}{path.suffix}"))
-            _write(frames, replace(own, settings=replace(own.settings, output=file)), seconds)
+            kept = replace(own, settings=replace(own.settings, output=file))
+            _write(generator, frames, kept, seconds)
         own = own.with_seed(choice.best, choice)
         if choice.best == seed:
             best = frames
-            _write(frames, own, seconds)
+            _write(generator, frames, own, seconds)
         else:
             rewrite_recipe(path, own.to_json())
             recipe_files.write_json(path.with_suffix(".json"), own)
@@ -176,7 +177,7 @@ def _decode_and_write(
     generator: Generator, latents: Tensor, recipe: Recipe, seconds: dict[str, float]
 ) -> np.ndarray:
     frames = _decoded(generator, latents, recipe.settings, seconds)
-    _write(frames, recipe, seconds)
+    _write(generator, frames, recipe, seconds)
     return frames
 
 
@@ -282,14 +283,16 @@ def _place_of_latents(recipe: Recipe) -> tuple[Path, str]:
     return path, f"Continue with: t2v sample --resume {shlex.quote(str(path))}"
 
 
-def _write(frames: np.ndarray, recipe: Recipe, seconds: dict[str, float]) -> None:
+def _write(
+    generator: Generator, frames: np.ndarray, recipe: Recipe, seconds: dict[str, float]
+) -> None:
     config, path = recipe.settings, recipe.path
     assert config.fps is not None
     with clock(seconds, "encode"):
         if path.suffix == PICTURE:
             write_picture(path, frames, recipe.to_json())
         else:
-            write_video(path, frames, config.fps, recipe.to_json())
+            write_video(path, frames, config.fps, recipe.to_json(), generator.sound)
         recipe_files.write_json(path.with_suffix(".json"), recipe)
         if config.gif:
             write_gif(path.with_suffix(".gif"), frames, config.fps)

@@ -33,6 +33,7 @@ class NoiseGenerator:
     pipeline_class = NoisePipeline
     gives_latents = True
     is_trainable = False
+    sound = None
     can_resume = True
     takes = frozenset()
     vae = None

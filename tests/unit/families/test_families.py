@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -74,10 +75,10 @@ def of_diffusers(made: Made) -> np.ndarray:
     given = {
         "frames" if name.startswith("Sana") else "num_frames": made.length,
         "image": None if made.seen is None else Image.fromarray(made.seen.image[0]),
-        "frame_rate": 25,
+        "frame_rate": made.asked.fps,
         "use_resolution_binning": False,
     }
-    frames = made.generator.pipeline(
+    output = made.generator.pipeline(
         prompt=PROMPT,
         height=made.asked.height,
         width=made.asked.width,
@@ -85,8 +86,16 @@ def of_diffusers(made: Made) -> np.ndarray:
         generator=torch.Generator().manual_seed(3),
         output_type="np",
         **{key: value for key, value in given.items() if key in taken and value is not None},
-    ).frames
-    return to_uint8(np.asarray(frames)[:, : made.asked.num_frames]).astype(int)
+    )
+    frames = to_uint8(np.asarray(output.frames)[:, : made.asked.num_frames]).astype(int)
+    if "audio" not in output:
+        assert made.generator.sound is None
+    else:
+        heard = made.generator.sound.samples
+        assert (heard == output.audio[0, :, : heard.shape[1]].numpy()).all()
+        length = made.asked.num_frames / made.asked.fps
+        assert heard.shape[1] / made.generator.sound.rate == pytest.approx(length, abs=0.01)
+    return frames
 
 
 @pytest.mark.filterwarnings("ignore:In CPU autocast")  # Mochi asks for fp32
@@ -171,16 +180,27 @@ def test_what_cannot_work_is_said_before_it_begins(name, changed, fault, text, w
 
 @pytest.fixture
 def sample(text, wake, tmp_path, monkeypatch, capsys):
-    """`t2v sample` with a tiny folder of LTX-Video: exit code and stderr."""
+    """`t2v sample` with tiny folders: exit code and stderr."""
     monkeypatch.chdir(tmp_path)
-    build("ltx", text, wake).save_pretrained("model")
 
-    def sample(*words, model="model"):
-        chosen = ["--model", model] if model else []
-        code = main(["sample", *words, *chosen, "device=cpu"])
+    def sample(*words, model="ltx"):
+        if model and not Path(model).exists():
+            build(model, text, wake).save_pretrained(model)
+        code = main(["sample", *words, *(["--model", model] if model else []), "device=cpu"])
         return code, capsys.readouterr().err
 
     return sample
+
+
+def test_the_sound_of_a_model_is_in_the_file(sample):
+    size = ["--height", "32", "--width", "32", "--frames", "8", "--steps", "1", "-o", "a.mp4"]
+    code, err = sample(PROMPT, *size, model="ltx2")
+    assert code == 0 and "8 frames of 32x32 at 24 fps" in err, err
+    with av.open("a.mp4") as file:
+        (track,) = file.streams.audio
+        heard = np.concatenate([frame.to_ndarray() for frame in file.decode(track)], axis=1)
+        assert (track.rate, track.channels) == (16000, 2)
+    assert 0.1 < np.abs(heard).max() < 1.3 and heard.shape[1] >= 5000
 
 
 def test_a_film_has_its_familys_rate_and_the_frames_asked_and_is_resumed_to_the_bit(

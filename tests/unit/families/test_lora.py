@@ -14,7 +14,10 @@ from t2v.models.lora_effect import lora_effect, prediction, recorded_call
 from .tiny import BUILDERS, build
 from .tiny_cosmos import COSMOS_BUILDERS
 
-pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast")  # Mochi asks for fp32
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:In CPU autocast"),  # Mochi asks for fp32
+    pytest.mark.filterwarnings("ignore:__array__ implementation"),  # a scheduler's, in numpy
+]
 
 QUERIES = ("to_q", "to_k", "to_query", "to_key")
 

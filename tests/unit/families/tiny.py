@@ -14,6 +14,7 @@ from diffusers import (
     CogVideoXTransformer3DModel,
     DiffusionPipeline,
     FlowMatchEulerDiscreteScheduler,
+    LTXConditionPipeline,
     LTXImageToVideoPipeline,
     LTXPipeline,
     LTXVideoTransformer3DModel,
@@ -167,6 +168,10 @@ def ltx_i2v(text: Text) -> DiffusionPipeline:
     return LTXImageToVideoPipeline(**text, **ltx_parts())
 
 
+def ltx_condition(text: Text) -> DiffusionPipeline:
+    return LTXConditionPipeline(**text, **ltx_parts())
+
+
 def cogvideox_parts(**others: object) -> dict[str, object]:
     shape = dict(
         num_attention_heads=2, attention_head_dim=16, in_channels=4, out_channels=4,
@@ -224,6 +229,7 @@ BUILDERS: dict[str, tuple[Callable[[Text], DiffusionPipeline], tuple[int, int, i
     "forcing": (forcing, (16, 16, 9)),
     "ltx": (ltx, (32, 32, 9)),
     "ltx_i2v": (ltx_i2v, (32, 32, 9)),
+    "ltx_condition": (ltx_condition, (32, 32, 9)),
     "cogvideox": (cogvideox, (16, 16, 9)),
     "cogvideox_15": (cogvideox_15, (16, 16, 9)),
     "cogvideox_i2v": (cogvideox_i2v, (16, 16, 9)),

@@ -6,6 +6,8 @@ from typing import Any
 from diffusers import (
     AutoencoderKLHunyuanVideo,
     AutoencoderKLHunyuanVideo15,
+    AutoencoderKLLTX2Audio,
+    AutoencoderKLLTX2Video,
     AutoencoderKLWan,
     ClassifierFreeGuidance,
     DiffusionPipeline,
@@ -17,9 +19,13 @@ from diffusers import (
     Kandinsky5I2VPipeline,
     Kandinsky5T2VPipeline,
     Kandinsky5Transformer3DModel,
+    LTX2ImageToVideoPipeline,
+    LTX2Pipeline,
+    LTX2VideoTransformer3DModel,
     SanaVideoPipeline,
     SanaVideoTransformer3DModel,
 )
+from diffusers.pipelines.ltx2 import LTX2TextConnectors, LTX2Vocoder
 from torch import nn
 from transformers import (
     ByT5Tokenizer,
@@ -27,6 +33,8 @@ from transformers import (
     CLIPTextModel,
     Gemma2Config,
     Gemma2Model,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
     LlamaConfig,
     LlamaModel,
     PreTrainedTokenizerFast,
@@ -193,10 +201,78 @@ def sana(text: Text) -> DiffusionPipeline:
     return SanaVideoPipeline(**sana_parts(text))
 
 
+def ltx2_parts(text: Text) -> dict[str, Any]:
+    tokenizer, told = words(text)
+    reads = dict(
+        hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=2, head_dim=8, **told,
+    )  # fmt: skip
+    sees = dict(
+        hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1,
+        image_size=16, patch_size=8,
+    )  # fmt: skip
+    encoder = Gemma3Config(text_config=reads, vision_config=sees, mm_tokens_per_image=4)
+    transformer = LTX2VideoTransformer3DModel(
+        in_channels=4, out_channels=4, patch_size=1, patch_size_t=1, num_attention_heads=2,
+        attention_head_dim=8, cross_attention_dim=16, audio_in_channels=4, audio_out_channels=4,
+        audio_num_attention_heads=2, audio_attention_head_dim=4, audio_cross_attention_dim=8,
+        num_layers=2, caption_channels=16, rope_double_precision=False, rope_type="split",
+    )  # fmt: skip
+    connector = dict(
+        video_connector_num_attention_heads=2, video_connector_attention_head_dim=8,
+        audio_connector_num_attention_heads=2, audio_connector_attention_head_dim=8,
+        connector_rope_base_seq_len=32, rope_theta=1e4, rope_type="split",
+        rope_double_precision=False, causal_temporal_positioning=False,
+    )  # fmt: skip
+    connectors = LTX2TextConnectors(
+        caption_channels=16, text_proj_in_factor=3, video_connector_num_layers=1,
+        video_connector_num_learnable_registers=None, audio_connector_num_layers=1,
+        audio_connector_num_learnable_registers=None, **connector,
+    )  # fmt: skip
+    vae = AutoencoderKLLTX2Video(
+        latent_channels=4, block_out_channels=(8,), decoder_block_out_channels=(8,),
+        layers_per_block=(1,), decoder_layers_per_block=(1, 1), spatio_temporal_scaling=(True,),
+        decoder_spatio_temporal_scaling=(True,), decoder_inject_noise=(False, False),
+        downsample_type=("spatial",), upsample_residual=(False,), upsample_factor=(1,),
+        patch_size=4, patch_size_t=1,
+    )  # fmt: skip
+    vae.use_framewise_encoding = vae.use_framewise_decoding = False
+    audio_vae = AutoencoderKLLTX2Audio(
+        base_channels=4, output_channels=2, ch_mult=(1,), num_res_blocks=1, attn_resolutions=None,
+        resolution=32, latent_channels=2, causality_axis="height", mid_block_add_attention=False,
+        sample_rate=16000, mel_hop_length=160, mel_bins=8,
+    )  # fmt: skip
+    vocoder = LTX2Vocoder(
+        in_channels=16, hidden_channels=32, out_channels=2, upsample_kernel_sizes=[20, 32],
+        upsample_factors=[10, 16], resnet_kernel_sizes=[3], resnet_dilations=[[1, 3, 5]],
+        output_sampling_rate=16000,
+    )  # fmt: skip
+    return {
+        "text_encoder": Gemma3ForConditionalGeneration(encoder),
+        "tokenizer": tokenizer,
+        "transformer": transformer,
+        "connectors": connectors,
+        "vae": vae,
+        "audio_vae": audio_vae,
+        "vocoder": vocoder,
+        "scheduler": FlowMatchEulerDiscreteScheduler(),
+    }
+
+
+def ltx2(text: Text) -> DiffusionPipeline:
+    return LTX2Pipeline(**ltx2_parts(text))
+
+
+def ltx2_i2v(text: Text) -> DiffusionPipeline:
+    return LTX2ImageToVideoPipeline(**ltx2_parts(text))
+
+
 CHAT_BUILDERS = {
     "hunyuan": (hunyuan, (16, 16, 9)),
     "hunyuan_15": (hunyuan_15, (16, 16, 9)),
     "kandinsky": (kandinsky, (16, 16, 9)),
     "kandinsky_i2v": (kandinsky_i2v, (16, 16, 17)),
+    "ltx2": (ltx2, (32, 32, 9)),
+    "ltx2_i2v": (ltx2_i2v, (32, 32, 9)),
     "sana": (sana, (32, 32, 9)),
 }

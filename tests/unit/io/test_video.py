@@ -13,6 +13,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from t2v.errors import UserError
+from t2v.io.sound import Sound
 from t2v.io.video import (
     contact_sheet,
     read_recipe,
@@ -55,6 +56,22 @@ def test_fps_is_kept_exactly(fps, kept, frames, tmp_path):
 def test_one_frame_is_a_video(frames, tmp_path):
     write_video(tmp_path / "a.mp4", frames[:1], 8)
     assert read_video(tmp_path / "a.mp4")[0].shape == (1, 32, 48, 3)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_sound_is_a_track_of_the_film_and_stays_when_the_recipe_changes(channels, frames, tmp_path):
+    path, rate = tmp_path / "a.mp4", 16000
+    tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(rate * 9 // 8) / rate)
+    write_video(path, frames, 8, {"prompt": "old"}, Sound(np.stack([tone] * channels), rate))
+    rewrite_recipe(path, {"prompt": "new"})
+    assert read_recipe(path) == {"prompt": "new"} and len(read_video(path)[0]) == 9
+    with av.open(path) as file:
+        (track,) = file.streams.audio
+        heard = np.concatenate([frame.to_ndarray() for frame in file.decode(track)], axis=1)
+        assert (track.rate, track.channels) == (rate, channels)
+    assert 9 / 8 <= heard.shape[1] / rate < 9 / 8 + 0.1  # a block of AAC has 1024 samples
+    loudest = np.abs(np.fft.rfft(heard[0, 2000:18000])).argmax()
+    assert loudest == 440 and np.abs(heard).max() == pytest.approx(0.5, abs=0.05)
 
 
 def test_the_recipe_survives_the_file(frames, tmp_path):

@@ -8,6 +8,7 @@ import torch
 from diffusers import UniPCMultistepScheduler
 
 from t2v.errors import UserError
+from t2v.families.generator import FamilyGenerator
 from t2v.families.load import check_room, generator_class, load_generator
 from t2v.pipelines.generator import Start, Step, require, sample_videos, to_uint8
 from t2v.pipelines.t2v_generator import T2VGenerator
@@ -80,7 +81,7 @@ def test_a_folder_is_of_the_generator_that_its_index_names(pipe, tmp_path):
     pipe.save_pretrained(tmp_path / "ours")
     assert generator_class("x", tmp_path / "ours", "t2v eval", ["is_trainable"]) is T2VGenerator
     kind = generator_class("x", wan_index(tmp_path), "t2v eval")
-    assert not kind.gives_latents
+    assert kind is FamilyGenerator
     with pytest.raises(
         UserError, match=r"model=x: a WanPipeline does not have the parts .*t2v pla"
     ):
@@ -88,8 +89,8 @@ def test_a_folder_is_of_the_generator_that_its_index_names(pipe, tmp_path):
 
 
 def test_what_a_command_needs_is_looked_up_before_weights_are_read(tmp_path):
-    with pytest.raises(UserError, match=r"^model=x: a WanPipeline does not give latents"):
-        load_generator("x", wan_index(tmp_path), CPU, torch.float32, "t2v bench", ["gives_latents"])
+    with pytest.raises(UserError, match=r"^model=x: a WanPipeline does not have the parts"):
+        load_generator("x", wan_index(tmp_path), CPU, torch.float32, "t2v plan", ["is_trainable"])
 
 
 def test_a_loaded_generator_gives_the_videos_of_the_one_saved(generator, pipe, tmp_path):

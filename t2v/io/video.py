@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import av
 import imageio.v3 as imageio
@@ -19,8 +19,10 @@ from PIL.PngImagePlugin import PngInfo
 from t2v.errors import UserError
 from t2v.footage.containers import Unreadable, opened, opened_picture, video_stream
 from t2v.io.files import complete
-from t2v.io.sound import Sound
 from t2v.io.text_files import parse_json
+
+if TYPE_CHECKING:  # few videos have one
+    from t2v.io.sound import Sound
 
 # where the recipe stands in an mp4; remuxing drops keys that are not of the format, the first
 RECIPE_KEYS = ("t2v_recipe", "comment")

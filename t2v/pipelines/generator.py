@@ -7,15 +7,17 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from diffusers import DiffusionPipeline, ModelMixin
 from torch import Tensor
 
 from t2v.errors import UserError
-from t2v.io.sound import Sound
 from t2v.pipelines.visuals import VisualInputs
+
+if TYPE_CHECKING:  # few videos have one
+    from t2v.io.sound import Sound
 
 Ability = Literal["gives_latents", "can_resume", "is_trainable", "vae"]
 LACKS: dict[Ability, str] = {

@@ -43,6 +43,9 @@ class TrainConfig:
     validate_every: int = 500  # steps between validations
     precision: Literal["fp32", "bf16"] = "bf16"  # of forward passes; weights stay in fp32
     device: str = "auto"  # auto (cuda, mps or cpu), cpu, cuda, cuda:1, mps
+    # where curves and sheets are shown: tensorboard, trackio, wandb or none; auto: tensorboard, if
+    # it is installed
+    tracker: Literal["auto", "none", "tensorboard", "trackio", "wandb"] = "auto"
     held_out: int = 256  # clips kept for validation: the last of the data
     clips: ClipsConfig = field(default_factory=ClipsConfig)  # how those of a manifest are batched
     start_from: str | None = None  # pipeline folder or checkpoint to take the first weights from
@@ -128,6 +131,20 @@ class TasksConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SheetConfig:
+    """The samples on the contact sheet of each validation."""
+
+    height: int | None = None  # pixels; null: that of most training clips
+    width: int | None = None  # pixels; null: that of most training clips
+    num_frames: int | None = None  # null: that of most training clips
+    steps: int | None = None  # denoising steps; null: those that the model is saved with
+
+    def __post_init__(self) -> None:
+        if self.steps is not None:
+            at_least_one(self, "steps")
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainUpscalerConfig(TrainConfig):
     """`t2v train-upscaler`"""
 
@@ -192,6 +209,7 @@ class DiffusionConfig(TrainConfig):
     tasks: TasksConfig = field(default_factory=TasksConfig)
     known_dropout: float = 0.1  # share of the clips that are given nothing after all, for guidance
     known_noise: float = 0.0  # latest time, in [0, 1), that what is given is noised to
+    sheet: SheetConfig = field(default_factory=SheetConfig)  # samples of each validation
 
     def __post_init__(self) -> None:
         super().__post_init__()

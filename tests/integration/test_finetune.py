@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from t2v.cli import main
 from t2v.config.finetune import FinetuneConfig, LoRAConfig
-from t2v.config.training import DiffusionConfig, OptimConfig, TasksConfig
+from t2v.config.training import DiffusionConfig, OptimConfig, SheetConfig, TasksConfig
 from t2v.errors import UserError
 from t2v.models.lora import load_lora
 from t2v.models.lora_file import WEIGHTS
@@ -24,6 +24,7 @@ from t2v.training.engine.example import Size
 from t2v.training.engine.loop import fit, start_state
 from t2v.training.tasks.dit import build_dit
 from t2v.training.tasks.finetune import build_finetune, finetune
+from t2v.training.tasks.sheet import Sheet
 
 PROMPT = "a red ball rolls on the grass"
 BASE_PROMPTS = ("a blue box", "a red box", "the ball under the sky", "a box on the snow")
@@ -129,6 +130,21 @@ def test_samples_of_a_training_are_what_t2v_sample_draws_from_the_checkpoint(
     prompts = build_finetune(config).prompts
     assert set(prompts) == {PROMPT, "a blue ball rolls on the grass", *BASE_PROMPTS[-2:]}
     assert torch.equal(drawn, sampled_later(checkpoint, 7, prompts))
+
+
+def test_the_sheet_is_of_the_clips_size_and_length_unless_another_is_asked_for(config, pipe):
+    pipe.register_to_config(num_frames=81, height=480, width=832, num_inference_steps=50)
+    pipe.save_pretrained(config.model)
+    config = replace(config, base_prompts=None, base_ratio=0, sheet=SheetConfig(steps=1))
+    task = build_finetune(config)
+    assert task.validate().sheet.size == (5 * 32, 2 * 16)  # of two prompts
+    task.sheet = Sheet(
+        replace(config, sheet=SheetConfig(height=32, steps=1)), ["a"], task.sheet.sizes
+    )
+    assert task.validate().sheet.size == (5 * 32, 32)
+    odd = replace(config, sheet=SheetConfig(width=30))
+    with pytest.raises(UserError, match=r"sheet\.width=30: this model works in multiples of 16"):
+        finetune(odd)
 
 
 def test_interpolation_lies_between_base_and_tuned(config, tmp_path):

@@ -9,11 +9,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -26,6 +24,7 @@ from t2v.io.files import Lines, read_lines, write_lines
 from t2v.io.video import save_image
 from t2v.training.engine.significance import trend
 from t2v.training.engine.task import StepMetrics, Validation
+from t2v.training.engine.trackers import open_tracker
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +36,7 @@ class MetricsLogger:
     """Writes, on the first rank alone, into `config.output`.
 
     `config.yaml`; `metrics.jsonl`, a line a step; `validations.jsonl`, the losses clip by clip that
-    the verdicts rest on; `sheets/`; and `tensorboard/`, where tensorboard is installed.
+    the verdicts rest on; `sheets/`; and what `config.tracker` shows.
 
     Args:
         step: of the checkpoint the run resumes from, None for a new run. Lines of later steps are
@@ -52,7 +51,7 @@ class MetricsLogger:
         _drop_after(self.output / METRICS, -1 if step is None else step)
         _drop_after(self.output / VALIDATIONS, -1 if step is None else step)
         self.log = Lines(self.output / METRICS)
-        self.board = _tensorboard(self.output, step or 0)
+        self.tracker = open_tracker(config, step or 0)
         self.progress = _Progress(config, step or 0)
 
     def __enter__(self) -> MetricsLogger:
@@ -63,9 +62,9 @@ class MetricsLogger:
             self.progress.close()
             with suppress(OSError):  # `add` has reported what the disk refused
                 self.log.close()
-            if self.board is not None:
+            if self.tracker is not None:
                 with suppress(OSError):
-                    self.board.close()
+                    self.tracker.close()
 
     def validated(self, step: int, validation: Validation) -> dict[str, Any]:
         """Keep a validation; return its figures, those from before any step, and the verdict.
@@ -79,8 +78,8 @@ class MetricsLogger:
     def _validated(self, step: int, validation: Validation) -> dict[str, Any]:
         (self.output / "sheets").mkdir(exist_ok=True)
         save_image(self.output / "sheets" / f"{step:06d}.png", validation.sheet)
-        if self.board is not None:
-            self.board.add_image("sheet", np.asarray(validation.sheet), step, dataformats="HWC")
+        if self.tracker is not None:
+            self.tracker.image(step, "sheet", validation.sheet)
         losses = {name: values.tolist() for name, values in validation.losses.items()}
         line = {"step": step, "figures": validation.figures, "losses": losses}
         with Lines(self.output / VALIDATIONS) as file:
@@ -106,16 +105,10 @@ class MetricsLogger:
         record |= record.pop("extra") | validated
         with self._writing(METRICS):
             self.log.add(record)
-            self._show(metrics.step, record)
+            if self.tracker is not None:
+                figures = {name: value for name, value in record.items() if name != "step"}
+                self.tracker.log(metrics.step, figures)
         self.progress.advance(metrics, record)
-
-    def _show(self, step: int, record: dict[str, Any]) -> None:
-        if self.board is not None:
-            for name, value in record.items():
-                if isinstance(value, str):
-                    self.board.add_text(name, value, step)
-                elif name != "step":
-                    self.board.add_scalar(name, value, step)
 
     @contextmanager
     def _writing(self, name: str) -> Iterator[None]:
@@ -137,14 +130,6 @@ def _drop_after(path: Path, step: int) -> None:
 
 def _is_until(step: Any, last: int) -> bool:
     return isinstance(step, int) and step <= last
-
-
-def _tensorboard(output: Path, step: int) -> Any:
-    if find_spec("tensorboard") is None:
-        return None
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(str(output / "tensorboard"), purge_step=step + 1)
 
 
 class _Progress:

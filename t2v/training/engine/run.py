@@ -34,6 +34,7 @@ from t2v.training.engine.initialize import resume_from, start_from
 from t2v.training.engine.loop import TrainState, fit, start_state
 from t2v.training.engine.metrics_logger import MetricsLogger
 from t2v.training.engine.task import Task
+from t2v.training.engine.trackers import check_tracker
 
 logger = logging.getLogger(__name__)
 Config = TypeVar("Config", bound=TrainConfig)
@@ -41,8 +42,9 @@ Config = TypeVar("Config", bound=TrainConfig)
 # A resumed run may change these; anything else would make it another run.
 FREE_TO_CHANGE = {
     *("steps", "output", "overwrite", "save_every", "validate_every", "keep_checkpoints"),
-    *("device", "attention", "accumulate", "parallel", "gradient_checkpointing"),
+    *("device", "attention", "accumulate", "parallel", "gradient_checkpointing", "tracker"),
     *("clips.cache", "clips.workers", "clips.seconds_per_clip", "clips.gigabytes_per_worker"),
+    *("sheet.height", "sheet.width", "sheet.num_frames", "sheet.steps"),
 }
 SHARDS = "batch_size x (accumulate * processes)"
 
@@ -53,6 +55,7 @@ def train(task_of: Callable[[Config], Task], config: Config) -> Path:
     Raises:
         UserError: the device is not to be had, or what `task_of` and `run` raise.
     """
+    check_tracker(config.tracker)
     with process_group(pick_device(config.device)) as device, ExitStack() as stack:
         on_first_rank(lambda: _hold(stack, config))
         config = replace(config, overwrite=False)

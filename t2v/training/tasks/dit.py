@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from diffusers.models.attention_dispatch import attention_backend
 from einops import rearrange
@@ -31,9 +30,7 @@ from t2v.models.inputs import latent_shape
 from t2v.models.known import softened, transformer_inputs
 from t2v.models.latents import frame_latents, normalize_latents
 from t2v.models.text import encode_tokens, pad_text
-from t2v.pipelines.generator import sample_videos
 from t2v.pipelines.t2v import T2VPipeline
-from t2v.pipelines.t2v_generator import T2VGenerator
 from t2v.pipelines.visuals import VisualInputs
 from t2v.training.engine.example import Size
 from t2v.training.engine.loop import autocast
@@ -44,6 +41,7 @@ from t2v.training.engine.task import SHEET_FRAMES, ParameterGroup, Validation
 from t2v.training.tasks.beside import FramesBeside
 from t2v.training.tasks.dit_parts import DiTData, DiTParts, fresh_parts, load_data
 from t2v.training.tasks.known import Given, GivenChoice, frame_times
+from t2v.training.tasks.sheet import Sheet
 
 VALIDATION_BINS = 4
 VALIDATION_BATCH = 64
@@ -127,6 +125,7 @@ class DiTTask:
         self.sources = dict(self.data.sources)
         trained = [*(parts.defaults.get("trained") or []), *self.data.longest()]
         self.defaults = self.data.sizes | parts.defaults | {"trained": merged_sizes(trained)}
+        self.sheet = Sheet(config, prompts, self.data.sizes)
         self.max_length: int = parts.defaults["max_sequence_length"]
         networks = {"transformer": parts.transformer, "text_encoder": parts.text_encoder}
         self.model = nn.ModuleDict(networks)
@@ -142,6 +141,7 @@ class DiTTask:
 
     def prepare(self) -> None:
         """Embed the captions, where they are to be cached."""
+        self.sheet.check(self.model["transformer"], self.vae)
         if self.caches_text():
             folder = cache_folder(self.config.data, self.config.clips) / FOLDER
             encoder = self.model["text_encoder"].to(pick_device(self.config.device))
@@ -232,7 +232,8 @@ class DiTTask:
             for part in range(VALIDATION_BINS)
             if (quarter == part).any()
         }
-        latents, frames = self._samples()
+        pictures = None if self.beside is None else self._pictures(self.beside)
+        latents, frames = self.sheet.draw(self._pipeline(), pictures)
         sheet = contact_sheet(frames, columns=SHEET_FRAMES)
         return Validation(figures | self._copies(latents), sheet, losses)
 
@@ -277,28 +278,6 @@ class DiTTask:
     def _of_shape(self, batches: Iterable[BatchItems], like: Tensor) -> list[Tensor]:
         latents = map(self._latents, batches)
         return [each for each in latents if each.shape[1:] == like.shape[1:]]
-
-    def _samples(self) -> tuple[Tensor, np.ndarray]:
-        """Latents `n c t h w` and frames `n t h w c` uint8 of `prompts`, as `t2v sample` makes them
-        with a checkpoint."""
-        generator, prompts = T2VGenerator(self._pipeline()), self.prompts
-        asked, seeds = generator.defaults, [self.config.seed] * len(prompts)
-        latents, frames = [], []
-        videos = sample_videos(generator, prompts, seeds, asked)
-        for video in videos if self.beside is None else self._of_pictures(generator, self.beside):
-            latents.append(video)
-            frames.append(generator.decode(video, asked.num_frames))
-        return torch.cat(latents), np.concatenate(frames)
-
-    def _of_pictures(self, generator: T2VGenerator, beside: FramesBeside) -> Iterator[Tensor]:
-        """Draw a sample of each prompt that begins as the first held-out clip of that caption."""
-        pipeline, asked = generator.pipeline, generator.defaults
-        sizes = {name: getattr(asked, name) for name in ("num_frames", "height", "width")}
-        pictures = self._pictures(beside)
-        for prompt in self.prompts:
-            text = pipeline.encode_conditions([prompt], asked)
-            conditions = pipeline.add_visuals(text, [pictures[prompt]], **sizes)
-            yield generator.generate(conditions, asked, [self.config.seed])
 
     def _pictures(self, beside: FramesBeside) -> dict[str, VisualInputs]:
         """The pictures of the first held-out clip of every caption."""

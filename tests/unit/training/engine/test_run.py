@@ -4,6 +4,7 @@ import json
 import resource
 import signal
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -144,6 +145,14 @@ def test_tensorboard_shows_what_was_logged(config, tmp_path):
     wanted = [(line["step"], line["loss"]) for line in logged(tmp_path / "run")]
     assert [step for step, _ in shown] == [step for step, _ in wanted] == list(range(1, 9))
     assert [value for _, value in shown] == pytest.approx([value for _, value in wanted])
+
+
+def test_a_tracker_that_is_named_is_used_and_one_that_is_missing_is_named(config, tmp_path):
+    run(LineTask(), replace(config, steps=1, tracker="none"))
+    assert not (tmp_path / "run" / "tensorboard").exists()
+    missing = next(name for name in ("trackio", "wandb") if find_spec(name) is None)
+    with pytest.raises(UserError, match=f"tracker={missing}: .*pip install {missing}"):
+        run(LineTask(), replace(config, steps=2, tracker=missing))
 
 
 def test_half_and_half_equals_whole_to_the_bit(config, tmp_path):

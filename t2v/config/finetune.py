@@ -34,11 +34,19 @@ class FinetuneConfig(DiffusionConfig):
     # alone; soft_prompt: that alone
     method: Literal["lora", "peft", "full", "frozen_spatial", "concept", "soft_prompt"] = "lora"
     lora: LoRAConfig = field(default_factory=LoRAConfig)
+    # of two transformers, one for the noisier times (Wan 2.2 A14B), those that learn
+    experts: Literal["both", "high", "low"] = "both"
     peft: str | None = None  # with method=peft: JSON of peft's settings, as configs/finetune/*.json
     soft_prompt: str | None = None  # words that start the learned tokens before every prompt
     concept: tuple[str, ...] = ()  # new words to learn, as the captions spell them: "<toy>"
     concept_from: tuple[str, ...] = ()  # text that starts each new word; empty: its own letters
     train_text_encoder: bool = False  # let the text encoder learn too, with method=full
+    # number format of weights that do not learn, with an adapter, new words or a soft prompt; auto:
+    # bf16 on CUDA where precision=bf16, else fp32
+    base_dtype: Literal["auto", "fp32", "bf16"] = "auto"
+    # checkpoints hold: adapter: what was learned, and where the base model is; full: all weights;
+    # the methods full and frozen_spatial always save them
+    save: Literal["adapter", "full"] = "adapter"
     interpolate: float = 1.0  # the saved model, from 0 (the base) to 1 (the tuned one)
     base_prompts: str | None = None  # file of prompts, one a line, that must not be forgotten
     base_ratio: float = 0.0  # share of the steps on the base model's own videos of base_prompts
@@ -59,6 +67,12 @@ class FinetuneConfig(DiffusionConfig):
             raise UserError(f"start_from={self.start_from}: fine-tuning starts from model=FOLDER.")
         if self.train_text_encoder and self.method != "full":
             raise UserError(f"train_text_encoder=true goes with method=full, not {self.method}.")
+        if self.base_dtype == "bf16" and self.needs_fp32():
+            raise UserError(
+                f"base_dtype=bf16 with method={self.method} precision={self.precision} interpolate="
+                f"{self.interpolate}: it is for an adapter, concept or soft_prompt, precision=bf16 "
+                "and interpolate=1. Leave it out."
+            )
         if not 0 <= self.interpolate <= 1:
             raise UserError(
                 f"interpolate={self.interpolate}: it must be from 0 (base) to 1 (tuned model)."
@@ -73,6 +87,11 @@ class FinetuneConfig(DiffusionConfig):
                 f"method={self.method} peft={self.peft}: method=peft and peft=FILE go together."
             )
         self._check_concept()
+
+    def needs_fp32(self) -> bool:
+        """Return whether the base model must be held in float32."""
+        learns_whole = self.method in ("full", "frozen_spatial")
+        return learns_whole or self.precision == "fp32" or self.interpolate < 1
 
     def _check_concept(self) -> None:
         if self.method == "concept" and not self.concept:

@@ -371,7 +371,7 @@ def _unknown(name: str, known: dict[str, tuple[Any, Any]]) -> str:
 def _nearest(name: str, known: dict[str, Any]) -> str:
     """Return the hint for an unknown name: similar names, else those of the same group."""
     group, _, last = name.rpartition(".")
-    by_last = {each.rpartition(".")[2]: each for each in known}
+    by_last = {n.rpartition(".")[2]: n for n in sorted(known, key=lambda each: -each.count("."))}
     close = get_close_matches(last, by_last, cutoff=0.7)
     if close := close or [each for each in by_last if each in last.split("_")]:
         return f"Did you mean {' or '.join(by_last[each] for each in close)}?"

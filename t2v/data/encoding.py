@@ -59,7 +59,7 @@ def encode_clips(config: EncodeConfig) -> Path:
     usable = [{"captions": texts} for clip, texts in paired if not clip.dropped]
     captions = Captions(usable, tokenizer, length)
     text_encoder = text_encoder.float().to(vae.device)  # as trainings hold it
-    Texts(text_encoder, cache / FOLDER, config.precision).add(captions)
+    Texts(text_encoder, cache / FOLDER, config.precision).add(captions, text_encoder)
     write_manifest(output / MANIFEST, prepared.clips)
     report = summary(prepared, tokenizer)
     text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"

@@ -30,18 +30,21 @@ class Texts:
 
     Each caption is embedded alone, so that its bits depend on neither the batch nor the run that
     embedded it. bfloat16 where `precision` is "bf16", to which the first layer that takes them
-    would round them; float32 otherwise.
+    would round them; float32 otherwise. The encoder is not kept: what is read needs none.
     """
 
     def __init__(self, encoder: PreTrainedModel, folder: Path, precision: str) -> None:
         settings = encoder.config.to_dict().items()
         relevant = [(k, repr(v)) for k, v in settings if k not in IRRELEVANT and k[0] != "_"]
-        self.encoder, self.precision = encoder, precision
+        self.precision = precision
         self.name = digest("text", weights_digest(encoder), sorted(relevant), precision)
         self.cache = Cache(folder, PER_SHARD)
 
-    def add(self, captions: Captions) -> None:
+    def add(self, captions: Captions, encoder: PreTrainedModel) -> None:
         """Embed captions that the cache lacks, and the empty one; a kill loses at most a shard.
+
+        Args:
+            encoder: the one that the cache was opened with.
 
         Raises:
             UserError: an embedding is not finite.
@@ -54,7 +57,7 @@ class Texts:
         logger.info("Embedding %d captions to %s", len(missing), self.cache.folder)
         with self.cache:
             for each in progress(missing, "embed", "captions"):
-                self.cache.add(self._key(each), self._embed(each))
+                self.cache.add(self._key(each), self._embed(each, encoder))
 
     def read(self, tokens: Tensor, lengths: Tensor, rows: int) -> Tensor:
         """Read embeddings `b rows d`, float32, with zeros past each caption's end.
@@ -71,11 +74,11 @@ class Texts:
         return digest(self.name, list(ids))
 
     @torch.no_grad()
-    def _embed(self, ids: Sequence[int]) -> Tensor:
-        device = ready(self.encoder)
+    def _embed(self, ids: Sequence[int], encoder: PreTrainedModel) -> Tensor:
+        device = ready(encoder)
         halved = self.precision == "bf16"
         with torch.autocast(device.type, torch.bfloat16, enabled=halved):
-            text = encode_alone(self.encoder, ids)
+            text = encode_alone(encoder, ids)
         text = text.to(torch.bfloat16 if halved else torch.float32).cpu()
         if not text.isfinite().all():
             raise UserError(

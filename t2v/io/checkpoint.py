@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from safetensors import SafetensorError
 
 from t2v.errors import UserError
-from t2v.io.files import complete, discard, file_sha256
+from t2v.io.files import REFERENCE, complete, discard, file_sha256
 
 MANIFEST = "manifest.json"
 
@@ -96,6 +96,7 @@ def _write_hashed(folder: Path, write: Callable[[Path], None]) -> None:
     folder.mkdir()
     write(folder)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = [path for path in files if path != folder / REFERENCE]
     manifest = {path.relative_to(folder).as_posix(): file_sha256(path) for path in files}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
 

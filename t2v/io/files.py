@@ -28,6 +28,7 @@ else:
 
 logger = logging.getLogger(__name__)
 
+REFERENCE = "base.json"  # names a model that may be moved, so no list of hashes has it
 KEY = 32  # hex digits of a name in a cache: 128 bits
 FOLDER_LOCK = ".t2v.lock"
 _NAME = 48  # characters of a name in that of its partial file: names end at 255 bytes

@@ -67,6 +67,14 @@ def random_times(
     return torch.rand(count, generator=generator)
 
 
+def logit_normal_between(low: float, high: float, count: int, generator: torch.Generator) -> Tensor:
+    """Logit-normal times in [0, 1] that lie between two of them, `count`."""
+    ends = torch.tensor([low, high], dtype=torch.float64).logit()
+    below, above = torch.special.ndtr(ends)
+    share = torch.rand(count, generator=generator, dtype=torch.float64)
+    return torch.special.ndtri(below + (above - below) * share).sigmoid().float()
+
+
 def build_scheduler(
     objective: Objective, shift: float
 ) -> FlowMatchEulerDiscreteScheduler | DDIMScheduler:

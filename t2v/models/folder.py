@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Collection
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from diffusers import DiffusionPipeline
 from huggingface_hub.errors import HTTPError  # httpx's, under whichever name the Hub has it
 
 from t2v.errors import UserError, shortened
-from t2v.io.files import file_sha256
+from t2v.io.files import REFERENCE, file_sha256
 from t2v.io.text_files import check_file, read_json
 
 EMBEDDED = "t2v-tiny"
@@ -22,6 +24,12 @@ NUMBERS = {  # that a pipeline is saved with
 }
 MOST = 10**7
 SHA256 = re.compile(r"[0-9a-f]{64}")
+# what a training leaves of its own beside a reference to its base model
+LORA, ADAPTER, WORDS = "pytorch_lora_weights.safetensors", "adapter", "words.safetensors"
+ADAPTER_FILES = "adapter_config.json", "adapter_model.safetensors"  # as peft names them
+HIGH, LOW = "lora_high.safetensors", "lora_low.safetensors"  # of two transformers, by their noise
+LORAS = {"transformer": (LORA, HIGH), "transformer_2": (LOW,)}
+LEARNED = (LORA, HIGH, LOW, *(f"{ADAPTER}/{name}" for name in ADAPTER_FILES), WORDS)
 
 
 def embedded_model() -> Path:
@@ -96,17 +104,77 @@ def by_package(entry: Any) -> Any:
     return entry
 
 
+@dataclass(frozen=True)
+class Base:
+    """The model that a checkpoint refers to, which holds what was learned alone.
+
+    Args:
+        model: the embedded one, a Hub id, or a folder, absolute or as seen from the checkpoint.
+        weights: its `weights_hash`.
+        share: how much of what was learned is added, from 0 to 1.
+    """
+
+    model: str
+    weights: str
+    share: float = 1.0
+
+
+def read_base(folder: Path) -> Base | None:
+    """Read the reference of a folder to its base model; None where all weights are its own.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    path = folder / REFERENCE
+    if not path.is_file():
+        return None
+    values = read_json(path)
+    match values:
+        case {"model": str(model), "weights": str(weights), "share": int() | float() as share}:
+            return Base(model, weights, share)
+    raise UserError(f'{path}: it should hold "model", "weights" and "share". Save it again.')
+
+
+def base_folder(folder: Path, base: Base) -> Path:
+    """The folder of the base model that `folder` refers to, with the weights it had.
+
+    Raises:
+        UserError: it moved or changed; says where its new place is written.
+    """
+    advice = f'Write its place as "model" into {folder / REFERENCE}.'
+    place = folder / base.model
+    try:
+        found = place if place.is_dir() else model_folder(base.model)
+    except UserError as error:
+        raise UserError(
+            f"{folder} was trained on {base.model}, which is not there. {advice}"
+        ) from error
+    if weights_hash(found) != base.weights:
+        raise UserError(
+            f"{folder} was trained on {base.model}, and the weights in it are others now. {advice}"
+        )
+    return found
+
+
 def weights_hash(folder: Path) -> str:
     """SHA-256 over the weights of a pipeline folder: the names and contents of its weight files.
 
     What else lies in the folder, such as the state of a training, does not count, and neither does
-    the upscaler, which has a hash of its own: the video before it is the same without it.
+    the upscaler, which has a hash of its own: the video before it is the same without it. Where
+    weights are those of a base model, its hash counts.
 
     Raises:
         UserError: `model_index.json` cannot be read.
     """
     parts = {name for name in read_index(folder) if not name.startswith("_")}
-    return _parts_hash(folder, parts - {"upscaler"})
+    base = read_base(folder)
+    if base is None:
+        return _parts_hash(folder, parts - {"upscaler"})
+    total = hashlib.sha256(f"{base.weights} {base.share:g}\n".encode())
+    for name in LEARNED:
+        if (folder / name).is_file():
+            total.update(f"{name} {file_hash(folder / name)}\n".encode())
+    return total.hexdigest()
 
 
 def upscaler_hash(folder: Path) -> str:
@@ -143,4 +211,11 @@ def file_hash(path: Path) -> str:
     blob = path.resolve().name  # the Hub's cache names its files by this very hash
     if SHA256.fullmatch(blob):
         return blob
+    about = path.stat()
+    return _hash_of(path, about.st_size, about.st_mtime_ns)
+
+
+@cache
+def _hash_of(path: Path, size: int, changed: int) -> str:
+    """The hash of a file as it was when it had this size and time: it is read once a process."""
     return file_sha256(path)

@@ -3,7 +3,7 @@
 import inspect
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -26,7 +26,7 @@ from t2v.config.models import TransformerConfig, UpscalerConfig, VAEConfig
 from t2v.errors import UserError, shortened
 from t2v.io.text_files import read_json
 from t2v.models.finite import is_finite
-from t2v.models.folder import by_package
+from t2v.models.folder import base_folder, by_package, read_base
 
 LIBRARIES = ("diffusers", "transformers", "t2v")
 NETWORKS = (ModelMixin, PreTrainedModel)
@@ -161,25 +161,58 @@ def _check_config(what: str, kind: Any, folder: Path) -> None:
             )
 
 
-def load_parts(what: str, folder: Path, dtype: torch.dtype) -> dict[str, nn.Module]:
+def load_network(what: str, kind: Any, folder: Path, part: str, **options: Any) -> Any:
+    """Load a part of a pipeline folder; one that holds no weights of it names a base model, into
+    whose part goes what was learned.
+
+    Args:
+        what, kind, options: as `load_part` takes them.
+
+    Raises:
+        UserError: see `load_part` and `base_folder`.
+    """
+    base = read_base(folder)
+    if base is None or any((folder / part).glob("*.safetensors")):
+        return load_part(what, kind, folder / part, **options)
+    with loading(what):
+        below = base_folder(folder, base)
+    network = load_network(what, kind, below, part, **options)
+    from t2v.models.learned import add_learned  # few folders refer to another
+
+    with loading(what):
+        add_learned(network, folder, part, base.share)
+    return network
+
+
+def load_parts(
+    what: str, folder: Path, dtype: torch.dtype, given: Collection[str] = ()
+) -> dict[str, nn.Module]:
     """Load the networks of a pipeline folder, by name, for `DiffusionPipeline.from_pretrained`.
 
     Networks of other libraries than diffusers, transformers and this one are left to it.
 
+    Args:
+        given: names of parts that are there already.
+
     Raises:
-        UserError: see `load_part`.
+        UserError: see `load_network`.
     """
-    with loading(what):
-        index = read_json(folder / "model_index.json")
-        parts = {name: _class_of(entry) for name, entry in index.items()}
     loaded = {}
-    for name, kind in parts.items():
-        if kind is not None and (folder / name).is_dir():
+    for name, kind in network_classes(what, folder).items():
+        if name not in given and (folder / name).is_dir():
             options: dict[str, Any] = {
                 "torch_dtype" if issubclass(kind, ModelMixin) else "dtype": dtype
             }
-            loaded[name] = load_part(what, kind, folder / name, **options)
+            loaded[name] = load_network(what, kind, folder, name, **options)
     return loaded
+
+
+def network_classes(what: str, folder: Path) -> dict[str, Any]:
+    """The classes of the networks that a pipeline folder names, by part."""
+    with loading(what):
+        index = read_json(folder / "model_index.json")
+        kinds = {name: _class_of(entry) for name, entry in index.items()}
+    return {name: kind for name, kind in kinds.items() if kind is not None}
 
 
 def _class_of(entry: Any) -> Any:
@@ -211,5 +244,5 @@ def load_text(folder: str | Path) -> tuple[PreTrainedTokenizerBase, PreTrainedMo
             )
     with loading(f"text={folder}"):
         tokenizer = AutoTokenizer.from_pretrained(Path(folder) / "tokenizer")
-    place = Path(folder) / "text_encoder"
-    return tokenizer, load_part(f"text={folder}", AutoModelForTextEncoding, place)
+    kind = AutoModelForTextEncoding
+    return tokenizer, load_network(f"text={folder}", kind, Path(folder), "text_encoder")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 from diffusers import AutoencoderKLWan
 
 from t2v.errors import UserError
 from t2v.io.checkpoint import newest_checkpoint
 from t2v.io.text_files import read_json
-from t2v.models.load import load_part, loading
+from t2v.models.load import load_network, loading
 from t2v.models.vae import AutoencoderKLT2V
 
 VAES = {each.__name__: each for each in (AutoencoderKLT2V, AutoencoderKLWan)}
@@ -37,4 +38,5 @@ def load_vae(folder: str | Path) -> AutoencoderKLT2V | AutoencoderKLWan:
         name = read_json(place / "config.json").get("_class_name")
         if name not in VAES:
             raise UserError(f"It is a {name}; supported are {', '.join(VAES)}.")
-    return load_part(f"vae={place}", VAES[name], place).requires_grad_(False)
+    vae = load_network(f"vae={place}", VAES[name], place.parent, place.name)
+    return cast(AutoencoderKLT2V | AutoencoderKLWan, vae.requires_grad_(False))

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
+import torch
 from diffusers import DiffusionPipeline
 
-from t2v.models.folder import EMBEDDED, by_package, embedded_model
+from t2v.models.folder import EMBEDDED, by_package, embedded_model, read_base
+from t2v.models.load import load_parts
 
 
 class SavedPipeline(DiffusionPipeline):
@@ -17,9 +19,19 @@ class SavedPipeline(DiffusionPipeline):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Any:
-        """Load a pipeline as every diffusers one does; "t2v-tiny" is the embedded model."""
+        """Load a pipeline as every diffusers one does; "t2v-tiny" is the embedded model.
+
+        A checkpoint that refers to its base model is loaded with it, in float32 unless told.
+
+        Raises:
+            UserError: the base model moved or changed, see `base_folder`.
+        """
         if str(pretrained_model_name_or_path) == EMBEDDED:
             pretrained_model_name_or_path = embedded_model()
+        folder = Path(pretrained_model_name_or_path)
+        if read_base(folder) is not None:
+            dtype = kwargs.get("dtype") or kwargs.get("torch_dtype") or torch.float32
+            kwargs = load_parts(f"model={folder}", folder, dtype, kwargs) | kwargs
         return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
 
     @classmethod

@@ -17,6 +17,7 @@ from t2v.config.training import TrainDiTConfig
 from t2v.data.text_cache import Texts
 from t2v.errors import UserError
 from t2v.models.folder import model_folder
+from t2v.models.learned import denoisers
 from t2v.models.transformer import T2VTransformer3DModel
 from t2v.models.vae_folder import find_vae
 from t2v.plan.shapes import (
@@ -27,9 +28,11 @@ from t2v.plan.shapes import (
     untrained_text_encoder,
 )
 from t2v.training.engine.example import Size
-from t2v.training.tasks.dit_parts import DiTParts, check_match, check_trainable, saved_defaults
+from t2v.training.tasks.dit_parts import DiTParts, check_match, saved_defaults
+from t2v.training.tasks.experts import check_trainable, learners
 from t2v.training.tuning.adapters import add_adapter
 
+SAVED = ("max_sequence_length", "boundary_ratio")  # in a pipeline folder, that a step depends on
 NOTHING: Any = None  # what no step uses
 
 
@@ -109,15 +112,19 @@ def finetune_parts(config: FinetuneConfig, size: Size, absent: list[str]) -> DiT
     folder = model_folder(config.model)
     index = saved(folder, "model_index.json")
     transformer = untrained(folder / "transformer")
-    check_trainable(config.model, has_second=has_part(index, "transformer_2"))
+    second = untrained(folder / "transformer_2") if has_part(index, "transformer_2") else None
+    check_trainable(config.model, config.method, config.experts, has_second=second is not None)
+    both = {"transformer": transformer, "transformer_2": second}
     image_encoder = None
     if has_part(index, "image_encoder"):
         image_encoder = untrained_image_encoder(folder / "image_encoder").requires_grad_(False)
     vae = _vae(folder, transformer.config.out_channels, size, absent)
     text_encoder = _text_encoder(folder, transformer.config.text_dim, absent)
     with torch.device("meta"):  # peft moves what it adds elsewhere, and a trace has no elsewhere
-        add_adapter(transformer, config)
-    _lay_out(transformer, transformer.device)
+        for each in learners(both, config.experts).values():
+            add_adapter(each, config)
+    for each in denoisers(both).values():
+        _lay_out(each, each.device)
     if config.interpolate < 1:
         absent.append(f"the base model: interpolate={config.interpolate} may keep it too")
     return DiTParts(
@@ -128,8 +135,9 @@ def finetune_parts(config: FinetuneConfig, size: Size, absent: list[str]) -> DiT
         scheduler=NOTHING,
         objective="flow",  # a step of another one costs the same
         shift=1.0,
-        defaults={"max_sequence_length": index["max_sequence_length"]},
+        defaults={name: index[name] for name in SAVED if name in index},
         image_encoder=image_encoder,
+        transformer_2=second,
     )
 
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from t2v.errors import UserError
 from t2v.io.checkpoint import MANIFEST, newest_checkpoint, verify_checkpoint
-from t2v.models.load import load_part
+from t2v.io.files import REFERENCE
+from t2v.models.load import load_network
 from t2v.models.transformer import ADDED_AT_ZERO
 from t2v.training.engine.task import Task
 
@@ -49,8 +50,8 @@ def resume_from(checkpoint: Path, task: Task) -> None:
     """Give the task's model the weights of a checkpoint of its own run, to the bit.
 
     Those that learn lie in `training/`, as they were after the last step; the frozen ones in the
-    folders of the parts. What a LoRA hides is saved nowhere: it is that of the base model, which
-    the task has read and whose hash is among `task.sources`.
+    folders of the parts. What a LoRA hides is saved nowhere, and beside a reference to the base
+    model nothing frozen is: the task has read that model, and its hash is among `task.sources`.
     """
     saved = load_file(checkpoint / "training" / "weights.safetensors")
     places = {
@@ -61,7 +62,7 @@ def resume_from(checkpoint: Path, task: Task) -> None:
     for name, parameter in task.model.named_parameters():
         if name in saved:
             parameter.copy_(saved[name])
-        elif ".base_layer." not in name:
+        elif ".base_layer." not in name and not (checkpoint / REFERENCE).is_file():
             parameter.copy_(_read(*places[id(parameter)]))
 
 
@@ -92,4 +93,4 @@ def starting_part(folder: Path, part: str) -> Path:
 
 
 def _load(folder: Path, kind: Any) -> nn.Module:
-    return load_part(f"start_from={folder}", kind, folder)
+    return load_network(f"start_from={folder}", kind, folder.parent, folder.name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -119,3 +119,25 @@ def memorised(samples: Tensor, held_out: Tensor) -> dict[str, float]:
         "val_nearest_held_out": held_out.median().item(),
         "val_memorised": (samples < held_out.min()).float().mean().item(),
     }
+
+
+def copies(
+    samples: Tensor, trained: Iterable[Tensor], held_out: Iterable[Tensor]
+) -> dict[str, float]:
+    """Return the distances of samples and held-out clips to training clips of their shape.
+
+    Nothing where there are none of that shape.
+
+    Args:
+        samples: latents `n c t h w`.
+        trained, held_out: batches of latents.
+    """
+    shape, distances = samples.shape[1:], []
+    unseen = [each for each in held_out if each.shape[1:] == shape]
+    for batch in trained if unseen else ():
+        if batch.shape[1:] == shape:
+            distances.append(nearest(torch.cat([samples, *unseen]), batch))
+    if not distances:
+        return {}
+    distance = torch.stack(distances).min(dim=0).values
+    return memorised(distance[: len(samples)], distance[len(samples) :])

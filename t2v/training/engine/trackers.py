@@ -1,4 +1,4 @@
-"""Where the curves and sheets of a run are shown: TensorBoard, trackio or Weights & Biases."""
+"""Trackers, which show the curves and sheets of a run: TensorBoard, trackio, Weights & Biases."""
 
 from __future__ import annotations
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
+import numpy as np
 import torch
 from diffusers.models.attention_dispatch import attention_backend
+from diffusers.training_utils import free_memory
 from einops import rearrange
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from t2v.config.training import DiffusionConfig, TrainDiTConfig
-from t2v.data.captions import add_known_words, all_captions
+from t2v.data.captions import Captions, add_known_words, all_captions
 from t2v.data.curriculum import BatchItems, first_items
 from t2v.data.dataset import cache_folder
 from t2v.data.rng import keyed_generator
@@ -25,21 +29,31 @@ from t2v.io.model_card import write_model_card
 from t2v.io.video import contact_sheet
 from t2v.models.conditions import Conditions
 from t2v.models.device import pick_device
-from t2v.models.diffusion import diffusion_loss, random_times
+from t2v.models.diffusion import diffusion_loss
 from t2v.models.inputs import latent_shape
-from t2v.models.known import softened, transformer_inputs
+from t2v.models.known import softened
 from t2v.models.latents import frame_latents, normalize_latents
+from t2v.models.learned import denoisers
 from t2v.models.text import encode_tokens, pad_text
 from t2v.pipelines.t2v import T2VPipeline
+from t2v.pipelines.t2v_generator import T2VGenerator
 from t2v.pipelines.visuals import VisualInputs
 from t2v.training.engine.example import Size
 from t2v.training.engine.loop import autocast
 from t2v.training.engine.optim import split_parameters
 from t2v.training.engine.run import train
-from t2v.training.engine.significance import BASE, HELD_OUT, TRAINING, memorised, nearest
+from t2v.training.engine.significance import BASE, HELD_OUT, TRAINING, copies
 from t2v.training.engine.task import SHEET_FRAMES, ParameterGroup, Validation
 from t2v.training.tasks.beside import FramesBeside
-from t2v.training.tasks.dit_parts import DiTData, DiTParts, fresh_parts, load_data
+from t2v.training.tasks.dit_parts import (
+    DiTBatch,
+    DiTData,
+    DiTParts,
+    fresh_parts,
+    load_data,
+    merged_sizes,
+)
+from t2v.training.tasks.experts import Experts
 from t2v.training.tasks.known import Given, GivenChoice, frame_times
 from t2v.training.tasks.sheet import Sheet
 
@@ -47,15 +61,6 @@ VALIDATION_BINS = 4
 VALIDATION_BATCH = 64
 NEAREST_CLIPS = 4096
 NAMES = {HELD_OUT: "val_loss", TRAINING: "val_train_loss", BASE: "val_base_loss"}
-
-
-class DiTBatch(NamedTuple):
-    """Clean latents and the tokens of one caption each."""
-
-    latents: Tensor  # b c t h w, normalised
-    tokens: Tensor  # b m, on the CPU
-    lengths: Tensor  # b, tokens before the padding
-    given: Given | None = None  # besides the captions
 
 
 def train_dit(config: TrainDiTConfig) -> Path:
@@ -80,14 +85,6 @@ def build_dit(config: TrainDiTConfig) -> DiTTask:
     return DiTTask(config, parts, data, config.prompts)
 
 
-def merged_sizes(sizes: Iterable[Sequence[int]]) -> list[list[int]]:
-    """The most frames of every size, of (frames, height, width) each, in the order of sizes."""
-    longest: dict[tuple[int, ...], int] = {}
-    for frames, *size in sizes:
-        longest[tuple(size)] = max(frames, longest.get(tuple(size), 0))
-    return [[frames, *size] for size, frames in longest.items()]
-
-
 class DiTTask:
     """Predict the objective's target from noisy latents and text; the text encoder may learn too.
 
@@ -98,6 +95,7 @@ class DiTTask:
     """
 
     texts: Texts | None = None  # without it every batch is embedded again
+    text_encoder: PreTrainedModel | None = None  # what is kept of one that was released
 
     def __init__(
         self,
@@ -111,7 +109,7 @@ class DiTTask:
         self.vae, self.tokenizer, self.scheduler = parts.vae, parts.tokenizer, parts.scheduler
         self.objective, self.shift = parts.objective, parts.shift
         reads_beside = parts.transformer.config.conditioning == "channels"
-        self.beside = FramesBeside(parts) if reads_beside else None
+        self.beside = FramesBeside(parts._replace(text_encoder=None)) if reads_beside else None
         self.image_parts = {
             name: getattr(parts, name) for name in ("image_encoder", "image_processor")
         }
@@ -127,8 +125,10 @@ class DiTTask:
         self.defaults = self.data.sizes | parts.defaults | {"trained": merged_sizes(trained)}
         self.sheet = Sheet(config, prompts, self.data.sizes)
         self.max_length: int = parts.defaults["max_sequence_length"]
-        networks = {"transformer": parts.transformer, "text_encoder": parts.text_encoder}
+        assert parts.text_encoder is not None
+        networks = {**denoisers(parts), "text_encoder": parts.text_encoder}
         self.model = nn.ModuleDict(networks)
+        self.experts = Experts(parts.defaults.get("boundary_ratio"))
         self.parts = dict(self.model.items())
         parts.text_encoder.requires_grad_(config.train_text_encoder)
         self.choose_given = GivenChoice(
@@ -140,16 +140,35 @@ class DiTTask:
         )
 
     def prepare(self) -> None:
-        """Embed the captions, where they are to be cached."""
+        """Embed all that is to be cached; what is no longer needed then leaves the device."""
         self.sheet.check(self.model["transformer"], self.vae)
+        device = pick_device(self.config.device)
         if self.caches_text():
             folder = cache_folder(self.config.data, self.config.clips) / FOLDER
-            encoder = self.model["text_encoder"].to(pick_device(self.config.device))
-            self.texts = Texts(encoder, folder, self.config.precision)
-            self.texts.add(self.captions)
+            encoder: Any = self.model["text_encoder"].to(device)
+            texts = Texts(encoder, folder, self.config.precision)
+            for captions in self.captions_seen():
+                texts.add(captions, encoder)
+            self.sheet.embed(T2VGenerator(self._pipeline()))
+            self.texts, self.text_encoder = texts, self.released(encoder)
+            del self.model["text_encoder"], encoder
+            self.parts = dict(self.model.items())
+        if self.beside is None and not self.config.tasks.gives_pictures:
+            self.vae.to("cpu")  # the next one to need it is a sheet
+        free_memory()
+
+    def captions_seen(self) -> Iterator[Captions]:
+        """All captions that batches and validations read."""
+        yield self.captions
+
+    def released(self, text_encoder: PreTrainedModel) -> PreTrainedModel | None:
+        """The text encoder off the device, or None; every caption went through it."""
+        return text_encoder.to("cpu")
 
     def caches_text(self) -> bool:
         """Return whether captions are embedded once: with a frozen text encoder, if asked."""
+        if "text_encoder" not in self.model:
+            return False  # they are
         encoder = self.model["text_encoder"]
         return self.config.cache_text and not any(p.requires_grad for p in encoder.parameters())
 
@@ -214,7 +233,7 @@ class DiTTask:
         return DiTBatch(torch.zeros(shape, device=device), tokens, lengths, given)
 
     def loss(self, batch: DiTBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        t = random_times(self.objective, len(batch.latents), self.shift, generator)
+        t = self.experts.times(self.objective, len(batch.latents), self.shift, generator)
         noise = torch.randn(batch.latents.shape, generator=generator)
         with autocast(self.config):
             return self._losses(batch, noise, t).mean(), {}
@@ -233,7 +252,7 @@ class DiTTask:
             if (quarter == part).any()
         }
         pictures = None if self.beside is None else self._pictures(self.beside)
-        latents, frames = self.sheet.draw(self._pipeline(), pictures)
+        latents, frames = self._drawn(pictures)
         sheet = contact_sheet(frames, columns=SHEET_FRAMES)
         return Validation(figures | self._copies(latents), sheet, losses)
 
@@ -261,23 +280,24 @@ class DiTTask:
         return (order + 0.5) / count
 
     def _copies(self, samples: Tensor) -> dict[str, float]:
-        """Return the distances of samples and held-out clips to training clips of their shape,
-        the first `NEAREST_CLIPS` of them; nothing where there are none of that shape."""
-        trained = self._of_shape(
-            first_items(self.data.training(VALIDATION_BATCH), NEAREST_CLIPS), samples
+        """Return how near samples are to training clips, the first `NEAREST_CLIPS` of them."""
+        trained = first_items(self.data.training(VALIDATION_BATCH), NEAREST_CLIPS)
+        return copies(
+            samples, *(map(self._latents, each) for each in (trained, self.data.held_out))
         )
-        held_out = self._of_shape(self.data.held_out, samples)
-        if not (trained and held_out):
-            return {}
-        new, distances = torch.cat(held_out), []
-        for chunk in trained:
-            distances.append(nearest(torch.cat([samples, new]), chunk))
-        distance = torch.stack(distances).min(dim=0).values
-        return memorised(distance[: len(samples)], distance[len(samples) :])
 
-    def _of_shape(self, batches: Iterable[BatchItems], like: Tensor) -> list[Tensor]:
-        latents = map(self._latents, batches)
-        return [each for each in latents if each.shape[1:] == like.shape[1:]]
+    def _drawn(self, pictures: Mapping[str, VisualInputs] | None) -> tuple[Tensor, np.ndarray]:
+        """The samples of the sheet; the VAE goes back to where it was."""
+        before = self.vae.device
+        self.vae.to(pick_device(self.config.device))
+        pipeline = self._pipeline(drawing=True)
+        drawn = self.sheet.draw(T2VGenerator(pipeline), pictures, self.drawing)
+        self.vae.to(before)
+        return drawn
+
+    def drawing(self) -> AbstractContextManager[Any]:
+        """The precision in which samples are drawn: that of the weights."""
+        return nullcontext()
 
     def _pictures(self, beside: FramesBeside) -> dict[str, VisualInputs]:
         """The pictures of the first held-out clip of every caption."""
@@ -307,8 +327,8 @@ class DiTTask:
         return normalize_latents(latents, self.vae.config)
 
     def _losses(self, batch: DiTBatch, noise: Tensor, t: Tensor) -> Tensor:
-        device, transformer = batch.latents.device, self.model["transformer"]
-        noise, weight = noise.to(device), None
+        device, weight = batch.latents.device, None
+        noise = noise.to(device)
         conditions, given = self._conditions(batch), batch.given
         if self.beside is not None:
             conditions = replace(conditions, **self.beside(batch.latents))
@@ -319,8 +339,7 @@ class DiTTask:
             weight = unknown.float().to(device)
 
         def predict(noisy: Tensor, timestep: Tensor) -> Tensor:
-            inputs = transformer_inputs(transformer, noisy, timestep, conditions)
-            return transformer(return_dict=False, **inputs)[0]
+            return self.experts.predict(self.model, noisy, timestep, conditions)
 
         with attention_backend(self.config.attention):
             return diffusion_loss(
@@ -355,11 +374,15 @@ class DiTTask:
             text = pad_text(encode_tokens(self.model["text_encoder"], tokens, lengths), rows)
         return Conditions(text=text)
 
-    def _pipeline(self) -> T2VPipeline:
+    def _pipeline(self, *, drawing: bool = False) -> T2VPipeline:
+        """The pipeline as it is saved; to draw, without a text encoder that was released."""
+        text_encoder = None if drawing else self.text_encoder
+        if "text_encoder" in self.model:
+            text_encoder = self.model["text_encoder"]
         return T2VPipeline(
             tokenizer=self.tokenizer,
-            text_encoder=self.model["text_encoder"],
-            transformer=self.model["transformer"],
+            text_encoder=text_encoder,
+            **denoisers(self.model),
             vae=self.vae,
             scheduler=self.scheduler,
             **self.image_parts,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import torch
 from diffusers import AutoencoderKLWan, SchedulerMixin
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from t2v.config.training import DiffusionConfig, TrainDiTConfig
@@ -24,13 +25,14 @@ from t2v.models.load import load_text
 from t2v.models.transformer import T2VTransformer3DModel
 from t2v.models.vae import AutoencoderKLT2V
 from t2v.models.vae_folder import load_vae
+from t2v.training.tasks.known import Given
 
 
 class DiTParts(NamedTuple):
     """The parts of a pipeline, and what it is saved to make by default."""
 
     transformer: T2VTransformer3DModel
-    text_encoder: PreTrainedModel
+    text_encoder: PreTrainedModel | None  # None: whoever has the others needs it no more
     vae: AutoencoderKLT2V | AutoencoderKLWan
     tokenizer: PreTrainedTokenizerBase
     scheduler: SchedulerMixin
@@ -39,6 +41,7 @@ class DiTParts(NamedTuple):
     defaults: dict[str, Any]  # keywords of `T2VPipeline`; sizes it lacks are those of the data
     image_encoder: PreTrainedModel | None = None  # of a transformer that reads pictures
     image_processor: Any = None
+    transformer_2: T2VTransformer3DModel | None = None  # for times below `boundary_ratio`
 
 
 class DiTData(NamedTuple):
@@ -46,6 +49,15 @@ class DiTData(NamedTuple):
 
     clips: Dataset
     captions: Captions
+
+
+class DiTBatch(NamedTuple):
+    """Clean latents and the tokens of one caption each."""
+
+    latents: Tensor  # b c t h w, normalised
+    tokens: Tensor  # b m, on the CPU
+    lengths: Tensor  # b, tokens before the padding
+    given: Given | None = None  # besides the captions
 
 
 def fresh_parts(config: TrainDiTConfig) -> DiTParts:
@@ -110,21 +122,12 @@ def load_data(
     return DiTData(latents, captions)
 
 
-def check_trainable(model: str, *, has_second: bool) -> None:
-    """Check that a saved pipeline is one that fine-tuning trains.
-
-    Args:
-        model: as it was given, for messages.
-        has_second: does it have two transformers?
-
-    Raises:
-        UserError: it has two transformers.
-    """
-    if has_second:
-        raise UserError(
-            f"model={model} has two transformers, one for each part of the times, and t2v finetune "
-            "trains one for all. Fine-tune a model with one."
-        )
+def merged_sizes(sizes: Iterable[Sequence[int]]) -> list[list[int]]:
+    """The most frames of every size, of (frames, height, width) each, in the order of sizes."""
+    longest: dict[tuple[int, ...], int] = {}
+    for frames, *size in sizes:
+        longest[tuple(size)] = max(frames, longest.get(tuple(size), 0))
+    return [[frames, *size] for size, frames in longest.items()]
 
 
 def check_match(

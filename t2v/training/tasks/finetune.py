@@ -4,46 +4,49 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from einops import reduce
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from t2v.config.data import SIZES
 from t2v.config.finetune import FinetuneConfig
-from t2v.data.captions import add_known_words, all_captions
+from t2v.data.captions import Captions, add_known_words, all_captions
 from t2v.data.dataset import Dataset, check_held_out
 from t2v.data.rng import keyed_generator
 from t2v.errors import UserError
 from t2v.families.load import load_generator
 from t2v.io.model_card import plain
 from t2v.io.prompts import read_prompts
-from t2v.models.device import pick_device
+from t2v.models.device import pick_device, pick_dtype
 from t2v.models.diffusion import objective_of
-from t2v.models.folder import model_folder, weights_hash
-from t2v.models.transformer import T2VTransformer3DModel
+from t2v.models.folder import Base, model_folder, weights_hash
+from t2v.models.learned import denoisers, fused
 from t2v.pipelines.generator import Ability, Generator
+from t2v.pipelines.t2v import T2VPipeline
 from t2v.training.engine.loop import autocast
 from t2v.training.engine.parallel import replaced
 from t2v.training.engine.run import train
 from t2v.training.engine.significance import BASE
 from t2v.training.engine.task import Validation
 from t2v.training.tasks.dit import DiTBatch, DiTTask
-from t2v.training.tasks.dit_parts import DiTData, DiTParts, check_trainable, load_data
+from t2v.training.tasks.dit_parts import DiTData, DiTParts, load_data
+from t2v.training.tasks.experts import check_trainable, learners
 from t2v.training.tuning.adapters import (
     add_adapter,
     check_peft,
     choose_trainable,
+    hold_base,
     interpolated,
-    merged,
-    save_lora,
 )
 from t2v.training.tuning.prior_preservation import TIMES, Prior, sample_prior
+from t2v.training.tuning.saving import add_part, make_whole, reference, save_learned
 from t2v.training.tuning.textual_inversion import add_words
 
 logger = logging.getLogger(__name__)
@@ -51,15 +54,18 @@ logger = logging.getLogger(__name__)
 SHEET_CAPTIONS = 6
 SHEET_BASE_PROMPTS = 2
 DEFAULTS = (*SIZES, "num_inference_steps", "guidance_scale", "max_sequence_length")
+STAGED = ("boundary_ratio", "guidance_scale_2")  # of two transformers
 TUNED = ("transformer", "text_encoder")
+LEARNS_BESIDE = ("lora", "peft", "concept", "soft_prompt")  # the base model, which stays as it was
 ADAPTERS = ("lora", "peft")  # what lies beside the weights while it learns, and in them when saved
 
 
 def finetune(config: FinetuneConfig) -> Path:
     """`t2v finetune`: train the weights that `config.method` names; return the last checkpoint.
 
-    That is a pipeline folder with everything learned in it; after `method=lora` it also holds
-    `pytorch_lora_weights.safetensors`, for the base model.
+    That is a pipeline folder; one of an adapter, of new words or a soft prompt holds them alone and
+    refers to the base model for the rest, unless `save=full`. After `method=lora` it holds
+    `pytorch_lora_weights.safetensors`.
 
     Raises:
         UserError: see `build_finetune` and `t2v.training.engine.run.run`.
@@ -75,7 +81,7 @@ def build_finetune(config: FinetuneConfig) -> FinetuneTask:
             caption, or see `load_data`.
     """
     folder = model_folder(config.model)
-    generator = load_base(config.model, folder)
+    generator = load_base(config, folder)
     check_held_out(config.data, config.held_out)  # before minutes of sampling
     pipeline, weights = generator.pipeline, weights_hash(folder)
     if config.base_prompts and pipeline.transformer.config.conditioning == "channels":
@@ -87,13 +93,21 @@ def build_finetune(config: FinetuneConfig) -> FinetuneTask:
     sampled = _sampled(config, generator, weights, prompts)  # before the model is changed
     tokenizer = add_words(pipeline.tokenizer, pipeline.text_encoder, config)
     if config.tasks.gives_known:
-        take_known(pipeline.transformer, config)
-    add_adapter(pipeline.transformer, config)
+        take_known(pipeline, config)
+    for transformer in learners(pipeline, config.experts).values():
+        add_adapter(transformer, config)
     if config.peft is not None:
         check_peft(pipeline.transformer, config.peft)
+    if held_in(config) != torch.float32:
+        for transformer in denoisers(pipeline).values():
+            hold_base(transformer, held_in(config))
+        if not (config.concept or config.soft_prompt is not None):
+            pipeline.text_encoder.to(held_in(config))
     objective, shift = objective_of(pipeline.scheduler)
     defaults = {name: pipeline.config[name] for name in DEFAULTS}
     own = [defaults[name] for name in ("num_frames", "height", "width")]
+    if pipeline.transformer_2 is not None:
+        defaults |= {name: pipeline.config[name] for name in STAGED}
     defaults["trained"] = pipeline.config.get("trained") or [own]
     parts = DiTParts(
         transformer=pipeline.transformer,
@@ -106,6 +120,7 @@ def build_finetune(config: FinetuneConfig) -> FinetuneTask:
         defaults=defaults,
         image_encoder=pipeline.image_encoder,
         image_processor=pipeline.image_processor,
+        transformer_2=pipeline.transformer_2,
     )
     sizes = {name: pipeline.config[name] for name in SIZES}
     data = load_data(config, parts, sizes)
@@ -120,6 +135,7 @@ def build_finetune(config: FinetuneConfig) -> FinetuneTask:
     keeps_base = config.interpolate < 1 and config.method not in ADAPTERS
     base = {name: _copied(getattr(parts, name)) for name in TUNED} if keeps_base else None
     task = FinetuneTask(config, parts, data, prior, base)
+    task.tuned_from = reference(config.model, folder, weights, config.interpolate), folder
     task.sources["model"] = weights
     if config.peft is not None:
         task.sources["peft"] = sha256(Path(config.peft).read_bytes()).hexdigest()[:16]
@@ -142,6 +158,7 @@ class FinetuneTask(DiTTask):
     """
 
     config: FinetuneConfig
+    tuned_from: tuple[Base, Path]  # the base model, and its folder; of a task that saves
 
     def __init__(
         self,
@@ -153,12 +170,16 @@ class FinetuneTask(DiTTask):
     ) -> None:
         super().__init__(config, parts, data, _sheet_prompts(data.clips, prior))
         self.prior, self.base = prior, base
+        self.experts = self.experts._replace(which=config.experts)
         choose_trainable(self.model, config)
 
-    def prepare(self) -> None:
-        super().prepare()
-        if self.texts and self.prior:
-            self.texts.add(self.prior.captions)
+    def captions_seen(self) -> Iterator[Captions]:
+        yield from super().captions_seen()
+        if self.prior:
+            yield self.prior.captions
+
+    def released(self, text_encoder: PreTrainedModel) -> None:
+        """Nothing: it is the base model's."""
 
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> DiTBatch:
         """New footage, or in `base_ratio` of the steps what the base model made."""
@@ -174,6 +195,10 @@ class FinetuneTask(DiTTask):
         with self._as_saved():
             return super().validate()
 
+    def drawing(self) -> AbstractContextManager[Any]:
+        """Autocast beside a base in bf16, whose other weights are in float32."""
+        return autocast(self.config) if held_in(self.config) != torch.float32 else nullcontext()
+
     def losses(self) -> dict[str, Tensor]:
         """Besides those of the clips, the loss of every base prompt that is never repeated."""
         if self.prior is None:
@@ -187,22 +212,39 @@ class FinetuneTask(DiTTask):
         return super().losses() | {BASE: reduce(losses, "(n t) -> n", "mean", t=TIMES)}
 
     def save(self, folder: Path) -> None:
-        """Write a pipeline folder, and for `method=lora` the LoRA in it."""
-        with self._as_saved():
-            self._pipeline().save_pretrained(folder)
-        if self.config.method == "lora":
-            save_lora(self.model["transformer"], folder)
+        """Write a pipeline folder, or what was learned and where the rest is."""
+        base, place = self.tuned_from
+        if self.config.method in LEARNS_BESIDE:
+            learns_words = self.config.concept or self.config.soft_prompt is not None
+            table = self.model["text_encoder"].get_input_embeddings() if learns_words else None
+            is_lora = self.config.method == "lora"
+            save_learned(folder, self._pipeline(), base, place, table, is_lora=is_lora)
+            if self.config.save == "full":
+                make_whole(folder)
+        else:
+            with self._as_saved():
+                self._pipeline().save_pretrained(folder)
+            if "text_encoder" not in self.model:
+                add_part(folder, place, "text_encoder")
         made = f"{plain(self.config.model)}, fine-tuned by `t2v finetune` (`{self.config.method}`)"
         self._write_card(folder, f"{made}; `training/` has the settings.")
 
     @contextmanager
     def _as_saved(self) -> Iterator[None]:
-        """Inside, the model is what is saved: adapter added into the weights, interpolated."""
-        trained = dict(self.model.items())
+        """Inside, the model is what is saved: adapter added into the weights, interpolated.
+
+        Beside a base in bf16 the adapter stays as it is, for rounding would lose it.
+        """
         share = self.config.interpolate
         if self.config.method in ADAPTERS:
-            self.model["transformer"] = merged(trained["transformer"], share)
-        elif self.base is not None:
+            with ExitStack() as stack:
+                if held_in(self.config) == torch.float32:
+                    for transformer in learners(self.model, self.config.experts).values():
+                        stack.enter_context(fused(transformer, share))
+                yield
+            return
+        trained = dict(self.model.items())
+        if self.base is not None:
             for name, part in trained.items():
                 self.model[name] = interpolated(self.base[name], part, share)
         try:
@@ -212,12 +254,26 @@ class FinetuneTask(DiTTask):
                 self.model[name] = part
 
 
-def take_known(transformer: T2VTransformer3DModel, config: FinetuneConfig) -> None:
+def held_in(config: FinetuneConfig) -> torch.dtype:
+    """The number format of the weights that do not learn."""
+    if config.base_dtype != "auto":
+        return pick_dtype(config.base_dtype, torch.device("cpu"))
+    is_cuda = pick_device(config.device).type == "cuda"
+    return torch.bfloat16 if is_cuda and not config.needs_fp32() else torch.float32
+
+
+def take_known(pipeline: T2VPipeline, config: FinetuneConfig) -> None:
     """Let a model learn to take known frames, one that makes video from text alone too.
 
     Raises:
-        UserError: it takes them in another form.
+        UserError: it takes them in another form, or has two transformers.
     """
+    transformer = pipeline.transformer
+    if pipeline.transformer_2 is not None:
+        raise UserError(
+            f"tasks={asdict(config.tasks)}: {config.model} has two transformers, which learn from "
+            "the frames they were made for alone. Leave tasks out."
+        )
     if transformer.config.conditioning == "channels":
         raise UserError(
             f"tasks={asdict(config.tasks)} gives known frames as tokens, and {config.model} takes "
@@ -249,17 +305,19 @@ def _check_concepts(config: FinetuneConfig, rows: Sequence[dict[str, Any]]) -> N
             )
 
 
-def load_base(model: str, folder: Path) -> Generator:
+def load_base(config: FinetuneConfig, folder: Path) -> Generator:
     """The generator that is tuned, in float32, frozen.
 
     Raises:
         UserError: it is damaged, or not made of the parts that are tuned.
     """
-    needs: tuple[Ability, ...] = ("is_trainable",)
+    model, needs = config.model, cast(tuple[Ability, ...], ("is_trainable",))
     where, dtype = torch.device("cpu"), torch.float32
     generator = load_generator(model, folder, where, dtype, "t2v finetune", needs)
     pipeline: Any = generator.pipeline
-    check_trainable(model, has_second=pipeline.transformer_2 is not None)
+    check_trainable(
+        model, config.method, config.experts, has_second=pipeline.transformer_2 is not None
+    )
     for part in pipeline.components.values():
         if isinstance(part, nn.Module):
             part.requires_grad_(False)
@@ -278,5 +336,12 @@ def _sampled(
 ) -> Tensor | None:
     if not prompts:
         return None
-    generator.pipeline.to(pick_device(config.device))
-    return sample_prior(generator, weights, prompts, config.seed, Path(config.output))
+    pipeline, device = generator.pipeline, pick_device(config.device)
+    if device.type == "cuda":
+        pipeline.enable_model_cpu_offload(device=device)
+    else:
+        pipeline.to(device)
+    sampled = sample_prior(generator, weights, prompts, config.seed, Path(config.output))
+    pipeline.remove_all_hooks()
+    pipeline.to("cpu")
+    return sampled

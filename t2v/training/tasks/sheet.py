@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -12,12 +13,13 @@ from torch import Tensor
 
 from t2v.config.training import DiffusionConfig
 from t2v.errors import UserError
+from t2v.io.progress import progress
+from t2v.models.conditions import Conditions
 from t2v.models.inputs import latent_shape
-from t2v.pipelines.generator import Request, sample_videos
-from t2v.pipelines.t2v import T2VPipeline
-from t2v.pipelines.t2v_generator import T2VGenerator
+from t2v.pipelines.generator import Generator, Request
 from t2v.pipelines.visuals import VisualInputs
 
+Pair = tuple[Conditions, Conditions | None]
 SIDES = ("num_frames", "height", "width")
 
 
@@ -34,6 +36,7 @@ class Sheet:
     ) -> None:
         self.asked, self.seed, self.sizes = config.sheet, config.seed, sizes
         self.prompts = tuple(prompts)
+        self.texts: dict[str, Pair] = {}
 
     def check(self, transformer: Any, vae: Any) -> None:
         """Raise `UserError` for a size that the model cannot make, before it has learned."""
@@ -42,19 +45,37 @@ class Sheet:
         except UserError as error:
             raise UserError(f"sheet.{error}") from error
 
+    @torch.no_grad()
+    def embed(self, generator: Generator) -> None:
+        """Keep the embeddings of the prompts: from here on `draw` needs no text encoder."""
+        request = self._request(generator.defaults)
+        for prompt in self.prompts:
+            self.texts[prompt] = _moved(generator.encode([prompt], request), torch.device("cpu"))
+
     def draw(
-        self, pipeline: T2VPipeline, pictures: Mapping[str, VisualInputs] | None = None
+        self,
+        generator: Generator,
+        pictures: Mapping[str, VisualInputs] | None = None,
+        precision: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> tuple[Tensor, np.ndarray]:
         """Latents `n c t h w` and frames `n t h w c` uint8.
 
         Args:
+            generator: of a `T2VPipeline`.
             pictures: what the video of each prompt is given to see, where the model reads any.
+            precision: around the denoising.
         """
-        generator = T2VGenerator(pipeline)
+        pipeline: Any = generator.pipeline
+        pipeline.set_progress_bar_config(disable=True)
         request = self._request(generator.defaults)
-        seen = [pictures[prompt] for prompt in self.prompts] if pictures else []
-        seeds, latents, frames = [self.seed] * len(self.prompts), [], []
-        for video in sample_videos(generator, self.prompts, seeds, request, visuals=seen):
+        latents, frames = [], []
+        for prompt in progress(self.prompts, "sample", "videos"):
+            text = self.texts.get(prompt) or generator.encode([prompt], request)
+            text = _moved(text, pipeline._execution_device)
+            seen = [pictures[prompt]] if pictures else []
+            conditions = pipeline.add_visuals(text, seen, **self._sides()) if seen else text
+            with precision():
+                video = generator.generate(conditions, request, [self.seed])
             latents.append(video)
             frames.append(generator.decode(video, request.num_frames))
         return torch.cat(latents), np.concatenate(frames)
@@ -65,3 +86,8 @@ class Sheet:
 
     def _sides(self) -> dict[str, Any]:
         return {name: getattr(self.asked, name) or self.sizes[name] for name in SIDES}
+
+
+def _moved(pair: Pair, device: torch.device) -> Pair:
+    positive, negative = pair
+    return positive.to(device), None if negative is None else negative.to(device)

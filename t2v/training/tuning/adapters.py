@@ -18,11 +18,11 @@ from t2v.data.rng import keyed_generator
 from t2v.errors import UserError
 from t2v.io.text_files import read_json
 from t2v.models.attention_layouts import layout_of
+from t2v.models.learned import fuse
 from t2v.models.load import loading
 from t2v.models.lora_effect import prediction
-from t2v.models.lora_file import WEIGHTS, require_peft, sort_metadata
+from t2v.models.lora_file import require_peft
 from t2v.models.transformer import T2VTransformer3DModel
-from t2v.pipelines.t2v import T2VPipeline
 
 logger = logging.getLogger(__name__)
 
@@ -33,17 +33,19 @@ REFUSED = {"ADALORA": "moves its ranks about while it trains, which this loop la
 
 
 def choose_trainable(model: nn.ModuleDict, config: FinetuneConfig) -> None:
-    """Freeze all of `transformer` and `text_encoder` but what `config.method` trains; logs counts.
+    """Freeze the transformers and the `text_encoder` but what `config.method` trains; logs counts.
 
     New words (`add_words`) and the adapter (`add_lora`, `add_peft`) must be in place.
 
     Raises:
         UserError: nothing would learn.
     """
-    transformer, text_encoder = model["transformer"], model["text_encoder"]
-    chosen = _chosen(config, transformer)
-    for name, parameter in transformer.named_parameters():
-        parameter.requires_grad_(chosen(name))
+    text_encoder = model["text_encoder"]
+    denoisers = [part for name, part in model.items() if name != "text_encoder"]
+    for transformer in denoisers:
+        chosen = _chosen(config, transformer)
+        for name, parameter in transformer.named_parameters():
+            parameter.requires_grad_(chosen(name))
     text_encoder.requires_grad_(config.train_text_encoder)
     if config.concept or config.soft_prompt is not None:
         text_encoder.get_input_embeddings().weight.requires_grad_(True)
@@ -52,7 +54,7 @@ def choose_trainable(model: nn.ModuleDict, config: FinetuneConfig) -> None:
         raise UserError(f"method={config.method} leaves nothing to learn in this model.")
     logger.info(
         "method=%s trains %s weights of the transformer, %s of the text encoder%s",
-        *(config.method, _count(transformer), _count(text_encoder)),
+        *(config.method, " and ".join(map(_count, denoisers)), _count(text_encoder)),
         _rows(config),
     )
     layers = [re.sub(r"(\.[^.]+\.default.*|\.weight|\.bias)$", "", name) for name in learning]
@@ -156,6 +158,20 @@ def add_peft(transformer: T2VTransformer3DModel, file: str, seed: int) -> None:
 
 
 @torch.no_grad()
+def hold_base(transformer: T2VTransformer3DModel, dtype: torch.dtype) -> None:
+    """Hold the frozen matrices and kernels in `dtype`, to which autocast rounds them at every use.
+
+    So no bit of the training loss changes. What learns and what is computed in float32 stays.
+    """
+    kept = set(transformer._keep_in_fp32_modules)
+    for name, module in transformer.named_modules():
+        if isinstance(module, nn.Linear | nn.Conv3d) and not kept & set(name.split(".")):
+            for weight in module.parameters(recurse=False):
+                if not weight.requires_grad:
+                    weight.data = weight.data.to(dtype)
+
+
+@torch.no_grad()
 def check_peft(transformer: T2VTransformer3DModel, file: str) -> None:
     """See that a fresh adapter leaves the model as it is, and that a trained one can be saved.
 
@@ -179,7 +195,7 @@ def check_peft(transformer: T2VTransformer3DModel, file: str) -> None:
             weight.add_(noise.to(weight), alpha=WAKING)
     tuned = prediction(woken)
     with loading(f"peft={file}"):  # what peft cannot add into weights it refuses
-        whole = merged(woken, 1.0)
+        whole = merged(woken)
         added = prediction(whole)
     with torch.device("meta"):
         own = type(transformer).from_config(transformer.config)
@@ -199,34 +215,12 @@ def _apart(one: Tensor, other: Tensor) -> float:
     return ((one - other).norm() / other.norm()).item()
 
 
-def save_lora(transformer: T2VTransformer3DModel, folder: Path) -> None:
-    """Write `pytorch_lora_weights.safetensors`, which diffusers' `load_lora_weights` reads.
-
-    Equal adapters give equal bytes.
-    """
-    from diffusers.training_utils import _collate_lora_metadata
-    from peft import get_peft_model_state_dict
-
-    metadata = _collate_lora_metadata({"transformer": transformer})  # rank and alpha
-    settings = metadata["transformer_lora_adapter_metadata"]
-    for name, value in settings.items():
-        if isinstance(value, set):  # in an order of chance
-            settings[name] = sorted(value)
-    layers = get_peft_model_state_dict(transformer)
-    T2VPipeline.save_lora_weights(folder, transformer_lora_layers=layers, **metadata)
-    sort_metadata(folder / WEIGHTS)
-
-
-def merged(transformer: T2VTransformer3DModel, share: float) -> T2VTransformer3DModel:
-    """A copy of a transformer with `share` of what its adapter changes added into the weights."""
+def merged(transformer: T2VTransformer3DModel) -> T2VTransformer3DModel:
+    """A copy of a transformer with what its adapter changes added into the weights."""
     copy = deepcopy(transformer)
-    copy.fuse_lora()
+    fuse(copy, 1.0)
     copy.unload_lora()
-    if share == 1:
-        return copy
-    base = deepcopy(transformer)
-    base.unload_lora()
-    return interpolated(base, copy, share)
+    return copy
 
 
 @torch.no_grad()

@@ -145,7 +145,7 @@ def finetune() -> dict[str, Any]:
     need("train")
     Path("base.txt").write_text("a red ball\na blue cube\na green ring\n")
     words = ("model=dit/checkpoint-000010", "data=clips", "output=lora", "steps=10", "lora.rank=2")
-    words += ("optim.adam_lr=1e-2", "base_prompts=base.txt", "base_ratio=0.3")
+    words += ("optim.adam_lr=1e-2", "base_prompts=base.txt", "base_ratio=0.3", "save=full")
     command("finetune", *words, *TRAINING)
     return training("lora", 10, "transformer")
 
@@ -163,7 +163,7 @@ def finetune_words() -> dict[str, Any]:
     """A soft prompt."""
     need("train")
     words = ("model=dit/checkpoint-000010", "data=clips", "output=soft", "steps=5")
-    words += ("method=soft_prompt", "soft_prompt=a red ball", "text_lr=0.05")
+    words += ("method=soft_prompt", "soft_prompt=a red ball", "text_lr=0.05", "save=full")
     command("finetune", *words, *TRAINING)
     return training("soft", 5, "text_encoder")
 

@@ -1,6 +1,7 @@
 """What learns, and models between two models."""
 
 import json
+from copy import deepcopy
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 from t2v.config.finetune import FinetuneConfig, LoRAConfig
 from t2v.data.rng import keyed_generator
 from t2v.errors import UserError
+from t2v.models.learned import add_learned, fused, save_adapter
 from t2v.models.lora_file import WEIGHTS
 from t2v.models.transformer import T2VTransformer3DModel
 from t2v.training.tuning.adapters import (
@@ -17,10 +19,11 @@ from t2v.training.tuning.adapters import (
     add_peft,
     check_peft,
     choose_trainable,
+    hold_base,
     interpolated,
     merged,
-    save_lora,
 )
+from t2v.training.tuning.saving import save_lora
 
 
 def answer(model):
@@ -65,12 +68,31 @@ def test_a_merged_copy_answers_as_the_lora_does_and_leaves_it_alone(transformer)
             if "lora_B" in name:
                 weight.fill_(0.05)
     tuned = answer(transformer)
-    whole, none = merged(transformer, 1.0), merged(transformer, 0.0)
+    whole = merged(transformer)
     assert list(whole.state_dict()) == names
     torch.testing.assert_close(answer(whole), tuned, atol=1e-5, rtol=1e-4)
     assert not torch.equal(tuned, plain)
-    assert torch.equal(answer(none), plain)
+    with fused(transformer, 1.0):
+        assert torch.equal(answer(transformer), answer(whole))
+    with fused(transformer, 0.0):
+        assert torch.equal(answer(transformer), plain)
     assert torch.equal(answer(transformer), tuned)
+
+
+def test_beside_a_base_in_bf16_no_bit_of_what_is_learned_changes(transformer):
+    add_lora(transformer, LoRAConfig(rank=2), seed=0)
+    halved = deepcopy(transformer)
+    hold_base(halved, torch.bfloat16)
+    assert halved.blocks[0].ffn.net[2].weight.dtype == torch.bfloat16
+    found = []
+    for model in (transformer, halved):
+        with torch.autocast("cpu", torch.bfloat16), torch.enable_grad():
+            loss = model(
+                torch.ones(2, 8, 2, 4, 4), torch.tensor([300.0, 700.0]), torch.ones(2, 3, 32)
+            ).sample.float().square().mean()  # fmt: skip
+        loss.backward()
+        found.append([loss, *(p.grad for p in model.parameters() if p.requires_grad)])
+    assert len(found[0]) > 8 and all(map(torch.equal, *found))
 
 
 def test_weights_between_two_models_lie_on_their_line():
@@ -115,7 +137,7 @@ def settings_file(tmp_path, **settings):
 def test_any_adapter_of_peft_begins_as_the_model_and_ends_in_its_weights(
     transformer, tmp_path, kind
 ):
-    names, plain = list(transformer.state_dict()), answer(transformer)
+    names, plain, fresh = list(transformer.state_dict()), answer(transformer), deepcopy(transformer)
     file = settings_file(tmp_path, peft_type=kind, **KINDS[kind])
     add_peft(transformer, file, seed=3)
     check_peft(transformer, file)
@@ -129,12 +151,19 @@ def test_any_adapter_of_peft_begins_as_the_model_and_ends_in_its_weights(
             noise = torch.randn(weight.shape, generator=keyed_generator(name))
             weight.add_(noise, alpha=0.05)
     before = torch.get_rng_state()
-    tuned, whole = answer(transformer), merged(transformer, 1.0)
+    tuned, whole = answer(transformer), merged(transformer)
     assert torch.equal(torch.get_rng_state(), before)  # a run that goes on draws nothing twice
     assert (tuned - plain).abs().max() > 1e-3
     assert list(whole.state_dict()) == names
     torch.testing.assert_close(answer(whole), tuned, atol=1e-4, rtol=1e-3)
-    torch.testing.assert_close(answer(merged(transformer, 0.0)), plain, atol=1e-5, rtol=1e-4)
+    with fused(transformer, 0.0):
+        torch.testing.assert_close(answer(transformer), plain, atol=1e-5, rtol=1e-4)
+    assert torch.equal(answer(transformer), tuned)
+    (tmp_path / "transformer").mkdir()
+    transformer.save_config(tmp_path / "transformer")
+    save_adapter(transformer, tmp_path / "adapter")
+    add_learned(fresh, tmp_path, "transformer", 1.0)
+    assert all(torch.equal(each, whole.state_dict()[n]) for n, each in fresh.state_dict().items())
 
 
 def test_an_adapter_of_peft_is_the_same_for_the_same_seed(transformer, tmp_path):

@@ -1,0 +1,172 @@
+"""Adapters and new words without the model they were learned on, and their way into that model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from t2v.io.text_files import read_json
+from t2v.models.folder import ADAPTER, ADAPTER_FILES, LORAS, WORDS
+from t2v.models.lora_file import require_peft
+
+TRANSFORMER, TEXT_ENCODER = "transformer", "text_encoder"
+DENOISERS = TRANSFORMER, "transformer_2"
+
+
+def denoisers(parts: Any) -> dict[str, Any]:
+    """The transformers of a pipeline, or of its parts, by name: one, or two."""
+    if not isinstance(parts, Mapping | nn.ModuleDict):
+        parts = {name: getattr(parts, name) for name in DENOISERS}
+    return {name: parts[name] for name in DENOISERS if name in parts and parts[name] is not None}
+
+
+def learned_in(folder: Path, part: str) -> bool:
+    """Return whether the files of a checkpoint change a part of its base model."""
+    if part == TEXT_ENCODER:
+        return (folder / WORDS).is_file()
+    has_adapter = part == TRANSFORMER and (folder / ADAPTER).is_dir()
+    return has_adapter or _lora_of(folder, part) is not None
+
+
+def _lora_of(folder: Path, part: str) -> str | None:
+    return next((name for name in LORAS.get(part, ()) if (folder / name).is_file()), None)
+
+
+@torch.no_grad()
+def add_learned(network: Any, folder: Path, part: str, share: float) -> None:
+    """Put what a checkpoint's folder holds for a part into that part of its base model.
+
+    Args:
+        share: of what the adapter changes, from 0 to 1.
+
+    Raises:
+        UserError: peft is missing.
+    """
+    if part == TRANSFORMER:
+        _take_known(network, folder / part / "config.json")
+    if not learned_in(folder, part):
+        return
+    if part == TEXT_ENCODER:
+        _add_words(network, folder / WORDS)
+        return
+    require_peft()
+    if (name := _lora_of(folder, part)) is not None:
+        network.load_lora_adapter(folder, weight_name=name, use_safetensors=True)
+    else:
+        _add_adapter(network, folder / ADAPTER)
+    fuse(network, share)
+    network.unload_lora()
+
+
+def save_adapter(transformer: Any, folder: Path) -> None:
+    """Write the adapter of any kind that a transformer carries, as peft does."""
+    from peft import get_peft_model_state_dict
+
+    (config,) = transformer.peft_config.values()
+    config.save_pretrained(folder)
+    settings = folder / ADAPTER_FILES[0]
+    values = json.loads(settings.read_text())
+    names = values.get("target_modules")
+    values |= {"target_modules": sorted(names)} if isinstance(names, list) else {}  # else by chance
+    settings.write_text(json.dumps(values, indent=2, sort_keys=True))
+    tensors = {
+        name: each.contiguous() for name, each in get_peft_model_state_dict(transformer).items()
+    }
+    save_file(tensors, folder / ADAPTER_FILES[1])
+
+
+def save_words(table: nn.Embedding, ids: list[int], file: Path) -> None:
+    """Write the rows `ids` of a table of embeddings, and how long it is."""
+    rows = torch.tensor(ids)
+    kept = {"ids": rows, "rows": table.weight.detach()[rows.to(table.weight.device)].cpu()}
+    save_file(kept | {"count": torch.tensor(table.num_embeddings)}, file)
+
+
+def fuse(transformer: Any, share: float) -> None:
+    """Add `share` of what the adapter of a transformer changes into its weights, for good."""
+    for layer in _adapted(transformer):
+        _fuse_layer(layer, share)
+
+
+@contextmanager
+def fused(transformer: Any, share: float) -> Iterator[None]:
+    """Inside, a transformer computes as `fuse` would leave it, to the bit.
+
+    A layer's adapter is added when it is its turn and taken out after it: no more than the matrices
+    of one layer are held twice.
+    """
+    before: dict[nn.Module, dict[str, Tensor]] = {}
+
+    def enter(layer: nn.Module, _: Any) -> None:
+        before[layer] = {name: p.detach().clone() for name, p in _own(layer).items()}
+        _fuse_layer(layer, share)
+
+    def leave(layer: Any, *_: Any) -> None:
+        layer.merged_adapters.clear()  # peft's own way back loses bits, or does not exist
+        for name, p in _own(layer).items():
+            p.data.copy_(before[layer][name])
+        del before[layer]
+
+    hooks = []
+    for layer in _adapted(transformer):
+        hooks += [layer.register_forward_pre_hook(enter), layer.register_forward_hook(leave)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _adapted(transformer: nn.Module) -> list[Any]:
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return [module for module in transformer.modules() if isinstance(module, BaseTunerLayer)]
+
+
+def _own(layer: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters of the layer that the adapter is beside."""
+    return {n: p for n, p in layer.named_parameters() if n.startswith("base_layer.")}
+
+
+@torch.no_grad()
+def _fuse_layer(layer: Any, share: float) -> None:
+    own = _own(layer)
+    before = {name: p.detach().clone() for name, p in own.items()} if share != 1 else {}
+    layer.merge()
+    for name, weight in before.items():
+        own[name].data.copy_(weight.lerp(own[name].data, share))
+
+
+def _take_known(network: Any, config: Path) -> None:
+    """Let a model of text alone take known frames, where the checkpoint was tuned to."""
+    saved = read_json(config)
+    if saved.get("conditioning", "none") != network.config.conditioning:
+        network.take_known(picture_tokens=False)
+    if saved.get("picture_tokens", False) != network.config.picture_tokens:
+        network.take_known(picture_tokens=True)
+
+
+def _add_adapter(network: Any, folder: Path) -> None:
+    from peft import PeftConfig, set_peft_model_state_dict
+
+    config = PeftConfig.from_pretrained(folder)
+    with torch.random.fork_rng(devices=[]):  # peft initialises from the global random state
+        network.add_adapter(config)
+    set_peft_model_state_dict(network, load_file(folder / ADAPTER_FILES[1]), "default")
+    network.eval()
+
+
+def _add_words(network: Any, file: Path) -> None:
+    tensors = load_file(file)
+    count = int(tensors["count"])
+    if count != network.get_input_embeddings().num_embeddings:
+        network.resize_token_embeddings(count, mean_resizing=False)
+    table = network.get_input_embeddings().weight
+    table[tensors["ids"]] = tensors["rows"].to(table)

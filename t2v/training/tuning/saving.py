@@ -1,0 +1,145 @@
+"""Checkpoints of an adapter: what was learned, and a reference to the model it was learned on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from t2v.io.files import REFERENCE
+from t2v.models.folder import (
+    ADAPTER,
+    LORA,
+    LORAS,
+    WORDS,
+    Base,
+    base_folder,
+    by_package,
+    read_base,
+    read_index,
+)
+from t2v.models.learned import denoisers, learned_in, save_adapter, save_words
+from t2v.models.load import load_network, network_classes
+from t2v.models.lora_file import WEIGHTS, sort_metadata
+from t2v.models.transformer import T2VTransformer3DModel
+from t2v.pipelines.t2v import T2VPipeline
+
+INDEX = "model_index.json"
+SMALL = ("tokenizer", "scheduler", "image_processor")
+
+
+def save_learned(
+    folder: Path,
+    pipeline: T2VPipeline,
+    base: Base,
+    place: Path,
+    words: nn.Embedding | None,
+    *,
+    is_lora: bool,
+) -> None:
+    """Write a pipeline folder whose weights are those of its base model but for what was learned.
+
+    Args:
+        folder: where it goes.
+        pipeline: the adapter in its transformer; it may lack the text encoder.
+        base: what the folder refers to.
+        place: the folder of the base model.
+        words: the embeddings of the text encoder, if new words or a soft prompt were learned.
+        is_lora: write the adapter as a LoRA, which other packages read too.
+    """
+    pipeline.save_config(folder)
+    kinds = network_classes(f"model={place}", place)
+    for name in kinds:
+        if name != "upscaler":
+            (folder / name).mkdir()
+            shutil.copyfile(place / name / "config.json", folder / name / "config.json")
+    _complete_index(folder, place, list(kinds))
+    for name, transformer in denoisers(pipeline).items():
+        transformer.save_config(folder / name)
+    for name in SMALL:
+        if (part := getattr(pipeline, name)) is not None:
+            part.save_pretrained(folder / name)
+    if words is not None:
+        added = pipeline.tokenizer.get_added_vocab().values()
+        ids = sorted(each for each in added if each < words.num_embeddings)
+        save_words(words, ids, folder / WORDS)
+    adapted = {n: each for n, each in denoisers(pipeline).items() if hasattr(each, "peft_config")}
+    for name, transformer in adapted.items():
+        if is_lora:
+            file = LORA if pipeline.transformer_2 is None else LORAS[name][-1]
+            save_lora(transformer, folder, file)
+        else:
+            save_adapter(transformer, folder / ADAPTER)
+    (folder / REFERENCE).write_text(json.dumps(asdict(base), indent=1) + "\n")
+
+
+def make_whole(folder: Path) -> None:
+    """Give a folder that refers to a base model all weights of its own, in place.
+
+    What nothing was learned in is copied. A LoRA stays in the folder too.
+
+    Raises:
+        UserError: see `base_folder` and `load_network`.
+    """
+    base = read_base(folder)
+    assert base is not None
+    place, what = base_folder(folder, base), f"model={folder}"
+    for name, kind in network_classes(what, folder).items():
+        if learned_in(folder, name):
+            load_network(what, kind, folder, name).save_pretrained(folder / name)
+        else:
+            _copy_part(place, name, kind, folder)
+    (folder / REFERENCE).unlink()
+    (folder / WORDS).unlink(missing_ok=True)
+    shutil.rmtree(folder / ADAPTER, ignore_errors=True)
+
+
+def save_lora(transformer: T2VTransformer3DModel, folder: Path, file: str = WEIGHTS) -> None:
+    """Write the LoRA of a transformer as diffusers' `load_lora_weights` reads it.
+
+    Equal adapters give equal bytes.
+    """
+    from diffusers.training_utils import _collate_lora_metadata
+    from peft import get_peft_model_state_dict
+
+    metadata = _collate_lora_metadata({"transformer": transformer})  # rank and alpha
+    settings = metadata["transformer_lora_adapter_metadata"]
+    for name, value in settings.items():
+        if isinstance(value, set):  # in an order of chance
+            settings[name] = sorted(value)
+    layers = get_peft_model_state_dict(transformer)
+    T2VPipeline.save_lora_weights(
+        folder, transformer_lora_layers=layers, weight_name=file, **metadata
+    )
+    sort_metadata(folder / file)
+
+
+def reference(model: str, place: Path, weights: str, share: float) -> Base:
+    """The reference of a checkpoint to the model `model`, which lies in `place`."""
+    is_folder = Path(model).is_dir()
+    return Base(str(place.absolute()) if is_folder else model, weights, share)
+
+
+def add_part(folder: Path, place: Path, part: str) -> None:
+    """Copy a part of the base model in `place` into a pipeline folder that was saved without it."""
+    _copy_part(place, part, network_classes(f"model={place}", place)[part], folder)
+    _complete_index(folder, place, [part])
+
+
+def _copy_part(place: Path, part: str, kind: Any, folder: Path) -> None:
+    if read_base(place) is None:
+        shutil.copytree(place / part, folder / part, dirs_exist_ok=True)
+    else:
+        load_network(f"model={place}", kind, place, part).save_pretrained(folder / part)
+
+
+def _complete_index(folder: Path, place: Path, parts: Sequence[str]) -> None:
+    """Name the classes of parts that the pipeline was saved without, as the base model does."""
+    index, whole = (read_index(each) for each in (folder, place))
+    index |= {name: by_package(whole[name]) for name in parts if name in index}
+    (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")

@@ -50,8 +50,8 @@ class MetricsLogger:
         save_config(config, self.output / "config.yaml")
         _drop_after(self.output / METRICS, -1 if step is None else step)
         _drop_after(self.output / VALIDATIONS, -1 if step is None else step)
-        self.log = Lines(self.output / METRICS)
         self.tracker = open_tracker(config, step or 0)
+        self.log = Lines(self.output / METRICS)
         self.progress = _Progress(config, step or 0)
 
     def __enter__(self) -> MetricsLogger:

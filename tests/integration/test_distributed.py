@@ -22,6 +22,7 @@ from t2v.config.training import DiscriminatorConfig, OptimConfig, TasksConfig
 from t2v.distributed import world_size
 from t2v.errors import UserError
 from t2v.io.checkpoint import newest_checkpoint
+from t2v.pipelines.t2v import T2VPipeline
 from t2v.training.engine.collectives import process_group
 from t2v.training.engine.loop import start_state
 from t2v.training.tasks.dit import build_dit, train_dit
@@ -105,13 +106,14 @@ def assert_same(resumed, whole):
 
 def only_new_words_moved(base, config):
     """Whatever FSDP2 does with the table."""
-    place = Path("text_encoder", "model.safetensors")
     before, after = (
-        load_file(folder / place)["shared.weight"]
-        for folder in (Path(base), newest_checkpoint(config.output))
+        T2VPipeline.from_pretrained(folder).text_encoder.shared.weight
+        for folder in (base, newest_checkpoint(config.output))
     )
     assert torch.equal(after[: len(before)], before)
     assert len(after) == len(before) + 1
+    kept = load_file(newest_checkpoint(config.output) / "training" / "weights.safetensors")
+    assert torch.equal(kept["text_encoder.shared.weight"][: len(before)], before)
 
 
 def metrics_of(config, but=("seconds",)):

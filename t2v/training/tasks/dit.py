@@ -28,7 +28,7 @@ from t2v.io.manifest import NEEDS_GIVEN
 from t2v.io.model_card import write_model_card
 from t2v.io.video import contact_sheet
 from t2v.models.conditions import Conditions
-from t2v.models.device import pick_device
+from t2v.models.device import pick_device, ready
 from t2v.models.diffusion import diffusion_loss
 from t2v.models.inputs import latent_shape
 from t2v.models.known import softened
@@ -142,6 +142,8 @@ class DiTTask:
     def prepare(self) -> None:
         """Embed all that is to be cached; what is no longer needed then leaves the device."""
         self.sheet.check(self.model["transformer"], self.vae)
+        for transformer in denoisers(self.model).values():
+            ready(transformer)  # a sample would do it, and a resumed run has drawn none
         device = pick_device(self.config.device)
         if self.caches_text():
             folder = cache_folder(self.config.data, self.config.clips) / FOLDER

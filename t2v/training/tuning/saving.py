@@ -53,12 +53,11 @@ def save_learned(
         is_lora: write the adapter as a LoRA, which other packages read too.
     """
     pipeline.save_config(folder)
-    kinds = network_classes(f"model={place}", place)
-    for name in kinds:
-        if name != "upscaler":
-            (folder / name).mkdir()
-            shutil.copyfile(place / name / "config.json", folder / name / "config.json")
-    _complete_index(folder, place, list(kinds))
+    parts = [each for each in network_classes(f"model={place}", place) if each != "upscaler"]
+    for name in parts:
+        (folder / name).mkdir()
+        shutil.copyfile(place / name / "config.json", folder / name / "config.json")
+    _complete_index(folder, place, parts)
     for name, transformer in denoisers(pipeline).items():
         transformer.save_config(folder / name)
     for name in SMALL:

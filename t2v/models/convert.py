@@ -33,7 +33,7 @@ _OPTIONAL = {
     "image_processor": (),
 }
 # pipeline -> how known frames may enter its transformer
-_CONDITIONING: dict[str, tuple[Conditioning, ...]] = {
+CONVERTIBLE: dict[str, tuple[Conditioning, ...]] = {
     "WanPipeline": ("none", "tokens"),
     "WanImageToVideoPipeline": ("channels", "tokens"),
 }
@@ -106,6 +106,32 @@ def convert_wan_pipeline(src_folder: str | Path, dst_folder: str | Path) -> None
         _write_json(partial / "model_index.json", _settings(index) | entries)
 
 
+def convert_configs(src: Path, dst: Path) -> None:
+    """Write the config files alone of what `convert_wan_pipeline` makes of a folder.
+
+    Raises:
+        UserError: see `convert_wan_pipeline`.
+    """
+    index = _read_json(src / "model_index.json")
+    found = [name for name in (*_COMPONENTS, *_OPTIONAL) if (src / name / "config.json").is_file()]
+    configs = {
+        name: _our_config(src, name, index)
+        if name.startswith("transformer")
+        else _read_json(src / name / "config.json")
+        for name in found
+    }
+    for name, config in configs.items():
+        (dst / name).mkdir(parents=True)
+        _write_json(dst / name / "config.json", config)
+    entries = {
+        name: ["t2v", each["_class_name"]]
+        for name, each in configs.items()
+        if name.startswith("transformer")
+    }
+    known = {name: index[name] for name in configs if name in index}
+    _write_json(dst / "model_index.json", _settings(index) | known | entries)
+
+
 def _settings(index: dict[str, Any]) -> dict[str, Any]:
     """The entries of our `model_index.json` beside its components."""
     names = {"_class_name": "T2VPipeline", "_diffusers_version": index.get("_diffusers_version")}
@@ -123,9 +149,9 @@ def _is_there(index: dict[str, Any], name: str) -> bool:
 def _components(index: dict[str, Any], src: Path) -> list[str]:
     """The names of the parts to take, each of a class that `T2VPipeline` can use."""
     pipeline = index.get("_class_name")
-    if pipeline not in _CONDITIONING:
+    if pipeline not in CONVERTIBLE:
         raise UserError(
-            f"{src} holds a {pipeline}; only {' and '.join(_CONDITIONING)} can be converted. VACE, "
+            f"{src} holds a {pipeline}; only {' and '.join(CONVERTIBLE)} can be converted. VACE, "
             "Animate and other models have parts that are not supported."
         )
     names = [*_COMPONENTS, *(name for name in _OPTIONAL if _is_there(index, name))]
@@ -163,7 +189,7 @@ def _our_config(src: Path, name: str, index: dict[str, Any]) -> dict[str, Any]:
         kind = "tokens" if index.get("expand_timesteps") else "none"
     elif inputs == 2 * latents + vae.get("scale_factor_temporal", 4):
         kind = "channels"
-    if kind not in _CONDITIONING[index["_class_name"]]:
+    if kind not in CONVERTIBLE[index["_class_name"]]:
         raise UserError(
             f"{src}: {name} reads {inputs} channels and latents have {latents}. A WanPipeline "
             "reads those alone; a WanImageToVideoPipeline also a mask and known latents, or it has "

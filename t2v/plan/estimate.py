@@ -9,12 +9,14 @@ import torch
 from diffusers.models.attention_dispatch import AttentionBackendName
 
 from t2v.models.attention import check_backend
+from t2v.models.folder import model_folder
 from t2v.plan.figures import Estimate, PhaseTrace, Tiled
 from t2v.plan.parts import part_of
 from t2v.plan.peer_work import peer_estimate
-from t2v.plan.shapes import Target
+from t2v.plan.shapes import Target, saved
 from t2v.plan.sizes import is_peer
 from t2v.plan.trace import Rates, Trace, traced
+from t2v.plan.validation import EMBED
 from t2v.plan.work import TiledDecode, Workload
 from t2v.plan.workload import ENCODE, UPDATE, build
 from t2v.training.engine.example import Size
@@ -32,15 +34,29 @@ def estimate(target: Any, size: Size, rates: Rates) -> Estimate:
     """
     if is_peer(target):
         return peer_estimate(target, size, rates)
-    layers = getattr(target.model, "num_layers", 0)
+    layers = _layers(target)
     if layers <= MANY_LAYERS:
         return traced_whole(target, size, rates)
     few = 2 + layers % 2  # kinds of layers may take turns
-    fewer, more = (
-        traced_whole(replace(target, model=replace(target.model, num_layers=count)), size, rates)
-        for count in (few, few + 2)
-    )
+    fewer, more = (_traced_with(target, size, rates, count) for count in (few, few + 2))
     return _onward(fewer, more, (layers - few - 2) // 2)
+
+
+def _layers(target: Any) -> int:
+    """The number of blocks of the transformers, of those of a saved model if they are alike."""
+    if not isinstance(target.model, str):
+        return int(getattr(target.model, "num_layers", 0))
+    folder = model_folder(target.model)
+    names = [each for each in ("transformer", "transformer_2") if (folder / each).is_dir()]
+    counts = {saved(folder / each, "config.json").get("num_layers", 0) for each in names}
+    return int(counts.pop()) if len(counts) == 1 else 0
+
+
+def _traced_with(target: Any, size: Size, rates: Rates, layers: int) -> Estimate:
+    if isinstance(target.model, str):
+        return traced_whole(target, size, rates, layers)
+    model = replace(target.model, num_layers=layers)
+    return traced_whole(replace(target, model=model), size, rates)
 
 
 def _onward(fewer: Any, more: Any, steps: int) -> Any:
@@ -60,17 +76,19 @@ def _onward(fewer: Any, more: Any, steps: int) -> Any:
     return more
 
 
-def traced_whole(target: Target, size: Size, rates: Rates) -> Estimate:
-    """`estimate` with every layer traced."""
+def traced_whole(target: Target, size: Size, rates: Rates, layers: int | None = None) -> Estimate:
+    """`estimate` with every layer traced, or with so many of a saved model."""
+    on_card = target.device.startswith("cuda")
     target = _traceable(target)
     with traced(rates) as trace:
-        work = build(target, size)
+        work = build(target, size, layers)
         phases = []
         for phase in work.phases:
             held = trace.live
             with trace.phase() as usage:
                 phase.run()
-            figures = held, usage.peak, usage.flop, usage.seconds
+            away = work.bytes_of(phase.away if on_card else phase.gone)
+            figures = held - away, usage.peak - away, usage.flop, usage.seconds
             phases.append(PhaseTrace(phase.name, phase.times, *figures, phase.parts, phase.passes))
         return Estimate(
             size=size,
@@ -114,7 +132,7 @@ def _later(phase: PhaseTrace, work: Workload) -> PhaseTrace:
     if phase.name == UPDATE:
         return phase
     # clips are encoded before there is anything to train with
-    more = -work.average() if phase.name == ENCODE else work.optimizer()
+    more = -work.average() if phase.name in (ENCODE, EMBED) else work.optimizer()
     return replace(phase, held=phase.held + more, peak=phase.peak + more)
 
 

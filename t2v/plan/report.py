@@ -76,7 +76,7 @@ def _time(plan: Plan) -> Iterator[str]:
         for phase in whole.phases
     ]
     total = _sum([Uncertain(each.value * times, each.error * times) for each, times in parts])
-    beside = "validation and saving" if whole.trains else "loading the model"
+    beside = "saving" if whole.trains else "loading the model"
     yield f"  the whole run        {_duration(total)}, without {beside}"
     if plan.rates.matmul > 1:
         rates = plan.rates

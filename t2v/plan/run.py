@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
+from t2v.config.finetune import FinetuneConfig
 from t2v.config.plan import PlanConfig
 from t2v.config.sampling import SampleConfig
 from t2v.data.world_shards import rendered_clips
 from t2v.errors import UserError
 from t2v.families.load import saved_scale
+from t2v.models.convert import CONVERTIBLE, convert_configs
 from t2v.models.device import free_memory, pick_device, pick_dtype
-from t2v.models.folder import model_folder
+from t2v.models.folder import model_folder, read_index
+from t2v.models.load import loading
 from t2v.plan.calibrate import calibrated
 from t2v.plan.devices import REACHED, card_of, rates_of
 from t2v.plan.estimate import estimate
@@ -26,6 +33,7 @@ from t2v.plan.shapes import Target
 from t2v.plan.sizes import is_peer, planned_size
 from t2v.plan.trace import UNKNOWN, Rates
 from t2v.training.engine.example import Size
+from t2v.training.tasks.finetune import LEARNS_BESIDE
 
 
 def plan(config: PlanConfig, target: Target) -> Plan:
@@ -34,6 +42,28 @@ def plan(config: PlanConfig, target: Target) -> Plan:
     Raises:
         UserError: a size or folder does not fit, or the device at hand is not the one planned.
     """
+    with _as_converted(target) as known:
+        return _plan(config, known)
+
+
+@contextmanager
+def _as_converted(target: Target) -> Iterator[Target]:
+    """The target, whose model is a Wan pipeline as `t2v convert` would make it if it has to be."""
+    model = getattr(target, "model", None)
+    if not (isinstance(target, FinetuneConfig) and isinstance(model, str)):
+        yield target
+        return
+    folder = model_folder(model)
+    if read_index(folder).get("_class_name") not in CONVERTIBLE:
+        yield target
+        return
+    with TemporaryDirectory() as place:
+        with loading(f"model={model}"):
+            convert_configs(folder, Path(place))
+        yield replace(target, model=place)
+
+
+def _plan(config: PlanConfig, target: Target) -> Plan:
     asked = {name: getattr(config, name) for name in ("num_frames", "height", "width")}
     size = planned_size(target, asked, config.text_tokens)
     device, rates, name = _device(config, target)
@@ -49,6 +79,9 @@ def plan(config: PlanConfig, target: Target) -> Plan:
     if getattr(target, "dtype", None) == "auto":  # which is the device's choice
         dtype: Any = "bf16" if device.type == "cuda" else "fp32"
         target = replace(target, dtype=dtype)
+    if isinstance(target, FinetuneConfig) and target.base_dtype == "auto":  # likewise
+        in_half = device.type == "cuda" and not target.needs_fp32()
+        target = replace(target, base_dtype="bf16" if in_half else "fp32")
     if isinstance(target, SampleConfig) and target.upscale is None:  # which is the model's choice
         target = replace(target, upscale=saved_scale(model_folder(target.model)))
     correction = DEFAULTS.get(device.type, DEFAULTS["cuda"])
@@ -161,8 +194,10 @@ def _data(whole: Estimate, clips: int) -> int:
 def _disk(target: Any, whole: Estimate, clips: int | None) -> dict[str, int]:
     if not whole.trains:
         return {"latents kept until they are decoded": 2 * whole.latents}
-    # the pipeline, and what training resumes from: trained weights, their average, the optimizer
-    one = whole.weights + 2 * whole.average + whole.optimizer
+    # the pipeline, or what was learned beside a base model, and what training resumes from: trained
+    # weights, their average, the optimizer
+    alone = getattr(target, "save", "full") == "adapter" and target.method in LEARNS_BESIDE
+    one = (whole.gradients if alone else whole.weights) + 2 * whole.average + whole.optimizer
     disk = {"a checkpoint": one}
     disk[f"{target.keep_checkpoints} kept, one being written"] = (1 + target.keep_checkpoints) * one
     if whole.latents:

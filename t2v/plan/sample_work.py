@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -34,18 +35,23 @@ from t2v.plan.work import Phase, TiledDecode, Workload
 from t2v.training.engine.example import Size
 
 
-def sample_work(config: SampleConfig, size: Size) -> Workload:
+def sample_work(config: SampleConfig, size: Size, layers: int | None = None) -> Workload:
+    """The networks of a pipeline of ours, and the phases of one video.
+
+    Args:
+        layers: of its transformers; None: all.
+    """
     folder, device = model_folder(config.model), pick_device(config.device)
     generator_class(config.model, folder, "t2v plan sample", needs=("is_trainable",))
     index = saved(folder, "model_index.json")
     dtype = pick_dtype(config.dtype, device)
     with default_dtype(dtype):
-        transformer = untrained(folder / "transformer")
+        transformer = untrained(folder / "transformer", layers)
         parts = {
             "text_encoder": untrained_text_encoder(folder / "text_encoder"),
             "transformer": transformer,
             "vae": untrained(folder / "vae"),
-            **_optional(folder, index),
+            **_optional(folder, index, layers),
         }
     pipeline = T2VPipeline(tokenizer=None, scheduler=None, **parts)
     upscale = check_scale(config.upscale, pipeline.upscaler, "upscale")
@@ -123,10 +129,10 @@ def tiled_decode(
     return TiledDecode(decode, tiles, video)
 
 
-def _optional(folder: Path, index: dict[str, Any]) -> dict[str, nn.Module]:
+def _optional(folder: Path, index: dict[str, Any], layers: int | None) -> dict[str, nn.Module]:
     """The parts that only some pipelines have."""
-    builders = {
-        "transformer_2": untrained,
+    builders: dict[str, Any] = {
+        "transformer_2": partial(untrained, layers=layers),
         "image_encoder": untrained_image_encoder,
         "upscaler": untrained,
     }

@@ -35,14 +35,15 @@ def has_part(index: dict[str, Any], name: str) -> bool:
     return (index.get(name) or [None])[0] is not None
 
 
-def untrained(folder: Path) -> Any:
+def untrained(folder: Path, layers: int | None = None) -> Any:
+    """A network of a folder, without its weights, and of so many layers if they are given."""
     others = (T2VTransformer3DModel, VideoUpscaler)
     classes = {**VAES, **{each.__name__: each for each in others}}
     config = saved(folder, "config.json")
     if (name := config.get("_class_name")) not in classes:
         raise UserError(f"{folder} is a {name}; known are {', '.join(classes)}.")
     with loading(str(folder)):
-        return classes[name].from_config(config)
+        return classes[name].from_config(config | ({"num_layers": layers} if layers else {}))
 
 
 def untrained_image_encoder(folder: Path) -> CLIPVisionModel:

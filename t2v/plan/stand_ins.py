@@ -32,7 +32,8 @@ from t2v.training.tasks.dit_parts import DiTParts, check_match, saved_defaults
 from t2v.training.tasks.experts import check_trainable, learners
 from t2v.training.tuning.adapters import add_adapter
 
-SAVED = ("max_sequence_length", "boundary_ratio")  # in a pipeline folder, that a step depends on
+# in a pipeline folder, that a step or a sample depends on
+SAVED = ("max_sequence_length", "boundary_ratio", "num_inference_steps", "guidance_scale")
 NOTHING: Any = None  # what no step uses
 
 
@@ -103,16 +104,22 @@ def dit_parts(config: TrainDiTConfig, size: Size, absent: list[str]) -> DiTParts
     )
 
 
-def finetune_parts(config: FinetuneConfig, size: Size, absent: list[str]) -> DiTParts:
+def finetune_parts(
+    config: FinetuneConfig, size: Size, absent: list[str], layers: int | None = None
+) -> DiTParts:
     """The parts of `t2v finetune` with their adapter; of new words, the table they are added to.
+
+    Args:
+        layers: of its transformers; None: all.
 
     Raises:
         UserError: see `model_folder`, `add_adapter` and `dit_parts`.
     """
     folder = model_folder(config.model)
     index = saved(folder, "model_index.json")
-    transformer = untrained(folder / "transformer")
-    second = untrained(folder / "transformer_2") if has_part(index, "transformer_2") else None
+    transformer, second = untrained(folder / "transformer", layers), None
+    if has_part(index, "transformer_2"):
+        second = untrained(folder / "transformer_2", layers)
     check_trainable(config.model, config.method, config.experts, has_second=second is not None)
     both = {"transformer": transformer, "transformer_2": second}
     image_encoder = None
@@ -139,6 +146,24 @@ def finetune_parts(config: FinetuneConfig, size: Size, absent: list[str]) -> DiT
         image_encoder=image_encoder,
         transformer_2=second,
     )
+
+
+def hold_base(network: Any, dtype: torch.dtype, every: bool = False) -> None:
+    """Hold frozen weights in `dtype` as training does, without casting what has no content.
+
+    Args:
+        every: all weights, whatever layer they are of.
+    """
+    kept = set(getattr(network, "_keep_in_fp32_modules", None) or ())
+    held: dict[int, tuple[nn.Parameter, nn.Parameter]] = {}  # tied weights stay one
+    for place, module in network.named_modules():
+        if every or (isinstance(module, nn.Linear | nn.Conv3d) and not kept & {*place.split(".")}):
+            for name, weight in list(module.named_parameters(recurse=False)):
+                if not weight.requires_grad or every:
+                    if id(weight) not in held:
+                        zeros = torch.zeros_like(weight, dtype=dtype)
+                        held[id(weight)] = weight, nn.Parameter(zeros, requires_grad=False)
+                    setattr(module, name, held[id(weight)][1])
 
 
 def _lay_out(model: nn.Module, device: torch.device) -> None:

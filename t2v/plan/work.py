@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,9 @@ class Phase:
     Args:
         parts: the networks at work in it, by name.
         passes: how often one run reads their weights.
+        away: networks whose weights are not on the device of a card then, but in main memory.
+        gone: of them, those that are in no memory any more.
+        once: done once a run, before anything learns.
     """
 
     name: str
@@ -26,6 +29,9 @@ class Phase:
     times: int
     parts: tuple[str, ...] = ()
     passes: int = 1
+    away: tuple[str, ...] = ()
+    gone: tuple[str, ...] = ()
+    once: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,11 @@ class Workload:
     def weights(self) -> int:
         """Bytes of all parameters."""
         return sum(p.nbytes for p in self._parameters())
+
+    def bytes_of(self, names: Collection[str]) -> int:
+        """Bytes of the parameters of some parts."""
+        parts = [part for name, part in self.parts.items() if name in names]
+        return sum(p.nbytes for part in parts for p in part.parameters())
 
     def optimizer(self) -> int:
         """Bytes of the optimizer's state, once a step has made it."""

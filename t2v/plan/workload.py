@@ -15,11 +15,22 @@ from t2v.config.sampling import SampleConfig
 from t2v.config.training import TrainConfig, TrainDiTConfig, TrainVAEConfig
 from t2v.models.device import pick_device
 from t2v.models.inputs import latent_shape
+from t2v.models.learned import denoisers
 from t2v.plan.sample_work import given_beside, sample_work
 from t2v.plan.shapes import (
     Target,
 )
-from t2v.plan.stand_ins import NOTHING, Embedded, NoClips, dit_parts, finetune_parts
+from t2v.plan.stand_ins import (
+    NOTHING,
+    AbsentTextEncoder,
+    AbsentVAE,
+    Embedded,
+    NoClips,
+    dit_parts,
+    finetune_parts,
+    hold_base,
+)
+from t2v.plan.validation import embed_phase, sheet_phases, validate_phase
 from t2v.plan.work import Phase, Workload
 from t2v.training.engine.example import Size, black
 from t2v.training.engine.loop import start_state
@@ -28,38 +39,46 @@ from t2v.training.engine.task import Task
 from t2v.training.tasks.beside import FramesBeside
 from t2v.training.tasks.dit import DiTTask
 from t2v.training.tasks.dit_parts import DiTData, DiTParts
-from t2v.training.tasks.finetune import FinetuneTask
+from t2v.training.tasks.finetune import SHEET_BASE_PROMPTS, SHEET_CAPTIONS, FinetuneTask, held_in
 from t2v.training.tasks.vae import VAEParts, VAETask, fresh_parts
 
 ENCODE, UPDATE = "encode a clip", "update"
 
 
-def build(target: Target, size: Size) -> Workload:
+def build(target: Target, size: Size, layers: int | None = None) -> Workload:
     """The work of a command at `size`; weights are random, which costs the same as trained ones.
+
+    Args:
+        layers: of the transformers of a saved model; None: all.
 
     Raises:
         UserError: a folder that is needed is not there, or `size` does not fit the model.
     """
     with pick_device(target.device):  # parts are made there: what has no content cannot be moved
-        return WORKLOADS[type(target)](target, size)
+        return WORKLOADS[type(target)](target, size, layers)
 
 
-def _train_dit(config: TrainDiTConfig, size: Size) -> Workload:
+def _train_dit(config: TrainDiTConfig, size: Size, _: int | None) -> Workload:
     absent: list[str] = []
     parts = dit_parts(config, size, absent)
     return _train_transformer(DiTTask(config, parts, _no_data()), parts, size, absent)
 
 
-def _finetune(config: FinetuneConfig, size: Size) -> Workload:
+def _finetune(config: FinetuneConfig, size: Size, layers: int | None) -> Workload:
     absent: list[str] = []
-    parts = finetune_parts(config, size, absent)
+    parts, dtype = finetune_parts(config, size, absent, layers), held_in(config)
+    if dtype != torch.float32:
+        for transformer in denoisers(parts).values():
+            hold_base(transformer, dtype)
+        if parts.text_encoder is not None and not (config.concept or config.soft_prompt):
+            hold_base(parts.text_encoder, dtype, every=True)
     task = FinetuneTask(config, parts, _no_data())
     if task.beside is not None:
         task.beside = _ZerosBeside(parts)
     return _train_transformer(task, parts, size, absent)
 
 
-def _train_vae(config: TrainVAEConfig, size: Size) -> Workload:
+def _train_vae(config: TrainVAEConfig, size: Size, _: int | None) -> Workload:
     absent: list[str] = []
     if config.perceptual is not None:
         absent.append(f"the network of features: perceptual={config.perceptual}")
@@ -77,10 +96,12 @@ def _modules(parts: DiTParts | VAEParts) -> dict[str, nn.Module]:
 
 
 def _train_transformer(task: DiTTask, parts: DiTParts, size: Size, absent: list[str]) -> Workload:
-    config = task.config
-    if task.caches_text():
+    config, modules = task.config, _modules(parts)
+    caches = task.caches_text()
+    if caches:
         task.texts = Embedded(parts.transformer.config.text_dim)
-    work = _train(task, config, _modules(parts), size, absent)
+        del task.model["text_encoder"]
+    work = _train(task, config, modules, size, absent)
     shape = latent_shape(parts.transformer, parts.vae, 1, size.frames, size.height, size.width)
     work.latents = 2 * prod(shape)
 
@@ -90,9 +111,30 @@ def _train_transformer(task: DiTTask, parts: DiTParts, size: Size, absent: list[
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             parts.vae.encode(black(replace(size, batch=1), device))
 
+    rests = ("vae",) if task.beside is None and not config.tasks.gives_pictures else ()
+    text = ("text_encoder",) if caches else ()
+    gone = text if isinstance(task, FinetuneTask) else ()
+    steps = [validate_phase(task, size), *work.phases]
+    phases = [replace(each, away=(*text, *rests), gone=gone) for each in steps]
+    if task.beside is None and not isinstance(parts.vae, AbsentVAE):
+        sheet = sheet_phases(task, parts, size, _prompts(task))
+        phases[1:1] = [replace(each, away=text, gone=gone) for each in sheet]
+    denoising = tuple(name for name in modules if name not in ("vae", "text_encoder"))
+    if caches and not isinstance(parts.text_encoder, AbsentTextEncoder):
+        embed = embed_phase(task, parts.text_encoder, size)
+        phases.insert(0, replace(embed, away=denoising))
     if hasattr(parts.vae, "encode"):
-        work.phases.insert(0, Phase(ENCODE, encode, 0))
+        phases.insert(0, Phase(ENCODE, encode, 0, away=(*denoising, "text_encoder"), once=True))
+    work.phases = phases
     return work
+
+
+def _prompts(task: DiTTask) -> int:
+    """The samples on a sheet, about: those of the settings, or a held-out caption each."""
+    config = task.config
+    if isinstance(config, FinetuneConfig):
+        return min(SHEET_CAPTIONS, config.held_out) + SHEET_BASE_PROMPTS * bool(config.base_prompts)
+    return len(getattr(config, "prompts", ())) or 1
 
 
 def _train(
@@ -132,7 +174,7 @@ class _ZerosBeside(FramesBeside):
         return given_beside(self.parts, tuple(latents.shape), latents.device)
 
 
-WORKLOADS: dict[type, Callable[[Any, Size], Workload]] = {
+WORKLOADS: dict[type, Callable[[Any, Size, int | None], Workload]] = {
     SampleConfig: sample_work,
     TrainDiTConfig: _train_dit,
     FinetuneConfig: _finetune,

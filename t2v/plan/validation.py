@@ -1,4 +1,4 @@
-"""What a training does beside its steps: captions embedded once, validations, sheets of samples."""
+"""The work of a training beside its steps: captions embedded once, validations, their samples."""
 
 from __future__ import annotations
 
@@ -77,5 +77,5 @@ def sheet_phases(task: DiTTask, parts: DiTParts, size: Size, prompts: int) -> li
 
 
 def _validations(task: DiTTask) -> int:
-    """How often a run validates: before its first step, and every `validate_every`."""
+    """The validations of a run: before its first step, and every `validate_every`."""
     return 1 + -(-task.config.steps // task.config.validate_every)

@@ -29,6 +29,7 @@ from transformers import (
     UMT5EncoderModel,
 )
 
+from t2v.config.finetune import FinetuneConfig
 from t2v.config.plan import PlanConfig
 from t2v.config.sampling import SampleConfig
 from t2v.errors import UserError
@@ -369,7 +370,9 @@ def test_a_plan_of_sampling_counts_all_parts(pairs, kind):
     assert ("pictures" in names) == (kind != "tokens")
 
 
-def test_finetuning_of_two_transformers_is_refused(tmp_path):
+def test_finetuning_of_two_transformers_whole_is_refused(tmp_path):
     converted(wan_pipeline("two_stage", text_alone=True), tmp_path)
+    model = str(tmp_path / "ours")
+    config = FinetuneConfig(output="run", data="nowhere", model=model, method="full")
     with pytest.raises(UserError, match="has two transformers"):
-        load_base(str(tmp_path / "ours"), tmp_path / "ours")
+        load_base(config, tmp_path / "ours")

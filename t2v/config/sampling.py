@@ -58,6 +58,14 @@ class SampleConfig:
     attention: str = "native"  # attention backend, by diffusers' names, such as xformers
     device: str = "auto"  # auto (cuda, mps or cpu), cpu, cuda, cuda:1, mps
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # of the weights
+    # where weights wait until they are used: none (on the device), in main memory, and come network
+    # by network (model), block by block (group) or layer by layer (leaf, sequential); on a CPU,
+    # group and leaf keep them on the disk
+    offload: Literal["none", "model", "group", "leaf", "sequential"] = "none"
+    # number format of linear layers: none, fp8, int8 (torchao) or nf4 (bitsandbytes); it changes
+    # the video
+    quantize: Literal["none", "fp8", "int8", "nf4"] = "none"
+    vae_tiling: bool = False  # decode in tiles that are blended, in less memory
     sheet: bool = False  # also write one picture of all videos, X.sheet.png
     gif: bool = False  # also write each video as a GIF
     preview_every: int = 0  # steps between two preview pictures; 0: none

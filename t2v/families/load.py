@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import weakref
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import diffusers
 import torch
 from diffusers import DiffusionPipeline
 
@@ -14,6 +19,7 @@ from t2v.errors import UserError
 from t2v.io.text_files import read_json
 from t2v.models.device import check_memory
 from t2v.models.folder import read_index
+from t2v.models.hold import Hold, check_hold, give_back_freed_memory, hold_part, place
 from t2v.models.load import load_parts, loading, quiet_bars, refuse_damaged
 from t2v.pipelines.generator import Ability, Generator, lacking, require
 from t2v.pipelines.t2v_generator import T2VGenerator
@@ -22,6 +28,7 @@ from t2v.pipelines.t2v_generator import T2VGenerator
 GENERATORS: dict[str, type[Generator]] = {
     "T2VPipeline": T2VGenerator,
 }
+PLAIN = Hold()
 BYTES_PER_PIXEL = 3 * (4 + 1)  # of a decoded video, and of the frames that are written
 
 
@@ -57,8 +64,12 @@ def load_generator(
     dtype: torch.dtype,
     command: str,
     needs: Sequence[Ability] = (),
+    hold: Hold = PLAIN,
 ) -> Generator:
     """The generator in a pipeline folder, ready on its device.
+
+    Args:
+        hold: how its weights are held there.
 
     Raises:
         UserError: see `generator_class` and `load_parts`; a part is damaged.
@@ -67,18 +78,39 @@ def load_generator(
     what = f"model={model}"
     with loading(what):
         kind = generator_class(model, folder, command, needs)
-    parts = load_parts(what, folder, dtype)
+    check_hold(hold, device)
+    disk = None
+    if device.type == "cpu" and hold.offload != "none":
+        disk = TemporaryDirectory(prefix="t2v-offload-")
+        give_back_freed_memory()
+    place_of = None if disk is None else Path(disk.name)
+    held = partial(hold_part, hold=hold, device=device, disk=place_of)
+    parts = load_parts(what, folder, dtype, hold=held)
     with loading(what):
-        pipeline = kind.pipeline_class.from_pretrained(
+        pipeline = _class_of(kind, folder).from_pretrained(
             folder, dtype=dtype, local_files_only=True, **parts
         )
     for part in pipeline.components.values():  # those that were left to diffusers
         if isinstance(part, torch.nn.Module) and part not in parts.values():
             refuse_damaged(what, part)
-    generator = kind(pipeline.to(device))
+    place(pipeline, hold, device)
+    if disk is not None:  # the folder goes with the pipeline
+        weakref.finalize(pipeline, disk.cleanup)
+    generator = kind(pipeline)
     for ability in needs:
         require(generator, ability, what, command)
     return generator
+
+
+def _class_of(kind: type[Generator], folder: Path) -> type[DiffusionPipeline]:
+    """The class that reads a folder: `DiffusionPipeline` would read again those networks that are
+    optional in the class it finds (Wan's transformers), instead of taking those that are given."""
+    if kind.pipeline_class is not DiffusionPipeline:
+        return kind.pipeline_class
+    found = getattr(diffusers, str(read_index(folder).get("_class_name")), None)
+    if inspect.isclass(found) and issubclass(found, DiffusionPipeline):
+        return found
+    return DiffusionPipeline
 
 
 def set_attention(pipeline: DiffusionPipeline, backend: str) -> None:

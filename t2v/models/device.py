@@ -1,6 +1,7 @@
 """The device and number format of a network, and its weights in aligned memory."""
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -68,6 +69,29 @@ def check_memory(what: str, least: int, device: torch.device, instead: str) -> N
             f"{what}: needs at least {least / GIB:,.0f} GiB of memory, but only "
             f"{free / GIB:,.1f} GiB are free. {instead}"
         )
+
+
+class OutOfMemory(UserError):
+    """The memory of the device, or of the machine, ended."""
+
+
+@contextmanager
+def memory_errors(what: str) -> Iterator[None]:
+    """Raise `OutOfMemory` where the memory ends in the block.
+
+    Args:
+        what: the work; begins the message.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        full = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        if not full and "allocate memory" not in str(error):
+            raise
+        raise OutOfMemory(
+            f"{what} do not fit into the memory of this machine. Give offload=group, or ask for "
+            "fewer frames or a smaller size; `t2v plan sample` tells what they take."
+        ) from error
 
 
 @torch.no_grad()

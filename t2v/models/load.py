@@ -3,7 +3,7 @@
 import inspect
 import re
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -185,7 +185,11 @@ def load_network(what: str, kind: Any, folder: Path, part: str, **options: Any) 
 
 
 def load_parts(
-    what: str, folder: Path, dtype: torch.dtype, given: Collection[str] = ()
+    what: str,
+    folder: Path,
+    dtype: torch.dtype,
+    given: Collection[str] = (),
+    hold: Callable[[str, nn.Module], None] | None = None,
 ) -> dict[str, nn.Module]:
     """Load the networks of a pipeline folder, by name, for `DiffusionPipeline.from_pretrained`.
 
@@ -193,6 +197,7 @@ def load_parts(
 
     Args:
         given: names of parts that are there already.
+        hold: called with the name of each network and itself, before the next one is read.
 
     Raises:
         UserError: see `load_network`.
@@ -204,6 +209,8 @@ def load_parts(
                 "torch_dtype" if issubclass(kind, ModelMixin) else "dtype": dtype
             }
             loaded[name] = load_network(what, kind, folder, name, **options)
+            if hold is not None:
+                hold(name, loaded[name])
     return loaded
 
 

@@ -24,10 +24,12 @@ from torch import Tensor
 from t2v.config.sampling import SampleConfig
 from t2v.errors import UserError
 from t2v.io.video import contact_sheet, save_image, write_gif, write_video
+from t2v.models.device import OutOfMemory, memory_errors
 from t2v.pipelines.generator import Generator, Request, Start, Step, clock, sample_videos
 from t2v.pipelines.visuals import VisualInputs
 from t2v.sampling import recipe as recipe_files
-from t2v.sampling.recipe import Recipe, read_latents, write_latents
+from t2v.sampling.kept import read_latents, write_latents
+from t2v.sampling.recipe import Recipe
 from t2v.sampling.results import PICTURE, read_frames, rewrite_recipe, shape_of, write_picture
 
 logger = logging.getLogger(__name__)
@@ -93,7 +95,7 @@ def request_of(settings: SampleConfig) -> Request:
 def _summary(recipe: Recipe) -> str:
     asked = recipe.settings
     return (
-        f"{asked.num_frames} frames of {asked.height}x{asked.width} at {asked.fps:g} fps, "
+        f"{_asked(asked)} at {asked.fps:g} fps, "
         f"{asked.num_inference_steps} steps, guidance {asked.guidance_scale}, seed {asked.seed}, "
         f"{recipe.device} {asked.dtype}"
     )
@@ -190,9 +192,18 @@ def _decoded(
 ) -> np.ndarray:
     """The frames of a video, as large as it is asked for or enlarged `upscale` times."""
     times = request_of(config).upscale if upscale is None else upscale
-    with clock(seconds, "decode"), _memory(config):
-        (frames,) = generator.decode(latents, config.num_frames, times)
-    return frames
+    with clock(seconds, "decode"):
+        try:
+            with memory_errors(_asked(config)):
+                return generator.decode(latents, config.num_frames, times)[0]
+        except OutOfMemory:
+            vae: Any = getattr(generator.pipeline, "vae", None)
+            if not hasattr(vae, "enable_tiling") or vae.use_tiling:
+                raise
+            logger.warning("decoding does not fit into the memory: by tiles, which are blended")
+            vae.enable_tiling()
+        with memory_errors(_asked(config)):
+            return generator.decode(latents, config.num_frames, times)[0]
 
 
 def _denoise(
@@ -209,7 +220,7 @@ def _denoise(
     seen = [] if visuals is None else [visuals]
     about: dict[str, Any] = {"watch": watch, "start": start, "seconds": seconds}
     try:
-        with _memory(config):
+        with memory_errors(_asked(config)):
             (latents,) = sample_videos(generator, prompts, seeds, request, visuals=seen, **about)
     except KeyboardInterrupt:
         if watch.latents is None or not generator.can_resume:
@@ -237,7 +248,7 @@ def _keep_steps(watch: Watch, recipe: Recipe) -> str:
             step = max(step, before.step)
     if step == watch.step:
         assert watch.latents is not None
-        write_latents(path, Start(watch.latents, step, watch.state), recipe)
+        write_latents(path, Start(watch.latents, step, watch.state), recipe.to_json())
     return f"{step} of {recipe.settings.num_inference_steps} steps are kept. {go_on}"
 
 
@@ -246,7 +257,7 @@ def _latents_kept(latents: Tensor, recipe: Recipe) -> Iterator[None]:
     """Keep finished latents on the disk until the block has made a video of them."""
     path, go_on = _place_of_latents(recipe)
     steps = cast(int, recipe.settings.num_inference_steps)
-    write_latents(path, Start(latents, steps), recipe)
+    write_latents(path, Start(latents, steps), recipe.to_json())
     try:
         yield
     except KeyboardInterrupt:
@@ -272,7 +283,7 @@ def _interrupt_between(recipe: Recipe) -> KeyboardInterrupt:
     if recipe.choice is None or not recipe.choice.scores:
         return KeyboardInterrupt("Nothing was finished; the same command starts over.")
     path, go_on = _place_of_latents(recipe)
-    write_latents(path, Start(torch.empty(0), 0), recipe)
+    write_latents(path, Start(torch.empty(0), 0), recipe.to_json())
     done, count = len(recipe.choice.scores), recipe.choice.best_of
     return KeyboardInterrupt(f"{done} of {count} samples are scored. {go_on}")
 
@@ -331,19 +342,8 @@ def stops_as_interrupts() -> Iterator[None]:
             signal.signal(each, signal.SIG_DFL)
 
 
-@contextmanager
-def _memory(config: SampleConfig) -> Iterator[None]:
-    """Raise `UserError` where the memory ends."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        full = isinstance(error, torch.OutOfMemoryError | MemoryError)
-        if not full and "allocate memory" not in str(error):
-            raise
-        raise UserError(
-            f"{config.num_frames} frames of {config.height}x{config.width} do not fit into the "
-            "memory of this machine. Ask for fewer frames or a smaller size."
-        ) from error
+def _asked(config: SampleConfig) -> str:
+    return f"{config.num_frames} frames of {config.height}x{config.width}"
 
 
 class Watch:

@@ -18,6 +18,7 @@ from t2v.errors import UserError
 from t2v.io.files import InUse, locked
 from t2v.io.video import is_ours
 from t2v.sampling import recipe as recipe_files
+from t2v.sampling.kept import read_latents
 from t2v.sampling.recipe import Recipe
 from t2v.sampling.results import PICTURE, read_recipe, shape_of
 
@@ -167,7 +168,7 @@ def _recipe_in(path: Path) -> Recipe | None:
         if path.suffix == ".json":
             values = recipe_files.read_json(path)
         elif path.name.endswith(LATENTS):
-            values = recipe_files.read_latents(path)[1]
+            values = read_latents(path)[1]
         else:
             values = read_recipe(path)
         return recipe_files.read(values, path)

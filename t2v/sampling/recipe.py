@@ -11,17 +11,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from t2v.config.load import load_config
 from t2v.config.sampling import INPUTS, VISUAL, SampleConfig, one_or_more
 from t2v.errors import UserError, shortened
 from t2v.io import text_files
-from t2v.io.files import complete, write_text
-from t2v.io.text_files import check_file, parse_json
+from t2v.io.files import write_text
 from t2v.models.folder import EMBEDDED, file_hash
-from t2v.pipelines.generator import Start
 
 MOST_JSON = 2**24  # bytes of a recipe: one has some thousand
 PACKAGES = ("t2v", "torch", "diffusers", "transformers")
@@ -348,41 +344,3 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "not installed"  # t2v itself, run from a clone
-
-
-def write_latents(path: Path, start: Start, recipe: Recipe) -> None:
-    """Keep latents with their steps and state, and the recipe they belong to.
-
-    Raises:
-        UserError: the place cannot be written.
-    """
-    about = {"recipe": json.dumps(recipe.to_json()), "step": str(start.step)}
-    try:
-        with complete(path) as partial:
-            state = {f"state.{name}": each for name, each in start.state.items()}
-            kept = {"latents": start.latents, **state}
-            kept = {name: each.cpu().contiguous().clone() for name, each in kept.items()}
-            save_file(kept, partial, metadata=about)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: the latents cannot be written ({error}). Make room.") from error
-
-
-def read_latents(path: Path) -> tuple[Start, Any]:
-    """Return what `write_latents` kept: latents with their steps and state, and the recipe's JSON.
-
-    Raises:
-        UserError: the file cannot be read, or is another one.
-    """
-    check_file(path, str(path))
-    try:
-        with safe_open(path, framework="pt") as file:
-            about = file.metadata() or {}
-            latents = file.get_tensor("latents").clone()
-            names = [name for name in file.keys() if name.startswith("state.")]  # noqa: SIM118
-            state = {name.removeprefix("state."): file.get_tensor(name).clone() for name in names}
-        start = Start(latents, int(about["step"]), state)
-        return start, parse_json(about["recipe"], str(path))
-    except UserError:
-        raise
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise UserError(f"{path}: holds no latents of `t2v sample` ({error}).") from error

@@ -14,12 +14,14 @@ from t2v.families.load import check_room, load_generator, set_attention
 from t2v.io.video import check_size
 from t2v.models.device import DTYPES, pick_device, pick_dtype
 from t2v.models.folder import model_folder, upscaler_hash, weights_hash
+from t2v.models.hold import Hold
 from t2v.models.inputs import count_frames
 from t2v.models.load import loading
 from t2v.pipelines.generator import Ability, Generator, Start, require
 from t2v.pipelines.visuals import VisualInputs
 from t2v.sampling import recipe as recipe_files
 from t2v.sampling.generate import Score, make_videos, request_of
+from t2v.sampling.kept import check_latents, read_latents
 from t2v.sampling.output_paths import (
     held,
     is_finished,
@@ -28,7 +30,7 @@ from t2v.sampling.output_paths import (
     refuse_other_videos,
     result_suffix,
 )
-from t2v.sampling.recipe import Choice, Recipe, read_latents
+from t2v.sampling.recipe import Choice, Recipe
 from t2v.sampling.results import read_recipe
 
 logger = logging.getLogger(__name__)
@@ -36,7 +38,8 @@ logger = logging.getLogger(__name__)
 COMMAND = "t2v sample"
 # what may change in a resume; pictures and clips may have another name, and must be the same
 FREE = (
-    *("model", "output", "overwrite", "device", "attention", "sheet", "gif", "preview_every"),
+    *("model", "output", "overwrite", "device", "attention", "offload", "sheet", "gif"),
+    "preview_every",
     *INPUTS,
 )
 
@@ -119,7 +122,7 @@ def resume(path: Path, overrides: Sequence[str]) -> Path:
     kept, values = read_latents(path)
     beside = place_of_latents(path, recipe_files.read(values, path).settings)
     old = _with_free(values, path, overrides, f"output={beside}")
-    _check_latents(path, kept, old.settings)
+    check_latents(path, kept, old.settings)
     _refuse_changed(old, renamed=set())
     with held([beside]), places(old.settings, 1):
         is_choosing = old.choice is not None and bool(old.choice.left)
@@ -150,7 +153,8 @@ def load(config: SampleConfig) -> tuple[Generator, str]:
     with loading(f"model={config.model}"):
         weights = weights_hash(folder)
     dtype = pick_dtype(config.dtype, device)
-    generator = load_generator(config.model, folder, device, dtype, COMMAND)
+    hold = Hold(offload=config.offload, quantize=config.quantize, vae_tiling=config.vae_tiling)
+    generator = load_generator(config.model, folder, device, dtype, COMMAND, hold=hold)
     if config.lora or config.shift is not None:
         from t2v.sampling.loras import add_loras  # few videos have any
 
@@ -274,7 +278,7 @@ def _recipe(
     inputs: dict[str, str],
     choice: Choice | None = None,
 ) -> Recipe:
-    device = generator.pipeline.device.type
+    device = generator.pipeline._execution_device.type
     return Recipe(
         prompt=prompt,
         settings=resolved,
@@ -316,21 +320,6 @@ def _with_free(values: Any, path: Path, overrides: Sequence[str], output: str) -
     if fixed := [name for name in changed if name not in FREE]:
         raise UserError(f"{', '.join(fixed)}: fixed by {path}. Free: {', '.join(FREE)}.")
     return recipe
-
-
-def _check_latents(path: Path, kept: Start, config: SampleConfig) -> None:
-    """Raise `UserError` where kept latents cannot be what they say they are."""
-    latents, step, steps = kept.latents, kept.step, config.num_inference_steps or 0
-    if not 0 <= step <= steps:
-        raise UserError(f"{path}: says {step} of {steps} steps are done. The file is damaged.")
-    plain = latents.ndim == 5 and len(latents) == 1 and latents.is_floating_point()
-    if step and not plain:
-        raise UserError(
-            f"{path}: holds {latents.dtype} of shape {tuple(latents.shape)}; latents are one "
-            "video of floating-point numbers, 1 c t h w. The file is damaged."
-        )
-    if step and not latents.isfinite().all():
-        raise UserError(f"{path}: holds NaN or infinite numbers. The file is damaged.")
 
 
 def _check_start(path: Path, start: Start, generator: Generator, config: SampleConfig) -> None:

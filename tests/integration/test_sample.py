@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from t2v.cli import main
 from t2v.io.video import read_recipe, read_video, write_video
+from t2v.models.vae import AutoencoderKLT2V
 from t2v.pipelines.t2v import T2VPipeline
 from t2v.sampling import recipe
 
@@ -171,6 +172,21 @@ def test_a_failed_decode_keeps_the_latents_and_says_so(run, monkeypatch):
     assert code == 2
     assert "do not fit into the memory" in err and "--resume" in err
     assert load_file("video.latents.safetensors")
+
+
+def test_a_video_that_does_not_fit_whole_is_decoded_by_tiles(run, monkeypatch):
+    decode = AutoencoderKLT2V.decode
+
+    def of_tiles(vae, *args, **options):
+        if not vae.use_tiling:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return decode(vae, *args, **options)
+
+    assert run(PROMPT, "vae_tiling=true", "-o", "tiles.mp4")[0] == 0
+    monkeypatch.setattr(AutoencoderKLT2V, "decode", of_tiles)
+    code, _, err = run(PROMPT, "-o", "a.mp4")
+    assert code == 0 and "by tiles, which are blended" in err, err
+    assert (read_video("a.mp4")[0] == read_video("tiles.mp4")[0]).all()
 
 
 def test_a_run_whose_scheduler_remembers_starts_anew(run, model, pipe, monkeypatch):

@@ -11,15 +11,14 @@ import torch
 from t2v.config.sampling import SampleConfig
 from t2v.errors import UserError
 from t2v.pipelines.generator import Start
+from t2v.sampling.kept import read_latents, write_latents
 from t2v.sampling.recipe import (
     Choice,
     Recipe,
     read,
     read_json,
-    read_latents,
     refuse_fetching,
     versions,
-    write_latents,
 )
 
 RECIPE = Recipe(
@@ -56,7 +55,7 @@ def test_latents_come_back_with_their_steps_and_recipe(tmp_path):
     latents = torch.randn(1, 4, 3, 2, 2, generator=torch.Generator().manual_seed(0))
     path = tmp_path / "a.latents.safetensors"
     state = {"scheduler.last": torch.ones(2), "random.0": torch.ones(3, dtype=torch.uint8)}
-    write_latents(path, Start(latents, 3, state), RECIPE)
+    write_latents(path, Start(latents, 3, state), RECIPE.to_json())
     back, values = read_latents(path)
     assert torch.equal(back.latents, latents) and back.step == 3
     assert {name: each.tolist() for name, each in back.state.items()} == {
@@ -77,7 +76,7 @@ def test_broken_latents_are_named(content, tmp_path):
 
 def test_latents_without_room_are_a_users_error(tmp_path):
     with pytest.raises(UserError, match="cannot be written"):
-        write_latents(tmp_path / "nowhere" / "a.safetensors", Start(torch.zeros(1), 0), RECIPE)
+        write_latents(tmp_path / "nowhere" / "a.safetensors", Start(torch.zeros(1), 0), {})
 
 
 def test_a_missing_json_is_named(tmp_path):

@@ -1,0 +1,178 @@
+"""Ways to hold the weights of networks near a device that is too small for all of them."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+import torch
+from diffusers import DiffusionPipeline, ModelMixin
+from diffusers.hooks import apply_group_offloading, apply_layerwise_casting
+from torch import nn
+
+from t2v.errors import UserError
+
+Offload = Literal["none", "model", "group", "leaf", "sequential"]
+Quantize = Literal["none", "fp8", "int8", "nf4"]
+M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
+NEEDS = {"int8": "torchao", "nf4": "bitsandbytes"}  # packages that hold weights so
+# names of layers that stay as they are: rounding would harm them most, and T5 casts what goes into
+# `wo` to the number format of its weights
+KEPT = ("norm", "embed", "shared", "lora_", r"\.wo$")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hold:
+    """The way that the weights of a pipeline are held.
+
+    Args:
+        offload: where they wait until they are used. `none`: on the device. `model`: in main
+            memory, network by network; `group`: block by block, the next one copied while one
+            computes; `leaf` and `sequential`: layer by layer. On a CPU, `group` and `leaf` keep
+            them on the disk, and the others have nothing to free.
+        quantize: the number format of the linear layers of transformers and text encoders; it
+            changes the video.
+        vae_tiling: decode in tiles, which are blended; it changes the video a little.
+    """
+
+    offload: Offload = "none"
+    quantize: Quantize = "none"
+    vae_tiling: bool = False
+
+
+def check_hold(hold: Hold, device: torch.device) -> None:
+    """Raise `UserError` for what cannot be done here, before weights are read."""
+    if (package := NEEDS.get(hold.quantize)) and find_spec(package) is None:
+        raise UserError(
+            f"quantize={hold.quantize}: needs {package}, which is not installed: pip install "
+            f"{package}. quantize=fp8 needs no other package."
+        )
+    if device.type == "cpu" and hold.offload in ("model", "sequential"):
+        raise UserError(
+            f"offload={hold.offload}: the device is the CPU, whose memory the weights would wait "
+            "in. Give offload=group or leaf, which keep them on the disk."
+        )
+    if hold.quantize in NEEDS and hold.offload in ("group", "leaf", "sequential"):
+        raise UserError(
+            f"quantize={hold.quantize} offload={hold.offload}: such weights do not move in pieces. "
+            "Give offload=model, or quantize=fp8."
+        )
+
+
+def hold_part(
+    name: str, part: nn.Module, hold: Hold, device: torch.device, disk: Path | None
+) -> None:
+    """Quantize a network of a pipeline, and let it wait in pieces, as `hold` says.
+
+    Args:
+        disk: folder for weights that wait on the disk; None: they wait in main memory.
+    """
+    is_decoder = name.startswith(("vae", "upscaler"))
+    if not is_decoder:
+        quantize(part, hold.quantize)
+    if hold.offload not in ("group", "leaf"):
+        return
+    by_block = hold.offload == "group" and isinstance(part, ModelMixin) and not is_decoder
+    if disk is not None:
+        _untie(part)
+    # weights come when `forward` is called, which a VAE's own never is, but its parts' are
+    pieces = dict(part.named_children()) if name.startswith("vae") else {"": part}
+    for piece, module in pieces.items():
+        apply_group_offloading(
+            module,
+            onload_device=device,
+            offload_type="block_level" if by_block else "leaf_level",
+            num_blocks_per_group=1 if by_block else None,
+            use_stream=device.type == "cuda" and disk is None,
+            # files of groups are named alike in every network
+            offload_to_disk_path=None if disk is None else str(disk / f"{name}.{piece}"),
+        )
+    if name.startswith("vae"):  # what is its own stays on the device
+        for tensor in (*part.parameters(recurse=False), *part.buffers(recurse=False)):
+            tensor.data = tensor.data.to(device)
+
+
+def _untie(part: nn.Module) -> None:
+    """Give each layer parameters of its own, of the same values.
+
+    A group that finds its weights gone with those of another would write what is left of them.
+    """
+    seen: set[int] = set()
+    for layer in part.modules():
+        for name, parameter in list(layer.named_parameters(recurse=False)):
+            if id(parameter) in seen:
+                own = nn.Parameter(parameter.data, parameter.requires_grad)
+                setattr(layer, name, own)
+            seen.add(id(getattr(layer, name)))
+
+
+def give_back_freed_memory() -> None:
+    """Let the C library return what is freed to the system at once, from 64 KiB on.
+
+    It keeps freed weights for the next ones of their size, so that weights on the disk would leave
+    their memory taken. Elsewhere than under glibc nothing is changed.
+    """
+    library = ctypes.CDLL(None)
+    if hasattr(library, "mallopt"):
+        library.mallopt(M_MMAP_THRESHOLD, 1 << 16)
+
+
+def quantize(part: nn.Module, kind: Quantize) -> None:
+    """Hold the linear layers of a network in fewer bits, in place; norms and embeddings stay.
+
+    fp8 is a cast to e4m3 and back at each use; int8 has a scale a row (torchao); nf4 is that of
+    QLoRA (arXiv 2305.14314), with a scale for 64 weights (bitsandbytes).
+    """
+    dtype = next(part.parameters()).dtype
+    if kind == "fp8":
+        if isinstance(part, ModelMixin):
+            part.enable_layerwise_casting(torch.float8_e4m3fn, compute_dtype=dtype)
+        else:
+            apply_layerwise_casting(part, torch.float8_e4m3fn, dtype, skip_modules_pattern=KEPT)
+    elif kind == "int8":
+        from torchao.quantization import (  # type: ignore[import-not-found]
+            Int8WeightOnlyConfig,
+            quantize_,
+        )
+
+        quantize_(part, Int8WeightOnlyConfig(), filter_fn=_is_plain)
+    elif kind == "nf4":
+        from bitsandbytes.nn import (  # type: ignore[import-not-found]
+            Linear4bit,
+            Params4bit,
+        )
+
+        for name, layer in list(part.named_modules()):
+            if not _is_plain(layer, name):
+                continue
+            has_bias = layer.bias is not None
+            small = Linear4bit(
+                layer.in_features, layer.out_features, has_bias, dtype, quant_type="nf4"
+            )
+            small.weight = Params4bit(layer.weight.data, requires_grad=False, quant_type="nf4")
+            small.bias = layer.bias
+            part.set_submodule(name, small)
+        part.to(next(part.parameters()).device)  # which makes the 4 bits
+    else:
+        assert kind == "none"
+
+
+def _is_plain(layer: nn.Module, name: str) -> bool:
+    return type(layer) is nn.Linear and not any(re.search(each, name) for each in KEPT)
+
+
+def place(pipeline: DiffusionPipeline, hold: Hold, device: torch.device) -> None:
+    """Bring a pipeline, whose networks are held, to its device, as `hold` says."""
+    if hold.vae_tiling:
+        pipeline.vae.enable_tiling()
+    match hold.offload:
+        case "none":
+            pipeline.to(device)
+        case "model":
+            pipeline.enable_model_cpu_offload(device=device)
+        case "sequential":
+            pipeline.enable_sequential_cpu_offload(device=device)

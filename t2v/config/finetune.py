@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from t2v.config.checks import at_least_one
+from t2v.config.checks import at_least_one, not_negative
 from t2v.config.training import DiffusionConfig, OptimConfig
 from t2v.errors import UserError
 
@@ -44,6 +44,9 @@ class FinetuneConfig(DiffusionConfig):
     # number format of weights that do not learn, with an adapter, new words or a soft prompt; auto:
     # bf16 on CUDA where precision=bf16, else fp32
     base_dtype: Literal["auto", "fp32", "bf16"] = "auto"
+    # last blocks of the frozen transformer whose weights wait in the CPU's memory for their turn:
+    # less on the device, and slower
+    swap_blocks: int = 0
     # checkpoints hold: adapter: what was learned, and where the base model is; full: all weights;
     # the methods full and frozen_spatial always save them
     save: Literal["adapter", "full"] = "adapter"
@@ -67,6 +70,13 @@ class FinetuneConfig(DiffusionConfig):
             raise UserError(f"start_from={self.start_from}: fine-tuning starts from model=FOLDER.")
         if self.train_text_encoder and self.method != "full":
             raise UserError(f"train_text_encoder=true goes with method=full, not {self.method}.")
+        not_negative(self, "swap_blocks")
+        if self.swap_blocks and (self.learns_whole() or self.parallel == "fsdp"):
+            raise UserError(
+                f"swap_blocks={self.swap_blocks} with method={self.method} parallel={self.parallel}"
+                ": only frozen weights wait, beside an adapter, concept or soft_prompt, and fsdp "
+                "splits them already. Leave it out."
+            )
         if self.base_dtype == "bf16" and self.needs_fp32():
             raise UserError(
                 f"base_dtype=bf16 with method={self.method} precision={self.precision} interpolate="
@@ -88,10 +98,13 @@ class FinetuneConfig(DiffusionConfig):
             )
         self._check_concept()
 
+    def learns_whole(self) -> bool:
+        """Return whether weights of the transformer itself learn."""
+        return self.method in ("full", "frozen_spatial")
+
     def needs_fp32(self) -> bool:
         """Return whether the base model must be held in float32."""
-        learns_whole = self.method in ("full", "frozen_spatial")
-        return learns_whole or self.precision == "fp32" or self.interpolate < 1
+        return self.learns_whole() or self.precision == "fp32" or self.interpolate < 1
 
     def _check_concept(self) -> None:
         if self.method == "concept" and not self.concept:

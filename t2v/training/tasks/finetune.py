@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from einops import reduce
@@ -24,14 +24,14 @@ from t2v.errors import UserError
 from t2v.families.load import load_generator
 from t2v.io.model_card import plain
 from t2v.io.prompts import read_prompts
-from t2v.models.device import pick_device, pick_dtype
+from t2v.models.device import GIB, pick_device, pick_dtype
 from t2v.models.diffusion import objective_of
 from t2v.models.folder import Base, model_folder, weights_hash
 from t2v.models.learned import denoisers, fused
 from t2v.pipelines.generator import Ability, Generator
 from t2v.pipelines.t2v import T2VPipeline
 from t2v.training.engine.loop import autocast
-from t2v.training.engine.parallel import replaced
+from t2v.training.engine.parallel import blocks, replaced
 from t2v.training.engine.run import train
 from t2v.training.engine.significance import BASE
 from t2v.training.engine.task import Validation
@@ -45,6 +45,7 @@ from t2v.training.tuning.adapters import (
     hold_base,
     interpolated,
 )
+from t2v.training.tuning.block_swap import BlockSwap
 from t2v.training.tuning.prior_preservation import TIMES, Prior, sample_prior
 from t2v.training.tuning.saving import add_part, make_whole, reference, save_learned
 from t2v.training.tuning.textual_inversion import add_words
@@ -81,7 +82,9 @@ def build_finetune(config: FinetuneConfig) -> FinetuneTask:
             caption, or see `load_data`.
     """
     folder = model_folder(config.model)
-    generator = load_base(config, folder)
+    generator = load_base(config.model, folder)
+    has_second = generator.pipeline.transformer_2 is not None
+    check_trainable(config.model, config.method, config.experts, has_second=has_second)
     check_held_out(config.data, config.held_out)  # before minutes of sampling
     pipeline, weights = generator.pipeline, weights_hash(folder)
     if config.base_prompts and pipeline.transformer.config.conditioning == "channels":
@@ -172,6 +175,15 @@ class FinetuneTask(DiTTask):
         self.prior, self.base = prior, base
         self.experts = self.experts._replace(which=config.experts)
         choose_trainable(self.model, config)
+
+    def prepare(self) -> None:
+        super().prepare()
+        if count := self.config.swap_blocks:
+            waiting = [b for each in denoisers(self.model).values() for b in blocks(each)[-count:]]
+            self.swap = BlockSwap(waiting, pick_device(self.config.device))
+            logger.info(
+                "swap_blocks=%d: %.2f GiB wait in the CPU's memory", count, self.swap.bytes() / GIB
+            )
 
     def captions_seen(self) -> Iterator[Captions]:
         yield from super().captions_seen()
@@ -305,19 +317,16 @@ def _check_concepts(config: FinetuneConfig, rows: Sequence[dict[str, Any]]) -> N
             )
 
 
-def load_base(config: FinetuneConfig, folder: Path) -> Generator:
+def load_base(model: str, folder: Path) -> Generator:
     """The generator that is tuned, in float32, frozen.
 
     Raises:
         UserError: it is damaged, or not made of the parts that are tuned.
     """
-    model, needs = config.model, cast(tuple[Ability, ...], ("is_trainable",))
+    needs: tuple[Ability, ...] = ("is_trainable",)
     where, dtype = torch.device("cpu"), torch.float32
     generator = load_generator(model, folder, where, dtype, "t2v finetune", needs)
     pipeline: Any = generator.pipeline
-    check_trainable(
-        model, config.method, config.experts, has_second=pipeline.transformer_2 is not None
-    )
     for part in pipeline.components.values():
         if isinstance(part, nn.Module):
             part.requires_grad_(False)

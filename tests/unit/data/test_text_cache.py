@@ -26,28 +26,28 @@ def test_an_embedding_is_what_the_pipeline_makes_of_the_prompt(
     captions, tokenizer, text_encoder, tmp_path
 ):
     texts = Texts(text_encoder, tmp_path, "fp32")
-    texts.add(captions)
+    texts.add(captions, text_encoder)
     with torch.no_grad():
         alone = encode_prompts(tokenizer, text_encoder, PROMPTS, 12)
     assert torch.equal(texts.read(*both(captions), 12), alone)
 
 
 def test_nothing_is_embedded_twice_and_other_weights_embed_anew(captions, text_encoder, tmp_path):
-    Texts(text_encoder, tmp_path, "fp32").add(captions)
+    Texts(text_encoder, tmp_path, "fp32").add(captions, text_encoder)
     seen = []
     text_encoder.register_forward_hook(lambda *_: seen.append(1))
     again = Texts(text_encoder, tmp_path, "fp32")
-    again.add(captions)
+    again.add(captions, text_encoder)
     before = again.read(*both(captions), 12)
     assert not seen
     with torch.no_grad():
         text_encoder.shared.weight[5] += 1  # "a"
     other = Texts(text_encoder, tmp_path, "fp32")
-    other.add(captions)
+    other.add(captions, text_encoder)
     assert len(seen) == len(PROMPTS)
     assert not torch.equal(other.read(*both(captions), 12), before)
     rounded = Texts(text_encoder, tmp_path, "bf16")
-    rounded.add(captions)
+    rounded.add(captions, text_encoder)
     assert len(seen) == 2 * len(PROMPTS)
 
 
@@ -55,5 +55,5 @@ def test_an_embedding_that_is_no_number_is_refused_and_never_kept(captions, text
     with torch.no_grad():
         text_encoder.shared.weight.fill_(float("inf"))
     with pytest.raises(UserError, match="not finite"):
-        Texts(text_encoder, tmp_path, "fp32").add(captions)
+        Texts(text_encoder, tmp_path, "fp32").add(captions, text_encoder)
     assert list(tmp_path.rglob("*.safetensors")) == []

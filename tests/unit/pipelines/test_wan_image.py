@@ -39,7 +39,7 @@ from t2v.models.lora import load_lora
 from t2v.models.transformer import T2VTransformer3DModel
 from t2v.pipelines.t2v import T2VPipeline
 from t2v.plan.run import plan
-from t2v.training.tasks.finetune import load_base
+from t2v.training.tasks.finetune import build_finetune
 
 KINDS = ("clip", "plain", "first_last", "tokens", "two_stage")
 TOKENS = 17  # of the image encoder: 4 x 4 patches and one of the whole picture
@@ -375,4 +375,4 @@ def test_finetuning_of_two_transformers_whole_is_refused(tmp_path):
     model = str(tmp_path / "ours")
     config = FinetuneConfig(output="run", data="nowhere", model=model, method="full")
     with pytest.raises(UserError, match="has two transformers"):
-        load_base(config, tmp_path / "ours")
+        build_finetune(config)

@@ -39,6 +39,7 @@ OPTIONS = {
 }
 FLAGS = {
     "--via-image": "via_image",
+    "--grid": "grid",
     "--sheet": "sheet",
     "--gif": "gif",
     "--truncate": "truncate",
@@ -92,6 +93,15 @@ def sample(args: argparse.Namespace, overrides: list[str]) -> None:
             f"--story {args.story} and {given}: a story brings its own prompts, and the same "
             "command goes on with it. Give one of the two."
         )
+    asks_grid = "grid=true" in overrides if stored else config.grid
+    if asks_grid and (args.story or stored):
+        raise UserError("--grid goes with prompts alone, without --story, --resume and --recipe.")
+    if asks_grid:
+        from t2v.evaluation.grid import grid  # other videos need no page
+        from t2v.sampling import run
+
+        print(grid(config, prompts, run.sample, run.load))
+        return
     if args.story:
         from t2v.sampling import run, story  # other videos need none of the second
 

@@ -52,7 +52,8 @@ class SampleConfig:
     shift: float | None = None  # shift of the steps' times towards noise; null: the model's own
     num_videos_per_prompt: int = 1  # videos of each prompt
     best_of: int = 1  # seeds tried for each video; the scorer keeps the best
-    # folder of `t2v scorer`, or a CLIP of transformers; null: the embedded model's own scorer
+    # with best_of or grid: folder of `t2v scorer`, or a CLIP of transformers; null: the embedded
+    # model's own scorer
     scorer: str | None = None
     keep_draws: bool = False  # with best_of, keep every candidate too, as X.seed-S.mp4
     attention: str = "native"  # attention backend, by diffusers' names, such as xformers
@@ -77,6 +78,9 @@ class SampleConfig:
     # transformer that each LoRA is for, or one for all, in a model with two (Wan 2.2 A14B: the
     # first is of high noise, the second of low); empty: the first
     lora_part: tuple[Literal["transformer", "transformer_2"], ...] = ()
+    # a page of videos to choose by, X.html: without a LoRA, and with each alone at each lora_scale;
+    # lora takes patterns too, such as runs/x/checkpoint-*
+    grid: bool = False
     # the LoRA is the few-step one of this name: num_inference_steps, guidance_scale and shift that
     # are not given are those its authors sample with
     lora_preset: LoRAPresetName | None = None
@@ -122,7 +126,7 @@ class SampleConfig:
                 f"num_frames={self.num_frames} and duration={self.duration}: give one of them."
             )
         at_least_one(self, "num_videos_per_prompt", "best_of")
-        if self.best_of == 1 and (self.scorer is not None or self.keep_draws):
+        if self.best_of == 1 and (self.keep_draws or (self.scorer and not self.grid)):
             raise UserError(
                 f"scorer={self.scorer} keep_draws={self.keep_draws}: they go with best_of=N, the "
                 "number of draws to choose from."
@@ -149,7 +153,8 @@ class SampleConfig:
             shown = one_or_more(values)
             if not self.lora and values != usual[name]:
                 raise UserError(f"{name}={shown}: it goes together with lora=FILE.")
-            if self.lora and len(values) not in (1, len(self.lora)) and values != usual[name]:
+            fits = len(values) in (1, len(self.lora)) or self.grid
+            if self.lora and not fits and values != usual[name]:
                 raise UserError(
                     f"{name}={shown}: {len(values)} values for {len(self.lora)} LoRA files. Give "
                     "one for all, or one for each."

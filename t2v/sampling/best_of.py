@@ -14,6 +14,9 @@ from t2v.models.folder import EMBEDDED, shipped
 from t2v.nets.aligner import Aligner
 from t2v.nets.clip import ClipModel
 from t2v.nets.scorer import is_scorer, load_scorer
+from t2v.sampling import recipe as recipe_files
+from t2v.sampling.recipe import Recipe
+from t2v.sampling.results import read_recipe
 
 SHIPPED = "world-scorer"
 
@@ -65,3 +68,26 @@ def load_score(scorer: str) -> tuple[str, Callable[[str, np.ndarray], float]]:
         return (aligner.embed_video(video)[0] @ aligner.embed_text([prompt])[0]).mean().item()
 
     return aligner.name, score
+
+
+def same_scorer(old: Recipe, output: str) -> Callable[[str, np.ndarray], float]:
+    """The score of an interrupted choice, if the best so far is still where it was."""
+    choice = old.choice
+    assert choice is not None
+    name, score = load_score(choice.scorer)
+    if name != choice.name:
+        raise UserError(
+            f"scorer={choice.scorer}: is now {name}; {choice.name} scored the first samples. "
+            "Put that one back, or start over."
+        )
+    if not choice.scores:
+        return score
+    if old.settings.output != output:
+        raise UserError(f"output: fixed, the best sample so far is {output}.")
+    shown = recipe_files.read(read_recipe(Path(output)), Path(output))
+    if shown.choice is None or not choice.scores.items() <= shown.choice.scores.items():
+        raise UserError(
+            f"{output}: is no longer the best of the {len(choice.scores)} finished samples. "
+            "Put it back, or start over."
+        )
+    return score

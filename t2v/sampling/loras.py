@@ -14,6 +14,14 @@ from t2v.models.schedule import with_shift
 logger = logging.getLogger(__name__)
 
 
+def remove_loras(pipeline: DiffusionPipeline) -> None:
+    """Take every LoRA off again; the transformers are as they were."""
+    for name in ("transformer", "transformer_2"):
+        transformer = getattr(pipeline, name, None)
+        if transformer is not None and getattr(transformer, "peft_config", None):
+            transformer.unload_lora()
+
+
 def add_loras(pipeline: DiffusionPipeline, config: SampleConfig) -> None:
     """Add the LoRAs of settings, and set the shift of the schedule.
 

@@ -20,6 +20,14 @@ from t2v.io.files import write_text
 from t2v.models.folder import EMBEDDED, file_hash
 
 MOST_JSON = 2**24  # bytes of a recipe: one has some thousand
+# settings that a recipe holds where they are otherwise, as earlier recipes have none
+UNSAID: dict[str, Any] = {
+    "lora_part": None,
+    "lora_fit": "strict",
+    "lora_preset": None,
+    "shift": None,
+    "grid": False,
+}
 PACKAGES = ("t2v", "torch", "diffusers", "transformers")
 
 
@@ -106,8 +114,7 @@ class Recipe:
         values["lora"] = one_or_more(self.lora)
         for name in SampleConfig.ONE_OR_MORE:
             values["settings"][name] = one_or_more(values["settings"][name])
-        usual_lora = {"lora_part": None, "lora_fit": "strict", "lora_preset": None, "shift": None}
-        for name, usual in usual_lora.items():
+        for name, usual in UNSAID.items():
             if values["settings"][name] == usual:
                 del values["settings"][name]
         if self.upscaler is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from t2v.sampling.results import read_recipe
 logger = logging.getLogger(__name__)
 
 COMMAND = "t2v sample"
+Loader = Callable[[SampleConfig], tuple[Generator, str]]
 # what may change in a resume; pictures and clips may have another name, and must be the same
 FREE = (
     *("model", "output", "overwrite", "device", "attention", "offload", "sheet", "gif"),
@@ -44,7 +45,9 @@ FREE = (
 )
 
 
-def sample(config: SampleConfig, prompts: Sequence[str]) -> list[Path]:
+def sample(
+    config: SampleConfig, prompts: Sequence[str], loader: Loader | None = None
+) -> list[Path]:
     """Make the videos of every prompt, one after the other, and return the files.
 
     The first video is `config.output` and the others `X-1.mp4, X-2.mp4, ...`: all of the first
@@ -52,6 +55,9 @@ def sample(config: SampleConfig, prompts: Sequence[str]) -> list[Path]:
     else is made. Videos that exist there whole are not made again. Beside each file lies its
     recipe, `X.json`. With `best_of` N it is the best of the seeds `config.seed + j * N` and the
     N - 1 next.
+
+    Args:
+        loader: in the place of `load`, for what has the model already.
 
     Raises:
         UserError: something given cannot work; nothing was made.
@@ -63,7 +69,7 @@ def sample(config: SampleConfig, prompts: Sequence[str]) -> list[Path]:
     with places(config, len(prompts) * config.num_videos_per_prompt) as paths:
         recipe_files.input_hashes(config)  # a missing file is named before weights are read
         choice, score = _scorer_of(config)
-        generator, weights = load(config)
+        generator, weights = (loader or load)(config)
         recipes, visuals = _recipes(generator, weights, prompts, config, paths, choice)
         if config.via_image:
             from t2v.sampling.via_image import with_pictures  # most videos need none
@@ -126,7 +132,11 @@ def resume(path: Path, overrides: Sequence[str]) -> Path:
     _refuse_changed(old, renamed=set())
     with held([beside]), places(old.settings, 1):
         is_choosing = old.choice is not None and bool(old.choice.left)
-        score = _same_scorer(old, str(beside)) if is_choosing else None
+        score = None
+        if is_choosing:
+            from t2v.sampling.best_of import same_scorer  # networks that nothing else needs
+
+            score = same_scorer(old, str(beside))
         generator, new, visuals = _load_again(old, renamed=set())
         new = replace(new, choice=old.choice)
         start = kept if kept.step else None
@@ -361,28 +371,3 @@ def _check_same(old: Recipe, new: Recipe, renamed: set[str]) -> None:
             logger.warning(
                 "made with %s %s, now %s: frames may differ", name, before[name], after[name]
             )
-
-
-def _same_scorer(old: Recipe, output: str) -> Score:
-    """The score of an interrupted choice, if the best so far is still where it was."""
-    choice = old.choice
-    assert choice is not None
-    from t2v.sampling.best_of import load_score  # networks that nothing else needs
-
-    name, score = load_score(choice.scorer)
-    if name != choice.name:
-        raise UserError(
-            f"scorer={choice.scorer}: is now {name}; {choice.name} scored the first samples. "
-            "Put that one back, or start over."
-        )
-    if not choice.scores:
-        return score
-    if old.settings.output != output:
-        raise UserError(f"output: fixed, the best sample so far is {output}.")
-    shown = recipe_files.read(read_recipe(Path(output)), Path(output))
-    if shown.choice is None or not choice.scores.items() <= shown.choice.scores.items():
-        raise UserError(
-            f"{output}: is no longer the best of the {len(choice.scores)} finished samples. "
-            "Put it back, or start over."
-        )
-    return score

@@ -202,9 +202,13 @@ def ladder(
         if kind.name in holding.kinds and (offloads or not holding.moves)
         for tiles in (None, *([tiled] if tiled else []))
     ]
-    rungs.sort(key=lambda rung: (rung.seconds, -rung.needs.most))
+    return fastest_first(rungs)
+
+
+def fastest_first(rungs: Sequence[Rung]) -> tuple[Rung, ...]:
+    """The rungs by their time, without those that need no less memory than a faster one."""
     kept: list[Rung] = []
-    for rung in rungs:
+    for rung in sorted(rungs, key=lambda rung: (rung.seconds, -rung.needs.most)):
         if not kept or rung.needs.most < kept[-1].needs.most:
             kept.append(rung)
     return tuple(replace(rung, factor=rung.seconds / kept[0].seconds) for rung in kept)

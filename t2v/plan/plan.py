@@ -28,7 +28,8 @@ class Plan:
     allowed: int | None  # bytes that may be used
     variants: tuple[Remedy, ...]
     remedies: tuple[Remedy, ...]
-    rungs: tuple[Rung, ...]  # of sampling on a card: ways to hold the weights, the fastest first
+    rungs: tuple[Rung, ...]  # on a card: the ways to run it, the fastest first
+    apart: tuple[Rung, ...]  # of sampling: those that keep no weights in main memory
     micro: tuple[tuple[Estimate, Measured], ...]
     measured: Measured | None
 
@@ -39,7 +40,7 @@ class Plan:
     @property
     def rung(self) -> Rung | None:
         """The fastest rung that fits the memory."""
-        return choose(self.rungs, SPARE * self.allowed) if self.allowed else None
+        return choose(self.rungs, SPARE * self.allowed - self.data) if self.allowed else None
 
     def holds(self, peak: Uncertain) -> bool:
         """Return whether it fits the memory, at its worst and beside the data."""

@@ -103,9 +103,14 @@ def _disk(plan: Plan) -> Iterator[str]:
 def _ladder(plan: Plan) -> Iterator[str]:
     if not plan.rungs:
         return
-    yield "\nways to hold the weights, the fastest first: memory at most, main memory, time"
+    what, one = ("run it", "a step") if plan.estimate.trains else ("hold the weights", "in all")
+    yield f"\nways to {what}, the fastest first: memory at most, main memory, time {one}"
     for rung in plan.rungs:
         yield "  " + rung_words(rung)
+    if plan.apart:
+        yield "without weights in main memory"
+        for rung in plan.apart:
+            yield "  " + rung_words(rung)
 
 
 def rung_words(rung: Rung) -> str:
@@ -140,7 +145,8 @@ def _conclusion(plan: Plan) -> Iterator[str]:
         yield f"It does NOT fit: up to {_mib(need)} of {_mib(plan.allowed)}."
         if plan.rung is not None:
             yield f"It fits by {plan.rung.name}: up to {_mib(plan.rung.needs.most)}, the fastest of"
-            yield f"  these ways. In diffusers: {'; '.join(plan.rung.calls)}"
+            how = "; ".join(plan.rung.calls)
+            yield f"  these ways. In diffusers: {how}" if how else "  these ways."
             return
         if plan.config.verify:
             yield "  It was therefore not run to be measured."

@@ -32,6 +32,7 @@ from t2v.plan.remedies import smaller, smaller_ways, variants
 from t2v.plan.shapes import Target
 from t2v.plan.sizes import is_peer, planned_size
 from t2v.plan.trace import UNKNOWN, Rates
+from t2v.plan.training_ladder import training_ladder
 from t2v.training.engine.example import Size
 from t2v.training.tasks.finetune import LEARNS_BESIDE
 
@@ -116,20 +117,28 @@ def _plan(config: PlanConfig, target: Target) -> Plan:
         clips=clips,
         disk=_disk(target, whole, clips),
         allowed=allowed,
-        variants=tuple(Remedy(words, peak(*work)) for words, work in variants(target, size)),
+        variants=(),
         remedies=(),
         rungs=(),
+        apart=(),
         micro=micro,
         measured=None,
     )
     done = replace(done, rungs=_rungs(config, target, device, done))
+    if done.rungs and not whole.trains:
+        link = Link(1e9 * config.host_bandwidth, done.rates.memory)
+        done = replace(done, apart=ladder_of(whole, correction, link, offloads=False))
+    if not done.rungs:
+        both = variants(target, size)
+        done = replace(done, variants=tuple(Remedy(each, peak(*work)) for each, work in both))
     if done.holds(done.peak):
         return replace(done, measured=measure(target, size)) if config.verify else done
     if done.rung is not None:
         return done
     tried = []
     for words, work in smaller_ways(done, peak):
-        tried.append(Remedy(words, lowest(*work) if done.rungs else peak(*work)))
+        by_rungs = done.rungs and not done.estimate.trains
+        tried.append(Remedy(words, lowest(*work) if by_rungs else peak(*work)))
         if done.holds(tried[-1].peak):
             break
     return replace(done, remedies=tuple(tried))
@@ -169,10 +178,16 @@ def _is_elsewhere(name: str) -> bool:
 def _rungs(
     config: PlanConfig, target: Target, device: torch.device, done: Plan
 ) -> tuple[Rung, ...]:
-    """The ways of holding the weights of a pipeline that samples on a card."""
-    if not isinstance(target, SampleConfig) or device.type != "cuda" or not done.timed:
+    """The ways of running it on a card, from the fastest down."""
+    if device.type != "cuda" or not done.timed:
         return ()
     link = Link(1e9 * config.host_bandwidth, done.rates.memory)
+    if hasattr(target, "gradient_checkpointing"):
+
+        def estimate_of(target: Target, size: Size) -> Estimate:
+            return estimate(target, size, done.rates)
+
+        return training_ladder(target, done.estimate, estimate_of, done.correction, link)
     return ladder_of(done.estimate, done.correction, link)
 
 

@@ -43,6 +43,8 @@ from t2v.training.tasks.finetune import SHEET_BASE_PROMPTS, SHEET_CAPTIONS, Fine
 from t2v.training.tasks.vae import VAEParts, VAETask, fresh_parts
 
 ENCODE, UPDATE = "encode a clip", "update"
+BACKWARD, MORE = "forward and backward", "with gradients held"
+STEPS = (BACKWARD, MORE, UPDATE)
 
 
 def build(target: Target, size: Size, layers: int | None = None) -> Workload:
@@ -153,10 +155,10 @@ def _train(
         state.optimizer.step(1.0)
         state.ema.update(0)
 
-    phases = [Phase("forward and backward", backward, config.steps)]
+    phases = [Phase(BACKWARD, backward, config.steps)]
     if config.accumulate > 1:
         more = config.steps * (config.accumulate - 1)
-        phases.append(Phase("with gradients held", backward, more))
+        phases.append(Phase(MORE, backward, more))
     phases.append(Phase(UPDATE, update, config.steps))
     if config.parallel == "fsdp":
         absent.append("parallel=fsdp, which splits the weights: all is in one process here")

@@ -19,12 +19,12 @@ from t2v.config.training import DiscriminatorConfig, OptimConfig, TrainDiTConfig
 from t2v.errors import UserError
 from t2v.plan.calibrate import calibrated
 from t2v.plan.estimate import MANY_LAYERS, estimate, traced_whole
-from t2v.plan.figures import DEFAULTS, MIB, Estimate, Measured
+from t2v.plan.figures import DEFAULTS, GIB, MIB, SPARE, Estimate, Measured
 from t2v.plan.remedies import smaller
 from t2v.plan.report import RUN, comparison, report
 from t2v.plan.run import micro_steps, plan
 from t2v.plan.trace import UNKNOWN, Rates, traced
-from t2v.plan.validation import DRAW
+from t2v.plan.validation import DRAW, EMBED
 from t2v.plan.workload import ENCODE, UPDATE, build
 from t2v.sampling.run import load
 from t2v.training.engine.example import Size
@@ -386,6 +386,36 @@ def test_half_a_device_is_a_mistake_that_is_named():
         PlanConfig(command="train", tflops=100)
     with pytest.raises(UserError, match="memory=0"):
         PlanConfig(command="train", memory=0)
+
+
+def test_a_training_on_a_card_lists_what_takes_less_memory_for_more_time(training):
+    target = replace(training, batch_size=4, text="none", vae="none", precision="fp32")
+    size = {"num_frames": 17, "height": 64, "width": 64}
+    rungs = plan(PlanConfig(command="train", memory=24, **size), target).rungs
+    needs, seconds = [each.needs.most for each in rungs], [each.seconds for each in rungs]
+    assert needs == sorted(set(needs), reverse=True) and seconds == sorted(seconds)
+    assert [rung.name for rung in rungs] == [
+        "as it is", "gradient_checkpointing=true",
+        "gradient_checkpointing=true batch_size=1 accumulate=4",
+    ]  # fmt: skip
+    tight = PlanConfig(command="train", memory=(needs[1] + 16) / SPARE / GIB, **size)
+    done = plan(tight, target)
+    assert done.rung == done.rungs[1] and not done.remedies
+    assert "It fits by gradient_checkpointing=true" in report(done)
+
+
+def test_a_cards_memory_holds_no_encoder_whose_work_is_done(training):
+    tuning = FinetuneConfig(output="run", model=training.vae, data="nowhere", batch_size=2)
+    here, there = (
+        estimate(replace(tuning, device=each), SIZE, UNKNOWN) for each in ("cpu", "cuda")
+    )
+    parts = {part.name: part.weights for part in there.parts}
+    text = parts["text_encoder"]
+    for name, away in (
+        (EMBED, parts["transformer"]), (STEP, parts["vae"]), (DRAW, 0)
+    ):  # fmt: skip
+        assert phase(here, name).held - phase(there, name).held == away
+    assert phase(here, STEP).held - phase(here, EMBED).held < phase(here, STEP).held - text
 
 
 def test_steps_shrink_until_they_cannot():

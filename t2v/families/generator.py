@@ -14,11 +14,10 @@ import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils.torch_utils import get_module_execution_device
-from einops import rearrange
-from PIL import Image
 from torch import Tensor
 
 from t2v.errors import UserError
+from t2v.families import pictures
 from t2v.families.record import temporal
 from t2v.families.steps import Steps
 from t2v.families.table import family_of
@@ -26,12 +25,11 @@ from t2v.io.sound import Sound
 from t2v.models.finite import refuse_bad
 from t2v.models.upscaler import check_scale
 from t2v.pipelines.generator import Request, Start, Step, Watcher, to_uint8
-from t2v.pipelines.visuals import Frames, VisualInputs, frames_tensor
+from t2v.pipelines.visuals import VisualInputs
 
 logger = logging.getLogger(__name__)
 
 Asked = tuple[str, VisualInputs | None]
-VISUAL = ("image", "last_image", "video", "mask", "strength")
 SETTINGS = ("height", "width", "num_frames", "num_inference_steps", "guidance_scale")
 
 
@@ -69,7 +67,13 @@ class FamilyGenerator:
 
     @property
     def takes(self) -> frozenset[str]:
-        return frozenset(VISUAL) & self.parameters.keys()
+        refused = frozenset() if self.family is None else self.family.refuses(self.pipeline)
+        return frozenset(pictures.VISUAL) & self.parameters.keys() - refused
+
+    @property
+    def _edits(self) -> bool:
+        """Whether its videos are clips that it changes, as long as those are."""
+        return {"video", "strength"} <= self.takes and "num_frames" not in self.parameters
 
     @property
     def defaults(self) -> Request:
@@ -113,21 +117,14 @@ class FamilyGenerator:
                 )
         given = [each for each in SETTINGS if getattr(request, each) is not None]
         taken = {"guidance_scale"} if self._guider is not None else set()
+        if self._edits:
+            taken.add("num_frames")  # the clip has as many
         taken |= {each for each in given if self._name(each) in self.parameters}
         if unknown := [each for each in given if each not in taken]:
             raise UserError(f"{name} takes no {' or '.join(unknown)}.")
-        needed = [
-            each
-            for each in VISUAL
-            if each in self.parameters
-            and self.parameters[each].default is inspect.Parameter.empty
-            and getattr(visuals, each, None) is None
-        ]
-        if needed:
-            raise UserError(
-                f"{name} makes nothing of a prompt alone: give {' and '.join(needed)}, such as "
-                f"--{needed[0].replace('_', '-')} FILE."
-            )
+        pictures.refuse_missing(self.pipeline, visuals, request.strength)
+        if self._edits and request.strength is None and getattr(visuals, "mask", None) is None:
+            raise UserError(f"{name} edits a clip: say how far with strength=, such as 0.8.")
         multiple = 1 if self.family is None else self.family.multiple(self.pipeline)
         for side in ("height", "width"):
             value = getattr(request, side)
@@ -238,13 +235,13 @@ class FamilyGenerator:
             "num_frames": padded,
             "num_inference_steps": request.num_inference_steps,
             "guidance_scale": request.guidance_scale,
-            "strength": request.strength,
+            "strength": request.strength if "strength" in self.takes else None,
         }
         if self.family is not None:
             wanted |= self.family.told
             wanted |= {} if self.family.rate is None else {self.family.rate: request.fps}
         if conditions[0][1] is not None:
-            wanted |= _pictures(conditions[0][1], padded)
+            wanted |= pictures.arguments(conditions[0][1], self.takes, padded)
         named = {self._name(name): value for name, value in wanted.items()}
         return {
             name: value
@@ -299,30 +296,3 @@ def _callback(end_of_step: Callable[[int, Tensor], None]) -> Callable[..., dict[
         return {}
 
     return callback
-
-
-def _pictures(visuals: VisualInputs, count: int | None) -> dict[str, Any]:
-    """The pictures and clips of a video as such pipelines take them: images of Pillow.
-
-    Args:
-        count: frames of a clip that the VAE holds; the last one stands for those behind it.
-    """
-    images = {
-        name: _images(getattr(visuals, name), name)
-        for name in VISUAL
-        if getattr(visuals, name, None) is not None
-    }
-    if "mask" in images and "video" in images:
-        images["mask"] *= len(images["video"]) if len(images["mask"]) == 1 else 1
-    found: dict[str, Any] = {}
-    for name, each in images.items():
-        if name in ("image", "last_image"):
-            (found[name],) = each
-        else:
-            found[name] = each + each[-1:] * ((count or 0) - len(each))
-    return found
-
-
-def _images(frames: Frames, name: str) -> list[Image.Image]:
-    levels = (frames_tensor(frames, name) * 255).round().byte()
-    return [Image.fromarray(rearrange(frame, "c h w -> h w c").numpy()) for frame in levels]

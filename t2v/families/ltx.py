@@ -49,6 +49,7 @@ LTX = Family(
     source="frame_rate of the call in diffusers and of github.com/Lightricks/LTX-Video",
     multiple=lambda _: 32,
     rate="frame_rate",
+    refuses=lambda _: frozenset({"strength"}),  # how surely a picture is kept
     unpack=unpack,
     denormalize=denormalize,
     decode=decode,

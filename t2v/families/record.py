@@ -85,6 +85,8 @@ class Family:
             None: the call decodes itself.
         decode: further arguments of the VAE's `decode`, given the latents.
         needs: packages that its networks import, which diffusers does not bring along.
+        refuses: names of its call that stand for something else there, or that this pipeline cannot
+            use.
         resumes: a call advances by the steps of its own scheduler alone.
         why: what the family lacks, and the reason.
     """
@@ -105,6 +107,7 @@ class Family:
     denormalize: Callable[[DiffusionPipeline, Tensor], Tensor] | None = None
     decode: Callable[[DiffusionPipeline, Tensor], dict[str, Any]] = lambda _, __: {}
     needs: tuple[str, ...] = ()
+    refuses: Callable[[DiffusionPipeline], frozenset[str]] = lambda _: frozenset()
     resumes: bool = True
     why: str = ""
 

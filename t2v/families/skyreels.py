@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from t2v.families.record import Family, by_mean_and_spread, patches
+from t2v.families.wan import refuses
 
 RATE = "--fps of generate_video.py, github.com/SkyworkAI/SkyReels-V2"
 
@@ -12,6 +13,7 @@ SKYREELS = Family(
     fps=24.0,
     source=RATE,
     multiple=patches,
+    refuses=refuses,
     denormalize=by_mean_and_spread,
 )
 FORCING = Family(

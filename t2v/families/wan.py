@@ -12,6 +12,14 @@ def frames_per_second(pipeline: DiffusionPipeline) -> float:
     return 24.0 if pipeline.config.get("expand_timesteps") else 16.0
 
 
+def refuses(pipeline: DiffusionPipeline) -> frozenset[str]:
+    """The last picture, where a token's time or the CLIP of one picture leaves no room for it."""
+    config = pipeline.transformer.config
+    is_full = config.get("image_dim") is not None and config.get("pos_embed_seq_len") is None
+    is_full |= bool(pipeline.config.get("expand_timesteps"))
+    return frozenset({"last_image"} if is_full else ())
+
+
 WAN = Family(
     name="Wan 2.1, 2.2",
     pipelines=(
@@ -21,5 +29,6 @@ WAN = Family(
     fps=frames_per_second,
     source="sample_fps in wan/configs of github.com/Wan-Video/Wan2.1 and Wan2.2",
     multiple=patches,
+    refuses=refuses,
     denormalize=by_mean_and_spread,
 )

@@ -96,6 +96,8 @@ def _arguments(pipeline: DiffusionPipeline, size: tuple[int | None, ...]) -> dic
         "generator": torch.Generator().manual_seed(0),
     }
     parameters = inspect.signature(pipeline.__call__).parameters
+    if {"video", "strength"} <= parameters.keys() and "num_frames" not in parameters:
+        wanted["video"] = [Image.new("RGB", (width or 832, height or 480), "gray")] * (frames or 49)
     wanted["image"] = Image.new("RGB", (width or 832, height or 480), "gray")
     return {name: each for name, each in wanted.items() if name in parameters and each is not None}
 
@@ -119,6 +121,9 @@ def prediction(transformer: ModelMixin) -> Tensor:
     given += [torch.full((1,), 500.0, device=device), text]
     image = {}
     if config.get("image_dim") is not None:
-        tokens = config.get("pos_embed_seq_len") or 4
-        image["encoder_hidden_states_image"] = noise(1, tokens, config.image_dim)
+        shape, both = (1, 4), config.get("pos_embed_seq_len")
+        if both is not None:  # tokens of two pictures, of which diffusers makes a row each
+            is_ours = type(transformer).__module__.startswith("t2v")
+            shape = (1, both) if is_ours else (2, both // 2)
+        image["encoder_hidden_states_image"] = noise(*shape, config.image_dim)
     return transformer(*given, return_dict=False, **image)[0].double()

@@ -83,8 +83,10 @@ def _wan(asked: Asked) -> Inputs:
         "encoder_hidden_states": asked.text(config.text_dim),
     }
     if config.image_dim is not None:
-        tokens = config.pos_embed_seq_len or asked.pictures
-        inputs["encoder_hidden_states_image"] = torch.zeros(asked.batch, tokens, config.image_dim)
+        rows, tokens = asked.batch, asked.pictures
+        if config.pos_embed_seq_len is not None:  # of two pictures, each a row of its own
+            rows, tokens = 2 * asked.batch, config.pos_embed_seq_len // 2
+        inputs["encoder_hidden_states_image"] = torch.zeros(rows, tokens, config.image_dim)
     return inputs
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 from t2v.cli import main
 from t2v.errors import UserError
 from t2v.families.generator import FamilyGenerator
+from t2v.families.pictures import arguments
 from t2v.families.table import FAMILIES, family_of
 from t2v.io.video import read_video
 from t2v.pipelines.generator import Request, Start, Step, to_uint8
@@ -23,6 +24,7 @@ from .tiny import BUILDERS, build
 from .tiny_cosmos import COSMOS_BUILDERS
 
 PROMPT, STEPS = "a red ball", 3
+CLIP = np.full((3, 16, 16, 3), 9, dtype=np.uint8)
 SIZE = dict(
     height=16, width=16, num_frames=9, fps=None, num_inference_steps=STEPS, guidance_scale=None
 )
@@ -34,12 +36,17 @@ def text(tokenizer, text_encoder):
 
 
 class Made(NamedTuple):
-    """A tiny generator, what is asked of it and shown to it, and the length that its VAE holds."""
+    """A tiny generator of `BUILDERS`, what is asked of it and what it is given to see."""
 
+    name: str
     generator: FamilyGenerator
     asked: Request
     seen: VisualInputs | None
-    length: int
+
+    @property
+    def length(self) -> int:
+        """The frames that its VAE holds."""
+        return BUILDERS[self.name][1][2]
 
 
 @pytest.fixture(params=BUILDERS)
@@ -54,19 +61,41 @@ def made(request, text, wake):
         width=width,
         num_frames=frames - 1,  # no length that a VAE holds
         num_inference_steps=STEPS,
+        strength=0.7 if "strength" in generator.takes else None,
     )
-    picture = np.random.default_rng(0).integers(0, 256, (1, height, width, 3), dtype=np.uint8)
-    seen = VisualInputs(image=picture) if "image" in generator.takes else None
-    return Made(generator, asked, seen, frames)
+    shapes = {"image": 1, "last_image": 1} if "image" in generator.takes else {"video": frames - 1}
+    pixels = np.random.default_rng(0)
+    given = {
+        name: pixels.integers(0, 256, (count, height, width, 3), dtype=np.uint8)
+        for name, count in shapes.items()
+        if name in generator.takes
+    }
+    if "mask" in generator.takes:
+        given["mask"] = np.full((1, height, width, 3), 255, dtype=np.uint8)
+        given["mask"][:, :8] = 0
+    return Made(request.param, generator, asked, VisualInputs(**given) if given else None)
 
 
 def draw(made: Made, start: Start | None = None) -> tuple[torch.Tensor, list[Step]]:
     """What seed 3 gives, and the steps on the way."""
-    generator, asked, seen, _ = made
+    generator, asked, seen = made[1:]
     steps: list[Step] = []
     generator.check(PROMPT, asked, seen)
     conditions = generator.encode([PROMPT], asked, [seen])
     return generator.generate(conditions, asked, [3], watch=steps.append, start=start), steps
+
+
+def shown(made: Made) -> dict[str, object]:
+    """What it is given to see as calls take it: images of Pillow, clips of the VAE's length."""
+    given = (
+        {} if made.seen is None else {each: getattr(made.seen, each) for each in made.seen.names()}
+    )
+    images = {name: [Image.fromarray(each) for each in given[name]] for name in given}
+    if "mask" in images:
+        images["mask"] *= made.length
+    clips = {name: each for name, each in images.items() if name in ("video", "mask")}
+    clips = {name: (each + each[-1:])[: made.length] for name, each in clips.items()}
+    return {name: each[0] for name, each in images.items() if name not in clips} | clips
 
 
 def of_diffusers(made: Made) -> np.ndarray:
@@ -74,7 +103,8 @@ def of_diffusers(made: Made) -> np.ndarray:
     name, taken = type(made.generator.pipeline).__name__, made.generator.parameters
     given = {
         "frames" if name.startswith("Sana") else "num_frames": made.length,
-        "image": None if made.seen is None else Image.fromarray(made.seen.image[0]),
+        "strength": made.asked.strength,
+        **shown(made),
         "frame_rate": made.asked.fps,
         "use_resolution_binning": False,
     }
@@ -106,16 +136,16 @@ def test_frames_are_those_of_diffusers_and_kept_steps_are_not_made_again(made):
     frames = generator.decode(latents, asked.num_frames)
     assert frames.shape == (1, asked.num_frames, asked.height, asked.width, 3)
     assert np.abs(frames - of_diffusers(made)).max() <= 1  # of 256: a rounding
-    assert [step.number for step in steps] == [1, 2, 3]
+    assert [step.number for step in steps] == list(range(1, len(steps) + 1)) and len(steps) > 1
     if not generator.can_resume:
         assert generator.family.why
         return
     assert latents.shape == generator.latent_shape(asked)
     assert generator.decode(steps[0].heading(), asked.num_frames).shape == frames.shape
-    kept = steps[1]
+    kept = steps[-2]
     start = Start(kept.latents, kept.number, kept.state)
     resumed, rest = draw(made, start)
-    assert torch.equal(resumed, latents) and [step.number for step in rest] == [3]
+    assert torch.equal(resumed, latents) and [step.number for step in rest] == [len(steps)]
 
 
 def test_each_family_says_its_rate_and_where_that_is_from():
@@ -150,7 +180,7 @@ def test_a_state_that_is_not_the_schedulers_is_refused(wan):
     asked = replace(
         generator.defaults, height=16, width=16, num_frames=9, num_inference_steps=STEPS
     )
-    made = Made(generator, asked, None, 9)
+    made = Made("wan", generator, asked, None)
     kept = draw(made)[1][0]
     without = {name: each for name, each in kept.state.items() if not name.startswith("step.")}
     for state, fault in [
@@ -167,15 +197,41 @@ def test_a_state_that_is_not_the_schedulers_is_refused(wan):
     [
         ("wan", {"height": 24}, "height=24: WanPipeline makes multiples of 16 pixels. Give 16 or"),
         ("wan_i2v", {}, "makes nothing of a prompt alone: give image, such as --image FILE"),
+        ("ltx_i2v", {}, "makes nothing of a prompt alone: give image, such as --image FILE"),
+        ("wan_v2v", {"strength": 0.7}, "prompt alone: give video, such as --video FILE"),
+        ("wan_v2v", {"video": CLIP}, "edits a clip: say how far with strength=, such as 0.8"),
         ("cosmos", {}, "needs torchvision, which is not installed: pip install torchvision"),
     ],
 )
 def test_what_cannot_work_is_said_before_it_begins(name, changed, fault, text, wake, monkeypatch):
     monkeypatch.setattr("t2v.families.generator.find_spec", lambda package: None)
     generator = FamilyGenerator(build(name, text, wake))
-    size = {"height": 32, "width": 32, "num_frames": 9}
+    asked = {"height": 32, "width": 32, "num_frames": 9} | changed
+    seen = VisualInputs(video=asked.pop("video", None))
     with pytest.raises(UserError, match=fault):
-        generator.check(PROMPT, replace(generator.defaults, **size | changed))
+        generator.check(PROMPT, replace(generator.defaults, **asked), seen)
+
+
+def test_a_pipeline_takes_what_its_call_names_and_can_use(text, wake):
+    for name, taken in {
+        "wan": set(),
+        "wan_5b_i2v": {"image"},
+        "wan_i2v": {"image"},  # its CLIP sees one
+        "wan_flf": {"image", "last_image"},
+        "wan_v2v": {"video", "strength"},
+        "vace": {"video", "mask"},
+        "ltx_condition": {"image", "video"},  # strength is how surely they are kept
+    }.items():
+        assert FamilyGenerator(build(name, text, wake)).takes == taken
+
+
+def test_a_clip_that_is_gone_on_from_is_followed_by_gray_where_a_mask_says_so():
+    seen = VisualInputs(video=CLIP)
+    given = arguments(seen, {"video", "mask"}, 5)
+    assert [np.asarray(each).max() for each in given["video"]] == [9, 9, 9, 127, 127]
+    assert [np.asarray(each).max() for each in given["mask"]] == [0, 0, 0, 255, 255]
+    assert len(arguments(seen, {"video"}, 5)["video"]) == 3
+    assert len(arguments(seen, {"video", "strength"}, 5)["video"]) == 5
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from diffusers import (
     CogVideoXImageToVideoPipeline,
     CogVideoXPipeline,
     CogVideoXTransformer3DModel,
+    CogVideoXVideoToVideoPipeline,
     DiffusionPipeline,
     FlowMatchEulerDiscreteScheduler,
     LTXConditionPipeline,
@@ -30,6 +31,7 @@ from diffusers import (
     WanTransformer3DModel,
     WanVACEPipeline,
     WanVACETransformer3DModel,
+    WanVideoToVideoPipeline,
 )
 from torch import nn
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
@@ -106,6 +108,20 @@ def wan_i2v(text: Text) -> DiffusionPipeline:
         **text, **eyes(), transformer=wan_transformer(in_channels=36, image_dim=4), vae=wan_vae(),
         scheduler=unipc(),
     )  # fmt: skip
+
+
+def wan_flf(text: Text) -> DiffusionPipeline:
+    """Its CLIP sees two pictures."""
+    transformer = wan_transformer(in_channels=36, image_dim=4, pos_embed_seq_len=2 * 5)
+    return WanImageToVideoPipeline(
+        **text, **eyes(), transformer=transformer, vae=wan_vae(), scheduler=unipc()
+    )
+
+
+def wan_v2v(text: Text) -> DiffusionPipeline:
+    return WanVideoToVideoPipeline(
+        **text, transformer=wan_transformer(), vae=wan_vae(), scheduler=unipc()
+    )
 
 
 def vace(text: Text) -> DiffusionPipeline:
@@ -201,6 +217,10 @@ def cogvideox_i2v(text: Text) -> DiffusionPipeline:
     return CogVideoXImageToVideoPipeline(**text, **parts)
 
 
+def cogvideox_v2v(text: Text) -> DiffusionPipeline:
+    return CogVideoXVideoToVideoPipeline(**text, **cogvideox_parts())
+
+
 def mochi(text: Text) -> DiffusionPipeline:
     transformer = MochiTransformer3DModel(
         patch_size=2, num_attention_heads=2, attention_head_dim=8, num_layers=2,
@@ -223,6 +243,8 @@ BUILDERS: dict[str, tuple[Callable[[Text], DiffusionPipeline], tuple[int, int, i
     "wan_5b": (wan_5b, (16, 16, 9)),
     "wan_5b_i2v": (wan_5b_i2v, (16, 16, 9)),
     "wan_i2v": (wan_i2v, (16, 16, 9)),
+    "wan_flf": (wan_flf, (16, 16, 9)),
+    "wan_v2v": (wan_v2v, (16, 16, 9)),
     "vace": (vace, (16, 16, 9)),
     "skyreels": (skyreels, (16, 16, 9)),
     "skyreels_i2v": (skyreels_i2v, (16, 16, 9)),
@@ -233,6 +255,7 @@ BUILDERS: dict[str, tuple[Callable[[Text], DiffusionPipeline], tuple[int, int, i
     "cogvideox": (cogvideox, (16, 16, 9)),
     "cogvideox_15": (cogvideox_15, (16, 16, 9)),
     "cogvideox_i2v": (cogvideox_i2v, (16, 16, 9)),
+    "cogvideox_v2v": (cogvideox_v2v, (16, 16, 9)),
     "mochi": (mochi, (16, 16, 7)),
     **CHAT_BUILDERS,
     **COSMOS_BUILDERS,

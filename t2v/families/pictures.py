@@ -1,0 +1,79 @@
+"""What a pipeline of another package is given to see, by the names of its call."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from diffusers import DiffusionPipeline
+from einops import rearrange
+from PIL import Image
+
+from t2v.errors import UserError
+from t2v.pipelines.visuals import Frames, VisualInputs, frames_tensor
+
+VISUAL = ("image", "last_image", "video", "mask", "strength")
+OPTIONS = {name: f"--{name.replace('_', '-')} FILE" for name in VISUAL[:4]}
+# by the names of classes: calls have defaults that they then refuse
+NEEDS = {"ImageToVideo": ("image",), "I2V": ("image",), "VideoToVideo": ("video",)}
+GRAY = (127, 127, 127)  # of a frame that is to be made, as VACE's authors have it
+
+
+def refuse_missing(
+    pipeline: DiffusionPipeline, visuals: VisualInputs | None, strength: float | None
+) -> None:
+    """Raise `UserError` where a pipeline cannot do without what is not given."""
+    name = type(pipeline).__name__
+    needed = next((names for part, names in NEEDS.items() if part in name), ())
+    if missing := [each for each in needed if getattr(visuals, each, None) is None]:
+        raise UserError(
+            f"{name} makes nothing of a prompt alone: give {missing[0]}, such as "
+            f"{OPTIONS[missing[0]]}."
+        )
+    if "VideoToWorld" in name and not (
+        {"image", "video"} & set(visuals.names() if visuals else ())
+    ):
+        raise UserError(
+            f"{name} makes nothing of a prompt alone: give image or video, such as --image FILE."
+        )
+
+
+def arguments(visuals: VisualInputs, taken: Collection[str], count: int | None) -> dict[str, Any]:
+    """The pictures and clips of a video as pipelines take them: images of Pillow.
+
+    A clip that is edited, or partly made anew, is as long as the video: the last frame stands for
+    those behind it. One that the video goes on from is given as it is; where the call takes a mask
+    the rest of it is gray, and masked as what is to be made.
+
+    Args:
+        taken: the names of what the call takes.
+        count: frames that the call makes.
+    """
+    images = {
+        name: _images(getattr(visuals, name), name)
+        for name in VISUAL
+        if getattr(visuals, name, None) is not None
+    }
+    found: dict[str, Any] = {
+        name: images.pop(name)[0] for name in ("image", "last_image") if name in images
+    }
+    video, mask = images.get("video"), images.get("mask")
+    if video is None:
+        return found
+    rest = max(0, (count or 0) - len(video))
+    if mask is not None:
+        mask = mask * len(video) if len(mask) == 1 else mask
+        return found | {"video": video + video[-1:] * rest, "mask": mask + mask[-1:] * rest}
+    if "mask" in taken:
+        size = video[0].size
+        known, made = Image.new("L", size, 0), Image.new("L", size, 255)
+        return found | {
+            "video": video + [Image.new("RGB", size, GRAY)] * rest,
+            "mask": [known] * len(video) + [made] * rest,
+        }
+    return found | {"video": video + video[-1:] * (rest if "strength" in taken else 0)}
+
+
+def _images(frames: Frames, name: str) -> list[Image.Image]:
+    levels = (frames_tensor(frames, name) * 255).round().byte()
+    return [Image.fromarray(rearrange(frame, "c h w -> h w c").numpy()) for frame in levels]

@@ -72,7 +72,7 @@ class FamilyGenerator:
 
     @property
     def _edits(self) -> bool:
-        """Whether its videos are clips that it changes, as long as those are."""
+        """True if its videos are clips that it changes, as long as those are."""
         return {"video", "strength"} <= self.takes and "num_frames" not in self.parameters
 
     @property

@@ -1,4 +1,4 @@
-"""What a pipeline of another package is given to see, by the names of its call."""
+"""Pictures and clips that a pipeline of another package is given, by the names of its call."""
 
 from __future__ import annotations
 

@@ -47,6 +47,14 @@ def channels(pipeline: DiffusionPipeline) -> int:
     return int(config.get("z_dim") or config.get("latent_channels"))
 
 
+def of_one_picture(pipeline: DiffusionPipeline) -> frozenset[str]:
+    """The last picture, for which a time a token, or a CLIP of one picture, leaves Wan no room."""
+    config = pipeline.transformer.config
+    is_full = config.get("image_dim") is not None and config.get("pos_embed_seq_len") is None
+    is_full |= bool(pipeline.config.get("expand_timesteps"))
+    return frozenset({"last_image"} if is_full else ())
+
+
 def by_mean_and_spread(pipeline: DiffusionPipeline, latents: Tensor) -> Tensor:
     """Latents with the mean and the spread that each channel has."""
     config = pipeline.vae.config

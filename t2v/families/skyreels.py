@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from t2v.families.record import Family, by_mean_and_spread, patches
-from t2v.families.wan import refuses
+from t2v.families.record import Family, by_mean_and_spread, of_one_picture, patches
 
 RATE = "--fps of generate_video.py, github.com/SkyworkAI/SkyReels-V2"
 
@@ -13,7 +12,7 @@ SKYREELS = Family(
     fps=24.0,
     source=RATE,
     multiple=patches,
-    refuses=refuses,
+    refuses=of_one_picture,
     denormalize=by_mean_and_spread,
 )
 FORCING = Family(

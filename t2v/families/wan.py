@@ -4,20 +4,12 @@ from __future__ import annotations
 
 from diffusers import DiffusionPipeline
 
-from t2v.families.record import Family, by_mean_and_spread, patches
+from t2v.families.record import Family, by_mean_and_spread, of_one_picture, patches
 
 
 def frames_per_second(pipeline: DiffusionPipeline) -> float:
     """16; the 5B model of 2.2, which keeps known frames as tokens, is trained at 24."""
     return 24.0 if pipeline.config.get("expand_timesteps") else 16.0
-
-
-def refuses(pipeline: DiffusionPipeline) -> frozenset[str]:
-    """The last picture, where a token's time or the CLIP of one picture leaves no room for it."""
-    config = pipeline.transformer.config
-    is_full = config.get("image_dim") is not None and config.get("pos_embed_seq_len") is None
-    is_full |= bool(pipeline.config.get("expand_timesteps"))
-    return frozenset({"last_image"} if is_full else ())
 
 
 WAN = Family(
@@ -29,6 +21,6 @@ WAN = Family(
     fps=frames_per_second,
     source="sample_fps in wan/configs of github.com/Wan-Video/Wan2.1 and Wan2.2",
     multiple=patches,
-    refuses=refuses,
+    refuses=of_one_picture,
     denormalize=by_mean_and_spread,
 )

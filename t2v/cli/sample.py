@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from t2v.cli.commands import imported
 from t2v.config.load import load_config
 from t2v.config.sampling import SampleConfig
 from t2v.errors import UserError, shortened
+
+SMALL = 0.25  # of the free memory: weights below it are loaded without a plan
 
 # Options, and the settings they stand for.
 OPTIONS = {
@@ -96,6 +99,8 @@ def sample(args: argparse.Namespace, overrides: list[str]) -> None:
     asks_grid = "grid=true" in overrides if stored else config.grid
     if asks_grid and (args.story or stored):
         raise UserError("--grid goes with prompts alone, without --story, --resume and --recipe.")
+    if not stored:
+        config = _fitted(config)
     if asks_grid:
         from t2v.evaluation.grid import grid  # other videos need no page
         from t2v.sampling import run
@@ -117,6 +122,20 @@ def sample(args: argparse.Namespace, overrides: list[str]) -> None:
         paths = run.sample(config, prompts)
     for path in paths:
         print(path)
+
+
+def _fitted(config: SampleConfig) -> SampleConfig:
+    """The settings, whose weights are held as the memory allows."""
+    from t2v.models.device import free_memory, pick_device
+    from t2v.models.folder import model_folder, weight_bytes
+
+    free = free_memory(pick_device(config.device))
+    if config.offload != "auto" or free is None:
+        return config
+    if weight_bytes(model_folder(config.model)) < SMALL * free:
+        return config  # without the plan, which takes seconds
+    held: SampleConfig = imported("t2v.plan.fit:fitted")(config, free)
+    return held
 
 
 def _repeat(path: Path, overrides: list[str]) -> Path:

@@ -61,8 +61,9 @@ class SampleConfig:
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # of the weights
     # where weights wait until they are used: none (on the device), in main memory, and come network
     # by network (model), block by block (group) or layer by layer (leaf, sequential); on a CPU,
-    # group and leaf keep them on the disk
-    offload: Literal["none", "model", "group", "leaf", "sequential"] = "none"
+    # group and leaf keep them on the disk; auto: on the device, or as `t2v plan sample` says where
+    # that does not fit
+    offload: Literal["auto", "none", "model", "group", "leaf", "sequential"] = "auto"
     # number format of linear layers: none, fp8, int8 (torchao) or nf4 (bitsandbytes); it changes
     # the video
     quantize: Literal["none", "fp8", "int8", "nf4"] = "none"

@@ -156,6 +156,11 @@ def base_folder(folder: Path, base: Base) -> Path:
     return found
 
 
+def weight_bytes(folder: Path) -> int:
+    """The bytes of the weight files in the parts of a pipeline folder."""
+    return sum(path.stat().st_size for path in folder.glob("*/*.safetensors"))
+
+
 def weights_hash(folder: Path) -> str:
     """SHA-256 over the weights of a pipeline folder: the names and contents of its weight files.
 

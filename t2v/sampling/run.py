@@ -14,7 +14,7 @@ from t2v.families.load import check_room, load_generator, set_attention
 from t2v.io.video import check_size
 from t2v.models.device import DTYPES, pick_device, pick_dtype
 from t2v.models.folder import model_folder, upscaler_hash, weights_hash
-from t2v.models.hold import Hold
+from t2v.models.hold import Hold, Offload
 from t2v.models.inputs import count_frames
 from t2v.models.load import loading
 from t2v.pipelines.generator import Ability, Generator, Start, require
@@ -163,7 +163,8 @@ def load(config: SampleConfig) -> tuple[Generator, str]:
     with loading(f"model={config.model}"):
         weights = weights_hash(folder)
     dtype = pick_dtype(config.dtype, device)
-    hold = Hold(offload=config.offload, quantize=config.quantize, vae_tiling=config.vae_tiling)
+    offload: Offload = "none" if config.offload == "auto" else config.offload
+    hold = Hold(offload=offload, quantize=config.quantize, vae_tiling=config.vae_tiling)
     generator = load_generator(config.model, folder, device, dtype, COMMAND, hold=hold)
     if config.lora or config.shift is not None:
         from t2v.sampling.loras import add_loras  # few videos have any
@@ -201,6 +202,7 @@ def resolve(generator: Generator, config: SampleConfig) -> tuple[SampleConfig, V
     dtype = next((name for name, each in DTYPES.items() if each == own_dtype), config.dtype)
     # overwriting is asked for once, and no part of a recipe
     filled |= {"fps": fps, "duration": None, "dtype": dtype, "overwrite": False}
+    filled["offload"] = "none" if config.offload == "auto" else config.offload
     full = replace(config, **filled)
     visuals = None
     if config.files or config.via_image:

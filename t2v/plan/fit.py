@@ -1,0 +1,58 @@
+"""The way of holding a model that fits the memory: `offload=auto` of `t2v sample`."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import Any
+
+from t2v.config.plan import PlanConfig
+from t2v.config.sampling import SampleConfig
+from t2v.models.device import GIB
+from t2v.plan.figures import SPARE
+from t2v.plan.ladder import choose
+from t2v.plan.run import plan
+
+logger = logging.getLogger(__name__)
+
+
+def fitted(config: SampleConfig, free: int) -> SampleConfig:
+    """`config` with the fastest way of holding its model that fits, in place of `auto`.
+
+    A line of the log says which, and what is expected. On a CPU, weights that do not fit wait on
+    the disk.
+
+    Args:
+        free: bytes of the device's memory.
+
+    Raises:
+        UserError: see `plan`.
+    """
+    whole = replace(config, offload="none")
+    done = plan(PlanConfig(command="sample", memory=free / GIB), whole)
+    if done.holds(done.peak):
+        return whole
+    expected = f"{done.peak.most / GIB:.1f} GiB are expected and {free / GIB:.1f} GiB free"
+    if not done.rungs:  # a CPU, beside whose memory there is only the disk
+        logger.warning("%s: weights wait on the disk (offload=group)", expected)
+        return replace(config, offload="group")
+    rungs = [rung for rung in done.rungs if "release_text" not in rung.settings]
+    rung = choose(rungs, SPARE * free)
+    if rung is None:
+        logger.warning(
+            "%s, and no way of holding the weights fits: it may fail. `t2v plan sample` tells what "
+            "would fit",
+            expected,
+        )
+        return replace(config, offload="leaf", vae_tiling=True)
+    given = {"offload": "none", **rung.settings}
+    logger.warning(
+        "%s: %s (%s), %.1f GiB, %.2g times as long",
+        expected,
+        rung.name,
+        " ".join(f"{name}={value}" for name, value in given.items()),
+        rung.needs.most / GIB,
+        rung.factor,
+    )
+    tiles: dict[str, Any] = {"vae_tiling": True} if "vae_tiling" in given else {}
+    return replace(config, **given | tiles)

@@ -89,7 +89,7 @@ COMMANDS = {
     ),
     "finetune": Command(
         "t2v.config.finetune:FinetuneConfig",
-        "t2v.training.tasks.finetune:finetune",
+        "t2v.training.tasks.family:finetune_any",
         "fine-tune a saved pipeline on new footage",
     ),
     "encode": Command(

@@ -23,7 +23,7 @@ DENOISERS = TRANSFORMER, "transformer_2"
 def denoisers(parts: Any) -> dict[str, Any]:
     """The transformers of a pipeline, or of its parts, by name: one, or two."""
     if not isinstance(parts, Mapping | nn.ModuleDict):
-        parts = {name: getattr(parts, name) for name in DENOISERS}
+        parts = {name: getattr(parts, name, None) for name in DENOISERS}
     return {name: parts[name] for name in DENOISERS if name in parts and parts[name] is not None}
 
 
@@ -146,6 +146,8 @@ def _fuse_layer(layer: Any, share: float) -> None:
 
 def _take_known(network: Any, config: Path) -> None:
     """Let a model of text alone take known frames, where the checkpoint was tuned to."""
+    if "conditioning" not in network.config:
+        return  # another package's
     saved = read_json(config)
     if saved.get("conditioning", "none") != network.config.conditioning:
         network.take_known(picture_tokens=False)

@@ -151,13 +151,17 @@ class DiTTask:
             texts = Texts(encoder, folder, self.config.precision)
             for captions in self.captions_seen():
                 texts.add(captions, encoder)
-            self.sheet.embed(T2VGenerator(self._pipeline()))
+            self.embed_sheet()
             self.texts, self.text_encoder = texts, self.released(encoder)
             del self.model["text_encoder"], encoder
             self.parts = dict(self.model.items())
         if self.beside is None and not self.config.tasks.gives_pictures:
             self.vae.to("cpu")  # the next one to need it is a sheet
         free_memory()
+
+    def embed_sheet(self) -> None:
+        """Embed the prompts of the sheet, so that no drawing needs a text encoder."""
+        self.sheet.embed(T2VGenerator(self._pipeline()))
 
     def captions_seen(self) -> Iterator[Captions]:
         """All captions that batches and validations read."""

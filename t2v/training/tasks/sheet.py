@@ -48,7 +48,7 @@ class Sheet:
     @torch.no_grad()
     def embed(self, generator: Generator) -> None:
         """Keep the embeddings of the prompts: from here on `draw` needs no text encoder."""
-        request = self._request(generator.defaults)
+        request = self.request(generator.defaults)
         for prompt in self.prompts:
             self.texts[prompt] = _moved(generator.encode([prompt], request), torch.device("cpu"))
 
@@ -67,7 +67,7 @@ class Sheet:
         """
         pipeline: Any = generator.pipeline
         pipeline.set_progress_bar_config(disable=True)
-        request = self._request(generator.defaults)
+        request = self.request(generator.defaults)
         latents, frames = [], []
         for prompt in progress(self.prompts, "sample", "videos"):
             text = self.texts.get(prompt) or generator.encode([prompt], request)
@@ -80,7 +80,8 @@ class Sheet:
             frames.append(generator.decode(video, request.num_frames))
         return torch.cat(latents), np.concatenate(frames)
 
-    def _request(self, saved: Request) -> Request:
+    def request(self, saved: Request) -> Request:
+        """The videos of a sheet; what it does not say is as `saved`."""
         steps = self.asked.steps or saved.num_inference_steps
         return replace(saved, **self._sides(), num_inference_steps=steps)
 

@@ -163,7 +163,7 @@ def hold_base(transformer: T2VTransformer3DModel, dtype: torch.dtype) -> None:
 
     So no bit of the training loss changes. What learns and what is computed in float32 stays.
     """
-    kept = set(transformer._keep_in_fp32_modules)
+    kept = set(transformer._keep_in_fp32_modules or ())
     for name, module in transformer.named_modules():
         if isinstance(module, nn.Linear | nn.Conv3d) and not kept & set(name.split(".")):
             for weight in module.parameters(recurse=False):

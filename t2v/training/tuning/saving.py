@@ -61,7 +61,7 @@ def save_learned(
     for name, transformer in denoisers(pipeline).items():
         transformer.save_config(folder / name)
     for name in SMALL:
-        if (part := getattr(pipeline, name)) is not None:
+        if (part := getattr(pipeline, name, None)) is not None:
             part.save_pretrained(folder / name)
     if words is not None:
         added = pipeline.tokenizer.get_added_vocab().values()
@@ -70,7 +70,7 @@ def save_learned(
     adapted = {n: each for n, each in denoisers(pipeline).items() if hasattr(each, "peft_config")}
     for name, transformer in adapted.items():
         if is_lora:
-            file = LORA if pipeline.transformer_2 is None else LORAS[name][-1]
+            file = LORAS[name][-1] if len(denoisers(pipeline)) > 1 else LORA
             save_lora(transformer, folder, file)
         else:
             save_adapter(transformer, folder / ADAPTER)

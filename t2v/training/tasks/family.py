@@ -1,0 +1,130 @@
+"""Fine-tuning of another package's pipelines, family by family."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from t2v.config.data import SIZES
+from t2v.config.finetune import FinetuneConfig
+from t2v.data.dataset import check_held_out
+from t2v.errors import UserError
+from t2v.families.load import load_generator
+from t2v.models.device import pick_device
+from t2v.models.folder import model_folder, read_index, weights_hash
+from t2v.pipelines.generator import Generator, sample_videos
+from t2v.pipelines.visuals import VisualInputs
+from t2v.training.engine.run import train
+from t2v.training.tasks.dit_parts import DiTParts, load_data
+from t2v.training.tasks.finetune import FinetuneTask, build_finetune, held_in
+from t2v.training.tasks.ltx import ltx_parts, shift_of
+from t2v.training.tuning.adapters import add_adapter, hold_base
+from t2v.training.tuning.saving import reference
+
+# by the class of a pipeline: the parts of a training in the form of ours, at a frame rate
+FAMILIES: dict[str, Callable[[Any, float], DiTParts]] = {"LTXPipeline": ltx_parts}
+
+
+def finetune_any(config: FinetuneConfig) -> Path:
+    """`t2v finetune`: tune a model of ours, or of a family of other packages that can be.
+
+    Raises:
+        UserError: see `build_any` and `t2v.training.engine.run.run`.
+    """
+    return train(build_any, config)
+
+
+def build_any(config: FinetuneConfig) -> FinetuneTask:
+    """The task of `config`, by the class of the pipeline that it names.
+
+    Raises:
+        UserError: see `build_finetune` and `build_family`.
+    """
+    folder = model_folder(config.model)
+    name = str(read_index(folder).get("_class_name"))
+    return build_family(config, folder, name) if name in FAMILIES else build_finetune(config)
+
+
+def build_family(config: FinetuneConfig, folder: Path, name: str) -> FinetuneTask:
+    """The task of another package's pipeline, of the class `name`, with its data loaded.
+
+    Raises:
+        UserError: something is asked that it does not do, or see `add_adapter` and `load_data`.
+    """
+    _check(config, name)
+    check_held_out(config.data, config.held_out)
+    where = torch.device("cpu")
+    generator: Any = load_generator(config.model, folder, where, torch.float32, "t2v finetune")
+    pipeline, saved = generator.pipeline, generator.defaults
+    for part in pipeline.components.values():
+        if isinstance(part, torch.nn.Module):
+            part.requires_grad_(False)
+    add_adapter(pipeline.transformer, config)
+    if (dtype := held_in(config)) != torch.float32:
+        hold_base(pipeline.transformer, dtype)
+        pipeline.text_encoder.to(dtype)
+    parts = FAMILIES[name](pipeline, config.clips.fps or saved.fps)
+    data = load_data(config, parts, {name: getattr(saved, name) for name in SIZES})
+    shift = config.shift or shift_of(pipeline, data.clips.largest()[0].numel())
+    task = FamilyTask(config, parts._replace(shift=shift), data)
+    weights = weights_hash(folder)
+    task.generator = generator
+    task.tuned_from = reference(config.model, folder, weights, config.interpolate), folder
+    task.sources["model"] = weights
+    return task
+
+
+def _check(config: FinetuneConfig, name: str) -> None:
+    wrong = {
+        f"method={config.method}": config.method != "lora",
+        "tasks": config.tasks.gives_known,
+        "base_prompts": config.base_prompts is not None,
+        "cache_text=false": not config.cache_text,
+        f"experts={config.experts}": config.experts != "both",
+    }
+    if given := [setting for setting, is_given in wrong.items() if is_given]:
+        raise UserError(
+            f"{' '.join(given)}: a {name} learns from clips and their captions, with method=lora. "
+            "Leave it out."
+        )
+
+
+class FamilyTask(FinetuneTask):
+    """The fine-tuning task on networks that are called as ours are; samples are the pipeline's own.
+
+    Its text encoder waits on the CPU between the sheets, whose prompts the call embeds itself.
+    """
+
+    generator: Generator
+
+    def embed_sheet(self) -> None:
+        """Leave it to the call."""
+
+    def released(self, text_encoder: PreTrainedModel) -> None:
+        """Nothing of ours; the pipeline's own goes to the CPU."""
+        text_encoder.to("cpu")
+
+    def _pipeline(self, *, drawing: bool = False) -> Any:
+        return self.generator.pipeline
+
+    def _drawn(self, pictures: Mapping[str, VisualInputs] | None) -> tuple[Tensor, np.ndarray]:
+        pipeline, device = self.generator.pipeline, pick_device(self.config.device)
+        pipeline.to(device)
+        request = self.sheet.request(replace(self.generator.defaults, fps=self.data.sizes["fps"]))
+        seeds, latents, frames = [self.config.seed] * len(self.prompts), [], []
+        with self.drawing():
+            videos = list(sample_videos(self.generator, self.prompts, seeds, request))
+        for video in videos:
+            latents.append(video)
+            frames.append(self.generator.decode(video, request.num_frames))
+        if self.texts is not None:
+            pipeline.text_encoder.to("cpu")
+        pipeline.vae.to("cpu")
+        return torch.cat(latents), np.concatenate(frames)

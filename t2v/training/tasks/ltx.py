@@ -1,0 +1,157 @@
+"""LTX-Video in the form that fine-tuning works with: networks that are called as our own are."""
+
+from __future__ import annotations
+
+from math import exp
+from typing import Any
+
+import torch
+from diffusers.configuration_utils import FrozenDict
+from diffusers.models.modeling_outputs import AutoencoderKLOutput
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers.modeling_outputs import BaseModelOutput
+
+from t2v.models.schedule import dynamic_shift
+from t2v.training.tasks.dit_parts import DiTParts
+
+LENGTH = 128  # tokens of a prompt, as the pipeline's call has them
+
+
+class LTXTransformer(nn.Module):
+    """The transformer with latents `b c t h w` for its row of tokens, and a mask made of the text.
+
+    Args:
+        fps: frames per second of the clips, by which it scales their places in time.
+    """
+
+    _supports_gradient_checkpointing = True
+
+    def __init__(self, pipeline: Any, fps: float) -> None:
+        super().__init__()
+        self.inner = pipeline.transformer
+        space, time = (
+            pipeline.vae_spatial_compression_ratio,
+            pipeline.vae_temporal_compression_ratio,
+        )
+        self.scale = (time / fps, space, space)
+        config = self.inner.config
+        self.config = FrozenDict(
+            patch_size=(1, 1, 1),
+            num_attention_heads=config.num_attention_heads,
+            attention_head_dim=config.attention_head_dim,
+            num_layers=config.num_layers,
+            text_dim=config.caption_channels,
+            conditioning="none",
+        )
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Let the blocks compute their activations again in the backward pass."""
+        self.inner.enable_gradient_checkpointing()
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        timestep: Tensor,
+        encoder_hidden_states: Tensor,
+        return_dict: bool = False,
+    ) -> tuple[Tensor]:
+        """Return the velocity `b c t h w`, in a tuple as diffusers does.
+
+        Args:
+            hidden_states: noisy latents, `b c t h w`.
+            timestep: in [0, 1000], `b`.
+            encoder_hidden_states: text with zeros past its end, `b m d`.
+        """
+        assert not return_dict, "training takes the tuple"
+        t, h, w = hidden_states.shape[2:]
+        (tokens,) = self.inner(
+            hidden_states=rearrange(hidden_states, "b c t h w -> b (t h w) c"),
+            encoder_hidden_states=encoder_hidden_states,
+            timestep=timestep,
+            encoder_attention_mask=encoder_hidden_states.ne(0).any(dim=-1),
+            num_frames=t,
+            height=h,
+            width=w,
+            rope_interpolation_scale=self.scale,
+            return_dict=False,
+        )
+        return (rearrange(tokens, "b (t h w) c -> b c t h w", t=t, h=h, w=w),)
+
+
+class LTXVAE(nn.Module):
+    """The VAE with its strides and the spread of its latents where ours have them."""
+
+    def __init__(self, pipeline: Any) -> None:
+        super().__init__()
+        self.inner = pipeline.vae
+        config = self.inner.config
+        spread = self.inner.latents_std / config.scaling_factor
+        self.config = FrozenDict(
+            latent_channels=config.latent_channels,
+            scale_factor_temporal=pipeline.vae_temporal_compression_ratio,
+            scale_factor_spatial=pipeline.vae_spatial_compression_ratio,
+            latents_mean=self.inner.latents_mean.tolist(),
+            latents_std=spread.tolist(),
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """The device it computes on."""
+        return self.inner.device
+
+    def encode(self, video: Tensor) -> AutoencoderKLOutput:
+        """The distribution of the latents of clips `b c t h w` in [-1, 1]."""
+        return self.inner.encode(video)
+
+
+class LTXText(nn.Module):
+    """The text encoder as the pipeline asks it: with padding that it attends to.
+
+    Args:
+        length: tokens that every text is padded to.
+    """
+
+    def __init__(self, pipeline: Any, length: int) -> None:
+        super().__init__()
+        self.inner, self.length = pipeline.text_encoder, length
+        self.config, self.pad = self.inner.config, pipeline.tokenizer.pad_token_id
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The number format of its weights."""
+        return self.inner.dtype
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> BaseModelOutput:
+        """The embeddings of texts of one length, `b m d`."""
+        assert attention_mask.all(), "each text is embedded alone"
+        count = input_ids.shape[1]
+        padded = F.pad(input_ids, (0, self.length - count), value=self.pad)
+        text = self.inner(padded).last_hidden_state
+        return BaseModelOutput(last_hidden_state=text[:, :count])
+
+
+def shift_of(pipeline: Any, tokens: int) -> float:
+    """The shift of a flow's times towards noise for videos of so many tokens."""
+    config = pipeline.scheduler.config
+    if not config.get("use_dynamic_shifting", False):
+        return float(config.get("shift", 1.0))
+    return exp(dynamic_shift(pipeline.scheduler, tokens))
+
+
+def ltx_parts(pipeline: Any, fps: float) -> DiTParts:
+    """The parts of a training: those of the pipeline, in the form of ours."""
+    parts: dict[str, Any] = {
+        "transformer": LTXTransformer(pipeline, fps),
+        "text_encoder": LTXText(pipeline, LENGTH),
+        "vae": LTXVAE(pipeline),
+    }
+    return DiTParts(
+        **parts,
+        tokenizer=pipeline.tokenizer,
+        scheduler=pipeline.scheduler,
+        objective="flow",
+        shift=1.0,
+        defaults={"max_sequence_length": LENGTH},
+    )

@@ -18,7 +18,7 @@ from t2v.evaluation.report.page import write_page
 from t2v.io.files import read_lines
 from t2v.models.folder import EMBEDDED
 from t2v.pipelines.generator import Generator
-from t2v.sampling.loras import add_loras, remove_loras
+from t2v.sampling.loras import exchange_loras
 from t2v.sampling.results import read_frames, read_recipe
 
 Load = Callable[[SampleConfig], tuple[Generator, str]]
@@ -44,11 +44,12 @@ class Loaded:
 
     def __call__(self, config: SampleConfig) -> tuple[Generator, str]:
         """The generator with the LoRA of one cell, and the hash of its weights."""
-        if not self.made:
+        is_held = config.offload not in ("auto", "none") or config.quantize != "none"
+        if not self.made or is_held:
+            self.made = []  # weights that are held in pieces or in fewer bits take no other LoRA
             self.made.append(self.load(config))
         else:
-            remove_loras(self.made[0][0].pipeline)
-            add_loras(self.made[0][0].pipeline, config)
+            exchange_loras(self.made[0][0].pipeline, config)
         return self.made[0]
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import weakref
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -29,6 +28,7 @@ GENERATORS: dict[str, type[Generator]] = {
     "T2VPipeline": T2VGenerator,
 }
 PLAIN = Hold()
+Adapt = Callable[[type[DiffusionPipeline], str, torch.nn.Module], None]
 BYTES_PER_PIXEL = 3 * (4 + 1)  # of a decoded video, and of the frames that are written
 
 
@@ -65,11 +65,14 @@ def load_generator(
     command: str,
     needs: Sequence[Ability] = (),
     hold: Hold = PLAIN,
+    adapt: Adapt | None = None,
 ) -> Generator:
     """The generator in a pipeline folder, ready on its device.
 
     Args:
         hold: how its weights are held there.
+        adapt: called with the pipeline's class and each network and its name before it is held;
+            adapters of networks that wait in pieces cannot be added any more.
 
     Raises:
         UserError: see `generator_class` and `load_parts`; a part is damaged.
@@ -84,12 +87,16 @@ def load_generator(
         disk = TemporaryDirectory(prefix="t2v-offload-")
         give_back_freed_memory()
     place_of = None if disk is None else Path(disk.name)
-    held = partial(hold_part, hold=hold, device=device, disk=place_of)
+    whole = _class_of(kind, folder)
+
+    def held(name: str, part: torch.nn.Module) -> None:
+        if adapt is not None:
+            adapt(whole, name, part)
+        hold_part(name, part, hold, device, place_of)
+
     parts = load_parts(what, folder, dtype, hold=held)
     with loading(what):
-        pipeline = _class_of(kind, folder).from_pretrained(
-            folder, dtype=dtype, local_files_only=True, **parts
-        )
+        pipeline = whole.from_pretrained(folder, dtype=dtype, local_files_only=True, **parts)
     for part in pipeline.components.values():  # those that were left to diffusers
         if isinstance(part, torch.nn.Module) and part not in parts.values():
             refuse_damaged(what, part)

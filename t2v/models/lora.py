@@ -18,6 +18,7 @@ from t2v.models.load import loading
 if TYPE_CHECKING:  # every pipeline loads this module, and few videos have a LoRA
     from t2v.models.lora_contents import LoRAFit
     from t2v.models.lora_effect import Call
+    from t2v.models.lora_names import Convert
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +90,8 @@ class LoraLoader(WanLoraLoaderMixin):
                 f"adapter_name={name}: there is such an adapter. Give another name, or take that "
                 "one off with `delete_adapters`."
             )
-        _put_into(self, given, part, name, fit, **kwargs)
+        kind: Any = type(self)
+        put_into(kind, transformer, given, part, name, fit, self, **kwargs)
 
 
 def transformer_of(pipeline: DiffusionPipeline, part: LoRAPart, what: str) -> ModelMixin:
@@ -128,17 +130,88 @@ def load_loras(
             leaves out.
 
     Raises:
-        UserError: another number of scales or parts; see `load_lora`.
+        UserError: see `insert_loras` and `act`.
     """
-    from t2v.models.lora_file import require_peft
+    spread("lora_scale", scales, len(sources))
+    for part in spread_parts(parts, len(sources)):
+        transformer_of(pipeline, part, f"lora_part={part}")
+    for part in ("transformer", "transformer_2"):
+        transformer = getattr(pipeline, part, None)
+        if transformer is not None:
+            insert_loras(type(pipeline), part, transformer, sources, parts, fit, pipeline)
+    return act(pipeline, sources, scales, parts)
 
-    each_scale = spread("lora_scale", scales, len(sources))
-    each_part: list[LoRAPart] = spread("lora_part", parts or ("transformer",), len(sources))
+
+def insert_loras(
+    kind: type[DiffusionPipeline],
+    name: str,
+    transformer: Any,
+    sources: Sequence[str | Path],
+    parts: Sequence[LoRAPart] = (),
+    fit: LoRAFit = "strict",
+    pipeline: DiffusionPipeline | None = None,
+) -> None:
+    """Put those LoRAs into a network that are for it; `act` lets them act.
+
+    Args:
+        kind, name: the pipeline's class, and the network's name in it; other networks than
+            transformers get none.
+        pipeline: where the network is in one already.
+        sources, parts, fit: see `load_loras`.
+
+    Raises:
+        UserError: no such file, a transformer that takes none, one that does not fit.
+    """
+    from t2v.models.lora_file import lora_file, require_peft
+
     require_peft()
-    effects = []
-    for number, (source, scale, part) in enumerate(
-        zip(sources, each_scale, each_part, strict=True)
-    ):
+    for number, part in enumerate(spread_parts(parts, len(sources))):
+        if part != name:
+            continue
+        source = sources[number]
+        path = lora_file(source)
+        if not isinstance(transformer, PeftAdapterMixin):
+            raise UserError(
+                f"lora={source}: the {type(transformer).__name__} of a {kind.__name__} takes no "
+                "adapters in diffusers. Leave it out, or merge it with the tool that made it."
+            )
+        # without this diffusers reads a file it cannot read a second time, as a pickle
+        safe = {"use_safetensors": True} if path.suffix == ".safetensors" else {}
+        with loading(f"lora={source}"):
+            put_into(kind, transformer, path, part, adapter_of(number), fit, pipeline, **safe)
+
+
+def act(
+    pipeline: DiffusionPipeline,
+    sources: Sequence[str | Path],
+    scales: Sequence[float] = (1.0,),
+    parts: Sequence[LoRAPart] = (),
+) -> list[float | None]:
+    """Let the LoRAs of `insert_loras` act at their scales; returns the effect of each alone, see
+    `lora_effect`, or None where that cannot be measured.
+
+    Raises:
+        UserError: another number of scales or parts, no second transformer, or one that changes
+            nothing or gives NaN.
+    """
+    from t2v.models.lora_adapters import activate
+    from t2v.models.lora_effect import recorded_call
+
+    each_scale, each_part = (
+        spread("lora_scale", scales, len(sources)),
+        spread_parts(parts, len(sources)),
+    )
+    transformers = {
+        part: transformer_of(pipeline, part, f"lora_part={part}") for part in set(each_part)
+    }
+    call, effects, is_known = None, list[float | None](), True
+    try:
+        call = recorded_call(pipeline) if any(each_scale) else None
+    except RuntimeError as error:
+        logger.warning("lora: no effect can be measured (%s)", error)
+        is_known = False
+    for number, (source, scale) in enumerate(zip(sources, each_scale, strict=True)):
+        transformer = transformers[each_part[number]]
         if not parts and getattr(pipeline, "transformer_2", None) is not None:
             logger.warning(
                 "lora=%s goes into the transformer of high noise alone; the model has two. Say "
@@ -146,17 +219,21 @@ def load_loras(
                 "a file for each: lora=[HIGH, LOW] lora_part=[transformer, transformer_2].",
                 source,
             )
-        effects.append(load_lora(pipeline, source, scale, part, fit, adapter_of(number)))
-    from t2v.models.lora_adapters import activate
-
-    for part in set(each_part):
-        named = {
-            adapter_of(number): each_scale[number]
-            for number in range(len(sources))
-            if each_part[number] == part
-        }
-        activate(transformer_of(pipeline, part, f"lora_part={part}"), named)
+        activate(transformer, {adapter_of(number): scale})
+        if scale and is_known:
+            effects.append(_told_effect(transformer, source, scale, call))
+        else:
+            logger.info("lora=%s at scale %g", source, scale)
+            effects.append(None if scale else 0.0)
+    for part, transformer in transformers.items():
+        numbers = [number for number, each in enumerate(each_part) if each == part]
+        activate(transformer, {adapter_of(number): each_scale[number] for number in numbers})
     return effects
+
+
+def spread_parts(parts: Sequence[LoRAPart], count: int) -> list[LoRAPart]:
+    """The transformer that each of `count` LoRAs is for."""
+    return spread("lora_part", parts or ("transformer",), count)
 
 
 def spread(name: str, values: Sequence[Any], count: int) -> list[Any]:
@@ -188,44 +265,9 @@ def load_lora(
     scale: float,
     part: LoRAPart = "transformer",
     fit: LoRAFit = "strict",
-    adapter: str = ADAPTER,
 ) -> float | None:
-    """Put a LoRA into `pipeline`, where it alone acts, at `scale`; returns its effect, see
-    `lora_effect`, or None where that cannot be measured.
-
-    Args:
-        adapter: the name it gets.
-
-    Raises:
-        UserError: no such file, a pipeline that takes none, one that does not fit or does nothing.
-    """
-    from t2v.models.lora_effect import recorded_call
-    from t2v.models.lora_file import lora_file, require_peft
-
-    path = lora_file(source)
-    require_peft()
-    transformer = transformer_of(pipeline, part, f"lora_part={part}")
-    if not isinstance(transformer, PeftAdapterMixin):
-        raise UserError(
-            f"lora={source}: the {type(transformer).__name__} of a {type(pipeline).__name__} takes "
-            "no adapters in diffusers. Leave it out, or merge it with the tool that made it."
-        )
-    # without this diffusers reads a file it cannot read a second time, as a pickle
-    reading: dict[str, Any] = {"use_safetensors": True} if path.suffix == ".safetensors" else {}
-    from t2v.models.lora_adapters import activate
-
-    with loading(f"lora={source}"):
-        _put_into(pipeline, path, part, adapter, fit, **reading)
-    activate(transformer, {adapter: scale})
-    if not scale:
-        logger.info("lora=%s at scale 0 does nothing", source)
-        return 0.0
-    try:
-        call = recorded_call(pipeline)
-    except RuntimeError as error:
-        logger.warning("lora=%s: its effect cannot be measured (%s)", source, error)
-        return None
-    return _told_effect(transformer, source, scale, call)
+    """Put one LoRA into `pipeline` and return its effect, see `load_loras`."""
+    return load_loras(pipeline, [source], [scale], [part], fit)[0]
 
 
 def _told_effect(
@@ -251,12 +293,14 @@ def _told_effect(
     return effect
 
 
-def _put_into(
-    pipeline: DiffusionPipeline,
+def put_into(
+    kind: type[DiffusionPipeline],
+    transformer: ModelMixin,
     given: str | Path | dict[str, Tensor],
     part: LoRAPart,
     adapter: str,
     fit: LoRAFit,
+    pipeline: DiffusionPipeline | None,
     **options: Any,
 ) -> None:
     """Read a LoRA, compare it with a transformer, add it, and tell what of it was taken."""
@@ -264,11 +308,10 @@ def _put_into(
     from t2v.models.lora_contents import contents, taken
     from t2v.models.lora_file import READING, read_lora
 
-    transformer = getattr(pipeline, part)
     tensors, metadata = read_lora(given, **options)
     if any(name.endswith(".alpha") for name in tensors):
         metadata = None  # which would say the same again
-    found = contents(tensors, transformer, conversion(pipeline))
+    found = contents(tensors, transformer, conversion(kind))
     fitting, words = taken(found, transformer, fit)
     level = logging.INFO if fitting is found else logging.WARNING
     logger.log(level, "LoRA: %s, in the %s", words, part)
@@ -277,8 +320,8 @@ def _put_into(
     put_in(fitting, transformer, adapter, pipeline, metadata, **rest)
 
 
-def conversion(pipeline: DiffusionPipeline) -> Any:
+def conversion(kind: type[DiffusionPipeline]) -> Convert:
     """diffusers' own renaming of a family's LoRA files; without one they stay as they are."""
-    if isinstance(pipeline, LoraLoader):
-        return pipeline.renamed_by_diffusers
-    return getattr(pipeline, "lora_state_dict", lambda tensors: tensors)
+    if issubclass(kind, LoraLoader):
+        return kind.renamed_by_diffusers
+    return getattr(kind, "lora_state_dict", lambda tensors: tensors)

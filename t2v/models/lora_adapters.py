@@ -39,6 +39,7 @@ class ChangedLayer(nn.Module, BaseTunerLayer):
         self.scaling: dict[str, float] = {}
         self.r: dict[str, int] = {}  # diffusers counts adapters by it
         self.merged_adapters: list[str] = []
+        self.cast_input_dtype_enabled = True  # diffusers' casting of layers switches it off
 
     def add(self, adapter: str, change: Parts) -> None:
         """Add `weight` and `bias`; one that is not given stays as it is."""
@@ -119,6 +120,9 @@ def put_in(
     for layer, parts in found.products.items():
         _add_product(transformer, layer, adapter, parts)
     for layer, change in found.changes.items():
+        # they are as small as norms, and stay exact where layers are cast to fewer bits
+        skipped = getattr(transformer, "_skip_layerwise_casting_patterns", None) or []
+        transformer._skip_layerwise_casting_patterns = [*skipped, r"\.changes\."]
         changed = _wrapped(transformer, layer, ChangedLayer)
         changed.add(adapter, change)
         changed.set_adapter([adapter])
@@ -159,6 +163,19 @@ def arrived(transformer: ModelMixin, adapter: str) -> Iterator[str]:
                 end = f"{part}.{parameter}"
                 end = parameter if part == "changes" else end
                 yield f"{name}.{end.removesuffix('.weight') if 'magnitude' in part else end}"
+
+
+def uses_weights(transformer: nn.Module) -> set[str]:
+    """The kinds of adapters in a network that compute with weights outside of a layer's call."""
+    found = set()
+    for layer in transformer.modules():
+        if isinstance(layer, LoKrLinear):
+            found.add("LoKr")
+        elif isinstance(layer, LoHaLinear):
+            found.add("LoHa")
+        elif len(getattr(layer, "lora_magnitude_vector", ())):
+            found.add("DoRA")
+    return found
 
 
 def activate(transformer: ModelMixin, scales: dict[str, float]) -> None:

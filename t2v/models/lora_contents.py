@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -25,6 +26,7 @@ CHANGES = {"diff": "weight", "diff_b": "bias"}
 ENDS = (*DOWN, *UP, LORA_BIAS, MAGNITUDE, "dora_scale", *KRONECKER, *HADAMARD, *CHANGES, "alpha")
 # modules whose output is a sum of a part that is linear in the weight and of the bias
 CHANGEABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.LayerNorm, nn.RMSNorm, RMSNorm)
+DEFAULT = re.compile(r"\.(lora_[AB])\.default\.")  # DiffSynth-Studio keeps peft's adapter name
 NOT_THERE, SHAPE, HALF = "unexpected", "of another shape", "without its other half"
 KINDS = (NOT_THERE, SHAPE, HALF)
 
@@ -124,6 +126,7 @@ def contents(tensors: dict[str, Tensor], transformer: ModelMixin, library: Conve
     names, found = LayerNames(transformer), LoRAContents()
     layers: dict[str, Parts] = defaultdict(dict)
     for name, tensor in tensors.items():
+        name = DEFAULT.sub(r".\1.", name)
         end = next((end for end in ENDS if name.endswith(f".{end}")), None)
         if end is None:
             found.unknown.append(name)

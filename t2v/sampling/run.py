@@ -165,11 +165,16 @@ def load(config: SampleConfig) -> tuple[Generator, str]:
     dtype = pick_dtype(config.dtype, device)
     offload: Offload = "none" if config.offload == "auto" else config.offload
     hold = Hold(offload=offload, quantize=config.quantize, vae_tiling=config.vae_tiling)
-    generator = load_generator(config.model, folder, device, dtype, COMMAND, hold=hold)
-    if config.lora or config.shift is not None:
-        from t2v.sampling.loras import add_loras  # few videos have any
+    if not config.lora and config.shift is None:
+        generator = load_generator(config.model, folder, device, dtype, COMMAND, hold=hold)
+    else:
+        from t2v.sampling.loras import insertion, settle  # few videos have any
 
-        add_loras(generator.pipeline, config)
+        adapt = insertion(config) if config.lora else None
+        generator = load_generator(
+            config.model, folder, device, dtype, COMMAND, hold=hold, adapt=adapt
+        )
+        settle(generator.pipeline, config)
     set_attention(generator.pipeline, config.attention)
     return generator, weights
 

@@ -402,6 +402,9 @@ def test_a_lora_is_applied_and_its_file_belongs_to_the_recipe(run, pipe, model, 
     assert (zero == plain).all() and (tuned != plain).any()
     assert run("--recipe", "a.mp4", use_model=False)[0] == 0
     assert (read_video("a-again.mp4")[0] == tuned).all()
+    code, _, err = run(PROMPT, lora, "lora_scale=0.8", "offload=group", "-o", "waits.mp4")
+    assert code == 0, err
+    assert (read_video("waits.mp4")[0] == tuned).all()
     pipe.save_lora_weights(tmp_path / "b", transformer_lora_layers=layers)
     both = f"lora=[{tmp_path / 'style'}, {tmp_path / 'b'}]"
     code, _, err = run(PROMPT, both, "lora_scale=[0.5, 0.3]", "-o", "two.mp4")

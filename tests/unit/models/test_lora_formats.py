@@ -5,11 +5,14 @@ import torch
 from diffusers import UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
 from safetensors.torch import save_file
 
+from t2v.config.sampling import SampleConfig
 from t2v.errors import UserError
+from t2v.models.hold import Hold, hold_part
 from t2v.models.lora import load_lora, load_loras
 from t2v.models.lora_effect import prediction
 from t2v.models.transformer import T2VTransformer3DModel
 from t2v.pipelines.t2v import T2VPipeline
+from t2v.sampling.loras import insertion, settle
 
 DIM, FFN, RANK = 16, 24, 3
 LAYERS = {  # by Wan's names and by diffusers', with outputs and inputs
@@ -21,6 +24,10 @@ LAYERS = {  # by Wan's names and by diffusers', with outputs and inputs
 
 @pytest.fixture(params=["ours", "wan"], scope="module")
 def pipeline(request):
+    return made(request.param)
+
+
+def made(whose):
     """A pipeline of a transformer alone, ours and diffusers' own, with the same weights."""
     torch.manual_seed(0)
     wan = WanTransformer3DModel(
@@ -31,7 +38,7 @@ def pipeline(request):
     for weight in wan.parameters():
         weight.data += 0.1 * torch.randn_like(weight)
     scheduler = UniPCMultistepScheduler()
-    if request.param == "wan":
+    if whose == "wan":
         return WanPipeline(None, None, vae=None, scheduler=scheduler, transformer=wan)
     ours = T2VTransformer3DModel.from_config(wan.config)
     ours.load_state_dict(wan.state_dict())
@@ -72,11 +79,22 @@ def tensors_of(kind, out, features, weight):
 
 
 def named(layer, own, style):
+    if style == "diffsynth":
+        return layer
     if style == "diffusers":
         return f"transformer.{own}"
     if style == "comfyui":
         return f"diffusion_model.{layer}"
     return f"lora_unet_{(layer if style == 'musubi' else own).replace('.', '_')}"
+
+
+def ended(end, style):
+    """What stands behind a layer's name; DiffSynth-Studio calls halves so, with peft's name."""
+    if style != "diffsynth":
+        return end
+    halves = {"lora_down": "lora_A.default", "lora_up": "lora_B.default"}
+    first = end.removesuffix(".weight")
+    return end.replace(first, halves.get(first, first))
 
 
 def loaded(pipeline, tensors, path, scale=1.0, **options):
@@ -110,9 +128,10 @@ def test_a_file_of_each_kind_and_naming_acts_as_diffusers_own_of_the_same_change
         same[f"transformer.{own}.lora_B.weight"] = change
     expected = loaded(pipeline, same, path)
     assert (expected - plain).abs().max() > 0.05
-    for style in ("comfyui", "musubi", "diffusers", "kohya"):
+    styles = ("comfyui", "musubi", "diffusers", "kohya", "diffsynth")
+    for style in styles if isinstance(pipeline, T2VPipeline) else ("comfyui",):
         file = {
-            f"{named(*layer, style)}.{end}": tensor
+            f"{named(*layer, style)}.{ended(end, style)}": tensor
             for layer, tensors in parts.items()
             for end, tensor in tensors.items()
         }
@@ -194,3 +213,40 @@ def test_what_does_not_fit_is_refused_or_with_partial_left_out_and_named(
     answer = loaded(pipeline, file | bad, path, fit="partial")
     assert "2 of 8 tensors matched; 6 left out: strange, " in caplog.text
     assert torch.equal(answer, loaded(pipeline, file, path))
+
+
+@pytest.mark.parametrize("hold", [{"offload": "group"}, {"offload": "leaf"}, {"quantize": "fp8"}])
+def test_adapters_act_where_weights_wait_in_pieces_or_are_cast(hold, tmp_path):
+    files, device = [], torch.device("cpu")
+    for kind in ("lora", "change of the weight"):
+        tensors, _ = tensors_of(kind, DIM, DIM, None)
+        place = "diffusion_model.blocks.1.self_attn.v"
+        save_file({f"{place}.{name}": each for name, each in tensors.items()}, tmp_path / kind)
+        files.append(f"{tmp_path / kind}.safetensors")
+        (tmp_path / kind).rename(files[-1])
+    config = SampleConfig(lora=tuple(files), **hold)
+    predictions = []
+    for held in (Hold(), Hold(**hold)):
+        pipe = made("ours")
+        insertion(config)(T2VPipeline, "transformer", pipe.transformer)
+        hold_part("transformer", pipe.transformer, held, device, tmp_path)
+        settle(pipe, config)
+        predictions.append(prediction(pipe.transformer))
+    whole, other = predictions
+    plain = prediction(made("ours").transformer)
+    error = ((other - whole).norm() / (whole - plain).norm()).item()
+    assert error < (0.5 if "quantize" in hold else 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("kind", "hold"), [("dora", {"quantize": "fp8"}), ("lokr", {"offload": "leaf"})]
+)
+def test_an_adapter_that_needs_weights_which_are_not_at_hand_is_refused(kind, hold, tmp_path):
+    pipe, name = made("ours"), "blocks.0.attn1.to_q"
+    weight = pipe.transformer.get_submodule(name).weight.detach()
+    tensors, _ = tensors_of(kind, DIM, DIM, weight)
+    path = tmp_path / "lora.safetensors"
+    save_file({f"transformer.{name}.{end}": each for end, each in tensors.items()}, path)
+    insert = insertion(SampleConfig(lora=(str(path),), **hold))
+    with pytest.raises(UserError, match=r"(DoRA|LoKr) computes with weights that are not at hand"):
+        insert(T2VPipeline, "transformer", pipe.transformer)

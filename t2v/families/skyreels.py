@@ -26,6 +26,7 @@ FORCING = Family(
     source=RATE,
     multiple=patches,
     rate="fps",
+    told={"overlap_history": 17},  # of its authors; without it longer videos than 97 frames end
     resumes=False,
     why="each latent frame has a scheduler and a noise level of its own, and long videos are made "
     "in windows that the call joins",

@@ -24,6 +24,7 @@ from t2v.plan.run import plan
 from t2v.plan.trace import UNKNOWN
 from t2v.training.engine.example import Size
 
+from .families.page import PLANNED
 from .families.tiny import BUILDERS, build
 
 SIZE = Size(batch=1, frames=9, height=32, width=48, tokens=12)
@@ -58,10 +59,7 @@ def test_weights_are_those_of_the_pipeline_and_flop_those_of_its_call(wan, folde
     assert 3 * denoise.flop + decode.flop == count_flop(draw)
 
 
-ONE_OF_EACH = (  # class of transformers
-    *("wan_i2v", "wan_5b", "vace", "forcing", "ltx", "cogvideox_15", "mochi"),
-    *("hunyuan", "hunyuan_15", "kandinsky", "sana"),
-)
+ONE_OF_EACH = (*PLANNED.values(), "wan_5b")  # class of transformers
 # planned FLOP of the transformer, as a multiple of the counted, where they are not equal
 NEAR = {
     "mochi": (1, 4),  # a prompt's own words alone are attended to, the plan takes the longest
@@ -88,6 +86,7 @@ def test_each_family_is_counted_as_its_own_call_runs(
 ):
     pipeline = build(name, {"tokenizer": tokenizer, "text_encoder": text_encoder}, wake)
     pipeline.save_pretrained(tmp_path / "model")
+    assert type(pipeline.transformer).__name__ in PLANNED  # whose rows of the page say yes
     generator = FamilyGenerator(pipeline)
     height, width, frames = BUILDERS[name][1]
     asked = replace(

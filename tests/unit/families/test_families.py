@@ -1,5 +1,7 @@
 """Each family draws the videos of its own pipeline in diffusers, and goes on from any step."""
 
+import re
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -10,16 +12,23 @@ import pytest
 import torch
 from diffusers import LTXVideoTransformer3DModel
 from PIL import Image
+from torch import nn
 
 from t2v.cli import main
+from t2v.config.sampling import SampleConfig
 from t2v.errors import UserError
 from t2v.families.generator import FamilyGenerator
-from t2v.families.pictures import arguments
+from t2v.families.pictures import VISUAL, arguments
 from t2v.families.table import FAMILIES, family_of
 from t2v.io.video import read_video
+from t2v.models.convert import CONVERTIBLE
 from t2v.pipelines.generator import Request, Start, Step, to_uint8
 from t2v.pipelines.visuals import VisualInputs
+from t2v.plan.estimate import estimate
+from t2v.plan.trace import UNKNOWN
+from t2v.training.engine.example import Size
 
+from . import page
 from .tiny import BUILDERS, build
 from .tiny_cosmos import COSMOS_BUILDERS
 
@@ -137,15 +146,68 @@ def test_frames_are_those_of_diffusers_and_kept_steps_are_not_made_again(made):
     assert frames.shape == (1, asked.num_frames, asked.height, asked.width, 3)
     assert np.abs(frames - of_diffusers(made)).max() <= 1  # of 256: a rounding
     assert [step.number for step in steps] == list(range(1, len(steps) + 1)) and len(steps) > 1
+    takes = [name for name in VISUAL if name in generator.takes]
+    cells = {
+        "frames": "same",
+        "fps": f"{asked.fps:g}",
+        "length": "exact",
+        "takes beside text": ", ".join(takes) or "nothing",
+    }
     if not generator.can_resume:
-        assert generator.family.why
-        return
-    assert latents.shape == generator.latent_shape(asked)
-    assert generator.decode(steps[0].heading(), asked.num_frames).shape == frames.shape
-    kept = steps[-2]
-    start = Start(kept.latents, kept.number, kept.state)
-    resumed, rest = draw(made, start)
-    assert torch.equal(resumed, latents) and [step.number for step in rest] == [len(steps)]
+        cells |= dict.fromkeys(("resume", "preview"), f"no {note(generator.family.why)}")
+    else:
+        assert latents.shape == generator.latent_shape(asked)
+        assert generator.decode(steps[0].heading(), asked.num_frames).shape == frames.shape
+        kept = steps[-2]
+        resumed, rest = draw(made, Start(kept.latents, kept.number, kept.state))
+        assert torch.equal(resumed, latents) and [step.number for step in rest] == [len(steps)]
+        cells |= {"resume": "to the bit", "preview": "yes"}
+    page.compare(made.name, type(generator.pipeline).__name__, cells)
+
+
+def bytes_of(parts: Iterable[object]) -> int:
+    networks = [part for part in parts if isinstance(part, nn.Module)]
+    return sum(each.nbytes for network in networks for each in network.parameters())
+
+
+def note(text: str) -> str:
+    """The mark of a note on the page that begins with a text."""
+    (mark,) = [mark for mark, each in page.notes().items() if each.startswith(text)]
+    return mark
+
+
+def test_the_page_of_models_has_each_pipeline_and_a_reason_for_each_no(text, wake, tmp_path):
+    table, listed = page.rows(), set()
+    for name in BUILDERS:
+        pipeline = build(name, text, wake)
+        kind, generator = type(pipeline).__name__, FamilyGenerator(pipeline)
+        listed.add(kind)
+        if name in COSMOS_BUILDERS:
+            (package,) = generator.family.needs
+            mark = note(f"The networks of Cosmos import {package}")
+            assert set(table[page.label(name, kind)].values()) == {mark}
+            continue
+        assert not generator.is_trainable
+        converted = kind in CONVERTIBLE
+        cells = {
+            "fine-tune": "converted (c)" if converted else f"no {note('`t2v finetune` trains')}"
+        }
+        if type(pipeline.transformer).__name__ in page.PLANNED:
+            cells["plan"] = "yes"
+        else:
+            cells["plan"] = f"in part {note('the parts that make sound')}"
+            saved = f"{tmp_path}/{name}"
+            pipeline.save_pretrained(saved)
+            asked = SampleConfig(model=saved, num_inference_steps=2, dtype="fp32", device="cpu")
+            counted = estimate(asked, Size(1, 9, 32, 32, 16), UNKNOWN).weights
+            assert 0 < counted < bytes_of(pipeline.components.values())
+        page.compare(name, kind, cells)
+    assert len(table) == len(BUILDERS)
+    known = {name for family in FAMILIES for name in family.pipelines}
+    untested = page.TEXT.partition("known by their record alone:")[2].partition("\n\n")[0]
+    assert set(re.findall("`(\\w+)`", untested)) == known - listed
+    for family in FAMILIES:
+        assert family.name in page.TEXT
 
 
 def test_each_family_says_its_rate_and_where_that_is_from():

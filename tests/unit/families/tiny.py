@@ -21,6 +21,7 @@ from diffusers import (
     LTXVideoTransformer3DModel,
     MochiPipeline,
     MochiTransformer3DModel,
+    SkyReelsV2DiffusionForcingImageToVideoPipeline,
     SkyReelsV2DiffusionForcingPipeline,
     SkyReelsV2ImageToVideoPipeline,
     SkyReelsV2Pipeline,
@@ -154,10 +155,21 @@ def skyreels_i2v(text: Text) -> DiffusionPipeline:
     )
 
 
+def forcing_parts(text: Text) -> dict[str, object]:
+    return {
+        **text,
+        "transformer": skyreels_transformer(),
+        "vae": wan_vae(),
+        "scheduler": unipc(),
+    }
+
+
 def forcing(text: Text) -> DiffusionPipeline:
-    return SkyReelsV2DiffusionForcingPipeline(
-        **text, transformer=skyreels_transformer(), vae=wan_vae(), scheduler=unipc()
-    )
+    return SkyReelsV2DiffusionForcingPipeline(**forcing_parts(text))
+
+
+def forcing_i2v(text: Text) -> DiffusionPipeline:
+    return SkyReelsV2DiffusionForcingImageToVideoPipeline(**forcing_parts(text))
 
 
 def ltx_parts() -> dict[str, object]:
@@ -249,6 +261,7 @@ BUILDERS: dict[str, tuple[Callable[[Text], DiffusionPipeline], tuple[int, int, i
     "skyreels": (skyreels, (16, 16, 9)),
     "skyreels_i2v": (skyreels_i2v, (16, 16, 9)),
     "forcing": (forcing, (16, 16, 9)),
+    "forcing_i2v": (forcing_i2v, (16, 16, 9)),
     "ltx": (ltx, (32, 32, 9)),
     "ltx_i2v": (ltx_i2v, (32, 32, 9)),
     "ltx_condition": (ltx_condition, (32, 32, 9)),

@@ -22,6 +22,7 @@ from diffusers import (
     LTX2ImageToVideoPipeline,
     LTX2Pipeline,
     LTX2VideoTransformer3DModel,
+    SanaImageToVideoPipeline,
     SanaVideoPipeline,
     SanaVideoTransformer3DModel,
 )
@@ -201,6 +202,10 @@ def sana(text: Text) -> DiffusionPipeline:
     return SanaVideoPipeline(**sana_parts(text))
 
 
+def sana_i2v(text: Text) -> DiffusionPipeline:
+    return SanaImageToVideoPipeline(**sana_parts(text))
+
+
 def ltx2_parts(text: Text) -> dict[str, Any]:
     tokenizer, told = words(text)
     reads = dict(
@@ -275,4 +280,5 @@ CHAT_BUILDERS = {
     "ltx2": (ltx2, (32, 32, 9)),
     "ltx2_i2v": (ltx2_i2v, (32, 32, 9)),
     "sana": (sana, (32, 32, 9)),
+    "sana_i2v": (sana_i2v, (32, 32, 9)),
 }

@@ -226,6 +226,23 @@ def ladder_of(
     whole: Estimate, correction: Correction, link: Link, offloads: bool = True
 ) -> tuple[Rung, ...]:
     """The rungs for an estimate of sampling; see `ladder`."""
+    stages, tiled = _stages(whole, correction)
+    return ladder(whole.parts, stages, tiled, correction, link, offloads)
+
+
+def rung_of(
+    whole: Estimate, correction: Correction, link: Link, offload: str, quantize: str, tiles: bool
+) -> Rung:
+    """One way of sampling, by the settings of `t2v sample`."""
+    stages, tiled = _stages(whole, correction)
+    wanted = {} if offload == "none" else {"offload": offload}
+    holding = next(each for each in HOLDINGS if dict(each.settings) == wanted)
+    kind = next(each for each in QUANTIZATIONS if each.name == quantize)
+    by_tiles = tiled if tiles else None
+    return _rung(whole.parts, stages, by_tiles, holding, kind, correction, link)
+
+
+def _stages(whole: Estimate, correction: Correction) -> tuple[list[Stage], Tiled | None]:
     stages = [
         Stage(
             phase.name,
@@ -241,7 +258,7 @@ def ladder_of(
     if tiled is not None:
         factor = correction.time.get(stages[-1].name, correction.otherwise)
         tiled = replace(tiled, seconds=tiled.seconds * factor.value)
-    return ladder(whole.parts, stages, tiled, correction, link, offloads)
+    return stages, tiled
 
 
 def _rung(

@@ -29,12 +29,15 @@ class Plan:
     variants: tuple[Remedy, ...]
     remedies: tuple[Remedy, ...]
     rungs: tuple[Rung, ...]  # on a card: the ways to run it, the fastest first
+    asked: Rung | None  # the way of holding the weights that the settings name
     apart: tuple[Rung, ...]  # of sampling: those that keep no weights in main memory
     micro: tuple[tuple[Estimate, Measured], ...]
     measured: Measured | None
 
     @property
     def peak(self) -> Uncertain:
+        if self.asked is not None:
+            return self.asked.needs
         return self.estimate.peak(self.correction)
 
     @property

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from t2v.plan.figures import GIB, MIB, PhaseTrace, Uncertain
-from t2v.plan.ladder import Rung
+from t2v.plan.figures import GIB, MIB, SPARE, PhaseTrace, Uncertain
+from t2v.plan.ladder import Rung, choose
 from t2v.plan.plan import Plan
 
 RUN = "the whole run"
@@ -46,7 +46,8 @@ def _sizes(plan: Plan) -> Iterator[str]:
 
 def _memory(plan: Plan) -> Iterator[str]:
     whole = plan.estimate
-    yield f"\nmemory       {_bytes(plan.peak)} at the peak beside Python's own" + (
+    way = f" by {plan.asked.name}" if plan.asked else ""
+    yield f"\nmemory       {_bytes(plan.peak)} at the peak beside Python's own{way}" + (
         ", corrected by two micro-steps" if plan.micro else ", not calibrated"
     )
     yield f"  weights            {_mib(whole.weights)}"
@@ -145,8 +146,7 @@ def _conclusion(plan: Plan) -> Iterator[str]:
         yield f"It does NOT fit: up to {_mib(need)} of {_mib(plan.allowed)}."
         if plan.rung is not None:
             yield f"It fits by {plan.rung.name}: up to {_mib(plan.rung.needs.most)}, the fastest of"
-            how = "; ".join(plan.rung.calls)
-            yield f"  these ways. In diffusers: {how}" if how else "  these ways."
+            yield f"  these ways: {_how(plan)}"
             return
         if plan.config.verify:
             yield "  It was therefore not run to be measured."
@@ -155,6 +155,17 @@ def _conclusion(plan: Plan) -> Iterator[str]:
             yield f"  {remedy.words}: {_bytes(remedy.peak)}, {fits}"
         if not any(plan.holds(remedy.peak) for remedy in plan.remedies):
             yield "  None of these is enough: take a larger device or a smaller model."
+
+
+def _how(plan: Plan) -> str:
+    """The settings of the command that get the chosen rung, or else what does in diffusers."""
+    assert plan.rung is not None
+    if all(name in vars(plan.target) for name in plan.rung.settings):
+        return " ".join(f"{name}={value}" for name, value in plan.rung.settings.items())
+    able = [each for each in plan.rungs if all(name in vars(plan.target) for name in each.settings)]
+    own = choose(able, SPARE * (plan.allowed or 0))
+    by_itself = f". By itself, t2v sample takes {own.name}" if own else ""
+    return f"in diffusers, {'; '.join(plan.rung.calls)}{by_itself}"
 
 
 def _sum(figures: list[Uncertain]) -> Uncertain:

@@ -24,8 +24,18 @@ from t2v.models.load import loading
 from t2v.plan.calibrate import calibrated
 from t2v.plan.devices import REACHED, card_of, rates_of
 from t2v.plan.estimate import estimate
-from t2v.plan.figures import DEFAULTS, GIB, MIB, SPARE, Estimate, Measured, Remedy, Uncertain
-from t2v.plan.ladder import Link, Rung, ladder_of
+from t2v.plan.figures import (
+    DEFAULTS,
+    GIB,
+    MIB,
+    SPARE,
+    Correction,
+    Estimate,
+    Measured,
+    Remedy,
+    Uncertain,
+)
+from t2v.plan.ladder import Link, Rung, ladder_of, rung_of
 from t2v.plan.measure import measure, measured_rates
 from t2v.plan.plan import Plan
 from t2v.plan.remedies import smaller, smaller_ways, variants
@@ -120,6 +130,7 @@ def _plan(config: PlanConfig, target: Target) -> Plan:
         variants=(),
         remedies=(),
         rungs=(),
+        asked=None,
         apart=(),
         micro=micro,
         measured=None,
@@ -127,7 +138,8 @@ def _plan(config: PlanConfig, target: Target) -> Plan:
     done = replace(done, rungs=_rungs(config, target, device, done))
     if done.rungs and not whole.trains:
         link = Link(1e9 * config.host_bandwidth, done.rates.memory)
-        done = replace(done, apart=ladder_of(whole, correction, link, offloads=False))
+        apart = ladder_of(whole, correction, link, offloads=False)
+        done = replace(done, apart=apart, asked=_asked(target, whole, correction, link))
     if not done.rungs:
         both = variants(target, size)
         done = replace(done, variants=tuple(Remedy(each, peak(*work)) for each, work in both))
@@ -189,6 +201,14 @@ def _rungs(
 
         return training_ladder(target, done.estimate, estimate_of, done.correction, link)
     return ladder_of(done.estimate, done.correction, link)
+
+
+def _asked(target: Any, whole: Estimate, correction: Correction, link: Link) -> Rung | None:
+    """The way of holding the weights that settings of sampling name, if they do."""
+    offload = "none" if target.offload == "auto" else target.offload
+    if (offload, target.quantize, target.vae_tiling) == ("none", "none", False):
+        return None
+    return rung_of(whole, correction, link, offload, target.quantize, target.vae_tiling)
 
 
 def _rendered(target: Target) -> int | None:

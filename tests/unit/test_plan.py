@@ -1,6 +1,7 @@
 """`t2v plan`: its figures are those of the real model, exactly where arithmetic can be exact."""
 
 import gc
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from t2v.errors import UserError
 from t2v.plan.calibrate import calibrated
 from t2v.plan.estimate import MANY_LAYERS, estimate, traced_whole
 from t2v.plan.figures import DEFAULTS, GIB, MIB, SPARE, Estimate, Measured
+from t2v.plan.models import CARDS
 from t2v.plan.remedies import smaller
 from t2v.plan.report import RUN, comparison, report
 from t2v.plan.run import micro_steps, plan
@@ -424,6 +426,20 @@ def test_steps_shrink_until_they_cannot():
     assert [each.batch for each in shapes[:2]] == [2, 1]
     assert [each.frames for each in shapes[2:4]] == [9, 5]
     assert shapes[-1] == smaller(shapes[-1])
+
+
+@pytest.mark.slow
+def test_a_lora_of_wan_13b_is_planned_under_16_gib_from_config_files(tmp_path):
+    card = json.loads((CARDS / "wan21-1.3b.json").read_text())
+    for name, content in card["files"].items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(json.dumps(content))
+    target = FinetuneConfig(output="run", model=str(tmp_path), data="nowhere", batch_size=1)
+    size = {"num_frames": 33, "height": 480, "width": 832}
+    done = plan(PlanConfig(command="finetune", memory=16, **size), target)
+    assert done.rung.settings == {"gradient_checkpointing": "true"}
+    assert 12 * GIB < done.rung.needs.most < 13 * GIB
+    assert done.disk["a checkpoint"] < GIB / 2
 
 
 WORLD = ["vae=assets/t2v-tiny/vae", "text=assets/t2v-tiny", "data=nowhere", "text_tokens=20"]

@@ -1,5 +1,6 @@
 """The ladder of `t2v plan`: each rung needs less than every faster one, and the choice fits."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -12,8 +13,10 @@ from t2v.errors import UserError
 from t2v.plan.devices import rates_of
 from t2v.plan.figures import DEFAULTS, GIB, SPARE
 from t2v.plan.ladder import Link, choose, ladder_of
-from t2v.plan.models import models, models_report, on_device
+from t2v.plan.models import CARDS, models, models_report, on_device
 from t2v.plan.parts import part_of
+
+from .plan_cards.make import traced
 
 CARD = DEFAULTS["cuda"]
 LINK = Link(host=25e9, memory=1e12)
@@ -87,3 +90,10 @@ def test_what_plan_models_cannot_take_is_one_message():
         models_report(PlanConfig(command="models"))
     with pytest.raises(UserError, match=r"height, verify: .* usual size"):
         models_report(PlanConfig(command="models", memory=8, height=64, verify=True))
+
+
+@pytest.mark.slow
+def test_cards_hold_what_a_trace_of_their_config_files_gives():
+    for path in CARDS.glob("*.json"):
+        card = json.loads(path.read_text())
+        assert traced(card) == card["traced"], path.stem

@@ -122,6 +122,10 @@ def test_a_plan_needs_config_files_alone_and_lists_the_ways_that_fit(folder, cap
     done = plan(PlanConfig(command="sample", memory=(least + 16) / SPARE / GIB), target)
     assert not done.holds(done.peak) and done.rung == done.rungs[-1]
     assert f"It fits by {done.rung.name}" in report(done) and not done.remedies
+    held = replace(target, offload="group", quantize="fp8", vae_tiling=False)
+    asked = plan(PlanConfig(command="sample", memory=24), held)
+    assert "beside Python's own by group offload, fp8" in report(asked)
+    assert least < asked.peak.most < done.peak.most
 
 
 @pytest.mark.parametrize(

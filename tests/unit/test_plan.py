@@ -2,6 +2,9 @@
 
 import gc
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from t2v.bench.pipeline import PROMPT
 from t2v.bench.stopwatch import count_flop
+from t2v.cli import main
 from t2v.cli.plan import load_plan
 from t2v.config.finetune import FinetuneConfig
 from t2v.config.models import TransformerConfig, VAEConfig
@@ -426,6 +430,41 @@ def test_steps_shrink_until_they_cannot():
     assert [each.batch for each in shapes[:2]] == [2, 1]
     assert [each.frames for each in shapes[2:4]] == [9, 5]
     assert shapes[-1] == smaller(shapes[-1])
+
+
+RUN_AND_MEASURE = """
+import re, sys
+from pathlib import Path
+import peft, t2v.training.tasks.finetune as tasks
+from t2v.config.finetune import FinetuneConfig
+from t2v.config.load import load_config
+
+def resident(name):
+    return int(re.search(name + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+
+before = resident("VmRSS")
+tasks.finetune(load_config(FinetuneConfig, None, sys.argv[1:]))
+print(resident("VmHWM") - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_plan_counts_all_that_a_run_does(method, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["world", "output=clips", "count=24"]) == 0
+    given = [
+        *("data=clips", "output=run", f"method={method}", "batch_size=8", "held_out=4"),
+        *("steps=3", "validate_every=2", "save_every=2", "sheet.steps=2", "optim.warmup_steps=0"),
+        "device=cpu",
+    ]
+    run = [sys.executable, "-c", RUN_AND_MEASURE, *given]
+    alone = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(run, check=True, capture_output=True, text=True, env=alone)
+    size = ["num_frames=17", "height=64", "width=64"]
+    planned = plan(*load_plan(None, ["command=finetune", *given, *size]))
+    measured = int(done.stdout.splitlines()[-1])
+    assert (planned.peak.value + planned.data) / MIB == pytest.approx(measured / MIB, rel=0.15)
 
 
 @pytest.mark.slow

@@ -32,13 +32,14 @@ def _check_held(network: nn.Module, config: SampleConfig) -> None:
     from t2v.models.lora_adapters import uses_weights
 
     apart = uses_weights(network)
-    hidden = apart if config.offload in ("leaf", "sequential") else apart & {"DoRA"}
-    if hidden and (config.offload in ("leaf", "sequential") or config.quantize == "fp8"):
+    in_pieces = config.offload in ("leaf", "sequential") or config.quantize == "nf4"
+    hidden = apart if in_pieces else apart & {"DoRA"} if config.quantize != "none" else set()
+    if hidden:
         kinds = " and a ".join(sorted(hidden))
         raise UserError(
             f"offload={config.offload} quantize={config.quantize}: a {kinds} "
-            "computes with weights that are not at hand then. Give offload=group or model and no "
-            "quantize=fp8, or a plain LoRA."
+            "computes with weights that are not at hand then. Give offload=group or model and "
+            "quantize=none, or a plain LoRA."
         )
 
 

@@ -239,7 +239,11 @@ def test_adapters_act_where_weights_wait_in_pieces_or_are_cast(hold, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kind", "hold"), [("dora", {"quantize": "fp8"}), ("lokr", {"offload": "leaf"})]
+    ("kind", "hold"),
+    [
+        *(("dora", {"quantize": "fp8"}), ("lokr", {"offload": "leaf"})),
+        ("loha", {"quantize": "nf4"}),
+    ],
 )
 def test_an_adapter_that_needs_weights_which_are_not_at_hand_is_refused(kind, hold, tmp_path):
     pipe, name = made("ours"), "blocks.0.attn1.to_q"
@@ -248,5 +252,7 @@ def test_an_adapter_that_needs_weights_which_are_not_at_hand_is_refused(kind, ho
     path = tmp_path / "lora.safetensors"
     save_file({f"transformer.{name}.{end}": each for end, each in tensors.items()}, path)
     insert = insertion(SampleConfig(lora=(str(path),), **hold))
-    with pytest.raises(UserError, match=r"(DoRA|LoKr) computes with weights that are not at hand"):
+    with pytest.raises(
+        UserError, match=r"(DoRA|LoKr|LoHa) computes with weights that are not at hand"
+    ):
         insert(T2VPipeline, "transformer", pipe.transformer)

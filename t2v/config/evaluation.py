@@ -61,6 +61,8 @@ class EvalConfig:
     windows: WindowsConfig = field(default_factory=WindowsConfig)  # of suite story: how they join
     device: str = "auto"  # auto (cuda, mps or cpu), cpu, cuda, cuda:1, mps
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # of the weights
+    # number format of linear layers, as in `t2v sample`; `t2v eval compare` shows what it costs
+    quantize: Literal["none", "fp8", "int8", "nf4"] = "none"
     batch_size: int = 16  # videos sampled at once
     # 1: the videos as they are decoded; more: enlarged by the model's upscaler, and beside them
     # the real clips rendered at that size

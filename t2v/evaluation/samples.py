@@ -25,6 +25,7 @@ from t2v.families.load import load_generator
 from t2v.io.files import digest
 from t2v.models.device import pick_device, pick_dtype, ready
 from t2v.models.folder import model_folder
+from t2v.models.hold import Hold
 from t2v.pipelines.generator import Ability, Generator, Request, rate_of, sample_videos
 from t2v.pipelines.visuals import VisualInputs
 
@@ -42,7 +43,8 @@ def load_model(
     """
     device = pick_device(config.device)
     folder, dtype = model_folder(config.model), pick_dtype(config.dtype, device)
-    return load_generator(config.model, folder, device, dtype, command, needs)
+    hold = Hold(quantize=getattr(config, "quantize", "none"))
+    return load_generator(config.model, folder, device, dtype, command, needs, hold)
 
 
 def request_of(generator: Generator, config: EvalConfig) -> Request:
@@ -121,6 +123,7 @@ def protocol(config: EvalConfig, generator: Generator) -> dict[str, Any]:
         "intervals": "95 %: Wilson for shares, BCa bootstrap over prompts for means",
         "device": pipeline.device.type,
         "dtype": str(pipeline.dtype),
+        **({"quantize": config.quantize} if config.quantize != "none" else {}),
         "clips": str(kept_in(config).resolve()),
         "versions": {name: version(name) for name in ("torch", "diffusers", "transformers")},
     }

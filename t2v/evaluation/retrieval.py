@@ -47,7 +47,7 @@ def evaluate(config: FootageEvalConfig) -> str:
 
 
 def _evaluate(config: FootageEvalConfig) -> str:
-    generator = load_model(config, "t2v eval footage", needs=("gives_latents",))
+    generator = load_model(config, "t2v eval footage", needs=("gives_latents", "vae"))
     require(generator, "vae", f"model={config.model}", "t2v eval footage")
     check_held_out(config.data, config.held_out)
     dataset, real = _real(config, generator)

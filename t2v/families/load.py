@@ -52,7 +52,7 @@ def generator_class(
 
         kind = FamilyGenerator
     for ability in needs:
-        if getattr(kind, ability) is False:  # else it depends on the pipeline
+        if not getattr(kind, ability):  # a property depends on the pipeline
             raise lacking(name, ability, f"model={model}", command)
     return kind
 

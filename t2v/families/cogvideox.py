@@ -6,7 +6,7 @@ from diffusers import DiffusionPipeline
 from einops import rearrange
 from torch import Tensor
 
-from t2v.families.record import Family, patches, spatial, temporal
+from t2v.families.record import Family, patches, spatial, temporal, with_pictures
 from t2v.pipelines.generator import Request
 
 
@@ -44,6 +44,7 @@ COGVIDEOX = Family(
     source="the model table of github.com/zai-org/CogVideo",
     multiple=patches,
     usual=usual,
+    shares=with_pictures(CogVideoXPipeline=("CogVideoXVideoToVideoPipeline",)),
     unpack=unpack,
     denormalize=lambda pipeline, latents: latents / pipeline.vae_scaling_factor_image,
 )

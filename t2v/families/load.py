@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import math
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,6 +23,8 @@ from t2v.models.hold import Hold, check_hold, give_back_freed_memory, hold_part,
 from t2v.models.load import load_parts, loading, quiet_bars, refuse_damaged
 from t2v.pipelines.generator import Ability, Generator, lacking, require
 from t2v.pipelines.t2v_generator import T2VGenerator
+
+logger = logging.getLogger(__name__)
 
 # what `model_index.json` names, and the generator that it is; all others are other packages'
 GENERATORS: dict[str, type[Generator]] = {
@@ -66,10 +69,13 @@ def load_generator(
     needs: Sequence[Ability] = (),
     hold: Hold = PLAIN,
     adapt: Adapt | None = None,
+    sees: Collection[str] = (),
 ) -> Generator:
     """The generator in a pipeline folder, ready on its device.
 
     Args:
+        sees: names of what it will be given beside text. Where the folder's own pipeline takes no
+            such thing, another of its family that computes with the same weights is loaded.
         hold: how its weights are held there.
         adapt: called with the pipeline's class and each network and its name before it is held;
             adapters of networks that wait in pieces cannot be added any more.
@@ -87,7 +93,7 @@ def load_generator(
         disk = TemporaryDirectory(prefix="t2v-offload-")
         give_back_freed_memory()
     place_of = None if disk is None else Path(disk.name)
-    whole = _class_of(kind, folder)
+    whole = _class_of(kind, folder, sees)
 
     def held(name: str, part: torch.nn.Module) -> None:
         if adapt is not None:
@@ -109,15 +115,32 @@ def load_generator(
     return generator
 
 
-def _class_of(kind: type[Generator], folder: Path) -> type[DiffusionPipeline]:
+def _class_of(
+    kind: type[Generator], folder: Path, sees: Collection[str]
+) -> type[DiffusionPipeline]:
     """The class that reads a folder: `DiffusionPipeline` would read again those networks that are
     optional in the class it finds (Wan's transformers), instead of taking those that are given."""
     if kind.pipeline_class is not DiffusionPipeline:
         return kind.pipeline_class
-    found = getattr(diffusers, str(read_index(folder).get("_class_name")), None)
-    if inspect.isclass(found) and issubclass(found, DiffusionPipeline):
-        return found
-    return DiffusionPipeline
+    index = read_index(folder)
+    name = str(index.get("_class_name"))
+    found = getattr(diffusers, name, None)
+    if not (inspect.isclass(found) and issubclass(found, DiffusionPipeline)):
+        return DiffusionPipeline
+    if sees:
+        from t2v.families.table import family_of  # most videos are of a prompt alone
+
+        family = family_of(name)
+        others = () if family is None else family.shares(name, index)
+        for each in (found, *(getattr(diffusers, other) for other in others)):
+            if set(sees) <= inspect.signature(each.__call__).parameters.keys():
+                if each is not found:
+                    words = (
+                        "model=%s is a %s, called as a %s, which has the same weights and takes %s"
+                    )
+                    logger.info(words, folder, name, each.__name__, " and ".join(sorted(sees)))
+                return each
+    return found
 
 
 def set_attention(pipeline: DiffusionPipeline, backend: str) -> None:

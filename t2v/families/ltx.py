@@ -8,7 +8,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
-from t2v.families.record import Family, spatial, temporal
+from t2v.families.record import Family, spatial, temporal, with_pictures
 from t2v.pipelines.generator import Request
 
 
@@ -50,6 +50,7 @@ LTX = Family(
     multiple=lambda _: 32,
     rate="frame_rate",
     refuses=lambda _: frozenset({"strength"}),  # how surely a picture is kept
+    shares=with_pictures(LTXPipeline=("LTXImageToVideoPipeline", "LTXConditionPipeline")),
     unpack=unpack,
     denormalize=denormalize,
     decode=decode,
@@ -62,6 +63,7 @@ LTX_2 = Family(
     multiple=lambda _: 32,
     usual=lambda _: {"num_frames": 121},
     rate="frame_rate",
+    shares=with_pictures(LTX2Pipeline=("LTX2ImageToVideoPipeline",)),
     resumes=False,
     why="sound is made with the pictures, by a scheduler of its own that begins anew in each call",
 )

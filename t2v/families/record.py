@@ -47,6 +47,11 @@ def channels(pipeline: DiffusionPipeline) -> int:
     return int(config.get("z_dim") or config.get("latent_channels"))
 
 
+def with_pictures(**others: tuple[str, ...]) -> Callable[[str, Mapping[str, Any]], tuple[str, ...]]:
+    """The rule `shares` that gives pipelines of text those of pictures and clips."""
+    return lambda name, _: others.get(name, ())
+
+
 def of_one_picture(pipeline: DiffusionPipeline) -> frozenset[str]:
     """The last picture, for which a time a token, or a CLIP of one picture, leaves Wan no room."""
     config = pipeline.transformer.config
@@ -95,6 +100,8 @@ class Family:
         needs: packages that its networks import, which diffusers does not bring along.
         refuses: names of its call that stand for something else there, or that this pipeline cannot
             use.
+        shares: other pipelines that the weights of a folder are for, by the name of its class and
+            its index.
         resumes: a call advances by the steps of its own scheduler alone.
         why: what the family lacks, and the reason.
     """
@@ -116,6 +123,7 @@ class Family:
     decode: Callable[[DiffusionPipeline, Tensor], dict[str, Any]] = lambda _, __: {}
     needs: tuple[str, ...] = ()
     refuses: Callable[[DiffusionPipeline], frozenset[str]] = lambda _: frozenset()
+    shares: Callable[[str, Mapping[str, Any]], tuple[str, ...]] = lambda _, __: ()
     resumes: bool = True
     why: str = ""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from t2v.families.record import Family, by_mean_and_spread
+from t2v.families.record import Family, by_mean_and_spread, with_pictures
 
 SANA = Family(
     name="Sana-Video",
@@ -11,6 +11,7 @@ SANA = Family(
     source="the example of the pipeline in diffusers",
     multiple=lambda _: 32,
     names={"num_frames": "frames"},
+    shares=with_pictures(SanaVideoPipeline=("SanaImageToVideoPipeline",)),
     told={"use_resolution_binning": False},  # which would resize all but a few sizes
     denormalize=by_mean_and_spread,
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from t2v.families.record import Family, by_mean_and_spread, of_one_picture, patches
+from t2v.families.record import Family, by_mean_and_spread, of_one_picture, patches, with_pictures
 
 RATE = "--fps of generate_video.py, github.com/SkyworkAI/SkyReels-V2"
 
@@ -26,6 +26,9 @@ FORCING = Family(
     source=RATE,
     multiple=patches,
     rate="fps",
+    shares=with_pictures(
+        SkyReelsV2DiffusionForcingPipeline=("SkyReelsV2DiffusionForcingImageToVideoPipeline",)
+    ),
     told={"overlap_history": 17},  # of its authors; without it longer videos than 97 frames end
     resumes=False,
     why="each latent frame has a scheduler and a noise level of its own, and long videos are made "

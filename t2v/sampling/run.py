@@ -165,15 +165,16 @@ def load(config: SampleConfig) -> tuple[Generator, str]:
     dtype = pick_dtype(config.dtype, device)
     offload: Offload = "none" if config.offload == "auto" else config.offload
     hold = Hold(offload=offload, quantize=config.quantize, vae_tiling=config.vae_tiling)
+    sees = [name for name in (*INPUTS, "strength") if getattr(config, name) is not None]
+    about: dict[str, Any] = {"hold": hold, "sees": sees}
     if not config.lora and config.shift is None:
-        generator = load_generator(config.model, folder, device, dtype, COMMAND, hold=hold)
+        generator = load_generator(config.model, folder, device, dtype, COMMAND, **about)
     else:
         from t2v.sampling.loras import insertion, settle  # few videos have any
 
         adapt = insertion(config) if config.lora else None
-        generator = load_generator(
-            config.model, folder, device, dtype, COMMAND, hold=hold, adapt=adapt
-        )
+        about["adapt"] = adapt
+        generator = load_generator(config.model, folder, device, dtype, COMMAND, **about)
         settle(generator.pipeline, config)
     set_attention(generator.pipeline, config.attention)
     return generator, weights

@@ -20,7 +20,7 @@ from t2v.errors import UserError
 from t2v.families.generator import FamilyGenerator
 from t2v.families.pictures import VISUAL, arguments
 from t2v.families.table import FAMILIES, family_of
-from t2v.io.video import read_video
+from t2v.io.video import read_video, write_video
 from t2v.models.convert import CONVERTIBLE
 from t2v.pipelines.generator import Request, Start, Step, to_uint8
 from t2v.pipelines.visuals import VisualInputs
@@ -32,6 +32,10 @@ from . import page
 from .tiny import BUILDERS, build
 from .tiny_cosmos import COSMOS_BUILDERS
 
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:In CPU autocast"),  # Mochi asks for fp32
+    pytest.mark.filterwarnings("ignore:__array__ implementation"),  # of schedulers, in numpy
+]
 PROMPT, STEPS = "a red ball", 3
 CLIP = np.full((3, 16, 16, 3), 9, dtype=np.uint8)
 SIZE = dict(
@@ -137,8 +141,6 @@ def of_diffusers(made: Made) -> np.ndarray:
     return frames
 
 
-@pytest.mark.filterwarnings("ignore:In CPU autocast")  # Mochi asks for fp32
-@pytest.mark.filterwarnings("ignore:__array__ implementation")  # schedulers of Cosmos, in numpy
 def test_frames_are_those_of_diffusers_and_kept_steps_are_not_made_again(made):
     generator, asked = made.generator, made.asked
     latents, steps = draw(made)
@@ -344,6 +346,32 @@ def test_a_film_has_its_familys_rate_and_the_frames_asked_and_is_resumed_to_the_
     code, err = sample("--resume", "a.latents.safetensors", model=None)
     assert code == 0, err
     assert (read_video(Path("a.mp4"))[0] == whole).all()
+
+
+@pytest.mark.parametrize(
+    ("model", "words", "kind"),
+    [
+        ("wan_5b", ["--image", "seen.png"], "WanImageToVideoPipeline"),
+        ("wan", ["--video", "seen.mp4", "--strength", "0.7"], "WanVideoToVideoPipeline"),
+        ("ltx", ["--video", "seen.mp4"], "LTXConditionPipeline"),
+    ],
+)
+def test_a_folder_of_text_is_called_as_the_pipeline_of_pictures_that_has_its_weights(
+    model, words, kind, sample, text, wake
+):
+    Image.fromarray(np.full((32, 32, 3), 200, dtype=np.uint8)).save("seen.png")
+    write_video(Path("seen.mp4"), np.full((5, 32, 32, 3), 200, dtype=np.uint8), 25)
+    size = ["--height", "32", "--width", "32", "--steps", "2", "--fps", "25", "-o", "a.mp4"]
+    frames = [] if "--strength" in words else ["--frames", "9"]
+    code, err = sample(PROMPT, *size, *frames, *words, model=model)
+    assert code == 0 and f"called as a {kind}, which has the same weights" in err, err
+    assert len(read_video(Path("a.mp4"))[0]) == (5 if "--strength" in words else 9)
+
+
+def test_a_picture_that_no_pipeline_of_a_familys_weights_takes_is_refused(sample):
+    Image.fromarray(np.full((32, 32, 3), 200, dtype=np.uint8)).save("seen.png")
+    code, err = sample(PROMPT, "--image", "seen.png", model="wan")
+    assert code == 2 and "is a WanPipeline that takes text alone" in err, err
 
 
 def test_a_pipeline_of_no_known_family_is_told_its_rate(sample, monkeypatch):

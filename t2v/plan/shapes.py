@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import (
     AutoConfig,
     AutoModelForTextEncoding,
@@ -54,4 +55,6 @@ def untrained_image_encoder(folder: Path) -> CLIPVisionModel:
 
 def untrained_text_encoder(folder: Path) -> Any:
     with loading(str(folder)):
-        return AutoModelForTextEncoding.from_config(AutoConfig.from_pretrained(folder))
+        # a config names the format of its file, and commands load in their own
+        config, dtype = AutoConfig.from_pretrained(folder), torch.get_default_dtype()
+        return AutoModelForTextEncoding.from_config(config, dtype=dtype)

@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 ADAPTER = "lora"
 LoRAPart = Literal["transformer", "transformer_2"]  # which one a LoRA is for
+PARTS: tuple[LoRAPart, LoRAPart] = ("transformer", "transformer_2")  # of high noise, and of low
 
 
 class LoraLoader(WanLoraLoaderMixin):
@@ -133,9 +134,10 @@ def load_loras(
         UserError: see `insert_loras` and `act`.
     """
     spread("lora_scale", scales, len(sources))
-    for part in spread_parts(parts, len(sources)):
-        transformer_of(pipeline, part, f"lora_part={part}")
-    for part in ("transformer", "transformer_2"):
+    for source, files in zip(sources, lora_files(sources, parts), strict=True):
+        for part in files:
+            transformer_of(pipeline, part, _what(source, part, parts))
+    for part in PARTS:
         transformer = getattr(pipeline, part, None)
         if transformer is not None:
             insert_loras(type(pipeline), part, transformer, sources, parts, fit, pipeline)
@@ -162,14 +164,14 @@ def insert_loras(
     Raises:
         UserError: no such file, a transformer that takes none, one that does not fit.
     """
-    from t2v.models.lora_file import lora_file, require_peft
+    from t2v.models.lora_file import require_peft
 
     require_peft()
-    for number, part in enumerate(spread_parts(parts, len(sources))):
-        if part != name:
+    for number, files in enumerate(lora_files(sources, parts)):
+        part = next((part for part in files if part == name), None)
+        if part is None:
             continue
-        source = sources[number]
-        path = lora_file(source)
+        source, path = sources[number], files[part]
         if not isinstance(transformer, PeftAdapterMixin):
             raise UserError(
                 f"lora={source}: the {type(transformer).__name__} of a {kind.__name__} takes no "
@@ -197,12 +199,11 @@ def act(
     from t2v.models.lora_adapters import activate
     from t2v.models.lora_effect import recorded_call
 
-    each_scale, each_part = (
-        spread("lora_scale", scales, len(sources)),
-        spread_parts(parts, len(sources)),
-    )
-    transformers = {
-        part: transformer_of(pipeline, part, f"lora_part={part}") for part in set(each_part)
+    each_scale, each_files = spread("lora_scale", scales, len(sources)), lora_files(sources, parts)
+    transformers: dict[LoRAPart, ModelMixin] = {
+        part: transformer_of(pipeline, part, _what(source, part, parts))
+        for source, files in zip(sources, each_files, strict=True)
+        for part in files
     }
     call, effects, is_known = None, list[float | None](), True
     try:
@@ -211,29 +212,65 @@ def act(
         logger.warning("lora: no effect can be measured (%s)", error)
         is_known = False
     for number, (source, scale) in enumerate(zip(sources, each_scale, strict=True)):
-        transformer = transformers[each_part[number]]
-        if not parts and getattr(pipeline, "transformer_2", None) is not None:
-            logger.warning(
-                "lora=%s goes into the transformer of high noise alone; the model has two. Say "
-                "which with lora_part=transformer or lora_part=transformer_2 (low noise), or give "
-                "a file for each: lora=[HIGH, LOW] lora_part=[transformer, transformer_2].",
-                source,
-            )
-        activate(transformer, {adapter_of(number): scale})
-        if scale and is_known:
-            effects.append(_told_effect(transformer, source, scale, call))
-        else:
-            logger.info("lora=%s at scale %g", source, scale)
-            effects.append(None if scale else 0.0)
+        if not parts and len(each_files[number]) == 1 and hasattr(pipeline, "transformer_2"):
+            _tell_where(pipeline, source)
+        measured: list[float | None] = []
+        for part in each_files[number]:
+            activate(transformers[part], {adapter_of(number): scale})
+            if scale and is_known:
+                measured.append(_told_effect(transformers[part], source, scale, call))
+            else:
+                logger.info("lora=%s at scale %g", source, scale)
+                measured.append(None if scale else 0.0)
+        effects.append(measured[0])
     for part, transformer in transformers.items():
-        numbers = [number for number, each in enumerate(each_part) if each == part]
+        numbers = [number for number, files in enumerate(each_files) if part in files]
         activate(transformer, {adapter_of(number): each_scale[number] for number in numbers})
     return effects
 
 
-def spread_parts(parts: Sequence[LoRAPart], count: int) -> list[LoRAPart]:
-    """The transformer that each of `count` LoRAs is for."""
-    return spread("lora_part", parts or ("transformer",), count)
+def _tell_where(pipeline: DiffusionPipeline, source: str | Path) -> None:
+    """Warn of a file without a part for a model with two transformers."""
+    if getattr(pipeline, "transformer_2", None) is not None:
+        logger.warning(
+            "lora=%s goes into the transformer of high noise alone; the model has two. Say which "
+            "with lora_part=transformer or lora_part=transformer_2 (low noise), or give a file for "
+            "each: lora=[HIGH, LOW] lora_part=[transformer, transformer_2].",
+            source,
+        )
+
+
+def _what(source: str | Path, part: LoRAPart, parts: Sequence[LoRAPart]) -> str:
+    """The setting that asks for a part, for messages."""
+    return f"lora_part={part}" if parts else f"lora={source}"
+
+
+def lora_files(
+    sources: Sequence[str | Path], parts: Sequence[LoRAPart] = ()
+) -> list[dict[LoRAPart, Path]]:
+    """The file of each LoRA, by the transformer that it is for.
+
+    A checkpoint of a training of two transformers has one for each, or for the one that is asked
+    for; any other LoRA goes into the one that is asked for, or the first.
+
+    Raises:
+        UserError: there is no such file, or another number of parts.
+    """
+    from t2v.models.folder import HIGH, LOW
+    from t2v.models.lora_file import WEIGHTS, lora_file
+
+    asked: list[LoRAPart | None] = spread("lora_part", parts or (None,), len(sources))
+    found: list[dict[LoRAPart, Path]] = []
+    for source, part in zip(sources, asked, strict=True):
+        folder = Path(source)
+        pair = {
+            name: folder / file
+            for name, file in zip(PARTS, (HIGH, LOW), strict=True)
+            if part in (None, name) and (folder / file).is_file()
+        }
+        alone = not pair or (folder / WEIGHTS).is_file()
+        found.append({part or "transformer": lora_file(source)} if alone else pair)
+    return found
 
 
 def spread(name: str, values: Sequence[Any], count: int) -> list[Any]:

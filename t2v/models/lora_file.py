@@ -105,9 +105,4 @@ def lora_file(source: str | Path) -> Path:
     for each in (path, path / WEIGHTS):
         if each.is_file():
             return each
-    if of_parts := sorted(map(str, path.glob("lora_*.safetensors"))):  # of high and low noise
-        raise UserError(
-            f"lora={source}: holds files for two transformers, {' and '.join(of_parts)}. "
-            "Name them: lora=[HIGH, LOW] lora_part=[transformer, transformer_2]."
-        )
     raise UserError(f"lora={source}: there is no such file, and no folder with {WEIGHTS}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -302,9 +303,14 @@ def lora_hashes(config: SampleConfig) -> tuple[str, ...]:
     """
     if not config.lora:
         return ()
-    from t2v.models.lora_file import lora_file  # few videos have one
+    from t2v.models.lora import lora_files  # few videos have one
 
-    return tuple(file_hash(lora_file(source)) for source in config.lora)
+    found = []
+    for files in lora_files(config.lora, config.lora_part):
+        hashes = [file_hash(file) for file in files.values()]
+        both = hashlib.sha256("".join(hashes).encode()).hexdigest()
+        found.append(hashes[0] if len(hashes) == 1 else both)
+    return tuple(found)
 
 
 def refuse_other_loras(

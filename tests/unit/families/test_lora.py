@@ -1,15 +1,20 @@
 """LoRA in each family: as its pipeline's own loader has it, of other kinds too, and measured."""
 
+import shutil
+
 import pytest
 import torch
 from diffusers import HunyuanVideoPipeline, HunyuanVideoTransformer3DModel
 from safetensors.torch import save_file
 from torch import nn
 
+from t2v.config.sampling import SampleConfig
 from t2v.errors import UserError
+from t2v.models.folder import HIGH, LOW
 from t2v.models.lora import load_lora, load_loras
 from t2v.models.lora_contents import contents, taken
 from t2v.models.lora_effect import lora_effect, prediction, recorded_call
+from t2v.sampling.recipe import lora_hashes
 
 from . import page
 from .tiny import BUILDERS, build
@@ -94,6 +99,23 @@ def test_of_two_transformers_the_one_that_a_file_goes_into_is_told_or_chosen(
     high, low = load_loras(pipeline, [file, file], (1, 0.5), ("transformer", "transformer_2"))
     assert pipeline.get_list_adapters() == {"transformer": ["lora"], "transformer_2": ["lora_2"]}
     assert high and low and "the model has two" not in caplog.text
+    pipeline.unload_lora_weights()
+    for name in (HIGH, LOW):  # as a training of both leaves them
+        shutil.copy(file, tmp_path / name)
+    load_loras(pipeline, [tmp_path], (0.5,))
+    assert pipeline.get_list_adapters() == {"transformer": ["lora"], "transformer_2": ["lora"]}
+    assert "the model has two" not in caplog.text
+    pipeline.unload_lora_weights()
+    load_loras(pipeline, [tmp_path], (0.5,), ("transformer_2",))
+    assert pipeline.get_list_adapters() == {"transformer_2": ["lora"]}
+    both, low_alone = (
+        lora_hashes(SampleConfig(lora=(str(tmp_path),), lora_part=part))
+        for part in ((), ("transformer_2",))
+    )
+    assert both != low_alone == lora_hashes(SampleConfig(lora=(str(file),)))
+    one = build("wan", {"tokenizer": tokenizer, "text_encoder": text_encoder}, wake)
+    with pytest.raises(UserError, match=r"lora=.*: this WanPipeline has one transformer"):
+        load_loras(one, [tmp_path])
 
 
 def test_joined_layers_of_hunyuan_video_are_split_by_diffusers_whatever_they_are_named():

@@ -11,7 +11,6 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from t2v.errors import UserError
-from t2v.models.folder import HIGH, LOW
 from t2v.models.lora import load_lora
 from t2v.models.lora_contents import check_lora
 from t2v.models.lora_effect import lora_effect
@@ -108,10 +107,6 @@ def test_a_second_lora_is_checked_against_the_layers_beneath_the_first(pipe, lor
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(UserError, match=rf"nothing: there is no such file.*{WEIGHTS}"):
         lora_file(tmp_path / "nothing")
-    for name in (HIGH, LOW):
-        (tmp_path / name).touch()
-    with pytest.raises(UserError, match=rf"{HIGH} and .*{LOW}. Name them: lora="):
-        lora_file(tmp_path)
 
 
 def made_for_wan(pipe, lora, prefix="diffusion_model."):

@@ -65,7 +65,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--resume", type=Path, metavar="FILE", help="go on from the latents an interrupted run kept"
     )
     parser.add_argument(
-        "--recipe", type=Path, metavar="MP4", help="make the video of this mp4 (or json) again"
+        "--recipe", type=Path, metavar="FILE", help="make this video (or that of this json) again"
     )
 
 

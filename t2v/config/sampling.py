@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import isfinite
+from pathlib import PurePath
 from typing import Any, ClassVar, Literal
 
 from t2v.config.checks import at_least_one
@@ -14,6 +15,13 @@ LoRAPresetName = Literal["wan21-lightx2v", "wan22-lightx2v", "causvid"]
 INPUTS = ("image", "last_image", "video", "mask")  # settings that name files of the user
 # what a picture of one frame cannot have
 FILM = ("num_frames", "duration", "gif", "image", "last_image", "interpolate", "via_image")
+VIDEOS = {".mp4": "H.264", ".webm": "VP9", ".mov": "ProRes 422 HQ, 10 bits"}
+OUTPUTS = {
+    **VIDEOS,
+    ".gif": "GIF",
+    ".png": "one frame",
+    "/": "a folder of numbered PNGs",
+}
 FIRST = ("image", "video", "via_image")  # how a video begins
 CHANGES = ("last_image", "mask", "strength", "interpolate")  # what becomes of a clip
 # settings that only mean something beside pictures and clips, or make them
@@ -33,7 +41,8 @@ class SampleConfig:
     """`t2v sample`; prompts are not settings, they come as arguments or from a file."""
 
     model: str = "t2v-tiny"  # the embedded model, a pipeline folder or a Hub id
-    # file to write, ending in .mp4, or in .png for a picture of one frame;
+    # file to write, ending in .mp4 (H.264), .webm (VP9), .mov (ProRes 422 HQ, 10 bits), .gif, .png
+    # (one frame) or / (a folder of numbered PNGs);
     # null: video.mp4, or the first of video-1.mp4, ... that is free
     output: str | None = None
     overwrite: bool = False  # replace files at the output that another command wrote
@@ -177,11 +186,15 @@ class SampleConfig:
     def _check_output(self) -> None:
         if self.output is None:
             return
-        if not self.output.endswith((".mp4", ".png")):
+        if not self.output.endswith(tuple(OUTPUTS)):
             raise UserError(
-                f"output={self.output}: videos are written as mp4, and single frames as png. Give "
-                "a name that ends in .mp4 or .png."
+                f"output={self.output}: the ending says what is written. Give a name that ends in "
+                f"{', '.join(f'{ending} ({what})' for ending, what in OUTPUTS.items())}."
             )
+        if self.output.endswith("/"):
+            self._check_folder()
+        if self.output.endswith(".gif") and self.gif:
+            raise UserError(f"output={self.output} gif=true: it is a gif already. Leave gif out.")
         if not self.makes_picture:
             return
         asked = {name: getattr(self, name) for name in FILM if getattr(self, name)}
@@ -193,6 +206,20 @@ class SampleConfig:
                 f"output={self.output} {given}: a png holds one frame. Leave {', '.join(asked)} "
                 "out, or give a name that ends in .mp4."
             )
+
+    def _check_folder(self) -> None:
+        name = PurePath(self.output or "").name
+        if not name or "." in name:
+            raise UserError(
+                f"output={self.output}: a folder of frames has a name without a dot. Give such a "
+                "one, as frames/."
+            )
+        for setting in ("grid", "keep_draws"):
+            if getattr(self, setting):
+                raise UserError(
+                    f"output={self.output} {setting}=true: it makes several files. Give a name "
+                    "that ends in .mp4, or leave it out."
+                )
 
     def _check_visuals(self) -> None:
         for name, path in self.files.items():
@@ -264,7 +291,8 @@ class UpscaleConfig:
     """`t2v upscale`: a video of any length, or a picture, becomes 2 or 4 times as large."""
 
     input: str  # video or picture to enlarge
-    # mp4 to write, or png of a picture; null: X-4x.mp4 beside the input X.mp4, if enlarged 4x
+    # mp4, webm or mov to write, or png of a picture; null: X-4x.mp4 beside the input X.mp4, if
+    # enlarged 4x
     output: str | None = None
     overwrite: bool = False  # replace the output where it exists
     # folder of an upscaler, an output of `t2v train-upscaler`, a pipeline folder that holds one, or
@@ -276,10 +304,11 @@ class UpscaleConfig:
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # of the weights
 
     def __post_init__(self) -> None:
-        if self.output is not None and not self.output.endswith((".mp4", ".png")):
+        endings = (*VIDEOS, ".png")
+        if self.output is not None and not self.output.endswith(endings):
             raise UserError(
-                f"output={self.output}: videos are written as mp4, and pictures as png. Give a "
-                "name that ends in .mp4 or .png."
+                f"output={self.output}: give a name that ends in {', '.join(VIDEOS)}, or of a "
+                "picture in .png."
             )
         if self.tile < 16 or self.tile % 2:
             raise UserError(f"tile={self.tile}: give an even number of at least 16.")

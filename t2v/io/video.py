@@ -1,4 +1,4 @@
-"""Writing video files, and reading ours; `t2v.footage` reads anybody's."""
+"""Writing video files and pictures, and reading ours; `t2v.footage` reads anybody's."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import av
-import imageio.v3 as imageio
 import numpy as np
 from einops import rearrange
 from PIL import Image, ImageDraw, ImageFont
@@ -19,14 +18,15 @@ from PIL.PngImagePlugin import PngInfo
 from t2v.errors import UserError
 from t2v.footage.containers import Unreadable, opened, opened_picture, video_stream
 from t2v.io.files import complete
+from t2v.io.formats import Format, format_of
 from t2v.io.text_files import parse_json
 
 if TYPE_CHECKING:  # few videos have one
     from t2v.io.sound import Sound
 
-# where the recipe stands in an mp4; remuxing drops keys that are not of the format, the first
+# where the recipe stands in a video; remuxing drops keys that are not of the format, the first
 RECIPE_KEYS = ("t2v_recipe", "comment")
-_MARK = "t2v"  # in a picture: who wrote it
+MARK = "t2v"  # in a picture: who wrote it
 BT709 = 1  # its number in ITU-T H.273 for primaries, transfer and matrix
 
 
@@ -37,17 +37,18 @@ def write_video(
     recipe: dict[str, Any] | None = None,
     sound: Sound | None = None,
 ) -> None:
-    """Write an mp4 (H.264, yuv420p, crf 18, BT.709) under a temporary name, then rename it.
+    """Write a video (BT.709) under a temporary name, then rename it.
 
     Args:
-        path: the file to write; its folder must exist.
+        path: the file to write, whose ending is one of `FORMATS`; its folder must exist.
         frames: `t h w c`, uint8 RGB.
         fps: frames a second, kept exactly: 7.5 stays 7.5.
         recipe: anything JSON can hold; `read_recipe` gives it back.
-        sound: the sound track, written as AAC.
+        sound: the sound track.
 
     Raises:
-        UserError: no frames, an odd height or width, or a place that cannot be written.
+        UserError: no frames, an odd height or width, another ending, or a place that cannot be
+            written.
     """
     check_size(*frames.shape[:3])
     height, width = frames.shape[1:3]
@@ -69,22 +70,26 @@ def video_writer(
     Equal frames give an equal file, however many are added at a time. For the arguments and
     errors, see `write_video`; `check_size` first.
     """
-    with _complete(path) as partial, av.open(partial, "w", format="mp4", options=_MOVFLAGS) as file:
+    kind = format_of(path)
+    with (
+        completed(path) as partial,
+        av.open(partial, "w", format=kind.container, options=kind.muxing) as file,
+    ):
         if recipe is not None:
             file.metadata.update(dict.fromkeys(RECIPE_KEYS, json.dumps(recipe)))
         rate = Fraction(fps).limit_denominator(1001)  # 23.976 too comes back as it went in
-        stream = file.add_stream("libx264", rate=rate, options=_X264)
-        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+        stream: Any = file.add_stream(kind.codec, rate=rate, options=kind.options)
+        stream.height, stream.width, stream.pix_fmt = height, width, kind.pixels
         context = stream.codec_context
         # Players guess the matrix of an untagged file from its size, and colours shift.
         context.colorspace = context.color_primaries = context.color_trc = BT709
 
-        track = None if sound is None else _track(file, sound)
+        track = None if sound is None else _track(file, sound, kind)
 
         def add(frames: np.ndarray) -> None:
             for array in frames:
                 frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(array), format="rgb24")
-                file.mux(stream.encode(frame.reformat(format="yuv420p", dst_colorspace="ITU709")))
+                file.mux(stream.encode(frame.reformat(format=kind.pixels, dst_colorspace="ITU709")))
 
         yield add
         file.mux(stream.encode())
@@ -92,10 +97,11 @@ def video_writer(
             _add_sound(file, track, sound)
 
 
-def _track(file: Any, sound: Sound) -> Any:
+def _track(file: Any, sound: Sound, kind: Format) -> Any:
     """A stream for the sound: all have to be there before the first picture."""
     layout = {1: "mono", 2: "stereo"}[len(sound.samples)]
-    return file.add_stream("aac", rate=sound.rate, layout=layout)
+    rate = max(kind.rates) if kind.rates and sound.rate not in kind.rates else sound.rate
+    return file.add_stream(kind.sound, rate=rate, layout=layout)
 
 
 def _add_sound(file: Any, track: Any, sound: Sound) -> None:
@@ -112,10 +118,11 @@ def rewrite_recipe(path: Path, recipe: dict[str, Any]) -> None:
     Raises:
         UserError: the file cannot be read or its place not be written.
     """
+    kind = format_of(path)
     with (
-        _complete(path) as partial,
+        completed(path) as partial,
         opened(path) as old,
-        av.open(partial, "w", format="mp4", options=_MOVFLAGS) as new,
+        av.open(partial, "w", format=kind.container, options=kind.muxing) as new,
     ):
         new.metadata.update(dict.fromkeys(RECIPE_KEYS, json.dumps(recipe)))
         streams = {
@@ -128,14 +135,8 @@ def rewrite_recipe(path: Path, recipe: dict[str, Any]) -> None:
                 new.mux(packet)
 
 
-# Without the second, x264's AVX-512 code reads memory that nobody wrote, and equal frames become
-# other pictures from run to run (seen at 64x64, 96x160 and 240x416 with PyAV 18.1).
-_X264 = {"crf": "18", "x264-params": "mbtree=0"}
-_MOVFLAGS = {"movflags": "+faststart+use_metadata_tags"}  # without the second, only known tags stay
-
-
 def check_size(num_frames: int, height: int, width: int) -> None:
-    """Raise UserError for a video that no mp4 of ours can hold: empty, or with an odd side."""
+    """Raise UserError for what no video of ours can hold: empty, or with an odd side."""
     if min(num_frames, height, width) < 1:
         raise UserError(f"{num_frames} frames of {height}x{width}: there is nothing to write.")
     if height % 2 or width % 2:
@@ -166,12 +167,12 @@ def read_video(path: Path) -> tuple[np.ndarray, Fraction]:
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
-    """The recipe that `write_video` put into an mp4.
+    """The recipe that `write_video` put into a video.
 
     Raises:
         UserError: the file cannot be read or carries no recipe.
     """
-    whose = "Only mp4 files written by `t2v sample` do; sharing sites and editors remove it."
+    whose = "Only files written by `t2v sample` do; sharing sites and editors remove it."
     try:
         with opened(path) as file:
             text = _recipe_text(file.metadata)
@@ -186,16 +187,10 @@ def read_recipe(path: Path) -> dict[str, Any]:
 
 
 def _recipe_text(metadata: dict[str, str]) -> str | None:
-    own, comment = (metadata.get(key) for key in RECIPE_KEYS)
+    known = {name.lower(): text for name, text in metadata.items()}  # Matroska writes capitals
+    own, comment = (known.get(key) for key in RECIPE_KEYS)
     # a comment may be anybody's words
     return own or (comment if comment and comment[0] == "{" and '"prompt"' in comment else None)
-
-
-def write_gif(path: Path, frames: np.ndarray, fps: float | Fraction) -> None:
-    """Write an endless GIF of `frames`, `t h w c` uint8; its clock has steps of 10 ms."""
-    about: Any = {"duration": float(1000 / fps), "loop": 0, "comment": _MARK}
-    with _complete(path) as partial:
-        imageio.imwrite(partial, frames, extension=".gif", **about)
 
 
 def contact_sheet(
@@ -240,10 +235,10 @@ def save_image(path: Path, image: Image.Image, recipe: dict[str, Any] | None = N
         recipe: anything JSON can hold, kept in the file under the first of `RECIPE_KEYS`.
     """
     about = PngInfo()
-    about.add_text("Software", _MARK)
+    about.add_text("Software", MARK)
     if recipe is not None:
         about.add_text(RECIPE_KEYS[0], json.dumps(recipe))
-    with _complete(path) as partial:
+    with completed(path) as partial:
         image.save(partial, format="PNG", pnginfo=about)
 
 
@@ -258,13 +253,13 @@ def read_about(path: Path) -> dict[str, Any]:
 
 
 def is_ours(path: Path) -> bool:
-    """Return whether `save_image` or `write_gif` wrote this picture; False if it is unreadable."""
+    """Return whether `save_image` or `t2v.io.gif` wrote this picture; False if it is unreadable."""
     try:
         about = read_about(path)
     except UserError:
         return False
     told = about.get("Software") or about.get("comment")
-    return told in (_MARK, _MARK.encode())
+    return told in (MARK, MARK.encode())
 
 
 def shape_of(path: Path) -> tuple[int, int, int]:
@@ -283,8 +278,12 @@ def shape_of(path: Path) -> tuple[int, int, int]:
 
 
 @contextmanager
-def _complete(path: Path) -> Iterator[Path]:
-    """A temporary name that becomes `path` when all is written, and vanishes when it is not."""
+def completed(path: Path) -> Iterator[Path]:
+    """A temporary name that becomes `path` when all is written, and vanishes when it is not.
+
+    Raises:
+        UserError: the place cannot be written.
+    """
     try:
         with complete(path) as partial:
             yield partial

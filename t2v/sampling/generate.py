@@ -23,14 +23,14 @@ from torch import Tensor
 
 from t2v.config.sampling import SampleConfig
 from t2v.errors import UserError
-from t2v.io.video import contact_sheet, save_image, write_gif, write_video
+from t2v.io.video import contact_sheet, save_image
 from t2v.models.device import OutOfMemory, memory_errors
 from t2v.pipelines.generator import Generator, Request, Start, Step, clock, sample_videos
 from t2v.pipelines.visuals import VisualInputs
 from t2v.sampling import recipe as recipe_files
 from t2v.sampling.kept import read_latents, write_latents
 from t2v.sampling.recipe import Recipe
-from t2v.sampling.results import PICTURE, read_frames, rewrite_recipe, shape_of, write_picture
+from t2v.sampling.results import read_frames, rewrite_recipe, shape_of, write_result
 
 logger = logging.getLogger(__name__)
 
@@ -300,12 +300,11 @@ def _write(
     config, path = recipe.settings, recipe.path
     assert config.fps is not None
     with clock(seconds, "encode"):
-        if path.suffix == PICTURE:
-            write_picture(path, frames, recipe.to_json())
-        else:
-            write_video(path, frames, config.fps, recipe.to_json(), generator.sound)
+        write_result(path, frames, config.fps, recipe.to_json(), generator.sound)
         recipe_files.write_json(path.with_suffix(".json"), recipe)
         if config.gif:
+            from t2v.io.gif import write_gif  # few videos have one
+
             write_gif(path.with_suffix(".gif"), frames, config.fps)
     logger.info(", ".join(f"{name} {value:.2f} s" for name, value in seconds.items()))
 

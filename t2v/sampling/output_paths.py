@@ -16,15 +16,17 @@ from safetensors import SafetensorError, safe_open
 from t2v.config.sampling import INPUTS, SampleConfig
 from t2v.errors import UserError
 from t2v.io.files import InUse, locked
+from t2v.io.formats import FORMATS
 from t2v.io.video import is_ours
 from t2v.sampling import recipe as recipe_files
 from t2v.sampling.kept import read_latents
 from t2v.sampling.recipe import Recipe
-from t2v.sampling.results import PICTURE, read_recipe, shape_of
+from t2v.sampling.results import FOLDER, GIF, PICTURE, read_recipe, shape_of
 
 COMMAND = "t2v sample"
 LATENTS, SHEET, PREVIEW = ".latents.safetensors", ".sheet.png", ".preview.png"
-SUFFIXES = (".mp4", PICTURE, ".json", ".gif", LATENTS, SHEET, PREVIEW)
+RESULTS = (*FORMATS, PICTURE, GIF, FOLDER)
+SUFFIXES = (*RESULTS, ".json", LATENTS, SHEET, PREVIEW)
 BESIDE = (".json", LATENTS)  # what holds the recipe of a video too
 # settings that change no frame of a video; weights, pictures and clips are compared by their hash
 FRAMELESS = (
@@ -47,12 +49,19 @@ def places(config: SampleConfig, count: int) -> Iterator[list[Path]]:
     if given.is_symlink() and not given.exists():
         raise UserError(f"output={given}: is a link to a file that does not exist. Name a file.")
     first = given.resolve()
+    if first.suffix != given.suffix:
+        raise UserError(f"output={given}: is a link to {first}, of another ending. Name that one.")
     check_writable(first)
     if config.output is None:
         with _free_places(first, count) as paths:
             yield paths
         return
     paths = output_paths(first, count)
+    if first.suffix == FOLDER:
+        from t2v.io.frame_folder import check_folder  # most results are videos
+
+        for path in paths:
+            check_folder(path)
     with held(paths):
         if not config.overwrite:
             refuse_foreign(paths, config)
@@ -71,7 +80,9 @@ def held(paths: Sequence[Path]) -> Iterator[None]:
     if soft != resource.RLIM_INFINITY and soft < wanted:
         most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-    with locked(*paths, command=COMMAND):
+    # a folder comes and goes with its lock inside
+    alone = [path if path.suffix != FOLDER else path.with_suffix(".json") for path in paths]
+    with locked(*alone, command=COMMAND):
         yield
 
 
@@ -121,7 +132,7 @@ def check_writable(path: Path) -> None:
         raise UserError(
             f"output={path}: cannot be written ({error.strerror}). Choose another output."
         ) from error
-    if path.is_dir():
+    if path.is_dir() and path.suffix != FOLDER:
         raise UserError(f"output={path}: is a folder. Name a file in it.")
 
 
@@ -148,9 +159,10 @@ def refuse_foreign(paths: Sequence[Path], config: SampleConfig) -> None:
 
 
 def _is_ours(path: Path) -> bool:
-    is_result = path.suffix in (".mp4", PICTURE) and not path.name.endswith((SHEET, PREVIEW))
+    is_result = path.suffix in RESULTS and not path.name.endswith((SHEET, PREVIEW))
     if is_result or path.suffix == ".json":
-        return _recipe_in(path) is not None
+        is_beside = path.suffix == GIF and is_ours(path)  # that of `gif=true` has no recipe
+        return _recipe_in(path) is not None or is_beside
     if path.name.endswith(LATENTS):
         try:
             with safe_open(path, framework="pt") as file:
@@ -161,8 +173,8 @@ def _is_ours(path: Path) -> bool:
 
 
 def _recipe_in(path: Path) -> Recipe | None:
-    """The recipe in an mp4, a json or kept latents, or None."""
-    if not path.is_file():
+    """The recipe in a result, a json or kept latents, or None."""
+    if not (path.is_dir() if path.suffix == FOLDER else path.is_file()):
         return None
     try:
         if path.suffix == ".json":
@@ -228,5 +240,5 @@ def place_of_latents(path: Path, settings: SampleConfig) -> Path:
 
 
 def result_suffix(settings: SampleConfig) -> str:
-    """The end of the name of a result: a video's, or that of a picture of one frame."""
-    return PICTURE if settings.makes_picture else ".mp4"
+    """The end of the name of a result, none of a folder's."""
+    return Path(settings.output or "video.mp4").suffix

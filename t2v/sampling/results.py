@@ -1,9 +1,11 @@
-"""Frames, shape and recipe of what `t2v sample` wrote: a video, or a picture of one frame."""
+"""Frames, shape and recipe of what `t2v sample` wrote, in the form its name asks for."""
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -12,7 +14,56 @@ from t2v.errors import UserError
 from t2v.io import video
 from t2v.io.text_files import parse_json
 
-PICTURE = ".png"
+if TYPE_CHECKING:  # few videos have one
+    from t2v.io.sound import Sound
+
+logger = logging.getLogger(__name__)
+
+PICTURE, GIF, FOLDER = ".png", ".gif", ""  # a folder's name has no dot
+
+
+def spelled(path: Path) -> str:
+    """The value of `output` that stands for a place: a folder ends in a slash."""
+    return f"{path}/" if path.suffix == FOLDER else str(path)
+
+
+def write_result(
+    path: Path, frames: np.ndarray, fps: float, recipe: dict[str, Any], sound: Sound | None = None
+) -> None:
+    """Write frames, `t h w c` uint8, with their recipe.
+
+    Args:
+        sound: only videos have one.
+
+    Raises:
+        UserError: the place cannot be written, or the form does not hold such frames.
+    """
+    match path.suffix:
+        case ".png":
+            write_picture(path, frames, recipe)
+        case ".gif":
+            _gif().write_gif(path, frames, fps, recipe)
+        case "":
+            _folder().write_folder(path, frames, recipe)
+        case _:
+            video.write_video(path, frames, fps, recipe, sound)
+            return
+    if sound is not None:
+        logger.warning("%s: holds no sound, which is left out", path)
+
+
+def _gif() -> ModuleType:
+    """The module of GIFs, which few results are."""
+    from t2v.io import gif
+
+    return gif
+
+
+def _folder() -> ModuleType:
+    """The module of folders of frames, which few results are."""
+    from t2v.io import frame_folder
+
+    return frame_folder
 
 
 def write_picture(path: Path, frames: np.ndarray, recipe: dict[str, Any]) -> None:
@@ -25,17 +76,41 @@ def write_picture(path: Path, frames: np.ndarray, recipe: dict[str, Any]) -> Non
     video.save_image(path, Image.fromarray(frame), recipe)
 
 
+def check_frames(path: Path, num_frames: int, height: int, width: int, fps: float) -> None:
+    """Raise UserError for a size or rate that the form of a result cannot hold."""
+    if path.suffix == GIF:
+        _gif().check_rate(fps, str(path))
+    elif path.suffix not in (PICTURE, FOLDER):
+        video.check_size(num_frames, height, width)
+
+
 def read_frames(path: Path) -> np.ndarray:
     """The frames of a result, `t h w c` uint8.
 
     Raises:
         UserError: it is not there or damaged.
     """
-    if path.suffix != PICTURE:
-        return video.read_video(path)[0]
-    from t2v.footage.still import read_picture  # videos need none
+    match path.suffix:
+        case ".png":
+            from t2v.footage.still import read_picture  # videos need none
 
-    return read_picture(path)[None]
+            return read_picture(path)[None]
+        case ".gif":
+            return _gif().read_gif(path, _gif_rate(path))
+        case "":
+            return _folder().read_folder(path)
+    return video.read_video(path)[0]
+
+
+def _gif_rate(path: Path) -> float:
+    """The frames a second of a GIF, which counts a picture that stays as one."""
+    try:
+        fps = float(read_recipe(path)["settings"]["fps"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: its recipe says no fps. Make it again.") from error
+    if not 0 < fps <= _gif().MOST_FPS:
+        raise UserError(f"{path}: its recipe says {fps:g} fps. Make it again.")
+    return fps
 
 
 def read_recipe(path: Path) -> Any:
@@ -44,15 +119,26 @@ def read_recipe(path: Path) -> Any:
     Raises:
         UserError: the file cannot be read or carries no recipe.
     """
-    if path.suffix != PICTURE:
-        return video.read_recipe(path)
-    text = video.read_about(path).get(video.RECIPE_KEYS[0])
-    if text is None:
+    match path.suffix:
+        case ".png":
+            values = _text_of(path)
+        case ".gif":
+            values = _gif().read_comment(path)
+        case "":
+            values = _text_of(_folder().frame_files(path)[0])
+        case _:
+            return video.read_recipe(path)
+    if values is None:
         raise UserError(
             f"{path}: carries no recipe. Only files written by `t2v sample` do; sharing sites and "
             "editors remove it."
         )
-    return parse_json(text, f"{path}: its recipe is damaged")
+    return values
+
+
+def _text_of(path: Path) -> Any:
+    text = video.read_about(path).get(video.RECIPE_KEYS[0])
+    return None if text is None else parse_json(text, f"{path}: its recipe is damaged")
 
 
 def rewrite_recipe(path: Path, recipe: dict[str, Any]) -> None:
@@ -61,10 +147,15 @@ def rewrite_recipe(path: Path, recipe: dict[str, Any]) -> None:
     Raises:
         UserError: the file cannot be read or its place not be written.
     """
-    if path.suffix == PICTURE:
-        write_picture(path, read_frames(path), recipe)
-    else:
-        video.rewrite_recipe(path, recipe)
+    match path.suffix:
+        case ".png":
+            write_picture(path, read_frames(path), recipe)
+        case ".gif":
+            _gif().rewrite_comment(path, recipe)
+        case "":
+            rewrite_recipe(_folder().frame_files(path)[0], recipe)
+        case _:
+            video.rewrite_recipe(path, recipe)
 
 
 def shape_of(path: Path) -> tuple[int, int, int]:
@@ -73,7 +164,10 @@ def shape_of(path: Path) -> tuple[int, int, int]:
     Raises:
         UserError: it is broken, or has no frames.
     """
-    if path.suffix != PICTURE:
-        return video.shape_of(path)
-    count, height, width = read_frames(path).shape[:3]
-    return count, height, width
+    match path.suffix:
+        case ".gif":
+            return _gif().gif_shape(path, _gif_rate(path))
+        case ".png" | "":
+            count, height, width = read_frames(path).shape[:3]
+            return count, height, width
+    return video.shape_of(path)

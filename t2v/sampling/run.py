@@ -11,7 +11,6 @@ from typing import Any
 from t2v.config.sampling import INPUTS, SampleConfig
 from t2v.errors import UserError
 from t2v.families.load import check_room, load_generator, set_attention
-from t2v.io.video import check_size
 from t2v.models.device import DTYPES, pick_device, pick_dtype
 from t2v.models.folder import model_folder, upscaler_hash, weights_hash
 from t2v.models.hold import Hold, Offload
@@ -31,7 +30,7 @@ from t2v.sampling.output_paths import (
     result_suffix,
 )
 from t2v.sampling.recipe import Choice, Recipe
-from t2v.sampling.results import read_recipe
+from t2v.sampling.results import FOLDER, PICTURE, check_frames, read_recipe, spelled
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +82,7 @@ def sample(
 
 
 def repeat(path: Path, overrides: Sequence[str]) -> Path:
-    """Make the video of an mp4 (or of the json beside it) again, the same to the bit.
+    """Make the video of a result (or of the json beside it) again, the same to the bit.
 
     Args:
         overrides: `name=value` over the settings of the recipe. Without an output the new file is
@@ -95,9 +94,11 @@ def repeat(path: Path, overrides: Sequence[str]) -> Path:
     values = recipe_files.read_json(path) if path.suffix == ".json" else read_recipe(path)
     renamed = {each.partition("=")[0] for each in overrides}
     suffix = result_suffix(recipe_files.read(values, path).settings)
+    if suffix == FOLDER and path.suffix == PICTURE:  # the first of its frames
+        path = path.resolve().parent
     again = path.with_name(f"{path.stem}-again{suffix}")
     # files beside the old video are not made again unless they are asked for
-    alone = [f"output={again}", "sheet=false", "gif=false", "preview_every=0"]
+    alone = [f"output={spelled(again)}", "sheet=false", "gif=false", "preview_every=0"]
     old = recipe_files.read(values, path, [*alone, *overrides])
     for name in ("num_videos_per_prompt", "best_of"):
         if getattr(old.settings, name) > 1:
@@ -127,7 +128,7 @@ def resume(path: Path, overrides: Sequence[str]) -> Path:
     """
     kept, values = read_latents(path)
     beside = place_of_latents(path, recipe_files.read(values, path).settings)
-    old = _with_free(values, path, overrides, f"output={beside}")
+    old = _with_free(values, path, overrides, f"output={spelled(beside)}")
     check_latents(path, kept, old.settings)
     _refuse_changed(old, renamed=set())
     with held([beside]), places(old.settings, 1):
@@ -232,8 +233,9 @@ def _check(
     if full.preview_every:
         what = f"preview_every={full.preview_every}"
         require(generator, "gives_latents", what, "a preview")
-    if full.height and full.width and not full.makes_picture:
-        check_size(full.num_frames or 1, full.height, full.width)
+    if full.height and full.width and full.fps:
+        place = Path(full.output or "video.mp4")
+        check_frames(place, full.num_frames or 1, full.height, full.width, full.fps)
 
 
 def _refuse_changed(old: Recipe, renamed: set[str]) -> None:
@@ -282,7 +284,7 @@ def _recipes(
         _check(generator, prompt, resolved, visuals)
         for j, path in enumerate(paths[i * count : (i + 1) * count]):
             seed = config.seed + j * config.best_of
-            own = replace(resolved, output=str(path), seed=seed)
+            own = replace(resolved, output=spelled(path), seed=seed)
             chosen = choice and replace(choice, first_seed=seed)
             recipes.append(_recipe(generator, weights, prompt, own, inputs, chosen))
     return recipes, [visuals] * len(recipes)

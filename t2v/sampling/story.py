@@ -25,6 +25,7 @@ from t2v.config.story import StoryConfig
 from t2v.errors import UserError
 from t2v.footage.still import read_picture
 from t2v.io.files import KEY, complete, digest, file_sha256
+from t2v.io.formats import FORMATS
 from t2v.io.video import check_size, contact_sheet, read_recipe, save_image, shape_of, video_writer
 from t2v.models.device import DTYPES
 from t2v.pipelines.generator import Generator, to_uint8
@@ -33,7 +34,7 @@ from t2v.pipelines.story import Film, LatentWindows, Scene, Window
 from t2v.pipelines.t2v import T2VPipeline
 from t2v.sampling import recipe as recipe_files
 from t2v.sampling.generate import request_of, stops_as_interrupts
-from t2v.sampling.output_paths import FRAMELESS, SHEET, places
+from t2v.sampling.output_paths import FRAMELESS, SHEET, places, result_suffix
 from t2v.sampling.recipe import Recipe
 
 logger = logging.getLogger(__name__)
@@ -91,7 +92,8 @@ def repeat(path: Path, overrides: Sequence[str], load: Load) -> Path:
     """
     values = recipe_files.read_json(path) if path.suffix == ".json" else read_recipe(path)
     renamed = {each.partition("=")[0] for each in overrides}
-    again = path.with_name(f"{path.stem}-again.mp4")
+    suffix = result_suffix(recipe_files.read(values, path).settings)
+    again = path.with_name(f"{path.stem}-again{suffix}")
     old = recipe_files.read(values, path, [f"output={again}", "sheet=false", *overrides])
     recipe_files.refuse_fetching(old, path, renamed)
     try:
@@ -153,22 +155,22 @@ class Plan:
 
 
 def _refuse_settings(config: SampleConfig) -> None:
-    if config.makes_picture:
+    if config.output is not None and Path(config.output).suffix not in FORMATS:
         raise UserError(
-            f"output={config.output}: a story is a film, and a png holds one frame. Give a name "
-            "that ends in .mp4."
+            f"output={config.output}: a story is written as it is made, which a picture, a gif and "
+            f"a folder do not take. Give a name that ends in one of {', '.join(FORMATS)}."
         )
     usual = SampleConfig()
     if config.upscale not in (None, 1):
         raise UserError(
             f"upscale={config.upscale} with --story: films of scenes are not enlarged as they are "
-            "made. Leave it out, and enlarge the mp4 with `t2v upscale`."
+            "made. Leave it out, and enlarge the film with `t2v upscale`."
         )
     others = [each.name for each in fields(SampleConfig) if each.name not in (*TAKEN, "upscale")]
     given = [name for name in others if getattr(config, name) != getattr(usual, name)]
     if given:
         raise UserError(
-            f"{' and '.join(given)} with --story: a story is one mp4, and has its length and its "
+            f"{' and '.join(given)} with --story: a story is one film, and has its length and its "
             f"pictures from its file. Leave {'it' if len(given) == 1 else 'them'} out."
         )
 

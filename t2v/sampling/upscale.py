@@ -19,6 +19,7 @@ from t2v.footage.containers import Unreadable
 from t2v.footage.fitting import is_picture
 from t2v.footage.frames import Probe, iter_frames, probe
 from t2v.footage.still import read_picture
+from t2v.io.formats import FORMATS
 from t2v.io.progress import progress
 from t2v.io.video import check_size, save_image, video_writer
 from t2v.models.device import check_memory, pick_device, pick_dtype, ready
@@ -53,11 +54,11 @@ def upscale(config: UpscaleConfig) -> Path:
         raise UserError(f"scale=1: nothing to enlarge. Give scale={upscaler.config.scale}.")
     suffix = PICTURE if is_still else ".mp4"
     output = Path(config.output or source.with_name(f"{source.stem}-{scale}x{suffix}"))
-    if output.suffix != suffix:
-        what = "a picture, which is" if is_still else "a video, whose frames are"
+    endings = (PICTURE,) if is_still else tuple(FORMATS)
+    if output.suffix not in endings:
+        what = "a picture" if is_still else "a video"
         raise UserError(
-            f"output={output}: {source} is {what} written as {suffix[1:]}. Give a name that ends "
-            f"in {suffix}."
+            f"output={output}: {source} is {what}. Give a name that ends in {' or '.join(endings)}."
         )
     if output.exists() and output.samefile(source):
         raise UserError(f"output={output}: is the input itself. Choose another name.")

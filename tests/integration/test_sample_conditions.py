@@ -265,7 +265,7 @@ def test_a_preview_and_a_sheet_show_what_is_made_of_a_picture(run, monkeypatch):
         (["--video", "short.mp4", "--fit", "outpaint"], "nothing is left to paint around"),
         (["-o", "x.png", "--frames", "9"], "a png holds one frame"),
         (["-o", "x.png", "--gif", "--duration", "1"], "Leave duration, gif out"),
-        (["-o", "x.jpg"], "ends in .mp4 or .png"),
+        (["-o", "x.jpg"], "ends in .mp4 (H.264), .webm"),
         (["--image-guidance", "2"], "it weighs a picture or clip"),
     ],
 )  # fmt: skip

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from t2v.cli import main
 from t2v.io.video import read_recipe, read_video, write_video
+from t2v.sampling import results
 
 PROMPT = "a red ball rolls on the grass"
 HOLD = """
@@ -218,7 +219,7 @@ def test_latents_go_only_when_the_video_can_be_read_back_whole(run, monkeypatch)
     def torn(path, frames, *rest):
         write_video(path, frames[:4], *rest)
 
-    monkeypatch.setattr("t2v.sampling.generate.write_video", torn)
+    monkeypatch.setattr("t2v.io.video.write_video", torn)
     code, _, err = run(PROMPT, "-o", "a.mp4")
     assert code == 2 and "9 frames of 32x48 were written, and 4" in err
     assert load_file("a.latents.safetensors")["latents"].shape == (1, 8, 3, 4, 6)
@@ -275,3 +276,24 @@ def test_of_two_commands_with_one_output_one_samples_and_the_other_is_refused(ru
     )
     assert len(read_video(Path("same.mp4"))[0]) == 65
     assert names() == ["same.json", "same.mp4"]
+
+
+@pytest.mark.parametrize("output", ["v.webm", "v.gif", "v/"])
+def test_the_ending_of_the_output_says_what_is_written(output, run):
+    path = Path(output)
+    again = path.with_name(f"v-again{path.suffix}")
+    code, _, err = run(PROMPT, "-o", output)
+    assert code == 0, err
+    frames, stored = results.read_frames(path), results.read_recipe(path)
+    assert stored == json.loads(path.with_suffix(".json").read_text())
+    assert stored["settings"]["output"].endswith(output)
+    assert frames.shape == (9, 32, 48, 3)
+    assert "exists already" in run(PROMPT, "-o", output)[2]
+    assert run("--recipe", output, stored=True)[0] == 0
+    assert np.array_equal(results.read_frames(again), frames)
+    assert names() == sorted([path.name, "v.json", again.name, "v-again.json"])
+    if path.is_dir():
+        (path / "mine.txt").write_text("mine")
+        code, _, err = run("a box", "-o", output, "--overwrite")
+        assert code == 2 and "holds more than frames (mine.txt)" in err
+        assert len(list(path.iterdir())) == 10

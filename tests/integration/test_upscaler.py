@@ -198,12 +198,12 @@ def test_frames_that_do_not_decode_are_warned_of(config, film, tmp_path, capsys)
     [
         (["scale=3"], "scale=3: this upscaler enlarges 4 times. Give scale=4.\n"),
         (["scale=2"], "scale=2: this upscaler enlarges 4 times. Give scale=4, or train another"),
-        (["output=x.png"], "is a video, whose frames are written as mp4"),
+        (["output=x.png"], "is a video. Give a name that ends in .mp4 or .webm"),
         (["scale=1"], "scale=1: nothing to enlarge"),
         (["tile=3"], "tile=3: give an even number of at least 16"),
         (["input=nothing.mp4"], "nothing.mp4"),
         (["input=pyproject.toml"], "pyproject.toml"),
-        (["output=x.avi"], "Give a name that ends in .mp4"),
+        (["output=x.avi"], "give a name that ends in .mp4, .webm, .mov"),
     ],
 )
 def test_what_cannot_be_enlarged_is_named(words, message, config, film, tmp_path, capsys):

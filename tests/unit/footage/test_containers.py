@@ -20,8 +20,9 @@ from t2v.data.decode import Transform, read_clip
 from t2v.errors import UserError
 from t2v.footage.frames import iter_frames, probe
 from t2v.footage.still import read_picture
+from t2v.io.gif import write_gif
 from t2v.io.manifest import Clip
-from t2v.io.video import read_recipe, read_video, rewrite_recipe, write_gif, write_video
+from t2v.io.video import read_recipe, read_video, rewrite_recipe, write_video
 from t2v.io.workers import Failure, work
 
 HOW = Transform(8.0, ((64, 64),), (5, 1), "dense", 1.25, 1.5)

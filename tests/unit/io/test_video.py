@@ -12,7 +12,10 @@ from einops import rearrange
 from PIL import Image
 from torch.nn import functional as F
 
+from t2v.config.sampling import VIDEOS
 from t2v.errors import UserError
+from t2v.io.formats import FORMATS
+from t2v.io.gif import gif_shape, read_comment, read_gif, rewrite_comment, write_gif
 from t2v.io.sound import Sound
 from t2v.io.video import (
     contact_sheet,
@@ -20,7 +23,6 @@ from t2v.io.video import (
     read_video,
     rewrite_recipe,
     save_image,
-    write_gif,
     write_video,
 )
 
@@ -36,12 +38,30 @@ def frames():
     return video
 
 
-def test_colours_and_frame_count_survive_the_file(frames, tmp_path):
-    write_video(tmp_path / "a.mp4", frames, 8)
-    back, fps = read_video(tmp_path / "a.mp4")
+@pytest.mark.parametrize("ending", FORMATS)
+def test_colours_frames_rate_and_recipe_survive_the_file(ending, frames, tmp_path):
+    assert FORMATS.keys() == VIDEOS.keys()
+    path, stereo = tmp_path / f"a{ending}", Sound(np.zeros((2, 44100)), 44100)
+    write_video(path, frames, 7.5, {"prompt": "old"}, stereo)
+    back, fps = read_video(path)
     assert back.shape == frames.shape and back.dtype == np.uint8
-    assert fps == 8
+    assert fps == 7.5
     assert np.median(np.abs(frames.astype(int) - back)) <= 3
+    assert read_recipe(path) == {"prompt": "old"}
+    rewrite_recipe(path, {"prompt": "new"})
+    assert read_recipe(path) == {"prompt": "new"} and np.array_equal(read_video(path)[0], back)
+    bare = tmp_path / f"bare{ending}"
+    write_video(bare, frames, 8)
+    once = bare.read_bytes()
+    write_video(bare, frames, 8)
+    assert bare.read_bytes() == once
+
+
+def test_prores_keeps_ten_bits_of_422(frames, tmp_path):
+    write_video(tmp_path / "a.mov", frames, 8)
+    with av.open(tmp_path / "a.mov") as file:
+        codec = file.streams.video[0].codec_context
+        assert (codec.name, codec.profile, codec.pix_fmt) == ("prores", "HQ", "yuv422p10le")
 
 
 @pytest.mark.parametrize(
@@ -194,10 +214,19 @@ def test_an_interrupted_write_leaves_nothing(frames, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_gif_holds_every_frame(frames, tmp_path):
-    write_gif(tmp_path / "a.gif", frames, 7.5)
-    with Image.open(tmp_path / "a.gif") as gif:
-        assert (gif.n_frames, gif.size, gif.info["duration"]) == (9, (48, 32), 130)
+def test_a_gif_holds_every_frame_at_the_mean_rate_and_its_recipe(frames, tmp_path):
+    path, recipe = tmp_path / "a.gif", {"prompt": "long" * 200}
+    write_gif(path, frames, 7.5, recipe)
+    with Image.open(path) as gif:
+        lasting = [gif.seek(number) or gif.info["duration"] for number in range(9)]
+        assert (gif.n_frames, gif.size, sum(lasting)) == (9, (48, 32), 1200)
+    still = frames[[0, 0, 0, 4, 4, 8]]  # Pillow writes equal frames once
+    write_gif(path, still, 7.5, recipe)
+    assert gif_shape(path, 7.5) == (6, 32, 48)
+    assert np.array_equal(read_gif(path, 7.5), still)
+    assert read_comment(path) == recipe
+    rewrite_comment(path, {"prompt": "short"})
+    assert read_comment(path) == {"prompt": "short"} and np.array_equal(read_gif(path, 7.5), still)
 
 
 def test_a_contact_sheet_has_a_captioned_row_for_each_video(frames):

@@ -7,7 +7,8 @@ from einops import rearrange
 from t2v.config.models import TransformerConfig, VAEConfig
 from t2v.config.sampling import SampleConfig
 from t2v.config.training import OptimConfig, TrainDiTConfig, TrainVAEConfig
-from t2v.sampling import generate, run
+from t2v.io import video
+from t2v.sampling import run
 
 TINY_VAE = VAEConfig(
     latent_channels=8,
@@ -33,13 +34,13 @@ STEADY = OptimConfig(warmup_steps=2, decay_from=1.0, lr=3e-3, adam_lr=3e-3, ema_
 def sampled_later(monkeypatch, tmp_path):
     """Samples prompts with a checkpoint by `t2v sample`; gives the rows of a training's sheet."""
     rows = []
-    write = generate.write_video
+    write = video.write_video
 
     def watched(path, frames, *rest):
         rows.append(rearrange(torch.from_numpy(frames), "t h w c -> h (t w) c"))
         write(path, frames, *rest)
 
-    monkeypatch.setattr(generate, "write_video", watched)
+    monkeypatch.setattr(video, "write_video", watched)
 
     def sample(checkpoint, seed, prompts):
         output = str(tmp_path / "video.mp4")

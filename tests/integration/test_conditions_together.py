@@ -13,12 +13,12 @@ from PIL import Image
 from t2v.cli import main
 from t2v.config.finetune import FinetuneConfig, LoRAConfig
 from t2v.config.training import OptimConfig, TasksConfig
+from t2v.io import video
 from t2v.io.files import file_sha256
 from t2v.io.video import read_recipe
 from t2v.pipelines.generator import sample_videos
 from t2v.pipelines.t2v_generator import T2VGenerator
 from t2v.pipelines.visuals import VisualInputs
-from t2v.sampling import generate
 from t2v.sampling.results import read_frames
 from t2v.training.tasks.finetune import finetune
 
@@ -45,14 +45,14 @@ def run(model, monkeypatch, capsys):
 
     def run(*argv, named=True):
         written = {}
-        write = generate.write_video
+        write = video.write_video
 
         def watched(path, frames, *rest):
             written[path.name] = frames
             write(path, frames, *rest)
 
         with monkeypatch.context() as patch:
-            patch.setattr(generate, "write_video", watched)
+            patch.setattr(video, "write_video", watched)
             code = main(["sample", *argv, *(["--model", str(model)] if named else [])])
         return code, capsys.readouterr().err, written
 

@@ -82,7 +82,7 @@ def test_a_sample_is_the_one_the_pipeline_gives(run, pipe, monkeypatch):
         written.append(frames)
         write_video(path, frames, *rest)
 
-    monkeypatch.setattr("t2v.sampling.generate.write_video", write)
+    monkeypatch.setattr("t2v.io.video.write_video", write)
     assert run(PROMPT, "--seed", "5")[0] == 0
     frames = pipe(PROMPT, generator=torch.Generator().manual_seed(5)).frames[0]
     np.testing.assert_array_equal(written[0], (frames * 255).round().astype(np.uint8))

@@ -176,7 +176,7 @@ def test_a_picture_is_enlarged_into_a_png(config, tmp_path, capsys):
     smooth = bicubic(torch.from_numpy(small)[None, None], 4)  # which a fresh one is
     assert (large.int() - smooth.int()).abs().max() <= 1
     assert main(["upscale", str(source), "-o", str(tmp_path / "out.mp4"), *words]) == 2
-    assert "is a picture, which is written as png" in capsys.readouterr().err
+    assert "is a picture. Give a name that ends in .png" in capsys.readouterr().err
     assert not (tmp_path / "out.mp4").exists()
 
 

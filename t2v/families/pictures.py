@@ -19,13 +19,18 @@ NEEDS = {"ImageToVideo": ("image",), "I2V": ("image",), "VideoToVideo": ("video"
 GRAY = (127, 127, 127)  # of a frame that is to be made, as VACE's authors have it
 
 
+def needs(pipeline: DiffusionPipeline) -> tuple[str, ...]:
+    """The names of what a pipeline cannot do without."""
+    name = type(pipeline).__name__
+    return next((names for part, names in NEEDS.items() if part in name), ())
+
+
 def refuse_missing(
     pipeline: DiffusionPipeline, visuals: VisualInputs | None, strength: float | None
 ) -> None:
     """Raise `UserError` where a pipeline cannot do without what is not given."""
     name = type(pipeline).__name__
-    needed = next((names for part, names in NEEDS.items() if part in name), ())
-    if missing := [each for each in needed if getattr(visuals, each, None) is None]:
+    if missing := [each for each in needs(pipeline) if getattr(visuals, each, None) is None]:
         raise UserError(
             f"{name} makes nothing of a prompt alone: give {missing[0]}, such as "
             f"{OPTIONS[missing[0]]}."

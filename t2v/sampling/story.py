@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from einops import rearrange
@@ -28,7 +28,7 @@ from t2v.io.files import KEY, complete, digest, file_sha256
 from t2v.io.formats import FORMATS
 from t2v.io.video import check_size, contact_sheet, read_recipe, save_image, shape_of, video_writer
 from t2v.models.device import DTYPES
-from t2v.pipelines.generator import Generator, to_uint8
+from t2v.pipelines.generator import Generator, rate_of, to_uint8
 from t2v.pipelines.scenes import scenes_of
 from t2v.pipelines.story import Film, LatentWindows, Scene, Window
 from t2v.pipelines.t2v import T2VPipeline
@@ -36,6 +36,9 @@ from t2v.sampling import recipe as recipe_files
 from t2v.sampling.generate import request_of, stops_as_interrupts
 from t2v.sampling.output_paths import FRAMELESS, SHEET, places, result_suffix
 from t2v.sampling.recipe import Recipe
+
+if TYPE_CHECKING:
+    from t2v.families.story import FrameWindows
 
 logger = logging.getLogger(__name__)
 
@@ -149,7 +152,7 @@ class Plan:
 
     story: StoryConfig
     settings: SampleConfig
-    maker: LatentWindows
+    maker: LatentWindows | FrameWindows
     scenes: list[Scene]
     windows: list[Window]
 
@@ -176,12 +179,8 @@ def _refuse_settings(config: SampleConfig) -> None:
 
 
 def _planned(generator: Generator, story: StoryConfig, config: SampleConfig) -> Plan:
-    if not isinstance(generator.pipeline, T2VPipeline):
-        raise UserError(
-            f"model={config.model}: a {type(generator.pipeline).__name__} tells no stories. Name a "
-            "T2VPipeline folder; `t2v convert SRC DST` makes one of a Wan pipeline."
-        )
     saved = generator.defaults
+    is_ours = isinstance(generator.pipeline, T2VPipeline)
     names = ("height", "width", "num_inference_steps", "guidance_scale", "fps")
     own: dict[str, Any] = {
         name: getattr(saved, name) if getattr(config, name) is None else getattr(config, name)
@@ -189,18 +188,24 @@ def _planned(generator: Generator, story: StoryConfig, config: SampleConfig) -> 
     }
     dtype = generator.pipeline.dtype
     own["dtype"] = next((name for name, each in DTYPES.items() if each == dtype), config.dtype)
-    own |= {"fps": float(own["fps"]), "upscale": 1}
+    own |= {"fps": float(own["fps"] or rate_of(generator)), "upscale": 1}
     scenes = _scenes(story, own["fps"])
     total = sum(scene.num_frames for scene in scenes)
     settings = replace(config, **own, num_frames=total, overwrite=False)
     check_size(total, own["height"], own["width"])
     request = replace(request_of(settings), num_frames=story.windows.frames or saved.num_frames)
-    for number, scene in enumerate(scenes, 1):
+    for number, scene in enumerate(scenes if is_ours else [], 1):
         with _of_scene(number):
             generator.check(scene.prompt, request)
     has_bar = sys.stderr.isatty()
     generator.pipeline.set_progress_bar_config(desc="denoising", disable=not has_bar)
-    maker = LatentWindows(generator.pipeline, request, story.windows)
+    maker: LatentWindows | FrameWindows
+    if is_ours:
+        maker = LatentWindows(generator.pipeline, request, story.windows)
+    else:
+        from t2v.families.story import FrameWindows  # seldom needed
+
+        maker = FrameWindows(generator, request, story.windows)
     return Plan(story, settings, maker, scenes, maker.plan(scenes))
 
 

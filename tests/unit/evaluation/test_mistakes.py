@@ -48,7 +48,9 @@ def test_a_suite_of_scenes_beside_one_without_is_measured_where_it_can_be(tmp_pa
 def test_a_model_whose_latents_cannot_be_compared_is_named(tmp_path):
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "WanPipeline"}))
     config = FootageEvalConfig(output=str(tmp_path / "out"), model=str(tmp_path), data="clips")
-    with pytest.raises(UserError, match="a WanPipeline does not have a VAE that encodes clips, which t2v"):
+    with pytest.raises(
+        UserError, match="a WanPipeline does not have a VAE that encodes clips, which t2v"
+    ):
         retrieval.evaluate(config)
 
 

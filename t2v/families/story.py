@@ -54,7 +54,7 @@ class FrameWindows:
         found = plan_windows(scenes, length, stride, 0, as_latents=False)
         for window in found:
             scene, number = scenes[window.scene], window.scene + 1
-            picture = self._shape_of_picture(scene, window)
+            picture = self._stand_in(scene, window)
             if picture is not None and "image" not in self.generator.takes:
                 raise UserError(
                     f"scene {number} goes on from a frame or a picture, and a {self.name} takes no "
@@ -71,8 +71,8 @@ class FrameWindows:
             logger.info("a %s takes no latents: each window begins with the last frame", self.name)
         return found
 
-    def _shape_of_picture(self, scene: Scene, window: Window) -> VisualInputs | None:
-        """What a window will be given, black as yet."""
+    def _stand_in(self, scene: Scene, window: Window) -> VisualInputs | None:
+        """The picture that a window will be given, black as yet; None: it gets none."""
         if not window.known and (scene.image is None or window.number):
             return None
         return VisualInputs(image=np.zeros((8, 8, 3), dtype=np.uint8))

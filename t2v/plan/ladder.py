@@ -103,6 +103,13 @@ class Rung:
     source: str
 
 
+def _by_block(part: Part) -> float:
+    """A block at work, and the next one behind it; of networks but transformers, layers."""
+    if part.name.startswith("transformer"):
+        return part.rest + 2 * part.block
+    return part.leaf + part.linear
+
+
 HOLDINGS = (
     Holding("all weights on the device", {}, "", lambda part: part.weights, "all", 0, False, ""),
     Holding(
@@ -129,8 +136,8 @@ HOLDINGS = (
         "group offload",
         {"offload": "group"},
         'enable_group_offload(device, offload_type="block_level", num_blocks_per_group=1, '
-        "use_stream=True)",
-        lambda part: part.rest + 2 * part.block,  # a block at work, and the next one behind it
+        'use_stream=True) of the transformer, "leaf_level" of the others',
+        _by_block,
         "none",
         2,
         True,

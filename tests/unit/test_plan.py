@@ -449,8 +449,8 @@ print(resident("VmHWM") - before)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["lora", "full"])
-def test_a_plan_counts_all_that_a_run_does(method, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("method", "calibrate"), [("lora", "true"), ("full", "false")])
+def test_a_plan_counts_all_that_a_run_does(method, calibrate, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["world", "output=clips", "count=24"]) == 0
     given = [
@@ -461,7 +461,7 @@ def test_a_plan_counts_all_that_a_run_does(method, tmp_path, monkeypatch):
     run = [sys.executable, "-c", RUN_AND_MEASURE, *given]
     alone = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(run, check=True, capture_output=True, text=True, env=alone)
-    size = ["num_frames=17", "height=64", "width=64"]
+    size = ["num_frames=17", "height=64", "width=64", f"calibrate={calibrate}"]
     planned = plan(*load_plan(None, ["command=finetune", *given, *size]))
     measured = int(done.stdout.splitlines()[-1])
     assert (planned.peak.value + planned.data) / MIB == pytest.approx(measured / MIB, rel=0.15)

@@ -125,7 +125,7 @@ def test_a_plan_needs_config_files_alone_and_lists_the_ways_that_fit(folder, cap
     held = replace(target, offload="group", quantize="fp8", vae_tiling=False)
     asked = plan(PlanConfig(command="sample", memory=24), held)
     assert "beside Python's own by group offload, fp8" in report(asked)
-    assert least < asked.peak.most < done.peak.most
+    assert least <= asked.peak.most < done.peak.most
 
 
 @pytest.mark.parametrize(

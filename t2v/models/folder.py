@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import logging
+import os
 import re
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from diffusers import DiffusionPipeline
+from huggingface_hub.constants import HF_HOME
 from huggingface_hub.errors import HTTPError  # httpx's, under whichever name the Hub has it
 
 from t2v.errors import UserError, shortened
-from t2v.io.files import REFERENCE, file_sha256
+from t2v.io.files import REFERENCE, file_sha256, sha256, write_text
 from t2v.io.text_files import check_file, read_json
+
+logger = logging.getLogger(__name__)
 
 EMBEDDED = "t2v-tiny"
 NUMBERS = {  # that a pipeline is saved with
@@ -24,6 +31,8 @@ NUMBERS = {  # that a pipeline is saved with
 }
 MOST = 10**7
 SHA256 = re.compile(r"[0-9a-f]{64}")
+HASHES = Path(HF_HOME) / "t2v" / "hashes"  # beside the weights that the Hub keeps
+LARGE = 2**24  # bytes of a file whose hash is kept; less is read sooner than it is looked up
 # what a training leaves of its own beside a reference to its base model
 LORA, ADAPTER, WORDS = "pytorch_lora_weights.safetensors", "adapter", "words.safetensors"
 ADAPTER_FILES = "adapter_config.json", "adapter_model.safetensors"  # as peft names them
@@ -216,11 +225,43 @@ def file_hash(path: Path) -> str:
     blob = path.resolve().name  # the Hub's cache names its files by this very hash
     if SHA256.fullmatch(blob):
         return blob
-    about = path.stat()
-    return _hash_of(path, about.st_size, about.st_mtime_ns)
+    return _hash_of(path.absolute(), *_identity(path))
 
 
 @cache
-def _hash_of(path: Path, size: int, changed: int) -> str:
-    """The hash of a file as it was when it had this size and time: it is read once a process."""
-    return file_sha256(path)
+def _hash_of(path: Path, *identity: int) -> str:
+    """The hash of a file as it was then: it is looked up once a process."""
+    return kept_hash(path)
+
+
+def kept_hash(path: Path) -> str:
+    """SHA-256 of a file, from the user's cache if it is still the file that was hashed.
+
+    A cache that cannot be read or written costs only time.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    if path.stat().st_size < LARGE:
+        return file_sha256(path)
+    before = _identity(path)
+    place = HASHES / f"{sha256(str(path.absolute()))}.json"
+    with suppress(OSError, ValueError):
+        match json.loads(place.read_text(encoding="utf-8")):
+            case {"identity": known, "sha256": str(found)} if known == before:
+                if SHA256.fullmatch(found):
+                    return found
+    found = file_sha256(path)
+    if _identity(path) == before:  # nobody wrote meanwhile
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            write_text(place, json.dumps({"identity": before, "sha256": found}))
+        except OSError as error:
+            logger.debug("%s: the hash is not kept (%s)", path, error)
+    return found
+
+
+def _identity(path: Path) -> list[int]:
+    """Numbers that change with a file; its ctime does also when somebody puts the mtime back."""
+    about: os.stat_result = path.stat()
+    return [about.st_size, about.st_mtime_ns, about.st_ctime_ns, about.st_ino, about.st_dev]

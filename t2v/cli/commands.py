@@ -104,6 +104,12 @@ COMMANDS = {
         "convert a Wan pipeline folder to this package, or the names in a LoRA file",
         ("src", "dst"),
     ),
+    "push": Command(
+        "t2v.config.push:PushConfig",
+        "t2v.pipelines.push:push",
+        "put a pipeline folder on the Hugging Face Hub, with a card and sample videos",
+        ("folder", "repo"),
+    ),
     "eval": Command(
         "t2v.config.evaluation:EvalConfig",
         "t2v.evaluation.run:evaluate",

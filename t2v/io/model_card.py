@@ -48,6 +48,20 @@ def write_model_card(
     (folder / MODEL_CARD).write_bytes(text.encode(errors="replace"))
 
 
+def card_of_folder(repo: str, kind: str, videos: Sequence[tuple[str, str]]) -> str:
+    """The card of a pipeline folder that says nothing of itself: how to load it, and samples.
+
+    Args:
+        repo: owner and name on the Hub.
+        kind: the class of the pipeline.
+        videos: the address of each and the prompt it was made from, or nothing.
+    """
+    text = f"{_HEAD}A {plain(kind)}. Sample from it:\n\n```bash\n"
+    text += f't2v sample --model {repo} "a prompt"\n```\n\n## Samples\n\n'
+    shown = [f'<video src="{where}" controls></video>\n\n{plain(said)}\n' for where, said in videos]
+    return text + ("\n".join(shown) or "None yet.\n")
+
+
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
     """The lines of a Markdown table, the last one blank; none where there are no rows."""
     if not rows:

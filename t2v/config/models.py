@@ -98,8 +98,13 @@ class UpscalerConfig:
     width: int = 48  # channels at the clip's own size; twice as many at half of it
     # residual blocks at the clip's own size, at half of it, and at its own size again
     layers: tuple[int, int, int] = (1, 4, 2)
+    # share of each neighbouring frame that is mixed into a frame: takes flicker away, and a little
+    # of what moves; 0: none
+    steadiness: float = 0.0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.steadiness <= 0.25:
+            raise UserError(f"steadiness={self.steadiness}: it must be from 0 to 0.25.")
         if self.scale not in SCALES:
             raise UserError(f"scale={self.scale}: an upscaler enlarges 2 or 4 times.")
         if self.width < 4 or self.width % 4:

@@ -34,7 +34,9 @@ class VideoUpscaler(ModelMixin, ConfigMixin):
     _no_split_modules = ("UpscalerBlock",)
 
     @register_to_config
-    def __init__(self, scale: int, width: int, layers: tuple[int, int, int]) -> None:
+    def __init__(
+        self, scale: int, width: int, layers: tuple[int, int, int], steadiness: float = 0.0
+    ) -> None:
         super().__init__()
         before, half, after = layers
         self.conv_in = nn.Conv2d(3, width, 3, padding=1)
@@ -51,7 +53,7 @@ class VideoUpscaler(ModelMixin, ConfigMixin):
         self.conv_out = nn.Conv2d(shuffled[-1], 3, 3, padding=1)
         nn.init.zeros_(self.conv_out.weight)  # a fresh network is bicubic interpolation
         nn.init.zeros_(self.conv_out.bias)
-        self.reach_frames = before + half + after
+        self.reach_frames = before + half + after + (steadiness > 0)
         # in pixels of the clip: two convolutions a block; conv_in, the grid of half the size, and
         # those between the shuffles, which are worth two at most
         self.reach = 2 * (before + 2 * half + after) + 4
@@ -155,8 +157,16 @@ class VideoUpscaler(ModelMixin, ConfigMixin):
             x = block(x, batch)
         for conv in self.enlarge:
             x = silu(F.pixel_shuffle(conv(x), 2))
-        x = self.conv_out(x)[..., : scale * height, : scale * width]
-        return rearrange(smooth + x.float(), "(b t) c h w -> b c t h w", b=batch).to(video.dtype)
+        x = smooth + self.conv_out(x)[..., : scale * height, : scale * width].float()
+        return self._steadied(rearrange(x, "(b t) c h w -> b c t h w", b=batch)).to(video.dtype)
+
+    def _steadied(self, x: Tensor) -> Tensor:
+        """The video with a share of both neighbours in each frame; its ends count twice."""
+        share = self.config.steadiness
+        if share == 0:
+            return x
+        around = torch.cat([x[:, :, :1], x, x[:, :, -1:]], dim=2)
+        return (1 - 2 * share) * x + share * (around[:, :, :-2] + around[:, :, 2:])
 
 
 def bicubic(frames: Tensor, scale: int) -> Tensor:

@@ -12,10 +12,11 @@ from t2v.models.upscaler import VideoUpscaler, check_scale
 from t2v.models.upscaler_folder import load_upscaler
 
 
-def build(scale=4, layers=(1, 1, 1)):
+def build(scale=4, layers=(1, 1, 1), steadiness=0.0):
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        upscaler = VideoUpscaler(**asdict(UpscalerConfig(scale=scale, width=8, layers=layers)))
+        config = UpscalerConfig(scale=scale, width=8, layers=layers, steadiness=steadiness)
+        upscaler = VideoUpscaler(**asdict(config))
         for parameter in upscaler.parameters():
             parameter.data.normal_(0, 0.2)
     return upscaler.eval()
@@ -43,9 +44,9 @@ def test_a_fresh_one_is_bicubic_interpolation():
         assert torch.equal(fresh(video)[0].transpose(0, 1), smooth)
 
 
-@pytest.mark.parametrize("chunk", [1, 2, 5])
-def test_a_streamed_clip_is_the_whole_one(chunk):
-    upscaler, video = build(), clip(1, 3, 11, 12, 10)
+@pytest.mark.parametrize(("chunk", "steadiness"), [(1, 0.1), (2, 0.0), (5, 0.1)])
+def test_a_streamed_clip_is_the_whole_one(chunk, steadiness):
+    upscaler, video = build(steadiness=steadiness), clip(1, 3, 11, 12, 10)
     with torch.no_grad():
         whole = upscaler(video)
         pieces = list(upscaler.stream(video.split(chunk, dim=2)))
@@ -75,8 +76,19 @@ def test_tiles_are_the_whole():
         torch.testing.assert_close(upscaler(video), whole, atol=1e-4, rtol=0)
 
 
-def test_no_pixel_looks_further_than_the_reach_and_no_frame_further_than_its_own():
-    upscaler = build(layers=(1, 2, 1))
+def test_flicker_between_two_frames_becomes_less_and_what_rests_stays():
+    plain, steady = build(), build(steadiness=0.1)
+    resting = clip(1, 3, 1, 8, 8).repeat(1, 1, 12, 1, 1)
+    flicker = resting + 0.2 * torch.tensor([1.0, -1.0] * 6).view(1, 1, 12, 1, 1)
+    with torch.no_grad():
+        torch.testing.assert_close(steady(resting)[:, :, 5:7], plain(resting)[:, :, 5:7])
+        changes = [net(flicker).diff(dim=2).abs().mean() for net in (plain, steady)]
+    assert changes[1] < 0.75 * changes[0]  # .6 of what alternates is left, and the ends
+
+
+@pytest.mark.parametrize("steadiness", [0.0, 0.1])
+def test_no_pixel_looks_further_than_the_reach_and_no_frame_further_than_its_own(steadiness):
+    upscaler = build(layers=(1, 2, 1), steadiness=steadiness)
     size = 2 * upscaler.reach + 9
     video = clip(1, 3, 2 * upscaler.reach_frames + 3, size, size).requires_grad_()
     middle = upscaler.reach_frames + 1, 4 * (upscaler.reach + 4) + 1, 4 * (upscaler.reach + 4) + 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from t2v.cli.commands import imported
@@ -132,10 +133,11 @@ def _fitted(config: SampleConfig) -> SampleConfig:
     free = free_memory(pick_device(config.device))
     if config.offload != "auto" or free is None:
         return config
-    if weight_bytes(model_folder(config.model)) < SMALL * free:
+    if weight_bytes(model_folder(config.folder)) < SMALL * free:
         return config  # without the plan, which takes seconds
-    held: SampleConfig = imported("t2v.plan.fit:fitted")(config, free)
-    return held
+    whole = replace(config, model=config.folder, base=None)  # a single file is as large
+    held: SampleConfig = imported("t2v.plan.fit:fitted")(whole, free)
+    return replace(held, model=config.model, base=config.base)
 
 
 def _repeat(path: Path, overrides: list[str]) -> Path:

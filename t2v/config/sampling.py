@@ -41,6 +41,9 @@ class SampleConfig:
     """`t2v sample`; prompts are not settings, they come as arguments or from a file."""
 
     model: str = "t2v-tiny"  # the embedded model, a pipeline folder or a Hub id
+    # pipeline folder or Hub id whose other parts go with a model that is one .safetensors file, the
+    # weights of a transformer
+    base: str | None = None
     # file to write, ending in .mp4 (H.264), .webm (VP9), .mov (ProRes 422 HQ, 10 bits), .gif, .png
     # (one frame) or / (a folder of numbered PNGs);
     # null: video.mp4, or the first of video-1.mp4, ... that is free
@@ -135,6 +138,7 @@ class SampleConfig:
             raise UserError(
                 f"num_frames={self.num_frames} and duration={self.duration}: give one of them."
             )
+        self._check_base()
         at_least_one(self, "num_videos_per_prompt", "best_of")
         if self.best_of == 1 and (self.keep_draws or (self.scorer and not self.grid)):
             raise UserError(
@@ -155,6 +159,26 @@ class SampleConfig:
             raise UserError(f"seed={self.seed}: it must be from 0 to 2^63 - 1.")
         self._check_output()
         self._check_visuals()
+
+    def _check_base(self) -> None:
+        if self.model.endswith(".gguf"):
+            raise UserError(f"model={self.model}: GGUF is not read. Give a .safetensors file.")
+        is_file = self.model.endswith(".safetensors")
+        if is_file and self.base is None:
+            raise UserError(
+                f"model={self.model}: one file has no VAE and no text encoder. Give base=FOLDER, a "
+                "pipeline folder of the same model."
+            )
+        if self.base is not None and not is_file:
+            raise UserError(
+                f"base={self.base}: it goes together with model=FILE.safetensors, and model is "
+                f"{self.model}. Leave base out."
+            )
+
+    @property
+    def folder(self) -> str:
+        """The pipeline folder, or its name: the model, or what a single file is put into."""
+        return self.base or self.model
 
     def _check_loras(self) -> None:
         given: dict[str, Any] = {"lora_scale": self.lora_scale, "lora_part": self.lora_part}

@@ -70,6 +70,7 @@ def load_generator(
     hold: Hold = PLAIN,
     adapt: Adapt | None = None,
     sees: Collection[str] = (),
+    single: Path | None = None,
 ) -> Generator:
     """The generator in a pipeline folder, ready on its device.
 
@@ -77,6 +78,7 @@ def load_generator(
         sees: names of what it will be given beside text. Where the folder's own pipeline takes no
             such thing, another of its family that computes with the same weights is loaded.
         hold: how its weights are held there.
+        single: a file of weights that take the place of the transformer's.
         adapt: called with the pipeline's class and each network and its name before it is held;
             adapters of networks that wait in pieces cannot be added any more.
 
@@ -100,7 +102,13 @@ def load_generator(
             adapt(whole, name, part)
         hold_part(name, part, hold, device, place_of)
 
-    parts = load_parts(what, folder, dtype, hold=held)
+    given: dict[str, torch.nn.Module] = {}
+    if single is not None:
+        from t2v.models.single_file import load_single_file  # most models are folders
+
+        given["transformer"] = load_single_file(what, single, folder, dtype)
+        held("transformer", given["transformer"])
+    parts = given | load_parts(what, folder, dtype, given, held)
     with loading(what):
         pipeline = whole.from_pretrained(folder, dtype=dtype, local_files_only=True, **parts)
     for part in pipeline.components.values():  # those that were left to diffusers

@@ -191,6 +191,17 @@ def weights_hash(folder: Path) -> str:
     return total.hexdigest()
 
 
+def single_hash(file: Path, folder: Path) -> str:
+    """SHA-256 over a file with a transformer's weights and the other parts of a pipeline folder.
+
+    Raises:
+        UserError: the file is not there, or `model_index.json` cannot be read.
+    """
+    parts = {name for name in read_index(folder) if not name.startswith("_")}
+    rest = _parts_hash(folder, parts - {"upscaler", "transformer"})
+    return sha256(f"{rest} {file_hash(file)}")
+
+
 def upscaler_hash(folder: Path) -> str:
     """SHA-256 over the weights of the upscaler of a pipeline folder."""
     return _parts_hash(folder, {"upscaler"})

@@ -30,7 +30,7 @@ SUFFIXES = (*RESULTS, ".json", LATENTS, SHEET, PREVIEW)
 BESIDE = (".json", LATENTS)  # what holds the recipe of a video too
 # settings that change no frame of a video; weights, pictures and clips are compared by their hash
 FRAMELESS = (
-    *("model", "output", "device", "sheet", "gif", "preview_every", "lora", "overwrite"),
+    *("model", "base", "output", "device", "sheet", "gif", "preview_every", "lora", "overwrite"),
     *INPUTS,
 )
 

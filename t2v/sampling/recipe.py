@@ -28,6 +28,7 @@ UNSAID: dict[str, Any] = {
     "lora_preset": None,
     "shift": None,
     "grid": False,
+    "base": None,
 }
 PACKAGES = ("t2v", "torch", "diffusers", "transformers")
 
@@ -261,10 +262,10 @@ def refuse_fetching(recipe: Recipe, source: Path, renamed: set[str]) -> None:
     """
     asked = recipe.settings
     if "model" not in renamed and asked.model != EMBEDDED:
-        folder = Path(asked.model)
+        folder = Path(asked.folder)
         if not (folder / "model_index.json").is_file():
             raise UserError(
-                f"{source}: names model={shortened(asked.model)}, which is not here, and a recipe "
+                f"{source}: names model={shortened(asked.folder)}, which is not here, and a recipe "
                 "fetches nothing. Give it with --model to use it."
             )
     if "lora" not in renamed:

@@ -12,7 +12,7 @@ from t2v.config.sampling import INPUTS, SampleConfig
 from t2v.errors import UserError
 from t2v.families.load import check_room, load_generator, set_attention
 from t2v.models.device import DTYPES, pick_device, pick_dtype
-from t2v.models.folder import model_folder, upscaler_hash, weights_hash
+from t2v.models.folder import model_folder, single_hash, upscaler_hash, weights_hash
 from t2v.models.hold import Hold, Offload
 from t2v.models.inputs import count_frames
 from t2v.models.load import loading
@@ -38,7 +38,7 @@ COMMAND = "t2v sample"
 Loader = Callable[[SampleConfig], tuple[Generator, str]]
 # what may change in a resume; pictures and clips may have another name, and must be the same
 FREE = (
-    *("model", "output", "overwrite", "device", "attention", "offload", "sheet", "gif"),
+    *("model", "base", "output", "overwrite", "device", "attention", "offload", "sheet", "gif"),
     "preview_every",
     *INPUTS,
 )
@@ -158,16 +158,17 @@ def load(config: SampleConfig) -> tuple[Generator, str]:
             are larger than the memory.
     """
     device = pick_device(config.device)
-    folder = model_folder(config.model)
+    folder = model_folder(config.folder)
+    single = None if config.base is None else Path(config.model)
     sizes = config.height, config.width, config.num_frames
     check_room(folder, device, *sizes, config.duration, config.fps, config.upscale)
     with loading(f"model={config.model}"):
-        weights = weights_hash(folder)
+        weights = weights_hash(folder) if single is None else single_hash(single, folder)
     dtype = pick_dtype(config.dtype, device)
     offload: Offload = "none" if config.offload == "auto" else config.offload
     hold = Hold(offload=offload, quantize=config.quantize, vae_tiling=config.vae_tiling)
     sees = [name for name in (*INPUTS, "strength") if getattr(config, name) is not None]
-    about: dict[str, Any] = {"hold": hold, "sees": sees}
+    about: dict[str, Any] = {"hold": hold, "sees": sees, "single": single}
     if not config.lora and config.shift is None:
         generator = load_generator(config.model, folder, device, dtype, COMMAND, **about)
     else:
@@ -304,7 +305,7 @@ def _recipe(
         settings=resolved,
         weights=weights,
         lora=recipe_files.lora_hashes(resolved),
-        upscaler=None if resolved.upscale == 1 else upscaler_hash(model_folder(resolved.model)),
+        upscaler=None if resolved.upscale == 1 else upscaler_hash(model_folder(resolved.folder)),
         device=device,
         versions=recipe_files.versions(device),
         choice=choice,

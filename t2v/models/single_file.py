@@ -1,0 +1,65 @@
+"""Transformers in one file, with the names of their authors, of ComfyUI or of diffusers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from accelerate import init_empty_weights
+from diffusers import WanTransformer3DModel
+from safetensors import safe_open
+from torch import nn
+
+from t2v.errors import UserError
+from t2v.models.folder import read_base
+from t2v.models.load import loading, network_classes, refuse_damaged
+from t2v.models.transformer import T2VTransformer3DModel
+
+COMFYUI = "model.diffusion_model."
+OTHERS = ("vae.", "text_encoder", "first_stage_model.", "cond_stage_model.")  # beside a transformer
+
+
+def load_single_file(what: str, file: Path, folder: Path, dtype: torch.dtype) -> nn.Module:
+    """Load the weights of a file into the transformer that a pipeline folder has.
+
+    Args:
+        what: the setting and its value; begins a message.
+
+    Raises:
+        UserError: the file is none of that transformer, whole and finite, or diffusers does not
+            read single files of its class.
+    """
+    if read_base(folder) is not None:
+        raise UserError(f"{what}: base={folder} refers to a model of its own. Name that one.")
+    kind = network_classes(what, folder).get("transformer")
+    is_ours = kind is T2VTransformer3DModel
+    reader = WanTransformer3DModel if is_ours else kind  # ours has Wan's names
+    if reader is None or not hasattr(reader, "from_single_file"):
+        name = "it has no transformer" if kind is None else f"a {kind.__name__} is not read so"
+        raise UserError(f"{what}: single files do not go into base={folder}: {name}.")
+    with loading(what), safe_open(file, framework="pt") as weights:
+        names = list(weights.keys())
+    own = [name for name in names if name.startswith(COMFYUI)]
+    own = own or [name for name in names if not name.startswith(OTHERS)]
+    with loading(what):
+        place = {"config": str(folder), "subfolder": "transformer", "local_files_only": True}
+        network = reader.from_single_file(str(file), **place)
+    state = network.state_dict()
+    missing = [name for name, tensor in state.items() if tensor.is_meta]
+    if missing or len(own) != len(state):  # diffusers only warns of tensors too many
+        raise UserError(
+            f"{what}: holds {len(own)} tensors, and the transformer of base={folder} has "
+            f"{len(state)}. Give the folder of the model that the file is of."
+        )
+    if is_ours:
+        with loading(what):
+            config = T2VTransformer3DModel.load_config(folder, subfolder="transformer")
+            with init_empty_weights(include_buffers=False):
+                ours = T2VTransformer3DModel.from_config(config)
+            ours.load_state_dict(state, assign=True)
+            network = ours.eval()
+    whole = set(network._keep_in_fp32_modules or ())  # as `from_pretrained` has it
+    for name, weight in network.named_parameters():
+        weight.data = weight.data.to(torch.float32 if whole & set(name.split(".")) else dtype)
+    refuse_damaged(what, network)
+    return network

@@ -21,18 +21,23 @@ PAGES = ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").g
 BRIEF = "steps=1 batch_size=2 save_every=1 validate_every=1"
 TINY = {
     "sample": "num_inference_steps=1 upscale=1",  # docs/upscale.md enlarges
-    "world": "count=24 workers=1",
+    "world": "count=12 num_frames=9 workers=1",
     "world text": "count=64 steps=1 batch_size=8",
     "world oracle": "steps=1 batch_size=4",
     "train": f"{BRIEF} held_out=2 num_inference_steps=1 prompts=[red]",
     "train-vae": f"{BRIEF} held_out=2",
-    "train-upscaler": f"{BRIEF} held_out=1 pool=1",
+    "train-upscaler": f"{BRIEF} held_out=1 pool=1 window=16 window_frames=3",
     "finetune": f"{BRIEF} held_out=1 base_prompts=null base_ratio=0",
-    "scorer": f"{BRIEF} held_out=4 count=16",
+    "scorer": f"{BRIEF} held_out=4 count=8",
     "encode": "sheet_clips=1",
-    "eval": "suites=[motion] count=2 num_inference_steps=1 batch_size=2",
+    "eval": "suites=[motion] count=2 num_frames=5 num_inference_steps=1 batch_size=2",
     "eval footage": "held_out=2 draws=1",
     "bench": "warmup=0 repeats=1 memory_frames=[5]",
+}
+# What shortens the Python of a page that renders films and clips.
+SHORTER = {
+    "docs/curate.md": {"seconds: int = 4": "seconds: int = 3", "range(4)": "range(2)"},
+    "docs/finetune.md": {"range(65)": "range(20)"},
 }
 # Lines, by how they begin, that are not run, and why.
 NOT_RUN = {
@@ -81,6 +86,13 @@ def run_python(code: str, page: str) -> None:
     exec(compile(code, page, "exec"), {"__name__": page})
 
 
+def shortened(code: str, changes: dict[str, str]) -> str:
+    for long, short in changes.items():
+        assert long in code, long
+        code = code.replace(long, short)
+    return code
+
+
 @pytest.fixture(scope="module")
 def rendered(tmp_path_factory) -> Path:
     """A folder with the footage that the docs render: `footage` and `runs/white`."""
@@ -88,10 +100,10 @@ def rendered(tmp_path_factory) -> Path:
     here = Path.cwd()
     os.chdir(folder)
     try:
-        for page in ("docs/curate.md", "docs/finetune.md"):
+        for page in SHORTER:
             for language, code in parts(page):
                 if language == "python":
-                    run_python(code, page)
+                    run_python(shortened(code, SHORTER[page]), page)
     finally:
         os.chdir(here)
     return folder
@@ -145,7 +157,7 @@ def test_a_page_runs_from_top_to_bottom(page, clone):
     for language, code in parts(page):
         if language == "bash" and not begins(code, NOT_RUN | SLOW):
             run(code)
-        elif language == "python" and page not in ("docs/curate.md", "docs/finetune.md"):
+        elif language == "python" and page not in SHORTER:
             run_python(code, page)  # these two were run for `rendered`
 
 

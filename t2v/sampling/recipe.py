@@ -148,6 +148,7 @@ def read(values: Any, source: Path, overrides: Sequence[str] = ()) -> Recipe:
     rest["lora"] = (hashes,) if isinstance(hashes, str) else tuple(hashes)
     stored = dict(values["settings"])
     stored.setdefault("upscale", 1)  # earlier versions had no upscaler
+    stored.setdefault("offload", "none")  # nor offloading
     stored.pop("overwrite", None)  # is for whoever gives the command to say, not for a file
     try:
         settings = load_config(SampleConfig, None, (), stored)

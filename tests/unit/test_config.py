@@ -48,7 +48,8 @@ def given(hint):
         if is_dataclass(part):
             return "[{" + ",".join(each.replace("=", ": ") for each in required_of(part)) + "}]"
         return "[x,y]"
-    return {float: "1.5", int: "3"}.get(hint, "x")
+    # the name of a repo of the Hub takes an owner; for all else any text does
+    return {float: "1.5", int: "3"}.get(hint, "x/y")
 
 
 @pytest.mark.parametrize("schema", SCHEMAS, ids=lambda schema: schema.__name__)

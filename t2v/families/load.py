@@ -114,6 +114,7 @@ def load_generator(
     for part in pipeline.components.values():  # those that were left to diffusers
         if isinstance(part, torch.nn.Module) and part not in parts.values():
             refuse_damaged(what, part)
+    _check_parts(what, pipeline)
     place(pipeline, hold, device)
     if disk is not None:  # the folder goes with the pipeline
         weakref.finalize(pipeline, disk.cleanup)
@@ -121,6 +122,18 @@ def load_generator(
     for ability in needs:
         require(generator, ability, what, command)
     return generator
+
+
+def _check_parts(what: str, pipeline: DiffusionPipeline) -> None:
+    """Raise `UserError` where a pipeline lacks what makes or decodes its videos."""
+    parts = pipeline.components
+    for names in (("transformer", "transformer_2"), ("vae",), ("scheduler",)):
+        known = [name for name in names if name in parts]
+        if known and all(parts[name] is None for name in known):
+            raise UserError(
+                f"{what}: its model_index.json names no {names[0]}, so it makes no videos. "
+                "Download it again, or put the entry back."
+            )
 
 
 def _class_of(

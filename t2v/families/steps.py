@@ -11,7 +11,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
-from t2v.errors import UserError
+from t2v.errors import UserError, shortened
 from t2v.pipelines.generator import Start, Step, Watcher
 
 State = dict[str, Tensor]
@@ -69,6 +69,14 @@ class Steps:
                 part.forward = self._remembered(forward)
         try:
             yield
+        except (LookupError, TypeError, ValueError, RuntimeError) as error:
+            is_taken_up = self.start is None or self.number > self.start.step
+            if is_taken_up or isinstance(error, UserError | torch.OutOfMemoryError):
+                raise
+            raise UserError(
+                f"The kept state does not fit the pipeline ({shortened(repr(error), 200)}). The "
+                "file is damaged, or of another version of diffusers: start over."
+            ) from error
         finally:
             del self.scheduler.step
             for part, forward, own in zip(networks, forwards, is_own, strict=True):

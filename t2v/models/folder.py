@@ -191,6 +191,12 @@ def weights_hash(folder: Path) -> str:
     return total.hexdigest()
 
 
+def scheduler_hash(folder: Path) -> str | None:
+    """SHA-256 of the scheduler's settings in a pipeline folder; None where it has none."""
+    path = folder / "scheduler" / "scheduler_config.json"
+    return file_hash(path) if path.is_file() else None
+
+
 def single_hash(file: Path, folder: Path) -> str:
     """SHA-256 over a file with a transformer's weights and the other parts of a pipeline folder.
 

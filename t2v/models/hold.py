@@ -54,7 +54,7 @@ def check_hold(hold: Hold, device: torch.device) -> None:
     if (package := NEEDS.get(hold.quantize)) and find_spec(package) is None:
         raise UserError(
             f"quantize={hold.quantize}: needs {package}, which is not installed: pip install "
-            f"{package}. quantize=fp8 needs no other package."
+            '"t2v[quantize]". quantize=fp8 needs no other package.'
         )
     if device.type == "cpu" and hold.offload in ("model", "sequential"):
         raise UserError(

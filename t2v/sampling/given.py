@@ -42,6 +42,8 @@ def check_takes(generator: Generator, config: SampleConfig) -> None:
         asked.append(("via_image", "image"))
     if config.fit == "outpaint":
         asked.append(("fit", "mask"))
+    # a clip without what is to become of it may be taken where it is not with it
+    asked.sort(key=lambda each: each[1] == "video")
     for name, needed in asked:
         if needed not in generator.takes:
             kind = type(generator.pipeline).__name__

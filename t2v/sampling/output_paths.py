@@ -159,6 +159,8 @@ def refuse_foreign(paths: Sequence[Path], config: SampleConfig) -> None:
 
 
 def _is_ours(path: Path) -> bool:
+    if path.suffix == FOLDER and path.is_dir() and not any(path.iterdir()):
+        return True  # nothing is lost with it
     is_result = path.suffix in RESULTS and not path.name.endswith((SHEET, PREVIEW))
     if is_result or path.suffix == ".json":
         is_beside = path.suffix == GIF and is_ours(path)  # that of `gif=true` has no recipe
@@ -230,7 +232,8 @@ def _is_same_video(one: Recipe, other: Recipe) -> bool:
         kept = {name: value for name, value in settings.items() if name not in FRAMELESS}
         return recipe.prompt, recipe.weights, recipe.lora, recipe.inputs, kept, choice
 
-    return content(one) == content(other)
+    schedulers = {one.scheduler, other.scheduler} - {None}  # recipes of before have none
+    return content(one) == content(other) and len(schedulers) < 2
 
 
 def place_of_latents(path: Path, settings: SampleConfig) -> Path:

@@ -77,6 +77,7 @@ class Recipe:
         weights: `weights_hash` of the pipeline folder.
         lora: `file_hash` of each LoRA.
         upscaler: `upscaler_hash` of the pipeline folder, where it enlarged the video.
+        scheduler: `scheduler_hash` of the pipeline folder.
         device: kind of the device that made it.
         versions: of t2v and the packages that do the arithmetic; on a CPU also its `threads`.
         choice: the samples it was chosen from, with `best_of`.
@@ -90,6 +91,7 @@ class Recipe:
     versions: dict[str, str]
     lora: tuple[str, ...] = ()
     upscaler: str | None = None
+    scheduler: str | None = None
     choice: Choice | None = None
     inputs: dict[str, str] = field(default_factory=dict)
 
@@ -119,8 +121,9 @@ class Recipe:
         for name, usual in UNSAID.items():
             if values["settings"][name] == usual:
                 del values["settings"][name]
-        if self.upscaler is None:
-            del values["upscaler"]
+        for name in ("upscaler", "scheduler"):
+            if values[name] is None:
+                del values[name]
         return values
 
 
@@ -197,12 +200,13 @@ FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
         "64 hexadecimal digits, or a list of such",
     ),
     "upscaler": (lambda value: value is None or _is_hash(value), "64 hexadecimal digits"),
+    "scheduler": (lambda value: value is None or _is_hash(value), "64 hexadecimal digits"),
     "inputs": (
         lambda value: value is None or _are_hashes(value),
         f"64 hexadecimal digits for each of {', '.join(INPUTS)}",
     ),
 }
-OPTIONAL = ("lora", "upscaler", "inputs")  # recipes of before there were any have none
+OPTIONAL = ("lora", "upscaler", "scheduler", "inputs")  # recipes of before there were any have none
 
 
 def _choice(values: Any) -> Choice:

@@ -12,7 +12,13 @@ from t2v.config.sampling import INPUTS, SampleConfig
 from t2v.errors import UserError
 from t2v.families.load import check_room, load_generator, set_attention
 from t2v.models.device import DTYPES, pick_device, pick_dtype
-from t2v.models.folder import model_folder, single_hash, upscaler_hash, weights_hash
+from t2v.models.folder import (
+    model_folder,
+    scheduler_hash,
+    single_hash,
+    upscaler_hash,
+    weights_hash,
+)
 from t2v.models.hold import Hold, Offload
 from t2v.models.inputs import count_frames
 from t2v.models.load import loading
@@ -306,6 +312,7 @@ def _recipe(
         weights=weights,
         lora=recipe_files.lora_hashes(resolved),
         upscaler=None if resolved.upscale == 1 else upscaler_hash(model_folder(resolved.folder)),
+        scheduler=scheduler_hash(model_folder(resolved.folder)),
         device=device,
         versions=recipe_files.versions(device),
         choice=choice,
@@ -375,6 +382,11 @@ def _check_same(old: Recipe, new: Recipe, renamed: set[str]) -> None:
             f"model={new.settings.model}: its upscaler is not that of the recipe. Name the right "
             "one with --model, or give upscale=1 for the video before it was enlarged."
         )
+    if old.scheduler and new.scheduler and old.scheduler != new.scheduler:
+        what = f"model={new.settings.model}: the settings of its scheduler are not those of the"
+        if "model" not in renamed:
+            raise UserError(f"{what} recipe. Put scheduler/ back, or name the right model.")
+        logger.warning("%s recipe: the video will be another one", what)
     before = {"device": old.device, "weights": old.weights[:12], **old.versions}
     after = {"device": new.device, "weights": new.weights[:12], **new.versions}
     for name in before.keys() & after.keys():

@@ -248,6 +248,8 @@ def test_a_state_that_is_not_the_schedulers_is_refused(wan):
     without = {name: each for name, each in kept.state.items() if not name.startswith("step.")}
     for state, fault in [
         (without, "lack what the scheduler remembers"),
+        ({**kept.state, "random.0": torch.zeros(3, dtype=torch.uint8)}, "does not fit the pipe"),
+        ({**kept.state, "scheduler._step_index:int": torch.tensor([99999])}, "does not fit the p"),
         (kept.state | {"scheduler.add_noise": torch.zeros(1)}, "which no scheduler remembers"),
     ]:
         with pytest.raises(UserError, match=fault):

@@ -1,5 +1,6 @@
 """`t2v sample` with tiny folders of other packages."""
 
+import json
 from pathlib import Path
 
 import av
@@ -7,6 +8,8 @@ import numpy as np
 import pytest
 from diffusers import LTXVideoTransformer3DModel
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from t2v.cli import main
 from t2v.io.video import read_video, write_video
@@ -67,9 +70,35 @@ def test_a_film_has_its_familys_rate_and_the_frames_asked_and_is_resumed_to_the_
         patch.setattr(LTXVideoTransformer3DModel, "forward", stopped)
         code, err = sample(PROMPT, *size, "-o", "a.mp4")
     assert code == 130 and "2 of 3 steps are kept" in err, err
-    code, err = sample("--resume", "a.latents.safetensors", model=None)
+    kept = Path("a.latents.safetensors")
+    with safe_open(kept, framework="pt") as file:
+        tensors, about = load_file(kept), file.metadata()
+    changed = tensors | {"state.step.0.0": 2 * tensors["state.step.0.0"]}
+    save_file(changed, "changed.latents.safetensors", metadata=about)
+    code, err = sample("--resume", "changed.latents.safetensors", model=None)
+    assert code == 2 and "its contents were changed. The file is damaged" in err
+    settings = Path("ltx/scheduler/scheduler_config.json")
+    own = settings.read_text()
+    settings.write_text(own.replace('"shift": 1.0', '"shift": 9.0'))
+    code, err = sample("--resume", str(kept), model=None)
+    assert code == 2 and "the settings of its scheduler are not those of the recipe" in err
+    code, err = sample(PROMPT, *size, "-o", "whole.mp4")
+    assert code == 2 and "another video" in err, err
+    settings.write_text(own)
+    code, err = sample("--resume", str(kept), model=None)
     assert code == 0, err
     assert (read_video(Path("a.mp4"))[0] == whole).all()
+
+
+def test_a_folder_that_names_no_transformer_is_refused_and_an_empty_folder_is_used(sample):
+    size = ["--height", "32", "--width", "32", "--frames", "9", "--steps", "1"]
+    Path("frames").mkdir()
+    code, err = sample(PROMPT, *size, "-o", "frames/", model="wan")
+    assert code == 0 and len(list(Path("frames").glob("*.png"))) == 9, err
+    index = Path("wan/model_index.json")
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"transformer": [None, None]}))
+    code, err = sample(PROMPT, *size, "-o", "b.mp4", model="wan")
+    assert code == 2 and "its model_index.json names no transformer" in err, err
 
 
 @pytest.mark.parametrize(

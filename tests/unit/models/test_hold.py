@@ -84,7 +84,10 @@ def test_networks_are_read_once(draw, monkeypatch):
 @pytest.mark.parametrize(
     ("hold", "fault"),
     [
-        (Hold(quantize="int8"), "needs torchao, which is not installed: pip install torchao"),
+        (
+            Hold(quantize="int8"),
+            "needs torchao, which is not installed: pip install",
+        ),
         (Hold(quantize="nf4"), "needs bitsandbytes, which is not installed"),
         (Hold(offload="model"), "the device is the CPU, whose memory the weights would wait in"),
     ],

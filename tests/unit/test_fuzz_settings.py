@@ -33,9 +33,9 @@ SCHEMAS = {name: command.schema for name, command in COMMANDS.items()}
 
 
 def required(schema: type) -> list[str]:
-    given = {"tuple": "[x,y]", "literal": "sample"}
+    named = {"repo": "owner/name"}
     return [
-        f"{name}={given['tuple'] if type_words(hint).startswith('[') else 'sample'}"
+        f"{name}={'[x,y]' if type_words(hint).startswith('[') else named.get(name, 'sample')}"
         for name, (hint, default) in settings(schema).items()
         if default is MISSING
     ]

@@ -209,6 +209,7 @@ def test_an_old_recipe_makes_its_video_again(recipe):
         del told["versions"]
         for place in ("output", "sheet", "gif", "preview_every"):  # of one run
             del told["settings"][place]
+    assert len(new.pop("scheduler")) == 64  # recipes of before have none
     assert new["settings"].items() >= then["settings"].items()
     assert {**new, "settings": 0} == {**then, "settings": 0}
 

@@ -382,11 +382,14 @@ def test_layerwise_casting_stores_eight_bits_and_answers_nearly_the_same():
 
 
 @pytest.mark.parametrize("offload_type", ["block_level", "leaf_level"])
-def test_group_offload_changes_nothing(offload_type):
+def test_group_offload_changes_nothing(offload_type, tmp_path):
     model = build(attention="factorized")
     wanted = predict(model, **inputs())
     model.enable_group_offload(
-        torch.device("cpu"), offload_type=offload_type, num_blocks_per_group=1
+        torch.device("cpu"),
+        offload_type=offload_type,
+        num_blocks_per_group=1,
+        offload_to_disk_path=str(tmp_path),  # in memory nothing would move
     )
     assert torch.equal(predict(model, **inputs()), wanted)
 

@@ -139,12 +139,6 @@ def test_offload_hooks_do_not_change_the_video(pipe):
     np.testing.assert_array_equal(pipe(PROMPT, generator=seeded(0)).frames, plain)
 
 
-def test_group_offload_does_not_change_the_video(pipe):
-    plain = pipe(PROMPT, generator=seeded(0)).frames
-    pipe.enable_group_offload(onload_device=torch.device("cpu"), offload_type="leaf_level")
-    np.testing.assert_array_equal(pipe(PROMPT, generator=seeded(0)).frames, plain)
-
-
 def test_hooks_are_freed_at_the_end(pipe, monkeypatch):
     calls = []
     monkeypatch.setattr(pipe, "maybe_free_model_hooks", lambda: calls.append("freed"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from diffusers import (
@@ -119,7 +119,9 @@ def objective_of(scheduler: SchedulerMixin) -> tuple[Objective, float]:
     )
 
 
-def add_noise(objective: Objective, data: Tensor, noise: Tensor, t: Tensor) -> NoisySample:
+def add_noise(
+    objective: Objective, data: Tensor, noise: Tensor, t: Tensor, schedule: Any = None
+) -> NoisySample:
     """Noise `data` to time `t`, and compute the target of `objective`.
 
     Args:
@@ -128,12 +130,13 @@ def add_noise(objective: Objective, data: Tensor, noise: Tensor, t: Tensor) -> N
         noise: standard normal, same shape.
         t: times in [0, 1], `b`; v and epsilon round them to their discrete schedule. Flow also
             takes one of each latent frame, `b t`.
+        schedule: scheduler of diffusers whose noise v and epsilon have; None: `noise_schedule`.
     """
     if objective == "flow":
         x = interpolate(data, noise, t)
         return NoisySample(x, NUM_TRAIN_TIMESTEPS * t, velocity(data, noise))
-    ddpm = noise_schedule(objective)
-    timestep = (t * (NUM_TRAIN_TIMESTEPS - 1)).round().long()
+    ddpm = noise_schedule(objective) if schedule is None else schedule
+    timestep = (t * (ddpm.config.num_train_timesteps - 1)).round().long()
     target = ddpm.get_velocity(data, noise, timestep) if objective == "v" else noise
     return NoisySample(ddpm.add_noise(data, noise, timestep), timestep, target)
 
@@ -145,13 +148,14 @@ def diffusion_loss(
     noise: Tensor,
     t: Tensor,
     weight: Tensor | None = None,
+    schedule: Any = None,
 ) -> Tensor:
     """Mean squared error of the network's prediction for each sample, `b`, in float32.
 
     Takes what `add_noise` takes and `predict(noisy, timestep)`, the network with its text bound.
     With a weight, `b 1 t h w` with a positive one in each sample, it is the weighted mean.
     """
-    sample = add_noise(objective, data, noise, t)
+    sample = add_noise(objective, data, noise, t, schedule)
     error = (predict(sample.latents, sample.timestep).float() - sample.target).square()
     if weight is None:
         return reduce(error, "b ... -> b", "mean")

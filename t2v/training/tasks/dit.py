@@ -108,6 +108,7 @@ class DiTTask:
         self.attention: str | None = config.attention
         self.vae, self.tokenizer, self.scheduler = parts.vae, parts.tokenizer, parts.scheduler
         self.objective, self.shift = parts.objective, parts.shift
+        self.schedule = parts.schedule
         reads_beside = parts.transformer.config.conditioning == "channels"
         self.beside = FramesBeside(parts._replace(text_encoder=None)) if reads_beside else None
         self.image_parts = {
@@ -348,9 +349,8 @@ class DiTTask:
             return self.experts.predict(self.model, noisy, timestep, conditions)
 
         with attention_backend(self.config.attention):
-            return diffusion_loss(
-                self.objective, predict, batch.latents, noise, t.to(device), weight
-            )
+            given_noise = batch.latents, noise, t.to(device)
+            return diffusion_loss(self.objective, predict, *given_noise, weight, self.schedule)
 
     def _with_given(
         self, conditions: Conditions, latents: Tensor, given: Given, noise: Tensor

@@ -42,6 +42,9 @@ class DiTParts(NamedTuple):
     image_encoder: PreTrainedModel | None = None  # of a transformer that reads pictures
     image_processor: Any = None
     transformer_2: T2VTransformer3DModel | None = None  # for times below `boundary_ratio`
+    schedule: Any = (
+        None  # scheduler whose noise v and epsilon are trained with; None: `t2v train`'s
+    )
 
 
 class DiTData(NamedTuple):

@@ -14,14 +14,18 @@ from transformers import PreTrainedModel
 
 from t2v.config.data import SIZES
 from t2v.config.finetune import FinetuneConfig
+from t2v.data.curriculum import BatchItems
 from t2v.data.dataset import check_held_out
 from t2v.errors import UserError
-from t2v.families.load import load_generator
+from t2v.families.load import GENERATORS, load_generator
+from t2v.models.convert import CONVERTIBLE
 from t2v.models.device import pick_device
 from t2v.models.folder import model_folder, read_index, weights_hash
 from t2v.pipelines.generator import Generator, sample_videos
 from t2v.pipelines.visuals import VisualInputs
 from t2v.training.engine.run import train
+from t2v.training.tasks.cogvideox import cogvideox_parts
+from t2v.training.tasks.dit import DiTBatch
 from t2v.training.tasks.dit_parts import DiTParts, load_data
 from t2v.training.tasks.finetune import FinetuneTask, build_finetune, held_in
 from t2v.training.tasks.ltx import ltx_parts, shift_of
@@ -29,7 +33,10 @@ from t2v.training.tuning.adapters import add_adapter, hold_base
 from t2v.training.tuning.saving import reference
 
 # by the class of a pipeline: the parts of a training in the form of ours, at a frame rate
-FAMILIES: dict[str, Callable[[Any, float], DiTParts]] = {"LTXPipeline": ltx_parts}
+FAMILIES: dict[str, Callable[[Any, float], DiTParts]] = {
+    "LTXPipeline": ltx_parts,
+    "CogVideoXPipeline": cogvideox_parts,
+}
 
 
 def finetune_any(config: FinetuneConfig) -> Path:
@@ -45,11 +52,19 @@ def build_any(config: FinetuneConfig) -> FinetuneTask:
     """The task of `config`, by the class of the pipeline that it names.
 
     Raises:
-        UserError: see `build_finetune` and `build_family`.
+        UserError: it is not trained, or see `build_finetune` and `build_family`.
     """
     folder = model_folder(config.model)
     name = str(read_index(folder).get("_class_name"))
-    return build_family(config, folder, name) if name in FAMILIES else build_finetune(config)
+    if name in FAMILIES:
+        return build_family(config, folder, name)
+    if name not in GENERATORS:
+        others = "a T2VPipeline, " + " and ".join(f"a LoRA of {each}" for each in FAMILIES)
+        advice = f"It trains {others}."
+        if name in CONVERTIBLE:
+            advice = f"Make a T2VPipeline of it: t2v convert {config.model} DST."
+        raise UserError(f"model={config.model}: t2v finetune does not train a {name}. {advice}")
+    return build_finetune(config)
 
 
 def build_family(config: FinetuneConfig, folder: Path, name: str) -> FinetuneTask:
@@ -71,9 +86,16 @@ def build_family(config: FinetuneConfig, folder: Path, name: str) -> FinetuneTas
         hold_base(pipeline.transformer, dtype)
         pipeline.text_encoder.to(dtype)
     parts = FAMILIES[name](pipeline, config.clips.fps or saved.fps)
+    if config.shift is not None and parts.objective != "flow":
+        raise UserError(
+            f"shift={config.shift:g}: a {name} of {parts.objective}-prediction has no times of a "
+            "flow to shift. Leave it out."
+        )
     data = load_data(config, parts, {name: getattr(saved, name) for name in SIZES})
-    shift = config.shift or shift_of(pipeline, data.clips.largest()[0].numel())
-    task = FamilyTask(config, parts._replace(shift=shift), data)
+    if parts.objective == "flow":
+        shift = config.shift or shift_of(pipeline, data.clips.largest()[0].numel())
+        parts = parts._replace(shift=shift)
+    task = FamilyTask(config, parts, data)
     weights = weights_hash(folder)
     task.generator = generator
     task.tuned_from = reference(config.model, folder, weights, config.interpolate), folder
@@ -110,6 +132,15 @@ class FamilyTask(FinetuneTask):
     def released(self, text_encoder: PreTrainedModel) -> None:
         """Nothing of ours; the pipeline's own goes to the CPU."""
         text_encoder.to("cpu")
+
+    def _batch(self, items: BatchItems, tokens: Tensor, lengths: Tensor) -> DiTBatch:
+        """Latents that fill whole tokens: the first is repeated in front, as CogVideoX 1.5 was
+        trained, and not at the end of the sheet's own."""
+        batch = super()._batch(items, tokens, lengths)
+        latents = batch.latents
+        missing = -latents.shape[2] % self.model["transformer"].config.patch_size[0]
+        padded = torch.cat([latents[:, :, :1].expand(-1, -1, missing, -1, -1), latents], dim=2)
+        return batch._replace(latents=padded)
 
     def _pipeline(self, *, drawing: bool = False) -> Any:
         return self.generator.pipeline

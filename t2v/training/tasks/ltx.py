@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from diffusers.configuration_utils import FrozenDict
-from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -15,6 +14,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from t2v.models.schedule import dynamic_shift
 from t2v.training.tasks.dit_parts import DiTParts
+from t2v.training.tasks.family_vae import FamilyVAE
 
 LENGTH = 128  # tokens of a prompt, as the pipeline's call has them
 
@@ -80,32 +80,6 @@ class LTXTransformer(nn.Module):
         return (rearrange(tokens, "b (t h w) c -> b c t h w", t=t, h=h, w=w),)
 
 
-class LTXVAE(nn.Module):
-    """The VAE with its strides and the spread of its latents where ours have them."""
-
-    def __init__(self, pipeline: Any) -> None:
-        super().__init__()
-        self.inner = pipeline.vae
-        config = self.inner.config
-        spread = self.inner.latents_std / config.scaling_factor
-        self.config = FrozenDict(
-            latent_channels=config.latent_channels,
-            scale_factor_temporal=pipeline.vae_temporal_compression_ratio,
-            scale_factor_spatial=pipeline.vae_spatial_compression_ratio,
-            latents_mean=self.inner.latents_mean.tolist(),
-            latents_std=spread.tolist(),
-        )
-
-    @property
-    def device(self) -> torch.device:
-        """The device it computes on."""
-        return self.inner.device
-
-    def encode(self, video: Tensor) -> AutoencoderKLOutput:
-        """The distribution of the latents of clips `b c t h w` in [-1, 1]."""
-        return self.inner.encode(video)
-
-
 class LTXText(nn.Module):
     """The text encoder as the pipeline asks it: with padding that it attends to.
 
@@ -142,10 +116,17 @@ def shift_of(pipeline: Any, tokens: int) -> float:
 
 def ltx_parts(pipeline: Any, fps: float) -> DiTParts:
     """The parts of a training: those of the pipeline, in the form of ours."""
+    vae = pipeline.vae
     parts: dict[str, Any] = {
         "transformer": LTXTransformer(pipeline, fps),
         "text_encoder": LTXText(pipeline, LENGTH),
-        "vae": LTXVAE(pipeline),
+        "vae": FamilyVAE(
+            vae,
+            mean=vae.latents_mean.tolist(),
+            spread=(vae.latents_std / vae.config.scaling_factor).tolist(),
+            temporal=pipeline.vae_temporal_compression_ratio,
+            spatial=pipeline.vae_spatial_compression_ratio,
+        ),
     }
     return DiTParts(
         **parts,

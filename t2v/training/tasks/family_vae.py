@@ -1,0 +1,42 @@
+"""A VAE of another package, with its strides and the spread of its latents where ours have them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from diffusers.configuration_utils import FrozenDict
+from diffusers.models.modeling_outputs import AutoencoderKLOutput
+from torch import Tensor, nn
+
+
+class FamilyVAE(nn.Module):
+    """The VAE of a pipeline in the form that data and tasks read.
+
+    Args:
+        mean, spread: of each channel of its latents, by which the transformer takes them.
+        temporal, spatial: frames and pixels that a latent stands for.
+    """
+
+    def __init__(
+        self, vae: Any, mean: Sequence[float], spread: Sequence[float], temporal: int, spatial: int
+    ) -> None:
+        super().__init__()
+        self.inner = vae
+        self.config = FrozenDict(
+            latent_channels=vae.config.latent_channels,
+            scale_factor_temporal=temporal,
+            scale_factor_spatial=spatial,
+            latents_mean=list(mean),
+            latents_std=list(spread),
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """The device it computes on."""
+        return self.inner.device
+
+    def encode(self, video: Tensor) -> AutoencoderKLOutput:
+        """The distribution of the latents of clips `b c t h w` in [-1, 1]."""
+        return self.inner.encode(video)

@@ -29,6 +29,14 @@ else:
 logger = logging.getLogger(__name__)
 
 REFERENCE = "base.json"  # names a model that may be moved, so no list of hashes has it
+MODULAR = "modular_model_index.json"  # the index of a pipeline whose parts lie anywhere
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+# what a training leaves of its own beside a reference to its base model
+LORA, ADAPTER, WORDS = "pytorch_lora_weights.safetensors", "adapter", "words.safetensors"
+ADAPTER_FILES = "adapter_config.json", "adapter_model.safetensors"  # as peft names them
+HIGH, LOW = "lora_high.safetensors", "lora_low.safetensors"  # of two transformers, by their noise
+LORAS = {"transformer": (LORA, HIGH), "transformer_2": (LOW,)}
+LEARNED = (LORA, HIGH, LOW, *(f"{ADAPTER}/{name}" for name in ADAPTER_FILES), WORDS)
 KEY = 32  # hex digits of a name in a cache: 128 bits
 FOLDER_LOCK = ".t2v.lock"
 _NAME = 48  # characters of a name in that of its partial file: names end at 255 bytes

@@ -16,6 +16,7 @@ from t2v.io.files import complete, locked
 from t2v.io.text_files import read_json
 from t2v.models.conditions import Conditioning
 from t2v.models.finite import is_finite
+from t2v.models.folder import standard_folder
 from t2v.models.load import loading, variant_of
 from t2v.models.transformer import T2VTransformer3DModel
 
@@ -77,7 +78,7 @@ def convert_wan_pipeline(src_folder: str | Path, dst_folder: str | Path) -> None
         UserError: no such folder, not a Wan pipeline that makes video of text or of a picture, or
             `dst_folder` exists.
     """
-    src, dst = Path(src_folder), Path(dst_folder)
+    src, dst = standard_folder(Path(src_folder)), Path(dst_folder)
     if dst.exists():
         raise UserError(f"{dst} already exists. Remove it or give another folder.")
     index = _read_json(src / "model_index.json")

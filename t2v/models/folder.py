@@ -16,10 +16,13 @@ from typing import Any
 
 from diffusers import DiffusionPipeline
 from huggingface_hub.constants import HF_HOME
-from huggingface_hub.errors import HTTPError  # httpx's, under whichever name the Hub has it
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HTTPError,  # httpx's, under whichever name the Hub has it
+)
 
 from t2v.errors import UserError, shortened
-from t2v.io.files import REFERENCE, file_sha256, sha256, write_text
+from t2v.io.files import HUB_ID, LEARNED, MODULAR, REFERENCE, file_sha256, sha256, write_text
 from t2v.io.text_files import check_file, read_json
 
 logger = logging.getLogger(__name__)
@@ -33,12 +36,6 @@ MOST = 10**7
 SHA256 = re.compile(r"[0-9a-f]{64}")
 HASHES = Path(HF_HOME) / "t2v" / "hashes"  # beside the weights that the Hub keeps
 LARGE = 2**24  # bytes of a file whose hash is kept; less is read sooner than it is looked up
-# what a training leaves of its own beside a reference to its base model
-LORA, ADAPTER, WORDS = "pytorch_lora_weights.safetensors", "adapter", "words.safetensors"
-ADAPTER_FILES = "adapter_config.json", "adapter_model.safetensors"  # as peft names them
-HIGH, LOW = "lora_high.safetensors", "lora_low.safetensors"  # of two transformers, by their noise
-LORAS = {"transformer": (LORA, HIGH), "transformer_2": (LOW,)}
-LEARNED = (LORA, HIGH, LOW, *(f"{ADAPTER}/{name}" for name in ADAPTER_FILES), WORDS)
 
 
 def embedded_model() -> Path:
@@ -69,18 +66,44 @@ def model_folder(model: str) -> Path:
     folder = Path(model)
     if model == EMBEDDED:
         return embedded_model()
-    if (folder / "model_index.json").is_file():
-        return folder
+    if is_pipeline(folder):
+        return standard_folder(folder)
     if folder.exists():
         raise UserError(f"model={model}: has no model_index.json, so it is not a pipeline folder.")
-    if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model):
+    if not HUB_ID.fullmatch(model):
         raise UserError(f"model={model}: there is no such folder. The embedded one is {EMBEDDED}.")
     try:
         return Path(DiffusionPipeline.download(model))
     except (OSError, ValueError, HTTPError) as error:
+        from t2v.models.modular import download_modular  # few repositories are modular alone
+
+        has_no_index = isinstance(error, EntryNotFoundError)  # and the Hub did answer
+        modular = download_modular(model, is_offline=not has_no_index)
+        if modular is not None:
+            return standard_folder(modular)
+        reason = error if has_no_index else error.__cause__ or error
         raise UserError(
-            f"model={model}: neither a local folder nor found on the Hugging Face Hub: {error}"
+            f"model={model}: neither a local folder nor found on the Hugging Face Hub: "
+            f"{shortened(' '.join(str(reason).split()), 500)}"
         ) from error
+
+
+def is_pipeline(folder: Path) -> bool:
+    """True if a folder has the index of a pipeline, plain or modular."""
+    return (folder / "model_index.json").is_file() or (folder / MODULAR).is_file()
+
+
+def standard_folder(folder: Path) -> Path:
+    """The folder itself; of one that has a modular index alone, a folder of links to its parts.
+
+    Raises:
+        UserError: see `linked_folder`.
+    """
+    if (folder / "model_index.json").is_file() or not (folder / MODULAR).is_file():
+        return folder
+    from t2v.models.modular import linked_folder  # few folders are modular
+
+    return linked_folder(folder)
 
 
 def read_index(folder: Path) -> dict[str, Any]:
@@ -153,7 +176,7 @@ def base_folder(folder: Path, base: Base) -> Path:
     advice = f'Write its place as "model" into {folder / REFERENCE}.'
     place = folder / base.model
     try:
-        found = place if place.is_dir() else model_folder(base.model)
+        found = standard_folder(place) if place.is_dir() else model_folder(base.model)
     except UserError as error:
         raise UserError(
             f"{folder} was trained on {base.model}, which is not there. {advice}"

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from t2v.io.files import ADAPTER, ADAPTER_FILES, LORAS, WORDS
 from t2v.io.text_files import read_json
-from t2v.models.folder import ADAPTER, ADAPTER_FILES, LORAS, WORDS
 from t2v.models.lora_file import require_peft
 
 TRANSFORMER, TEXT_ENCODER = "transformer", "text_encoder"

@@ -256,7 +256,7 @@ def lora_files(
     Raises:
         UserError: there is no such file, or another number of parts.
     """
-    from t2v.models.folder import HIGH, LOW
+    from t2v.io.files import HIGH, LOW
     from t2v.models.lora_file import WEIGHTS, lora_file
 
     asked: list[LoRAPart | None] = spread("lora_part", parts or (None,), len(sources))

@@ -15,10 +15,10 @@ from huggingface_hub.errors import HTTPError  # httpx's, under whichever name th
 
 from t2v.config.push import PushConfig
 from t2v.errors import UserError, shortened
-from t2v.io.files import REFERENCE
+from t2v.io.files import LEARNED, REFERENCE
 from t2v.io.model_card import MODEL_CARD, card_of_folder
 from t2v.io.video import read_recipe, shape_of
-from t2v.models.folder import EMBEDDED, LEARNED, read_base, read_index
+from t2v.models.folder import EMBEDDED, read_base, read_index
 from t2v.models.load import load_network, network_classes
 
 logger = logging.getLogger(__name__)
@@ -93,11 +93,7 @@ def files_of(folder: Path) -> list[Path]:
             "learned alone. Train with save=full, or push its base and name that in "
             f"{REFERENCE}."
         )
-    parts = [
-        name
-        for name, entry in read_index(folder).items()
-        if isinstance(entry, list) and not name.startswith("_") and any(entry)
-    ]
+    parts = [name for name, entry in read_index(folder).items() if _is_part(entry)]
     missing = [name for name in parts if base is None and not (folder / name).is_dir()]
     if missing:
         raise UserError(f"folder={folder}: {', '.join(missing)} of its parts are missing.")
@@ -110,6 +106,11 @@ def files_of(folder: Path) -> list[Path]:
     if left := sorted({path.relative_to(folder).parts[0] for path in every} - own):
         logger.info("left out: %s", shortened(", ".join(left)))
     return kept
+
+
+def _is_part(entry: object) -> bool:
+    """True of library and class; other lists are settings, such as the sizes it was trained at."""
+    return isinstance(entry, list) and len(entry) == 2 and all(isinstance(x, str) for x in entry)
 
 
 def check_loads(what: str, folder: Path) -> None:
@@ -130,8 +131,11 @@ def _prompt(video: Path) -> str:
 def _hub(repo: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, HTTPError) as error:
+    except (OSError, ValueError, HTTPError, RuntimeError) as error:
+        # an upload that fails is a RuntimeError, which names the file; its cause names the reason
+        reason = error if error.__cause__ is None else f"{error} {error.__cause__}"
         raise UserError(
-            f"repo={repo}: the Hub cannot be reached or refuses: {shortened(error, 500)} Check "
-            "the network, the name, and that the token may write there."
+            f"repo={repo}: the Hub cannot be reached or refuses: {shortened(reason, 500)} Check "
+            "the network, the name, and that the token may write there. What was sent whole is "
+            "not sent again."
         ) from error

@@ -18,7 +18,7 @@ from t2v.config.sampling import INPUTS, VISUAL, SampleConfig, one_or_more
 from t2v.errors import UserError, shortened
 from t2v.io import text_files
 from t2v.io.files import write_text
-from t2v.models.folder import EMBEDDED, file_hash
+from t2v.models.folder import EMBEDDED, file_hash, is_pipeline
 
 MOST_JSON = 2**24  # bytes of a recipe: one has some thousand
 # settings that a recipe holds where they are otherwise, as earlier recipes have none
@@ -268,7 +268,7 @@ def refuse_fetching(recipe: Recipe, source: Path, renamed: set[str]) -> None:
     asked = recipe.settings
     if "model" not in renamed and asked.model != EMBEDDED:
         folder = Path(asked.folder)
-        if not (folder / "model_index.json").is_file():
+        if not is_pipeline(folder):
             raise UserError(
                 f"{source}: names model={shortened(asked.folder)}, which is not here, and a recipe "
                 "fetches nothing. Give it with --model to use it."

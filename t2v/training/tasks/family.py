@@ -98,7 +98,7 @@ def build_family(config: FinetuneConfig, folder: Path, name: str) -> FinetuneTas
     task = FamilyTask(config, parts, data)
     weights = weights_hash(folder)
     task.generator = generator
-    task.tuned_from = reference(config.model, folder, weights, config.interpolate), folder
+    task.tuned_from = reference(config.model, weights, config.interpolate), folder
     task.sources["model"] = weights
     return task
 

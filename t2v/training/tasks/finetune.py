@@ -138,7 +138,7 @@ def build_finetune(config: FinetuneConfig) -> FinetuneTask:
     keeps_base = config.interpolate < 1 and config.method not in ADAPTERS
     base = {name: _copied(getattr(parts, name)) for name in TUNED} if keeps_base else None
     task = FinetuneTask(config, parts, data, prior, base)
-    task.tuned_from = reference(config.model, folder, weights, config.interpolate), folder
+    task.tuned_from = reference(config.model, weights, config.interpolate), folder
     task.sources["model"] = weights
     if config.peft is not None:
         task.sources["peft"] = sha256(Path(config.peft).read_bytes()).hexdigest()[:16]

@@ -11,12 +11,9 @@ from typing import Any
 
 from torch import nn
 
-from t2v.io.files import REFERENCE
+from t2v.io.files import ADAPTER, LORA, LORAS, REFERENCE, WORDS
 from t2v.models.folder import (
-    ADAPTER,
-    LORA,
-    LORAS,
-    WORDS,
+    EMBEDDED,
     Base,
     base_folder,
     by_package,
@@ -118,10 +115,10 @@ def save_lora(transformer: T2VTransformer3DModel, folder: Path, file: str = WEIG
     sort_metadata(folder / file)
 
 
-def reference(model: str, place: Path, weights: str, share: float) -> Base:
-    """The reference of a checkpoint to the model `model`, which lies in `place`."""
-    is_folder = Path(model).is_dir()
-    return Base(str(place.absolute()) if is_folder else model, weights, share)
+def reference(model: str, weights: str, share: float) -> Base:
+    """The reference of a checkpoint to a model, folders by their whole path."""
+    is_folder = Path(model).is_dir() and model != EMBEDDED
+    return Base(str(Path(model).absolute()) if is_folder else model, weights, share)
 
 
 def add_part(folder: Path, place: Path, part: str) -> None:

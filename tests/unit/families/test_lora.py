@@ -10,7 +10,7 @@ from torch import nn
 
 from t2v.config.sampling import SampleConfig
 from t2v.errors import UserError
-from t2v.models.folder import HIGH, LOW
+from t2v.io.files import HIGH, LOW
 from t2v.models.lora import load_lora, load_loras
 from t2v.models.lora_contents import contents, taken
 from t2v.models.lora_effect import lora_effect, prediction, recorded_call

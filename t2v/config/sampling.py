@@ -71,11 +71,12 @@ class SampleConfig:
     attention: str = "native"  # attention backend, by diffusers' names, such as xformers
     device: str = "auto"  # auto (cuda, mps or cpu), cpu, cuda, cuda:1, mps
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # of the weights
-    # where weights wait until they are used: none (on the device), in main memory, and come network
-    # by network (model), block by block (group) or layer by layer (leaf, sequential); on a CPU,
-    # group and leaf keep them on the disk; auto: on the device, or as `t2v plan sample` says where
-    # that does not fit
-    offload: Literal["auto", "none", "model", "group", "leaf", "sequential"] = "auto"
+    # where weights wait until they are used: none (on the device), text (prompts are embedded
+    # first, and encoders leave before transformers are read), in main memory, and come network by
+    # network (model), block by block (group) or layer by layer (leaf, sequential); on a CPU, group
+    # and leaf keep them on the disk; auto: on the device, or as `t2v plan sample` says where that
+    # does not fit
+    offload: Literal["auto", "none", "text", "model", "group", "leaf", "sequential"] = "auto"
     # number format of linear layers: none, fp8, int8 (torchao) or nf4 (bitsandbytes); it changes
     # the video
     quantize: Literal["none", "fp8", "int8", "nf4"] = "none"

@@ -21,7 +21,7 @@ from t2v.pipelines.generator import Generator
 from t2v.sampling.loras import exchange_loras
 from t2v.sampling.results import read_frames, read_recipe
 
-Load = Callable[[SampleConfig], tuple[Generator, str]]
+Load = Callable[[SampleConfig, Sequence[str]], tuple[Generator, str]]
 Sample = Callable[[SampleConfig, Sequence[str], Load], list[Path]]
 
 PLAIN = "no LoRA"
@@ -42,12 +42,14 @@ class Loaded:
     load: Load
     made: list[tuple[Generator, str]] = field(default_factory=list)
 
-    def __call__(self, config: SampleConfig) -> tuple[Generator, str]:
+    def __call__(self, config: SampleConfig, prompts: Sequence[str]) -> tuple[Generator, str]:
         """The generator with the LoRA of one cell, and the hash of its weights."""
         is_held = config.offload not in ("auto", "none") or config.quantize != "none"
         if not self.made or is_held:
-            self.made = []  # weights that are held in pieces or in fewer bits take no other LoRA
-            self.made.append(self.load(config))
+            # weights in pieces or in fewer bits take no other LoRA, and a preset may ask for other
+            # embeddings
+            self.made = []
+            self.made.append(self.load(config, prompts))
         else:
             exchange_loras(self.made[0][0].pipeline, config)
         return self.made[0]

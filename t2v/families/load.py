@@ -32,6 +32,7 @@ GENERATORS: dict[str, type[Generator]] = {
 }
 PLAIN = Hold()
 Adapt = Callable[[type[DiffusionPipeline], str, torch.nn.Module], None]
+Embed = Callable[[Generator], None]
 BYTES_PER_PIXEL = 3 * (4 + 1)  # of a decoded video, and of the frames that are written
 
 
@@ -71,6 +72,7 @@ def load_generator(
     adapt: Adapt | None = None,
     sees: Collection[str] = (),
     single: Path | None = None,
+    embed: Embed | None = None,
 ) -> Generator:
     """The generator in a pipeline folder, ready on its device.
 
@@ -81,6 +83,8 @@ def load_generator(
         single: a file of weights that take the place of the transformer's.
         adapt: called with the pipeline's class and each network and its name before it is held;
             adapters of networks that wait in pieces cannot be added any more.
+        embed: with `offload=text`: has the generator embed all that it will be asked for, before
+            transformers are read.
 
     Raises:
         UserError: see `generator_class` and `load_parts`; a part is damaged.
@@ -92,8 +96,9 @@ def load_generator(
     check_hold(hold, device)
     disk = None
     if device.type == "cpu" and hold.offload != "none":
-        disk = TemporaryDirectory(prefix="t2v-offload-")
         give_back_freed_memory()
+    if device.type == "cpu" and hold.offload in ("group", "leaf"):
+        disk = TemporaryDirectory(prefix="t2v-offload-")
     place_of = None if disk is None else Path(disk.name)
     whole = _class_of(kind, folder, sees)
 
@@ -102,13 +107,20 @@ def load_generator(
             adapt(whole, name, part)
         hold_part(name, part, hold, device, place_of)
 
-    given: dict[str, torch.nn.Module] = {}
-    if single is not None:
-        from t2v.models.single_file import load_single_file  # most models are folders
+    def read(given: dict[str, torch.nn.Module]) -> dict[str, torch.nn.Module]:
+        if single is not None and "transformer" not in given:
+            from t2v.models.single_file import load_single_file  # most models are folders
 
-        given["transformer"] = load_single_file(what, single, folder, dtype)
-        held("transformer", given["transformer"])
-    parts = given | load_parts(what, folder, dtype, given, held)
+            given["transformer"] = load_single_file(what, single, folder, dtype)
+            held("transformer", given["transformer"])
+        return given | load_parts(what, folder, dtype, given, held)
+
+    later: dict[str, torch.nn.Module] = {}
+    if hold.offload == "text":
+        from t2v.pipelines.released import released_after, stand_ins  # few models are held so
+
+        later = stand_ins(what, folder, dtype, device)
+    parts = read(dict(later))
     with loading(what):
         pipeline = whole.from_pretrained(folder, dtype=dtype, local_files_only=True, **parts)
     for part in pipeline.components.values():  # those that were left to diffusers
@@ -121,6 +133,13 @@ def load_generator(
     generator = kind(pipeline)
     for ability in needs:
         require(generator, ability, what, command)
+    if later:
+        assert embed is not None, "offload=text needs all prompts"
+        with released_after(what, pipeline, device):
+            embed(generator)
+        whole_parts = read({name: part for name, part in parts.items() if name not in later})
+        pipeline.register_modules(**{name: whole_parts[name] for name in later})
+        place(pipeline, hold, device)
     return generator
 
 

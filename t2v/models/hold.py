@@ -18,7 +18,7 @@ from torch import nn
 
 from t2v.errors import UserError
 
-Offload = Literal["none", "model", "group", "leaf", "sequential"]
+Offload = Literal["none", "text", "model", "group", "leaf", "sequential"]
 Quantize = Literal["none", "fp8", "int8", "nf4"]
 logger = logging.getLogger(__name__)
 
@@ -35,10 +35,11 @@ class Hold:
     """The way that the weights of a pipeline are held.
 
     Args:
-        offload: where they wait until they are used. `none`: on the device. `model`: in main
-            memory, network by network; `group`: block by block, the next one copied while one
+        offload: where they wait until they are used. `none`: on the device. `text`: on the device,
+            transformers from when all prompts are embedded, and encoders until then. `model`: in
+            main memory, network by network; `group`: block by block, the next one copied while one
             computes; `leaf` and `sequential`: layer by layer. On a CPU, `group` and `leaf` keep
-            them on the disk, and the others have nothing to free.
+            them on the disk, and `model` and `sequential` have nothing to free.
         quantize: the number format of the linear layers of transformers and text encoders; it
             changes the video.
         vae_tiling: decode in tiles, which are blended; it changes the video a little.
@@ -205,7 +206,16 @@ def place(pipeline: DiffusionPipeline, hold: Hold, device: torch.device) -> None
     match hold.offload:
         case "none":
             pipeline.to(device)
+        case "text":  # encoders whose work is done, and transformers before it, have no weights
+            for part in pipeline.components.values():
+                if isinstance(part, nn.Module) and has_weights(part):
+                    part.to(device)
         case "model":
             pipeline.enable_model_cpu_offload(device=device)
         case "sequential":
             pipeline.enable_sequential_cpu_offload(device=device)
+
+
+def has_weights(part: nn.Module) -> bool:
+    """True of a network whose weights are in a memory."""
+    return not any(weight.is_meta for weight in part.parameters())

@@ -5,6 +5,7 @@ The arithmetic of Wan 2.1 I2V and FLF2V and of Wan 2.2 I2V-A14B.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,7 +21,11 @@ from t2v.pipelines.generator import to_uint8
 
 
 def encode_beside(
-    pipeline: Any, frames: Tensor, known: Tensor, length: int
+    pipeline: Any,
+    frames: Tensor,
+    known: Tensor,
+    length: int,
+    embed: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """The conditions of a video with known frames, for a model with conditioning="channels".
 
@@ -29,6 +34,7 @@ def encode_beside(
         frames: `t c h w` in [0, 1].
         known: how surely each frame is given, `t`.
         length: latent frames of the video.
+        embed: in the place of `embed_pictures`, for an encoder that is released.
 
     Returns:
         `channels`, `1 c t h w`, and `image`, `1 m d`, of `Conditions`; the latter may be None.
@@ -48,7 +54,10 @@ def encode_beside(
             "Load the whole folder, with image_encoder and image_processor."
         )
     pictures = frames[[0, -1]] if two else frames[:1]
-    image = embed_pictures(pipeline.image_processor, pipeline.image_encoder, pictures)
+    if embed is None:
+        image = embed_pictures(pipeline.image_processor, pipeline.image_encoder, pictures)
+    else:
+        image = embed(pictures)
     # an encoder in fp32 beside a transformer in bf16 is what Wan's authors advise
     return channels, image.to(pipeline.transformer.dtype)
 

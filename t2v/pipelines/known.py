@@ -19,7 +19,7 @@ from t2v.models.conditions import Conditions
 from t2v.models.device import ready
 from t2v.models.known import check_taken, picture_position, whole_tokens
 from t2v.models.latents import normalize_latents
-from t2v.pipelines.channels import encode_beside
+from t2v.pipelines.channels import embed_pictures, encode_beside
 from t2v.pipelines.visuals import (
     WHITE,
     VideoCondition,
@@ -57,7 +57,13 @@ class VisualEncoding:
 
     vae: Any
     transformer: Any
+    image_encoder: Any
+    image_processor: Any
     _execution_device: Any
+
+    def encode_image(self, pictures: Tensor) -> Tensor:
+        """What the image encoder makes of pictures, see `embed_pictures`."""
+        return embed_pictures(self.image_processor, self.image_encoder, pictures)
 
     @alone
     @torch.no_grad()
@@ -207,7 +213,9 @@ class FrameEncoder:
     def _known(self, frames: Tensor, known: Tensor) -> Known:
         """The latents of groups of frames that are known as a whole, and pictures of the others."""
         if self.beside:
-            channels, image = encode_beside(self.pipeline, frames, known, self.latent_frames)
+            channels, image = encode_beside(
+                self.pipeline, frames, known, self.latent_frames, self.pipeline.encode_image
+            )
             return Known(channels=channels, image=image)
         groups = self._groups(known)  # least of each latent frame, t
         alone = [f for f in known.nonzero().flatten().tolist() if not groups[self._group(f)]]

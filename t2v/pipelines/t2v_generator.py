@@ -41,6 +41,7 @@ class T2VGenerator:
 
     def __init__(self, pipeline: T2VPipeline) -> None:
         self.pipeline = pipeline
+        self._told: set[str] = set()  # prompts whose tokens were told
 
     @property
     def defaults(self) -> Request:
@@ -98,7 +99,9 @@ class T2VGenerator:
                     f"The {name} takes {count} tokens and {limit} fit: {text[:60]!r}... "
                     "Shorten it, or ask for it to be cut off with --truncate."
                 )
-        logger.info("%r: tokens %d/%d", prompt, *self.pipeline.count_tokens(prompt))
+        if prompt not in self._told:
+            logger.info("%r: tokens %d/%d", prompt, *self.pipeline.count_tokens(prompt))
+        self._told.add(prompt)
 
     @torch.no_grad()
     def encode(

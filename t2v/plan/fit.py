@@ -10,7 +10,7 @@ from t2v.config.plan import PlanConfig
 from t2v.config.sampling import SampleConfig
 from t2v.models.device import GIB
 from t2v.plan.figures import SPARE
-from t2v.plan.ladder import choose
+from t2v.plan.ladder import Link, choose, rung_of
 from t2v.plan.run import plan
 
 logger = logging.getLogger(__name__)
@@ -29,15 +29,20 @@ def fitted(config: SampleConfig, free: int) -> SampleConfig:
         UserError: see `plan`.
     """
     whole = replace(config, offload="none")
-    done = plan(PlanConfig(command="sample", memory=free / GIB), whole)
+    done = plan(PlanConfig(command="sample", memory=free / GIB), whole, advises=False)
     if done.holds(done.peak):
         return whole
     expected = f"{done.peak.most / GIB:.1f} GiB are expected and {free / GIB:.1f} GiB free"
     if not done.rungs:  # a CPU, beside whose memory there is only the disk
+        link = Link(host=float("inf"), memory=done.rates.memory)
+        released = rung_of(done.estimate, done.correction, link, "text", "none", tiles=False).needs
+        if done.holds(released):
+            words = "%s: text encoders are released when they are done (offload=text), %.1f GiB"
+            logger.warning(words, expected, released.most / GIB)
+            return replace(config, offload="text")
         logger.warning("%s: weights wait on the disk (offload=group)", expected)
         return replace(config, offload="group")
-    rungs = [rung for rung in done.rungs if "release_text" not in rung.settings]
-    rung = choose(rungs, SPARE * free)
+    rung = choose(done.rungs, SPARE * free)
     if rung is None:
         logger.warning(
             "%s, and no way of holding the weights fits: it may fail. `t2v plan sample` tells what "

@@ -15,7 +15,7 @@ from t2v.plan.parts import Part
 FP8 = "each matrix is cast to the number format of the activations before it is used"
 QUARTER = "each matrix is made of its 4 bits before it is used"
 PINNED = "PCIe copies the next weights while these are used"
-TEXT = "text"  # the stage that embeds the prompts
+EMBEDS = ("text", "pictures")  # the stages in which encoders are at work
 WIDE = 2  # bytes of a number of the activations, when weights are quantized
 PAGEABLE = "PCIe copies from memory that is not pinned, at half the rate"
 
@@ -46,7 +46,8 @@ class Holding:
 
     Args:
         resident: bytes of a part at work that are on the device.
-        waits: parts that are on the device beside those at work: all, those of later stages, none.
+        waits: parts that are on the device beside those at work: all; encoders before all that
+            denoises, and it when they are gone (later); none.
         moves: 0: nothing is moved; 1: each part once a video; 2: at every run.
         overlaps: whether weights are moved while others are used.
         kinds: of quantization that it goes with.
@@ -54,7 +55,6 @@ class Holding:
 
     name: str
     settings: Mapping[str, str]
-    call: str
     resident: Callable[[Part], float]
     waits: Literal["all", "later", "none"]
     moves: int
@@ -74,7 +74,6 @@ class Quantization:
     name: str
     bytes: float
     slower: float
-    call: str
     source: str
 
 
@@ -87,7 +86,7 @@ class Rung:
         host: bytes of main memory for the weights that wait there.
         seconds: of a whole video.
         factor: time, as a multiple of the fastest rung's.
-        settings: what gets it, by name; `calls` are diffusers' own ways to the same.
+        settings: of `t2v sample`, or of the training, that get it, by name.
         exact: False where weights are rounded, which changes the video.
         source: of its time.
     """
@@ -98,7 +97,6 @@ class Rung:
     seconds: float
     factor: float
     settings: Mapping[str, str]
-    calls: tuple[str, ...]
     exact: bool
     source: str
 
@@ -111,11 +109,10 @@ def _by_block(part: Part) -> float:
 
 
 HOLDINGS = (
-    Holding("all weights on the device", {}, "", lambda part: part.weights, "all", 0, False, ""),
+    Holding("all weights on the device", {}, lambda part: part.weights, "all", 0, False, ""),
     Holding(
         "text encoder released",
-        {"release_text": "true"},
-        "encode_prompt first, then load the others",
+        {"offload": "text"},
         lambda part: part.weights,
         "later",
         0,
@@ -125,7 +122,6 @@ HOLDINGS = (
     Holding(
         "model offload",
         {"offload": "model"},
-        "enable_model_cpu_offload()",
         lambda part: part.weights,
         "none",
         1,
@@ -135,8 +131,6 @@ HOLDINGS = (
     Holding(
         "group offload",
         {"offload": "group"},
-        'enable_group_offload(device, offload_type="block_level", num_blocks_per_group=1, '
-        'use_stream=True) of the transformer, "leaf_level" of the others',
         _by_block,
         "none",
         2,
@@ -147,7 +141,6 @@ HOLDINGS = (
     Holding(
         "group offload by layer",
         {"offload": "leaf"},
-        'enable_group_offload(device, offload_type="leaf_level", use_stream=True)',
         lambda part: part.leaf + part.linear,  # one at work, and the next one behind it
         "none",
         2,
@@ -158,7 +151,6 @@ HOLDINGS = (
     Holding(
         "sequential offload",
         {"offload": "sequential"},
-        "enable_sequential_cpu_offload()",
         lambda part: part.leaf,
         "none",
         2,
@@ -170,12 +162,12 @@ HOLDINGS = (
 # HunyuanVideo on an H100 took 81 s in bf16, 88 s in int8 and 78 s in nf4 (FastVideo's table). For
 # fp8 and nf4 2 and 5 % are assumed, so that what rounds less comes first where times are alike
 QUANTIZATIONS = (
-    Quantization("none", 0.0, 1.0, "", ""),
-    Quantization("fp8", 1.0, 1.02, "enable_layerwise_casting()", FP8),
+    Quantization("none", 0.0, 1.0, ""),
+    Quantization("fp8", 1.0, 1.02, FP8),
     # a scale of 4 bytes for each row
-    Quantization("int8", 1.004, 1.09, "TorchAoConfig(Int8WeightOnlyConfig())", FP8),
+    Quantization("int8", 1.004, 1.09, FP8),
     # a scale of 4 bytes for every 64 weights
-    Quantization("nf4", 0.5625, 1.05, 'BitsAndBytesConfig(load_in_4bit=True, "nf4")', QUARTER),
+    Quantization("nf4", 0.5625, 1.05, QUARTER),
 )
 
 
@@ -285,7 +277,6 @@ def _rung(
     tiles = {"vae_tiling": "true"} if tiled else {}
     quantized = {} if kind.name == "none" else {"quantize": kind.name}
     names = [holding.name, *(["VAE by tiles"] if tiled else []), *quantized.values()]
-    calls = (holding.call, "vae.enable_tiling()" if tiled else "", kind.call)
     return Rung(
         name=", ".join(names),
         needs=max(needs, key=lambda need: need.most),
@@ -293,7 +284,6 @@ def _rung(
         seconds=seconds,
         factor=1.0,
         settings={**holding.settings, **tiles, **quantized},
-        calls=tuple(call for call in calls if call),
         exact=kind.name == "none",
         source="; ".join(filter(None, (holding.source, kind.source))),
     )
@@ -326,10 +316,9 @@ def _needs(
     at_work = [sizes[name] for name in stage.parts]
     if holding.waits == "all":
         weights: float = sum(part.weights for part in sizes.values())
-    elif holding.waits == "later" and stage.name == TEXT:
-        weights = sum(part.weights for part in at_work)
     elif holding.waits == "later":
-        weights = sum(part.weights for part in sizes.values() if not _embeds_text(part))
+        absent = "transformer" if stage.name in EMBEDS else ("text_encoder", "image_encoder")
+        weights = sum(part.weights for part in sizes.values() if not part.name.startswith(absent))
     else:
         weights = max((holding.resident(part) for part in at_work), default=0)
     if kind.bytes:  # one layer at a time is as wide as it was
@@ -339,10 +328,6 @@ def _needs(
         correction.scratch + weights + stage.beside + stage.rise * heap.value,
         correction.scratch / 2 + stage.rise * heap.error,
     )
-
-
-def _embeds_text(part: Part) -> bool:
-    return part.name.startswith("text_encoder")
 
 
 def _seconds(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from t2v.plan.figures import GIB, MIB, SPARE, PhaseTrace, Uncertain
-from t2v.plan.ladder import Rung, choose
+from t2v.plan.figures import GIB, MIB, PhaseTrace, Uncertain
+from t2v.plan.ladder import Rung
 from t2v.plan.plan import Plan
 
 RUN = "the whole run"
@@ -158,14 +158,9 @@ def _conclusion(plan: Plan) -> Iterator[str]:
 
 
 def _how(plan: Plan) -> str:
-    """The settings of the command that get the chosen rung, or else what does in diffusers."""
+    """The settings of the command that get the chosen rung."""
     assert plan.rung is not None
-    if all(name in vars(plan.target) for name in plan.rung.settings):
-        return " ".join(f"{name}={value}" for name, value in plan.rung.settings.items())
-    able = [each for each in plan.rungs if all(name in vars(plan.target) for name in each.settings)]
-    own = choose(able, SPARE * (plan.allowed or 0))
-    by_itself = f". By itself, t2v sample takes {own.name}" if own else ""
-    return f"in diffusers, {'; '.join(plan.rung.calls)}{by_itself}"
+    return " ".join(f"{name}={value}" for name, value in plan.rung.settings.items())
 
 
 def _sum(figures: list[Uncertain]) -> Uncertain:

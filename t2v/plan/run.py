@@ -47,14 +47,17 @@ from t2v.training.engine.example import Size
 from t2v.training.tasks.finetune import LEARNS_BESIDE
 
 
-def plan(config: PlanConfig, target: Target) -> Plan:
+def plan(config: PlanConfig, target: Target, advises: bool = True) -> Plan:
     """Return the plan of `target`: see `PlanConfig`.
+
+    Args:
+        advises: also say what of another size would fit where nothing does.
 
     Raises:
         UserError: a size or folder does not fit, or the device at hand is not the one planned.
     """
     with _as_converted(target) as known:
-        return _plan(config, known)
+        return _plan(config, known, advises)
 
 
 @contextmanager
@@ -74,7 +77,7 @@ def _as_converted(target: Target) -> Iterator[Target]:
         yield replace(target, model=place)
 
 
-def _plan(config: PlanConfig, target: Target) -> Plan:
+def _plan(config: PlanConfig, target: Target, advises: bool) -> Plan:
     asked = {name: getattr(config, name) for name in ("num_frames", "height", "width")}
     size = planned_size(target, asked, config.text_tokens)
     device, rates, name = _device(config, target)
@@ -139,13 +142,16 @@ def _plan(config: PlanConfig, target: Target) -> Plan:
     if done.rungs and not whole.trains:
         link = Link(1e9 * config.host_bandwidth, done.rates.memory)
         apart = ladder_of(whole, correction, link, offloads=False)
-        done = replace(done, apart=apart, asked=_asked(target, whole, correction, link))
+        done = replace(done, apart=apart)
+    if isinstance(target, SampleConfig) and (done.rungs or target.offload == "text"):
+        link = Link(1e9 * config.host_bandwidth, done.rates.memory)
+        done = replace(done, asked=_asked(target, whole, correction, link))
     if not done.rungs:
         both = variants(target, size)
         done = replace(done, variants=tuple(Remedy(each, peak(*work)) for each, work in both))
     if done.holds(done.peak):
         return replace(done, measured=measure(target, size)) if config.verify else done
-    if done.rung is not None:
+    if done.rung is not None or not advises:
         return done
     tried = []
     for words, work in smaller_ways(done, peak):

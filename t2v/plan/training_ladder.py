@@ -62,7 +62,6 @@ def _rung(changes: Mapping[str, Any], estimate: Estimate, correction: Correction
         seconds=_step(estimate, correction),
         factor=1.0,
         settings=settings,
-        calls=(),
         exact=True,
         source="traced",
     )

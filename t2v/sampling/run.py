@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from t2v.config.sampling import INPUTS, SampleConfig
 from t2v.errors import UserError
-from t2v.families.load import check_room, load_generator, set_attention
+from t2v.families.load import Embed, check_room, load_generator, set_attention
 from t2v.models.device import DTYPES, pick_device, pick_dtype
 from t2v.models.folder import (
     model_folder,
@@ -22,9 +23,10 @@ from t2v.models.folder import (
 from t2v.models.hold import Hold, Offload
 from t2v.models.inputs import count_frames
 from t2v.models.load import loading
-from t2v.pipelines.generator import Ability, Generator, Start, require
+from t2v.pipelines.generator import Generator, require
 from t2v.pipelines.visuals import VisualInputs
 from t2v.sampling import recipe as recipe_files
+from t2v.sampling.again import check_same, check_start, refuse_changed
 from t2v.sampling.generate import Score, make_videos, request_of
 from t2v.sampling.kept import check_latents, read_latents
 from t2v.sampling.output_paths import (
@@ -41,7 +43,7 @@ from t2v.sampling.results import FOLDER, PICTURE, check_frames, read_recipe, spe
 logger = logging.getLogger(__name__)
 
 COMMAND = "t2v sample"
-Loader = Callable[[SampleConfig], tuple[Generator, str]]
+Loader = Callable[[SampleConfig, Sequence[str]], tuple[Generator, str]]
 # what may change in a resume; pictures and clips may have another name, and must be the same
 FREE = (
     *("model", "base", "output", "overwrite", "device", "attention", "offload", "sheet", "gif"),
@@ -74,7 +76,7 @@ def sample(
     with places(config, len(prompts) * config.num_videos_per_prompt) as paths:
         recipe_files.input_hashes(config)  # a missing file is named before weights are read
         choice, score = _scorer_of(config)
-        generator, weights = (loader or load)(config)
+        generator, weights = (loader or load)(config, prompts)
         recipes, visuals = _recipes(generator, weights, prompts, config, paths, choice)
         if config.via_image:
             from t2v.sampling.via_image import with_pictures  # most videos need none
@@ -110,7 +112,7 @@ def repeat(path: Path, overrides: Sequence[str]) -> Path:
         if getattr(old.settings, name) > 1:
             raise UserError(f"A recipe makes one video, whose seed it has: leave {name} out.")
     recipe_files.refuse_fetching(replace(old, choice=None), path, renamed)
-    _refuse_changed(old, renamed)
+    refuse_changed(old, renamed)
     with places(old.settings, 1):
         generator, new, visuals = _load_again(old, renamed)
         if old.choice and not old.choice.left and renamed <= set(FREE) - {"model", *INPUTS}:
@@ -136,7 +138,7 @@ def resume(path: Path, overrides: Sequence[str]) -> Path:
     beside = place_of_latents(path, recipe_files.read(values, path).settings)
     old = _with_free(values, path, overrides, f"output={spelled(beside)}")
     check_latents(path, kept, old.settings)
-    _refuse_changed(old, renamed=set())
+    refuse_changed(old, renamed=set())
     with held([beside]), places(old.settings, 1):
         is_choosing = old.choice is not None and bool(old.choice.left)
         score = None
@@ -148,7 +150,7 @@ def resume(path: Path, overrides: Sequence[str]) -> Path:
         new = replace(new, choice=old.choice)
         start = kept if kept.step else None
         if start:
-            _check_start(path, start, generator, new.settings)
+            check_start(path, start, generator, new.settings)
         if not old.settings.overwrite:
             refuse_other_videos([new])
         (made,) = make_videos(generator, [new], [visuals], start, score)
@@ -156,8 +158,14 @@ def resume(path: Path, overrides: Sequence[str]) -> Path:
         return made
 
 
-def load(config: SampleConfig) -> tuple[Generator, str]:
+def load(
+    config: SampleConfig, prompts: Sequence[str], embed: Embed | None = None
+) -> tuple[Generator, str]:
     """The generator of `config.model`, ready on its device, and the hash of its weights.
+
+    Args:
+        prompts: of all that it will make.
+        embed: has it embed them, for encoders that are released then; None: as `sample` will ask.
 
     Raises:
         UserError: the model, device, LoRA or attention backend is not there, or the frames alone
@@ -175,6 +183,7 @@ def load(config: SampleConfig) -> tuple[Generator, str]:
     hold = Hold(offload=offload, quantize=config.quantize, vae_tiling=config.vae_tiling)
     sees = [name for name in (*INPUTS, "strength") if getattr(config, name) is not None]
     about: dict[str, Any] = {"hold": hold, "sees": sees, "single": single}
+    about["embed"] = embed or partial(_embed, config, prompts)
     if not config.lora and config.shift is None:
         generator = load_generator(config.model, folder, device, dtype, COMMAND, **about)
     else:
@@ -186,6 +195,15 @@ def load(config: SampleConfig) -> tuple[Generator, str]:
         settle(generator.pipeline, config)
     set_attention(generator.pipeline, config.attention)
     return generator, weights
+
+
+def _embed(config: SampleConfig, prompts: Sequence[str], generator: Generator) -> None:
+    from t2v.pipelines.released import embed_first  # few models are held so
+
+    full, visuals = resolve(generator, config)
+    for prompt in dict.fromkeys(prompts):
+        _check(generator, prompt, full, visuals)
+        embed_first(generator, [prompt], request_of(full), [visuals])
 
 
 def resolve(generator: Generator, config: SampleConfig) -> tuple[SampleConfig, VisualInputs | None]:
@@ -243,14 +261,6 @@ def _check(
     if full.height and full.width and full.fps:
         place = Path(full.output or "video.mp4")
         check_frames(place, full.num_frames or 1, full.height, full.width, full.fps)
-
-
-def _refuse_changed(old: Recipe, renamed: set[str]) -> None:
-    """Raise `UserError` where a picture or clip is missing, or not the one of the recipe."""
-    if old.settings.files:
-        from t2v.sampling.given import refuse_changed  # most videos are of a prompt alone
-
-        refuse_changed(old, renamed)
 
 
 def _scorer_of(config: SampleConfig) -> tuple[Choice | None, Score | None]:
@@ -322,11 +332,11 @@ def _recipe(
 
 def _load_again(old: Recipe, renamed: set[str]) -> tuple[Generator, Recipe, VisualInputs | None]:
     """The generator of a recipe, the recipe as it is here and now, and what its video is given."""
-    generator, weights = load(old.settings)
+    generator, weights = load(old.settings, [old.prompt])
     resolved, visuals = resolve(generator, old.settings)
     _check(generator, old.prompt, resolved, visuals)
     new = _recipe(generator, weights, old.prompt, resolved, recipe_files.input_hashes(resolved))
-    _check_same(old, new, renamed)
+    check_same(old, new, renamed)
     return generator, new, visuals
 
 
@@ -348,49 +358,3 @@ def _with_free(values: Any, path: Path, overrides: Sequence[str], output: str) -
     if fixed := [name for name in changed if name not in FREE]:
         raise UserError(f"{', '.join(fixed)}: fixed by {path}. Free: {', '.join(FREE)}.")
     return recipe
-
-
-def _check_start(path: Path, start: Start, generator: Generator, config: SampleConfig) -> None:
-    """Raise `UserError` where the generator cannot go on from kept latents."""
-    is_amid = start.step < (config.num_inference_steps or 0)
-    needed: Ability = "can_resume" if is_amid else "gives_latents"
-    require(generator, needed, str(path), "`t2v sample --resume`")
-    wanted = generator.latent_shape(request_of(config))
-    if start.latents.shape != wanted:
-        raise UserError(
-            f"{path}: latents of shape {tuple(start.latents.shape)}; {config.num_frames} frames of "
-            f"{config.height}x{config.width} need {wanted}. The file is damaged."
-        )
-
-
-def _check_same(old: Recipe, new: Recipe, renamed: set[str]) -> None:
-    """Name what will make the video another one: other weights are an error, the rest a warning.
-
-    Args:
-        renamed: settings that were given again; a model or LoRA among them may be another one.
-    """
-    if old.weights != new.weights and "model" not in renamed:
-        raise UserError(
-            f"model={new.settings.model}: its weights ({new.weights[:12]}) are not those of the "
-            f"recipe ({old.weights[:12]}, {old.settings.model}, t2v {old.versions.get('t2v')}). "
-            "Name the right one with --model."
-        )
-    if "lora" not in renamed:
-        recipe_files.refuse_other_loras(new.settings, new.lora, old.lora)
-    if old.upscaler and new.upscaler and old.upscaler != new.upscaler and "model" not in renamed:
-        raise UserError(
-            f"model={new.settings.model}: its upscaler is not that of the recipe. Name the right "
-            "one with --model, or give upscale=1 for the video before it was enlarged."
-        )
-    if old.scheduler and new.scheduler and old.scheduler != new.scheduler:
-        what = f"model={new.settings.model}: the settings of its scheduler are not those of the"
-        if "model" not in renamed:
-            raise UserError(f"{what} recipe. Put scheduler/ back, or name the right model.")
-        logger.warning("%s recipe: the video will be another one", what)
-    before = {"device": old.device, "weights": old.weights[:12], **old.versions}
-    after = {"device": new.device, "weights": new.weights[:12], **new.versions}
-    for name in before.keys() & after.keys():
-        if before[name] != after[name]:
-            logger.warning(
-                "made with %s %s, now %s: frames may differ", name, before[name], after[name]
-            )

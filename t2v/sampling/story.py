@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,16 +24,19 @@ from t2v.config.load import load_config
 from t2v.config.sampling import SampleConfig
 from t2v.config.story import StoryConfig
 from t2v.errors import UserError
+from t2v.families.load import Embed
 from t2v.footage.still import read_picture
 from t2v.io.files import KEY, complete, digest, file_sha256
 from t2v.io.formats import FORMATS
-from t2v.io.video import check_size, contact_sheet, read_recipe, save_image, shape_of, video_writer
+from t2v.io.video import check_size, read_recipe, save_image, shape_of, video_writer
 from t2v.models.device import DTYPES
 from t2v.pipelines.generator import Generator, rate_of, to_uint8
 from t2v.pipelines.scenes import scenes_of
 from t2v.pipelines.story import Film, LatentWindows, Scene, Window
 from t2v.pipelines.t2v import T2VPipeline
+from t2v.pipelines.visuals import VisualInputs
 from t2v.sampling import recipe as recipe_files
+from t2v.sampling.film_sheet import FilmSheet
 from t2v.sampling.generate import request_of, stops_as_interrupts
 from t2v.sampling.output_paths import FRAMELESS, SHEET, places, result_suffix
 from t2v.sampling.recipe import Recipe
@@ -43,15 +47,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 WINDOWS = ".windows"
-COLUMNS = 8  # frames of each scene in a sheet
 # settings that a story takes; it has its length and its pictures from its file
 TAKEN = (
     *("model", "output", "overwrite", "negative_prompt", "seed", "height", "width", "fps"),
     *("num_inference_steps", "guidance_scale", "attention", "device", "dtype", "sheet"),
     *("truncate", "lora", "lora_scale", "lora_part", "lora_fit", "lora_preset", "shift"),
+    *("offload", "quantize", "vae_tiling"),
 )
 
-Load = Callable[[SampleConfig], tuple[Generator, str]]
+Load = Callable[[SampleConfig, Sequence[str], Embed], tuple[Generator, str]]
 
 
 def tell(file: Path, config: SampleConfig, load: Load) -> Path:
@@ -120,7 +124,8 @@ def _film(story: StoryConfig, config: SampleConfig, load: Load, known: dict[str,
     _refuse_settings(config)
     with places(config, 1) as (path,):
         pictures = _hashes(story)
-        generator, weights = load(config)
+        prompts = [scene.prompt for scene in story.scenes]
+        generator, weights = load(config, prompts, partial(_embed, story, config))
         for name, found in {**pictures, "weights": weights}.items():
             if known.get(name, found) != found:
                 raise UserError(
@@ -139,6 +144,21 @@ def _film(story: StoryConfig, config: SampleConfig, load: Load, known: dict[str,
             _write(path, plan, keys, about)
         recipe_files.write_values(path.with_suffix(".json"), about)
         return path
+
+
+def _embed(story: StoryConfig, config: SampleConfig, generator: Generator) -> None:
+    """Have all scenes embedded, for encoders that are released then.
+
+    What a window begins with is made on the way, so a black picture stands for it, and the image
+    encoder stays.
+    """
+    from t2v.pipelines.released import embed_first  # few models are held so
+
+    plan = _planned(generator, story, config)
+    black = VisualInputs(image=np.zeros((8, 8, 3), dtype=np.uint8))
+    seen = black if "image" in generator.takes and not generator.is_trainable else None
+    for prompt in dict.fromkeys(scene.prompt for scene in plan.scenes):
+        embed_first(generator, [prompt], plan.maker.request, [seen], sees_others=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -285,6 +305,7 @@ def _keys(about: dict[str, Any], plan: Plan, pictures: dict[str, str]) -> list[s
     """A hash of all that each window is made of, the windows before it included."""
     no_part = (*FRAMELESS, "num_frames", "fps", "seed")
     settings = {name: each for name, each in about["settings"].items() if name not in no_part}
+    settings["offload"] = "auto"  # changes no frame; earlier keys hold it
     names = ("weights", "lora", "device", "versions")
     base = digest(
         [about[name] for name in names], sorted(settings.items()), asdict(plan.story.windows),
@@ -311,7 +332,7 @@ def _write(path: Path, plan: Plan, keys: list[str], about: dict[str, Any]) -> No
     folder, film, settings = path.with_suffix(WINDOWS), Film(), plan.settings
     folder.mkdir(exist_ok=True)
     assert settings.height is not None and settings.width is not None and settings.fps is not None
-    sheet = _Sheet(plan) if settings.sheet else None
+    sheet = FilmSheet(plan.scenes) if settings.sheet else None
     with (
         _counted(folder, keys, path),
         video_writer(path, settings.height, settings.width, settings.fps, about) as add,
@@ -374,27 +395,3 @@ def _keep(path: Path, latents: Tensor) -> None:
             save_file({"window": latents.cpu().contiguous()}, partial)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: the window cannot be written ({error}). Make room.") from error
-
-
-class _Sheet:
-    """A row of frames of each scene, from its first to its last."""
-
-    def __init__(self, plan: Plan) -> None:
-        self.prompts = [scene.prompt for scene in plan.scenes]
-        self.wanted: dict[int, int] = {}  # frame of the film: its scene
-        begin = 0
-        for number, scene in enumerate(plan.scenes):
-            last = begin + scene.num_frames - 1
-            columns = min(COLUMNS, scene.num_frames)
-            spread = np.linspace(begin, last, columns).round().astype(int)
-            self.wanted |= dict.fromkeys(spread.tolist(), number)
-            begin = last + 1
-        self.rows: list[list[np.ndarray]] = [[] for _ in plan.scenes]
-
-    def add(self, window: Window, frames: np.ndarray) -> None:
-        for number, frame in enumerate(frames, window.first):
-            if number in self.wanted:
-                self.rows[self.wanted[number]].append(frame)
-
-    def drawn(self) -> Any:
-        return contact_sheet([np.stack(row) for row in self.rows], self.prompts, COLUMNS)

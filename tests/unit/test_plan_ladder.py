@@ -54,7 +54,7 @@ def test_a_slow_link_and_no_main_memory_call_for_rounded_weights(estimates):
     assert [rung.exact for rung in apart] == [kind == "none" for kind in kinds]
     slow = ladder_of(large, CARD, replace(LINK, host=1e8))
     rounded = choose(slow, SPARE * 24 * GIB)
-    assert rounded.settings["quantize"] == "fp8" and "offload" not in rounded.settings
+    assert rounded.settings == {"offload": "text", "quantize": "fp8"} and not rounded.host
 
 
 def test_a_part_is_counted_by_its_blocks_and_layers():

@@ -1,0 +1,69 @@
+"""What a recipe, or kept latents, must agree with before their video is made again."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from t2v.config.sampling import SampleConfig
+from t2v.errors import UserError
+from t2v.pipelines.generator import Ability, Generator, Start, require
+from t2v.sampling import recipe as recipe_files
+from t2v.sampling.generate import request_of
+from t2v.sampling.recipe import Recipe
+
+logger = logging.getLogger(__name__)
+
+
+def refuse_changed(old: Recipe, renamed: set[str]) -> None:
+    """Raise `UserError` where a picture or clip is missing, or not the one of the recipe."""
+    if old.settings.files:
+        from t2v.sampling import given  # most videos are of a prompt alone
+
+        given.refuse_changed(old, renamed)
+
+
+def check_start(path: Path, start: Start, generator: Generator, config: SampleConfig) -> None:
+    """Raise `UserError` where the generator cannot go on from kept latents."""
+    is_amid = start.step < (config.num_inference_steps or 0)
+    needed: Ability = "can_resume" if is_amid else "gives_latents"
+    require(generator, needed, str(path), "`t2v sample --resume`")
+    wanted = generator.latent_shape(request_of(config))
+    if start.latents.shape != wanted:
+        raise UserError(
+            f"{path}: latents of shape {tuple(start.latents.shape)}; {config.num_frames} frames of "
+            f"{config.height}x{config.width} need {wanted}. The file is damaged."
+        )
+
+
+def check_same(old: Recipe, new: Recipe, renamed: set[str]) -> None:
+    """Name what will make the video another one: other weights are an error, the rest a warning.
+
+    Args:
+        renamed: settings that were given again; a model or LoRA among them may be another one.
+    """
+    if old.weights != new.weights and "model" not in renamed:
+        raise UserError(
+            f"model={new.settings.model}: its weights ({new.weights[:12]}) are not those of the "
+            f"recipe ({old.weights[:12]}, {old.settings.model}, t2v {old.versions.get('t2v')}). "
+            "Name the right one with --model."
+        )
+    if "lora" not in renamed:
+        recipe_files.refuse_other_loras(new.settings, new.lora, old.lora)
+    if old.upscaler and new.upscaler and old.upscaler != new.upscaler and "model" not in renamed:
+        raise UserError(
+            f"model={new.settings.model}: its upscaler is not that of the recipe. Name the right "
+            "one with --model, or give upscale=1 for the video before it was enlarged."
+        )
+    if old.scheduler and new.scheduler and old.scheduler != new.scheduler:
+        what = f"model={new.settings.model}: the settings of its scheduler are not those of the"
+        if "model" not in renamed:
+            raise UserError(f"{what} recipe. Put scheduler/ back, or name the right model.")
+        logger.warning("%s recipe: the video will be another one", what)
+    before = {"device": old.device, "weights": old.weights[:12], **old.versions}
+    after = {"device": new.device, "weights": new.weights[:12], **new.versions}
+    for name in before.keys() & after.keys():
+        if before[name] != after[name]:
+            logger.warning(
+                "made with %s %s, now %s: frames may differ", name, before[name], after[name]
+            )

@@ -62,7 +62,7 @@ class VisualEncoding:
     _execution_device: Any
 
     def encode_image(self, pictures: Tensor) -> Tensor:
-        """What the image encoder makes of pictures, see `embed_pictures`."""
+        """The image encoder's states of pictures, see `embed_pictures`."""
         return embed_pictures(self.image_processor, self.image_encoder, pictures)
 
     @alone

@@ -58,7 +58,7 @@ class Remembered:
 
 
 def _key(value: Any) -> Any:
-    """What two arguments of the same content have in common."""
+    """A key that arguments of the same content share."""
     match value:
         case Tensor():
             flat = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)

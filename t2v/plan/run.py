@@ -88,16 +88,7 @@ def _plan(config: PlanConfig, target: Target, advises: bool) -> Plan:
         )
     if (config.calibrate or config.verify) and rates is None:
         raise UserError(f"device={target.device} is not here: it cannot be measured.")
-    if target.device == "auto":
-        target = replace(target, device=device.type)
-    if getattr(target, "dtype", None) == "auto":  # which is the device's choice
-        dtype: Any = "bf16" if device.type == "cuda" else "fp32"
-        target = replace(target, dtype=dtype)
-    if isinstance(target, FinetuneConfig) and target.base_dtype == "auto":  # likewise
-        in_half = device.type == "cuda" and not target.needs_fp32()
-        target = replace(target, base_dtype="bf16" if in_half else "fp32")
-    if isinstance(target, SampleConfig) and target.upscale is None:  # which is the model's choice
-        target = replace(target, upscale=saved_scale(model_folder(target.model)))
+    target = _settled(target, device)
     correction = DEFAULTS.get(device.type, DEFAULTS["cuda"])
     whole = estimate(target, size, rates or UNKNOWN)
     allowed = int(config.memory * GIB) if config.memory else None
@@ -160,6 +151,21 @@ def _plan(config: PlanConfig, target: Target, advises: bool) -> Plan:
         if done.holds(tried[-1].peak):
             break
     return replace(done, remedies=tuple(tried))
+
+
+def _settled(target: Any, device: torch.device) -> Any:
+    """The target with what the device and the model choose."""
+    if target.device == "auto":
+        target = replace(target, device=device.type)
+    if getattr(target, "dtype", None) == "auto":  # which is the device's choice
+        dtype: Any = "bf16" if device.type == "cuda" else "fp32"
+        target = replace(target, dtype=dtype)
+    if isinstance(target, FinetuneConfig) and target.base_dtype == "auto":  # likewise
+        in_half = device.type == "cuda" and not target.needs_fp32()
+        target = replace(target, base_dtype="bf16" if in_half else "fp32")
+    if isinstance(target, SampleConfig) and target.upscale is None:  # which is the model's choice
+        target = replace(target, upscale=saved_scale(model_folder(target.model)))
+    return target
 
 
 def _device(config: PlanConfig, target: Any) -> tuple[torch.device, Rates | None, str]:

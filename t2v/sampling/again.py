@@ -1,4 +1,4 @@
-"""What a recipe, or kept latents, must agree with before their video is made again."""
+"""The agreement of a recipe, or of kept latents, with the model that makes its video again."""
 
 from __future__ import annotations
 

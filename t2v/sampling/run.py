@@ -26,7 +26,6 @@ from t2v.models.load import loading
 from t2v.pipelines.generator import Generator, require
 from t2v.pipelines.visuals import VisualInputs
 from t2v.sampling import recipe as recipe_files
-from t2v.sampling.again import check_same, check_start, refuse_changed
 from t2v.sampling.generate import Score, make_videos, request_of
 from t2v.sampling.kept import check_latents, read_latents
 from t2v.sampling.output_paths import (
@@ -99,6 +98,8 @@ def repeat(path: Path, overrides: Sequence[str]) -> Path:
     Raises:
         UserError: no recipe, or the model is no longer the one that made the video.
     """
+    from t2v.sampling.again import refuse_changed  # new videos need none
+
     values = recipe_files.read_json(path) if path.suffix == ".json" else read_recipe(path)
     renamed = {each.partition("=")[0] for each in overrides}
     suffix = result_suffix(recipe_files.read(values, path).settings)
@@ -134,6 +135,8 @@ def resume(path: Path, overrides: Sequence[str]) -> Path:
         UserError: no such latents, or of another shape or step than their recipe can have, another
             model, or an override that would change the video.
     """
+    from t2v.sampling.again import check_start, refuse_changed  # new videos need none
+
     kept, values = read_latents(path)
     beside = place_of_latents(path, recipe_files.read(values, path).settings)
     old = _with_free(values, path, overrides, f"output={spelled(beside)}")
@@ -332,6 +335,8 @@ def _recipe(
 
 def _load_again(old: Recipe, renamed: set[str]) -> tuple[Generator, Recipe, VisualInputs | None]:
     """The generator of a recipe, the recipe as it is here and now, and what its video is given."""
+    from t2v.sampling.again import check_same  # new videos need none
+
     generator, weights = load(old.settings, [old.prompt])
     resolved, visuals = resolve(generator, old.settings)
     _check(generator, old.prompt, resolved, visuals)

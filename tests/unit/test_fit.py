@@ -24,7 +24,7 @@ def test_it_is_the_fastest_rung_that_fits_and_less_memory_never_a_faster_one(con
     rungs = plan(PlanConfig(command="sample", memory=24), whole).rungs
     assert len(rungs) >= 3
     factors = []
-    for rung in rungs:
+    for rung in rungs[1 :: len(rungs) // 3]:
         free = int(rung.needs.most / SPARE) + 2**12
         found = fitted(config, free)
         held = {"offload": found.offload, "quantize": found.quantize}

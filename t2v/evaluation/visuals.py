@@ -161,6 +161,8 @@ def _runs(frames: Sequence[int]) -> list[tuple[int, int]]:
 def _digest(task: str, inputs: VisualInputs, strength: float) -> str:
     """A hash of all that the model is given to see of one video."""
     hashed = hashlib.sha256(f"{task} {strength if task == EDIT else ''}".encode())
+    if task in (ENDS, INTERPOLATE):
+        hashed.update(b"held")  # kept videos of before followed pictures less closely
     named = [(name, getattr(inputs, name)) for name in inputs.names() if name != "conditions"]
     named += [(f"frame {each.frame_index}", each.frames) for each in inputs.conditions]
     for name, frames in named:

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from t2v.errors import UserError
 from t2v.models.conditions import Conditions
+from t2v.models.device import ready
 from t2v.models.diffusion import NUM_TRAIN_TIMESTEPS
+from t2v.models.latents import denormalize_latents, normalize_latents
 
 
 def picture_position(frame: int, temporal: int) -> float:
@@ -26,6 +28,11 @@ def picture_position(frame: int, temporal: int) -> float:
     their middle; the first one stands for frame 0 alone.
     """
     return 0.0 if frame == 0 else (frame + (temporal - 1) / 2) / temporal
+
+
+def frame_at(position: float, temporal: int) -> int:
+    """The frame at a place in time, the inverse of `picture_position`."""
+    return round(max(0.0, position * temporal - (temporal - 1) / 2))
 
 
 def transformer_inputs(
@@ -119,3 +126,72 @@ def softened(conditions: Conditions, noise: Tensor) -> Conditions:
     if known is None or mask is None or bool(((mask == 0) | (mask == 1)).all()):
         return conditions
     return replace(conditions, known=mask * known + (1 - mask) * noise)
+
+
+@torch.no_grad()
+def pictures_held(vae: Any, latents: Tensor, conditions: Conditions) -> Tensor:
+    """The finished latents with their frames at pictures drawn to those pictures.
+
+    A picture is a token beside the video, which the transformer follows and does not copy. So the
+    frames are decoded, those at pictures get what they lack, their neighbours half of it, and the
+    latents move by the difference that this makes to the encoder. Known latents stay.
+
+    Args:
+        latents: normalised, `b c t h w`; the same ones where no frame has a picture.
+    """
+    pictures, positions = conditions.pictures, conditions.picture_positions
+    if pictures is None:
+        return latents
+    assert positions is not None
+    temporal = vae.config.scale_factor_temporal
+    held = []
+    for row, places in enumerate(positions.tolist()):  # one by one, as they are decoded
+        # a picture at the first frame is an example of how things look, and no frame of the video
+        found = {i: frame_at(place, temporal) for i, place in enumerate(places) if place > 0}
+        video = latents[row : row + 1]
+        mask = None if conditions.known_mask is None else conditions.known_mask[row : row + 1]
+        if found:
+            chosen = pictures[row : row + 1, :, list(found)]
+            video = _drawn(vae, video, chosen, list(found.values()), mask)
+        held.append(video)
+    return torch.cat(held)
+
+
+def _drawn(
+    vae: Any, latents: Tensor, pictures: Tensor, frames: list[int], known_mask: Tensor | None
+) -> Tensor:
+    """The latents of one video, `1 c t h w`, drawn to the pictures `1 c k h w` at some frames."""
+    video = _pixels(vae, latents)
+    wanted = torch.cat([_pixels(vae, each) for each in pictures.split(1, dim=2)], dim=2)
+    share = _shares(frames, video.shape[2]).to(video)
+    surely = None if known_mask is None else (known_mask == 1).to(latents.device)
+    if surely is not None:
+        temporal = vae.config.scale_factor_temporal
+        groups = [-(-frame // temporal) for frame in range(video.shape[2])]
+        share = share * ~surely.flatten(3).all(3)[0, 0, groups].to(video.device)
+    change = torch.einsum("bckhw,kn->bcnhw", wanted - video[:, :, frames], share)
+    moved = _latents(vae, video + change) - _latents(vae, video)
+    moved = latents + moved.to(latents)
+    return moved if surely is None else torch.where(surely, latents, moved)
+
+
+def _shares(frames: list[int], count: int) -> Tensor:
+    """The share of what each of `frames` lacks that each of `count` frames gets, `k n`.
+
+    Measured on the embedded model: with half for the frames beside them, one pass comes as near to
+    the pictures as the VAE itself; without, 0.4 dB less. Shares over four frames harm some clips.
+    """
+    away = torch.arange(count) - torch.tensor(frames).unsqueeze(1)
+    share = (1 - away.abs() / 2).clamp(min=0)
+    share[:, frames] = torch.eye(len(frames))
+    return share
+
+
+def _pixels(vae: Any, latents: Tensor) -> Tensor:
+    z = denormalize_latents(latents.to(ready(vae)), vae.config).to(vae.dtype)
+    video: Tensor = vae.decode(z, return_dict=False)[0]
+    return video
+
+
+def _latents(vae: Any, video: Tensor) -> Tensor:
+    return normalize_latents(vae.encode(video).latent_dist.mode().float(), vae.config)

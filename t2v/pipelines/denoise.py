@@ -12,7 +12,7 @@ from torch import Tensor
 from t2v.errors import UserError
 from t2v.models.conditions import Conditions
 from t2v.models.guidance import Groups, Guidance, SchedulerStep
-from t2v.models.known import put_back
+from t2v.models.known import pictures_held, put_back
 from t2v.models.schedule import scaled_input, step_options
 from t2v.models.stages import StagedGuidance
 
@@ -101,6 +101,8 @@ def denoise(
             latents = scheduler.step(prediction, t, latents, **options)[0]
             following = timesteps[i + 1] if i + 1 < len(timesteps) else torch.zeros_like(t)
             latents = put_back(latents, positive, t, following)
+            if i + 1 == len(timesteps):  # before it is watched: kept latents are finished ones
+                latents = pictures_held(pipeline.vae, latents, positive)
             if watch is not None:
                 watch(i, latents)
             if callback is not None:

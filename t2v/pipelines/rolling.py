@@ -15,7 +15,7 @@ from t2v.errors import UserError
 from t2v.models.conditions import Conditions
 from t2v.models.diffusion import NUM_TRAIN_TIMESTEPS
 from t2v.models.guidance import Groups, Guidance, SchedulerStep
-from t2v.models.known import put_back
+from t2v.models.known import pictures_held, put_back
 from t2v.models.schedule import set_timesteps
 from t2v.models.stages import StagedGuidance
 
@@ -64,7 +64,8 @@ def roll(
             velocity = guidance(latents, positive, negative, scale, step, groups)
             latents = latents + rearrange(following - now, "t -> t 1 1") * velocity
             bar.update()
-    return put_back(latents, positive, *sigmas.new_tensor([NUM_TRAIN_TIMESTEPS, 0.0]))
+    latents = put_back(latents, positive, *sigmas.new_tensor([NUM_TRAIN_TIMESTEPS, 0.0]))
+    return pictures_held(pipeline.vae, latents, positive)
 
 
 def inverted(pipeline: Any, data: Tensor, conditions: Conditions, steps: int) -> Tensor:

@@ -1,14 +1,19 @@
-"""The device and number format of a network, and its weights in aligned memory."""
+"""The device and number format of a network, its weights in aligned memory, and the end of memory."""
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from diffusers.utils.torch_utils import get_module_execution_device
 from torch import nn
 
 from t2v.errors import UserError, shortened
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 GIB = 2**30
@@ -75,6 +80,12 @@ class OutOfMemory(UserError):
     """The memory of the device, or of the machine, ended."""
 
 
+def is_memory_error(error: Exception) -> bool:
+    """Return whether `error` says that the memory of a device or of the machine ended."""
+    full = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return full or (isinstance(error, RuntimeError) and "allocate memory" in str(error))
+
+
 @contextmanager
 def memory_errors(what: str) -> Iterator[None]:
     """Raise `OutOfMemory` where the memory ends in the block.
@@ -85,13 +96,28 @@ def memory_errors(what: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        full = isinstance(error, torch.OutOfMemoryError | MemoryError)
-        if not full and "allocate memory" not in str(error):
+        if not is_memory_error(error):
             raise
         raise OutOfMemory(
             f"{what} do not fit into the memory of this machine. Give offload=group, or ask for "
             "fewer frames or a smaller size; `t2v plan sample` tells what they take."
         ) from error
+
+
+def tiled_at_need(vae: Any, run: Callable[[], T]) -> T:
+    """The result of `run`, which encodes or decodes; where the memory ends, tried again by tiles.
+
+    Args:
+        vae: goes on by tiles then; None, or one that cannot: there is no second try.
+    """
+    try:
+        return run()
+    except (RuntimeError, MemoryError) as error:
+        if not is_memory_error(error) or not hasattr(vae, "enable_tiling") or vae.use_tiling:
+            raise
+    logger.warning("decoding does not fit into the memory: by tiles, which are blended")
+    vae.enable_tiling()
+    return run()
 
 
 @torch.no_grad()

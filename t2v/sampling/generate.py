@@ -24,7 +24,7 @@ from torch import Tensor
 from t2v.config.sampling import SampleConfig
 from t2v.errors import UserError
 from t2v.io.video import contact_sheet, save_image
-from t2v.models.device import OutOfMemory, memory_errors
+from t2v.models.device import memory_errors, tiled_at_need
 from t2v.pipelines.generator import Generator, Request, Start, Step, clock, sample_videos
 from t2v.pipelines.visuals import VisualInputs
 from t2v.sampling import recipe as recipe_files
@@ -192,18 +192,10 @@ def _decoded(
 ) -> np.ndarray:
     """The frames of a video, as large as it is asked for or enlarged `upscale` times."""
     times = request_of(config).upscale if upscale is None else upscale
-    with clock(seconds, "decode"):
-        try:
-            with memory_errors(_asked(config)):
-                return generator.decode(latents, config.num_frames, times)[0]
-        except OutOfMemory:
-            vae: Any = getattr(generator.pipeline, "vae", None)
-            if not hasattr(vae, "enable_tiling") or vae.use_tiling:
-                raise
-            logger.warning("decoding does not fit into the memory: by tiles, which are blended")
-            vae.enable_tiling()
-        with memory_errors(_asked(config)):
-            return generator.decode(latents, config.num_frames, times)[0]
+    vae = getattr(generator.pipeline, "vae", None)
+    with clock(seconds, "decode"), memory_errors(_asked(config)):
+        videos = tiled_at_need(vae, lambda: generator.decode(latents, config.num_frames, times))
+    return videos[0]
 
 
 def _denoise(

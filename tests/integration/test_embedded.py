@@ -7,9 +7,11 @@ import torch
 
 from t2v import T2VPipeline
 from t2v.data.world_shards import pixels
+from t2v.evaluation.metrics.reconstruction import psnr
 from t2v.evaluation.samples import through_vae
 from t2v.evaluation.suites import heldout_prompts
 from t2v.models.folder import embedded_model
+from t2v.pipelines.visuals import VideoCondition
 from t2v.world.grammar import words
 from t2v.world.oracle import load_oracle
 from t2v.world.render import render
@@ -55,6 +57,17 @@ def test_the_vae_keeps_held_out_clips(pipe, clips):
     error = (through_vae(pipe.vae, clips).float() - clips.float()).square().flatten(1).mean(1)
     psnr = 10 * torch.log10(255**2 / error)
     assert psnr.mean() > 28.5
+
+
+def test_pictures_that_are_given_come_out_as_the_vae_has_them(pipe, clips):
+    clip, prompt = clips[2], heldout_prompts(3, seed=0)[1][2]
+    given = [VideoCondition(clip[frame].numpy(), frame) for frame in (0, 6, 16)]
+    made = pipe(prompt, conditions=given, num_inference_steps=3, upscale=1).frames
+    made = torch.from_numpy(made * 255).round().to(torch.uint8)
+    own = through_vae(pipe.vae, clip[None])
+    for frame in (0, 6, 16):
+        ours, best = (psnr(each[:, [frame]], clip[None, [frame]]) for each in (made, own))
+        assert ours > best - 1
 
 
 def test_tiling_leaves_no_seam(pipe, clips):

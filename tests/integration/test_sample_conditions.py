@@ -140,7 +140,11 @@ def test_a_changed_or_missing_file_is_named(run):
 
 
 @pytest.mark.parametrize(
-    "words", [["--image", "ramp.png"], ["--video", "short.mp4", "--strength", "0.8"]]
+    "words",
+    [
+        ["--image", "ramp.png", "--last-image", "back.png"],
+        ["--video", "short.mp4", "--strength", "0.8"],
+    ],
 )
 def test_an_interrupted_video_goes_on_with_the_same_bits(words, run, monkeypatch):
     words = [*words, "--steps", "4"]

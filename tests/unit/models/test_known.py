@@ -6,7 +6,9 @@ import torch
 from t2v.errors import UserError
 from t2v.models.conditions import Conditions
 from t2v.models.known import (
+    frame_at,
     picture_position,
+    pictures_held,
     put_back,
     softened,
     token_times,
@@ -41,6 +43,9 @@ def test_a_frame_lies_in_the_middle_of_the_latent_frame_that_stands_for_it():
     assert [picture_position(f, 4) for f in (0, 1, 4, 16)] == [0.0, 0.625, 1.375, 4.375]
     middle = sum(picture_position(f, 4) for f in (5, 6, 7, 8)) / 4
     assert middle == 2.0
+    for temporal in (1, 2, 4, 8):
+        places = torch.tensor([picture_position(f, temporal) for f in range(200)]).tolist()
+        assert [frame_at(place, temporal) for place in places] == list(range(200))
 
 
 def test_known_tokens_are_clean_at_time_0_and_the_others_untouched(transformer, conditions, noisy):
@@ -135,3 +140,41 @@ def test_a_model_of_another_kind_says_what_it_takes(transformer, noisy):
     pictures = Conditions(text=text, pictures=noisy[:, :, :1], picture_positions=torch.zeros(2, 1))
     with pytest.raises(UserError, match="picture_tokens=false"):
         transformer_inputs(transformer, noisy, t, pictures)
+
+
+@pytest.fixture
+def finished(vae) -> tuple[torch.Tensor, Conditions]:
+    """Latents of two videos of 13 frames that know latent 2, and pictures for frames 2 and 11."""
+    generator = torch.Generator().manual_seed(4)
+    latents = torch.randn(2, 8, 4, 2, 2, generator=generator)
+    mask = torch.zeros(2, 1, 4, 2, 2)
+    mask[:, :, 2] = 1
+    pictures = torch.randn(2, 8, 2, 2, 2, generator=generator)
+    places = torch.tensor([[picture_position(frame, 4) for frame in (2, 11)]]).expand(2, -1)
+    return latents, Conditions(
+        text=torch.zeros(2, 1, 1), known=latents, known_mask=mask,
+        pictures=pictures, picture_positions=places,
+    )  # fmt: skip
+
+
+def test_pictures_move_the_latents_of_their_frames_and_known_ones_stay(vae, finished):
+    latents, conditions = finished
+    held = pictures_held(vae, latents, conditions)
+    changed = (held != latents).flatten(3).any(3).any(1)
+    assert changed.tolist() == [[False, True, False, True]] * 2
+    alone = pictures_held(vae, latents[1:], conditions.rows(slice(1, None)))
+    assert torch.equal(alone, held[1:])
+    at_once = pictures_held(vae.to(torch.bfloat16), latents.bfloat16(), conditions)
+    assert at_once.dtype == torch.bfloat16 and at_once.isfinite().all()
+
+
+def test_without_a_picture_of_a_frame_latents_keep_their_bits(vae, finished):
+    latents, conditions = finished
+    text = Conditions(text=conditions.text, known=latents, known_mask=conditions.known_mask)
+    assert pictures_held(vae, latents, text) is latents
+    example = Conditions(
+        text=conditions.text,
+        pictures=conditions.pictures[:, :, :1],
+        picture_positions=torch.zeros(2, 1),
+    )
+    assert torch.equal(pictures_held(vae, latents, example), latents)

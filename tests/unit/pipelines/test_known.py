@@ -58,7 +58,14 @@ def test_known_frames_come_out_as_the_vae_has_them(known_pipe):
 def test_a_last_picture_is_a_token_of_its_own_and_changes_the_video(known_pipe):
     clip = film(9)
     first = latents_of(known_pipe, image=clip[0])
-    both = latents_of(known_pipe, image=clip[0], last_image=clip[8])
+    kept = {}
+    both = latents_of(
+        known_pipe,
+        image=clip[0],
+        last_image=clip[8],
+        callback_on_step_end=lambda _, step, __, tensors: kept.update({step: tensors["latents"]}),
+    )
+    assert torch.equal(kept[1], both)  # what a stopped run keeps after its last step is finished
     assert both.shape == first.shape and torch.equal(both[:, :, 0], first[:, :, 0])
     assert not torch.allclose(both[:, :, 1:], first[:, :, 1:], atol=1e-4)
     at_the_end = latents_of(

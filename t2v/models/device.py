@@ -1,4 +1,4 @@
-"""The device and number format of a network, its weights in aligned memory, and the end of memory."""
+"""The device and number format of a network, its weights in aligned memory, and where that ends."""
 
 import logging
 from collections.abc import Callable, Iterator

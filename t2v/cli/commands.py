@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -42,6 +43,13 @@ def imported(place: str) -> Any:
     """Return what `module:name` stands for."""
     module, _, name = place.partition(":")
     return getattr(import_module(module), name)
+
+
+def collect_garbage() -> None:
+    """Collect garbage from now on, where the program does not yet, but not of what is imported."""
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()
 
 
 COMMANDS = {

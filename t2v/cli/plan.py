@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from t2v.cli.commands import COMMANDS
+from t2v.cli.commands import COMMANDS, collect_garbage
 from t2v.config.load import load_config, settings
 from t2v.config.plan import PlanConfig
 
@@ -23,6 +23,7 @@ def plan(args: argparse.Namespace, overrides: list[str]) -> None:
     from t2v.plan.report import report
     from t2v.plan.run import plan as estimate_run
 
+    collect_garbage()
     print(report(estimate_run(config, target)))
 
 

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from t2v.cli.commands import imported
+from t2v.cli.commands import collect_garbage, imported
 from t2v.config.load import load_config
 from t2v.config.sampling import SampleConfig
 from t2v.errors import UserError, shortened
@@ -102,19 +102,19 @@ def sample(args: argparse.Namespace, overrides: list[str]) -> None:
         raise UserError("--grid goes with prompts alone, without --story, --resume and --recipe.")
     if not stored:
         config = _fitted(config)
+    from t2v.sampling import run  # torch, and seconds: what is wrong with the words is known now
+
+    collect_garbage()
     if asks_grid:
         from t2v.evaluation.grid import grid  # other videos need no page
-        from t2v.sampling import run
 
         print(grid(config, prompts, run.sample, run.load))
         return
     if args.story:
-        from t2v.sampling import run, story  # other videos need none of the second
+        from t2v.sampling import story  # other videos need none
 
         print(story.tell(args.story, config, run.load))
         return
-    from t2v.sampling import run
-
     if args.resume:
         paths = [run.resume(args.resume, overrides)]
     elif args.recipe:

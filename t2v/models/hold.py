@@ -13,7 +13,6 @@ from typing import Literal
 
 import torch
 from diffusers import DiffusionPipeline, ModelMixin
-from diffusers.hooks import apply_group_offloading, apply_layerwise_casting
 from torch import nn
 
 from t2v.errors import UserError
@@ -90,6 +89,8 @@ def hold_part(
         )
     if hold.offload not in ("group", "leaf"):
         return
+    from diffusers.hooks import apply_group_offloading  # most weights do not wait
+
     by_block = hold.offload == "group" and isinstance(part, ModelMixin) and not is_decoder
     if disk is not None:
         _untie(part)
@@ -167,6 +168,8 @@ def _in_fewer_bits(part: nn.Module, kind: Quantize) -> None:
         if isinstance(part, ModelMixin):
             part.enable_layerwise_casting(torch.float8_e4m3fn, compute_dtype=dtype)
         else:
+            from diffusers.hooks import apply_layerwise_casting  # imports peft
+
             apply_layerwise_casting(part, torch.float8_e4m3fn, dtype, skip_modules_pattern=KEPT)
     elif kind == "int8":
         from torchao.quantization import (  # type: ignore[import-not-found]

@@ -307,26 +307,3 @@ def test_help_takes_under_half_a_second_and_no_torch():
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert min(seconds) < 0.5
-
-
-def test_sampling_loads_only_the_rooms_it_works_in(pipe, tmp_path):
-    """A video waits for no code that judges, trains or curates (some more were loaded once)."""
-    pipe.save_pretrained(tmp_path / "model")
-    words = ["sample", "a ball", "--steps", "1", f"model={tmp_path / 'model'}", "device=cpu"]
-    code = (
-        "import sys; from t2v.cli import main; code = main(sys.argv[1:]);"
-        "print(*(name for name in sys.modules if name.split('.')[0] == 't2v')); sys.exit(code)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, *words, "-o", str(tmp_path / "x.mp4")],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    modules = done.stdout.splitlines()[-1].split()
-    assert len(modules) <= 68
-    assert {name.split(".")[1] for name in modules if "." in name} == {
-        *("cli", "config", "distributed", "errors", "families", "footage", "io", "models"),
-        *("pipelines", "sampling"),
-    }

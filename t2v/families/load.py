@@ -19,6 +19,7 @@ from t2v.errors import UserError
 from t2v.io.text_files import read_json
 from t2v.models.device import check_memory
 from t2v.models.folder import read_index
+from t2v.models.folder_check import check_folder, loading_folder, pipeline_class
 from t2v.models.hold import Hold, check_hold, give_back_freed_memory, hold_part, place
 from t2v.models.load import load_parts, loading, quiet_bars, refuse_damaged
 from t2v.pipelines.generator import Ability, Generator, lacking, require
@@ -93,6 +94,7 @@ def load_generator(
     what = f"model={model}"
     with loading(what):
         kind = generator_class(model, folder, command, needs)
+    check_folder(what, folder)
     check_hold(hold, device)
     disk = None
     if device.type == "cpu" and hold.offload != "none":
@@ -113,7 +115,8 @@ def load_generator(
 
             given["transformer"] = load_single_file(what, single, folder, dtype)
             held("transformer", given["transformer"])
-        return given | load_parts(what, folder, dtype, given, held)
+        with loading_folder(what, folder):
+            return given | load_parts(what, folder, dtype, given, held)
 
     later: dict[str, torch.nn.Module] = {}
     if hold.offload == "text":
@@ -121,7 +124,7 @@ def load_generator(
 
         later = stand_ins(what, folder, dtype, device)
     parts = read(dict(later))
-    with loading(what):
+    with loading_folder(what, folder), loading(what):
         pipeline = whole.from_pretrained(folder, dtype=dtype, local_files_only=True, **parts)
     for part in pipeline.components.values():  # those that were left to diffusers
         if isinstance(part, torch.nn.Module) and part not in parts.values():
@@ -163,10 +166,7 @@ def _class_of(
     if kind.pipeline_class is not DiffusionPipeline:
         return kind.pipeline_class
     index = read_index(folder)
-    name = str(index.get("_class_name"))
-    found = getattr(diffusers, name, None)
-    if not (inspect.isclass(found) and issubclass(found, DiffusionPipeline)):
-        return DiffusionPipeline
+    name, found = str(index["_class_name"]), pipeline_class(f"model={folder}", folder)
     if sees:
         from t2v.families.table import family_of  # most videos are of a prompt alone
 

@@ -13,10 +13,10 @@ from safetensors import safe_open
 from t2v.config.sampling import ConvertConfig
 from t2v.errors import UserError
 from t2v.io.files import complete, locked
-from t2v.io.text_files import read_json
 from t2v.models.conditions import Conditioning
 from t2v.models.finite import is_finite
-from t2v.models.folder import standard_folder
+from t2v.models.folder import check_readable, read_object, standard_folder
+from t2v.models.folder_check import check_folder, refuse_damaged_files
 from t2v.models.load import loading, variant_of
 from t2v.models.transformer import T2VTransformer3DModel
 
@@ -82,6 +82,8 @@ def convert_wan_pipeline(src_folder: str | Path, dst_folder: str | Path) -> None
     if dst.exists():
         raise UserError(f"{dst} already exists. Remove it or give another folder.")
     index = _read_json(src / "model_index.json")
+    check_folder(f"src={src}", src)
+    refuse_damaged_files(f"src={src}", src)
     names = _components(index, src)
     configs = {
         name: _our_config(src, name, index)
@@ -247,13 +249,13 @@ def _as_plain(folder: Path) -> None:
 
 
 def _read_json(file: Path) -> dict[str, Any]:
-    if not file.is_file():
+    check_readable(file, f"src={file.parent}")
+    if not file.exists():
         raise UserError(
             f"{file} does not exist. Give the folder of a Wan pipeline in diffusers' layout, for "
             "example after `hf download Wan-AI/Wan2.1-T2V-1.3B-Diffusers --local-dir wan`."
         )
-    with loading(str(file)):
-        return read_json(file)
+    return read_object(file)
 
 
 def _write_json(file: Path, content: dict[str, Any]) -> None:

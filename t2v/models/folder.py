@@ -23,11 +23,12 @@ from huggingface_hub.errors import (
 
 from t2v.errors import UserError, shortened
 from t2v.io.files import HUB_ID, LEARNED, MODULAR, REFERENCE, file_sha256, sha256, write_text
-from t2v.io.text_files import check_file, read_json
+from t2v.io.text_files import check_file, read_json, reason_of
 
 logger = logging.getLogger(__name__)
 
 EMBEDDED = "t2v-tiny"
+AGAIN = "Download the folder again, or save it again."
 NUMBERS = {  # that a pipeline is saved with
     *("fps", "height", "width", "num_frames"),
     *("num_inference_steps", "guidance_scale", "max_sequence_length"),
@@ -66,6 +67,7 @@ def model_folder(model: str) -> Path:
     folder = Path(model)
     if model == EMBEDDED:
         return embedded_model()
+    check_readable(folder / "model_index.json", f"model={model}")
     if is_pipeline(folder):
         return standard_folder(folder)
     if folder.exists():
@@ -113,15 +115,55 @@ def read_index(folder: Path) -> dict[str, Any]:
         UserError: it cannot be read.
     """
     path = folder / "model_index.json"
-    index = read_json(path)
-    if not isinstance(index, dict):
-        raise UserError(f"{path}: holds no names and values, so {folder} is not a pipeline folder.")
+    index = read_object(path)
+    name = index.get("_class_name")
+    if not isinstance(name, str):
+        given = shortened(repr(name)) if "_class_name" in index else "missing"
+        raise UserError(
+            f"{path}: _class_name is {given}; it should be the name of a pipeline, such as "
+            f"WanPipeline. {AGAIN}"
+        )
     for name in NUMBERS & index.keys():
         is_number = isinstance(index[name], int | float) and not isinstance(index[name], bool)
         if not is_number or not 0 <= index[name] <= MOST:
             given = shortened(repr(index[name]))
             raise UserError(f"{path}: {name} is {given}; it should be a number up to {MOST:,}.")
     return index
+
+
+def read_object(path: Path, what: str = "") -> dict[str, Any]:
+    """The names and values of a JSON file of a model.
+
+    Args:
+        what: the setting and its value; begins the message.
+
+    Raises:
+        UserError: it cannot be read, or holds something else.
+    """
+    begin = f"{what}: " if what else ""
+    try:
+        found = read_json(path)
+    except UserError as error:
+        raise UserError(f"{begin}{error} {AGAIN}") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{begin}{path}: holds no names and values. {AGAIN}")
+    return found
+
+
+def check_readable(path: Path, what: str) -> None:
+    """Raise `UserError` where a path cannot be looked at: its folder may not be read, or links run
+    in a circle. That nothing is there is no fault here."""
+    try:
+        path.stat()
+        if path.is_dir():
+            next(path.iterdir(), None)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise UserError(
+            f"{what}: {path} cannot be read ({reason_of(error)}). Make it readable, or name "
+            "another folder."
+        ) from error
 
 
 def by_package(entry: Any) -> Any:
@@ -190,7 +232,7 @@ def base_folder(folder: Path, base: Base) -> Path:
 
 def weight_bytes(folder: Path) -> int:
     """The bytes of the weight files in the parts of a pipeline folder."""
-    return sum(path.stat().st_size for path in folder.glob("*/*.safetensors"))
+    return sum(path.stat().st_size for path in folder.glob("*/*.safetensors") if path.is_file())
 
 
 def weights_hash(folder: Path) -> str:
@@ -261,11 +303,19 @@ def file_hash(path: Path) -> str:
     Raises:
         UserError: it is no file but, say, a pipe, which would never end.
     """
-    check_file(path, str(path))
+    try:
+        check_file(path, str(path))
+    except UserError as error:
+        raise UserError(f"{error} {AGAIN}") from error
     blob = path.resolve().name  # the Hub's cache names its files by this very hash
     if SHA256.fullmatch(blob):
         return blob
-    return _hash_of(path.absolute(), *_identity(path))
+    try:
+        return _hash_of(path.absolute(), *_identity(path))
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be read ({reason_of(error)}). Make it readable."
+        ) from error
 
 
 @cache

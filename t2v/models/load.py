@@ -13,6 +13,7 @@ import diffusers
 import torch
 import transformers
 from diffusers import ModelMixin
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import (
     AutoModelForTextEncoding,
@@ -24,9 +25,9 @@ from transformers import (
 from t2v.config.load import load_config, settings
 from t2v.config.models import TransformerConfig, UpscalerConfig, VAEConfig
 from t2v.errors import UserError, shortened
-from t2v.io.text_files import read_json
+from t2v.io.text_files import check_file, read_json
 from t2v.models.finite import is_finite
-from t2v.models.folder import base_folder, by_package, read_base
+from t2v.models.folder import AGAIN, base_folder, by_package, read_base, read_object
 
 LIBRARIES = ("diffusers", "transformers", "t2v")
 NETWORKS = (ModelMixin, PreTrainedModel)
@@ -44,6 +45,10 @@ OURS: dict[str, type] = {  # what a config.json of ours holds
 }
 
 
+class LoadError(UserError):
+    """The error of another package's loader, in its own words."""
+
+
 @contextmanager
 def loading(what: str) -> Iterator[None]:
     """Turn any error of a loader over a damaged, incomplete or foreign folder into a `UserError`.
@@ -57,7 +62,7 @@ def loading(what: str) -> Iterator[None]:
         if isinstance(error, UserError) and str(error).startswith(f"{what}: "):
             raise  # a loader within this one has named it
         reason = repr(error) if isinstance(error, LookupError) else str(error) or repr(error)
-        raise UserError(f"{what}: cannot be loaded. {shortened(reason, 1500)}") from error
+        raise LoadError(f"{what}: cannot be loaded. {shortened(reason, 1500)}") from error
 
 
 def load_part(
@@ -76,11 +81,16 @@ def load_part(
     Raises:
         UserError: it cannot be loaded, or a tensor is missing, unknown, NaN or infinite.
     """
-    _check_config(what, kind, Path(source))
+    check_config(what, kind, Path(source))
     if "variant" not in options and (variant := variant_of(what, Path(source))):
         options["variant"] = variant
-    with loading(what):
-        part, info = kind.from_pretrained(source, output_loading_info=True, **options)
+    try:
+        with loading(what):
+            part, info = kind.from_pretrained(source, output_loading_info=True, **options)
+    except LoadError as error:
+        if Path(source).is_dir() and (fault := weight_fault(what, Path(source))):
+            raise UserError(f"{what}: {fault} {AGAIN}") from error
+        raise
     missing, unexpected = set(info["missing_keys"]), set(info["unexpected_keys"])
     if heads:
         _empty_poolers(part, missing)
@@ -134,9 +144,40 @@ def variant_of(what: str, folder: Path) -> str | None:
     return None if None in variants or not variants else variants.pop()
 
 
-def _check_config(what: str, kind: Any, folder: Path) -> None:
-    """Refuse a file where a folder belongs, and a `config.json` of ours with values of another
-    type or out of range."""
+def weight_fault(what: str, folder: Path) -> str | None:
+    """The fault of the weight files of a network, by their heads and sizes; None: there is none.
+
+    Raises:
+        UserError: the list of shards cannot be read, or a file is none.
+    """
+    for listed in sorted(folder.glob("*.safetensors.index*.json")):
+        shards, where = read_object(listed, what).get("weight_map"), f"{folder.name}/{listed.name}"
+        if not isinstance(shards, dict):
+            return f"{where}: has no weight_map that names the shards."
+        for shard in sorted({str(each) for each in shards.values()}):
+            if Path(shard).name != shard:
+                return f"{where}: names {shortened(shard)}, which is no file of its folder."
+            if not (folder / shard).exists():
+                return f"{folder.name}/{shard}: is not there, and {listed.name} names it."
+    files = [path for path in sorted(folder.iterdir()) if WEIGHT_FILE.fullmatch(path.name)]
+    if not files:
+        return f"{folder.name}/ holds no weights, such as diffusion_pytorch_model.safetensors."
+    for file in files:
+        check_file(file, f"{what}: {folder.name}/{file.name}")
+        if file.suffix != ".safetensors":
+            continue
+        try:
+            with safe_open(file, framework="pt"):
+                pass
+        except (OSError, SafetensorError) as error:
+            size = f"{file.stat().st_size:,} bytes"
+            return f"{folder.name}/{file.name}: is damaged or not whole, {size} ({error})."
+    return None
+
+
+def check_config(what: str, kind: Any, folder: Path) -> None:
+    """Raise `UserError` for a file where a folder belongs, and for a `config.json` of ours with
+    values of another type or out of range."""
     if folder.exists() and not folder.is_dir():  # it would be looked up on the Hub
         raise UserError(f"{what}: not a folder. Name the folder of a model, or its Hub id.")
     path = folder / "config.json"

@@ -20,6 +20,7 @@ from t2v.families.generator import FamilyGenerator
 from t2v.families.record import channels, spatial, temporal
 from t2v.io.text_files import read_json
 from t2v.models.folder import read_index
+from t2v.models.folder_check import check_folder, loading_folder, pipeline_class
 from t2v.models.load import loading
 from t2v.pipelines.generator import Request
 from t2v.plan.parts import Part, part_of
@@ -37,15 +38,10 @@ def described(folder: Path) -> DiffusionPipeline:
         UserError: diffusers has no such pipeline, or a config file is missing or cannot be read.
     """
     index, what = read_index(folder), f"model={folder}"
-    name = str(index.get("_class_name"))
-    kind = getattr(diffusers, name, None)
-    if not (inspect.isclass(kind) and issubclass(kind, DiffusionPipeline)):
-        raise UserError(
-            f"{what}: model_index.json names {name}, which is no pipeline of diffusers "
-            f"{diffusers.__version__}. Plan one that is, or install the version that has it."
-        )
+    kind = pipeline_class(what, folder)
+    check_folder(what, folder, is_whole=False)
     taken = inspect.signature(kind.__init__).parameters
-    with loading(what):
+    with loading_folder(what, folder), loading(what):
         parts = {each: _part(folder / each, index[each]) for each in taken if each in index}
         missing = {each: None for each, at in taken.items() if at.default is at.empty}
         missing.pop("self")

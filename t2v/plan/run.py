@@ -20,6 +20,7 @@ from t2v.families.load import saved_scale
 from t2v.models.convert import CONVERTIBLE, convert_configs
 from t2v.models.device import free_memory, pick_device, pick_dtype
 from t2v.models.folder import model_folder, read_index
+from t2v.models.folder_check import check_folder, loading_folder
 from t2v.models.load import loading
 from t2v.plan.calibrate import calibrated
 from t2v.plan.devices import REACHED, card_of, rates_of
@@ -56,7 +57,12 @@ def plan(config: PlanConfig, target: Target, advises: bool = True) -> Plan:
     Raises:
         UserError: a size or folder does not fit, or the device at hand is not the one planned.
     """
-    with _as_converted(target) as known:
+    model = getattr(target, "model", None)
+    if not isinstance(model, str):
+        return _plan(config, target, advises)
+    folder, what = model_folder(model), f"model={model}"
+    check_folder(what, folder, is_whole=False)
+    with _as_converted(target) as known, loading_folder(what, folder):
         return _plan(config, known, advises)
 
 

@@ -178,7 +178,7 @@ def test_flop_are_those_torch_counts_on_the_real_step(training, vae_training):
 
 @pytest.mark.parametrize(("guidance", "upscale"), [(1.0, None), (3.0, 1)])
 def test_flop_of_sampling_are_those_torch_counts_on_a_real_call(guidance, upscale):
-    pipeline = load(SampleConfig(dtype="fp32", device="cpu"))[0].pipeline
+    pipeline = load(SampleConfig(dtype="fp32", device="cpu"), [])[0].pipeline
     pipeline.set_progress_bar_config(disable=True)
     target = SampleConfig(
         guidance_scale=guidance,

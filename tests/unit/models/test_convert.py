@@ -185,15 +185,8 @@ def test_weights_that_do_not_fit_are_refused(copy, tmp_path, changes, words):
 
 
 def test_pickled_weights_are_refused(copy, tmp_path):
-    for file in (copy / "transformer").glob("*.safetensors"):
+    for file in (copy / "transformer").glob("*.safetensors*"):
         file.unlink()
+    (copy / "transformer/diffusion_pytorch_model.bin").write_bytes(b"pickled")
     with pytest.raises(UserError, match=r"no \.safetensors file"):
         convert_wan_pipeline(copy, tmp_path / "ours")
-
-
-def test_damaged_weights_are_named(copy, tmp_path):
-    for file in (copy / "transformer").glob("*.safetensors"):
-        file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(UserError, match=r"safetensors: cannot be loaded"):
-        convert_wan_pipeline(copy, tmp_path / "ours")
-    assert not (tmp_path / "ours").exists()

@@ -69,23 +69,30 @@ def check_folder(what: str, folder: Path, is_whole: bool = True) -> None:
     """
     kind, index = pipeline_class(what, folder), read_index(folder)
     is_learned = read_base(folder) is not None  # whose networks are those of another
-    for name, parameter in inspect.signature(kind.__init__).parameters.items():
-        is_required = parameter.default is parameter.empty and name != "self"
-        is_optional, entry = name in kind._optional_components, index.get(name)
-        is_missing = name not in index and is_required and not is_optional
-        if is_missing and (is_whole or name in ("transformer", "vae")):
+    for name, is_needed in _components(kind).items():
+        if name not in index and is_needed and (is_whole or name in ("transformer", "vae")):
             raise UserError(
                 f"{what}: its model_index.json names no {name}, which a {kind.__name__} needs. "
                 f"{AGAIN}"
             )
-        is_part = is_required or is_optional
-        if entry is None or not (is_part or isinstance(entry, list)):
+        if (entry := index.get(name)) is None:
             continue
         part = _named_class(what, name, by_package(entry))
         if part is None or (is_learned and issubclass(part, nn.Module)):
             continue
         if is_whole or issubclass(part, ModelMixin | PreTrainedModel | SchedulerMixin):
             _check_part(what, folder / name, part, kind)
+
+
+def _components(pipeline: Any) -> dict[str, bool]:
+    """The parts that a pipeline is made of, not its settings; True: it cannot do without."""
+    taken = inspect.signature(pipeline.__init__).parameters
+    optional = pipeline._optional_components
+    return {
+        name: name not in optional
+        for name, each in taken.items()
+        if name != "self" and (each.default is each.empty or name in optional)
+    }
 
 
 def _named_class(what: str, name: str, entry: Any) -> Any:
@@ -205,9 +212,9 @@ def refuse_damaged_files(what: str, folder: Path, cause: Exception | None = None
     """
     kind, index = pipeline_class(what, folder), read_index(folder)
     is_learned = read_base(folder) is not None
-    for name in inspect.signature(kind.__init__).parameters:
+    for name in _components(kind):
         place, entry = folder / name, by_package(index.get(name))
-        part = _named_class(what, name, entry) if isinstance(entry, list) else None
+        part = None if entry is None else _named_class(what, name, entry)
         if part is None or not place.is_dir():
             continue
         fault = _building_fault(what, place, part)

@@ -9,7 +9,8 @@ import torch
 from t2v.errors import UserError
 from t2v.families.load import load_generator
 from t2v.models.convert import convert_wan_pipeline
-from t2v.models.folder import model_folder
+from t2v.models.folder import embedded_model, model_folder
+from t2v.models.folder_check import check_folder
 from t2v.plan.peers import described
 
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
@@ -94,6 +95,10 @@ def test_each_damage_is_one_message_for_every_command(wan, tmp_path):
         for name in names:
             with pytest.raises(UserError, match=message):
                 commands[name](folder)
+
+
+def test_the_embedded_model_is_whole():
+    check_folder("model=t2v-tiny", embedded_model())
 
 
 def test_an_index_that_cannot_be_looked_at_is_named(tmp_path):

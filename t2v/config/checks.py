@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from t2v.errors import UserError, shortened
+
+# What `quantize` can name: number formats of weights, and networks.
+Kind = Literal["none", "fp8", "int8", "nf4"]
+KINDS: dict[str, Kind] = {"none": "none", "fp8": "fp8", "int8": "int8", "nf4": "nf4"}
+NETWORKS = ("transformer", "transformer_2", "text_encoder", "text_encoder_2", "image_encoder")
 
 # The range of every setting that has none of its own below: beyond, sizes overflow.
 INTS = (0, 10**9)
@@ -97,3 +102,30 @@ def not_negative(config: Any, *names: str) -> None:
     for name in names:
         if not getattr(config, name) >= 0:
             raise UserError(f"{name}={getattr(config, name)}: it must be 0 or more.")
+
+
+def kinds_of(quantize: str) -> dict[str, Kind]:
+    """The format of each network that a value of the setting names; of all others `""`.
+
+    Raises:
+        UserError: a format or a network is not known, or a network is named twice.
+    """
+    found: dict[str, Kind] = {}
+    for each in quantize.split(","):
+        part, _, kind = each.strip().rpartition("=")
+        known = part in NETWORKS if "=" in each else "," not in quantize
+        if kind not in KINDS or not known or part in found:
+            raise UserError(
+                f"quantize={shortened(quantize)}: give one of {', '.join(KINDS)} for all networks, "
+                "or for each by its name, once, as in "
+                f"quantize=text_encoder=nf4,transformer=fp8. Networks: {', '.join(NETWORKS)}."
+            )
+        found[part] = KINDS[kind]
+    return found
+
+
+def kind_of(quantize: str, part: str) -> Kind:
+    """The format of one network: as it is named, else as the first of its kind, else as all."""
+    kinds = kinds_of(quantize)
+    names = (part, part.rpartition("_")[0], "")  # text_encoder_2 is as text_encoder
+    return next((kinds[name] for name in names if name in kinds), "none")

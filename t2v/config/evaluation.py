@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 from string import ascii_uppercase
 from typing import ClassVar, Literal
 
-from t2v.config.checks import at_least_one
+from t2v.config.checks import at_least_one, kinds_of
 from t2v.config.data import ClipsConfig
 from t2v.config.retired import Retired
 from t2v.config.story import WindowsConfig
@@ -62,13 +62,14 @@ class EvalConfig:
     device: str = "auto"  # auto (cuda, mps or cpu), cpu, cuda, cuda:1, mps
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # of the weights
     # number format of linear layers, as in `t2v sample`; `t2v eval compare` shows what it costs
-    quantize: Literal["none", "fp8", "int8", "nf4"] = "none"
+    quantize: str = "none"
     batch_size: int = 16  # videos sampled at once
     # 1: the videos as they are decoded; more: enlarged by the model's upscaler, and beside them
     # the real clips rendered at that size
     upscale: int = 1
 
     def __post_init__(self) -> None:
+        kinds_of(self.quantize)
         at_least_one(self, "count", "batch_size", "page_videos")
         if not 0 < self.strength <= 1:
             raise UserError(f"strength={self.strength}: it must be more than 0 and at most 1.")

@@ -7,7 +7,7 @@ from math import isfinite
 from pathlib import PurePath
 from typing import Any, ClassVar, Literal
 
-from t2v.config.checks import at_least_one
+from t2v.config.checks import at_least_one, kind_of, kinds_of
 from t2v.errors import UserError
 
 LoRAPresetName = Literal["wan21-lightx2v", "wan22-lightx2v", "causvid"]
@@ -41,8 +41,8 @@ class SampleConfig:
     """`t2v sample`; prompts are not settings, they come as arguments or from a file."""
 
     model: str = "t2v-tiny"  # the embedded model, a pipeline folder or a Hub id
-    # pipeline folder or Hub id whose other parts go with a model that is one .safetensors file, the
-    # weights of a transformer
+    # pipeline folder or Hub id whose other parts go with a model that is one .safetensors or .gguf
+    # file, the weights of a transformer
     base: str | None = None
     # file to write, ending in .mp4 (H.264), .webm (VP9), .mov (ProRes 422 HQ, 10 bits), .gif, .png
     # (one frame) or / (a folder of numbered PNGs);
@@ -77,9 +77,9 @@ class SampleConfig:
     # and leaf keep them on the disk; auto: on the device, or as `t2v plan sample` says where that
     # does not fit
     offload: Literal["auto", "none", "text", "model", "group", "leaf", "sequential"] = "auto"
-    # number format of linear layers: none, fp8, int8 (torchao) or nf4 (bitsandbytes); it changes
-    # the video
-    quantize: Literal["none", "fp8", "int8", "nf4"] = "none"
+    # number format of linear layers: none, fp8, int8 (torchao) or nf4 (bitsandbytes), for all
+    # networks or for each, as in text_encoder=nf4,transformer=fp8; it changes the video
+    quantize: str = "none"
     vae_tiling: bool = False  # decode in tiles that are blended, in less memory
     sheet: bool = False  # also write one picture of all videos, X.sheet.png
     gif: bool = False  # also write each video as a GIF
@@ -139,6 +139,7 @@ class SampleConfig:
             raise UserError(
                 f"num_frames={self.num_frames} and duration={self.duration}: give one of them."
             )
+        kinds_of(self.quantize)
         self._check_base()
         at_least_one(self, "num_videos_per_prompt", "best_of")
         if self.best_of == 1 and (self.keep_draws or (self.scorer and not self.grid)):
@@ -162,9 +163,7 @@ class SampleConfig:
         self._check_visuals()
 
     def _check_base(self) -> None:
-        if self.model.endswith(".gguf"):
-            raise UserError(f"model={self.model}: GGUF is not read. Give a .safetensors file.")
-        is_file = self.model.endswith(".safetensors")
+        is_file = self.model.endswith((".safetensors", ".gguf"))
         if is_file and self.base is None:
             raise UserError(
                 f"model={self.model}: one file has no VAE and no text encoder. Give base=FOLDER, a "
@@ -172,8 +171,23 @@ class SampleConfig:
             )
         if self.base is not None and not is_file:
             raise UserError(
-                f"base={self.base}: it goes together with model=FILE.safetensors, and model is "
-                f"{self.model}. Leave base out."
+                f"base={self.base}: it goes together with model=FILE.safetensors or FILE.gguf, and "
+                f"model is {self.model}. Leave base out."
+            )
+        if self.model.endswith(".gguf"):
+            self._check_gguf()
+
+    def _check_gguf(self) -> None:
+        given = f"model={self.model}"
+        if kind_of(self.quantize, "transformer") != "none":
+            raise UserError(
+                f"{given} quantize={self.quantize}: the file's weights are quantized already. "
+                "Leave quantize out, or give it for the others, as quantize=text_encoder=fp8."
+            )
+        if self.offload in ("group", "leaf", "sequential"):
+            raise UserError(
+                f"{given} offload={self.offload}: such weights do not move in pieces. Give "
+                "offload=text or offload=model."
             )
 
     @property

@@ -15,10 +15,10 @@ import torch
 from diffusers import DiffusionPipeline, ModelMixin
 from torch import nn
 
+from t2v.config.checks import Kind, kind_of, kinds_of
 from t2v.errors import UserError
 
 Offload = Literal["none", "text", "model", "group", "leaf", "sequential"]
-Quantize = Literal["none", "fp8", "int8", "nf4"]
 logger = logging.getLogger(__name__)
 
 PROBED = 16  # layers whose error is measured
@@ -39,29 +39,31 @@ class Hold:
             main memory, network by network; `group`: block by block, the next one copied while one
             computes; `leaf` and `sequential`: layer by layer. On a CPU, `group` and `leaf` keep
             them on the disk, and `model` and `sequential` have nothing to free.
-        quantize: the number format of the linear layers of transformers and text encoders; it
-            changes the video.
+        quantize: the number format of the linear layers of transformers and encoders, or of some,
+            see `kinds_of`; it changes the video.
         vae_tiling: decode in tiles, which are blended; it changes the video a little.
     """
 
     offload: Offload = "none"
-    quantize: Quantize = "none"
+    quantize: str = "none"
     vae_tiling: bool = False
 
 
 def check_hold(hold: Hold, device: torch.device) -> None:
     """Raise `UserError` for what cannot be done here, before weights are read."""
-    if (package := NEEDS.get(hold.quantize)) and find_spec(package) is None:
-        raise UserError(
-            f"quantize={hold.quantize}: needs {package}, which is not installed: pip install "
-            '"t2v[quantize]". quantize=fp8 needs no other package.'
-        )
+    kinds = set(kinds_of(hold.quantize).values())
+    for kind in kinds & NEEDS.keys():
+        if find_spec(NEEDS[kind]) is None:
+            raise UserError(
+                f"quantize={hold.quantize}: needs {NEEDS[kind]}, which is not installed: pip "
+                'install "t2v[quantize]". quantize=fp8 needs no other package.'
+            )
     if device.type == "cpu" and hold.offload in ("model", "sequential"):
         raise UserError(
             f"offload={hold.offload}: the device is the CPU, whose memory the weights would wait "
             "in. Give offload=group or leaf, which keep them on the disk."
         )
-    if hold.quantize in NEEDS and hold.offload in ("group", "leaf", "sequential"):
+    if kinds & NEEDS.keys() and hold.offload in ("group", "leaf", "sequential"):
         raise UserError(
             f"quantize={hold.quantize} offload={hold.offload}: such weights do not move in pieces. "
             "Give offload=model, or quantize=fp8."
@@ -77,12 +79,13 @@ def hold_part(
         disk: folder for weights that wait on the disk; None: they wait in main memory.
     """
     is_decoder = name.startswith(("vae", "upscaler"))
-    if hold.quantize != "none" and not is_decoder:
-        error = quantize(part, hold.quantize)
+    kind = "none" if is_decoder else kind_of(hold.quantize, name)
+    if kind != "none":
+        error = quantize(part, kind)
         logger.info(
             "quantize=%s: products of linear layers in the %s are off by %.2g %% (the middle one "
             "of at most %d)",
-            hold.quantize,
+            kind,
             name,
             100 * error,
             PROBED,
@@ -137,7 +140,7 @@ def give_back_freed_memory() -> None:
 
 
 @torch.no_grad()
-def quantize(part: nn.Module, kind: Quantize) -> float:
+def quantize(part: nn.Module, kind: Kind) -> float:
     """Hold the linear layers of a network in fewer bits, in place; norms and embeddings stay.
 
     fp8 is a cast to e4m3 and back at each use; int8 has a scale a row (torchao); nf4 is that of
@@ -162,7 +165,7 @@ def quantize(part: nn.Module, kind: Quantize) -> float:
     return statistics.median(errors) if errors else 0.0
 
 
-def _in_fewer_bits(part: nn.Module, kind: Quantize) -> None:
+def _in_fewer_bits(part: nn.Module, kind: Kind) -> None:
     dtype = next(part.parameters()).dtype
     if kind == "fp8":
         if isinstance(part, ModelMixin):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import init_empty_weights
@@ -37,13 +39,16 @@ def load_single_file(what: str, file: Path, folder: Path, dtype: torch.dtype) ->
     if reader is None or not hasattr(reader, "from_single_file"):
         name = "it has no transformer" if kind is None else f"a {kind.__name__} is not read so"
         raise UserError(f"{what}: single files do not go into base={folder}: {name}.")
-    with loading(what), safe_open(file, framework="pt") as weights:
-        names = list(weights.keys())
+    gguf = _gguf_of(what, file)
+    names = _names(what, file, gguf)
     own = [name for name in names if name.startswith(COMFYUI)]
     own = own or [name for name in names if not name.startswith(OTHERS)]
     with loading(what):
-        place = {"config": str(folder), "subfolder": "transformer", "local_files_only": True}
-        network = reader.from_single_file(str(file), **place)
+        about: dict[str, Any] = {"config": str(folder), "subfolder": "transformer"}
+        about |= {} if gguf is None else gguf.reading(dtype)
+        network = reader.from_single_file(str(file), local_files_only=True, **about)
+        if gguf is not None:
+            gguf.unpack_others(network, dtype)
     state = network.state_dict()
     missing = [name for name, tensor in state.items() if tensor.is_meta]
     if missing or len(own) != len(state):  # diffusers only warns of tensors too many
@@ -56,10 +61,40 @@ def load_single_file(what: str, file: Path, folder: Path, dtype: torch.dtype) ->
             config = T2VTransformer3DModel.load_config(folder, subfolder="transformer")
             with init_empty_weights(include_buffers=False):
                 ours = T2VTransformer3DModel.from_config(config)
-            ours.load_state_dict(state, assign=True)
+            if gguf is not None:
+                gguf.move_layers(network, ours)
+            ours.load_state_dict(network.state_dict(), assign=True)
             network = ours.eval()
     whole = set(network._keep_in_fp32_modules or ())  # as `from_pretrained` has it
     for name, weight in network.named_parameters():
-        weight.data = weight.data.to(torch.float32 if whole & set(name.split(".")) else dtype)
+        if gguf is None or not gguf.is_in_blocks(weight):
+            weight.data = weight.data.to(torch.float32 if whole & set(name.split(".")) else dtype)
     refuse_damaged(what, network)
     return network
+
+
+def _gguf_of(what: str, file: Path) -> Any:
+    """The module that reads GGUF, if the file is one.
+
+    Raises:
+        UserError: the package for it is not there.
+    """
+    if file.suffix != ".gguf":
+        return None
+    if find_spec("gguf") is None:
+        raise UserError(
+            f'{what}: needs gguf, which is not installed: pip install "t2v[quantize]". A '
+            ".safetensors file needs no other package."
+        )
+    from t2v.models import gguf_file  # which needs that package
+
+    return gguf_file
+
+
+def _names(what: str, file: Path, gguf: Any) -> list[str]:
+    """The names of a file's tensors."""
+    with loading(what):
+        if gguf is not None:
+            return list(gguf.names(file))
+        with safe_open(file, framework="pt") as weights:
+            return list(weights.keys())

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from t2v.config.checks import kind_of
 from t2v.plan.figures import Correction, Estimate, Tiled, Uncertain
 from t2v.plan.parts import Part
 
@@ -169,6 +170,7 @@ QUANTIZATIONS = (
     # a scale of 4 bytes for every 64 weights
     Quantization("nf4", 0.5625, 1.05, QUARTER),
 )
+PLAIN = QUANTIZATIONS[0]
 
 
 @dataclass(frozen=True)
@@ -194,8 +196,11 @@ def ladder(
         tiled: the last stage by tiles; None: its VAE has none.
         offloads: False: without ways that keep weights in main memory.
     """
+    names = [part.name for part in parts]
     rungs = [
-        _rung(parts, stages, tiles, holding, kind, correction, link)
+        _rung(
+            parts, stages, tiles, holding, dict.fromkeys(names, kind), correction, link, kind.name
+        )
         for kind in QUANTIZATIONS
         for holding in HOLDINGS
         if kind.name in holding.kinds and (offloads or not holding.moves)
@@ -236,9 +241,11 @@ def rung_of(
     stages, tiled = _stages(whole, correction)
     wanted = {} if offload == "none" else {"offload": offload}
     holding = next(each for each in HOLDINGS if dict(each.settings) == wanted)
-    kind = next(each for each in QUANTIZATIONS if each.name == quantize)
+    kinds = {part.name: kind_of(quantize, part.name) for part in whole.parts}
+    by_name = {each.name: each for each in QUANTIZATIONS}
+    by_part = {name: by_name[kind] for name, kind in kinds.items()}
     by_tiles = tiled if tiles else None
-    return _rung(whole.parts, stages, by_tiles, holding, kind, correction, link)
+    return _rung(whole.parts, stages, by_tiles, holding, by_part, correction, link, quantize)
 
 
 def _stages(whole: Estimate, correction: Correction) -> tuple[list[Stage], Tiled | None]:
@@ -265,17 +272,26 @@ def _rung(
     stages: Sequence[Stage],
     tiled: Tiled | None,
     holding: Holding,
-    kind: Quantization,
+    kinds: Mapping[str, Quantization],
     correction: Correction,
     link: Link,
+    quantize: str,
 ) -> Rung:
+    """A rung.
+
+    Args:
+        kinds: of each part's weights; `quantize` is the setting that says so.
+    """
     if tiled is not None:
         stages = (*stages[:-1], replace(stages[-1], rise=tiled.rise, seconds=tiled.seconds))
-    sizes = {part.name: _shrunk(part, kind) for part in parts}
-    needs = [_needs(stage, sizes, holding, kind, correction) for stage in stages]
-    seconds = sum(_seconds(stage, sizes, holding, kind, link) for stage in stages)
+    sizes = {part.name: _shrunk(part, kinds[part.name]) for part in parts}
+    # those at work in one stage are held alike
+    alike = {stage.name: kinds[stage.parts[0]] if stage.parts else PLAIN for stage in stages}
+    needs = [_needs(stage, sizes, holding, alike[stage.name], correction) for stage in stages]
+    seconds = sum(_seconds(stage, sizes, holding, alike[stage.name], link) for stage in stages)
     tiles = {"vae_tiling": "true"} if tiled else {}
-    quantized = {} if kind.name == "none" else {"quantize": kind.name}
+    sources = [each.source for each in alike.values()]
+    quantized = {} if quantize == "none" else {"quantize": quantize}
     names = [holding.name, *(["VAE by tiles"] if tiled else []), *quantized.values()]
     return Rung(
         name=", ".join(names),
@@ -284,8 +300,8 @@ def _rung(
         seconds=seconds,
         factor=1.0,
         settings={**holding.settings, **tiles, **quantized},
-        exact=kind.name == "none",
-        source="; ".join(filter(None, (holding.source, kind.source))),
+        exact=not quantized,
+        source="; ".join(filter(None, dict.fromkeys((holding.source, *sources)))),
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from diffusers import DiffusionPipeline
 from torch import nn
 
+from t2v.config.checks import kind_of
 from t2v.config.lora_presets import LORA_PRESETS
 from t2v.config.sampling import SampleConfig
 from t2v.errors import UserError
@@ -22,18 +23,19 @@ def insertion(config: SampleConfig) -> Callable[[type[DiffusionPipeline], str, n
 
     def insert(kind: type[DiffusionPipeline], name: str, network: nn.Module) -> None:
         insert_loras(kind, name, network, config.lora, config.lora_part, config.lora_fit)
-        _check_held(network, config)
+        _check_held(name, network, config)
 
     return insert
 
 
-def _check_held(network: nn.Module, config: SampleConfig) -> None:
+def _check_held(name: str, network: nn.Module, config: SampleConfig) -> None:
     """Raise `UserError` for adapters that find no weights the way that these are held."""
     from t2v.models.lora_adapters import uses_weights
 
     apart = uses_weights(network)
-    in_pieces = config.offload in ("leaf", "sequential") or config.quantize == "nf4"
-    hidden = apart if in_pieces else apart & {"DoRA"} if config.quantize != "none" else set()
+    kind = "gguf" if config.model.endswith(".gguf") else kind_of(config.quantize, name)
+    in_pieces = config.offload in ("leaf", "sequential") or kind in ("nf4", "gguf")
+    hidden = apart if in_pieces else apart & {"DoRA"} if kind != "none" else set()
     if hidden:
         kinds = " and a ".join(sorted(hidden))
         raise UserError(

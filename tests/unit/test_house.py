@@ -249,6 +249,7 @@ def test_every_import_is_a_declared_dependency():
         "rapidocr",
         "torchao",
         "bitsandbytes",
+        "gguf",
     }
     owners = packages_distributions()
     undeclared = {

@@ -80,6 +80,9 @@ class SampleConfig:
     # number format of linear layers: none, fp8, int8 (torchao) or nf4 (bitsandbytes), for all
     # networks or for each, as in text_encoder=nf4,transformer=fp8; it changes the video
     quantize: str = "none"
+    # compile the blocks of the transformer: faster steps after a first one that takes minutes more;
+    # pixels change by rounding
+    compile: bool = False
     vae_tiling: bool = False  # decode in tiles that are blended, in less memory
     sheet: bool = False  # also write one picture of all videos, X.sheet.png
     gif: bool = False  # also write each video as a GIF
@@ -140,6 +143,11 @@ class SampleConfig:
                 f"num_frames={self.num_frames} and duration={self.duration}: give one of them."
             )
         kinds_of(self.quantize)
+        if self.compile and self.offload in ("group", "leaf", "sequential"):
+            raise UserError(
+                f"compile=true offload={self.offload}: blocks whose weights move in pieces are not "
+                "compiled. Give offload=none, text or model, or leave compile out."
+            )
         self._check_base()
         at_least_one(self, "num_videos_per_prompt", "best_of")
         if self.best_of == 1 and (self.keep_draws or (self.scorer and not self.grid)):

@@ -126,14 +126,7 @@ class FamilyGenerator:
         if self._edits and request.strength is None and getattr(visuals, "mask", None) is None:
             raise UserError(f"{name} edits a clip: say how far with strength=, such as 0.8.")
         multiple = 1 if self.family is None else self.family.multiple(self.pipeline)
-        for side in ("height", "width"):
-            value = getattr(request, side)
-            if value is not None and value % multiple:
-                below = value // multiple * multiple
-                near = " or ".join(str(each) for each in (below, below + multiple) if each)
-                raise UserError(
-                    f"{side}={value}: {name} makes multiples of {multiple} pixels. Give {near}."
-                )
+        check_sides(name, multiple, request.height, request.width)
 
     def encode(
         self,
@@ -284,6 +277,22 @@ class FamilyGenerator:
         refuse_bad("vae", video, vae.dtype)
         frames = self.pipeline.video_processor.postprocess_video(video, output_type="np")
         return to_uint8(frames[:, :num_frames])
+
+
+def check_sides(name: str, multiple: int, height: int | None, width: int | None) -> None:
+    """Raise `UserError` where a pipeline's videos cannot have such sides.
+
+    Args:
+        name: of its class.
+        multiple: pixels that its sides are multiples of.
+    """
+    for side, value in (("height", height), ("width", width)):
+        if value is not None and value % multiple:
+            below = value // multiple * multiple
+            near = " or ".join(str(each) for each in (below, below + multiple) if each)
+            raise UserError(
+                f"{side}={value}: {name} makes multiples of {multiple} pixels. Give {near}."
+            )
 
 
 def _callback(end_of_step: Callable[[int, Tensor], None]) -> Callable[..., dict[str, Any]]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import inspect
 import logging
 import math
+import shutil
 import weakref
 from collections.abc import Callable, Collection, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -197,6 +199,36 @@ def set_attention(pipeline: DiffusionPipeline, backend: str) -> None:
             transformer.set_attention_backend(backend)
     except (AttributeError, ValueError, RuntimeError, ImportError) as error:
         raise UserError(f"attention={backend}: not usable here. {error}") from error
+
+
+def compile_blocks(pipeline: DiffusionPipeline, device: torch.device) -> None:
+    """Have the blocks of the transformers compiled when they are first called.
+
+    Equal blocks share what is compiled. The sums are in another order than without.
+
+    Raises:
+        UserError: what torch compiles with is not here.
+    """
+    if device.type == "cuda":
+        missing = "" if find_spec("triton") else "the package triton"
+    else:
+        found = any(map(shutil.which, ("c++", "g++", "clang++")))
+        missing = "" if found else "a C++ compiler, such as g++"
+    if missing:
+        raise UserError(
+            f"compile=true: torch compiles with {missing}, which is not installed. Install it, or "
+            "leave compile out."
+        )
+    for name, part in pipeline.components.items():
+        if not (name.startswith("transformer") and isinstance(part, torch.nn.Module)):
+            continue
+        if getattr(part, "_repeated_blocks", None):
+            part.compile_repeated_blocks()
+            continue
+        for each in part.children():
+            for block in each if isinstance(each, torch.nn.ModuleList) else ():
+                block.compile()
+    logger.info("compile=true: the first step compiles the blocks, which takes a minute or more")
 
 
 def check_room(

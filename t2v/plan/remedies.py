@@ -9,6 +9,7 @@ from typing import Any
 from t2v.plan.figures import SPARE, Uncertain
 from t2v.plan.plan import Plan
 from t2v.plan.shapes import Target
+from t2v.plan.sizes import strides
 from t2v.training.engine.example import Size
 
 Change = tuple[str, tuple[Target, Size]]  # in words, and the work with it
@@ -64,9 +65,10 @@ def smaller_ways(over: Plan, peak: Peak) -> Iterator[Change]:
         times = -(-over.estimate.size.batch // size.batch) * target.accumulate
         yield _words(changes | {"batch_size": size.batch, "accumulate": times}), (target, size)
     for _ in range(4):
-        if smaller(size) == size:
+        less = smaller(size, *strides(target))
+        if less == size:
             return
-        size = smaller(size)
+        size = less
         batch = {"batch_size": size.batch} if over.estimate.trains else {}
         sides = {"num_frames": size.frames, "height": size.height, "width": size.width}
         yield _words(changes | batch | sides), (target, size)
@@ -76,11 +78,17 @@ def _words(changes: Mapping[str, Any]) -> str:
     return " ".join(f"{name}={str(value).lower()}" for name, value in changes.items())
 
 
-def smaller(size: Size) -> Size:
-    """About half the work: half the batch, else half the frames, else half the picture."""
+def smaller(size: Size, stride: int = 4, multiple: int = 16, shortest: int = 5) -> Size:
+    """About half the work: half the batch, else half the frames, else half the picture.
+
+    Args:
+        stride, multiple, shortest: as `strides` gives them.
+    """
     if size.batch > 1:
         return replace(size, batch=size.batch // 2)
-    if size.frames > 5:
-        return replace(size, frames=(size.frames - 1) // 8 * 4 + 1)
-    height, width = (max(16, side // 32 * 16) for side in (size.height, size.width))
+    if size.frames > shortest:
+        frames = (size.frames - 1) // (2 * stride) * stride + 1
+        return replace(size, frames=max(shortest, frames))
+    sides = (size.height, size.width)
+    height, width = (max(min(side, multiple), side // (2 * multiple) * multiple) for side in sides)
     return replace(size, height=height, width=width)

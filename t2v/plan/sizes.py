@@ -9,10 +9,12 @@ from typing import Any
 from t2v.config.sampling import SampleConfig
 from t2v.data.world_shards import rendered_clips
 from t2v.errors import UserError
+from t2v.families.generator import FamilyGenerator, check_sides
 from t2v.families.load import GENERATORS
+from t2v.families.record import spatial, temporal
 from t2v.models.folder import model_folder, read_index
 from t2v.models.inputs import count_frames
-from t2v.plan.peers import known_sizes
+from t2v.plan.peers import described, known_sizes
 from t2v.plan.shapes import Target, saved
 from t2v.training.engine.example import Size
 
@@ -41,6 +43,9 @@ def planned_size(target: Target, asked: dict[str, int | None], tokens: int | Non
     if longest and tokens and tokens > longest:
         raise UserError(f"text_tokens={tokens}, but the model takes at most {longest}.")
     sides = sizes["num_frames"], sizes["height"], sizes["width"]
+    if is_peer(target):
+        name = str(read_index(model_folder(str(target.model))).get("_class_name"))
+        check_sides(name, strides(target)[1], *sides[1:])
     batch = getattr(target, "batch_size", 1)
     return Size(batch, *sides, tokens if longest and tokens else longest)
 
@@ -50,6 +55,20 @@ def is_peer(target: Target) -> bool:
     if not isinstance(target, SampleConfig):
         return False
     return str(read_index(model_folder(target.model)).get("_class_name")) not in GENERATORS
+
+
+def strides(target: Target) -> tuple[int, int, int]:
+    """Frames of a latent, pixels that sides are multiples of, and the fewest frames of a plan."""
+    if not is_peer(target):
+        return 4, 16, 5
+    pipeline = described(model_folder(str(target.model)))
+    family = FamilyGenerator(pipeline).family
+    if family is None:
+        stride, multiple, shortest = temporal(pipeline), math.lcm(16, spatial(pipeline)), 1
+    else:
+        stride, multiple = family.stride(pipeline), family.multiple(pipeline)
+        shortest = family.frames(pipeline, family.shortest)
+    return stride, multiple, max(shortest, stride + 1)
 
 
 def _size(target: SampleConfig, known: dict[str, Any]) -> dict[str, Any]:

@@ -29,6 +29,7 @@ UNSAID: dict[str, Any] = {
     "shift": None,
     "grid": False,
     "base": None,
+    "compile": False,
 }
 PACKAGES = ("t2v", "torch", "diffusers", "transformers")
 

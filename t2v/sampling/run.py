@@ -11,7 +11,13 @@ from typing import Any
 
 from t2v.config.sampling import INPUTS, SampleConfig
 from t2v.errors import UserError
-from t2v.families.load import Embed, check_room, load_generator, set_attention
+from t2v.families.load import (
+    Embed,
+    check_room,
+    compile_blocks,
+    load_generator,
+    set_attention,
+)
 from t2v.models.device import DTYPES, pick_device, pick_dtype
 from t2v.models.folder import (
     model_folder,
@@ -197,6 +203,8 @@ def load(
         generator = load_generator(config.model, folder, device, dtype, COMMAND, **about)
         settle(generator.pipeline, config)
     set_attention(generator.pipeline, config.attention)
+    if config.compile:
+        compile_blocks(generator.pipeline, device)
     return generator, weights
 
 

@@ -127,6 +127,21 @@ def test_a_plan_needs_config_files_alone_and_lists_the_ways_that_fit(folder, cap
     assert least <= asked.peak.most < done.peak.most
 
 
+def test_no_size_is_tried_that_a_family_cannot_make(tokenizer, text_encoder, tmp_path):
+    text = {"tokenizer": tokenizer, "text_encoder": text_encoder}
+    build("ltx", text, lambda part: part).save_pretrained(tmp_path)
+    target = SampleConfig(model=str(tmp_path), num_inference_steps=2)
+    size = {"num_frames": 25, "height": 64, "width": 64}
+    done = plan(PlanConfig(command="sample", memory=0.01, **size), target)
+    assert "None of these is enough" in report(done) and len(done.remedies) > 1
+    for remedy in done.remedies:
+        sizes = dict(each.split("=") for each in remedy.words.split() if each[-1].isdigit())
+        assert int(sizes["num_frames"]) % 8 == 1
+        assert int(sizes["height"]) % 32 == 0 and int(sizes["width"]) % 32 == 0
+    with pytest.raises(UserError, match="height=48: LTXPipeline makes multiples of 32 pixels"):
+        plan(PlanConfig(command="sample", memory=1, height=48), target)
+
+
 def test_a_part_without_its_config_is_one_message(folder):
     (folder / "vae/config.json").unlink()
     with pytest.raises(UserError, match=r"vae/config\.json"):

@@ -27,6 +27,7 @@ from t2v.training.engine.example import Size
 
 FEW = 2  # blocks of each kind that are traced, and one more of each; all others cost the same
 STREAMED = ("AutoencoderKLWan", "AutoencoderKLCogVideoX")  # decode a few frames at a time
+DECODED: dict[Any, Piece] = {}  # one VAE is in many models, and in every way of holding one
 SHORT = 9  # latent frames that are traced one by one in any case
 
 
@@ -192,8 +193,16 @@ def _decoded(
     """One run of the VAE; of those that stream a line over two lengths."""
     vae, length = pipeline.vae, latents[2]
     family = FamilyGenerator(pipeline).family
+    settings = sorted((name, str(value)) for name, value in vae.config.items() if name[0] != "_")
+    same = type(vae).__name__, tuple(settings), rates, dtype
 
     def traced_with(frames: int) -> Piece:
+        shape = (*latents[:2], frames, *latents[3:])
+        if (same, shape) not in DECODED:
+            DECODED[same, shape] = trace_of(frames)
+        return DECODED[same, shape]
+
+    def trace_of(frames: int) -> Piece:
         def build() -> Callable[[], Any]:
             network = type(vae).from_config(vae.config).eval()
 

@@ -306,8 +306,6 @@ def _keys(about: dict[str, Any], plan: Plan, pictures: dict[str, str]) -> list[s
     no_part = (*FRAMELESS, "num_frames", "fps", "seed")
     settings = {name: each for name, each in about["settings"].items() if name not in no_part}
     settings["offload"] = "auto"  # changes no frame; earlier keys hold it
-    if not settings["compile"]:
-        del settings["compile"]  # earlier keys do not
     names = ("weights", "lora", "device", "versions")
     base = digest(
         [about[name] for name in names], sorted(settings.items()), asdict(plan.story.windows),

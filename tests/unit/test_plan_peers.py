@@ -131,7 +131,7 @@ def test_no_size_is_tried_that_a_family_cannot_make(tokenizer, text_encoder, tmp
     text = {"tokenizer": tokenizer, "text_encoder": text_encoder}
     build("ltx", text, lambda part: part).save_pretrained(tmp_path)
     target = SampleConfig(model=str(tmp_path), num_inference_steps=2)
-    size = {"num_frames": 25, "height": 64, "width": 64}
+    size = {"num_frames": 17, "height": 64, "width": 64}
     done = plan(PlanConfig(command="sample", memory=0.01, **size), target)
     assert "None of these is enough" in report(done) and len(done.remedies) > 1
     for remedy in done.remedies:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from t2v.cli.commands import collect_garbage, imported
 from t2v.config.load import load_config
-from t2v.config.sampling import SampleConfig
+from t2v.config.sampling import OUTPUTS, SampleConfig
 from t2v.errors import UserError, shortened
 
 SMALL = 0.25  # of the free memory: weights below it are loaded without a plan
@@ -89,6 +89,7 @@ def sample(args: argparse.Namespace, overrides: list[str]) -> None:
             "--resume and --recipe bring their own prompt and settings: give one of them, "
             "without prompts and without --config."
         )
+    _check_stored(args)
     if not stored:
         config = _sample_config(args.config, overrides)
     if args.story and (prompts or stored):
@@ -123,6 +124,21 @@ def sample(args: argparse.Namespace, overrides: list[str]) -> None:
         paths = run.sample(config, prompts)
     for path in paths:
         print(path)
+
+
+def _check_stored(args: argparse.Namespace) -> None:
+    """Raise `UserError` where a finished video and kept latents were taken for each other."""
+    if args.recipe and args.recipe.suffix == ".safetensors":
+        raise UserError(
+            f"--recipe {args.recipe}: is the place of latents that an interrupted run kept. Go on "
+            f"from them: --resume {args.recipe}."
+        )
+    finished = {*OUTPUTS, ".json"} - {"/"}
+    if args.resume and args.resume.suffix in finished:
+        raise UserError(
+            f"--resume {args.resume}: goes on from X.latents.safetensors, which an interrupted run "
+            f"leaves. To make a video that is finished again: --recipe {args.resume}."
+        )
 
 
 def _fitted(config: SampleConfig) -> SampleConfig:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
+from math import ceil
 from typing import Any, ClassVar
 
 import numpy as np
@@ -125,8 +126,19 @@ class FamilyGenerator:
         pictures.refuse_missing(self.pipeline, visuals, request.strength)
         if self._edits and request.strength is None and getattr(visuals, "mask", None) is None:
             raise UserError(f"{name} edits a clip: say how far with strength=, such as 0.8.")
+        if self._edits and request.strength and request.num_inference_steps:
+            self._check_steps(request.num_inference_steps, request.strength)
         multiple = 1 if self.family is None else self.family.multiple(self.pipeline)
         check_sides(name, multiple, request.height, request.width)
+
+    def _check_steps(self, steps: int, strength: float) -> None:
+        """Raise `UserError` where an edit of that strength has no step to make."""
+        if int(steps * strength) < 1:  # as diffusers counts
+            raise UserError(
+                f"strength={strength:g} num_inference_steps={steps}: an edit takes that share of "
+                f"the steps, and no whole one is left. Give num_inference_steps="
+                f"{ceil(1 / strength)} or more, or strength=1."
+            )
 
     def encode(
         self,

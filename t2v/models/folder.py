@@ -71,7 +71,7 @@ def model_folder(model: str) -> Path:
     if is_pipeline(folder):
         return standard_folder(folder)
     if folder.exists():
-        raise UserError(f"model={model}: has no model_index.json, so it is not a pipeline folder.")
+        raise UserError(f"model={model}: {_no_pipeline(folder)}")
     if not HUB_ID.fullmatch(model):
         raise UserError(f"model={model}: there is no such folder. The embedded one is {EMBEDDED}.")
     try:
@@ -85,9 +85,27 @@ def model_folder(model: str) -> Path:
             return standard_folder(modular)
         reason = error if has_no_index else error.__cause__ or error
         raise UserError(
-            f"model={model}: neither a local folder nor found on the Hugging Face Hub: "
-            f"{shortened(' '.join(str(reason).split()), 500)}"
+            f"model={model}: there is no such folder here, and on the Hugging Face Hub it was not "
+            f"found, or the Hub was not reached ({shortened(' '.join(str(reason).split()), 500)}). "
+            "Give the path of a folder, or check the repository's name and the network."
         ) from error
+
+
+def _no_pipeline(path: Path) -> str:
+    """The reason that something which is there is no pipeline folder, and what to name instead."""
+    if path.suffix == ".safetensors":
+        return (
+            "is a file, and this takes a pipeline folder. Of such files `t2v sample` takes a "
+            "transformer's, with base=FOLDER."
+        )
+    if not path.is_dir():
+        return f"is a file, and a model is a pipeline folder. The embedded one is {EMBEDDED}."
+    if is_pipeline(path.absolute().parent):
+        return f"is one part of a pipeline. Name the folder of all, {path.absolute().parent}."
+    return (
+        "has no model_index.json, so it is not a pipeline folder. Name the folder that holds one, "
+        "beside transformer/ and vae/."
+    )
 
 
 def is_pipeline(folder: Path) -> bool:

@@ -60,7 +60,10 @@ def read_lora(
             **reading,
         )
     except (*UNREADABLE, UnpicklingError, SafetensorError, EOFError) as error:
-        raise UserError(f"The LoRA cannot be read: {str(error)[:200]}") from error
+        raise UserError(
+            f"The LoRA cannot be read: {str(error)[:200].rstrip('. ')}. It is no LoRA, damaged or "
+            "not whole: name a .safetensors file of one, or download it again."
+        ) from error
     if not isinstance(tensors, dict) or not all(map(_is_tensor, tensors.items())):
         raise UserError("The file holds other things than named tensors, so it is not a LoRA.")
     for name, tensor in tensors.items():

@@ -57,6 +57,8 @@ def plan(config: PlanConfig, target: Target, advises: bool = True) -> Plan:
     Raises:
         UserError: a size or folder does not fit, or the device at hand is not the one planned.
     """
+    if isinstance(target, SampleConfig) and target.base is not None:
+        target = replace(target, model=target.base, base=None)  # a single file is as large
     model = getattr(target, "model", None)
     if not isinstance(model, str):
         return _plan(config, target, advises)

@@ -42,6 +42,12 @@ def check_takes(generator: Generator, config: SampleConfig) -> None:
         asked.append(("via_image", "image"))
     if config.fit == "outpaint":
         asked.append(("fit", "mask"))
+    if _only_edits(generator) and config.video and not (config.strength or config.mask):
+        kind = type(generator.pipeline).__name__
+        raise UserError(
+            f"video={config.video}: a {kind} edits a clip. Say how far with strength=, such as "
+            "strength=0.8."
+        )
     # a clip without what is to become of it may be taken where it is not with it
     asked.sort(key=lambda each: each[1] == "video")
     for name, needed in asked:
@@ -58,6 +64,11 @@ def check_takes(generator: Generator, config: SampleConfig) -> None:
             )
 
 
+def _only_edits(generator: Generator) -> bool:
+    """True if it changes clips, and goes on from none."""
+    return {"video", "strength"} <= generator.takes and "conditions" not in generator.takes
+
+
 def _as_given(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
@@ -69,7 +80,7 @@ def most_frames(config: SampleConfig, own: int | None) -> int:
 
 
 def with_length(
-    config: SampleConfig, clip: Clip, own: int | None, has_own_rate: bool
+    config: SampleConfig, clip: Clip, own: int | None, has_own_rate: bool, generator: Generator
 ) -> SampleConfig:
     """Settings with the number of frames, and the rate, that a clip brings.
 
@@ -79,6 +90,7 @@ def with_length(
     Args:
         config: with its fps filled in.
         own: the model's own number of frames.
+        generator: makes the video.
         has_own_rate: the fps was asked for; an interpolated clip is else shown in its own time.
 
     Raises:
@@ -89,19 +101,20 @@ def with_length(
     if config.interpolate is not None:
         return _interpolated(config, clip, has_own_rate)
     if "mask" in clip.frames or config.strength is not None:
-        return _edited(config, clip, own)
+        return _edited(config, clip, own, goes_on=not _only_edits(generator))
     frames = config.num_frames or own
     if frames is not None and clip.total >= frames:
+        edits = " or ".join(each for each in ("strength", "mask") if each in generator.takes)
         raise UserError(
             f"video={config.video}: {clip.total} frames are given at {config.fps:g} fps and "
-            f"{frames} are asked for, so none is left to make. Ask for more with num_frames=N, "
-            "give less of the clip with video_start and video_end, or edit it with strength or "
-            "mask."
+            f"{frames} are asked for, so none is left to make. Ask for more with num_frames=N, or "
+            "give less of the clip with video_start and video_end"
+            f"{f', or edit it with {edits}' if edits else ''}."
         )
     return config
 
 
-def _edited(config: SampleConfig, clip: Clip, own: int | None) -> SampleConfig:
+def _edited(config: SampleConfig, clip: Clip, own: int | None, goes_on: bool) -> SampleConfig:
     count = len(clip.frames["video"])
     wanted = config.num_frames or min(count, own or count)
     if config.makes_picture:
@@ -109,8 +122,8 @@ def _edited(config: SampleConfig, clip: Clip, own: int | None) -> SampleConfig:
     if count < wanted:
         raise UserError(
             f"video={config.video}: has {count} frames at {config.fps:g} fps and {wanted} are "
-            f"asked for. Ask for num_frames={count} or fewer, or leave mask and strength out to "
-            "go on from its end."
+            f"asked for. Ask for num_frames={count} or fewer"
+            f"{', or leave mask and strength out to go on from its end' if goes_on else ''}."
         )
     if clip.total > wanted:
         logger.info("video=%s: its first %d of %d frames", config.video, wanted, clip.total)

@@ -129,6 +129,12 @@ def check_writable(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
             pass
+    except (FileExistsError, NotADirectoryError) as error:
+        file = next(each for each in path.parents if each.exists())
+        raise UserError(
+            f"output={path}: {file} is a file, and would have to be a folder. Choose another "
+            "output."
+        ) from error
     except OSError as error:
         raise UserError(
             f"output={path}: cannot be written ({error.strerror}). Choose another output."

@@ -255,7 +255,7 @@ def resolve(generator: Generator, config: SampleConfig) -> tuple[SampleConfig, V
     if config.files:
         own = saved["num_frames"]
         clip = reading.read(full, given.most_frames(full, own))
-        full = given.with_length(full, clip, own, config.fps is not None)
+        full = given.with_length(full, clip, own, config.fps is not None, generator)
         visuals = given.visuals_of(full, clip)
         full = replace(full, num_frames=full.num_frames or own)
     return full, visuals

@@ -159,6 +159,8 @@ def test_ctrl_c_while_decoding_keeps_the_latents_for_resume(run, monkeypatch):
         code, _, err = run(PROMPT, "-o", "a.mp4")
     assert code == 130 and "The latents are kept" in err
     assert load_file("a.latents.safetensors")["latents"].shape == (1, 8, 3, 4, 6)
+    assert "--resume a.latents" in run("--recipe", "a.latents.safetensors", use_model=False)[2]
+    assert "--recipe b.mp4" in run("--resume", "b.mp4", use_model=False)[2]
     assert run("--resume", "a.latents.safetensors", "-o", "b.mp4", use_model=False)[0] == 0
     np.testing.assert_array_equal(read_video("whole.mp4")[0], read_video("b.mp4")[0])
 

@@ -1,9 +1,10 @@
 """Each family draws the videos of its own pipeline in diffusers, and goes on from any step."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -137,12 +138,34 @@ def of_diffusers(made: Made) -> np.ndarray:
     return frames
 
 
+@contextmanager
+def decoded_by(vae: Any) -> Iterator[list[torch.Tensor]]:
+    """The latents that a VAE decodes in a block."""
+    plain: Any = vae.decode
+    found: list[torch.Tensor] = []
+
+    def decode(latents: torch.Tensor, *args: Any, **options: Any) -> Any:
+        found.append(latents.clone())
+        return plain(latents, *args, **options)
+
+    vae.decode = decode
+    try:
+        yield found
+    finally:
+        del vae.decode
+
+
 def test_frames_are_those_of_diffusers_and_kept_steps_are_not_made_again(made):
     generator, asked = made.generator, made.asked
-    latents, steps = draw(made)
-    frames = generator.decode(latents, asked.num_frames)
+    vae = generator.pipeline.vae
+    with decoded_by(vae) as given:
+        latents, steps = draw(made)
+        frames = generator.decode(latents, asked.num_frames)
     assert frames.shape == (1, asked.num_frames, asked.height, asked.width, 3)
-    assert np.abs(frames - of_diffusers(made)).max() <= 1  # of 256: a rounding
+    with decoded_by(vae) as own:
+        assert np.abs(frames - of_diffusers(made)).max() <= 1  # of 256: a rounding
+    torch.testing.assert_close(given, own, atol=1e-5, rtol=1e-5)
+    assert len(own) == 1
     assert [step.number for step in steps] == list(range(1, len(steps) + 1)) and len(steps) > 1
     takes = [name for name in VISUAL if name in generator.takes]
     cells = {
@@ -265,6 +288,11 @@ def test_a_state_that_is_not_the_schedulers_is_refused(wan):
         ("ltx_i2v", {}, "makes nothing of a prompt alone: give image, such as --image FILE"),
         ("wan_v2v", {"strength": 0.7}, "prompt alone: give video, such as --video FILE"),
         ("wan_v2v", {"video": CLIP}, "edits a clip: say how far with strength=, such as 0.8"),
+        (
+            "wan_v2v",
+            {"video": CLIP, "strength": 0.3, "num_inference_steps": 3},
+            "and no whole one is left. Give num_inference_steps=4 or more",
+        ),
         ("cosmos", {}, "needs torchvision, which is not installed: pip install torchvision"),
     ],
 )

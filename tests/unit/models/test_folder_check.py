@@ -101,6 +101,20 @@ def test_the_embedded_model_is_whole():
     check_folder("model=t2v-tiny", embedded_model())
 
 
+def test_what_is_no_pipeline_folder_is_told_what_to_name(tmp_path):
+    (tmp_path / "vae").mkdir()
+    for name in ("model_index.json", "x.safetensors"):
+        (tmp_path / name).write_text("{}")
+    for name, words in {
+        "model_index.json": "is a file, and a model is a pipeline folder",
+        "x.safetensors": "with base=FOLDER",
+        "vae": "is one part of a pipeline. Name the folder of all, ",
+        "../none": "there is no such folder",
+    }.items():
+        with pytest.raises(UserError, match=words):
+            model_folder(str(tmp_path / name))
+
+
 def test_an_index_that_cannot_be_looked_at_is_named(tmp_path):
     (tmp_path / "model_index.json").symlink_to("model_index.json")
     with pytest.raises(UserError, match=r"symbolic links.*Make it readable, or name an"):

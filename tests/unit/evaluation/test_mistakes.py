@@ -59,9 +59,9 @@ def test_a_model_whose_latents_cannot_be_compared_is_named(tmp_path):
     [
         ("oracle", "holds no oracle"),
         ("scorer", "scorer=.* holds no scorer"),
-        ("perceptual", "perceptual=.*cannot be loaded"),
-        ("features", "features=.*cannot be loaded"),
-        ("clip", "clip=.*cannot be loaded"),
+        ("perceptual", "perceptual=.*holds no weights"),
+        ("features", "features=.*holds no weights"),
+        ("clip", "clip=.*holds no weights"),
         ("captioner", "captioner=.*cannot be loaded"),
     ],
 )

@@ -236,7 +236,7 @@ def test_a_new_run_begins_with_a_plain_folder_of_weights(config, tmp_path, place
 def test_a_damaged_start_is_named(config, tmp_path):
     Line().save_pretrained(tmp_path / "line")
     (tmp_path / "line" / "diffusion_pytorch_model.safetensors").write_bytes(b"x")
-    with pytest.raises(UserError, match=r"start_from=.*line: cannot be loaded"):
+    with pytest.raises(UserError, match=r"start_from=.*line: .*is damaged or not whole"):
         run(LineTask(), replace(config, start_from=str(tmp_path)))
 
 

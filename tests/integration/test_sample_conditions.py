@@ -59,7 +59,7 @@ def run(model, files, tmp_path, monkeypatch, capsys):
 
 @pytest.fixture
 def read_here(monkeypatch):
-    """Files are read by this process, which takes a tenth of the time; others read them as usual."""
+    """Files are read by this process, in a tenth of the time of one of their own."""
 
     def work(function, items, **_):
         return [(number, function(item)) for number, item in enumerate(items)]

@@ -56,23 +56,34 @@ def mkl_is_slow() -> bool:
 
 
 def conv3d(x: Tensor, layer: nn.Conv3d) -> Tensor:
-    """The convolution of `layer`; one fp32 video on a CPU goes through oneDNN.
+    """The convolution of `layer`, see `convolution`."""
+    assert isinstance(layer.padding, tuple) and layer.padding_mode == "zeros"
+    return convolution(
+        x, layer.weight, layer.bias, layer.stride, layer.padding, layer.dilation, layer.groups
+    )
+
+
+def convolution(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: tuple[int, ...] = (1, 1, 1),
+    padding: tuple[int, ...] = (0, 0, 0),
+    dilation: tuple[int, ...] = (1, 1, 1),
+    groups: int = 1,
+) -> Tensor:
+    """`F.conv3d`; one fp32 video on a CPU goes through oneDNN.
 
     For a short one torch picks its `Slow3d`, which is 15 times slower.
     """
-    weight, bias = layer.weight, layer.bias
-    stride, padding = layer.stride, layer.padding
-    assert isinstance(padding, tuple) and layer.padding_mode == "zeros"
     faster = (
-        x.device.type == "cpu"
+        not torch.compiler.is_compiling()  # first: compilers cannot see through the next lines
+        and x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and len(x) == 1
         and torch.backends.mkldnn.is_available()
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
     )
     if faster:
-        return torch.mkldnn_convolution(
-            x, weight, bias, padding, stride, layer.dilation, layer.groups
-        )
-    return F.conv3d(x, weight, bias, stride, padding, layer.dilation, layer.groups)
+        return torch.mkldnn_convolution(x, weight, bias, padding, stride, dilation, groups)
+    return F.conv3d(x, weight, bias, stride, padding, dilation, groups)

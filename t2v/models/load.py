@@ -266,6 +266,10 @@ def network_classes(what: str, folder: Path) -> dict[str, Any]:
 def _class_of(entry: Any) -> Any:
     """The network class that an entry of `model_index.json` names; None for anything else."""
     match by_package(entry):
+        case ["diffusers", "AutoencoderKLWan"]:
+            from t2v.models.wan_vae import AutoencoderKLWan  # most models have another
+
+            return AutoencoderKLWan
         case [str(library), str(name)] if library.partition(".")[0] in LIBRARIES:
             kind = getattr(import_module(library), name, None)
             return kind if inspect.isclass(kind) and issubclass(kind, NETWORKS) else None

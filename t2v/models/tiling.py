@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import product
 from typing import NamedTuple
 
 import torch
@@ -74,5 +75,65 @@ def run_tiled(
             )
             place = merged[..., row.begin * enlarge : row.end * enlarge, :]
             place[..., column.begin * enlarge : column.end * enlarge] += out * share.to(out)
+    assert merged is not None
+    return merged
+
+
+class Tile(NamedTuple):
+    """What a tile shows at each step of a network, and of its result, along both axes."""
+
+    rows: list[Span]
+    columns: list[Span]
+
+
+def cut(x: Tensor, tile: Tile | None, step: int) -> Tensor:
+    """What is left of `x` for a step once the step before it has used its margin up."""
+    for axis, steps in ((-2, tile.rows), (-1, tile.columns)) if tile is not None else ():
+        old, new = steps[max(step - 1, 0)], steps[step]
+        cell = x.shape[axis] // (old.end - old.begin)
+        x = x.narrow(axis, (new.begin - old.begin) * cell, (new.end - new.begin) * cell)
+    return x
+
+
+def run_narrowing(
+    run: Callable[[Tensor, Tile], Tensor],
+    x: Tensor,
+    size: tuple[int, int],
+    side: tuple[int, int],
+    margins: Sequence[int],
+) -> Tensor:
+    """`run(x)`, computed in spatial tiles whose margins narrow from step to step.
+
+    Args:
+        run: from `b c t h w` to `b c' t' h' w'`; it calls `cut` before each step and at the end.
+        x: `b c t h w`, of some pixels for each cell.
+        size: rows and columns of cells.
+        side: own rows and columns of a tile.
+        margins: cells on each inner side before each step, and at the end 0.
+    """
+    merged = None
+    axes = [
+        list(zip(*(spans(cells, own, margin) for margin in margins), strict=True))
+        for cells, own in zip(size, side, strict=True)
+    ]
+    for rows, columns in product(*axes):
+        tile = Tile(list(rows), list(columns))
+        inner, outer = (tile.rows[0], tile.columns[0]), (tile.rows[-1], tile.columns[-1])
+        part = x
+        for axis, span in zip((-2, -1), inner, strict=True):
+            cell = x.shape[axis] // size[axis]
+            part = part.narrow(axis, span.begin * cell, (span.end - span.begin) * cell)
+        out = run(part, tile)
+        if merged is None:
+            cells = [
+                out.shape[axis] // (span.end - span.begin)
+                for axis, span in zip((-2, -1), outer, strict=True)
+            ]
+            shape = [count * cell for count, cell in zip(size, cells, strict=True)]
+            merged = out.new_empty(*out.shape[:-2], *shape)
+        place = merged
+        for axis, span, cell in zip((-2, -1), outer, cells, strict=True):
+            place = place.narrow(axis, span.begin * cell, (span.end - span.begin) * cell)
+        place.copy_(out)
     assert merged is not None
     return merged

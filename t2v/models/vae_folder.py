@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import cast
 
-from diffusers import AutoencoderKLWan
-
 from t2v.errors import UserError
 from t2v.io.checkpoint import newest_checkpoint
 from t2v.io.text_files import read_json
 from t2v.models.load import load_network, loading
 from t2v.models.vae import AutoencoderKLT2V
+from t2v.models.wan_vae import AutoencoderKLWan
 
 VAES = {each.__name__: each for each in (AutoencoderKLT2V, AutoencoderKLWan)}
 

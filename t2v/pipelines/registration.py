@@ -21,7 +21,8 @@ class SavedPipeline(DiffusionPipeline):
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Any:
         """Load a pipeline as every diffusers one does; "t2v-tiny" is the embedded model.
 
-        A checkpoint that refers to its base model is loaded with it, in float32 unless told.
+        A checkpoint that refers to its base model is loaded with it, in float32 unless told. A VAE
+        of Wan's is computed by the class of ours.
 
         Raises:
             UserError: the base model moved or changed, see `base_folder`.
@@ -32,7 +33,12 @@ class SavedPipeline(DiffusionPipeline):
         if read_base(folder) is not None:
             dtype = kwargs.get("dtype") or kwargs.get("torch_dtype") or torch.float32
             kwargs = load_parts(f"model={folder}", folder, dtype, kwargs) | kwargs
-        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        pipeline = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        if "vae" not in kwargs and type(pipeline.vae).__name__ == "AutoencoderKLWan":
+            from t2v.models.wan_vae import AutoencoderKLWan  # most pipelines have another
+
+            AutoencoderKLWan.of(pipeline.vae)
+        return pipeline
 
     @classmethod
     def load_config(

@@ -19,6 +19,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import T5TokenizerFast, UMT5Config, UMT5EncoderModel
 
 from t2v.errors import UserError
+from t2v.models import wan_vae
 from t2v.models.convert import convert_wan_pipeline
 from t2v.models.transformer import T2VTransformer3DModel
 
@@ -81,7 +82,8 @@ def test_the_converted_folder_loads_as_a_pipeline(wan_folder, tmp_path):
     convert_wan_pipeline(wan_folder, tmp_path / "ours")
     pipeline = T2VPipeline.from_pretrained(tmp_path / "ours")
     assert type(pipeline.transformer) is T2VTransformer3DModel
-    assert type(pipeline.vae) is AutoencoderKLWan
+    assert type(pipeline.vae) is wan_vae.AutoencoderKLWan
+    assert list(pipeline.config.vae) == ["diffusers", "AutoencoderKLWan"]
     assert pipeline.scheduler.config.flow_shift == 3.0
 
 

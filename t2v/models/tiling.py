@@ -80,14 +80,14 @@ def run_tiled(
 
 
 class Tile(NamedTuple):
-    """What a tile shows at each step of a network, and of its result, along both axes."""
+    """The spans that a tile shows at each step of a network, and of its result."""
 
     rows: list[Span]
     columns: list[Span]
 
 
 def cut(x: Tensor, tile: Tile | None, step: int) -> Tensor:
-    """What is left of `x` for a step once the step before it has used its margin up."""
+    """The part of `x` that a step is given, for the step before it has used its margin up."""
     for axis, steps in ((-2, tile.rows), (-1, tile.columns)) if tile is not None else ():
         old, new = steps[max(step - 1, 0)], steps[step]
         cell = x.shape[axis] // (old.end - old.begin)

@@ -236,7 +236,7 @@ def _through(steps: Sequence[nn.Module], x: Tensor, cache: FeatureCache | None) 
 
 
 def margins(steps: Sequence[nn.Module], scale: int) -> list[int]:
-    """How many latents beyond a tile each step has to see, and 0 for what comes out of the last.
+    """The latents beyond a tile that each step has to see; 0 for what comes out of the last.
 
     Args:
         scale: pixels a latent, after the last step.

@@ -83,8 +83,8 @@ class AutoencoderKLWan(diffusers.AutoencoderKLWan):
     __module__ = diffusers.AutoencoderKLWan.__module__  # folders name the class that all can load
     _skip_keys = ("cache",)
 
-    @wraps(diffusers.AutoencoderKLWan.__init__)
-    def __init__(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[misc]
+    @wraps(diffusers.AutoencoderKLWan.__init__)  # type: ignore[misc]
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._swap()
 

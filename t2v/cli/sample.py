@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from t2v.cli.commands import collect_garbage, imported
 from t2v.config.load import load_config
 from t2v.config.sampling import OUTPUTS, SampleConfig
 from t2v.errors import UserError, shortened
+from t2v.io.files import require_model
 
 SMALL = 0.25  # of the free memory: weights below it are loaded without a plan
 
@@ -63,6 +66,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--story", type=Path, metavar="FILE", help="one film of the scenes of a YAML file"
     )
     parser.add_argument(
+        "--interactive",
+        action="store_true",
+        help="a prompt a line on standard input, with the model ready; an empty line ends",
+    )
+    parser.add_argument(
         "--resume", type=Path, metavar="FILE", help="go on from the latents an interrupted run kept"
     )
     parser.add_argument(
@@ -101,11 +109,31 @@ def sample(args: argparse.Namespace, overrides: list[str]) -> None:
     asks_grid = "grid=true" in overrides if stored else config.grid
     if asks_grid and (args.story or stored):
         raise UserError("--grid goes with prompts alone, without --story, --resume and --recipe.")
+    if stored and not stored.exists():
+        raise UserError(f"{stored}: cannot be read (No such file or directory).")
+    if args.interactive:
+        if prompts or args.story or stored or asks_grid:
+            raise UserError(
+                "--interactive takes its prompts from standard input, a line each, after it has "
+                "read the model: give no prompts, and none of --prompt-file, --story, --resume, "
+                "--recipe and --grid."
+            )
+        from t2v.cli.interactive import check_interactive  # few type their prompts
+
+        check_interactive(config)
     if not stored:
+        if not args.story and not args.interactive:
+            _check_prompts(prompts)
+        _check_places(config)
         config = _fitted(config)
-    from t2v.sampling import run  # torch, and seconds: what is wrong with the words is known now
+    from t2v.sampling import run  # torch, and seconds: what can be known before is told before
 
     collect_garbage()
+    if args.interactive:
+        from t2v.cli.interactive import interact
+
+        interact(config, partial(_sample_config, args.config), overrides)
+        return
     if asks_grid:
         from t2v.evaluation.grid import grid  # other videos need no page
 
@@ -139,6 +167,22 @@ def _check_stored(args: argparse.Namespace) -> None:
             f"--resume {args.resume}: goes on from X.latents.safetensors, which an interrupted run "
             f"leaves. To make a video that is finished again: --recipe {args.resume}."
         )
+
+
+def _check_prompts(prompts: Sequence[str]) -> None:
+    if not prompts:
+        raise UserError('There is no prompt. Give one: t2v sample "a red ball bounces on grass".')
+    if any(not prompt.strip() for prompt in prompts):
+        raise UserError("A prompt is empty. Say what the video should show.")
+
+
+def _check_places(config: SampleConfig) -> None:
+    """Raise `UserError` where settings name a model or a file that is not there."""
+    require_model(config.folder)
+    if config.files:
+        from t2v.sampling.reading import require_files  # most videos are of a prompt alone
+
+        require_files(config)
 
 
 def _fitted(config: SampleConfig) -> SampleConfig:

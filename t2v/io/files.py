@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 REFERENCE = "base.json"  # names a model that may be moved, so no list of hashes has it
 MODULAR = "modular_model_index.json"  # the index of a pipeline whose parts lie anywhere
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+EMBEDDED = "t2v-tiny"  # the model that comes with t2v
 # what a training leaves of its own beside a reference to its base model
 LORA, ADAPTER, WORDS = "pytorch_lora_weights.safetensors", "adapter", "words.safetensors"
 ADAPTER_FILES = "adapter_config.json", "adapter_model.safetensors"  # as peft names them
@@ -48,6 +49,12 @@ _open_locks: set[int] = set()  # their descriptors, which a forked child must no
 
 class InUse(UserError):
     """Another run is at work in an output."""
+
+
+def require_model(model: str) -> None:
+    """Raise `UserError` for a model that is neither the embedded one, nor here, nor a Hub id."""
+    if model != EMBEDDED and not Path(model).exists() and not HUB_ID.fullmatch(model):
+        raise UserError(f"model={model}: there is no such folder. The embedded one is {EMBEDDED}.")
 
 
 @contextmanager

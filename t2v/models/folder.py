@@ -22,12 +22,20 @@ from huggingface_hub.errors import (
 )
 
 from t2v.errors import UserError, shortened
-from t2v.io.files import HUB_ID, LEARNED, MODULAR, REFERENCE, file_sha256, sha256, write_text
+from t2v.io.files import (
+    EMBEDDED,
+    LEARNED,
+    MODULAR,
+    REFERENCE,
+    file_sha256,
+    require_model,
+    sha256,
+    write_text,
+)
 from t2v.io.text_files import check_file, read_json, reason_of
 
 logger = logging.getLogger(__name__)
 
-EMBEDDED = "t2v-tiny"
 AGAIN = "Download the folder again, or save it again."
 NUMBERS = {  # that a pipeline is saved with
     *("fps", "height", "width", "num_frames"),
@@ -72,8 +80,7 @@ def model_folder(model: str) -> Path:
         return standard_folder(folder)
     if folder.exists():
         raise UserError(f"model={model}: {_no_pipeline(folder)}")
-    if not HUB_ID.fullmatch(model):
-        raise UserError(f"model={model}: there is no such folder. The embedded one is {EMBEDDED}.")
+    require_model(model)
     try:
         return Path(DiffusionPipeline.download(model))
     except (OSError, ValueError, HTTPError) as error:

@@ -45,16 +45,23 @@ FAULTS = {
 }
 
 
+def require_files(config: SampleConfig) -> None:
+    """Raise `UserError` where a file that settings name is missing, empty or no regular one."""
+    for name, path in _paths(config).items():
+        with _named(name, path):
+            require_file(path)
+
+
 def hashes(config: SampleConfig) -> dict[str, str]:
     """The SHA-256 of each file that settings name.
 
     Raises:
         UserError: a file is missing or no regular one.
     """
+    require_files(config)
     found = {}
     for name, path in _paths(config).items():
         with _named(name, path):
-            require_file(path)
             try:
                 found[name] = file_sha256(path)
             except OSError as error:

@@ -74,10 +74,6 @@ def sample(
     Raises:
         UserError: something given cannot work; nothing was made.
     """
-    if not prompts:
-        raise UserError('There is no prompt. Give one: t2v sample "a red ball bounces on grass".')
-    if any(not prompt.strip() for prompt in prompts):
-        raise UserError("A prompt is empty. Say what the video should show.")
     with places(config, len(prompts) * config.num_videos_per_prompt) as paths:
         recipe_files.input_hashes(config)  # a missing file is named before weights are read
         choice, score = _scorer_of(config)
@@ -167,6 +163,13 @@ def resume(path: Path, overrides: Sequence[str]) -> Path:
         return made
 
 
+def refuse_too_large(config: SampleConfig) -> None:
+    """Raise `UserError` where the frames of a video alone are larger than the memory."""
+    folder, device = model_folder(config.folder), pick_device(config.device)
+    sizes = config.height, config.width, config.num_frames
+    check_room(folder, device, *sizes, config.duration, config.fps, config.upscale)
+
+
 def load(
     config: SampleConfig, prompts: Sequence[str], embed: Embed | None = None
 ) -> tuple[Generator, str]:
@@ -180,11 +183,10 @@ def load(
         UserError: the model, device, LoRA or attention backend is not there, or the frames alone
             are larger than the memory.
     """
+    refuse_too_large(config)
     device = pick_device(config.device)
     folder = model_folder(config.folder)
     single = None if config.base is None else Path(config.model)
-    sizes = config.height, config.width, config.num_frames
-    check_room(folder, device, *sizes, config.duration, config.fps, config.upscale)
     with loading(f"model={config.model}"):
         weights = weights_hash(folder) if single is None else single_hash(single, folder)
     dtype = pick_dtype(config.dtype, device)

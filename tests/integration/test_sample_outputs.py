@@ -1,5 +1,6 @@
 """What `t2v sample` does to the files in its place, and what a stop leaves there."""
 
+import io
 import json
 import os
 import signal
@@ -108,6 +109,31 @@ def test_files_of_others_stop_the_command_and_are_named_unless_it_is_told_to_ove
     assert run(*asked, "--overwrite")[0] == 0
     assert read_recipe(Path("X.mp4"))["settings"]["overwrite"] is False
     assert Path("X.preview.png").read_text() == "MINE"  # no preview was asked for
+
+
+def test_prompts_from_standard_input_are_those_of_a_file_and_a_bad_line_is_one_message(
+    run, monkeypatch
+):
+    lines = "a red ball\na red box num_inference_steps=1 seed=7\na box height=33\nseed=1\n"
+    lines += "a box lora=x\na box height=tall\na \xff box\n-- blue box seed=7\n\na blue ball\n"
+    typed = io.TextIOWrapper(io.BytesIO(lines.encode("latin-1")))
+    monkeypatch.setattr("sys.stdin", typed)
+    code, out, err = run("--interactive", "-o", "X.mp4")
+    assert code == 2 and [Path(line).name for line in out.split()] == [
+        *("X.mp4", "X-1.mp4", "X-2.mp4")
+    ]
+    told = [line for line in err.splitlines() if line.startswith("t2v: ")]
+    words = ["height=33: ", "no prompt", "lora=x: no setting", "whole number", "no UTF-8 text"]
+    for number, (line, part) in enumerate(zip(told, words, strict=False), 3):
+        assert line.startswith(f"t2v: line {number}: ") and part in line
+    assert told[5:] == ["t2v: 5 of 8 lines made no video; each is told above."]
+    assert read_recipe(Path("X-1.mp4"))["settings"]["seed"] == 7
+    Path("p.txt").write_text("a red ball\na red box\nblue box seed=7\n")
+    run("--prompt-file", "p.txt", "-o", "Y.mp4")
+    for one, other in (("X.mp4", "Y.mp4"), ("X-2.mp4", "Y-2.mp4")):
+        np.testing.assert_array_equal(read_video(Path(one))[0], read_video(Path(other))[0])
+    code, _, err = run("a box", "--interactive")
+    assert code == 2 and "from standard input" in err
 
 
 def test_the_same_command_again_samples_only_what_is_missing_and_another_video_is_not_replaced(run):

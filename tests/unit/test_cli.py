@@ -51,11 +51,17 @@ def test_help_of_a_command_lists_every_setting(name, capsys):
     assert all(setting in shown for setting in settings(COMMANDS[name].schema))
 
 
-@pytest.mark.parametrize("argv", [["--help"], ["train", "--help"], ["sample", "--help"]])
-def test_help_imports_no_torch(argv):
-    code = f"import sys; from t2v.cli import main; main({argv}); sys.exit('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
-    assert done.returncode == 0
+def test_help_and_what_is_wrong_with_the_words_import_no_torch():
+    lines = [["--help"], ["train", "--help"], ["sample", "--help"], ["sample"], ["sample", " "]]
+    lines += [["sample", "x", f"{name}=/nowhere/no.png"] for name in ("model", "image", "mask")]
+    lines += [["sample", each, "nowhere"] for each in ("--recipe", "--resume")]
+    lines += [["sample", "x", "--interactive"], ["sample", "x", "height=tall"]]
+    code = (
+        f"import sys; from t2v.cli import main; print(*map(main, {lines}));"
+        "sys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    assert done.stdout.splitlines()[-1].split() == ["0"] * 3 + ["2"] * 9
 
 
 @pytest.mark.parametrize(

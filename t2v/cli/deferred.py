@@ -15,6 +15,7 @@ import ast
 import inspect
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial, wraps
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
@@ -223,7 +224,8 @@ class _Found(Loader):
         return self.module
 
     def exec_module(self, module: ModuleType) -> None:
-        module.__spec__ = self.spec
+        with suppress(AttributeError):  # torch's modules of settings keep theirs, and take no other
+            module.__spec__ = self.spec
 
 
 class _Finder(MetaPathFinder):
@@ -252,6 +254,8 @@ def _after_package(name: str) -> ModuleSpec | None:
     module = sys.modules.get(name)
     if module is None:
         return None
-    # importlib takes the spec of a module that came meanwhile, and would run it a second time
-    module.__spec__ = ModuleSpec(name, _Found(module))
-    return module.__spec__
+    # importlib takes the spec of the module that it finds there now, and would run that once more
+    found = ModuleType(name)
+    found.__spec__ = ModuleSpec(name, _Found(module))
+    sys.modules[name] = found
+    return found.__spec__

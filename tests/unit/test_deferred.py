@@ -116,6 +116,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.loaders import lora_base
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.utils.torch_utils import is_compiled_module
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 block = torch.nn.ModuleDict({"to_q": torch.nn.Linear(2, 2)})
 assert not isinstance(block.to_q, lora_base.BaseTunerLayer)
@@ -124,6 +125,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 inject_adapter_in_model(LoraConfig(target_modules=["to_q"]), block)
 assert isinstance(block.to_q, lora_base.BaseTunerLayer) and isinstance(block.to_q, BaseTunerLayer)
 
+with FakeTensorMode():
+    torch.empty(2)
 compiled = torch.compile(block, backend="eager")
 assert is_compiled_module(compiled) and not is_compiled_module(block)
 assert torch._dynamo.trace_rules.is_callable_allowed(BasicTransformerBlock)

@@ -6,6 +6,8 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from t2v.config.sampling import SampleConfig
 from t2v.errors import UserError, shortened
@@ -30,7 +32,13 @@ def check_interactive(config: SampleConfig) -> None:
         )
 
 
-def interact(config: SampleConfig, parse: Parse, overrides: Sequence[str]) -> None:
+def interact(
+    config: SampleConfig,
+    parse: Parse,
+    overrides: Sequence[str],
+    ready: Any,
+    sample: Callable[..., list[Path]],
+) -> None:
     """Make the videos of each line as it comes, and print their paths, up to an empty line.
 
     A line is a prompt, and `name=value` at its end settings of its own; all that follows `--` is a
@@ -40,14 +48,12 @@ def interact(config: SampleConfig, parse: Parse, overrides: Sequence[str]) -> No
         config: of all lines, as the weights are to be held.
         parse: the settings of overrides.
         overrides: those of the command line.
+        ready: what `t2v.sampling.run.load` gave.
+        sample: `t2v.sampling.run.sample`.
 
     Raises:
-        UserError: the model cannot be loaded; or, at the end, some lines made no video.
+        UserError: at the end, where some lines made no video.
     """
-    from t2v.sampling import run  # torch, and seconds
-
-    check_interactive(config)  # of which the plan for the memory may have made another
-    ready = run.load(config, [])
     if sys.stdin.isatty():
         print("Ready: a prompt a line, an empty line ends.", file=sys.stderr)
     made = lines = failed = 0
@@ -58,8 +64,7 @@ def interact(config: SampleConfig, parse: Parse, overrides: Sequence[str]) -> No
         try:
             prompt, own = _read_line(line)
             asked = _settings_of(config, parse([*overrides, *own]), own, made)
-            run.refuse_too_large(asked)
-            paths = run.sample(asked, [prompt], lambda *_: ready)
+            paths = sample(asked, [prompt], lambda *_: ready)
         except UserError as error:
             failed += 1
             print(f"t2v: line {lines}: {shortened(error, LONGEST)}", file=sys.stderr)

@@ -130,9 +130,11 @@ def sample(args: argparse.Namespace, overrides: list[str]) -> None:
 
     collect_garbage()
     if args.interactive:
-        from t2v.cli.interactive import interact
+        from t2v.cli.interactive import check_interactive, interact
 
-        interact(config, partial(_sample_config, args.config), overrides)
+        check_interactive(config)  # as the memory allows
+        parse = partial(_sample_config, args.config)
+        interact(config, parse, overrides, run.load(config, []), run.sample)
         return
     if asks_grid:
         from t2v.evaluation.grid import grid  # other videos need no page

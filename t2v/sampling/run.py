@@ -77,6 +77,8 @@ def sample(
     with places(config, len(prompts) * config.num_videos_per_prompt) as paths:
         recipe_files.input_hashes(config)  # a missing file is named before weights are read
         choice, score = _scorer_of(config)
+        if loader is not None:
+            refuse_too_large(config)
         generator, weights = (loader or load)(config, prompts)
         recipes, visuals = _recipes(generator, weights, prompts, config, paths, choice)
         if config.via_image:

@@ -115,7 +115,8 @@ def test_prompts_from_standard_input_are_those_of_a_file_and_a_bad_line_is_one_m
     run, monkeypatch
 ):
     lines = "a red ball\na red box num_inference_steps=1 seed=7\na box height=33\nseed=1\n"
-    lines += "a box lora=x\na box height=tall\na \xff box\n-- blue box seed=7\n\na blue ball\n"
+    lines += "a box lora=x\na box height=tall\na \xff box\na box num_frames=99999999\n"
+    lines += "-- blue box seed=7\n\na blue ball\n"
     typed = io.TextIOWrapper(io.BytesIO(lines.encode("latin-1")))
     monkeypatch.setattr("sys.stdin", typed)
     code, out, err = run("--interactive", "-o", "X.mp4")
@@ -123,10 +124,17 @@ def test_prompts_from_standard_input_are_those_of_a_file_and_a_bad_line_is_one_m
         *("X.mp4", "X-1.mp4", "X-2.mp4")
     ]
     told = [line for line in err.splitlines() if line.startswith("t2v: ")]
-    words = ["height=33: ", "no prompt", "lora=x: no setting", "whole number", "no UTF-8 text"]
+    words = [
+        "height=33: ",
+        "no prompt",
+        "lora=x: no setting",
+        "whole number",
+        "no UTF-8 text",
+        "num_frames",
+    ]
     for number, (line, part) in enumerate(zip(told, words, strict=False), 3):
         assert line.startswith(f"t2v: line {number}: ") and part in line
-    assert told[5:] == ["t2v: 5 of 8 lines made no video; each is told above."]
+    assert told[6:] == ["t2v: 6 of 9 lines made no video; each is told above."]
     assert read_recipe(Path("X-1.mp4"))["settings"]["seed"] == 7
     Path("p.txt").write_text("a red ball\na red box\nblue box seed=7\n")
     run("--prompt-file", "p.txt", "-o", "Y.mp4")

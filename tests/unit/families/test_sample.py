@@ -149,6 +149,9 @@ def test_windows_of_a_story_begin_with_the_last_frame_and_a_line_says_so(sample)
     Path("story.yaml").write_text(STORY.replace("SECOND", "cut"))
     code, err = sample("--story", "story.yaml", *size, "-o", "b.mp4", model="wan_5b_i2v")
     assert code == 2 and "scene 2 begins with a cut, and a WanImageToVideoPipeline makes" in err
+    code, err = sample("--story", "story.yaml", *size, "-o", "d.mp4", model="wan_5b")
+    assert code == 0 and "begins with pictures as a WanImageToVideoPipeline" in err, err
+    Path("story.yaml").write_text(STORY.replace("SECOND", "continue"))
     code, err = sample("--story", "story.yaml", *size, "-o", "c.mp4", model="wan")
     assert (
         code == 2 and "goes on from a frame or a picture, and a WanPipeline takes no image" in err

@@ -23,7 +23,7 @@ from t2v.models.device import check_memory
 from t2v.models.folder import read_index
 from t2v.models.folder_check import check_folder, loading_folder, pipeline_class
 from t2v.models.hold import Hold, check_hold, give_back_freed_memory, hold_part, place
-from t2v.models.load import load_parts, loading, quiet_bars, refuse_damaged
+from t2v.models.load import load_parts, loading, quiet_bars, quiet_warnings, refuse_damaged
 from t2v.pipelines.generator import Ability, Generator, lacking, require
 from t2v.pipelines.t2v_generator import T2VGenerator
 
@@ -93,6 +93,7 @@ def load_generator(
         UserError: see `generator_class` and `load_parts`; a part is damaged.
     """
     quiet_bars()
+    quiet_warnings()
     what = f"model={model}"
     with loading(what):
         kind = generator_class(model, folder, command, needs)

@@ -1,6 +1,7 @@
 """Loading saved parts: any fault of a folder becomes one message that names it."""
 
 import inspect
+import logging
 import re
 import sys
 from collections.abc import Callable, Collection, Iterator
@@ -33,6 +34,12 @@ LIBRARIES = ("diffusers", "transformers", "t2v")
 NETWORKS = (ModelMixin, PreTrainedModel)
 POOLER = re.compile(r"\bpooler\.")
 SHOWN = 3  # example names in a message
+IN_VAIN = (  # how warnings of diffusers begin that are untrue, or that nobody can act on
+    "Pipelines loaded with `dtype=torch.float16` cannot run with `cpu`",  # they do
+    "Expected types for ",  # parts are of the classes that their folder names
+    "Guiders are currently an experimental feature",
+    "`timesteps` were passed without `sigmas`",  # by pipelines of its own
+)
 WEIGHT_FILE = re.compile(
     r"(?P<stem>diffusion_pytorch_model|model|pytorch_model)(\.(?P<variant>\w+))?"
     r"(?P<shard>-\d+-of-\d+)?(\.(?P<late>\w+))?\.(?P<kind>safetensors|bin)"
@@ -281,6 +288,16 @@ def quiet_bars() -> None:
     if not sys.stderr.isatty():
         diffusers.utils.logging.disable_progress_bar()
         transformers.utils.logging.disable_progress_bar()
+
+
+def quiet_warnings() -> None:
+    """Keep from the log what diffusers warns of in vain, see `IN_VAIN`."""
+    for handler in logging.getLogger("diffusers").handlers:
+        handler.addFilter(_is_of_use)
+
+
+def _is_of_use(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(IN_VAIN)
 
 
 def load_text(folder: str | Path) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:

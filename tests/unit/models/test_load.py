@@ -1,6 +1,7 @@
 """Folders that cannot be loaded are one message, and none is loaded in part."""
 
 import json
+import logging
 import random
 import shutil
 from pickle import UnpicklingError
@@ -28,6 +29,7 @@ from t2v.models.load import (
     load_parts,
     load_text,
     loading,
+    quiet_warnings,
     refuse_damaged,
     variant_of,
 )
@@ -245,3 +247,11 @@ def test_a_file_is_no_name_at_the_hub(tmp_path):
     file.write_bytes(b"x")
     with pytest.raises(UserError, match="not a folder"):
         load_video_net(str(file))
+
+
+def test_warnings_in_vain_of_diffusers_are_kept_from_the_log():
+    quiet_warnings()
+    handler, *_ = logging.getLogger("diffusers").handlers
+    for text, is_shown in (("Expected types for vae: x", False), ("A tensor is missing", True)):
+        record = logging.LogRecord("diffusers.x", logging.WARNING, "", 0, text, None, None)
+        assert bool(handler.filter(record)) == is_shown

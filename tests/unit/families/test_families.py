@@ -74,6 +74,8 @@ def made(request, text, wake):
         strength=0.7 if "strength" in generator.takes else None,
     )
     shapes = {"image": 1, "last_image": 1} if "image" in generator.takes else {"video": frames - 1}
+    if request.param == "forcing_v2v":
+        shapes = {"video": 17}
     pixels = np.random.default_rng(0)
     given = {
         name: pixels.integers(0, 256, (count, height, width, 3), dtype=np.uint8)
@@ -104,7 +106,9 @@ def shown(made: Made) -> dict[str, object]:
     if "mask" in images:
         images["mask"] *= made.length
     clips = {name: each for name, each in images.items() if name in ("video", "mask")}
-    clips = {name: (each + each[-1:])[: made.length] for name, each in clips.items()}
+    clips = {
+        name: each + each[-1:] * (made.length - 1 == len(each)) for name, each in clips.items()
+    }
     return {name: each[0] for name, each in images.items() if name not in clips} | clips
 
 
@@ -116,6 +120,7 @@ def of_diffusers(made: Made) -> np.ndarray:
         "strength": made.asked.strength,
         **shown(made),
         "frame_rate": made.asked.fps,
+        "overlap_history": 17,
         "use_resolution_binning": False,
     }
     output = made.generator.pipeline(

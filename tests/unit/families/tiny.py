@@ -23,6 +23,7 @@ from diffusers import (
     MochiTransformer3DModel,
     SkyReelsV2DiffusionForcingImageToVideoPipeline,
     SkyReelsV2DiffusionForcingPipeline,
+    SkyReelsV2DiffusionForcingVideoToVideoPipeline,
     SkyReelsV2ImageToVideoPipeline,
     SkyReelsV2Pipeline,
     SkyReelsV2Transformer3DModel,
@@ -172,6 +173,10 @@ def forcing_i2v(text: Text) -> DiffusionPipeline:
     return SkyReelsV2DiffusionForcingImageToVideoPipeline(**forcing_parts(text))
 
 
+def forcing_v2v(text: Text) -> DiffusionPipeline:
+    return SkyReelsV2DiffusionForcingVideoToVideoPipeline(**forcing_parts(text))
+
+
 def ltx_parts() -> dict[str, object]:
     transformer = LTXVideoTransformer3DModel(
         in_channels=8, out_channels=8, patch_size=1, patch_size_t=1, num_attention_heads=2,
@@ -262,6 +267,7 @@ BUILDERS: dict[str, tuple[Callable[[Text], DiffusionPipeline], tuple[int, int, i
     "skyreels_i2v": (skyreels_i2v, (16, 16, 9)),
     "forcing": (forcing, (16, 16, 9)),
     "forcing_i2v": (forcing_i2v, (16, 16, 9)),
+    "forcing_v2v": (forcing_v2v, (16, 16, 25)),  # it goes on from 17 frames
     "ltx": (ltx, (32, 32, 9)),
     "ltx_i2v": (ltx_i2v, (32, 32, 9)),
     "ltx_condition": (ltx_condition, (32, 32, 9)),

@@ -12,6 +12,7 @@ from diffusers import (
     ClassifierFreeGuidance,
     DiffusionPipeline,
     FlowMatchEulerDiscreteScheduler,
+    HunyuanSkyreelsImageToVideoPipeline,
     HunyuanVideo15Pipeline,
     HunyuanVideo15Transformer3DModel,
     HunyuanVideoPipeline,
@@ -98,6 +99,14 @@ def hunyuan(text: Text) -> DiffusionPipeline:
         transformer=transformer, vae=hunyuan_vae(),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=7.0),
     )  # fmt: skip
+
+
+def hunyuan_skyreels_i2v(text: Text) -> DiffusionPipeline:
+    """The latents of the picture stand beside the noise."""
+    parts = dict(hunyuan(text).components)
+    shape = {**parts["transformer"].config, "in_channels": 8}
+    parts["transformer"] = HunyuanVideoTransformer3DModel.from_config(shape)
+    return HunyuanSkyreelsImageToVideoPipeline(**parts)
 
 
 def qwen(told: dict[str, int]) -> dict[str, Any]:
@@ -274,6 +283,7 @@ def ltx2_i2v(text: Text) -> DiffusionPipeline:
 
 CHAT_BUILDERS = {
     "hunyuan": (hunyuan, (16, 16, 9)),
+    "hunyuan_skyreels_i2v": (hunyuan_skyreels_i2v, (16, 16, 9)),
     "hunyuan_15": (hunyuan_15, (16, 16, 9)),
     "kandinsky": (kandinsky, (16, 16, 9)),
     "kandinsky_i2v": (kandinsky_i2v, (16, 16, 17)),

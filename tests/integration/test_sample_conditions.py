@@ -311,6 +311,6 @@ def test_a_model_of_text_alone_says_what_it_takes(run, pipe, tmp_path):
     assert code == 2 and "via_image=true needs a model that takes a first picture" in err
     assert "takes text, video and strength. Leave via_image out" in err
     code, _, err = run(PROMPT, "--video", "short.mp4", *plain, named=False)
-    assert code == 2 and "takes a clip to edit only. Give strength" in err
+    assert code == 2 and "edits a clip. Say how far with strength=" in err
     words = ["--video", "short.mp4", "--strength", "0.7", "-o", "x.mp4"]
     assert run(PROMPT, *words, *plain, named=False)[0] == 0

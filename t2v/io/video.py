@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # few videos have one
 
 # where the recipe stands in a video; remuxing drops keys that are not of the format, the first
 RECIPE_KEYS = ("t2v_recipe", "comment")
+ENLARGED = "enlarged"  # in a recipe: how many times since its film was made
 MARK = "t2v"  # in a picture: who wrote it
 BT709 = 1  # its number in ITU-T H.273 for primaries, transfer and matrix
 

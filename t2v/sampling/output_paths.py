@@ -17,7 +17,7 @@ from t2v.config.sampling import INPUTS, SampleConfig
 from t2v.errors import UserError
 from t2v.io.files import InUse, locked
 from t2v.io.formats import FORMATS
-from t2v.io.video import is_ours
+from t2v.io.video import ENLARGED, is_ours
 from t2v.sampling import recipe as recipe_files
 from t2v.sampling.kept import read_latents
 from t2v.sampling.recipe import Recipe
@@ -192,6 +192,8 @@ def _recipe_in(path: Path) -> Recipe | None:
             values = read_latents(path)[1]
         else:
             values = read_recipe(path)
+        if ENLARGED in values:
+            return None  # it is more than the recipe makes
         return recipe_files.read(values, path)
     except (UserError, ValueError):
         return None
@@ -211,7 +213,7 @@ def refuse_other_videos(recipes: Sequence[Recipe], beside: Sequence[str] = BESID
                 raise UserError(
                     f"output={recipe.path}: {path.name} is of another video "
                     f"({other.prompt[:60]!r}, seed {other.settings.seed}). Choose another output, "
-                    "or give overwrite=true."
+                    "remove it, or give overwrite=true."
                 )
 
 

@@ -18,6 +18,7 @@ from t2v.families.load import (
     load_generator,
     set_attention,
 )
+from t2v.io.video import ENLARGED
 from t2v.models.device import DTYPES, pick_device, pick_dtype
 from t2v.models.folder import (
     model_folder,
@@ -105,6 +106,10 @@ def repeat(path: Path, overrides: Sequence[str]) -> Path:
     from t2v.sampling.again import refuse_changed  # new videos need none
 
     values = recipe_files.read_json(path) if path.suffix == ".json" else read_recipe(path)
+    if isinstance(values, dict) and ENLARGED in values:
+        logger.warning(
+            "%s was enlarged by `t2v upscale`: its recipe makes the film of before", path
+        )
     renamed = {each.partition("=")[0] for each in overrides}
     suffix = result_suffix(recipe_files.read(values, path).settings)
     if suffix == FOLDER and path.suffix == PICTURE:  # the first of its frames

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from t2v.footage.frames import Probe, iter_frames, probe
 from t2v.footage.still import read_picture
 from t2v.io.formats import FORMATS
 from t2v.io.progress import progress
-from t2v.io.video import check_size, save_image, video_writer
+from t2v.io.video import ENLARGED, check_size, read_recipe, save_image, video_writer
 from t2v.models.device import check_memory, pick_device, pick_dtype, ready
 from t2v.models.upscaler import VideoUpscaler, check_scale
 from t2v.models.upscaler_folder import load_upscaler
@@ -34,7 +35,8 @@ BYTES_PER_PIXEL = 3 * (4 + 4 + 1)  # of the result: enlarged, merged from its ti
 
 
 def upscale(config: UpscaleConfig) -> Path:
-    """Enlarge `config.input` into `config.output`; returns the file. Sound is not kept.
+    """Enlarge `config.input` into `config.output`; returns the file. Sound is not kept; the recipe
+    of a film of ours is.
 
     A video with a variable frame rate becomes one with a constant rate, its mean. A picture becomes
     a PNG.
@@ -92,9 +94,19 @@ def _enlarge_film(
     shown = progress(
         enlarged(_good_frames(source, film), upscaler), "upscale", "frames", film.num_frames
     )
-    with video_writer(output, height, width, film.fps) as add:
+    recipe = _carried(source, upscaler.config.scale)
+    with video_writer(output, height, width, film.fps, recipe) as add:
         for frame in shown:
             add(frame[None])
+
+
+def _carried(source: Path, scale: int) -> dict[str, Any] | None:
+    """The recipe of a film of ours, which says that it was enlarged since; None of other films."""
+    try:
+        recipe = read_recipe(source)
+    except UserError:
+        return None
+    return recipe | {ENLARGED: scale} if isinstance(recipe, dict) else None
 
 
 def _good_frames(source: Path, film: Probe) -> Iterator[np.ndarray]:

@@ -20,7 +20,7 @@ from t2v.errors import UserError
 from t2v.evaluation.metrics.upscaling import bicubic
 from t2v.footage.frames import iter_frames
 from t2v.footage.still import read_picture
-from t2v.io.video import read_video, write_video
+from t2v.io.video import read_recipe, read_video, write_video
 from t2v.models.upscaler_folder import load_upscaler
 from t2v.training.tasks.upscaler import build_upscaler, to_bytes, train_upscaler
 from t2v.training.tasks.upscaler_data import Pair
@@ -136,7 +136,7 @@ def test_windows_larger_than_the_clips_are_refused(config):
 @pytest.fixture
 def film(tmp_path):
     frames = np.random.default_rng(0).integers(0, 255, (30, 16, 24, 3), np.uint8)
-    write_video(tmp_path / "in.mp4", frames, 7.5)
+    write_video(tmp_path / "in.mp4", frames, 7.5, {"prompt": "noise", "settings": {}})
     return tmp_path / "in.mp4"
 
 
@@ -147,6 +147,7 @@ def test_a_video_of_any_length_is_enlarged_piece_by_piece(config, film, tmp_path
     assert main(["upscale", str(film), "-o", str(output), *words]) == 0
     assert capsys.readouterr().out.strip() == str(output)
     assert read_video(output)[1] == 7.5
+    assert read_recipe(output) == {"prompt": "noise", "settings": {}, "enlarged": 4}
     large = np.stack([frame for _, frame in iter_frames(output)])
     assert large.shape == (30, 64, 96, 3)
     small = torch.from_numpy(np.stack([frame for _, frame in iter_frames(film)]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,7 +19,17 @@ from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import Tensor, nn
 
 from t2v.errors import UserError
-from t2v.models.lora_contents import HADAMARD, LoRAContents, Parts, rank_of
+from t2v.models.lora_contents import (
+    DOWN,
+    HADAMARD,
+    LORA_BIAS,
+    MAGNITUDE,
+    UP,
+    LoRAContents,
+    Parts,
+    layer_of,
+    rank_of,
+)
 
 
 class ChangedLayer(nn.Module, BaseTunerLayer):
@@ -111,9 +122,12 @@ def put_in(
         UserError: some of it did not arrive; the adapter is taken off again.
     """
     options.setdefault("low_cpu_mem_usage", _LOW_CPU_MEM_USAGE_DEFAULT_LORA)
+    found = _evened(found)
     if found.lora:
         with warnings.catch_warnings():  # that there are several adapters, which is meant
             warnings.filterwarnings("ignore", "Already found a `peft_config`", UserWarning)
+            # names that end alike; what arrives is counted below
+            warnings.filterwarnings("ignore", "While injecting the PEFT adapters", RuntimeWarning)
             transformer.load_lora_adapter(
                 found.lora, adapter_name=adapter, metadata=metadata, _pipeline=pipeline, **options
             )
@@ -141,6 +155,26 @@ def put_in(
             f"{type(transformer).__name__} ({', '.join(sorted(missing)[:3])}). Take them out of "
             "the file, or load it with the tool that made it."
         )
+
+
+def _evened(found: LoRAContents) -> LoRAContents:
+    """The same where all layers of a LoRA have a bias, or a magnitude, once one has: peft gives
+    one to all, and leaves those that the file lacks without values."""
+    lora, products, changes = dict(found.lora), dict(found.products), dict(found.changes)
+    ups = [name for name in lora if name.endswith(UP[0])]
+    is_dora = any(name.endswith(MAGNITUDE) for name in lora)
+    biases = [name for name in lora if name.endswith(LORA_BIAS)]
+    for name in ups if biases and not is_dora else ():
+        lora.setdefault(name.replace(UP[0], LORA_BIAS), lora[name].new_zeros(len(lora[name])))
+    for name in biases if is_dora else ():  # peft has a bias of LoRA alone
+        layer = layer_of(name)
+        changes[layer] = {**changes.get(layer, {}), "bias": lora.pop(name)}
+    for name in ups if is_dora else ():
+        if name.replace(UP[0], MAGNITUDE) not in lora:  # a product of one, which is the same
+            parts = {"lokr_w1": lora[name].new_ones(1, 1), "lokr_w2_a": lora.pop(name)}
+            parts["lokr_w2_b"] = lora.pop(name.replace(UP[0], DOWN[0]))
+            products[layer_of(name)] = parts
+    return replace(found, lora=lora, products=products, changes=changes)
 
 
 def arrived(transformer: ModelMixin, adapter: str) -> Iterator[str]:

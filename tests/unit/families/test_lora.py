@@ -1,6 +1,7 @@
-"""LoRA in each family: as its pipeline's own loader has it, of other kinds too, and measured."""
+"""LoRA in each family: by its pipeline's own loader and of every other kind, and measured."""
 
 import shutil
+from itertools import cycle
 
 import pytest
 import torch
@@ -40,25 +41,55 @@ NAMES = [
 ]
 
 
+KINDS = ("musubi", "comfyui", "diffsynth", "bias", "dora", "loha", "lokr", "diff")
+
+
+def written(kind, layer, down, up, weight, bias):
+    """A layer's change by `up @ down` in a file of a kind; DoRA makes it longer, `bias` adds it."""
+    kohya, change = f"lora_unet_{layer.replace('.', '_')}", up @ down
+    out, features = change.shape
+    if kind == "musubi":
+        tensors = {"lora_down.weight": down, "lora_up.weight": 2 * up, "alpha": torch.tensor(0.5)}
+    elif kind == "dora":
+        lengths = 1.2 * (weight + change).norm(dim=1)[:, None]
+        tensors = {"lora_down.weight": down, "lora_up.weight": up, "dora_scale": lengths}
+    elif kind == "loha":
+        tensors = {"hada_w1_a": up, "hada_w1_b": down, "hada_w2_a": torch.ones(out, 1)}
+        tensors["hada_w2_b"] = torch.ones(1, features)
+    elif kind == "lokr":
+        tensors = {"lokr_w1": torch.ones(1, 1), "lokr_w2": change}
+    else:
+        kohya = layer if kind == "diffsynth" else f"diffusion_model.{layer}"
+        middle = ".default" if kind == "diffsynth" else ""
+        tensors = {f"lora_A{middle}.weight": down, f"lora_B{middle}.weight": up}
+        if kind == "diff":
+            tensors = {"diff": change}
+        if kind == "bias":  # as lightx2v has them
+            tensors = {"lora_down.weight": down, "lora_up.weight": up, "diff_b": bias}
+    return {f"{kohya}.{end}": tensor.contiguous().clone() for end, tensor in tensors.items()}
+
+
 @pytest.mark.parametrize("name", [*NAMES, "ltx_i2v"])
 @torch.no_grad()
-def test_a_lora_acts_as_by_the_pipelines_own_loader_and_a_lokr_as_the_lora_of_its_change(
+def test_a_lora_acts_as_by_the_pipelines_own_loader_and_so_does_a_file_of_every_kind_at_once(
     name, tokenizer, text_encoder, wake, tmp_path
 ):
     pipeline = build(name, {"tokenizer": tokenizer, "text_encoder": text_encoder}, wake)
-    layers = {
-        name: layer.weight
-        for name, layer in pipeline.transformer.named_modules()
-        if isinstance(layer, nn.Linear) and name.split(".")[-1] in QUERIES
-    }
-    assert layers
-    lora, lokr, path = {}, {}, tmp_path / "lora.safetensors"
-    for layer, weight in layers.items():
-        one, two = torch.randn(2, 2), torch.randn(weight.shape[0] // 2, weight.shape[1] // 2)
-        lora[f"transformer.{layer}.lora_A.weight"] = torch.eye(weight.shape[1])
-        lora[f"transformer.{layer}.lora_B.weight"] = torch.kron(one, two)
-        kohya = f"lora_unet_{layer.replace('.', '_')}"
-        lokr |= {f"{kohya}.lokr_w1": one, f"{kohya}.lokr_w2": two}
+    every = pipeline.transformer.named_modules()
+    every = [(name, layer) for name, layer in every if isinstance(layer, nn.Linear)]
+    lora, mixed, path = {}, {}, tmp_path / "lora.safetensors"
+    changes, kinds = {}, cycle(KINDS)
+    for layer, module in every:
+        out, features = module.weight.shape
+        down, up = torch.randn(1, features) / 8, torch.randn(out, 1) / 8
+        if layer.split(".")[-1] in QUERIES:
+            lora[f"transformer.{layer}.lora_A.weight"] = down
+            lora[f"transformer.{layer}.lora_B.weight"] = up
+        kind = next(each for each in kinds if each != "bias" or module.bias is not None)
+        bias = torch.randn(out) / 8
+        mixed |= written(kind, layer, down, up, module.weight, bias)
+        moved = (module.weight + up @ down) * (1.2 if kind == "dora" else 1)
+        changes[module] = moved, bias if kind == "bias" else 0
     save_file(lora, path)
     call = recorded_call(pipeline)
     plain = answer(pipeline, call)
@@ -72,11 +103,16 @@ def test_a_lora_acts_as_by_the_pipelines_own_loader_and_a_lokr_as_the_lora_of_it
     assert load_lora(pipeline, path, 1.0) == pytest.approx(effect, rel=1e-6) and effect > 1e-4
     assert torch.equal(answer(pipeline, call), expected)
     pipeline.transformer.unload_lora()
-    save_file(lokr, path)
-    assert load_lora(pipeline, path, 1.0) == pytest.approx(effect, rel=1e-3)
-    torch.testing.assert_close(answer(pipeline, call), expected, atol=1e-4, rtol=1e-4)
+    save_file(mixed, path)
+    load_lora(pipeline, path, 1.0)
+    found = answer(pipeline, call)
     pipeline.transformer.unload_lora()
     assert torch.equal(answer(pipeline, call), plain)
+    for module, (weight, bias) in changes.items():
+        module.weight.copy_(weight)
+        if module.bias is not None:
+            module.bias += bias
+    torch.testing.assert_close(found, answer(pipeline, call), atol=1e-4, rtol=1e-3)
     page.compare(name, type(pipeline).__name__, {"LoRA": "yes"})
     save_file({f"other.{name}": each for name, each in lora.items()}, path)
     with pytest.raises(UserError, match=f"of {len(lora)} tensors 0 match, {len(lora)} unexpected"):

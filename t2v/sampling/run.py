@@ -107,9 +107,7 @@ def repeat(path: Path, overrides: Sequence[str]) -> Path:
 
     values = recipe_files.read_json(path) if path.suffix == ".json" else read_recipe(path)
     if isinstance(values, dict) and ENLARGED in values:
-        logger.warning(
-            "%s was enlarged by `t2v upscale`: its recipe makes the film of before", path
-        )
+        logger.warning("%s was enlarged since: its recipe makes the film of before", path)
     renamed = {each.partition("=")[0] for each in overrides}
     suffix = result_suffix(recipe_files.read(values, path).settings)
     if suffix == FOLDER and path.suffix == PICTURE:  # the first of its frames

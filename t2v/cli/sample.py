@@ -197,8 +197,10 @@ def _fitted(config: SampleConfig) -> SampleConfig:
         return config
     if weight_bytes(model_folder(config.folder)) < SMALL * free:
         return config  # without the plan, which takes seconds
-    whole = replace(config, model=config.folder, base=None)  # a single file is as large
-    held: SampleConfig = imported("t2v.plan.fit:fitted")(whole, free)
+    whole = replace(config, model=config.folder, base=None)  # a single file is as large, or packed
+    file = Path(config.model)
+    packed = file.stat().st_size if file.suffix == ".gguf" and file.is_file() else None
+    held: SampleConfig = imported("t2v.plan.fit:fitted")(whole, free, packed)
     return replace(held, model=config.model, base=config.base)
 
 

@@ -36,6 +36,16 @@ def test_it_is_the_fastest_rung_that_fits_and_less_memory_never_a_faster_one(con
     assert fitted(config, 24 * GIB) == whole
 
 
+def test_weights_that_do_not_move_in_pieces_are_held_whole(config):
+    whole = plan(PlanConfig(command="sample", memory=24), replace(config, offload="none"))
+    (part,) = (each for each in whole.estimate.parts if each.name == "transformer")
+    most = whole.rungs[0].needs.most - part.weights + part.linear
+    free = int(most / SPARE) + 2**12
+    assert fitted(config, free, packed=0).offload == "none"
+    held = fitted(config, free, packed=part.weights)
+    assert held.offload in ("text", "model") and held.quantize == "none"
+
+
 def test_where_nothing_fits_the_last_rung_is_tried_and_said(config, caplog):
     found = fitted(config, 2**20)
     assert found.offload == "leaf" and found.vae_tiling

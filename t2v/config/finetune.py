@@ -42,8 +42,9 @@ class FinetuneConfig(DiffusionConfig):
     concept_from: tuple[str, ...] = ()  # text that starts each new word; empty: its own letters
     train_text_encoder: bool = False  # let the text encoder learn too, with method=full
     # number format of weights that do not learn, with an adapter, new words or a soft prompt; auto:
-    # bf16 on CUDA where precision=bf16, else fp32
-    base_dtype: Literal["auto", "fp32", "bf16"] = "auto"
+    # bf16 on CUDA where precision=bf16, else fp32. fp8, int8 and nf4 (QLoRA) round the matrices of
+    # the transformer
+    base_dtype: Literal["auto", "fp32", "bf16", "fp8", "int8", "nf4"] = "auto"
     # last blocks of the frozen transformer whose weights wait in the CPU's memory for their turn:
     # less on the device, and slower
     swap_blocks: int = 0
@@ -83,6 +84,7 @@ class FinetuneConfig(DiffusionConfig):
                 f"{self.interpolate}: it is for an adapter, concept or soft_prompt, precision=bf16 "
                 "and interpolate=1. Leave it out."
             )
+        self._check_quantized()
         if not 0 <= self.interpolate <= 1:
             raise UserError(
                 f"interpolate={self.interpolate}: it must be from 0 (base) to 1 (tuned model)."
@@ -102,9 +104,29 @@ class FinetuneConfig(DiffusionConfig):
         """Return whether weights of the transformer itself learn."""
         return self.method in ("full", "frozen_spatial")
 
+    def quantizes(self) -> bool:
+        """Return whether the matrices of the transformer are held in fewer than 16 bits."""
+        return self.base_dtype in ("fp8", "int8", "nf4")
+
     def needs_fp32(self) -> bool:
         """Return whether the base model must be held in float32."""
         return self.learns_whole() or self.precision == "fp32" or self.interpolate < 1
+
+    def _check_quantized(self) -> None:
+        if not self.quantizes():
+            return
+        if self.learns_whole() or self.interpolate < 1 or self.parallel == "fsdp":
+            raise UserError(
+                f"base_dtype={self.base_dtype} with method={self.method} interpolate="
+                f"{self.interpolate} parallel={self.parallel}: rounded weights neither learn nor "
+                "are mixed or split. It is for an adapter, concept or soft_prompt, interpolate=1 "
+                "and parallel=ddp."
+            )
+        if self.swap_blocks and self.base_dtype != "fp8":
+            raise UserError(
+                f"base_dtype={self.base_dtype} swap_blocks={self.swap_blocks}: such weights do not "
+                "move in pieces. Give base_dtype=fp8, or leave swap_blocks out."
+            )
 
     def _check_concept(self) -> None:
         if self.method == "concept" and not self.concept:

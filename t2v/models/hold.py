@@ -52,12 +52,8 @@ class Hold:
 def check_hold(hold: Hold, device: torch.device) -> None:
     """Raise `UserError` for what cannot be done here, before weights are read."""
     kinds = set(kinds_of(hold.quantize).values())
-    for kind in kinds & NEEDS.keys():
-        if find_spec(NEEDS[kind]) is None:
-            raise UserError(
-                f"quantize={hold.quantize}: needs {NEEDS[kind]}, which is not installed: pip "
-                'install "t2v[quantize]". quantize=fp8 needs no other package.'
-            )
+    for kind in sorted(kinds):
+        check_package("quantize", kind)
     if device.type == "cpu" and hold.offload in ("model", "sequential"):
         raise UserError(
             f"offload={hold.offload}: the device is the CPU, whose memory the weights would wait "
@@ -67,6 +63,15 @@ def check_hold(hold: Hold, device: torch.device) -> None:
         raise UserError(
             f"quantize={hold.quantize} offload={hold.offload}: such weights do not move in pieces. "
             "Give offload=model, or quantize=fp8."
+        )
+
+
+def check_package(setting: str, kind: str) -> None:
+    """Raise `UserError` where the package that holds weights as `kind` is not installed."""
+    if (package := NEEDS.get(kind)) and find_spec(package) is None:
+        raise UserError(
+            f"{setting}={kind}: needs {package}, which is not installed: pip install "
+            f'"t2v[quantize]". {setting}=fp8 needs no other package.'
         )
 
 
@@ -140,24 +145,28 @@ def give_back_freed_memory() -> None:
 
 
 @torch.no_grad()
-def quantize(part: nn.Module, kind: Kind) -> float:
+def quantize(part: nn.Module, kind: Kind, dtype: torch.dtype | None = None) -> float:
     """Hold the linear layers of a network in fewer bits, in place; norms and embeddings stay.
 
     fp8 is a cast to e4m3 and back at each use; int8 has a scale a row (torchao); nf4 is that of
-    QLoRA (arXiv 2305.14314), with a scale for 64 weights (bitsandbytes).
+    QLoRA (arXiv 2305.14314), with a scale for 64 weights (bitsandbytes). Layers that an adapter
+    lies beside are held so too, and gradients pass through all of them.
+
+    Args:
+        dtype: number format of the products; None: that of the weights.
 
     Returns:
         The error of a layer's product with normal numbers, relative to its norm: the median over
         at most `PROBED` layers.
     """
-    layers = [name for name, layer in part.named_modules() if _is_plain(layer, name)]
+    layers = [name for name, layer in part.named_modules() if is_plain(layer, name)]
     probed = layers[:: max(1, len(layers) // PROBED)][:PROBED]
     generator, before = torch.Generator().manual_seed(0), {}
     for name in probed:
         layer = part.get_submodule(name)
         x = torch.randn(4, layer.in_features, generator=generator).to(layer.weight)
         before[name] = x, layer(x)
-    _in_fewer_bits(part, kind)
+    _in_fewer_bits(part, kind, dtype or next(part.parameters()).dtype)
     errors = [
         ((part.get_submodule(name)(x) - product).norm() / product.norm()).item()
         for name, (x, product) in before.items()
@@ -165,8 +174,7 @@ def quantize(part: nn.Module, kind: Kind) -> float:
     return statistics.median(errors) if errors else 0.0
 
 
-def _in_fewer_bits(part: nn.Module, kind: Kind) -> None:
-    dtype = next(part.parameters()).dtype
+def _in_fewer_bits(part: nn.Module, kind: Kind, dtype: torch.dtype) -> None:
     if kind == "fp8":
         if isinstance(part, ModelMixin):
             part.enable_layerwise_casting(torch.float8_e4m3fn, compute_dtype=dtype)
@@ -180,7 +188,7 @@ def _in_fewer_bits(part: nn.Module, kind: Kind) -> None:
             quantize_,
         )
 
-        quantize_(part, Int8WeightOnlyConfig(), filter_fn=_is_plain)
+        quantize_(part, Int8WeightOnlyConfig(), filter_fn=is_plain)
     else:
         assert kind == "nf4"
         from bitsandbytes.nn import (  # type: ignore[import-not-found]
@@ -189,7 +197,7 @@ def _in_fewer_bits(part: nn.Module, kind: Kind) -> None:
         )
 
         for name, layer in list(part.named_modules()):
-            if not _is_plain(layer, name):
+            if not is_plain(layer, name):
                 continue
             has_bias = layer.bias is not None
             small = Linear4bit(
@@ -201,7 +209,8 @@ def _in_fewer_bits(part: nn.Module, kind: Kind) -> None:
         part.to(next(part.parameters()).device)  # which makes the 4 bits
 
 
-def _is_plain(layer: nn.Module, name: str) -> bool:
+def is_plain(layer: nn.Module, name: str) -> bool:
+    """Return whether a layer is a linear one that is held in fewer bits."""
     return isinstance(layer, nn.Linear) and not any(re.search(each, name) for each in KEPT)
 
 

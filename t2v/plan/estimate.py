@@ -138,7 +138,7 @@ def _later(phase: PhaseTrace, work: Workload) -> PhaseTrace:
 
 def _counts(work: Workload) -> dict[str, int]:
     return {
-        name: sum(p.numel() for p in part.parameters())
+        name: sum(getattr(p, "numbers", p.numel()) for p in part.parameters())
         for name, part in work.parts.items()
         if any(True for _ in part.parameters())
     }

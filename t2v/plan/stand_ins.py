@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +11,8 @@ from typing import Any
 import torch
 from diffusers.configuration_utils import FrozenDict
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 from transformers.modeling_outputs import BaseModelOutput
 
 from t2v.config.finetune import FinetuneConfig
@@ -17,9 +20,11 @@ from t2v.config.training import TrainDiTConfig
 from t2v.data.text_cache import Texts
 from t2v.errors import UserError
 from t2v.models.folder import model_folder
+from t2v.models.hold import is_plain
 from t2v.models.learned import denoisers
 from t2v.models.transformer import T2VTransformer3DModel
 from t2v.models.vae_folder import find_vae
+from t2v.plan.ladder import QUANTIZATIONS
 from t2v.plan.shapes import (
     has_part,
     saved,
@@ -159,11 +164,46 @@ def hold_base(network: Any, dtype: torch.dtype, every: bool = False) -> None:
     for place, module in network.named_modules():
         if every or (isinstance(module, nn.Linear | nn.Conv3d) and not kept & {*place.split(".")}):
             for name, weight in list(module.named_parameters(recurse=False)):
-                if not weight.requires_grad or every:
+                if (weight.is_floating_point() and not weight.requires_grad) or every:
                     if id(weight) not in held:
                         zeros = torch.zeros_like(weight, dtype=dtype)
                         held[id(weight)] = weight, nn.Parameter(zeros, requires_grad=False)
                     setattr(module, name, held[id(weight)][1])
+
+
+class Rounded(nn.Linear):
+    """Stands for a linear layer in fewer bits: its bytes, and a whole matrix while it computes.
+
+    Args:
+        size: bytes of a weight.
+        dtype: of the whole matrix.
+        keeps: the backward pass has kept the whole matrix; else it is made anew.
+    """
+
+    def __init__(self, layer: nn.Linear, size: float, dtype: torch.dtype, keeps: bool) -> None:
+        super().__init__(layer.in_features, layer.out_features, bias=False, device="meta")
+        count = math.ceil(size * layer.weight.numel())
+        held = torch.zeros(count, dtype=torch.uint8, device=layer.weight.device)
+        self.weight, self.bias = nn.Parameter(held, requires_grad=False), layer.bias
+        self.weight.numbers = layer.weight.numel()
+        self.dtype, self.keeps = dtype, keeps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The product with a matrix of zeros."""
+        return self._product(x) if self.keeps else checkpoint(self._product, x, use_reentrant=False)
+
+    def _product(self, x: Tensor) -> Tensor:
+        shape = self.out_features, self.in_features
+        whole = torch.zeros(shape, dtype=self.dtype, device=self.weight.device)
+        return F.linear(x, whole, self.bias)
+
+
+def quantize_base(network: Any, kind: str, dtype: torch.dtype) -> None:
+    """Hold the linear layers that training quantizes as `kind`, without content."""
+    (size,) = [each.bytes for each in QUANTIZATIONS if each.name == kind]
+    for name, layer in list(network.named_modules()):
+        if is_plain(layer, name):
+            network.set_submodule(name, Rounded(layer, size, dtype, keeps=kind != "nf4"))
 
 
 def _lay_out(model: nn.Module, device: torch.device) -> None:

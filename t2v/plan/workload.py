@@ -29,6 +29,7 @@ from t2v.plan.stand_ins import (
     dit_parts,
     finetune_parts,
     hold_base,
+    quantize_base,
 )
 from t2v.plan.validation import embed_phase, sheet_phases, validate_phase
 from t2v.plan.work import Phase, Workload
@@ -39,8 +40,9 @@ from t2v.training.engine.task import Task
 from t2v.training.tasks.beside import FramesBeside
 from t2v.training.tasks.dit import DiTTask
 from t2v.training.tasks.dit_parts import DiTData, DiTParts
-from t2v.training.tasks.finetune import SHEET_BASE_PROMPTS, SHEET_CAPTIONS, FinetuneTask, held_in
+from t2v.training.tasks.finetune import SHEET_BASE_PROMPTS, SHEET_CAPTIONS, FinetuneTask
 from t2v.training.tasks.vae import VAEParts, VAETask, fresh_parts
+from t2v.training.tuning.adapters import held_in
 
 ENCODE, UPDATE = "encode a clip", "update"
 BACKWARD, MORE = "forward and backward", "with gradients held"
@@ -69,6 +71,9 @@ def _train_dit(config: TrainDiTConfig, size: Size, _: int | None) -> Workload:
 def _finetune(config: FinetuneConfig, size: Size, layers: int | None) -> Workload:
     absent: list[str] = []
     parts, dtype = finetune_parts(config, size, absent, layers), held_in(config)
+    if config.quantizes():
+        for transformer in denoisers(parts).values():
+            quantize_base(transformer, config.base_dtype, dtype)
     if dtype != torch.float32:
         for transformer in denoisers(parts).values():
             hold_base(transformer, dtype)

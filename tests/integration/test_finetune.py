@@ -74,7 +74,7 @@ def adapter(tmp_path):
 
 @pytest.mark.parametrize("method", ["lora", "full", "peft"])
 def test_two_and_two_steps_equal_four_to_the_bit(config, tmp_path, method, adapter):
-    extra = {"peft": adapter, "soft_prompt": "a red ball", "text_lr": 0.05}
+    extra = {"peft": adapter, "soft_prompt": "a red ball", "text_lr": 0.05, "base_dtype": "fp8"}
     config = replace(config, method=method, **(extra if method == "peft" else {}))
     whole = finetune(config)
     other = replace(config, output=str(tmp_path / "other"))
@@ -253,10 +253,12 @@ def test_a_soft_prompt_begins_as_its_text_learns_alone_and_travels_with_the_pipe
         ({"concept": ("red",)}, "take a new word"),
         ({"concept": ("<>",)}, "no known letters"),
         ({"base_prompts": "nowhere.txt"}, "there is no such file"),
+        ({"base_dtype": "nf4"}, "base_dtype=nf4: needs bitsandbytes, which is not installed"),
         ({"held_out": 12}, "held_out=12"),
     ],
 )
-def test_what_cannot_work_is_named_before_training(config, change, words):
+def test_what_cannot_work_is_named_before_training(config, change, words, monkeypatch):
+    monkeypatch.setattr("t2v.models.hold.find_spec", lambda package: None)
     with pytest.raises(UserError, match=words):
         build_finetune(replace(config, **change))
 
@@ -272,6 +274,8 @@ def test_what_cannot_work_is_named_before_training(config, change, words):
         ({"train_text_encoder": True}, "goes with method=full"),
         ({"method": "full", "swap_blocks": 1}, "only frozen weights wait"),
         ({"base_dtype": "bf16"}, "base_dtype=bf16 with method=lora precision=fp32"),
+        ({"base_dtype": "nf4", "method": "full"}, "base_dtype=nf4 with method=full interpolate=1"),
+        ({"base_dtype": "int8", "swap_blocks": 1}, "do not move in pieces. Give base_dtype=fp8"),
         ({"interpolate": 2.0}, "interpolate=2.0"),
         ({"base_prompts": None}, "base_ratio=0.3"),
         ({"concept": ("a", "b"), "concept_from": ("c",)}, "one text for each"),

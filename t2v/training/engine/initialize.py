@@ -60,9 +60,10 @@ def resume_from(checkpoint: Path, task: Task) -> None:
         for name, parameter in module.named_parameters()
     }
     for name, parameter in task.model.named_parameters():
+        is_plain = type(parameter) is nn.Parameter  # what is quantized cannot be written to
         if name in saved:
             parameter.copy_(saved[name])
-        elif ".base_layer." not in name and not (checkpoint / REFERENCE).is_file():
+        elif is_plain and ".base_layer." not in name and not (checkpoint / REFERENCE).is_file():
             parameter.copy_(_read(*places[id(parameter)]))
 
 

@@ -179,9 +179,9 @@ def _state_tensors(task: Task, state: TrainState) -> dict[str, dict[str, Tensor]
 def _refuse_changes(now: dict[str, Any], then: dict[str, Any], checkpoint: Path) -> None:
     now, then = _flat(now), _flat(then)
     changed = [
-        f"{name}: {then.get(name)} -> {now[name]}"
-        for name in now
-        if now[name] != then.get(name) and name not in FREE_TO_CHANGE
+        f"{name}: {then.get(name)} -> {now.get(name)}"
+        for name in {**now, **then}
+        if now.get(name) != then.get(name) and name not in FREE_TO_CHANGE
     ]
     if changed:
         raise UserError(

@@ -21,15 +21,16 @@ from t2v.families.load import GENERATORS, load_generator
 from t2v.models.convert import CONVERTIBLE
 from t2v.models.device import pick_device
 from t2v.models.folder import model_folder, read_index, weights_hash
+from t2v.models.hold import check_package
 from t2v.pipelines.generator import Generator, sample_videos
 from t2v.pipelines.visuals import VisualInputs
 from t2v.training.engine.run import train
 from t2v.training.tasks.cogvideox import cogvideox_parts
 from t2v.training.tasks.dit import DiTBatch
 from t2v.training.tasks.dit_parts import DiTParts, load_data
-from t2v.training.tasks.finetune import FinetuneTask, build_finetune, held_in
+from t2v.training.tasks.finetune import FinetuneTask, build_finetune, note_quantized
 from t2v.training.tasks.ltx import ltx_parts, shift_of
-from t2v.training.tuning.adapters import add_adapter, hold_base
+from t2v.training.tuning.adapters import add_adapter, held_in, hold_base
 from t2v.training.tuning.saving import reference
 
 # by the class of a pipeline: the parts of a training in the form of ours, at a frame rate
@@ -74,6 +75,7 @@ def build_family(config: FinetuneConfig, folder: Path, name: str) -> FinetuneTas
         UserError: something is asked that it does not do, or see `add_adapter` and `load_data`.
     """
     _check(config, name)
+    check_package("base_dtype", config.base_dtype)
     check_held_out(config.data, config.held_out)
     where = torch.device("cpu")
     generator: Any = load_generator(config.model, folder, where, torch.float32, "t2v finetune")
@@ -82,9 +84,8 @@ def build_family(config: FinetuneConfig, folder: Path, name: str) -> FinetuneTas
         if isinstance(part, torch.nn.Module):
             part.requires_grad_(False)
     add_adapter(pipeline.transformer, config)
-    if (dtype := held_in(config)) != torch.float32:
-        hold_base(pipeline.transformer, dtype)
-        pipeline.text_encoder.to(dtype)
+    hold_base(pipeline.transformer, config)
+    pipeline.text_encoder.to(held_in(config))
     parts = FAMILIES[name](pipeline, config.clips.fps or saved.fps)
     if config.shift is not None and parts.objective != "flow":
         raise UserError(
@@ -100,6 +101,7 @@ def build_family(config: FinetuneConfig, folder: Path, name: str) -> FinetuneTas
     task.generator = generator
     task.tuned_from = reference(config.model, weights, config.interpolate), folder
     task.sources["model"] = weights
+    note_quantized(task)
     return task
 
 

@@ -24,9 +24,10 @@ from t2v.errors import UserError
 from t2v.families.load import load_generator
 from t2v.io.model_card import plain
 from t2v.io.prompts import read_prompts
-from t2v.models.device import GIB, pick_device, pick_dtype
+from t2v.models.device import GIB, pick_device
 from t2v.models.diffusion import objective_of
 from t2v.models.folder import Base, model_folder, weights_hash
+from t2v.models.hold import check_package
 from t2v.models.learned import denoisers, fused
 from t2v.pipelines.generator import Ability, Generator
 from t2v.pipelines.t2v import T2VPipeline
@@ -42,6 +43,7 @@ from t2v.training.tuning.adapters import (
     add_adapter,
     check_peft,
     choose_trainable,
+    held_in,
     hold_base,
     interpolated,
 )
@@ -81,6 +83,7 @@ def build_finetune(config: FinetuneConfig) -> FinetuneTask:
         UserError: the model is another package's, the method does not fit it, a new word is in no
             caption, or see `load_data`.
     """
+    check_package("base_dtype", config.base_dtype)
     folder = model_folder(config.model)
     generator = load_base(config.model, folder)
     has_second = generator.pipeline.transformer_2 is not None
@@ -101,11 +104,10 @@ def build_finetune(config: FinetuneConfig) -> FinetuneTask:
         add_adapter(transformer, config)
     if config.peft is not None:
         check_peft(pipeline.transformer, config.peft)
-    if held_in(config) != torch.float32:
-        for transformer in denoisers(pipeline).values():
-            hold_base(transformer, held_in(config))
-        if not (config.concept or config.soft_prompt is not None):
-            pipeline.text_encoder.to(held_in(config))
+    for transformer in denoisers(pipeline).values():
+        hold_base(transformer, config)
+    if held_in(config) != torch.float32 and not (config.concept or config.soft_prompt is not None):
+        pipeline.text_encoder.to(held_in(config))
     objective, shift = objective_of(pipeline.scheduler)
     defaults = {name: pipeline.config[name] for name in DEFAULTS}
     own = [defaults[name] for name in ("num_frames", "height", "width")]
@@ -140,6 +142,7 @@ def build_finetune(config: FinetuneConfig) -> FinetuneTask:
     task = FinetuneTask(config, parts, data, prior, base)
     task.tuned_from = reference(config.model, weights, config.interpolate), folder
     task.sources["model"] = weights
+    note_quantized(task)
     if config.peft is not None:
         task.sources["peft"] = sha256(Path(config.peft).read_bytes()).hexdigest()[:16]
     return task
@@ -245,12 +248,12 @@ class FinetuneTask(DiTTask):
     def _as_saved(self) -> Iterator[None]:
         """Inside, the model is what is saved: adapter added into the weights, interpolated.
 
-        Beside a base in bf16 the adapter stays as it is, for rounding would lose it.
+        Beside a base in bf16 or fewer bits the adapter stays as it is, for rounding would lose it.
         """
         share = self.config.interpolate
         if self.config.method in ADAPTERS:
             with ExitStack() as stack:
-                if held_in(self.config) == torch.float32:
+                if held_in(self.config) == torch.float32 and not self.config.quantizes():
                     for transformer in learners(self.model, self.config.experts).values():
                         stack.enter_context(fused(transformer, share))
                 yield
@@ -266,12 +269,13 @@ class FinetuneTask(DiTTask):
                 self.model[name] = part
 
 
-def held_in(config: FinetuneConfig) -> torch.dtype:
-    """The number format of the weights that do not learn."""
-    if config.base_dtype != "auto":
-        return pick_dtype(config.base_dtype, torch.device("cpu"))
-    is_cuda = pick_device(config.device).type == "cuda"
-    return torch.bfloat16 if is_cuda and not config.needs_fp32() else torch.float32
+def note_quantized(task: FinetuneTask) -> None:
+    """Note in the task's sources in how few bits its base is, with which the weights were learned.
+
+    Only there is it no setting that a resumed run may change.
+    """
+    if task.config.quantizes():
+        task.sources["quantized base"] = task.config.base_dtype
 
 
 def take_known(pipeline: T2VPipeline, config: FinetuneConfig) -> None:

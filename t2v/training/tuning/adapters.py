@@ -8,21 +8,24 @@ from collections.abc import Callable
 from copy import deepcopy
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from t2v.config.finetune import FinetuneConfig, LoRAConfig
 from t2v.data.rng import keyed_generator
-from t2v.errors import UserError
+from t2v.errors import UserError, shortened
 from t2v.io.text_files import read_json
 from t2v.models.attention_layouts import layout_of
+from t2v.models.device import DTYPES, pick_device
+from t2v.models.hold import PROBED, Kind, quantize
 from t2v.models.learned import fuse
 from t2v.models.load import loading
 from t2v.models.lora_effect import prediction
 from t2v.models.lora_file import require_peft
 from t2v.models.transformer import T2VTransformer3DModel
+from t2v.training.engine.loop import autocast
 
 logger = logging.getLogger(__name__)
 
@@ -67,8 +70,14 @@ def _rows(config: FinetuneConfig) -> str:
 
 
 def _count(part: nn.Module) -> str:
-    sizes = [(p.numel(), p.requires_grad) for p in part.parameters()]
+    sizes = [(_numbers(p), p.requires_grad) for p in part.parameters()]
     return f"{sum(n for n, learns in sizes if learns)} of {sum(n for n, _ in sizes)}"
+
+
+def _numbers(parameter: nn.Parameter) -> int:
+    """The count of the numbers in a parameter; a byte of nf4 holds two of 4 bits."""
+    state = getattr(parameter, "quant_state", None)
+    return parameter.numel() if state is None else state.shape.numel()
 
 
 def _chosen(config: FinetuneConfig, transformer: T2VTransformer3DModel) -> Callable[[str], bool]:
@@ -157,8 +166,48 @@ def add_peft(transformer: T2VTransformer3DModel, file: str, seed: int) -> None:
     transformer.eval()  # in training mode some of its layers use the global random state
 
 
+def held_in(config: FinetuneConfig) -> torch.dtype:
+    """The number format of the weights that do not learn, but for those that are quantized."""
+    if config.quantizes():
+        return DTYPES[config.precision]
+    if config.base_dtype != "auto":
+        return DTYPES[config.base_dtype]
+    is_cuda = pick_device(config.device).type == "cuda"
+    return torch.bfloat16 if is_cuda and not config.needs_fp32() else torch.float32
+
+
+def hold_base(transformer: Any, config: FinetuneConfig) -> None:
+    """Hold what does not learn as `config.base_dtype` says; an adapter is beside it already."""
+    dtype = held_in(config)
+    if config.quantizes():
+        with autocast(config):  # of which the error is measured
+            error = quantize(transformer, cast(Kind, config.base_dtype), dtype)
+        logger.info(
+            "base_dtype=%s: products of the frozen linear layers are off by %.2g %% (the middle "
+            "one of at most %d)",
+            *(config.base_dtype, 100 * error, PROBED),
+        )
+    if dtype != torch.float32:
+        _hold_in(transformer, dtype)
+    if config.quantizes() and config.peft is not None:
+        _check_beside(transformer, config)
+
+
+def _check_beside(transformer: Any, config: FinetuneConfig) -> None:
+    """Raise `UserError` for an adapter of peft that reads the weights as plain numbers."""
+    try:
+        with autocast(config):
+            prediction(transformer)
+    except (RuntimeError, AttributeError, TypeError, LookupError, ValueError) as error:
+        raise UserError(
+            f"peft={config.peft} base_dtype={config.base_dtype}: this kind of adapter does not "
+            f"compute beside such weights ({shortened(str(error), 200)}). Take LORA, OFT or MISS, "
+            "or base_dtype=bf16."
+        ) from error
+
+
 @torch.no_grad()
-def hold_base(transformer: T2VTransformer3DModel, dtype: torch.dtype) -> None:
+def _hold_in(transformer: Any, dtype: torch.dtype) -> None:
     """Hold the frozen matrices and kernels in `dtype`, to which autocast rounds them at every use.
 
     So no bit of the training loss changes. What learns and what is computed in float32 stays.
@@ -167,7 +216,8 @@ def hold_base(transformer: T2VTransformer3DModel, dtype: torch.dtype) -> None:
     for name, module in transformer.named_modules():
         if isinstance(module, nn.Linear | nn.Conv3d) and not kept & set(name.split(".")):
             for weight in module.parameters(recurse=False):
-                if not weight.requires_grad:
+                is_plain = type(weight) is nn.Parameter and weight.dtype == torch.float32
+                if is_plain and not weight.requires_grad:
                     weight.data = weight.data.to(dtype)
 
 

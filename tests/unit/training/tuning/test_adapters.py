@@ -79,20 +79,81 @@ def test_a_merged_copy_answers_as_the_lora_does_and_leaves_it_alone(transformer)
     assert torch.equal(answer(transformer), tuned)
 
 
+def config_of(base_dtype, precision="bf16", **others):
+    return FinetuneConfig(
+        data="x", output="y", device="cpu", base_dtype=base_dtype, precision=precision, **others
+    )
+
+
+def learned_from(model, precision="bf16"):
+    """The loss of a step, and the gradients of what learns."""
+    halves = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
+    with halves, torch.enable_grad():
+        loss = model(
+            torch.ones(2, 8, 2, 4, 4), torch.tensor([300.0, 700.0]), torch.ones(2, 3, 32)
+        ).sample.float().square().mean()  # fmt: skip
+    loss.backward()
+    return [loss, *(p.grad for p in model.parameters() if p.requires_grad)]
+
+
 def test_beside_a_base_in_bf16_no_bit_of_what_is_learned_changes(transformer):
     add_lora(transformer, LoRAConfig(rank=2), seed=0)
     halved = deepcopy(transformer)
-    hold_base(halved, torch.bfloat16)
+    hold_base(halved, config_of("bf16"))
     assert halved.blocks[0].ffn.net[2].weight.dtype == torch.bfloat16
-    found = []
-    for model in (transformer, halved):
-        with torch.autocast("cpu", torch.bfloat16), torch.enable_grad():
-            loss = model(
-                torch.ones(2, 8, 2, 4, 4), torch.tensor([300.0, 700.0]), torch.ones(2, 3, 32)
-            ).sample.float().square().mean()  # fmt: skip
-        loss.backward()
-        found.append([loss, *(p.grad for p in model.parameters() if p.requires_grad)])
+    found = [learned_from(transformer), learned_from(halved)]
     assert len(found[0]) > 8 and all(map(torch.equal, *found))
+
+
+def plain_values(parameter):
+    """The numbers that a weight in fewer bits stands for."""
+    if (state := getattr(parameter, "quant_state", None)) is not None:
+        from bitsandbytes.functional import dequantize_4bit
+
+        return dequantize_4bit(parameter.data, state)
+    is_plain = type(parameter) is nn.Parameter
+    return parameter.detach().float() if is_plain else parameter.dequantize()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize(
+    ("kind", "package"), [("fp8", "torch"), ("int8", "torchao"), ("nf4", "bitsandbytes")]
+)
+def test_beside_a_base_in_fewer_bits_is_learned_what_its_rounded_weights_teach(
+    kind, package, transformer, caplog
+):
+    pytest.importorskip(package)
+    add_lora(transformer, LoRAConfig(rank=2), seed=0)
+    rounded = deepcopy(transformer)
+    caplog.set_level("INFO")
+    hold_base(rounded, config_of(kind, "fp32"))
+    assert f"base_dtype={kind}: products of the frozen linear layers are off by" in caplog.text
+    before = learned_from(transformer, "fp32")[0]
+    changed = 0
+    for name, own in transformer.named_parameters():
+        held = rounded.get_parameter(name)
+        assert not held.requires_grad or held.dtype == torch.float32
+        values = plain_values(held)
+        changed += not torch.equal(values, own)
+        own.data.copy_(values)
+        own.grad = None
+    assert changed >= 20  # ten matrices in each of two blocks
+    wanted, found = (learned_from(model, "fp32") for model in (transformer, rounded))
+    assert len(wanted) > 8 and found[0] != before
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)
+    for parameter in rounded.parameters():
+        parameter.grad = None
+    assert all(map(torch.equal, learned_from(rounded, "fp32"), found))  # it is as it was
+
+
+def test_an_adapter_that_reads_plain_weights_is_refused_beside_rounded_ones(transformer, tmp_path):
+    file = tmp_path / "hra.json"
+    file.write_text(json.dumps({"peft_type": "HRA", "r": 2, "target_modules": ["to_q"]}))
+    add_peft(transformer, str(file), 0)
+    config = config_of("fp8", "fp32", method="peft", peft=str(file))
+    with pytest.raises(UserError, match=r"hra.json base_dtype=fp8: .* Take LORA, OFT or MISS, or"):
+        hold_base(transformer, config)
 
 
 def test_weights_between_two_models_lie_on_their_line():

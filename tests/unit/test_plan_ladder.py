@@ -92,6 +92,7 @@ def test_what_plan_models_cannot_take_is_one_message():
         models_report(PlanConfig(command="models", memory=8, height=64, verify=True))
 
 
+@pytest.mark.filterwarnings("ignore:In CPU autocast")  # Mochi asks for fp32
 @pytest.mark.slow  # each is some 20,000 operations without content, at .2 ms
 @pytest.mark.parametrize("name", sorted(path.stem for path in CARDS.glob("*.json")))
 def test_a_card_holds_what_a_trace_of_its_config_files_gives(name):

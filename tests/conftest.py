@@ -52,6 +52,8 @@ WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 THREADS = max(1, (os.cpu_count() or 1) // WORKERS)
 torch.set_num_threads(min(THREADS, torch.get_num_threads()))
 os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))
+# Bits are compared between machines and with records: no probe may choose them.
+os.environ["T2V_KERNELS"] = "plain"
 
 WORDS = re.findall(r"\S+", "a red blue ball box rolls bounces on the grass snow under sky , .")
 TEXT_DIM = 32

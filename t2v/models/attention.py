@@ -22,6 +22,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from t2v.errors import UserError
+from t2v.models.kernels.attention import attend, attention_kernel
 from t2v.models.kv_cache import KVCache, cached
 from t2v.models.layers import Linear, RMSNorm, apply_rotary
 
@@ -70,6 +71,11 @@ class T2VAttnProcessor:
         mask: Tensor | None = None,
         parallel_config: Any = None,
     ) -> Tensor:
+        if mask is None and parallel_config is None and _is_native(self._attention_backend):
+            kernel = attention_kernel(query, key)
+            if kernel != "sdpa":
+                x = attend(query, key, value, kernel)
+                return rearrange(x, "b n k d -> b n (k d)")
         x = dispatch_attention_fn(
             query,
             key,
@@ -219,6 +225,12 @@ def _qk_norm(kind: str, inner_dim: int, dim_head: int, eps: float) -> Callable[[
         f"qk_norm={kind!r} is unknown. "
         'Choose "rms_norm_across_heads" (Wan 2.1), "rms_norm" (per head) or "none".'
     )
+
+
+def _is_native(backend: AttentionBackendName | None) -> bool:
+    """True for the backend that leaves the choice of a kernel open."""
+    name = backend or _AttentionBackendRegistry.get_active_backend()[0]
+    return name == AttentionBackendName.NATIVE
 
 
 def portable_mask(mask: Tensor | None, backend: AttentionBackendName | None) -> Tensor | None:

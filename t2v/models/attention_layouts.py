@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from t2v.errors import UserError
 from t2v.models.attention import Attention
-from t2v.models.layers import add_gated
+from t2v.models.layers import add_gated, in_fp32
 
 Grid = Mapping[str, int]  # `t`, `h` and `w` in tokens
 
@@ -106,7 +106,7 @@ def attend_within_and_along(
     """
     in_space, in_time = rotary_emb
     x = add_gated(x, _within_frames(block.attn1, h, in_space), gate)
-    h = block.norm_temporal(x.float()).type_as(x)
+    h = in_fp32(block.norm_temporal, x)
     return x + _along_time(block.attn_temporal, h, in_time)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from t2v.models.attention import Attention
 from t2v.models.attention_layouts import Layout
 from t2v.models.kv_cache import KVCache
-from t2v.models.layers import FeedForward, add_gated, modulate
+from t2v.models.layers import FeedForward, add_gated, in_fp32, modulate
 
 
 class T2VTransformerBlock(nn.Module):
@@ -67,7 +67,7 @@ class T2VTransformerBlock(nn.Module):
         shift1, scale1, gate1, shift3, scale3, gate3 = modulation  # b 1|n d
         h = modulate(self.norm1, x, scale1, shift1)
         x = self.layout.attend(self, x, h, gate1, rotary_emb)
-        h = self.norm2(x.float()).type_as(x)
+        h = in_fp32(self.norm2, x)
         x = x + self.attn2(
             h,
             encoder_hidden_states,

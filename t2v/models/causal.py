@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from t2v.models import kernels
+from t2v.models.kernels.plain import conv3d
 
 
 class FeatureCache:
@@ -69,7 +69,7 @@ class CausalConv3d(nn.Conv3d):
         x = self._after_past(x, cache)
         if self.stride[-1] == 2:
             x = F.pad(x, (0, 1, 0, 1))
-        return kernels.conv3d(x, self)
+        return conv3d(x, self)
 
     def _after_past(self, x: Tensor, cache: FeatureCache | None) -> Tensor:
         taps = self.kernel_size[0]

@@ -20,15 +20,17 @@ from einops import rearrange, reduce, repeat
 from torch import Tensor, nn
 
 from t2v.errors import UserError
-from t2v.models import kernels
+from t2v.models.kernels.norms import gated, modulated, normed, rms_norm
+from t2v.models.kernels.products import linear, linear_gelu
 from t2v.models.kv_cache import KVCache, cached
 
 
 class Linear(nn.Linear):
     """`nn.Linear` with the fastest kernel of its device."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return kernels.linear(x, self.weight, self.bias)
+    def forward(self, x: Tensor, *, gelu: bool = False) -> Tensor:
+        product = linear_gelu if gelu else linear
+        return product(x, self.weight, self.bias)
 
 
 class FeedForward(diffusers.models.attention.FeedForward):
@@ -47,7 +49,9 @@ class _LinearGELU(nn.Module):
         self.proj = Linear(dim, inner_dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.gelu(self.proj(x), approximate="tanh")
+        if type(self.proj) is Linear:
+            return self.proj(x, gelu=True)
+        return F.gelu(self.proj(x), approximate="tanh")  # an adapter adds to what GELU takes
 
 
 class RotaryEmbedding(nn.Module):
@@ -164,18 +168,33 @@ class RMSNorm(nn.RMSNorm):
     """RMS norm in the dtype of its input, also where autocast leaves the weight in fp32."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.normalized_shape, self.weight.type_as(x), self.eps)
+        return rms_norm(x, self.weight, self.eps)
 
 
 def modulate(norm: FP32LayerNorm, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """`norm(x) * (1 + scale) + shift`, computed in fp32, in the dtype of `x` (`b n d`)."""
+    faster = modulated(x, norm.eps, scale, shift)
+    if faster is not None:
+        return faster
     if x.dtype == scale.dtype == torch.float32:
         return torch.addcmul(shift, norm(x), 1 + scale)
     return (norm(x.float()) * (1 + scale) + shift).type_as(x)
 
 
+def in_fp32(norm: nn.Module, x: Tensor) -> Tensor:
+    """`norm(x)`, computed in fp32, in the dtype of `x` (`b n d`)."""
+    if isinstance(norm, FP32LayerNorm):
+        faster = normed(x, norm.weight, norm.bias, norm.eps)
+        if faster is not None:
+            return faster
+    return norm(x.float()).type_as(x)
+
+
 def add_gated(x: Tensor, update: Tensor, gate: Tensor) -> Tensor:
     """`x + gate * update`, computed in fp32, in the dtype of `x` (`b n d`)."""
+    faster = gated(x, update, gate)
+    if faster is not None:
+        return faster
     if x.dtype == update.dtype == gate.dtype == torch.float32:
         return torch.addcmul(x, update, gate)
     return (x.float() + update * gate).type_as(x)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from t2v.errors import UserError
 from t2v.models.conditions import Conditions
 from t2v.models.guidance import Groups, Guidance, SchedulerStep
+from t2v.models.kernels.products import packed_weights
 from t2v.models.known import pictures_held, put_back
 from t2v.models.schedule import scaled_input, step_options
 from t2v.models.stages import StagedGuidance
@@ -89,7 +91,9 @@ def denoise(
     sigmas = scheduler.sigmas.tolist() if hasattr(scheduler, "sigmas") else None
     latents = latents * getattr(scheduler, "init_noise_sigma", 1.0)
     pipeline._num_timesteps = len(timesteps)
-    with pipeline.progress_bar(total=len(timesteps)) as bar:
+    # a callback may merge adapters, which packed weights would not show
+    packed = packed_weights() if callback is None else nullcontext()
+    with packed, pipeline.progress_bar(total=len(timesteps)) as bar:
         for i, t in enumerate(timesteps):
             if pipeline.interrupt:
                 continue

@@ -104,7 +104,7 @@ def modules_imported(tree: ast.AST) -> set[str]:
     return found & MODULES.keys()
 
 
-def test_imports_run_in_no_circle_and_at_most_14_deep():
+def test_imports_run_in_no_circle_and_at_most_16_deep():
     imports = {name: modules_imported(tree) - {name} for name, tree in MODULES.items()}
     order = list(TopologicalSorter(imports).static_order())  # raises CycleError, which names it
     deepest: dict[str, tuple[str, ...]] = {}
@@ -112,7 +112,7 @@ def test_imports_run_in_no_circle_and_at_most_14_deep():
         below = max((deepest[each] for each in imports[name]), key=len, default=())
         deepest[name] = (name, *below)
     longest = max(deepest.values(), key=len)
-    assert len(longest) <= 14, " > ".join(longest)
+    assert len(longest) <= 16, " > ".join(longest)
 
 
 QUESTIONS = re.compile(

@@ -1,28 +1,248 @@
-"""CPU kernels: the same numbers up to rounding, and none where torch's own are needed."""
+"""Kernels: each within its bound of torch's own, chosen once a machine, off by one variable."""
+
+import json
+from collections.abc import Callable
+from functools import cache
 
 import pytest
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from t2v.models import kernels
-from t2v.models.layers import Linear
+import t2v.models.kernels.attention as attention
+from t2v.errors import UserError
+from t2v.models.kernels import choice, norms, plain, products
+from t2v.models.kernels.precision import faster_dtype
+from t2v.models.layers import FeedForward, Linear
+
+HALF, SINGLE = torch.bfloat16, torch.float32
+OPS = {
+    "linear": products.candidates,
+    "gelu": products.gelu_candidates,
+    "attention": attention.candidates,
+    "attention_text": attention.few_candidates,
+    "rms_norm": norms.rms_candidates,
+    "modulate": norms.modulate_candidates,
+    "gate": norms.gate_candidates,
+}
+
+
+@pytest.fixture
+def auto(monkeypatch, tmp_path):
+    """Kernels are chosen, kept in an empty cache, and forgotten afterwards."""
+    monkeypatch.setenv(choice.VARIABLE, "auto")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    choice._chosen.cache_clear()
+    yield tmp_path
+    choice._chosen.cache_clear()
+
+
+def prefer(monkeypatch, *names: str) -> None:
+    """Let every choice be the first of `names` that it knows."""
+
+    def chosen(op, dtype, grad, make):
+        known = names_of(make, grad)
+        return next((name for name in names if name in known), known[0])
+
+    chosen._dynamo_marked_constant = True
+
+    for module in (products, attention, norms):
+        monkeypatch.setattr(module, "chosen", chosen)
+
+
+@cache
+def names_of(make: Callable[..., choice.Candidates], grad: bool) -> list[str]:
+    with torch.set_grad_enabled(grad):
+        return list(make(SINGLE, grad))
+
+
+def near(given: Tensor, wanted: Tensor, dtype: torch.dtype) -> None:
+    assert given.dtype == wanted.dtype == dtype and given.shape == wanted.shape
+    largest = wanted.float().abs().max().item()
+    assert (given.float() - wanted.float()).abs().max() <= choice.BOUNDS[dtype] * largest
+
+
+@pytest.mark.parametrize("dtype", [SINGLE, HALF])
+@pytest.mark.parametrize("grad", [False, True])
+def test_every_candidate_of_a_probe_is_within_the_bound(dtype, grad):
+    for op, make in OPS.items():
+        if grad and (op in ("gelu", "gate") or (op == "modulate" and dtype == HALF)):
+            continue  # these are of inference alone
+        with torch.set_grad_enabled(grad):
+            found = make(dtype, grad)
+            for name, run in found.items():
+                assert choice._agrees(run, found, choice.BOUNDS[dtype]), (op, name)
+
+
+@pytest.mark.parametrize("dtype", [SINGLE, HALF])
+@pytest.mark.parametrize("shape", [(1, 1, 8, 16), (2, 5, 64, 32), (3, 33, 48, 7)])
+def test_products_agree_at_any_shape_packed_or_not_and_in_their_gradients(
+    auto, monkeypatch, dtype, shape
+):
+    batch, count, width, out = shape
+    for bias in (True, False):
+        layer = Linear(width, out, bias=bias).to(dtype)
+        x = torch.randn(batch, count, width).to(dtype).requires_grad_()
+        wanted = nn.Linear.forward(layer, x)
+        inputs = [x, *layer.parameters()]
+        gradients = torch.autograd.grad(wanted.square().sum(), inputs)
+        for names in (("packed", "onednn"), ("onednn_but_weight", "onednn")):
+            prefer(monkeypatch, *names)
+            with torch.no_grad(), products.packed_weights():
+                for _ in range(2):
+                    near(layer(x), wanted, dtype)
+                near(
+                    products.linear_gelu(x, layer.weight, layer.bias),
+                    F.gelu(wanted.float(), approximate="tanh").to(dtype),
+                    dtype,
+                )
+            given = torch.autograd.grad(layer(x).square().sum(), inputs)
+            for one, other in zip(given, gradients, strict=True):
+                near(one, other, dtype)
+
+
+@pytest.mark.parametrize("dtype", [SINGLE, HALF])
+@pytest.mark.parametrize("shape", [(1, 3, 2, 1, 8), (2, 40, 130, 3, 16), (1, 600, 70, 2, 24)])
+def test_attention_agrees_at_any_shape_and_in_its_gradients(dtype, shape):
+    batch, count, keys, heads, width = shape
+    tokens = (count, keys, keys)
+    q, k, v = (torch.randn(batch, n, heads, width).to(dtype).requires_grad_() for n in tokens)
+    wanted = attention._sdpa(q, k, v)
+    with torch.no_grad():
+        for name in attention.FORWARD:
+            near(attention.attend(q, k, v, name), wanted, dtype)
+    gradients = torch.autograd.grad(wanted, (q, k, v), wanted.detach())
+    given = torch.autograd.grad(attention.attend(q, k, v, "whole"), (q, k, v), wanted.detach())
+    for one, other in zip(given, gradients, strict=True):
+        near(one, other, dtype)
+
+
+@pytest.mark.parametrize("names", [(), ("packed", "onednn", "chunks", "affine", "fp32", "one_pass"),
+                                   ("onednn", "whole", "bf16")])  # fmt: skip
+@pytest.mark.parametrize("dtype", [SINGLE, HALF])
+def test_a_transformer_gives_the_same_by_any_kernels(auto, monkeypatch, transformer, names, dtype):
+    transformer.to(dtype)
+    given = torch.randn(2, 8, 3, 8, 8), torch.full((2,), 400.0), torch.randn(2, 5, 32)
+    latents, time, text = (each.to(dtype) for each in given)
+    wanted = transformer(latents, time, text, return_dict=False)[0]
+    prefer(monkeypatch, *names)
+    with torch.no_grad(), products.packed_weights():
+        found = transformer(latents, time, text, return_dict=False)[0]
+    largest = wanted.float().abs().max()
+    assert (found.float() - wanted.float()).abs().max() <= 2 * choice.BOUNDS[dtype] * largest
+    assert transformer(latents, time, text, return_dict=False)[0].requires_grad
+
+
+def test_compiled_operations_have_their_shapes_and_gradients():
+    x, weight, bias = (torch.randn(size, requires_grad=True) for size in ((2, 3, 8), (4, 8), (4,)))
+    tokens = [torch.randn(1, n, 2, 4, requires_grad=True) for n in (5, 6, 6)]
+    checks = "test_schema", "test_autograd_registration", "test_faketensor"
+    for whole in (True, False):
+        torch.library.opcheck(torch.ops.t2v.linear, (x, weight, bias, whole), test_utils=checks)
+        given = torch.autograd.grad(torch.ops.t2v.linear(x, weight, bias, whole).exp().sum(),
+                                    (x, weight, bias))  # fmt: skip
+        wanted = torch.autograd.grad(F.linear(x, weight, bias).exp().sum(), (x, weight, bias))
+        for one, other in zip(given, wanted, strict=True):
+            near(one, other, SINGLE)
+    plain = [each.detach() for each in (x, weight, bias)]
+    torch.library.opcheck(torch.ops.t2v.linear_gelu, plain, test_utils=checks)
+    torch.library.opcheck(torch.ops.t2v.attention, (*tokens, "whole"), test_utils=checks)
+    given = torch.autograd.grad(torch.ops.t2v.attention(*tokens, "whole").exp().sum(), tokens)
+    wanted = torch.autograd.grad(attention._sdpa(*tokens).exp().sum(), tokens)
+    for one, other in zip(given, wanted, strict=True):
+        near(one, other, SINGLE)
+
+
+def test_a_compiled_block_is_one_graph_of_the_kernels_that_were_chosen(auto, monkeypatch):
+    prefer(monkeypatch, "packed", "onednn")
+    block, x = FeedForward(8, 16), torch.randn(1, 3, 8)
+    graphs = []
+
+    def keep(graph, _):
+        graphs.append(graph.print_readable(print_output=False))
+        return graph
+
+    with torch.no_grad():
+        near(torch.compile(block, backend=keep, fullgraph=True)(x), block(x), SINGLE)
+    assert len(graphs) == 1 and "t2v.linear_gelu" in graphs[0] and "t2v.linear(" in graphs[0]
+
+
+def test_packed_weights_follow_what_is_written_replaced_and_cast(auto, monkeypatch):
+    prefer(monkeypatch, "packed")
+    layer, x = Linear(16, 8), torch.randn(3, 16)
+    with torch.no_grad(), products.packed_weights():
+        layer(x)
+        layer.weight.add_(1)
+        near(layer(x), F.linear(x, layer.weight, layer.bias), SINGLE)
+        layer.load_state_dict({"weight": torch.ones(8, 16), "bias": torch.ones(8)})
+        near(layer(x), F.linear(x, torch.ones(8, 16), torch.ones(8)), SINGLE)
+        layer.weight.data = torch.zeros(8, 16)
+        assert layer(x).eq(1).all()
+        layer.weight = nn.Parameter(2 * torch.ones(8, 16))
+        near(layer(x), F.linear(x, layer.weight, layer.bias), SINGLE)
+        layer.to(HALF)
+        near(layer(x.to(HALF)), F.linear(x.to(HALF), layer.weight, layer.bias), HALF)
+    layer.weight.data += 1  # as merged adapters do: it is not counted, but not packed here either
+    with torch.no_grad(), products.packed_weights():
+        near(layer(x.to(HALF)), F.linear(x.to(HALF), layer.weight, layer.bias), HALF)
+
+
+def test_a_choice_is_made_once_kept_and_the_first_of_two_writers_wins(auto):
+    def make(dtype: torch.dtype, grad: bool) -> choice.Candidates:
+        slow = torch.ones(300, 300)
+        return {
+            "slow": lambda: ((slow @ slow @ slow)[:1, :1] * 0,),
+            "fast": lambda: (slow[:1, :1] * 0,),
+            "wrong": lambda: (slow[:1, :1] * 0 + torch.nan,),
+            "gone": lambda: torch.ops.mkldnn._no_such_kernel(),
+        }
+
+    assert choice.chosen("test", SINGLE, False, make) == "fast"
+    (file,) = auto.rglob("*.json")
+    kept = json.loads(file.read_text())
+    assert kept["kernel"] == "fast" and set(kept["milliseconds"]) == {"slow", "fast"}
+    assert file.parent.name.endswith(f"{torch.get_num_threads()}-threads")
+    file.write_text(json.dumps({"kernel": "slow"}))
+    choice._chosen.cache_clear()
+    assert choice.chosen("test", SINGLE, False, make) == "slow"  # as another process left it
+    choice._keep(file, {"kernel": "fast"}, damaged=False)
+    assert json.loads(file.read_text()) == {"kernel": "slow"}
+    for damage in ("", "[1]", '{"kernel": "none"}', '{"kernel": ["fast"]}'):
+        file.write_text(damage)
+        choice._chosen.cache_clear()
+        assert choice.chosen("test", SINGLE, False, make) == "fast"
+        assert json.loads(file.read_text())["kernel"] == "fast"
+    assert list(auto.rglob("*.partial")) == []
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(auto, monkeypatch):
+    (auto / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(auto / "file"))
+    assert faster_dtype(torch.device("cpu")) in (SINGLE, HALF)
+
+
+def test_plain_runs_no_probe_and_another_word_is_refused(auto, monkeypatch):
+    monkeypatch.setenv(choice.VARIABLE, "plain")
+    layer, x = Linear(16, 8), torch.randn(3, 16)
+    with torch.no_grad():
+        assert layer(x).equal(plain.linear(x, layer.weight, layer.bias))
+    assert faster_dtype(torch.device("cpu")) == HALF
+    assert list(auto.rglob("*.json")) == []
+    monkeypatch.setenv(choice.VARIABLE, "fast")
+    with pytest.raises(UserError, match="T2V_KERNELS=fast in the environment: auto"):
+        layer(x)
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_the_onednn_product_agrees_with_torchs(monkeypatch, bias):
+def test_the_rule_of_earlier_versions_agrees_with_torchs(monkeypatch, bias):
     layer, x = Linear(64, 32, bias=bias), torch.randn(2, 5, 64)
-    monkeypatch.setattr(kernels, "mkl_is_slow", lambda: True)
-    with torch.no_grad():
-        torch.testing.assert_close(layer(x), nn.Linear.forward(layer, x), atol=1e-5, rtol=1e-5)
-
-
-def test_the_product_has_gradients_and_follows_autocast(monkeypatch):
-    layer, x = Linear(64, 32), torch.randn(2, 5, 64)
-    monkeypatch.setattr(kernels, "mkl_is_slow", lambda: True)
+    monkeypatch.setattr(plain, "mkl_is_slow", lambda: True)
     layer(x).sum().backward()
     assert layer.weight.grad is not None and layer.weight.grad.any()
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        assert layer(x).dtype == torch.bfloat16
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), nn.Linear.forward(layer, x), atol=1e-5, rtol=1e-5)
+        with torch.autocast("cpu", HALF):
+            assert layer(x).dtype == HALF
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -31,5 +251,5 @@ def test_the_convolution_of_one_video_agrees_with_that_of_many(count, stride):
     layer = nn.Conv3d(4, 6, (3, 3, 3), stride=stride, padding=(0, 1, 1))
     x = torch.randn(count, 4, 5, 6, 8)
     with torch.no_grad():
-        torch.testing.assert_close(kernels.conv3d(x, layer), layer(x), atol=1e-5, rtol=1e-5)
-        assert kernels.conv3d(x.double(), layer.double()).dtype == torch.float64
+        torch.testing.assert_close(plain.conv3d(x, layer), layer(x), atol=1e-5, rtol=1e-5)
+        assert plain.conv3d(x.double(), layer.double()).dtype == torch.float64

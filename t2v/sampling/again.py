@@ -60,7 +60,9 @@ def check_same(old: Recipe, new: Recipe, renamed: set[str]) -> None:
         if "model" not in renamed:
             raise UserError(f"{what} recipe. Put scheduler/ back, or name the right model.")
         logger.warning("%s recipe: the video will be another one", what)
-    before = {"device": old.device, "weights": old.weights[:12], **old.versions}
+    # before recipes told kernels there was one choice of them
+    was = {"kernels": "plain", **old.versions}
+    before = {"device": old.device, "weights": old.weights[:12], **was}
     after = {"device": new.device, "weights": new.weights[:12], **new.versions}
     for name in before.keys() & after.keys():
         if before[name] != after[name]:

@@ -19,6 +19,7 @@ from t2v.errors import UserError, shortened
 from t2v.io import text_files
 from t2v.io.files import write_text
 from t2v.models.folder import EMBEDDED, file_hash, is_pipeline
+from t2v.models.kernels.names import names_of
 
 MOST_JSON = 2**24  # bytes of a recipe: one has some thousand
 # settings that a recipe holds where they are otherwise, as earlier recipes have none
@@ -350,13 +351,18 @@ def write_values(path: Path, values: dict[str, Any]) -> None:
         raise UserError(f"{path}: cannot be written ({error.strerror}).") from error
 
 
-def versions(device: str = "cpu") -> dict[str, str]:
-    """Return the versions of the packages that compute, and on a CPU the number of threads.
+def versions(device: str = "cpu", denoiser: Any = None) -> dict[str, str]:
+    """Return the versions of the packages that compute; on a CPU also the number of threads, and
+    the kernels of a `denoiser` of ours.
 
     With another number of threads matrix products are summed in other parts.
     """
     named = {name: _version(name) for name in PACKAGES}
-    return named | ({"threads": str(torch.get_num_threads())} if device == "cpu" else {})
+    if device == "cpu":
+        named["threads"] = str(torch.get_num_threads())
+        if type(denoiser).__name__ == "T2VTransformer3DModel":
+            named["kernels"] = names_of(denoiser.dtype)
+    return named
 
 
 def _version(package: str) -> str:

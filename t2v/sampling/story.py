@@ -274,7 +274,7 @@ def _recipe(generator: Generator, weights: str, plan: Plan) -> Recipe:
         weights=weights,
         lora=recipe_files.lora_hashes(plan.settings),
         device=device,
-        versions=recipe_files.versions(device),
+        versions=recipe_files.versions(device, getattr(generator.pipeline, "transformer", None)),
     )
 
 

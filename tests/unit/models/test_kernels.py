@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,10 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import t2v.models.kernels.attention as attention
+from t2v.config.sampling import SampleConfig
 from t2v.errors import UserError
-from t2v.models.kernels import choice, norms, plain, products
+from t2v.models.kernels import choice, names, norms, plain, products
 from t2v.models.kernels.precision import faster_dtype
 from t2v.models.layers import FeedForward, Linear
+from t2v.sampling.again import check_same
+from t2v.sampling.recipe import Recipe, read, versions
 
 HALF, SINGLE = torch.bfloat16, torch.float32
 OPS = {
@@ -86,8 +91,8 @@ def test_products_agree_at_any_shape_packed_or_not_and_in_their_gradients(
         wanted = nn.Linear.forward(layer, x)
         inputs = [x, *layer.parameters()]
         gradients = torch.autograd.grad(wanted.square().sum(), inputs)
-        for names in (("packed", "onednn"), ("onednn_but_weight", "onednn")):
-            prefer(monkeypatch, *names)
+        for preferred in (("packed", "onednn"), ("onednn_but_weight", "onednn")):
+            prefer(monkeypatch, *preferred)
             with torch.no_grad(), products.packed_weights():
                 for _ in range(2):
                     near(layer(x), wanted, dtype)
@@ -213,6 +218,32 @@ def test_a_choice_is_made_once_kept_and_the_first_of_two_writers_wins(auto):
         assert choice.chosen("test", SINGLE, False, make) == "fast"
         assert json.loads(file.read_text())["kernel"] == "fast"
     assert list(auto.rglob("*.partial")) == []
+
+
+def test_a_recipe_tells_the_kernels_of_a_model_of_ours_and_others_are_one_warning(
+    auto, monkeypatch, transformer, caplog
+):
+    settings = SampleConfig(height=32, width=48, fps=8.0)
+    common = {"prompt": "a", "settings": settings, "weights": "0" * 64, "device": "cpu"}
+    monkeypatch.setattr(names, "chosen", lambda op, dtype, grad, make: list(make(dtype, grad))[-1])
+    here = Recipe(**common, versions=versions("cpu", transformer.to(HALF)))
+    told = here.versions["kernels"]
+    assert told.startswith("linear onednn, gelu onednn, video chunks") and len(told) < 100
+    assert read(here.to_json(), Path("a.mp4")) == here
+    monkeypatch.setenv(choice.VARIABLE, "plain")
+    plain_one = Recipe(**common, versions=versions("cpu", transformer))
+    assert plain_one.versions["kernels"] == "plain"
+    assert "kernels" not in versions("cpu", nn.Linear(2, 2))
+    older = replace(plain_one, versions=versions("cpu"))
+    caplog.clear()
+    check_same(older, plain_one, set())
+    assert not caplog.messages
+    check_same(here, plain_one, set())
+    check_same(older, here, set())
+    assert caplog.messages == [
+        f"made with kernels {told}, now plain: frames may differ",
+        f"made with kernels plain, now {told}: frames may differ",
+    ]
 
 
 def test_a_cache_that_cannot_be_written_is_no_error(auto, monkeypatch):

@@ -18,7 +18,7 @@ from diffusers.models.autoencoders import autoencoder_kl_wan as wan
 from einops import rearrange
 from torch import Tensor, nn
 
-from t2v.models import kernels
+from t2v.models.kernels.plain import convolution
 from t2v.models.causal import FeatureCache, channels_first, is_first
 
 
@@ -31,7 +31,7 @@ class CausalConv(wan.WanCausalConv3d):
         if past:
             x = self._after_past(x, cache, past, room)
         padding = (0, height, width)
-        return kernels.convolution(x, self.weight, self.bias, self.stride, padding)
+        return convolution(x, self.weight, self.bias, self.stride, padding)
 
     def _after_past(self, x: Tensor, cache: FeatureCache | None, past: int, room: int) -> Tensor:
         before = None if cache is None else cache.past.get(self)
@@ -52,9 +52,7 @@ class FrameConv(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         assert isinstance(self.padding, tuple)
         padding = (0, *self.padding)
-        return kernels.convolution(
-            x, self.weight.unsqueeze(2), self.bias, (1, *self.stride), padding
-        )
+        return convolution(x, self.weight.unsqueeze(2), self.bias, (1, *self.stride), padding)
 
 
 class DoublingConv(FrameConv):
@@ -71,7 +69,7 @@ class DoublingConv(FrameConv):
             if cache is not None:
                 cache.past[self] = weight
         bias = None if self.bias is None else self.bias.repeat(4)
-        four = kernels.convolution(x, weight, bias, padding=(0, 1, 1))
+        four = convolution(x, weight, bias, padding=(0, 1, 1))
         four = rearrange(four, "b (p q c) t h w -> p q b t h w c", p=2, q=2)
         b, _, t, h, w = x.shape
         out = x.new_empty(b, t, h, 2, w, 2, self.out_channels)

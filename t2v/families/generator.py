@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
@@ -25,7 +25,8 @@ from t2v.families.table import family_of
 from t2v.io.sound import Sound
 from t2v.models.finite import refuse_bad
 from t2v.models.upscaler import check_scale
-from t2v.pipelines.generator import Request, Start, Step, Watcher, to_uint8
+from t2v.pipelines.generator import Request, Start, Step, Watcher, as_frames, to_uint8
+from t2v.pipelines.latent_videos import pieces_of
 from t2v.pipelines.visuals import VisualInputs
 
 logger = logging.getLogger(__name__)
@@ -281,14 +282,31 @@ class FamilyGenerator:
         assert upscale == 1, "`check` refuses others"
         if not self.gives_latents:
             return to_uint8(latents.numpy())
+        assert self.family is not None
         family, vae = self.family, self.pipeline.vae
-        assert family is not None and family.denormalize is not None
-        ready = latents.to(get_module_execution_device(vae))
-        ready = family.denormalize(self.pipeline, ready).to(vae.dtype)
+        ready = self._denormalized(latents)
         video = vae.decode(ready, return_dict=False, **family.decode(self.pipeline, ready))[0]
         refuse_bad("vae", video, vae.dtype)
         frames = self.pipeline.video_processor.postprocess_video(video, output_type="np")
         return to_uint8(frames[:, :num_frames])
+
+    @torch.no_grad()
+    def decode_pieces(
+        self, latents: Tensor, num_frames: int | None, upscale: int = 1
+    ) -> Iterator[np.ndarray]:
+        vae = getattr(self.pipeline, "vae", None)
+        if not self.gives_latents or not hasattr(vae, "decode_pieces"):
+            yield self.decode(latents, num_frames, upscale)[0]
+            return
+        for piece in pieces_of(vae, self._denormalized(latents), num_frames):
+            yield as_frames(self.pipeline, piece)
+
+    def _denormalized(self, latents: Tensor) -> Tensor:
+        """Latents as the VAE takes them, where it computes."""
+        vae = self.pipeline.vae
+        assert self.family is not None and self.family.denormalize is not None
+        ready = latents.to(get_module_execution_device(vae))
+        return self.family.denormalize(self.pipeline, ready).to(vae.dtype)
 
 
 def check_sides(name: str, multiple: int, height: int | None, width: int | None) -> None:

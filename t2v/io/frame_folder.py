@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from t2v.io.video import completed, save_image
 FRAME = re.compile(r"\d{6,}\.png")
 
 
-def write_folder(path: Path, frames: np.ndarray, recipe: dict[str, Any] | None = None) -> None:
-    """Write `frames`, `t h w c` uint8, as `000000.png, 000001.png, ...`.
+def write_folder(
+    path: Path, frames: Iterable[np.ndarray], recipe: dict[str, Any] | None = None
+) -> None:
+    """Write `frames`, each `h w c` uint8, as `000000.png, 000001.png, ...`.
 
     The folder is there whole or not at all; one of frames alone is replaced.
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,7 @@ BT709 = 1  # its number in ITU-T H.273 for primaries, transfer and matrix
 
 def write_video(
     path: Path,
-    frames: np.ndarray,
+    frames: np.ndarray | Iterable[np.ndarray],
     fps: float | Fraction,
     recipe: dict[str, Any] | None = None,
     sound: Sound | None = None,
@@ -42,7 +43,7 @@ def write_video(
 
     Args:
         path: the file to write, whose ending is one of `FORMATS`; its folder must exist.
-        frames: `t h w c`, uint8 RGB.
+        frames: `t h w c`, uint8 RGB, or pieces of such frames that follow one another.
         fps: frames a second, kept exactly: 7.5 stays 7.5.
         recipe: anything JSON can hold; `read_recipe` gives it back.
         sound: the sound track.
@@ -51,10 +52,13 @@ def write_video(
         UserError: no frames, an odd height or width, another ending, or a place that cannot be
             written.
     """
-    check_size(*frames.shape[:3])
-    height, width = frames.shape[1:3]
+    pieces = iter([frames] if isinstance(frames, np.ndarray) else frames)
+    first = next(pieces, np.empty((0, 0, 0, 3), np.uint8))
+    check_size(*first.shape[:3])
+    height, width = first.shape[1:3]
     with video_writer(path, height, width, fps, recipe, sound) as add:
-        add(frames)
+        for piece in chain((first,), pieces):
+            add(piece)
 
 
 @contextmanager
@@ -215,9 +219,13 @@ def contact_sheet(
     return sheet
 
 
+def shown(count: int, columns: int = 8) -> list[int]:
+    """The numbers of the frames, of `count`, that a row of a contact sheet shows."""
+    return np.linspace(0, count - 1, min(columns, count)).round().astype(int).tolist()
+
+
 def _strip(frames: np.ndarray, columns: int) -> Image.Image:
-    shown = np.linspace(0, len(frames) - 1, min(columns, len(frames))).round().astype(int)
-    return Image.fromarray(rearrange(frames[shown], "t h w c -> h (t w) c"))
+    return Image.fromarray(rearrange(frames[shown(len(frames), columns)], "t h w c -> h (t w) c"))
 
 
 def _captioned(strip: Image.Image, caption: str) -> Image.Image:

@@ -194,6 +194,23 @@ def double_frames(x: Tensor, first: bool) -> Tensor:
     return x[:, :, 1:] if first else x
 
 
+def joined(pieces: Iterator[Tensor], frames: int) -> Tensor:
+    """Videos `b c t h w` of pieces that follow one another, `frames` in all.
+
+    It is allocated once: a list of the pieces would hold it twice.
+    """
+    video, start = None, 0
+    for piece in pieces:
+        if piece.shape[2] == frames:
+            return piece
+        if video is None:
+            video = piece.new_empty(*piece.shape[:2], frames, *piece.shape[3:])
+        video[:, :, start : start + piece.shape[2]] = piece
+        start += piece.shape[2]
+    assert video is not None
+    return video
+
+
 def channels_first(x: Tensor) -> Tensor:
     """`b t h w c` in memory order viewed as `b c t h w`: the layout channels_last_3d, uncopied."""
     return rearrange(x, "b t h w c -> b c t h w")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from itertools import pairwise
+from itertools import chain, islice, pairwise
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -14,7 +14,9 @@ from torch.nn import functional as F
 
 from t2v.config.models import SCALES
 from t2v.errors import UserError
-from t2v.models.causal import RMSNorm, silu
+from t2v.models.causal import RMSNorm, joined, silu
+
+LARGE_FRAMES = 8  # that are enlarged at a time, once their features are there
 
 
 class VideoUpscaler(ModelMixin, ConfigMixin):
@@ -87,16 +89,17 @@ class VideoUpscaler(ModelMixin, ConfigMixin):
         frames, step = video.shape[2], self.chunk_frames
         if torch.is_grad_enabled() or frames <= step:
             return self._by_tile(video)
-        chunks = self.stream(video[:, :, first : first + step] for first in range(0, frames, step))
-        whole = None
-        first = 0
-        for chunk in chunks:
-            if whole is None:  # allocated once: a list of chunks would hold the video twice
-                whole = chunk.new_empty(*chunk.shape[:2], frames, *chunk.shape[3:])
-            whole[:, :, first : first + chunk.shape[2]] = chunk
-            first += chunk.shape[2]
-        assert whole is not None
-        return whole
+        return joined(self.enlarged((video,)), frames)
+
+    @torch.no_grad()
+    def enlarged(self, pieces: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Yield what `forward` gives of a clip, to the bit, of pieces of any length."""
+        chunks = _regrouped(pieces, self.chunk_frames)
+        some = list(islice(chunks, 2))
+        if len(some) == 1:
+            yield self._by_tile(some[0])
+        else:
+            yield from self.stream(chain(some, chunks))
 
     @torch.no_grad()
     def stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -144,7 +147,7 @@ class VideoUpscaler(ModelMixin, ConfigMixin):
         batch, height, width = len(video), *video.shape[-2:]
         x = rearrange(video, "b c t h w -> (b t) c h w")
         scale = self.config.scale
-        smooth = bicubic(x.float(), scale)
+        frames = x
         x = F.pad(x, (0, width % 2, 0, height % 2), mode="replicate")
         x = self.conv_in(x.contiguous(memory_format=torch.channels_last))
         for block in self.blocks_in:
@@ -155,10 +158,16 @@ class VideoUpscaler(ModelMixin, ConfigMixin):
         x = x + F.pixel_shuffle(self.up(h), 2)
         for block in self.blocks_out:
             x = block(x, batch)
-        for conv in self.enlarge:
-            x = silu(F.pixel_shuffle(conv(x), 2))
-        x = smooth + self.conv_out(x)[..., : scale * height, : scale * width].float()
-        return self._steadied(rearrange(x, "(b t) c h w -> b c t h w", b=batch)).to(video.dtype)
+        # from here on no frame sees another, and their features would be the most that is held
+        some = len(x) if torch.is_grad_enabled() else LARGE_FRAMES
+        large = []
+        for part, own in zip(x.split(some), frames.split(some), strict=True):
+            for conv in self.enlarge:
+                part = silu(F.pixel_shuffle(conv(part), 2))
+            part = self.conv_out(part)[..., : scale * height, : scale * width].float()
+            large.append(bicubic(own.float(), scale) + part)
+        x = rearrange(torch.cat(large), "(b t) c h w -> b c t h w", b=batch)
+        return self._steadied(x).to(video.dtype)
 
     def _steadied(self, x: Tensor) -> Tensor:
         """The video with a share of both neighbours in each frame; its ends count twice."""
@@ -219,3 +228,15 @@ def check_scale(scale: int | None, upscaler: VideoUpscaler | None, what: str) ->
         f"{what}={scale}: this upscaler enlarges {own} times. Give {what}={own}"
         + (f", or train another: {another}." if scale in SCALES else ".")
     )
+
+
+def _regrouped(pieces: Iterable[Tensor], length: int) -> Iterator[Tensor]:
+    """Yield a clip in pieces of `length` frames, the last one shorter."""
+    held: Tensor | None = None
+    for piece in pieces:
+        held = piece if held is None else torch.cat([held, piece], dim=2)
+        while held.shape[2] >= length:
+            yield held[:, :, :length]
+            held = held[:, :, length:]
+    if held is not None and held.shape[2]:
+        yield held

@@ -20,7 +20,7 @@ from einops import rearrange
 from torch import Tensor
 
 from t2v.errors import UserError
-from t2v.models.causal import DecodeStream, FeatureCache, fold_patches
+from t2v.models.causal import DecodeStream, FeatureCache, fold_patches, joined
 from t2v.models.encoder_decoder import CoderShape, Decoder, Encoder, Patch
 
 
@@ -222,6 +222,15 @@ class AutoencoderKLT2V(ModelMixin, AutoencoderMixin, ConfigMixin, FromOriginalMo
         return DecoderOutput(sample=video) if return_dict else (video,)
 
     @apply_forward_hook
+    def decode_pieces(self, z: Tensor) -> Iterator[Tensor]:
+        """Yield what `decode` gives of latents `z`, piece by piece; by tiles, all at once."""
+        tile = self.tile_sample_min_size // self.config.scale_factor_spatial
+        if self.use_tiling and max(z.shape[-2:]) > tile:
+            yield self.decode(z).sample
+        else:
+            yield from self._decoded(z)
+
+    @apply_forward_hook
     @torch.no_grad()
     def decode_next(self, z: Tensor, stream: DecodeStream) -> Tensor:
         """The frames of the next latents of a video that is decoded piece by piece.
@@ -325,17 +334,11 @@ class AutoencoderKLT2V(ModelMixin, AutoencoderMixin, ConfigMixin, FromOriginalMo
         return torch.cat(moments, dim=2) if len(moments) > 1 else moments[0]
 
     def _decode(self, z: Tensor) -> Tensor:
-        video = None
+        return joined(self._decoded(z), self._first_frame(z.shape[2]))
+
+    def _decoded(self, z: Tensor) -> Iterator[Tensor]:
         for start, stop, cache in self._chunks(z.shape[2]):
-            chunk = self.decoder(z[:, :, start:stop], cache=cache)
-            if cache is None:
-                return chunk
-            if video is None:  # allocated once: a list of chunks would hold the video twice
-                frames = self._first_frame(z.shape[2])
-                video = chunk.new_empty(*chunk.shape[:2], frames, *chunk.shape[3:])
-            video[:, :, self._first_frame(start) : self._first_frame(stop)] = chunk
-        assert video is not None
-        return video
+            yield self.decoder(z[:, :, start:stop], cache=cache)
 
     def _first_frame(self, latent_frame: int) -> int:
         return max(0, 1 + (latent_frame - 1) * self.config.scale_factor_temporal)

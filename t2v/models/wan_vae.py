@@ -10,9 +10,10 @@ import diffusers
 import torch
 from diffusers.models.autoencoders import autoencoder_kl_wan as wan
 from diffusers.models.autoencoders.vae import DecoderOutput
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor
 
-from t2v.models.causal import FeatureCache
+from t2v.models.causal import FeatureCache, joined
 from t2v.models.tiling import Tile, cut, run_narrowing
 from t2v.models.wan_layers import margins, swap_layers
 
@@ -101,8 +102,12 @@ class AutoencoderKLWan(diffusers.AutoencoderKLWan):
         swap_layers(self)
         self.encoder.__class__, self.decoder.__class__ = Encoder, Decoder
 
+    @apply_forward_hook
     def decode_pieces(self, z: Tensor) -> Iterator[Tensor]:
         """Yield what `decode` gives of latents `z`, piece by piece; by tiles, all at once."""
+        yield from self._decoded(z)
+
+    def _decoded(self, z: Tensor) -> Iterator[Tensor]:
         z = self.post_quant_conv(z)
         lengths = _lengths(z.shape[2], *z.shape[-2:])
         if self._is_tiled(*z.shape[-2:]):
@@ -117,7 +122,7 @@ class AutoencoderKLWan(diffusers.AutoencoderKLWan):
 
     def _decode(self, z: Tensor, return_dict: bool = True) -> DecoderOutput | tuple[Tensor]:
         frames = 1 + (z.shape[2] - 1) * 2 ** sum(self.temperal_upsample)
-        video = joined(self.decode_pieces(z), frames)
+        video = joined(self._decoded(z), frames)
         return DecoderOutput(sample=video) if return_dict else (video,)
 
     def _encode(self, x: Tensor) -> Tensor:
@@ -180,20 +185,3 @@ def _stream(
         yield coder(piece, cache=cache, part=part, tile=tile)
         if cache is not None:
             cache.started = True
-
-
-def joined(pieces: Iterator[Tensor], frames: int) -> Tensor:
-    """Videos `b c t h w` of pieces that follow one another, `frames` in all.
-
-    It is allocated once: a list of the pieces would hold it twice.
-    """
-    video, start = None, 0
-    for piece in pieces:
-        if piece.shape[2] == frames:
-            return piece
-        if video is None:
-            video = piece.new_empty(*piece.shape[:2], frames, *piece.shape[3:])
-        video[:, :, start : start + piece.shape[2]] = piece
-        start += piece.shape[2]
-    assert video is not None
-    return video

@@ -170,6 +170,16 @@ class Generator(Protocol):
             UserError: a frame holds NaN or infinite numbers.
         """
 
+    def decode_pieces(
+        self, latents: Tensor, num_frames: int | None, upscale: int = 1
+    ) -> Iterator[np.ndarray]:
+        """Yield the video of `decode`, of the latents of one, as pieces `t h w c` that follow one
+        another: where the VAE can, a few frames at a time.
+
+        Raises:
+            UserError: a frame holds NaN or infinite numbers.
+        """
+
 
 def sample_videos(
     generator: Generator,
@@ -231,6 +241,21 @@ def clock(seconds: dict[str, float], name: str) -> Iterator[None]:
     seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - started
 
 
+def timed(
+    pieces: Iterator[np.ndarray], seconds: dict[str, float], name: str, within: str
+) -> Iterator[np.ndarray]:
+    """Yield pieces; the time that they take is that of `name`, not of `within`, which waits."""
+    while True:
+        started = time.perf_counter()
+        piece = next(pieces, None)
+        took = time.perf_counter() - started
+        seconds[name] = seconds.get(name, 0.0) + took
+        seconds[within] = seconds.get(within, 0.0) - took
+        if piece is None:
+            return
+        yield piece
+
+
 def require(generator: Generator, ability: Ability, what: str, command: str) -> None:
     """Raise `UserError` where a generator lacks what a command cannot do without.
 
@@ -262,6 +287,11 @@ def rate_of(generator: Generator) -> float:
             "videos have, and t2v does not know its family. `t2v sample` takes it with fps=."
         )
     return float(generator.defaults.fps)
+
+
+def as_frames(pipeline: Any, video: Tensor) -> np.ndarray:
+    """One video `1 c t h w` in [-1, 1] as frames `t h w c` uint8."""
+    return to_uint8(pipeline.video_processor.postprocess_video(video, output_type="np"))[0]
 
 
 def to_uint8(frames: np.ndarray) -> np.ndarray:

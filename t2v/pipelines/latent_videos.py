@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from operator import attrgetter
 from typing import Any
 
@@ -76,24 +77,54 @@ class LatentVideos:
             UserError: the latents, or the videos decoded from them, hold NaN or infinite values;
                 or the upscaler has another scale.
         """
+        videos = []
+        for z in latents.split(1):
+            pieces = list(self.decode_pieces(z, num_frames, upscale))
+            videos.append(torch.cat(pieces, dim=2) if len(pieces) > 1 else pieces[0])
+        return torch.cat(videos) if len(videos) > 1 else videos[0]
+
+    @alone
+    @torch.no_grad()
+    def decode_pieces(
+        self, latents: Tensor, num_frames: int | None = None, upscale: int = 1
+    ) -> Iterator[Tensor]:
+        """Yield the one video that `decode_latents` gives of such latents, a few frames at a time.
+
+        Raises:
+            UserError: see `decode_latents`.
+        """
         check_scale(upscale, self.upscaler, "upscale")
         # a pipeline that only decodes may have no transformer
         refuse_bad("transformer", latents, getattr(self.transformer, "dtype", latents.dtype))
         latents = denormalize_latents(latents.to(ready(self.vae)), self.vae.config)
-        latents = latents.to(self.vae.dtype)
-        videos = torch.cat([self.vae.decode(z, return_dict=False)[0] for z in latents.split(1)])
-        refuse_bad("vae", videos, self.vae.dtype)
-        videos = videos[:, :, :num_frames]
+        pieces = pieces_of(self.vae, latents.to(self.vae.dtype), num_frames)
         if upscale == 1:
-            return videos
+            yield from pieces
+            return
         device, dtype = ready(self.upscaler), self.upscaler.dtype
-        videos = videos.clamp(-1, 1).to(device, dtype)
-        large = torch.cat([self.upscaler(video) for video in videos.split(1)])
-        refuse_bad("upscaler", large, dtype)
-        return large
+        small = (piece.clamp(-1, 1).to(device, dtype) for piece in pieces)
+        for piece in self.upscaler.enlarged(small):
+            refuse_bad("upscaler", piece, dtype)
+            yield piece
 
     def _frames(self, latents: Tensor, num_frames: int, output_type: str, upscale: int) -> Any:
         if output_type == "latent":
             return latents
         videos = self.decode_latents(latents, num_frames, upscale)
         return self.video_processor.postprocess_video(videos, output_type=output_type)
+
+
+def pieces_of(vae: Any, z: Tensor, num_frames: int | None) -> Iterator[Tensor]:
+    """Yield the first `num_frames` frames of what a VAE decodes of latents `z`, piece by piece.
+
+    Raises:
+        UserError: a piece holds NaN or infinite values.
+    """
+    left = num_frames
+    streams = hasattr(vae, "decode_pieces")
+    for piece in vae.decode_pieces(z) if streams else (vae.decode(z, return_dict=False)[0],):
+        refuse_bad("vae", piece, vae.dtype)
+        if left == 0:
+            return
+        yield piece[:, :, :left]
+        left = None if left is None else max(0, left - piece.shape[2])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -16,7 +16,7 @@ from t2v.models.finite import refuse_bad
 from t2v.models.inputs import latent_shape
 from t2v.models.schedule import edit_sigmas
 from t2v.models.upscaler import check_scale
-from t2v.pipelines.generator import Request, Start, Step, Watcher, to_uint8
+from t2v.pipelines.generator import Request, Start, Step, Watcher, as_frames
 from t2v.pipelines.known import Pair
 from t2v.pipelines.t2v import T2VPipeline
 from t2v.pipelines.visuals import VisualInputs
@@ -166,8 +166,14 @@ class T2VGenerator:
         return latents
 
     def decode(self, latents: Tensor, num_frames: int | None, upscale: int = 1) -> np.ndarray:
-        video = self.pipeline.decode_latents(latents, num_frames, upscale)
-        return to_uint8(self.pipeline.video_processor.postprocess_video(video, output_type="np"))
+        each = (self.decode_pieces(z, num_frames, upscale) for z in latents.split(1))
+        return np.stack([np.concatenate(list(pieces)) for pieces in each])
+
+    def decode_pieces(
+        self, latents: Tensor, num_frames: int | None, upscale: int = 1
+    ) -> Iterator[np.ndarray]:
+        for piece in self.pipeline.decode_pieces(latents, num_frames, upscale):
+            yield as_frames(self.pipeline, piece)
 
 
 class _Watch:

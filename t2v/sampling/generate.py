@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import fields, replace
 from functools import partial
@@ -25,21 +25,21 @@ from t2v.config.sampling import SampleConfig
 from t2v.errors import UserError
 from t2v.io.video import contact_sheet, save_image
 from t2v.models.device import memory_errors, tiled_at_need
-from t2v.pipelines.generator import Generator, Request, Start, Step, clock, sample_videos
+from t2v.pipelines.generator import Generator, Request, Start, Step, clock, sample_videos, timed
 from t2v.pipelines.visuals import VisualInputs
 from t2v.sampling import recipe as recipe_files
 from t2v.sampling.kept import read_latents, write_latents
 from t2v.sampling.recipe import Recipe
-from t2v.sampling.results import read_frames, rewrite_recipe, shape_of, write_result
+from t2v.sampling.results import Passing, Shown, read_frames, rewrite_recipe, shape_of, write_result
 
 logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LINES = 10
 
 Score = Callable[[str, np.ndarray], float]  # how well frames `t h w c` uint8 fit a prompt
-# Shows finished latents: writes what they become, adds to the seconds of stages, and returns the
-# frames of the file.
-Show = Callable[[Tensor, Recipe, dict[str, float]], np.ndarray]
+# Shows finished latents: writes what they become, adds to the seconds of stages, and returns what
+# the file has.
+Show = Callable[[Tensor, Recipe, dict[str, float]], Shown]
 
 
 def make_videos(
@@ -68,17 +68,17 @@ def make_videos(
             place = f"video {number}/{len(recipes)}"
             if recipe.path in done:
                 logger.info("%s: %s exists already", place, recipe.path)
-                frames = read_frames(recipe.path) if wants_sheet else np.empty(0)
+                made = Shown.whole(read_frames(recipe.path)) if wants_sheet else None
             else:
                 logger.info("%s: %s", place, _summary(recipe))
                 if score is None:
                     show = partial(_decode_and_write, generator)
-                    frames = _make_video(generator, recipe, seen, show, start)
+                    made = _make_video(generator, recipe, seen, show, start)
                 else:
-                    frames = _make_best(generator, recipe, seen, score, start)
+                    made = _make_best(generator, recipe, seen, score, start)
                 start = None
-            if wants_sheet:
-                videos.append(frames)
+            if wants_sheet and made is not None:
+                videos.append(made.frames)
         paths = [recipe.path.resolve() for recipe in recipes]
         if wants_sheet:
             sheet = contact_sheet(videos, [recipe.prompt for recipe in recipes])
@@ -107,16 +107,16 @@ def _make_best(
     visuals: VisualInputs | None,
     score: Score,
     start: Start | None,
-) -> np.ndarray:
+) -> Shown:
     """Sample one prompt with several seeds; the file is the best so far, with all scores in it.
 
     Scores are of the plain videos, and only what is written is enlarged.
     """
     path, choice = recipe.path, recipe.choice
     assert choice is not None
-    best: np.ndarray | None = None
+    best: Shown | None = None
 
-    def show(latents: Tensor, own: Recipe, seconds: dict[str, float]) -> np.ndarray:
+    def show(latents: Tensor, own: Recipe, seconds: dict[str, float]) -> Shown:
         nonlocal choice, best
         assert choice is not None
         seed = own.settings.seed
@@ -125,19 +125,18 @@ def _make_best(
         done, value = len(choice.scores), choice.scores[str(seed)]
         logger.info("sample %d/%d: seed %d scores %.4f", done, choice.best_of, seed, value)
         if own.settings.upscale != 1 and (choice.keep_draws or choice.best == seed):
-            frames = _decoded(generator, latents, own.settings, seconds)
+            frames = _decoded(generator, latents, own.settings, seconds)  # may be written twice
         if choice.keep_draws:
             file = str(path.with_suffix(f".seed-{seed}{path.suffix}"))
             kept = replace(own, settings=replace(own.settings, output=file))
-            _write(generator, frames, kept, seconds)
+            _write(generator, [frames], kept, seconds)
         own = own.with_seed(choice.best, choice)
         if choice.best == seed:
-            best = frames
-            _write(generator, frames, own, seconds)
+            best = _write(generator, [frames], own, seconds)
         else:
             rewrite_recipe(path, own.to_json())
             recipe_files.write_json(path.with_suffix(".json"), own)
-        return read_frames(path) if best is None else best
+        return Shown.whole(read_frames(path)) if best is None else best
 
     for seed in choice.left:
         _make_video(generator, recipe.with_seed(seed, choice), visuals, show, start)
@@ -151,7 +150,7 @@ def _make_best(
         sum(choice.scores.values()) / choice.best_of,
         choice.name,
     )
-    return read_frames(path) if best is None else best
+    return Shown.whole(read_frames(path)) if best is None else best
 
 
 def _make_video(
@@ -160,7 +159,7 @@ def _make_video(
     visuals: VisualInputs | None,
     show: Show,
     start: Start | None,
-) -> np.ndarray:
+) -> Shown:
     """Make one video and write it; whatever stops this, its latents stay if there are any."""
     config, seconds = recipe.settings, dict[str, float]()
     if start is not None and start.step == config.num_inference_steps:
@@ -168,19 +167,25 @@ def _make_video(
     else:
         latents = _denoise(generator, recipe, visuals, start, seconds)
     with _latents_kept(latents, recipe) if generator.gives_latents else _restartable(recipe):
-        frames = show(latents, recipe, seconds)
-        _read_back(recipe.path, frames.shape[:3])
+        made = show(latents, recipe, seconds)
+        _read_back(recipe.path, made.shape)
     if config.preview_every:
         preview_path(config).unlink(missing_ok=True)
-    return frames
+    return made
 
 
 def _decode_and_write(
     generator: Generator, latents: Tensor, recipe: Recipe, seconds: dict[str, float]
-) -> np.ndarray:
-    frames = _decoded(generator, latents, recipe.settings, seconds)
-    _write(generator, frames, recipe, seconds)
-    return frames
+) -> Shown:
+    """Write each piece of a video as soon as it is decoded."""
+    config = recipe.settings
+
+    def run() -> Shown:
+        pieces = generator.decode_pieces(latents, config.num_frames, request_of(config).upscale)
+        return _write(generator, timed(pieces, seconds, "decode", within="encode"), recipe, seconds)
+
+    with memory_errors(_asked(config)):
+        return tiled_at_need(getattr(generator.pipeline, "vae", None), run)
 
 
 def _decoded(
@@ -287,18 +292,20 @@ def _place_of_latents(recipe: Recipe) -> tuple[Path, str]:
 
 
 def _write(
-    generator: Generator, frames: np.ndarray, recipe: Recipe, seconds: dict[str, float]
-) -> None:
+    generator: Generator, pieces: Iterable[np.ndarray], recipe: Recipe, seconds: dict[str, float]
+) -> Shown:
     config, path = recipe.settings, recipe.path
     assert config.fps is not None
     with clock(seconds, "encode"):
-        write_result(path, frames, config.fps, recipe.to_json(), generator.sound)
+        passing = Passing(pieces, None if config.gif else config.num_frames)
+        write_result(path, passing, config.fps, recipe.to_json(), generator.sound)
         recipe_files.write_json(path.with_suffix(".json"), recipe)
         if config.gif:
             from t2v.io.gif import write_gif  # few videos have one
 
-            write_gif(path.with_suffix(".gif"), frames, config.fps)
+            write_gif(path.with_suffix(".gif"), np.stack(passing.kept), config.fps)
     logger.info(", ".join(f"{name} {value:.2f} s" for name, value in seconds.items()))
+    return passing.shown()
 
 
 def _read_back(path: Path, shape: tuple[int, ...]) -> None:
@@ -373,12 +380,15 @@ class Watch:
 
     def _preview(self, latents: Tensor) -> None:
         try:
-            frames = self.generator.decode(latents, self.config.num_frames)
+            count = self.config.num_frames
+            passing = Passing(self.generator.decode_pieces(latents, count), count)
+            for _ in passing:
+                pass
         except UserError as error:  # decoding the end will fail too, and the latents stay
             logger.warning("no preview: %s", error)
             return
         caption = f"step {self.step}/{self.config.num_inference_steps}"
-        save_image(preview_path(self.config), contact_sheet([frames[0]], [caption]))
+        save_image(preview_path(self.config), contact_sheet([passing.shown().frames], [caption]))
 
 
 def preview_path(config: SampleConfig) -> Path:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -22,17 +24,61 @@ logger = logging.getLogger(__name__)
 PICTURE, GIF, FOLDER = ".png", ".gif", ""  # a folder's name has no dot
 
 
+class Shown(NamedTuple):
+    """The size of a video, and the frames that a contact sheet shows of it, or more."""
+
+    shape: tuple[int, ...]  # t h w
+    frames: np.ndarray  # t h w c uint8
+
+    @classmethod
+    def whole(cls, frames: np.ndarray) -> Shown:
+        """A video of which every frame is there."""
+        return cls(frames.shape[:3], frames)
+
+
+class Passing:
+    """Pieces of a video on their way to a file.
+
+    Args:
+        pieces: frames `t h w c` uint8 that follow one another.
+        count: frames of the video, of which those of a contact sheet are kept; None: all are.
+    """
+
+    def __init__(self, pieces: Iterable[np.ndarray], count: int | None) -> None:
+        self.pieces = pieces
+        self.wanted = None if count is None else set(video.shown(count))
+        self.kept: list[np.ndarray] = []
+        self.shape: tuple[int, ...] = (0, 0, 0)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for piece in self.pieces:
+            for number, frame in enumerate(piece, self.shape[0]):
+                if self.wanted is None or number in self.wanted:
+                    self.kept.append(frame.copy())  # a view would keep the whole piece
+            self.shape = (self.shape[0] + len(piece), *piece.shape[1:3])
+            yield piece
+
+    def shown(self) -> Shown:
+        """The video, once it has passed."""
+        return Shown(self.shape, np.stack(self.kept))
+
+
 def spelled(path: Path) -> str:
     """The value of `output` that stands for a place: a folder ends in a slash."""
     return f"{path}/" if path.suffix == FOLDER else str(path)
 
 
 def write_result(
-    path: Path, frames: np.ndarray, fps: float, recipe: dict[str, Any], sound: Sound | None = None
+    path: Path,
+    pieces: Iterable[np.ndarray],
+    fps: float,
+    recipe: dict[str, Any],
+    sound: Sound | None = None,
 ) -> None:
-    """Write frames, `t h w c` uint8, with their recipe.
+    """Write pieces of a video, each frames `t h w c` uint8, with their recipe.
 
     Args:
+        pieces: a GIF is held whole; everything else is written as they come.
         sound: only videos have one.
 
     Raises:
@@ -40,13 +86,13 @@ def write_result(
     """
     match path.suffix:
         case ".png":
-            write_picture(path, frames, recipe)
+            write_picture(path, np.concatenate(list(pieces)), recipe)
         case ".gif":
-            _gif().write_gif(path, frames, fps, recipe)
+            _gif().write_gif(path, np.concatenate(list(pieces)), fps, recipe)
         case "":
-            _folder().write_folder(path, frames, recipe)
+            _folder().write_folder(path, chain.from_iterable(pieces), recipe)
         case _:
-            video.write_video(path, frames, fps, recipe, sound)
+            video.write_video(path, pieces, fps, recipe, sound)
             return
     if sound is not None:
         logger.warning("%s: holds no sound, which is left out", path)

@@ -1,5 +1,6 @@
 """The smallest trainings of a VAE and a transformer."""
 
+import numpy as np
 import pytest
 import torch
 from einops import rearrange
@@ -36,7 +37,8 @@ def sampled_later(monkeypatch, tmp_path):
     rows = []
     write = video.write_video
 
-    def watched(path, frames, *rest):
+    def watched(path, pieces, *rest):
+        frames = np.concatenate(list(pieces))
         rows.append(rearrange(torch.from_numpy(frames), "t h w c -> h (t w) c"))
         write(path, frames, *rest)
 

@@ -47,7 +47,8 @@ def run(model, monkeypatch, capsys):
         written = {}
         write = video.write_video
 
-        def watched(path, frames, *rest):
+        def watched(path, pieces, *rest):
+            frames = np.concatenate(list(pieces))
             written[path.name] = frames
             write(path, frames, *rest)
 

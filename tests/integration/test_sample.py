@@ -78,7 +78,8 @@ def test_a_prompt_becomes_an_mp4_with_its_recipe_beside_it(run, tmp_path):
 def test_a_sample_is_the_one_the_pipeline_gives(run, pipe, monkeypatch):
     written = []
 
-    def write(path, frames, *rest):
+    def write(path, pieces, *rest):
+        frames = np.concatenate(list(pieces))
         written.append(frames)
         write_video(path, frames, *rest)
 

@@ -103,7 +103,7 @@ def test_a_picture_begins_the_video_and_stands_in_its_recipe(run):
 
 def test_a_sample_is_the_one_that_the_pipeline_gives(run, model, monkeypatch):
     seen = []
-    monkeypatch.setattr("t2v.io.video.write_video", lambda path, frames, *rest: seen.append(frames))
+    monkeypatch.setattr("t2v.io.video.write_video", lambda path, pieces, *rest: seen.extend(pieces))
     monkeypatch.setattr("t2v.sampling.generate._read_back", lambda *_: None)
     given = {"image": "ramp.png", "last_image": "back.png"}
     words = [each for name, path in given.items() for each in (f"{name}={path}",)]

@@ -106,9 +106,9 @@ def test_plain_samples_are_scored_and_only_what_is_kept_is_enlarged(run, pipe, m
     upscaler = VideoUpscaler(**asdict(UpscalerConfig(scale=2, width=8, layers=(1, 1, 1))))
     pipe.register_modules(upscaler=upscaler)
     pipe.save_pretrained("../model")
-    forward, calls = VideoUpscaler.forward, []
+    enlarged, calls = VideoUpscaler.enlarged, []
     monkeypatch.setattr(
-        VideoUpscaler, "forward", lambda self, video: calls.append(1) or forward(self, video)
+        VideoUpscaler, "enlarged", lambda self, pieces: calls.append(1) or enlarged(self, pieces)
     )
     code, err = run(*BEST_OF_4, "-o", "x.mp4")
     assert code == 0, err
@@ -148,7 +148,7 @@ def test_an_interrupted_choice_goes_on_where_it_was(run, monkeypatch):
     run(*BEST_OF_4, "-o", "whole.mp4")
     scheduler = type(T2VPipeline.from_pretrained("../model").scheduler)
     for owner, name, call, finished in (
-        (T2VPipeline, "decode_latents", 2, 1),  # of the second sample
+        (T2VPipeline, "decode_pieces", 2, 1),  # of the second sample
         (T2VPipeline, "encode_prompt", 2, 1),  # of the second sample, which has no step behind it
         (scheduler, "step", 6, 2),  # twice a sample: the third has one behind it
     ):
@@ -170,7 +170,7 @@ def test_an_interrupted_choice_goes_on_where_it_was(run, monkeypatch):
 
 def test_resume_refuses_another_scorer_and_a_best_that_is_gone(run):
     with pytest.MonkeyPatch.context() as patch:
-        interrupt(patch, T2VPipeline, "decode_latents", 3)
+        interrupt(patch, T2VPipeline, "decode_pieces", 3)
         run(*BEST_OF_4, "-o", "x.mp4")
     best = Path("x.mp4").read_bytes()
     run("a blue box", "-o", "other.mp4")

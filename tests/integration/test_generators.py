@@ -75,6 +75,9 @@ class NoiseGenerator:
         frames = latents[:, :, :num_frames] * 255
         return frames.round().byte().permute(0, 2, 3, 4, 1).numpy()
 
+    def decode_pieces(self, latents, num_frames, upscale=1):
+        yield from np.split(self.decode(latents, num_frames, upscale)[0], [4])
+
 
 @pytest.fixture
 def run(tmp_path, monkeypatch, capsys):

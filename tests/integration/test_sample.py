@@ -156,7 +156,7 @@ def test_ctrl_c_while_denoising_keeps_the_steps_and_resume_gives_the_same_video(
 def test_ctrl_c_while_decoding_keeps_the_latents_for_resume(run, monkeypatch):
     run(PROMPT, "-o", "whole.mp4")
     with monkeypatch.context() as patch:
-        interrupt(patch, T2VPipeline, "decode_latents")
+        interrupt(patch, T2VPipeline, "decode_pieces")
         code, _, err = run(PROMPT, "-o", "a.mp4")
     assert code == 130 and "The latents are kept" in err
     assert load_file("a.latents.safetensors")["latents"].shape == (1, 8, 3, 4, 6)
@@ -170,7 +170,7 @@ def test_a_failed_decode_keeps_the_latents_and_says_so(run, monkeypatch):
     def no_memory(*args, **kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(T2VPipeline, "decode_latents", no_memory)
+    monkeypatch.setattr(T2VPipeline, "decode_pieces", no_memory)
     code, _, err = run(PROMPT)
     assert code == 2
     assert "do not fit into the memory" in err and "--resume" in err
@@ -178,7 +178,7 @@ def test_a_failed_decode_keeps_the_latents_and_says_so(run, monkeypatch):
 
 
 def test_a_video_that_does_not_fit_whole_is_decoded_by_tiles(run, monkeypatch):
-    decode = AutoencoderKLT2V.decode
+    decode = AutoencoderKLT2V.decode_pieces
 
     def of_tiles(vae, *args, **options):
         if not vae.use_tiling:
@@ -186,7 +186,7 @@ def test_a_video_that_does_not_fit_whole_is_decoded_by_tiles(run, monkeypatch):
         return decode(vae, *args, **options)
 
     assert run(PROMPT, "vae_tiling=true", "-o", "tiles.mp4")[0] == 0
-    monkeypatch.setattr(AutoencoderKLT2V, "decode", of_tiles)
+    monkeypatch.setattr(AutoencoderKLT2V, "decode_pieces", of_tiles)
     code, _, err = run(PROMPT, "-o", "a.mp4")
     assert code == 0 and "by tiles, which are blended" in err, err
     assert (read_video("a.mp4")[0] == read_video("tiles.mp4")[0]).all()
@@ -205,7 +205,7 @@ def test_a_run_whose_scheduler_remembers_starts_anew(run, model, pipe, monkeypat
 
 def test_resume_refuses_what_would_change_the_video(run, monkeypatch):
     with monkeypatch.context() as patch:
-        interrupt(patch, T2VPipeline, "decode_latents")
+        interrupt(patch, T2VPipeline, "decode_pieces")
         run(PROMPT)
     code, _, err = run("--resume", "video.latents.safetensors", "--seed", "9", use_model=False)
     assert code == 2 and "seed: fixed by" in err
@@ -312,12 +312,13 @@ def test_weights_that_are_no_numbers_are_named_and_nothing_is_written(run, pipe,
 
 
 def test_a_decoder_that_overflows_keeps_the_latents_and_writes_no_video(run, pipe, monkeypatch):
-    method = type(pipe.vae).decode
+    method = type(pipe.vae).decode_pieces
 
-    def decode(vae, z, **options):
-        return (method(vae, z, **options)[0] * float("inf"),)
+    def decode(vae, z):
+        *good, last = method(vae, z)
+        yield from (*good, last * float("inf"))
 
-    monkeypatch.setattr(type(pipe.vae), "decode", decode)
+    monkeypatch.setattr(type(pipe.vae), "decode_pieces", decode)
     code, _, err = run(PROMPT)
     assert code == 2 and "NaN or inf in the output of the vae" in err and "latents are kept" in err
     assert "computes in float32" in err and "take dtype" not in err.lower()
@@ -327,7 +328,7 @@ def test_a_decoder_that_overflows_keeps_the_latents_and_writes_no_video(run, pip
 
 
 def test_latents_that_are_no_numbers_are_not_resumed(run, monkeypatch, tmp_path):
-    interrupt(monkeypatch, T2VPipeline, "decode_latents")
+    interrupt(monkeypatch, T2VPipeline, "decode_pieces")
     run(PROMPT)
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path / "work")

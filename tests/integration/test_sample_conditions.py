@@ -191,7 +191,7 @@ def test_resume_refuses_another_file(run, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("t2v.pipelines.t2v_generator.T2VGenerator.decode", stop)
+        patch.setattr("t2v.pipelines.t2v_generator.T2VGenerator.decode_pieces", stop)
         assert run(PROMPT, "--image", "ramp.png", "-o", "x.mp4")[0] == 130
     Path("ramp.png").rename("moved.png")
     resume = ["--resume", "x.latents.safetensors"]

@@ -33,15 +33,15 @@ TIGHT = """
 import resource, sys
 from t2v.cli import main
 from t2v.pipelines.t2v_generator import T2VGenerator
-decode = T2VGenerator.decode
+decode = T2VGenerator.decode_pieces
 def tight(*args):
     used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + 3 * 2**20, resource.RLIM_INFINITY))
     try:
-        return decode(*args)
+        yield from list(decode(*args))
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
-T2VGenerator.decode = tight
+T2VGenerator.decode_pieces = tight
 sys.exit(main(["sample", *sys.argv[1:]]))
 """
 

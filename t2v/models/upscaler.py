@@ -16,7 +16,7 @@ from t2v.config.models import SCALES
 from t2v.errors import UserError
 from t2v.models.causal import RMSNorm, joined, silu
 
-LARGE_FRAMES = 8  # that are enlarged at a time, once their features are there
+LARGE_FRAMES = 4  # that are enlarged at a time, once their features are there
 
 
 class VideoUpscaler(ModelMixin, ConfigMixin):

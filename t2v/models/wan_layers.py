@@ -18,8 +18,8 @@ from diffusers.models.autoencoders import autoencoder_kl_wan as wan
 from einops import rearrange
 from torch import Tensor, nn
 
-from t2v.models.kernels.plain import convolution
 from t2v.models.causal import FeatureCache, channels_first, is_first
+from t2v.models.kernels.plain import convolution
 
 
 class CausalConv(wan.WanCausalConv3d):

@@ -1,20 +1,23 @@
-"""`t2v bench`: time and memory of every stage, beside the best matrix product of the same run."""
+"""`t2v bench`: time and memory of every stage, beside a matrix product of the same rounds."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from statistics import median
 from typing import Any
 
 import torch
 from diffusers import ModelMixin
 from torch import Tensor
 
+from t2v.bench.pairs import rounds, utilisation
 from t2v.bench.report import measured, print_table
-from t2v.bench.stopwatch import MIB, Run, count_flop, gemm_gflops, milliseconds, peak_memory
+from t2v.bench.stopwatch import MIB, Probe, Run, count_flop, peak_memory, product_probe
 from t2v.config.bench import BenchConfig
 from t2v.families.load import check_room, load_generator, set_attention
 from t2v.models.device import pick_device, pick_dtype
 from t2v.models.folder import model_folder
+from t2v.models.kernels.choice import processor
 from t2v.pipelines.generator import Ability, Generator, Request
 
 PROMPT = "a red ball bounces on grass"
@@ -25,7 +28,8 @@ def bench(config: BenchConfig) -> dict[str, Any]:
 
     Every stage runs alone on the outputs of the one before it. FLOP are those of matrix products,
     convolutions and attention, 2 per multiply-add; utilisation is FLOP per second over that of
-    the GEMM, which is measured before and after the stages (two figures far apart: a busy machine).
+    a GEMM that runs in every round beside the stage, the median of the rounds. The GEMM's slowest
+    and fastest rate of all rounds are told (far apart: a busy machine).
 
     Raises:
         UserError: the model's stages cannot be told apart, a size does not fit it, or `config.json`
@@ -37,20 +41,22 @@ def bench(config: BenchConfig) -> dict[str, Any]:
 def _measure(config: BenchConfig) -> dict[str, Any]:
     generator = load(config)
     device, dtype = generator.pipeline.device, generator.pipeline.dtype
-    before = gemm_gflops(device, dtype)
-    rows = [measure(name, run, device, config) for name, run in stages(generator, config).items()]
+    probe = product_probe(device, dtype)
+    rows, gemm = [], []
+    for name, run in stages(generator, config).items():
+        row, rates = measure(name, run, probe, device, config)
+        rows.append(row)
+        gemm += rates
     lengths, vae = config.memory_frames, generator.vae
     memory = [vae_memory(generator, vae, each, config) for each in lengths] if vae else []
-    gemm = [before, gemm_gflops(device, dtype)]
-    for row in rows:
-        row["utilisation"] = row["gflop"] / row["ms_median"] * 1e3 / max(gemm)
     report = {
         "config": asdict(config),
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "processor": processor(),
         "threads": torch.get_num_threads(),
         "dtype": str(dtype).removeprefix("torch."),
-        "gemm_gflops": gemm,
+        "gemm_gflops": [min(gemm), max(gemm)],
         "stages": rows,
         "vae_memory": memory,
     }
@@ -105,16 +111,27 @@ def encode(vae: ModelMixin, video: Tensor) -> Tensor:
     return vae.encode(video.to(vae.dtype)).latent_dist.mode()
 
 
-def measure(name: str, run: Run, device: torch.device, config: BenchConfig) -> dict[str, Any]:
-    """One row: milliseconds over the repeats, GFLOP and peak memory of one run."""
+def measure(
+    name: str, run: Run, probe: Probe, device: torch.device, config: BenchConfig
+) -> tuple[dict[str, Any], list[float]]:
+    """One row: milliseconds over the repeats, GFLOP, utilisation and peak memory of one run; and
+    the probe's GFLOP/s in each round."""
     peak = peak_memory(run, device)
     flop = count_flop(run)
-    return {
+    for _ in range(config.warmup - 1):  # each way of `rounds` has one more
+        run()
+    times = rounds({"run": run, "probe": probe.run}, device, config.repeats)
+    milliseconds = sorted(1e3 * each for each in times["run"])
+    row = {
         "stage": name,
-        **milliseconds(run, device, config.warmup, config.repeats),
+        "ms_median": median(milliseconds),
+        "ms_min": milliseconds[0],
+        "ms_max": milliseconds[-1],
         "gflop": flop / 1e9,
+        "utilisation": utilisation(flop, times["run"], probe.flop, times["probe"]),
         "peak_mib": peak,
     }
+    return row, [probe.flop / each / 1e9 for each in times["probe"]]
 
 
 @torch.no_grad()
@@ -134,10 +151,10 @@ def vae_memory(
 def print_report(report: dict[str, Any]) -> None:
     """The report as two tables for the terminal."""
     config = report["config"]
-    gemm = " and ".join(f"{each:.0f}" for each in report["gemm_gflops"])
+    gemm = " to ".join(f"{each:.0f}" for each in report["gemm_gflops"])
     print(
         f"{config['model']} on {report['device']}, {report['dtype']}, {report['threads']} threads, "
-        f"torch {report['torch']}; GEMM before and after: {gemm} GFLOP/s\n"
+        f"torch {report['torch']}; {report['processor']}; GEMM {gemm} GFLOP/s\n"
     )
     columns = ("ms_median", "ms_min", "ms_max", "gflop", "utilisation", "peak_mib")
     print_table(report["stages"], ("stage", *columns))

@@ -36,7 +36,7 @@ def _refuse_to_replace(file: Path) -> None:
     """Raise `UserError` where a file lies that `bench` did not write."""
     with suppress(UserError, TypeError, KeyError, AttributeError):  # no JSON, or another
         report = read_json(file)
-        if isinstance(report["config"], dict) and report.keys() & {"stages", "curation"}:
+        if isinstance(report["config"], dict) and report.keys() & {"stages", "curation", "peers"}:
             return
     if file.exists():
         raise UserError(

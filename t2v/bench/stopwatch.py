@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -22,15 +22,8 @@ MIB = 2**20
 Run = Callable[[], Any]
 
 
-def milliseconds(run: Run, device: torch.device, warmup: int, repeats: int) -> dict[str, float]:
-    """Median, least and most of `repeats` runs, after `warmup` that do not count."""
-    for _ in range(warmup):
-        run()
-    times = sorted(1e3 * _seconds(run, device) for _ in range(repeats))
-    return {"ms_median": statistics.median(times), "ms_min": times[0], "ms_max": times[-1]}
-
-
-def _seconds(run: Run, device: torch.device) -> float:
+def seconds(run: Run, device: torch.device) -> float:
+    """The seconds of one run, to the end of what it started on the device."""
     _wait(device)
     start = time.perf_counter()
     run()
@@ -72,21 +65,46 @@ def _flop_formulas() -> dict[Any, Callable[..., int]]:
     }
 
 
-def gemm_gflops(device: torch.device, dtype: torch.dtype) -> float:
-    """The best rate this device reaches for a square product: what utilisation is measured by.
+@dataclass(frozen=True)
+class Probe:
+    """Work of one kind at the best rate of a device: what utilisation is measured by."""
 
-    On a CPU both of torch's paths are tried: MKL, which `F.linear` takes in fp32, runs at half
-    speed on AMD; oneDNN does not.
+    run: Run
+    flop: float
+
+
+@torch.no_grad()
+def product_probe(device: torch.device, dtype: torch.dtype) -> Probe:
+    """A square product of `dtype`, on a CPU by the faster one of torch's two ways to it.
+
+    MKL, which `F.linear` takes in fp32, runs at half speed on some processors; oneDNN does not.
     """
-    size = 8192 if device.type == "cuda" else 2048
+    size = 8192 if device.type == "cuda" else 1024
     x, weight = torch.randn(2, size, size, generator=torch.Generator().manual_seed(0))
     x, weight = x.to(device, dtype), weight.to(device, dtype)
-    paths: list[Run] = [lambda: F.linear(x, weight)]
+    ways: list[Run] = [lambda: F.linear(x, weight)]
     if device.type == "cpu" and torch.backends.mkldnn.is_available():
         onednn = torch.ops.mkldnn._linear_pointwise
-        paths.append(lambda: onednn(x, weight, None, "none", [], ""))
-    best = min(milliseconds(path, device, warmup=1, repeats=3)["ms_min"] for path in paths)
-    return 2 * size**3 / best / 1e6
+        ways.append(lambda: onednn(x, weight, None, "none", [], ""))
+    return Probe(_fastest(ways, device), 2 * size**3)
+
+
+@torch.no_grad()
+def convolution_probe(device: torch.device, dtype: torch.dtype) -> Probe:
+    """A 3x3x3 convolution of a video, in the layout that is the fastest."""
+    channels, (t, h, w) = (256, (9, 64, 64)) if device.type == "cuda" else (64, (5, 48, 48))
+    random, layout = torch.Generator().manual_seed(0), torch.channels_last_3d
+    x = torch.randn(2, channels, t, h, w, generator=random).to(device, dtype)
+    weight = torch.randn(channels, channels, 3, 3, 3, generator=random).to(device, dtype)
+    x, weight = x.contiguous(memory_format=layout), weight.contiguous(memory_format=layout)
+    flop = 2 * x.numel() * channels * 27
+    return Probe(lambda: F.conv3d(x, weight, padding=1), flop)
+
+
+def _fastest(ways: Sequence[Run], device: torch.device) -> Run:
+    for way in ways:
+        way()
+    return min(ways, key=lambda way: min(seconds(way, device) for _ in range(3)))
 
 
 def peak_memory(run: Run, device: torch.device) -> float | None:

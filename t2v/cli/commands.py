@@ -166,6 +166,11 @@ COMMANDS = {
         "t2v.bench.pipeline:bench",
         "measure time, memory and utilisation of every stage of a pipeline",
     ),
+    "bench peers": Command(
+        "t2v.config.bench:BenchPeersConfig",
+        "t2v.bench.peers:bench",
+        "measure our networks beside diffusers' Wan classes on the same weights",
+    ),
     "bench curate": Command(
         "t2v.config.bench:BenchCurateConfig",
         "t2v.bench.curation:bench",

@@ -9,6 +9,8 @@ from t2v.config.checks import at_least_one
 from t2v.config.retired import ANY_VALUE, Retired
 from t2v.errors import UserError
 
+PeerCase = Literal["forward", "train", "decode", "encode", "pipeline"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class BenchConfig:
@@ -38,6 +40,47 @@ class BenchConfig:
             raise UserError(
                 f"warmup={self.warmup} repeats={self.repeats}: at least 0 and at least 1."
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchPeersConfig:
+    """`t2v bench peers`: our networks beside diffusers' Wan classes, on the same weights."""
+
+    # what is measured: a forward pass, a training step, the VAE's two ways, a denoising loop
+    cases: tuple[PeerCase, ...] = ("forward", "train", "decode", "encode", "pipeline")
+    dtypes: tuple[Literal["fp32", "bf16"], ...] = ("fp32", "bf16")  # number formats to measure in
+    dim: int = 384  # width of the transformer, in heads of 64
+    layers: int = 12  # blocks of the transformer; with dim=384 it has 30M parameters
+    num_frames: int = 17  # frames of the video that the transformer denoises
+    height: int = 192  # pixels of that video
+    width: int = 192  # pixels of that video
+    text_tokens: int = 64  # tokens of the text
+    vae_dim: int = 32  # width of the VAE; Wan's own has 96
+    vae_frames: int = 9  # frames of the video that the VAE decodes and encodes
+    vae_side: int = 64  # pixels of that video, each way
+    steps: int = 2  # denoising steps of the pipeline
+    rounds: int = 7  # rounds in which both sides and the probe run once
+    device: str = "auto"  # auto (cuda, mps or cpu), cpu, cuda, cuda:1, mps
+    json: str | None = None  # file to write the figures to
+    overwrite: bool = False  # replace that file even if `t2v bench` did not write it
+
+    def __post_init__(self) -> None:
+        at_least_one(self, "layers", "text_tokens", "steps", "rounds")
+        for name, step, above in (
+            ("dim", 64, 0),
+            ("height", 16, 0),
+            ("width", 16, 0),
+            ("vae_side", 8, 0),
+            ("num_frames", 4, 1),
+            ("vae_frames", 4, 1),
+            ("vae_dim", 8, 0),
+        ):
+            value = getattr(self, name)
+            if value < above + step * (above == 0) or (value - above) % step:
+                more = f" plus {above}" if above else ""
+                raise UserError(f"{name}={value}: it must be a multiple of {step}{more}.")
+        if not self.cases or not self.dtypes:
+            raise UserError("cases= and dtypes= must each name at least one.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import av
 import numpy as np
@@ -10,12 +11,16 @@ import torch
 from torch import nn
 
 from t2v.bench.curation import bench as bench_curation
+from t2v.bench.pairs import rounds, utilisation, verdict
+from t2v.bench.peers import COLUMNS, transformers, vaes
+from t2v.bench.peers import bench as bench_peers
 from t2v.bench.pipeline import bench, stages
 from t2v.bench.report import print_table
 from t2v.bench.stopwatch import count_flop, peak_memory
-from t2v.config.bench import BenchConfig, BenchCurateConfig
+from t2v.config.bench import BenchConfig, BenchCurateConfig, BenchPeersConfig
 from t2v.config.load import load_config
 from t2v.errors import UserError
+from t2v.models.kernels.choice import processor
 from t2v.pipelines.t2v_generator import T2VGenerator
 
 CPU = torch.device("cpu")
@@ -137,3 +142,58 @@ def test_a_file_of_others_is_not_replaced_by_figures(theirs, tmp_path):
     with pytest.raises(UserError, match="overwrite=true"):
         bench(BenchConfig(json=str(file), model="no/such/model"))
     assert file.read_text() == theirs
+
+
+def test_the_ratio_of_pairs_has_an_interval_and_a_restless_probe_no_verdict():
+    ours, peer = [1.0, 2.0, 1.0, 4.0, 1.0], [2.0, 4.0, 2.2, 8.0, 1.8]
+    found = verdict(ours, peer, [1.0, 1.02, 0.98, 1.0, 1.01])
+    assert found.ratio == 2 and found.low <= 2 <= found.high and found.told == "faster"
+    assert (found.low, found.high) == pytest.approx((1.8, 2.2))
+    assert verdict(peer, ours, [1.0] * 5).told == "slower"
+    assert verdict([1.0, 2.0, 1.0], [2.0, 1.0, 1.0], [1.0] * 3).told == "equal"
+    restless = verdict(ours, peer, [1.0, 1.0, 1.0, 1.0, 1.3])
+    assert restless.told == "noisy" and restless.ratio == 2
+    assert restless.spread == pytest.approx(0.3)
+    assert verdict(ours, peer, [1.0, 1.1, 1.0, 1.05, 1.0]).told == "faster"
+    assert verdict([1.0], [3.0], [1.0]).ratio == 3
+
+
+def test_utilisation_is_of_the_probe_in_the_same_round():
+    assert utilisation(10, [1.0, 2.0, 8.0], 20, [1.0, 2.0, 4.0]) == pytest.approx(0.5)
+
+
+def test_rounds_run_each_side_once_and_turn_their_order_about():
+    order: list[str] = []
+    runs = {name: (lambda name=name: order.append(name)) for name in ("a", "b", "c")}
+    times = rounds(runs, CPU, 3)
+    assert "".join(order) == "abc" + "abc" + "cba" + "abc"
+    assert {name: len(each) for name, each in times.items()} == {"a": 3, "b": 3, "c": 3}
+
+
+SMALL = BenchPeersConfig(
+    dim=64, layers=1, num_frames=5, height=16, width=16, text_tokens=3, vae_dim=8, vae_frames=5,
+    vae_side=8, steps=1, rounds=1, dtypes=("fp32",), device="cpu",
+)  # fmt: skip
+
+
+def test_peers_have_equal_weights_and_every_case_nearly_equal_results(tmp_path, capsys):
+    for ours, peer in (transformers(SMALL, CPU), vaes(SMALL, CPU)):
+        given, wanted = ours.state_dict(), peer.state_dict()
+        assert given.keys() == wanted.keys()
+        assert all(given[name].equal(wanted[name]) for name in wanted)
+    file = tmp_path / "peers.json"
+    report = bench_peers(replace(SMALL, json=str(file)))
+    assert json.loads(file.read_text()) == json.loads(json.dumps(report))
+    assert [row["case"] for row in report["peers"]] == list(SMALL.cases)
+    for row in report["peers"]:
+        assert row["error"] < 1e-4 and row["gflop"] > 0 and row["low"] <= row["high"]
+        assert row["util_ours"] > 0 and row["util_peer"] > 0 and row["probe_gflops"] > 0
+    head, names, *rows = capsys.readouterr().out.splitlines()
+    assert processor() in head and len(rows) == 5
+    assert names.split() == list(COLUMNS)
+
+
+@pytest.mark.parametrize("wrong", ["dim=100", "height=20", "num_frames=16", "rounds=0", "cases=[]"])
+def test_a_size_that_no_peer_has_is_named(wrong):
+    with pytest.raises(UserError, match=wrong.partition("=")[0]):
+        load_config(BenchPeersConfig, None, [wrong])

@@ -147,13 +147,16 @@ def held_out(lora: str) -> dict[str, dict[str, Any]]:
     losses = path.parent / VALIDATIONS
     if step is None or not losses.is_file():
         return {}
-    for line in read_lines(losses, "step", "losses"):
+    lines = list(read_lines(losses, "step", "losses"))
+    for line in lines:
         if line["step"] == int(step[1]):
             return {
                 name: _cell(torch.tensor(values), "lower", HELD_OUT)
                 for name, values in line["losses"].items()
             }
-    return {"loss": {"text": f"not validated at step {int(step[1])}", "method": HELD_OUT}}
+    names = list(lines[0]["losses"]) if lines else ["loss"]  # in the columns of the others
+    cell = {"text": f"not validated at step {int(step[1])}", "better": "lower", "method": HELD_OUT}
+    return {name: cell for name in names}
 
 
 def _cell(values: Tensor, better: str, method: str) -> dict[str, Any]:

@@ -131,6 +131,24 @@ class FamilyGenerator:
             self._check_steps(request.num_inference_steps, request.strength)
         multiple = 1 if self.family is None else self.family.multiple(self.pipeline)
         check_sides(name, multiple, request.height, request.width)
+        self._check_positions(request)
+
+    def _check_positions(self, request: Request) -> None:
+        """Raise `UserError` where a video has more tokens along an axis than the model knows."""
+        config: Any = getattr(getattr(self.pipeline, "transformer", None), "config", {})
+        most = config.get("rope_max_seq_len")
+        asked = request.num_frames, request.height, request.width
+        if most is None or self.family is None or None in asked:
+            return
+        grid = self.family.latent_shape(self.pipeline, request)[2:]
+        names = ("num_frames", "height", "width")
+        for name, value, cells, patch in zip(names, asked, grid, config.patch_size, strict=True):
+            is_windowed = name == "num_frames" and "base_num_frames" in self.parameters
+            if cells // patch > most and not is_windowed:
+                raise UserError(
+                    f"{name}={value}: {cells // patch} tokens, and the transformer of this "
+                    f"{type(self.pipeline).__name__} knows {most} positions. Give less."
+                )
 
     def _check_steps(self, steps: int, strength: float) -> None:
         """Raise `UserError` where an edit of that strength has no step to make."""

@@ -22,7 +22,10 @@ GRAY = (127, 127, 127)  # of a frame that is to be made, as VACE's authors have 
 def needs(pipeline: DiffusionPipeline) -> tuple[str, ...]:
     """The names of what a pipeline cannot do without."""
     name = type(pipeline).__name__
-    return next((names for part, names in NEEDS.items() if part in name), ())
+    named = next((names for part, names in NEEDS.items() if part in name), ())
+    config = getattr(getattr(pipeline, "transformer", None), "config", {})
+    # as Wan's FLF2V: its positions are those of the CLIP features of two pictures
+    return (*named, "last_image") if config.get("pos_embed_seq_len") else named
 
 
 def refuse_missing(
@@ -31,10 +34,9 @@ def refuse_missing(
     """Raise `UserError` where a pipeline cannot do without what is not given."""
     name = type(pipeline).__name__
     if missing := [each for each in needs(pipeline) if getattr(visuals, each, None) is None]:
-        raise UserError(
-            f"{name} makes nothing of a prompt alone: give {missing[0]}, such as "
-            f"{OPTIONS[missing[0]]}."
-        )
+        alone = "makes nothing of a prompt alone: give"
+        lacks = "also needs" if missing[0] == "last_image" else alone
+        raise UserError(f"{name} {lacks} {missing[0]}, such as {OPTIONS[missing[0]]}.")
     if "VideoToWorld" in name and not (
         {"image", "video"} & set(visuals.names() if visuals else ())
     ):

@@ -22,7 +22,7 @@ def sample(pipe, tmp_path, monkeypatch, capsys):
     for step in (2, 4):
         weights = {name: step * tensor for name, tensor in layers.items()}
         pipe.save_lora_weights(f"run/checkpoint-{step:06d}", transformer_lora_layers=weights)
-    line = {"step": 4, "figures": {"loss": 0.25}, "losses": {"loss": [0.125, 0.25, 0.375]}}
+    line = {"step": 4, "figures": {}, "losses": {"val_loss": [0.125, 0.25, 0.375]}}
     (tmp_path / "run" / "validations.jsonl").write_text(json.dumps(line) + "\n")
 
     def run(*words):

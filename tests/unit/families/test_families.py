@@ -290,6 +290,7 @@ def test_a_state_that_is_not_the_schedulers_is_refused(wan):
     [
         ("wan", {"height": 24}, "height=24: WanPipeline makes multiples of 16 pixels. Give 16 or"),
         ("wan_i2v", {}, "makes nothing of a prompt alone: give image, such as --image FILE"),
+        ("wan_flf", {"image": CLIP[0]}, "also needs last_image, such as --last-image FILE"),
         ("ltx_i2v", {}, "makes nothing of a prompt alone: give image, such as --image FILE"),
         ("wan_v2v", {"strength": 0.7}, "prompt alone: give video, such as --video FILE"),
         ("wan_v2v", {"video": CLIP}, "edits a clip: say how far with strength=, such as 0.8"),
@@ -305,7 +306,7 @@ def test_what_cannot_work_is_said_before_it_begins(name, changed, fault, text, w
     monkeypatch.setattr("t2v.families.generator.find_spec", lambda package: None)
     generator = FamilyGenerator(build(name, text, wake))
     asked = {"height": 32, "width": 32, "num_frames": 9} | changed
-    seen = VisualInputs(video=asked.pop("video", None))
+    seen = VisualInputs(video=asked.pop("video", None), image=asked.pop("image", None))
     with pytest.raises(UserError, match=fault):
         generator.check(PROMPT, replace(generator.defaults, **asked), seen)
 

@@ -64,6 +64,12 @@ def test_a_setting_that_the_call_does_not_take_is_named(wan, asked, monkeypatch)
         generator.check("a ball", asked)
 
 
+@pytest.mark.parametrize(("name", "value"), [("num_frames", 4097), ("width", 16400)])
+def test_more_tokens_than_the_model_has_positions_for_are_refused(wan, asked, name, value):
+    with pytest.raises(UserError, match=f"{name}={value}: 10.. tokens.* knows 1024 positions"):
+        FamilyGenerator(wan).check("a ball", replace(asked, **{name: value}))
+
+
 def clip(count: int, generator: int = 0) -> np.ndarray:
     return np.random.default_rng(generator).integers(0, 256, (count, 16, 16, 3), dtype=np.uint8)
 

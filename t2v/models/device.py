@@ -1,6 +1,8 @@
 """The device and number format of a network, its weights in aligned memory, and where that ends."""
 
+import ctypes
 import logging
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -102,6 +104,17 @@ def memory_errors(what: str) -> Iterator[None]:
             f"{what} do not fit into the memory of this machine. Give offload=group, or ask for "
             "fewer frames or a smaller size; `t2v plan sample` tells what they take."
         ) from error
+
+
+def trim() -> None:
+    """Let the C library return freed memory to the system, where it is glibc.
+
+    Between pieces of a video it would keep that of one and take more for the next.
+    """
+    if sys.platform == "linux":
+        library = ctypes.CDLL(None)
+        if hasattr(library, "malloc_trim"):
+            library.malloc_trim(0)
 
 
 def tiled_at_need(vae: Any, run: Callable[[], T]) -> T:

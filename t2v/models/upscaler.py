@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import chain, islice, pairwise
 
 import torch
@@ -119,11 +120,11 @@ class VideoUpscaler(ModelMixin, ConfigMixin):
             held = chunk if held is None else torch.cat([held, chunk], dim=2)
             ready = held.shape[2] - reach
             if ready > past:
-                yield self._by_tile(held)[:, :, past:ready]
+                yield self._by_tile(held, past, ready)
                 kept = max(0, ready - reach)
                 held, past = held[:, :, kept:], ready - kept
         if held is not None:
-            yield self._by_tile(held)[:, :, past:]
+            yield self._by_tile(held, past)
 
     def check_video(self, video: Tensor) -> None:
         """Raise `UserError` where `forward` cannot take `video`."""
@@ -133,16 +134,19 @@ class VideoUpscaler(ModelMixin, ConfigMixin):
                 "(batch, 3, frames, height, width)."
             )
 
-    def _by_tile(self, video: Tensor) -> Tensor:
+    def _by_tile(self, video: Tensor, begin: int = 0, end: int | None = None) -> Tensor:
+        """The frames from `begin` to `end` of what becomes of `video`."""
+        end = video.shape[2] if end is None else end
         tile = self.tile_sample_min_size
         if not self.use_tiling or max(video.shape[-2:]) <= tile:
-            return self._enlarge(video)
+            return self._enlarge(video, begin, end)
         halo = self.reach + self.reach % 2  # tiles begin where the half-size grid of the whole does
         from t2v.models.tiling import run_tiled  # few videos are tiled
 
-        return run_tiled(self._enlarge, video, tile, halo, blend=False, zoom=self.config.scale)
+        run = partial(self._enlarge, begin=begin, end=end)
+        return run_tiled(run, video, tile, halo, blend=False, zoom=self.config.scale)
 
-    def _enlarge(self, video: Tensor) -> Tensor:
+    def _enlarge(self, video: Tensor, begin: int, end: int) -> Tensor:
         # frames are images in channels_last memory, in which both kinds of convolution are fastest
         batch, height, width = len(video), *video.shape[-2:]
         x = rearrange(video, "b c t h w -> (b t) c h w")
@@ -158,24 +162,38 @@ class VideoUpscaler(ModelMixin, ConfigMixin):
         x = x + F.pixel_shuffle(self.up(h), 2)
         for block in self.blocks_out:
             x = block(x, batch)
-        # from here on no frame sees another, and their features would be the most that is held
-        some = len(x) if torch.is_grad_enabled() else LARGE_FRAMES
-        large = []
-        for part, own in zip(x.split(some), frames.split(some), strict=True):
-            for conv in self.enlarge:
-                part = silu(F.pixel_shuffle(conv(part), 2))
-            part = self.conv_out(part)[..., : scale * height, : scale * width].float()
-            large.append(bicubic(own.float(), scale) + part)
-        x = rearrange(torch.cat(large), "(b t) c h w -> b c t h w", b=batch)
-        return self._steadied(x).to(video.dtype)
+        # from here on no frame sees another, and features of all would be the most that is held
+        first, last = max(0, begin - 1), min(video.shape[2], end + 1)  # with a neighbour each
+        x = x.unflatten(0, (batch, -1))[:, first:last].flatten(0, 1)
+        frames = frames.unflatten(0, (batch, -1))[:, first:last].flatten(0, 1)
+        if torch.is_grad_enabled():
+            large = self._large(x, frames)
+        else:
+            large = frames.new_empty(len(x), 3, scale * height, scale * width, dtype=torch.float32)
+            for at in range(0, len(x), LARGE_FRAMES):
+                part = slice(at, at + LARGE_FRAMES)
+                large[part] = self._large(x[part], frames[part])
+        large = self._steadied(rearrange(large, "(b t) c h w -> b c t h w", b=batch))
+        return large[:, :, begin - first : end - first].to(video.dtype)
+
+    def _large(self, x: Tensor, frames: Tensor) -> Tensor:
+        """Frames by their features, `(b t) c h w`, at the full size."""
+        height, width = frames.shape[-2:]
+        scale = self.config.scale
+        for conv in self.enlarge:
+            x = silu(F.pixel_shuffle(conv(x), 2))
+        x = self.conv_out(x)[..., : scale * height, : scale * width].float()
+        return bicubic(frames.float(), scale) + x
 
     def _steadied(self, x: Tensor) -> Tensor:
         """The video with a share of both neighbours in each frame; its ends count twice."""
         share = self.config.steadiness
         if share == 0:
             return x
-        around = torch.cat([x[:, :, :1], x, x[:, :, -1:]], dim=2)
-        return (1 - 2 * share) * x + share * (around[:, :, :-2] + around[:, :, 2:])
+        around = torch.cat([x[:, :, :1], x[:, :, :-1]], dim=2)
+        around[:, :, :-1] += x[:, :, 1:]
+        around[:, :, -1:] += x[:, :, -1:]
+        return (1 - 2 * share) * x + around.mul_(share)
 
 
 def bicubic(frames: Tensor, scale: int) -> Tensor:

@@ -11,7 +11,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from t2v.models.alone import alone
-from t2v.models.device import ready
+from t2v.models.device import ready, trim
 from t2v.models.finite import refuse_bad
 from t2v.models.inputs import check_latents, latent_shape
 from t2v.models.latents import denormalize_latents
@@ -105,6 +105,7 @@ class LatentVideos:
         small = (piece.clamp(-1, 1).to(device, dtype) for piece in pieces)
         for piece in self.upscaler.enlarged(small):
             refuse_bad("upscaler", piece, dtype)
+            trim()
             yield piece
 
     def _frames(self, latents: Tensor, num_frames: int, output_type: str, upscale: int) -> Any:
@@ -126,5 +127,6 @@ def pieces_of(vae: Any, z: Tensor, num_frames: int | None) -> Iterator[Tensor]:
         refuse_bad("vae", piece, vae.dtype)
         if left == 0:
             return
+        trim()
         yield piece[:, :, :left]
         left = None if left is None else max(0, left - piece.shape[2])

@@ -61,7 +61,7 @@ def test_a_stream_holds_no_more_frames_than_a_chunk_and_its_surroundings(monkeyp
     upscaler, held = build(), []
     enlarge = upscaler._enlarge
     monkeypatch.setattr(
-        upscaler, "_enlarge", lambda video: held.append(video.shape[2]) or enlarge(video)
+        upscaler, "_enlarge", lambda video, *of: held.append(video.shape[2]) or enlarge(video, *of)
     )
     frames = sum(each.shape[2] for each in upscaler.stream(iter([clip(1, 3, 2, 4, 4)] * 20)))
     assert frames == 40

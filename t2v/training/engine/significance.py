@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import torch
 from torch import Tensor
 
 HELD_OUT, TRAINING, BASE = "held_out", "training", "base"
 CHUNK = 64
+FEWEST = 4  # clips that a verdict may rest on: of 2 and 3, Student's t is 12.7 and 4.3 wide
+SURE = 0.95
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,11 @@ class Change:
 
     before: float
     after: float
-    noise: float  # two standard errors of the mean difference
+    noise: float  # half of the 95 % interval of the mean difference; infinite for too few clips
+
+    @property
+    def is_known(self) -> bool:
+        return math.isfinite(self.noise)
 
     @property
     def fell(self) -> bool:
@@ -30,8 +37,9 @@ class Change:
         return self.after - self.before > self.noise
 
     def __str__(self) -> str:
-        moved = self.after - self.before
-        return f"{self.before:.4g} -> {self.after:.4g} ({moved:+.2g}, chance ±{self.noise:.2g})"
+        moved = f"{self.after - self.before:+.2g}"
+        chance = f", chance ±{self.noise:.2g}" if self.is_known else ""
+        return f"{self.before:.4g} -> {self.after:.4g} ({moved}{chance})"
 
 
 @dataclass(frozen=True)
@@ -43,18 +51,40 @@ class Trend:
     figures: dict[str, float]
 
 
+def student(freedom: int, share: float = SURE) -> float:
+    """Return how many standard errors hold a share of Student's distribution, on both sides.
+
+    Its expansion by the normal distribution (Abramowitz and Stegun 1964, 26.7.5), within 0.5 % for
+    3 degrees of freedom and 95 %; torch has no such quantile.
+
+    Args:
+        freedom: degrees of freedom, at least 3.
+    """
+    z = NormalDist().inv_cdf((1 + share) / 2)
+    terms = (
+        z,
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
+    )
+    return sum(term / freedom**power for power, term in enumerate(terms))
+
+
 def paired_change(before: Tensor, after: Tensor) -> Change:
     """The change of a mean loss, by the differences clip by clip.
 
     Both were taken at the same clips, noise and times, so what these contribute cancels; what is
-    left varies from clip to clip, and its mean over n clips by the standard error.
+    left varies from clip to clip. Its mean over n clips has a 95 % interval by Student's t, wider
+    for few clips, whose spread is not well known either.
 
     Args:
-        before, after: the loss of each clip, `n`; one clip alone gives no error.
+        before, after: the loss of each clip, `n`; fewer than `FEWEST` give no interval.
     """
     difference = (after - before).double()
-    count = len(difference)
-    noise = 2 * difference.std().item() / math.sqrt(count) if count > 1 else math.inf
+    count, noise = len(difference), math.inf
+    if count >= FEWEST:
+        noise = student(count - 1) * difference.std().item() / math.sqrt(count)
     return Change(before.double().mean().item(), after.double().mean().item(), noise)
 
 
@@ -63,8 +93,9 @@ def trend(history: Sequence[Mapping[str, Tensor]]) -> Trend:
 
     learning: the held-out loss fell by more than chance. overfitting: it rose by more than chance
     while the loss on trained clips fell by more than chance. worsening: it rose, and the trained
-    clips do not explain it. flat: it did neither, no more than by chance. Chance is two
-    standard errors of the paired differences, that is 1 time in 20 by luck.
+    clips do not explain it. flat: it did neither, no more than by chance. Chance is the 95 %
+    interval of the paired differences, left 1 time in 20 by luck. Of fewer than `FEWEST` held-out
+    clips nothing is said: too few clips to tell.
 
     Args:
         history: of each validation, oldest first and at least two, the losses clip by clip:
@@ -75,22 +106,39 @@ def trend(history: Sequence[Mapping[str, Tensor]]) -> Trend:
     best = min(earlier, key=lambda losses: losses[HELD_OUT].mean().item())
     held_out = paired_change(best[HELD_OUT], now[HELD_OUT])
     training = paired_change(best[TRAINING], now[TRAINING])
-    if held_out.fell:
-        word = "learning"
-    elif held_out.rose:
-        word = "overfitting" if training.fell else "worsening"
-    else:
-        word = "flat"
+    word = _word(held_out, training)
     parts = [f"{word}: held-out loss, best so far -> now, {held_out}; trained clips {training}"]
-    figures = {"val_change": held_out.after - held_out.before, "val_chance": held_out.noise}
+    if not held_out.is_known:
+        parts.append(f"a verdict takes held_out={FEWEST} or more, here {len(now[HELD_OUT])}")
+    figures = _figures("val_change", "val_chance", held_out)
     if earlier[0] is not best:
         parts.append(f"since before any step {paired_change(earlier[0][HELD_OUT], now[HELD_OUT])}")
     if BASE in now:
         base = paired_change(earlier[0][BASE], now[BASE])
-        found = "forgets" if base.rose else "forgets nothing measurable of"
-        parts.append(f"{found} the base prompts, loss {base}")
-        figures |= {"val_forgotten": base.after - base.before, "val_forgotten_chance": base.noise}
+        parts.append(f"{_forgetting(base)} the base prompts, loss {base}")
+        figures |= _figures("val_forgotten", "val_forgotten_chance", base)
     return Trend(word, "; ".join(parts), figures)
+
+
+def _word(held_out: Change, training: Change) -> str:
+    if not held_out.is_known:
+        return "too few clips to tell"
+    if held_out.fell:
+        return "learning"
+    if held_out.rose:
+        return "overfitting" if training.fell else "worsening"
+    return "flat"
+
+
+def _forgetting(base: Change) -> str:
+    if not base.is_known:
+        return "too few to tell whether it forgets"
+    return "forgets" if base.rose else "forgets nothing measurable of"
+
+
+def _figures(change: str, chance: str, of: Change) -> dict[str, float]:
+    """The figures of a change by name; chance only where it is known, for JSON has no infinity."""
+    return {change: of.after - of.before} | ({chance: of.noise} if of.is_known else {})
 
 
 def nearest(latents: Tensor, training: Tensor) -> Tensor:

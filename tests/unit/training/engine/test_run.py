@@ -70,7 +70,7 @@ class LineTask:
         return loss, {"bias": self.model.map.bias.detach().sum()}
 
     def validate(self):
-        points = torch.randn(2, 6, 4, generator=keyed_generator("held out"))
+        points = torch.randn(2, 12, 4, generator=keyed_generator("held out"))
         seen, new = (self.model(points) - points[..., :3]).square().mean(dim=2).detach()
         figures = {"val_bias": self.model.map.bias.sum().item(), "val_loss": new.mean().item()}
         losses = {"held_out": new, "training": seen}

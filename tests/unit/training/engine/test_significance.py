@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from scipy import stats
 
-from t2v.training.engine.significance import memorised, nearest, paired_change, trend
+from t2v.training.engine.significance import memorised, nearest, paired_change, student, trend
 
 
 def losses(held_out: float, training: float, seed: int, **more: float):
@@ -37,9 +38,24 @@ def test_pairs_see_a_change_that_the_means_alone_would_hide():
     assert change.noise < 0.01 < 2 * (before.var() / 100).sqrt()
 
 
-def test_chance_alone_is_called_flat_nineteen_times_in_twenty():
-    words = [trend([losses(0, 0, 2 * n), losses(0, 0, 2 * n + 1)]).word for n in range(200)]
-    assert 0.90 < words.count("flat") / len(words) < 0.99
+@pytest.mark.parametrize("count", [4, 200])
+def test_chance_alone_is_called_flat_nineteen_times_in_twenty(count):
+    """With two standard errors it would be 86 % of four clips."""
+
+    def clips(seed: int):
+        return {name: values[:count] for name, values in losses(0, 0, seed).items()}
+
+    words = [trend([clips(2 * n), clips(2 * n + 1)]).word for n in range(200)]
+    assert 0.91 < words.count("flat") / len(words) < 0.99
+
+
+def test_the_interval_is_that_of_scipy():
+    before, after = losses(0, 0, 1)["held_out"], losses(0.01, 0, 2)["held_out"]
+    for count in (4, 7, 200):
+        found = stats.ttest_rel(after[:count], before[:count]).confidence_interval()
+        change = paired_change(before[:count], after[:count])
+        assert change.noise == pytest.approx((found.high - found.low) / 2, rel=2e-3)
+    assert student(3) == pytest.approx(stats.t.ppf(0.975, 3), rel=2e-3)
 
 
 def test_the_best_validation_is_what_counts():
@@ -49,9 +65,14 @@ def test_the_best_validation_is_what_counts():
     assert told.figures["val_change"] == pytest.approx(0.5, abs=0.01)
 
 
-def test_one_clip_proves_nothing():
-    one = {"held_out": torch.ones(1), "training": torch.ones(1)}
-    assert trend([one, {name: value / 2 for name, value in one.items()}]).word == "flat"
+def test_three_clips_prove_nothing():
+    few = {name: torch.arange(1.0, 4) for name in ("held_out", "training", "base")}
+    told = trend([few, {name: value / 2 for name, value in few.items()}])
+    assert told.word == "too few clips to tell"
+    assert "a verdict takes held_out=4 or more, here 3" in told.sentence
+    assert "too few to tell whether it forgets the base prompts" in told.sentence
+    assert told.figures == {"val_change": -1, "val_forgotten": -1}
+    assert "±" not in told.sentence
 
 
 def test_what_is_forgotten_is_measured_from_before_any_step():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from t2v.config.checks import at_least_one, not_negative
 from t2v.config.training import DiffusionConfig, OptimConfig
@@ -28,6 +28,9 @@ class LoRAConfig:
 class FinetuneConfig(DiffusionConfig):
     """`t2v finetune`: a saved pipeline learns new footage."""
 
+    # paths that a file of settings may tell from its own folder
+    BESIDE_FILE: ClassVar[tuple[str, ...]] = ("base_prompts", "peft")
+
     model: str = "t2v-tiny"  # the embedded model, a pipeline folder or a Hub id
     # what learns: lora; peft: any adapter of peft; full: the whole transformer; frozen_spatial: its
     # temporal attention, or all self-attention where space and time share one; concept: new words
@@ -36,7 +39,9 @@ class FinetuneConfig(DiffusionConfig):
     lora: LoRAConfig = field(default_factory=LoRAConfig)
     # of two transformers, one for the noisier times (Wan 2.2 A14B), those that learn
     experts: Literal["both", "high", "low"] = "both"
-    peft: str | None = None  # with method=peft: JSON of peft's settings, as configs/finetune/*.json
+    # with method=peft: JSON of peft's settings, as configs/finetune/*.json; in a --config file,
+    # from its folder
+    peft: str | None = None
     soft_prompt: str | None = None  # words that start the learned tokens before every prompt
     concept: tuple[str, ...] = ()  # new words to learn, as the captions spell them: "<toy>"
     concept_from: tuple[str, ...] = ()  # text that starts each new word; empty: its own letters
@@ -52,7 +57,8 @@ class FinetuneConfig(DiffusionConfig):
     # the methods full and frozen_spatial always save them
     save: Literal["adapter", "full"] = "adapter"
     interpolate: float = 1.0  # the saved model, from 0 (the base) to 1 (the tuned one)
-    base_prompts: str | None = None  # file of prompts, one a line, that must not be forgotten
+    # file of prompts, one a line, that must not be forgotten; in a --config file, from its folder
+    base_prompts: str | None = None
     base_ratio: float = 0.0  # share of the steps on the base model's own videos of base_prompts
     steps: int = 500
     batch_size: int = 8

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from difflib import get_close_matches
 from functools import cache
+from os.path import exists, normpath
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
@@ -76,7 +77,8 @@ def load_config(
 
     Args:
         schema: one of the dataclasses of `t2v.config`.
-        file: YAML with what differs from the defaults, nested as the dataclass is.
+        file: YAML with what differs from the defaults, nested as the dataclass is. Paths that the
+            schema lists as `BESIDE_FILE` are looked for in its folder first.
         overrides: `name=value` with dotted names. Text is taken as it stands; anything else is
             read as YAML 1.2 (`optim.lr=1e-3 height=null model.patch_size=[1,2,2]`). Nothing is
             interpolated: `${x}` is these four letters.
@@ -93,6 +95,7 @@ def load_config(
 
     known, stored = settings(schema), stored or {}
     lists: tuple[str, ...] = getattr(schema, "ONE_OR_MORE", ())
+    paths: tuple[str, ...] = getattr(schema, "BESIDE_FILE", ())
     merged = OmegaConf.structured(schema)
     for group in ["", *{name.rpartition(".")[0] for name in known if "." in name}]:
         # frozen dataclasses become read-only; to merge each value instead takes ten times as long
@@ -122,6 +125,8 @@ def load_config(
         if name in lists and not isinstance(value, list):
             is_null = isinstance(value, Plain) and value.value is None
             value = [] if is_null else [value]  # one stands for a list of one
+        if file and name in paths and number < len(from_file):
+            value = _beside(file, value)
         places[name] = f" of {file}" if number < len(from_file) else ""
         try:
             OmegaConf.update(merged, name, _for_omegaconf(hint, value, name, places[name]))
@@ -169,6 +174,21 @@ def _read_file(path: Path, option: str) -> Iterator[tuple[str, Any, str]]:
         raise UserError(f"{option} {path}: should hold `name: value` lines.")
     for name, value in _leaves(values):
         yield name, value, f"{path}, {shortened(name)}: {shortened(_as_written(value))}"
+
+
+def _beside(file: Path, value: Any) -> Any:
+    """A path in a file of settings, from that file's folder where it is there, else as it stands.
+
+    One below the working folder is told from there, however the file was named: a run that goes on
+    compares it.
+    """
+    text = value.value if isinstance(value, Plain) else value
+    if not isinstance(text, str):
+        return value
+    place, here = Path(normpath(file.parent.resolve() / text)), Path.cwd()
+    if not exists(place):  # noqa: PTH110 (that of Path raises at names of 256 characters)
+        return value
+    return str(place.relative_to(here) if place.is_relative_to(here) else place)
 
 
 def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

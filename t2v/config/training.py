@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 from t2v.config.checks import at_least_one, not_negative
 from t2v.config.data import ClipsConfig
@@ -235,6 +235,9 @@ class DiffusionConfig(TrainConfig):
 @dataclass(frozen=True, kw_only=True)
 class TrainDiTConfig(DiffusionConfig):
     """`t2v train`"""
+
+    # paths that a file of settings may tell from its own folder
+    BESIDE_FILE: ClassVar[tuple[str, ...]] = ("vae", "text", "start_from")
 
     model: TransformerConfig = field(default_factory=TransformerConfig)
     vae: str  # a VAE folder or a checkpoint of `t2v train-vae`

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from importlib import import_module
+from pathlib import Path
 from pkgutil import iter_modules
 from typing import ClassVar, Literal, get_args, get_origin
 
@@ -18,6 +19,7 @@ from t2v.config.sampling import ConvertConfig, SampleConfig
 from t2v.config.training import OptimConfig, TasksConfig, TrainDiTConfig, TrainVAEConfig
 from t2v.errors import UserError
 
+ROOT = Path(__file__).parents[2]
 REQUIRED = ["output=runs/a", "data=d", "vae=v", "text=t"]
 MODULES = [
     import_module(f"t2v.config.{module.name}") for module in iter_modules(t2v.config.__path__)
@@ -161,6 +163,22 @@ def test_a_wrong_file_says_where(text, words, tmp_path):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(UserError, match=r"nowhere\.yaml: there is no such file"):
         load_config(TrainDiTConfig, tmp_path / "nowhere.yaml", [])
+
+
+def test_the_paths_of_a_shipped_file_are_found_from_any_folder(tmp_path, monkeypatch):
+    folder = ROOT / "configs" / "finetune"
+    for here, base in ((ROOT, Path()), (tmp_path, ROOT)):
+        monkeypatch.chdir(here)
+        for file in (Path("configs/finetune/peft.yaml"), folder / "peft.yaml"):
+            if here == ROOT or file.is_absolute():
+                config = load_config(FinetuneConfig, file, [])
+                assert config.base_prompts == str(base / "configs/finetune/base_prompts.txt")
+                assert config.peft == str(base / "configs/finetune/lokr.json")
+                assert config.data == "runs/toys"  # what a run makes stays where one works
+        train = load_config(TrainDiTConfig, ROOT / "configs/train/tiny2.yaml", [])
+        assert {train.vae, train.text, train.start_from} == {str(base / "assets/t2v-tiny")}
+    words = ["base_prompts=base_prompts.txt"]  # of the command line: from where one works
+    assert load_config(FinetuneConfig, folder / "lora.yaml", words).base_prompts == words[0][13:]
 
 
 def test_all_missing_required_settings_are_named_at_once():

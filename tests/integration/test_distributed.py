@@ -14,7 +14,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from t2v.config.data import ClipsConfig, CurriculumStage
 from t2v.config.finetune import FinetuneConfig, LoRAConfig
@@ -23,9 +26,11 @@ from t2v.config.training import DiscriminatorConfig, OptimConfig, TasksConfig
 from t2v.distributed import world_size
 from t2v.errors import UserError
 from t2v.io.checkpoint import newest_checkpoint
+from t2v.models.kernels.precision import faster_dtype
 from t2v.pipelines.t2v import T2VPipeline
-from t2v.training.engine.collectives import process_group
+from t2v.training.engine.collectives import process_group, split_like, whole
 from t2v.training.engine.loop import start_state
+from t2v.training.engine.muon import Muon
 from t2v.training.tasks.dit import build_dit, train_dit
 from t2v.training.tasks.finetune import finetune
 from t2v.training.tasks.vae import train_vae
@@ -227,6 +232,57 @@ def test_no_process_keeps_a_second_copy_of_a_split_model(dit_config):
     in_two_processes(split_and_gather, free_port(), config, growth)
     # half of the weights and half of their average are as much as the weights were before
     assert max(map(abs, growth)) < 0.1
+
+
+class Gathered(TorchDispatchMode):
+    """Counts the bytes that collectives give this rank."""
+
+    def __init__(self):
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        given = func(*args, **(kwargs or {}))
+        if "all_gather" in func.name():
+            self.bytes += given.nbytes
+        return given
+
+
+def share_muon(rank, port, way):
+    """Three matrices and a kernel, of which every process makes a share orthogonal."""
+    launch(rank, port)
+    with process_group(torch.device("cpu")):
+        torch.manual_seed(0)
+        model = nn.Sequential(*(nn.Linear(32, 16, bias=False) for _ in range(3)))
+        model.append(nn.Conv3d(4, 5, 2, bias=False))  # whose five rows two processes share unevenly
+        grads = [torch.randn_like(p) for p in model.parameters()]
+        matrices = [p.detach().flatten(1).clone() for p in model.parameters()]
+        for matrix, grad in zip(matrices, grads, strict=True):
+            matrix.grad = grad.flatten(1).clone()
+        reference = torch.optim.Muon(matrices, 0.1, 0.1, adjust_lr_fn="match_rms_adamw")
+        if way == "fsdp":
+            fully_shard(model)
+        parameters = dict(model.named_parameters())
+        muon, ulp = Muon(parameters, 0.1), 2**-7 * 0.02 * 32**0.5
+        for _ in range(2):
+            for parameter, grad in zip(parameters.values(), grads, strict=True):
+                parameter.grad = split_like(grad.clone(), parameter)
+            reference.step()
+            with Gathered() as gathered:
+                muon.step(0.1)
+        for parameter, matrix in zip(parameters.values(), matrices, strict=True):
+            stepped = whole(parameter.detach()).flatten(1)
+            torch.testing.assert_close(stepped, matrix, atol=4 * ulp, rtol=0)
+        # matrices are shared as two and one, padded to two and two; to split ones gloo has no
+        # all-to-all, and each process is sent what another one needs
+        width = faster_dtype(torch.device("cpu")).itemsize
+        numbers = {"ddp": 4 * 16 * 32 + 2 * 5 * 32, "fsdp": 8 * 16 * 32 + 4 * 6 * 32}
+        assert gathered.bytes == width * numbers[way]
+
+
+@pytest.mark.parametrize("way", ["ddp", "fsdp"])
+def test_two_processes_share_muon_and_gather_half_precision(way):
+    in_two_processes(share_muon, free_port(), way)
 
 
 def test_a_launcher_that_says_too_little_is_refused(vae_config, monkeypatch):

@@ -11,7 +11,7 @@ from typing import Any
 
 import diffusers
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
+from diffusers import UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
 from torch import Tensor, nn
 
 from t2v.bench.pairs import rounds, utilisation, verdict
@@ -259,7 +259,8 @@ def _pipeline(
     def run(pipeline: Any) -> Tensor:
         return pipeline(latents=latents.float().clone(), **given).frames
 
-    schedulers = [FlowMatchEulerDiscreteScheduler(shift=3.0) for _ in range(2)]
+    flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
+    schedulers = [UniPCMultistepScheduler(**flow) for _ in range(2)]  # Wan's own
     made = (
         T2VPipeline(transformer=ours, scheduler=schedulers[0], **beside, **size),
         WanPipeline(transformer=peer, scheduler=schedulers[1], **beside),

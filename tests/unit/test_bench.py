@@ -172,7 +172,7 @@ def test_rounds_run_each_side_once_and_turn_their_order_about():
 
 SMALL = BenchPeersConfig(
     dim=64, layers=1, num_frames=5, height=16, width=16, text_tokens=3, vae_dim=8, vae_frames=5,
-    vae_side=8, steps=1, rounds=1, dtypes=("fp32",), device="cpu",
+    vae_side=8, steps=2, rounds=1, dtypes=("fp32",), device="cpu",
 )  # fmt: skip
 
 

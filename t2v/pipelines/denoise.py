@@ -20,6 +20,7 @@ from t2v.models.stages import StagedGuidance
 
 Function = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any] | None]
 Watch = Callable[[int, Tensor], None]
+STEPS_TO_PACK_FOR = 8
 TENSORS = ("latents", "prompt_embeds", "negative_prompt_embeds")
 
 
@@ -91,8 +92,9 @@ def denoise(
     sigmas = scheduler.sigmas.tolist() if hasattr(scheduler, "sigmas") else None
     latents = latents * getattr(scheduler, "init_noise_sigma", 1.0)
     pipeline._num_timesteps = len(timesteps)
-    # a callback may merge adapters, which packed weights would not show
-    packed = packed_weights() if callback is None else nullcontext()
+    # a callback may merge adapters, which packed weights would not show; packing costs a step
+    is_worth_it = callback is None and len(timesteps) >= STEPS_TO_PACK_FOR
+    packed = packed_weights() if is_worth_it else nullcontext()
     with packed, pipeline.progress_bar(total=len(timesteps)) as bar:
         for i, t in enumerate(timesteps):
             if pipeline.interrupt:

@@ -35,6 +35,13 @@ def learned_in(folder: Path, part: str) -> bool:
     return has_adapter or _lora_of(folder, part) is not None
 
 
+def learned_file(folder: Path, part: str) -> Path:
+    """The file of a checkpoint, or the folder of its adapter, that changes a part of its base."""
+    if part == TEXT_ENCODER:
+        return folder / WORDS
+    return folder / (_lora_of(folder, part) or ADAPTER)
+
+
 def _lora_of(folder: Path, part: str) -> str | None:
     return next((name for name in LORAS.get(part, ()) if (folder / name).is_file()), None)
 

@@ -225,10 +225,14 @@ def load_network(what: str, kind: Any, folder: Path, part: str, **options: Any) 
     with loading(what):
         below = base_folder(folder, base)
     network = load_network(what, kind, below, part, **options)
-    from t2v.models.learned import add_learned  # few folders refer to another
+    from t2v.models.learned import add_learned, learned_file  # few folders refer to another
 
-    with loading(what):
-        add_learned(network, folder, part, base.share)
+    try:
+        with loading(f"{what}: {learned_file(folder, part)}"):
+            add_learned(network, folder, part, base.share)
+    except LoadError as error:
+        reason = str(error).rstrip(". ")
+        raise LoadError(f"{reason}. Copy the checkpoint again, or take another.") from error
     return network
 
 

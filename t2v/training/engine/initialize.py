@@ -72,7 +72,10 @@ def _read(folder: Path, name: str) -> Tensor:
         with safe_open(path, "pt") as file:
             if name in file.keys():  # noqa: SIM118
                 return file.get_tensor(name)
-    raise AssertionError(f"{folder} holds no {name}")
+    raise UserError(
+        f"{folder} holds no {name}. Where an adapter learns, {folder.parent / REFERENCE} is "
+        f"missing: put it back, or remove {folder.parent} to go on from the checkpoint before it."
+    )
 
 
 def starting_part(folder: Path, part: str) -> Path:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from t2v.config.training import TrainConfig
 from t2v.data.rng import keyed_generator
@@ -51,9 +51,12 @@ def fit(task: Task, config: TrainConfig, state: TrainState) -> Iterator[StepMetr
     trained = [p for p in task.model.parameters() if p.requires_grad]
     while state.step < config.steps:
         started = time.perf_counter()
-        figures = _gradients(task, config, state)
-        grad_norm = whole(nn.utils.clip_grad_norm_(trained, config.optim.clip_norm))
-        if not (math.isfinite(figures["loss"]) and grad_norm.isfinite()):
+        names, means = _gradients(task, config, state)
+        norm = whole(nn.utils.clip_grad_norm_(trained, config.optim.clip_norm))
+        # the only time that a step waits for the device
+        *values, grad_norm = torch.cat([means, norm.to(means)[None]]).tolist()
+        figures = dict(zip(names, values, strict=True))
+        if not (math.isfinite(figures["loss"]) and math.isfinite(grad_norm)):
             raise UserError(_not_finite(task.model, config, state.step, figures["loss"]))
         factor = lr_factor(state.step, config.steps, config.optim)
         state.optimizer.step(factor)
@@ -62,25 +65,26 @@ def fit(task: Task, config: TrainConfig, state: TrainState) -> Iterator[StepMetr
         yield StepMetrics(
             step=state.step,
             loss=figures.pop("loss"),
-            grad_norm=grad_norm.item(),
+            grad_norm=grad_norm,
             lr_factor=factor,
             seconds=time.perf_counter() - started,
             extra=figures,
         )
 
 
-def _gradients(task: Task, config: TrainConfig, state: TrainState) -> dict[str, float]:
-    """Leave the gradients of a step on the parameters; return the mean metrics of its batches."""
+def _gradients(task: Task, config: TrainConfig, state: TrainState) -> tuple[list[str], Tensor]:
+    """Leave the gradients of a step on the parameters; return names and means of its metrics."""
     worker, metrics = state.worker, []
+    names: list[str] = []
     for micro in range(config.accumulate):
         shard = worker.shard(micro)
         generator = keyed_generator(config.seed, state.step, shard, "noise")
         batch = task.batch(state.step, shard, worker.shards)
         loss, extra = worker.backward(batch, generator, last=micro == config.accumulate - 1)
         figures = {"loss": loss, **extra}
+        names = [*figures]
         metrics.append(torch.stack([value.detach().float() for value in figures.values()]))
-    means = mean_over_ranks(torch.stack(metrics).mean(dim=0)).tolist()
-    return dict(zip(figures, means, strict=True))
+    return names, mean_over_ranks(torch.stack(metrics).mean(dim=0))
 
 
 def autocast(config: TrainConfig) -> torch.autocast:

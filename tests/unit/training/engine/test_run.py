@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from t2v.config.training import OptimConfig, TrainConfig
 from t2v.data.rng import keyed_generator, step_indices
@@ -248,6 +249,24 @@ def test_start_from_another_model_says_how_much_fits(config, tmp_path):
         run(task, other)
     with pytest.raises(UserError, match="holds no line/"):
         run(task, replace(other, start_from=str(tmp_path / "nothing")))
+
+
+class Waits(TorchDispatchMode):
+    """Counts the numbers that are read off tensors one by one: each waits for the device."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func.name() == "aten::_local_scalar_dense"
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_step_reads_no_number_but_all_its_metrics_at_once(config):
+    task = LineTask()
+    with Waits() as waits:
+        assert torch.ones(()).item() and waits.count == 1
+        assert len(list(fit(task, config, start_state(task, config)))) == config.steps
+    assert waits.count == 1
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_weights_take_it(config, tmp_path):

@@ -68,6 +68,9 @@ def check_folder(what: str, folder: Path, is_whole: bool = True) -> None:
         UserError: names the file, what it holds and what it should.
     """
     kind, index = pipeline_class(what, folder), read_index(folder)
+    settings = {name: value for name, value in index.items() if isinstance(value, str)}
+    if wrong := _wrong_settings(kind, settings):
+        raise UserError(f"{what}: model_index.json: {wrong[0]}. {AGAIN}")
     is_learned = read_base(folder) is not None  # whose networks are those of another
     for name, is_needed in _components(kind).items():
         if name not in index and is_needed and (is_whole or name in ("transformer", "vae")):

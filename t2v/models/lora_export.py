@@ -45,6 +45,8 @@ WAN = (
 SETTINGS = "lora_adapter_metadata"  # where diffusers keeps rank and alpha
 # where they wait for the way back: diffusers would multiply the alphas in a second time
 KEPT = f"t2v_{SETTINGS}"
+# how the layers of Wan, and of models built like it, begin in diffusers
+OF_WAN = ("blocks.", "vace_blocks.", "condition_embedder.", "patch_embedding", "proj_out")
 PLAIN = {*DOWN, *UP, LORA_BIAS, "diff_b", "alpha"}
 
 
@@ -129,6 +131,11 @@ def _of_wan(name: str) -> str:
         (found,) = convert_wan_transformer_to_diffusers({f"{name}.weight": torch.zeros(1)})
     except UNREADABLE as error:
         raise UserError(f"{name}: diffusers knows no such layer of Wan.") from error
+    if not found.startswith(OF_WAN):
+        raise UserError(
+            f"{name}: a layer that Wan has not, and LoRAs of models like Wan alone are renamed. Use "
+            "the file as it is."
+        )
     return found.removesuffix(".weight")
 
 

@@ -63,6 +63,7 @@ DAMAGES = [
     (ALL, settings(INDEX, vae=[1]), r"vae is \[1\]; it should be a library and a class"),
     (ALL, settings(INDEX, scheduler=["diffusers", "AutoencoderKLWan"]), "which is no scheduler"),
     (ALL, settings(INDEX, vae=None), r"names no vae, which a WanPipeline needs"),
+    (ALL, settings(INDEX, expand_timesteps="x"), 'expand_timesteps is "x" and should'),
     (ALL, text("vae/config.json", "[]"), r"vae/config\.json: holds no names and values"),
     (ALL, settings("vae/config.json", z_dim="16"), r'vae/config\.json: .*z_dim is "16" and should'),
     (ALL, settings("vae/config.json", latents_mean=[0.0]), "a number for each of the 16 channels"),

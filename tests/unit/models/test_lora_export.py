@@ -59,6 +59,7 @@ def test_comfyuis_names_and_back_are_equal_to_the_bit_and_act_the_same(
         (["LORA", "out.safetensors"], "is a file. Give a pipeline folder; or names=comfyui"),
         (["none", "out.safetensors", "names=comfyui"], "there is no such file"),
         (["ODD", "out.safetensors", "names=comfyui"], "1 of its 1 layers (transformer.a) hold"),
+        (["LTX", "out.safetensors", "names=comfyui"], "to_q: a layer that Wan has not, and"),
     ],
 )
 def test_what_cannot_be_renamed_is_said(tmp_path, monkeypatch, capsys, words, message):
@@ -67,6 +68,8 @@ def test_what_cannot_be_renamed_is_said(tmp_path, monkeypatch, capsys, words, me
         {"transformer.blocks.0.attn1.to_q.lora_A.weight": torch.ones(2, 2)}, "LORA.safetensors"
     )
     save_file({"transformer.a.lokr_w1": torch.ones(2, 2)}, "ODD.safetensors")
-    words = [f"{word}.safetensors" if word in ("LORA", "ODD") else word for word in words]
+    layer = "transformer.transformer_blocks.0.attn1.to_q.lora_A.weight"
+    save_file({layer: torch.ones(2, 2)}, "LTX.safetensors")
+    words = [f"{word}.safetensors" if word in ("LORA", "ODD", "LTX") else word for word in words]
     assert main(["convert", *words]) == 2
-    assert message in capsys.readouterr().err
+    assert message in capsys.readouterr().err and not list(tmp_path.glob("out*"))

@@ -55,7 +55,7 @@ def latents_encoder(vae: VAE, precision: str) -> ClipEncoder:
     settings = {
         name: value
         for name, value in vae.config.items()
-        if not name.startswith("_") and name not in ("latents_mean", "latents_std")
+        if not name.startswith("_") and name not in ("latents_mean", "latents_std", "multiple")
     }
 
     @torch.no_grad()
@@ -68,13 +68,17 @@ def latents_encoder(vae: VAE, precision: str) -> ClipEncoder:
 
     name = digest("latents", weights_digest(vae), sorted(settings.items()), precision)
     temporal, spatial = vae.config.scale_factor_temporal, vae.config.scale_factor_spatial
-    return ClipEncoder(name, run, temporal, spatial, temporal, 2 * spatial)
+    return ClipEncoder(name, run, temporal, spatial, temporal, side_of(vae))
+
+
+def side_of(vae: VAE) -> int:
+    """Pixels that the sides of clips are multiples of: a token of two latents, unless told."""
+    return int(vae.config.get("multiple") or 2 * vae.config.scale_factor_spatial)
 
 
 def frames_encoder(vae: VAE) -> ClipEncoder:
     """The encoder that keeps frames as they are, in the shapes that `vae` takes."""
-    config = vae.config
-    return plain_frames(config.scale_factor_temporal, 2 * config.scale_factor_spatial)
+    return plain_frames(vae.config.scale_factor_temporal, side_of(vae))
 
 
 def plain_frames(stride: int, multiple: int) -> ClipEncoder:

@@ -133,8 +133,8 @@ def _of_wan(name: str) -> str:
         raise UserError(f"{name}: diffusers knows no such layer of Wan.") from error
     if not found.startswith(OF_WAN):
         raise UserError(
-            f"{name}: a layer that Wan has not, and LoRAs of models like Wan alone are renamed. Use "
-            "the file as it is."
+            f"{name}: a layer that Wan has not, and LoRAs of models like Wan alone are renamed. "
+            "Use the file as it is."
         )
     return found.removesuffix(".weight")
 

@@ -16,7 +16,7 @@ from t2v.config.plan import PlanConfig
 from t2v.config.sampling import SampleConfig
 from t2v.data.world_shards import rendered_clips
 from t2v.errors import UserError
-from t2v.families.load import saved_scale
+from t2v.families.load import GENERATORS, saved_scale
 from t2v.models.convert import CONVERTIBLE, convert_configs
 from t2v.models.device import free_memory, pick_device, pick_dtype
 from t2v.models.folder import model_folder, read_index
@@ -76,7 +76,13 @@ def _as_converted(target: Target) -> Iterator[Target]:
         yield target
         return
     folder = model_folder(model)
-    if read_index(folder).get("_class_name") not in CONVERTIBLE:
+    name = str(read_index(folder)["_class_name"])
+    if name not in CONVERTIBLE:
+        if name not in GENERATORS:
+            raise UserError(
+                f"model={model}: t2v plan finetune plans models of t2v and of Wan, and this is a "
+                f"{name}. To plan its videos: t2v plan sample model={model}."
+            )
         yield target
         return
     with TemporaryDirectory() as place:

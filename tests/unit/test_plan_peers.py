@@ -10,6 +10,7 @@ from torch import nn
 
 from t2v.bench.stopwatch import count_flop
 from t2v.cli import main
+from t2v.config.finetune import FinetuneConfig
 from t2v.config.plan import PlanConfig
 from t2v.config.sampling import SampleConfig
 from t2v.errors import UserError
@@ -140,6 +141,9 @@ def test_no_size_is_tried_that_a_family_cannot_make(tokenizer, text_encoder, tmp
         assert int(sizes["height"]) % 32 == 0 and int(sizes["width"]) % 32 == 0
     with pytest.raises(UserError, match="height=48: LTXPipeline makes multiples of 32 pixels"):
         plan(PlanConfig(command="sample", memory=1, height=48), target)
+    tuned = FinetuneConfig(model=str(tmp_path), data="clips", output="tuned")
+    with pytest.raises(UserError, match="of t2v and of Wan, and this is a LTXPipeline. To plan its"):
+        plan(PlanConfig(command="finetune"), tuned)
 
 
 def test_a_part_without_its_config_is_one_message(folder):

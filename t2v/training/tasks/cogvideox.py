@@ -119,6 +119,7 @@ def cogvideox_parts(pipeline: Any, fps: float) -> DiTParts:
             spread=[1 / pipeline.vae_scaling_factor_image] * pipeline.vae.config.latent_channels,
             temporal=pipeline.vae_scale_factor_temporal,
             spatial=pipeline.vae_scale_factor_spatial,
+            patch=pipeline.transformer.config.patch_size,
         ),
         "tokenizer": PaddedTokenizer(pipeline.tokenizer, length),
     }

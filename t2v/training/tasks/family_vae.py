@@ -17,10 +17,17 @@ class FamilyVAE(nn.Module):
     Args:
         mean, spread: of each channel of its latents, by which the transformer takes them.
         temporal, spatial: frames and pixels that a latent stands for.
+        patch: latents, each way, of a token of the transformer.
     """
 
     def __init__(
-        self, vae: Any, mean: Sequence[float], spread: Sequence[float], temporal: int, spatial: int
+        self,
+        vae: Any,
+        mean: Sequence[float],
+        spread: Sequence[float],
+        temporal: int,
+        spatial: int,
+        patch: int,
     ) -> None:
         super().__init__()
         self.inner = vae
@@ -30,6 +37,7 @@ class FamilyVAE(nn.Module):
             scale_factor_spatial=spatial,
             latents_mean=list(mean),
             latents_std=list(spread),
+            multiple=patch * spatial,
         )
 
     @property

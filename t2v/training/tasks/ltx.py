@@ -126,6 +126,7 @@ def ltx_parts(pipeline: Any, fps: float) -> DiTParts:
             spread=(vae.latents_std / vae.config.scaling_factor).tolist(),
             temporal=pipeline.vae_temporal_compression_ratio,
             spatial=pipeline.vae_spatial_compression_ratio,
+            patch=pipeline.transformer_spatial_patch_size,
         ),
     }
     return DiTParts(

@@ -26,7 +26,7 @@ def test_sizes_are_whole_patches_near_the_budget_and_the_aspect(resolution, mult
 
 
 def test_a_resolution_without_sizes_is_refused():
-    with pytest.raises(UserError, match=r"resolution=15.*multiple of 16"):
+    with pytest.raises(UserError, match=r"clips.resolution=15.*multiple of 16"):
         bucket_sizes(15, ASPECTS)
 
 

@@ -116,7 +116,7 @@ def test_a_lora_learns_resumes_and_loads_in_diffusers_and_in_sampling(
     kind, text, wake, films, tmp_path
 ):
     pipe = build("ltx", text, wake) if kind == "ltx" else cog(kind, text, wake)
-    size = 64 if kind == "ltx" else 32
+    size = 32
     config = config_of(pipe, films, tmp_path, size)
     whole = finetune_any(config)
     again = resumed(whole, config)

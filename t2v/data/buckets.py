@@ -42,8 +42,8 @@ def bucket_sizes(
     near = [(h, w) for h, w in product(sides, sides) if LEAST_AREA * budget <= h * w <= budget]
     if not near:
         raise UserError(
-            f"clips.resolution={resolution}: no frame whose sides are multiples of {multiple} pixels "
-            f"has 3/4 to all of that area. Give a multiple of {multiple}."
+            f"clips.resolution={resolution}: no frame whose sides are multiples of {multiple} "
+            f"pixels has 3/4 to all of that area. Give a multiple of {multiple}."
         )
     found = []
     for aspect in aspects:

@@ -62,7 +62,7 @@ def check_hold(hold: Hold, device: torch.device) -> None:
     if kinds & NEEDS.keys() and hold.offload in ("group", "leaf", "sequential"):
         raise UserError(
             f"quantize={hold.quantize} offload={hold.offload}: such weights do not move in pieces. "
-            "Give offload=model, or quantize=fp8."
+            f"Give offload={'text' if device.type == 'cpu' else 'model'}, or quantize=fp8."
         )
 
 

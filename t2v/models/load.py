@@ -34,11 +34,13 @@ LIBRARIES = ("diffusers", "transformers", "t2v")
 NETWORKS = (ModelMixin, PreTrainedModel)
 POOLER = re.compile(r"\bpooler\.")
 SHOWN = 3  # example names in a message
-IN_VAIN = (  # how warnings of diffusers begin that are untrue, or that nobody can act on
+# how warnings of diffusers and transformers begin that are untrue, or that nobody has to act on
+IN_VAIN = (
     "Pipelines loaded with `dtype=torch.float16` cannot run with `cpu`",  # they do
     "Expected types for ",  # parts are of the classes that their folder names
     "Guiders are currently an experimental feature",
     "`timesteps` were passed without `sigmas`",  # by pipelines of its own
+    "`CLIPImageProcessor` requires torchvision",  # and goes on with Pillow
 )
 WEIGHT_FILE = re.compile(
     r"(?P<stem>diffusion_pytorch_model|model|pytorch_model)(\.(?P<variant>\w+))?"
@@ -295,9 +297,10 @@ def quiet_bars() -> None:
 
 
 def quiet_warnings() -> None:
-    """Keep from the log what diffusers warns of in vain, see `IN_VAIN`."""
-    for handler in logging.getLogger("diffusers").handlers:
-        handler.addFilter(_is_of_use)
+    """Keep from the log what diffusers and transformers warn of in vain, see `IN_VAIN`."""
+    for library in ("diffusers", "transformers"):
+        for handler in logging.getLogger(library).handlers:
+            handler.addFilter(_is_of_use)
 
 
 def _is_of_use(record: logging.LogRecord) -> bool:

@@ -12,7 +12,7 @@ from diffusers import WanTransformer3DModel
 from safetensors import safe_open
 from torch import nn
 
-from t2v.errors import UserError
+from t2v.errors import UserError, shortened
 from t2v.models.folder import read_base
 from t2v.models.load import loading, network_classes, refuse_damaged
 from t2v.models.transformer import T2VTransformer3DModel
@@ -43,12 +43,18 @@ def load_single_file(what: str, file: Path, folder: Path, dtype: torch.dtype) ->
     names = _names(what, file, gguf)
     own = [name for name in names if name.startswith(COMFYUI)]
     own = own or [name for name in names if not name.startswith(OTHERS)]
-    with loading(what):
-        about: dict[str, Any] = {"config": str(folder), "subfolder": "transformer"}
-        about |= {} if gguf is None else gguf.reading(dtype)
+    about: dict[str, Any] = {"config": str(folder), "subfolder": "transformer"}
+    about |= {} if gguf is None else gguf.reading(dtype)
+    try:
         network = reader.from_single_file(str(file), local_files_only=True, **about)
         if gguf is not None:
             gguf.unpack_others(network, dtype)
+    except Exception as error:  # whatever its loader makes of other names and shapes
+        reason = shortened(str(error).partition(" If you want")[0] or repr(error), 300)
+        raise UserError(
+            f"{what}: does not go into the transformer of base={folder} ({reason}). Give the "
+            "folder of the model that the file is of, or download the file again."
+        ) from error
     state = network.state_dict()
     missing = [name for name, tensor in state.items() if tensor.is_meta]
     if missing or len(own) != len(state):  # diffusers only warns of tensors too many
@@ -92,9 +98,17 @@ def _gguf_of(what: str, file: Path) -> Any:
 
 
 def _names(what: str, file: Path, gguf: Any) -> list[str]:
-    """The names of a file's tensors."""
-    with loading(what):
+    """The names of a file's tensors.
+
+    Raises:
+        UserError: it is damaged, or no such file.
+    """
+    try:
         if gguf is not None:
             return list(gguf.names(file))
         with safe_open(file, framework="pt") as weights:
             return list(weights.keys())
+    except Exception as error:  # each reader has its own
+        raise UserError(
+            f"{what}: is damaged or not whole ({shortened(str(error), 300)}). Download it again."
+        ) from error

@@ -39,15 +39,15 @@ def push(config: PushConfig) -> str:
             is no token, or the Hub refuses.
     """
     folder, what = Path(config.folder), f"folder={config.folder}"
+    files = files_of(folder)
+    for video in config.videos:
+        shape_of(Path(video))
+    check_loads(what, folder)
     if not get_token():
         raise UserError(
             f"repo={config.repo}: there is no token for the Hub. Log in with `hf auth login`, or "
             "set HF_TOKEN."
         )
-    files = files_of(folder)
-    for video in config.videos:
-        shape_of(Path(video))
-    check_loads(what, folder)
     count, size = len(files), sum(path.stat().st_size for path in files)
     logger.info(
         "%s: loads whole; %d files, %.1f MB, go to %s", folder, count, size / 1e6, config.repo

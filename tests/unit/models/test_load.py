@@ -249,9 +249,10 @@ def test_a_file_is_no_name_at_the_hub(tmp_path):
         load_video_net(str(file))
 
 
-def test_warnings_in_vain_of_diffusers_are_kept_from_the_log():
+@pytest.mark.parametrize("library", ["diffusers", "transformers"])
+def test_warnings_in_vain_are_kept_from_the_log(library):
     quiet_warnings()
-    handler, *_ = logging.getLogger("diffusers").handlers
+    handler, *_ = logging.getLogger(library).handlers
     for text, is_shown in (("Expected types for vae: x", False), ("A tensor is missing", True)):
-        record = logging.LogRecord("diffusers.x", logging.WARNING, "", 0, text, None, None)
+        record = logging.LogRecord(f"{library}.x", logging.WARNING, "", 0, text, None, None)
         assert bool(handler.filter(record)) == is_shown

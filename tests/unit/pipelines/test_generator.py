@@ -104,7 +104,7 @@ def test_a_loaded_generator_gives_the_videos_of_the_one_saved(generator, pipe, t
 
 
 def test_frames_larger_than_the_memory_are_refused_by_their_index_alone(tmp_path):
-    index = {"height": 64, "width": 64, "num_frames": 17, "fps": 8}
+    index = {"_class_name": "T2VPipeline", "height": 64, "width": 64, "num_frames": 17, "fps": 8}
     (tmp_path / "model_index.json").write_text(json.dumps(index))
     check_room(tmp_path, CPU, None, None, None)
     with pytest.raises(UserError, match=r"num_frames=8000000: needs at least [\d,]+ GiB"):

@@ -145,7 +145,10 @@ def metrics_of(config, but=("seconds",)):
     ]
 
 
-@pytest.mark.parametrize(("kind", "footage"), [("vae", False), ("dit", True), ("lora", True)])
+@pytest.mark.parametrize(
+    ("kind", "footage"),
+    [("vae", False), ("dit", True), pytest.param("lora", True, marks=pytest.mark.slow)],
+)
 def test_two_processes_train_what_one_trains_and_resume_to_the_bit(
     kind, footage, tmp_path, request
 ):

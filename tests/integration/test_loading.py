@@ -146,7 +146,13 @@ IMPORTS = {
 }
 
 
-@pytest.mark.parametrize("order", IMPORTS)
+@pytest.mark.parametrize(
+    "order",
+    [
+        pytest.param(order, marks=[pytest.mark.slow] * (number > 1))
+        for number, order in enumerate(IMPORTS)
+    ],
+)
 def test_a_fresh_process_loads_the_folder(folder, order):
     script = IMPORTS[order] + textwrap.dedent(f"""
         pipe = DiffusionPipeline.from_pretrained({str(folder)!r})

@@ -97,13 +97,14 @@ def test_nothing_goes_of_a_folder_with_keys_or_nan_or_without_token_or_hub(
     (folder / "vae" / ".env").unlink()
     for kind.refuses in ("create", "PUT"):
         assert "the Hub cannot be reached or refuses: " in said(str(folder), REPO)
+    with monkeypatch.context() as patch:
+        patch.setattr(push, "get_token", lambda: None)
+        assert "there is no token for the Hub" in said(str(folder), REPO)
     (weights,) = (folder / "vae").glob("*.safetensors")
     tensors = load_file(weights)
     next(iter(tensors.values())).fill_(float("nan"))
     save_file(tensors, weights, metadata={"format": "pt"})
     assert "NaN or infinite" in said(str(folder), REPO)
-    monkeypatch.setattr(push, "get_token", lambda: None)
-    assert "there is no token for the Hub" in said(str(folder), REPO)
 
 
 def test_a_modular_folder_comes_from_the_hub_with_its_own_parts(hub, tmp_path, monkeypatch):

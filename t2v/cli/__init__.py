@@ -137,5 +137,5 @@ def _run(command: Command, args: argparse.Namespace) -> None:
     run = imported(command.run)
     collect_garbage()
     result = run(config)
-    if result is not None:
+    if result is not None and not isinstance(result, dict):  # figures, shown as a table already
         print(result)

@@ -94,13 +94,12 @@ def load_config(
     from omegaconf.errors import OmegaConfBaseException
 
     known, stored = settings(schema), stored or {}
-    lists: tuple[str, ...] = getattr(schema, "ONE_OR_MORE", ())
-    paths: tuple[str, ...] = getattr(schema, "BESIDE_FILE", ())
+    lists, paths = (getattr(schema, name, ()) for name in ("ONE_OR_MORE", "BESIDE_FILE"))
+    retired = getattr(schema, "RETIRED", {})
     merged = OmegaConf.structured(schema)
     for group in ["", *{name.rpartition(".")[0] for name in known if "." in name}]:
         # frozen dataclasses become read-only; to merge each value instead takes ten times as long
         OmegaConf.set_readonly(OmegaConf.select(merged, group) if group else merged, False)
-    retired = getattr(schema, "RETIRED", {})
     own_file = "" if file is None or option == "--config" else f"{file}: "
     from_file = list(_read_file(file, option)) if file else []
     in_files = [
@@ -113,8 +112,7 @@ def load_config(
     ):
         name: str | None = old
         if old in retired:
-            in_file = number < len(in_files)
-            name = retired[old].current_name(old, _plain(value), given, in_file)
+            name = retired[old].current_name(old, _plain(value), given, number < len(in_files))
         if name is None:
             continue
         if value == {} and any(each.startswith(f"{name}.") for each in known):

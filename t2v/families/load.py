@@ -99,11 +99,7 @@ def load_generator(
         kind = generator_class(model, folder, command, needs)
     check_folder(what, folder)
     check_hold(hold, device)
-    disk = None
-    if device.type == "cpu" and hold.offload != "none":
-        give_back_freed_memory()
-    if device.type == "cpu" and hold.offload in ("group", "leaf"):
-        disk = TemporaryDirectory(prefix="t2v-offload-")
+    disk = _disk_for(hold, device)
     place_of = None if disk is None else Path(disk.name)
     whole = _class_of(kind, folder, sees)
 
@@ -147,6 +143,15 @@ def load_generator(
         pipeline.register_modules(**{name: whole_parts[name] for name in later})
         place(pipeline, hold, device)
     return generator
+
+
+def _disk_for(hold: Hold, device: torch.device) -> TemporaryDirectory[str] | None:
+    """The folder in which weights wait beside a CPU, where they do."""
+    if device.type != "cpu" or hold.offload == "none":
+        return None
+    give_back_freed_memory()
+    is_on_disk = hold.offload in ("group", "leaf")
+    return TemporaryDirectory(prefix="t2v-offload-") if is_on_disk else None
 
 
 def _check_parts(what: str, pipeline: DiffusionPipeline) -> None:

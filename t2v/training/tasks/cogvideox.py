@@ -6,40 +6,25 @@ from types import SimpleNamespace
 from typing import Any
 
 from diffusers import CogVideoXPipeline
-from diffusers.configuration_utils import FrozenDict
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 
 from t2v.errors import UserError
 from t2v.models.diffusion import Objective
 from t2v.training.tasks.dit_parts import DiTParts
-from t2v.training.tasks.family_vae import FamilyVAE
+from t2v.training.tasks.family_networks import FamilyTransformer, FamilyVAE
 
 OBJECTIVES: dict[str, Objective] = {"v_prediction": "v", "epsilon": "epsilon"}
 
 
-class CogVideoXTransformer(nn.Module):
+class CogVideoXTransformer(FamilyTransformer):
     """The transformer with latents `b c t h w` for its `b t c h w`, and rotary positions added."""
 
-    _supports_gradient_checkpointing = True
-
     def __init__(self, pipeline: Any) -> None:
-        super().__init__()
-        self.inner = pipeline.transformer
+        config = pipeline.transformer.config
+        patch = (config.patch_size_t or 1, config.patch_size, config.patch_size)
+        super().__init__(pipeline.transformer, patch, config.text_embed_dim)
         self.scale = pipeline.vae_scale_factor_spatial
-        config = self.inner.config
-        self.config = FrozenDict(
-            patch_size=(config.patch_size_t or 1, config.patch_size, config.patch_size),
-            num_attention_heads=config.num_attention_heads,
-            attention_head_dim=config.attention_head_dim,
-            num_layers=config.num_layers,
-            text_dim=config.text_embed_dim,
-            conditioning="none",
-        )
-
-    def enable_gradient_checkpointing(self) -> None:
-        """Let the blocks compute their activations again in the backward pass."""
-        self.inner.enable_gradient_checkpointing()
 
     def forward(
         self,

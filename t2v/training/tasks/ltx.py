@@ -6,7 +6,6 @@ from math import exp
 from typing import Any
 
 import torch
-from diffusers.configuration_utils import FrozenDict
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -14,41 +13,27 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from t2v.models.schedule import dynamic_shift
 from t2v.training.tasks.dit_parts import DiTParts
-from t2v.training.tasks.family_vae import FamilyVAE
+from t2v.training.tasks.family_networks import FamilyTransformer, FamilyVAE
 
 LENGTH = 128  # tokens of a prompt, as the pipeline's call has them
 
 
-class LTXTransformer(nn.Module):
+class LTXTransformer(FamilyTransformer):
     """The transformer with latents `b c t h w` for its row of tokens, and a mask made of the text.
 
     Args:
         fps: frames per second of the clips, by which it scales their places in time.
     """
 
-    _supports_gradient_checkpointing = True
-
     def __init__(self, pipeline: Any, fps: float) -> None:
-        super().__init__()
-        self.inner = pipeline.transformer
+        super().__init__(
+            pipeline.transformer, (1, 1, 1), pipeline.transformer.config.caption_channels
+        )
         space, time = (
             pipeline.vae_spatial_compression_ratio,
             pipeline.vae_temporal_compression_ratio,
         )
         self.scale = (time / fps, space, space)
-        config = self.inner.config
-        self.config = FrozenDict(
-            patch_size=(1, 1, 1),
-            num_attention_heads=config.num_attention_heads,
-            attention_head_dim=config.attention_head_dim,
-            num_layers=config.num_layers,
-            text_dim=config.caption_channels,
-            conditioning="none",
-        )
-
-    def enable_gradient_checkpointing(self) -> None:
-        """Let the blocks compute their activations again in the backward pass."""
-        self.inner.enable_gradient_checkpointing()
 
     def forward(
         self,

@@ -1,4 +1,4 @@
-"""A VAE of another package, with its strides and the spread of its latents where ours have them."""
+"""Networks of another package, with their settings where ours have them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,33 @@ import torch
 from diffusers.configuration_utils import FrozenDict
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from torch import Tensor, nn
+
+
+class FamilyTransformer(nn.Module):
+    """The transformer of a pipeline, whose own class says how it is called.
+
+    Args:
+        patch_size: latents of a token: frames, height, width.
+        text_dim: width of the text that it takes.
+    """
+
+    _supports_gradient_checkpointing = True
+
+    def __init__(self, transformer: Any, patch_size: tuple[int, int, int], text_dim: int) -> None:
+        super().__init__()
+        self.inner = transformer
+        self.config = FrozenDict(
+            patch_size=patch_size,
+            num_attention_heads=transformer.config.num_attention_heads,
+            attention_head_dim=transformer.config.attention_head_dim,
+            num_layers=transformer.config.num_layers,
+            text_dim=text_dim,
+            conditioning="none",
+        )
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Let the blocks compute their activations again in the backward pass."""
+        self.inner.enable_gradient_checkpointing()
 
 
 class FamilyVAE(nn.Module):

@@ -59,6 +59,18 @@ COMMANDS = {
         "make videos from prompts",
         whole_line=True,
     ),
+    "queue": Command(
+        "t2v.config.sampling:SampleConfig",
+        "t2v.cli.queue:queue",
+        "add videos to a queue, list, change and cancel them",
+        whole_line=True,
+    ),
+    "queue run": Command(
+        "t2v.config.queue:QueueRunConfig",
+        "t2v.cli.worker:run",
+        "make the videos of a queue, one after the other",
+        ("queue",),
+    ),
     "upscale": Command(
         "t2v.config.sampling:UpscaleConfig",
         "t2v.sampling.upscale:upscale",

@@ -36,7 +36,7 @@ def interact(
     config: SampleConfig,
     parse: Parse,
     overrides: Sequence[str],
-    ready: Any,
+    load: Callable[..., Any],
     sample: Callable[..., list[Path]],
 ) -> None:
     """Make the videos of each line as it comes, and print their paths, up to an empty line.
@@ -48,12 +48,13 @@ def interact(
         config: of all lines, as the weights are to be held.
         parse: the settings of overrides.
         overrides: those of the command line.
-        ready: what `t2v.sampling.run.load` gave.
+        load: that of a `t2v.sampling.engine.Engine`.
         sample: `t2v.sampling.run.sample`.
 
     Raises:
         UserError: at the end, where some lines made no video.
     """
+    load(config, [])
     if sys.stdin.isatty():
         print("Ready: a prompt a line, an empty line ends.", file=sys.stderr)
     made = lines = failed = 0
@@ -64,7 +65,7 @@ def interact(
         try:
             prompt, own = _read_line(line)
             asked = _settings_of(config, parse([*overrides, *own]), own, made)
-            paths = sample(asked, [prompt], lambda *_: ready)
+            paths = sample(asked, [prompt], load)
         except UserError as error:
             failed += 1
             print(f"t2v: line {lines}: {shortened(error, LONGEST)}", file=sys.stderr)

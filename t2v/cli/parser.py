@@ -77,11 +77,17 @@ def parser_of(name: str) -> argparse.ArgumentParser:
     if name == "sample":
         free = ["PROMPT"]
         sample.add_options(parser)
+    elif name == "queue":
+        free = ["ACTION", "FOLDER", "JOB|PROMPT"]
+        sample.add_options(parser)
+        parser.add_argument("--json", action="store_true", help="list as JSON")
     elif "output" in settings(command.schema):
         parser.add_argument("-o", "--output", metavar="FOLDER")
     free_help = "settings, by name"
     if name == "sample":
         free_help = "prompts, and settings by name; all that follows -- is a prompt"
+    elif name == "queue":
+        free_help = "what to do: add, list, edit, ...; the queue; jobs or prompts; settings"
     elif free:
         free_help = f"{', '.join(free)} by position, and settings by name"
     metavar = " ".join([*free, "name=value"])
@@ -119,7 +125,7 @@ def overrides_of(command: Command, args: argparse.Namespace) -> list[str]:
     free = [each for each in args.free if not SETTING.match(each)]
     free += getattr(args, "plain", [])
     args.prompts = free
-    if command is COMMANDS["sample"]:
+    if command in (COMMANDS["sample"], COMMANDS["queue"]):
         return given + sample.chosen(args)
     for name in ("output", *command.options):
         if getattr(args, name, None) is not None:

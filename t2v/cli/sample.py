@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,8 +12,6 @@ from t2v.config.load import load_config
 from t2v.config.sampling import OUTPUTS, SampleConfig
 from t2v.errors import UserError, shortened
 from t2v.io.files import require_model
-
-SMALL = 0.25  # of the free memory: weights below it are loaded without a plan
 
 # Options, and the settings they stand for.
 OPTIONS = {
@@ -76,6 +73,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--recipe", type=Path, metavar="FILE", help="make this video (or that of this json) again"
     )
+    parser.add_argument(
+        "--queue", type=Path, metavar="FOLDER", help="add jobs to this queue instead (t2v queue)"
+    )
 
 
 def chosen(args: argparse.Namespace) -> list[str]:
@@ -111,6 +111,11 @@ def sample(args: argparse.Namespace, overrides: list[str]) -> None:
         raise UserError("--grid goes with prompts alone, without --story, --resume and --recipe.")
     if stored and not stored.exists():
         raise UserError(f"{stored}: cannot be read (No such file or directory).")
+    if args.queue and (args.interactive or args.resume or asks_grid):
+        raise UserError(
+            "--queue takes prompts, stories and recipes to make later, without --interactive, "
+            "--resume and --grid."
+        )
     if args.interactive:
         if prompts or args.story or stored or asks_grid:
             raise UserError(
@@ -125,16 +130,20 @@ def sample(args: argparse.Namespace, overrides: list[str]) -> None:
         if not args.story and not args.interactive:
             _check_prompts(prompts)
         _check_places(config)
-        config = _fitted(config)
+        if args.queue:
+            _enqueue(args.queue, config, prompts)
+            return
+        config = imported("t2v.cli.fitted:as_memory_allows")(config)
     from t2v.sampling import run  # torch, and seconds: what can be known before is told before
 
     collect_garbage()
     if args.interactive:
         from t2v.cli.interactive import check_interactive, interact
+        from t2v.sampling.engine import Engine
 
         check_interactive(config)  # as the memory allows
         parse = partial(_sample_config, args.config)
-        interact(config, parse, overrides, run.load(config, []), run.sample)
+        interact(config, parse, overrides, Engine(run.load).load, run.sample)
         return
     if asks_grid:
         from t2v.evaluation.grid import grid  # other videos need no page
@@ -154,6 +163,14 @@ def sample(args: argparse.Namespace, overrides: list[str]) -> None:
         paths = run.sample(config, prompts)
     for path in paths:
         print(path)
+
+
+def _enqueue(folder: Path, config: SampleConfig, prompts: Sequence[str]) -> None:
+    """Add the videos of a command line to a queue, and print the ids of the jobs."""
+    from t2v.queue.folder import Queue
+    from t2v.queue.job import as_jobs
+
+    print(*Queue.make(folder).add_all(as_jobs(config, prompts)), sep="\n")
 
 
 def _check_stored(args: argparse.Namespace) -> None:
@@ -185,23 +202,6 @@ def _check_places(config: SampleConfig) -> None:
         from t2v.sampling.reading import require_files  # most videos are of a prompt alone
 
         require_files(config)
-
-
-def _fitted(config: SampleConfig) -> SampleConfig:
-    """The settings, whose weights are held as the memory allows."""
-    from t2v.models.device import free_memory, pick_device
-    from t2v.models.folder import model_folder, weight_bytes
-
-    free = free_memory(pick_device(config.device))
-    if config.offload != "auto" or free is None:
-        return config
-    if weight_bytes(model_folder(config.folder)) < SMALL * free:
-        return config  # without the plan, which takes seconds
-    whole = replace(config, model=config.folder, base=None)  # a single file is as large, or packed
-    file = Path(config.model)
-    packed = file.stat().st_size if file.suffix == ".gguf" and file.is_file() else None
-    held: SampleConfig = imported("t2v.plan.fit:fitted")(whole, free, packed)
-    return replace(held, model=config.model, base=config.base)
 
 
 def _repeat(path: Path, overrides: list[str]) -> Path:

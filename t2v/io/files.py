@@ -145,6 +145,32 @@ def _acquired(path: Path, place: Path) -> int:
             ) from error
 
 
+@contextmanager
+def turn(place: Path, seconds: float = 10.0) -> Iterator[None]:
+    """Hold a lock file for a moment, after whoever holds it now; the file stays.
+
+    Raises:
+        InUse: another process holds it longer than `seconds`.
+        OSError: the file cannot be opened.
+    """
+    _forget_in_children()
+    descriptor, end = os.open(place, os.O_RDWR | os.O_CREAT, 0o666), time.monotonic() + seconds
+    _open_locks.add(descriptor)
+    try:
+        while True:
+            try:
+                _try_lock(descriptor)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() > end:
+                    raise InUse(f"{place}: held for {seconds:g} s by another process.") from error
+                time.sleep(0.002)
+        yield
+    finally:
+        _open_locks.discard(descriptor)
+        os.close(descriptor)
+
+
 if sys.platform == "win32":
 
     def _try_lock(descriptor: int) -> None:

@@ -33,6 +33,7 @@ BOOLS = {"true": True, "True": True, "TRUE": True, "false": False, "False": Fals
 INT = re.compile(r"[-+]?[0-9]+")
 OTHER_INT = re.compile(r"0o[0-7]+|0x[0-9a-fA-F]+")
 FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+SURROGATE = re.compile("[\ud800-\udfff]")
 INFINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 
 
@@ -138,6 +139,12 @@ def _refuse_others(about: os.stat_result, where: str) -> None:
 def _refuse_long(size: int, where: str, most: int) -> None:
     if size > most:
         raise UserError(f"{where}: has {size:,} bytes or more, and at most {most:,} are read.")
+
+
+def is_text(value: Any) -> bool:
+    """Return whether a value is a text that files and tokenizers take: no zero byte, and no half
+    of a surrogate pair, which is a character of JSON."""
+    return isinstance(value, str) and "\0" not in value and not SURROGATE.search(value)
 
 
 def read_json(path: Path, what: str = "", most: int = MOST_BYTES) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 from t2v.config.sampling import SampleConfig
@@ -10,6 +11,8 @@ from t2v.errors import UserError
 from t2v.pipelines.generator import Ability, Generator, Start, require
 from t2v.sampling import recipe as recipe_files
 from t2v.sampling.generate import request_of
+from t2v.sampling.kept import check_latents, read_latents
+from t2v.sampling.output_paths import LATENTS, recipe_in
 from t2v.sampling.recipe import Recipe
 
 logger = logging.getLogger(__name__)
@@ -34,6 +37,37 @@ def check_start(path: Path, start: Start, generator: Generator, config: SampleCo
             f"{path}: latents of shape {tuple(start.latents.shape)}; {config.num_frames} frames of "
             f"{config.height}x{config.width} need {wanted}. The file is damaged."
         )
+
+
+def begun(recipe: Recipe, generator: Generator) -> tuple[Recipe, Start | None]:
+    """The recipe with the samples that are scored already, and where its video goes on.
+
+    What lies in the place of its video is of this very video: see `refuse_other_videos`. Latents
+    that cannot be gone on from are left out, with a warning.
+    """
+    shown = recipe_in(recipe.path)
+    if recipe.choice and shown and shown.choice:
+        recipe = replace(recipe, choice=shown.choice)
+    path = recipe.path.with_suffix(LATENTS)
+    if not path.exists():
+        return recipe, None
+    try:
+        kept, values = read_latents(path)
+        old = recipe_files.read(values, path)
+        check_latents(path, kept, old.settings)
+        check_same(old, recipe, set())
+        if kept.step:
+            check_start(path, kept, generator, old.settings)
+    except UserError as error:
+        logger.warning("%s The video is begun anew.", error)
+        return recipe, None
+    if not recipe.choice:
+        return recipe, kept if kept.step else None
+    if old.choice and len(old.choice.scores) > len(recipe.choice.scores):
+        recipe = replace(recipe, choice=old.choice)
+    assert recipe.choice is not None
+    is_next = kept.step > 0 and recipe.choice.left[:1] == [old.settings.seed]
+    return recipe, kept if is_next else None
 
 
 def check_same(old: Recipe, new: Recipe, renamed: set[str]) -> None:

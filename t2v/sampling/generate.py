@@ -6,9 +6,7 @@ import json
 import logging
 import shlex
 import signal
-import sys
 import threading
-import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import fields, replace
@@ -25,16 +23,15 @@ from t2v.config.sampling import SampleConfig
 from t2v.errors import UserError
 from t2v.io.video import contact_sheet, save_image
 from t2v.models.device import memory_errors, tiled_at_need
-from t2v.pipelines.generator import Generator, Request, Start, Step, clock, sample_videos, timed
+from t2v.pipelines.generator import Generator, Request, Start, clock, sample_videos, timed
 from t2v.pipelines.visuals import VisualInputs
 from t2v.sampling import recipe as recipe_files
 from t2v.sampling.kept import read_latents, write_latents
 from t2v.sampling.recipe import Recipe
 from t2v.sampling.results import Passing, Shown, read_frames, rewrite_recipe, shape_of, write_result
+from t2v.sampling.watch import Follow, Watch, preview_path
 
 logger = logging.getLogger(__name__)
-
-SECONDS_BETWEEN_LINES = 10
 
 Score = Callable[[str, np.ndarray], float]  # how well frames `t h w c` uint8 fit a prompt
 # Shows finished latents: writes what they become, adds to the seconds of stages, and returns what
@@ -49,6 +46,7 @@ def make_videos(
     start: Start | None = None,
     score: Score | None = None,
     done: Collection[Path] = (),
+    follow: Follow | None = None,
 ) -> list[Path]:
     """Make the videos of recipes, one after the other; returns the files.
 
@@ -57,6 +55,7 @@ def make_videos(
         start: where the first video goes on.
         score: for recipes with a choice: every seed that is left is sampled and scored.
         done: files that exist already and stay as they are.
+        follow: is told of every step, and may end it.
 
     Raises:
         KeyboardInterrupt: Ctrl-C, SIGTERM or a closed terminal; what is done is kept, and where.
@@ -72,10 +71,10 @@ def make_videos(
             else:
                 logger.info("%s: %s", place, _summary(recipe))
                 if score is None:
-                    show = partial(_decode_and_write, generator)
-                    made = _make_video(generator, recipe, seen, show, start)
+                    show = partial(_decode_and_write, generator, follow)
+                    made = _make_video(generator, recipe, seen, show, start, follow)
                 else:
-                    made = _make_best(generator, recipe, seen, score, start)
+                    made = _make_best(generator, recipe, seen, score, start, follow)
                 start = None
             if wants_sheet and made is not None:
                 videos.append(made.frames)
@@ -107,6 +106,7 @@ def _make_best(
     visuals: VisualInputs | None,
     score: Score,
     start: Start | None,
+    follow: Follow | None,
 ) -> Shown:
     """Sample one prompt with several seeds; the file is the best so far, with all scores in it.
 
@@ -120,6 +120,8 @@ def _make_best(
         nonlocal choice, best
         assert choice is not None
         seed = own.settings.seed
+        if follow is not None:
+            follow(own, None)
         frames = _decoded(generator, latents, own.settings, seconds, upscale=1)
         choice = choice.scored(seed, score(own.prompt, frames))
         done, value = len(choice.scores), choice.scores[str(seed)]
@@ -139,7 +141,7 @@ def _make_best(
         return Shown.whole(read_frames(path)) if best is None else best
 
     for seed in choice.left:
-        _make_video(generator, recipe.with_seed(seed, choice), visuals, show, start)
+        _make_video(generator, recipe.with_seed(seed, choice), visuals, show, start, follow)
         start = None
     logger.info(
         "kept seed %d, score %.4f; the mean of %d samples is %.4f. %s chose it and so overrates "
@@ -159,13 +161,14 @@ def _make_video(
     visuals: VisualInputs | None,
     show: Show,
     start: Start | None,
+    follow: Follow | None,
 ) -> Shown:
     """Make one video and write it; whatever stops this, its latents stay if there are any."""
     config, seconds = recipe.settings, dict[str, float]()
     if start is not None and start.step == config.num_inference_steps:
         latents = start.latents
     else:
-        latents = _denoise(generator, recipe, visuals, start, seconds)
+        latents = _denoise(generator, recipe, visuals, start, seconds, follow)
     with _latents_kept(latents, recipe) if generator.gives_latents else _restartable(recipe):
         made = show(latents, recipe, seconds)
         _read_back(recipe.path, made.shape)
@@ -175,17 +178,29 @@ def _make_video(
 
 
 def _decode_and_write(
-    generator: Generator, latents: Tensor, recipe: Recipe, seconds: dict[str, float]
+    generator: Generator,
+    follow: Follow | None,
+    latents: Tensor,
+    recipe: Recipe,
+    seconds: dict[str, float],
 ) -> Shown:
     """Write each piece of a video as soon as it is decoded."""
     config = recipe.settings
 
     def run() -> Shown:
         pieces = generator.decode_pieces(latents, config.num_frames, request_of(config).upscale)
+        pieces = pieces if follow is None else _followed(pieces, recipe, follow)
         return _write(generator, timed(pieces, seconds, "decode", within="encode"), recipe, seconds)
 
     with memory_errors(_asked(config)):
         return tiled_at_need(getattr(generator.pipeline, "vae", None), run)
+
+
+def _followed(pieces: Iterator[np.ndarray], recipe: Recipe, follow: Follow) -> Iterator[np.ndarray]:
+    follow(recipe, None)
+    for piece in pieces:
+        follow(recipe, None)
+        yield piece
 
 
 def _decoded(
@@ -209,10 +224,11 @@ def _denoise(
     visuals: VisualInputs | None,
     start: Start | None,
     seconds: dict[str, float],
+    follow: Follow | None,
 ) -> Tensor:
     """Return the latents; where the generator can resume, a stop keeps the latest steps."""
     config = recipe.settings
-    watch = Watch(generator, config, start)
+    watch = Watch(generator, config, start, None if follow is None else partial(follow, recipe))
     prompts, seeds, request = [recipe.prompt], [config.seed], request_of(config)
     seen = [] if visuals is None else [visuals]
     about: dict[str, Any] = {"watch": watch, "start": start, "seconds": seconds}
@@ -222,12 +238,12 @@ def _denoise(
     except KeyboardInterrupt:
         if watch.latents is None or not generator.can_resume:
             raise _interrupt_between(recipe) from None
-        raise KeyboardInterrupt(_keep_steps(watch, recipe)) from None
+        raise KeyboardInterrupt(keep_steps(watch, recipe)) from None
     except Exception as error:
         steps_are_good = watch.latents is not None and bool(watch.latents.isfinite().all())
         if not (watch.has_new_steps and generator.can_resume and steps_are_good):
             raise
-        message = _keep_steps(watch, recipe)
+        message = keep_steps(watch, recipe)
         if isinstance(error, UserError):
             raise UserError(f"{error} {message}") from error
         logger.error("%s", message)
@@ -235,7 +251,7 @@ def _denoise(
     return latents
 
 
-def _keep_steps(watch: Watch, recipe: Recipe) -> str:
+def keep_steps(watch: Watch, recipe: Recipe) -> str:
     """Write the latest latents unless an earlier run kept more steps; says how to go on."""
     path, go_on = _place_of_latents(recipe)
     step = watch.step
@@ -342,56 +358,3 @@ def stops_as_interrupts() -> Iterator[None]:
 
 def _asked(config: SampleConfig) -> str:
     return f"{config.num_frames} frames of {config.height}x{config.width}"
-
-
-class Watch:
-    """Follows the generation of a video.
-
-    Keeps the latest latents and the number of steps they have behind them; logs the time left
-    where no terminal shows a bar; writes a preview every `preview_every` steps.
-    """
-
-    def __init__(self, generator: Generator, config: SampleConfig, start: Start | None) -> None:
-        self.generator, self.config = generator, config
-        self.latents: Tensor | None = None if start is None else start.latents
-        self.state = {} if start is None else start.state
-        self.step = self._first = 0 if start is None else start.step
-        self._started = self._logged = time.monotonic()
-
-    def __call__(self, step: Step) -> None:
-        self.latents, self.step, self.state = step.latents, step.number, step.state
-        self._log_time_left()
-        every = self.config.preview_every
-        if every and self.step % every == 0:
-            self._preview(step.heading())
-
-    @property
-    def has_new_steps(self) -> bool:
-        return self.step > self._first
-
-    def _log_time_left(self) -> None:
-        now, total = time.monotonic(), self.config.num_inference_steps
-        if sys.stderr.isatty() or total is None or now - self._logged < SECONDS_BETWEEN_LINES:
-            return
-        rate = (self.step - self._first) / (now - self._started)
-        left = (total - self.step) / rate
-        logger.info("step %d/%d, %.2f steps/s, %.0f s left", self.step, total, rate, left)
-        self._logged = now
-
-    def _preview(self, latents: Tensor) -> None:
-        try:
-            count = self.config.num_frames
-            passing = Passing(self.generator.decode_pieces(latents, count), count)
-            for _ in passing:
-                pass
-        except UserError as error:  # decoding the end will fail too, and the latents stay
-            logger.warning("no preview: %s", error)
-            return
-        caption = f"step {self.step}/{self.config.num_inference_steps}"
-        save_image(preview_path(self.config), contact_sheet([passing.shown().frames], [caption]))
-
-
-def preview_path(config: SampleConfig) -> Path:
-    """The file of a video's preview while it is made."""
-    assert config.output is not None
-    return Path(config.output).with_suffix(".preview.png")

@@ -171,7 +171,7 @@ def _is_ours(path: Path) -> bool:
     is_result = path.suffix in RESULTS and not path.name.endswith((SHEET, PREVIEW))
     if is_result or path.suffix == ".json":
         is_beside = path.suffix == GIF and is_ours(path)  # that of `gif=true` has no recipe
-        return _recipe_in(path) is not None or is_beside
+        return recipe_in(path) is not None or is_beside
     if path.name.endswith(LATENTS):
         try:
             with safe_open(path, framework="pt") as file:
@@ -181,7 +181,7 @@ def _is_ours(path: Path) -> bool:
     return is_ours(path)
 
 
-def _recipe_in(path: Path) -> Recipe | None:
+def recipe_in(path: Path) -> Recipe | None:
     """The recipe in a result, a json or kept latents, or None."""
     if not (path.is_dir() if path.suffix == FOLDER else path.is_file()):
         return None
@@ -208,7 +208,7 @@ def refuse_other_videos(recipes: Sequence[Recipe], beside: Sequence[str] = BESID
     for recipe in recipes:
         for suffix in (recipe.path.suffix, *beside):
             path = recipe.path.with_suffix(suffix)
-            other = _recipe_in(path)
+            other = recipe_in(path)
             if other is not None and not _is_same_video(other, recipe):
                 raise UserError(
                     f"output={recipe.path}: {path.name} is of another video "
@@ -219,7 +219,7 @@ def refuse_other_videos(recipes: Sequence[Recipe], beside: Sequence[str] = BESID
 
 def is_finished(recipe: Recipe, beside: Sequence[str] = (".json",)) -> bool:
     """True if the video of a recipe, and all that is asked for with it, exists whole."""
-    made, config = _recipe_in(recipe.path), recipe.settings
+    made, config = recipe_in(recipe.path), recipe.settings
     if made is None or not _is_same_video(made, recipe) or (made.choice and made.choice.left):
         return False
     wanted = [*beside, *([".gif"] if config.gif else [])]

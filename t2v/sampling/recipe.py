@@ -18,6 +18,7 @@ from t2v.config.sampling import INPUTS, VISUAL, SampleConfig, one_or_more
 from t2v.errors import UserError, shortened
 from t2v.io import text_files
 from t2v.io.files import write_text
+from t2v.io.text_files import is_text
 from t2v.models.folder import EMBEDDED, file_hash, is_pipeline
 from t2v.models.kernels.names import names_of
 
@@ -165,11 +166,6 @@ def read(values: Any, source: Path, overrides: Sequence[str] = ()) -> Recipe:
     return Recipe(settings=settings, choice=choice, **cast(dict[str, Any], rest))
 
 
-def _is_text(value: Any) -> bool:
-    # half a surrogate pair is a character of JSON, and no tokenizer or file takes it
-    return isinstance(value, str) and "\0" not in value and not SURROGATE.search(value)
-
-
 def _is_hash(value: Any) -> bool:
     return isinstance(value, str) and HASH.fullmatch(value) is not None
 
@@ -180,7 +176,7 @@ def _is_list(value: Any) -> bool:
 
 def _are_versions(value: Any) -> bool:
     return isinstance(value, dict) and all(
-        _is_text(each) and len(each) < 100 for pair in value.items() for each in pair
+        is_text(each) and len(each) < 100 for pair in value.items() for each in pair
     )
 
 
@@ -190,12 +186,11 @@ def _are_hashes(value: Any) -> bool:
     )
 
 
-SURROGATE = re.compile("[\ud800-\udfff]")
 HASH = re.compile("[0-9a-f]{64}")
 FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "prompt": (lambda value: _is_text(value) and bool(value.strip()), "a text"),
+    "prompt": (lambda value: is_text(value) and bool(value.strip()), "a text"),
     "weights": (_is_hash, "64 hexadecimal digits"),
-    "device": (lambda value: _is_text(value) and len(value) < 100, "a text, such as cpu"),
+    "device": (lambda value: is_text(value) and len(value) < 100, "a text, such as cpu"),
     "versions": (_are_versions, "the version of each package, as texts"),
     "lora": (
         lambda value: value is None or all(map(_is_hash, value if _is_list(value) else [value])),
@@ -232,7 +227,7 @@ def _choice(values: Any) -> Choice:
         if not low <= getattr(choice, name) <= high:
             given = shortened(getattr(choice, name))
             raise UserError(f"choice: {name}={given}: it must be from {low} to {high}.")
-    if not (_is_text(choice.scorer) and _is_text(choice.name)):
+    if not (is_text(choice.scorer) and is_text(choice.name)):
         raise UserError("choice: scorer and name should be texts.")
     if not isinstance(choice.keep_draws, bool) or not isinstance(choice.scores, dict):
         raise UserError("choice: keep_draws should be true or false, scores an object.")

@@ -19,7 +19,7 @@ from t2v.families.load import (
     set_attention,
 )
 from t2v.io.video import ENLARGED
-from t2v.models.device import DTYPES, pick_device, pick_dtype
+from t2v.models.device import pick_device, pick_dtype
 from t2v.models.folder import (
     model_folder,
     scheduler_hash,
@@ -28,9 +28,8 @@ from t2v.models.folder import (
     weights_hash,
 )
 from t2v.models.hold import Hold, Offload
-from t2v.models.inputs import count_frames
 from t2v.models.load import loading
-from t2v.pipelines.generator import Generator, require
+from t2v.pipelines.generator import Generator
 from t2v.pipelines.visuals import VisualInputs
 from t2v.sampling import recipe as recipe_files
 from t2v.sampling.generate import Score, make_videos, request_of
@@ -44,7 +43,9 @@ from t2v.sampling.output_paths import (
     result_suffix,
 )
 from t2v.sampling.recipe import Choice, Recipe
-from t2v.sampling.results import FOLDER, PICTURE, check_frames, read_recipe, spelled
+from t2v.sampling.resolve import check, resolve
+from t2v.sampling.results import FOLDER, PICTURE, read_recipe, spelled
+from t2v.sampling.watch import Follow
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +60,10 @@ FREE = (
 
 
 def sample(
-    config: SampleConfig, prompts: Sequence[str], loader: Loader | None = None
+    config: SampleConfig,
+    prompts: Sequence[str],
+    loader: Loader | None = None,
+    follow: Follow | None = None,
 ) -> list[Path]:
     """Make the videos of every prompt, one after the other, and return the files.
 
@@ -71,6 +75,8 @@ def sample(
 
     Args:
         loader: in the place of `load`, for what has the model already.
+        follow: of a single video: is told of its steps. One that was begun before, with latents in
+            its place, goes on from them.
 
     Raises:
         UserError: something given cannot work; nothing was made.
@@ -90,7 +96,12 @@ def sample(
         if not config.overwrite:
             refuse_other_videos(recipes)
             done = [recipe.path for recipe in recipes if is_finished(recipe)]
-        return make_videos(generator, recipes, visuals, score=score, done=done)
+        start = None
+        if follow is not None and not done:
+            from t2v.sampling.again import begun  # videos of a command line start over
+
+            recipes[0], start = begun(recipes[0], generator)
+        return make_videos(generator, recipes, visuals, start, score, done, follow)
 
 
 def repeat(path: Path, overrides: Sequence[str]) -> Path:
@@ -103,31 +114,55 @@ def repeat(path: Path, overrides: Sequence[str]) -> Path:
     Raises:
         UserError: no recipe, or the model is no longer the one that made the video.
     """
-    from t2v.sampling.again import refuse_changed  # new videos need none
-
     values = recipe_files.read_json(path) if path.suffix == ".json" else read_recipe(path)
     if isinstance(values, dict) and ENLARGED in values:
         logger.warning("%s was enlarged since: its recipe makes the film of before", path)
-    renamed = {each.partition("=")[0] for each in overrides}
     suffix = result_suffix(recipe_files.read(values, path).settings)
     if suffix == FOLDER and path.suffix == PICTURE:  # the first of its frames
         path = path.resolve().parent
     again = path.with_name(f"{path.stem}-again{suffix}")
     # files beside the old video are not made again unless they are asked for
     alone = [f"output={spelled(again)}", "sheet=false", "gif=false", "preview_every=0"]
-    old = recipe_files.read(values, path, [*alone, *overrides])
+    return repeat_recipe(values, path, [*alone, *overrides])
+
+
+def repeat_recipe(
+    values: Any,
+    path: Path,
+    overrides: Sequence[str],
+    loader: Loader | None = None,
+    follow: Follow | None = None,
+) -> Path:
+    """Make the video of a recipe, where its output says.
+
+    Args:
+        values: what the recipe holds.
+        path: where it was read, for messages.
+        loader: see `sample`, as for `follow`.
+
+    Raises:
+        UserError: see `repeat`.
+    """
+    from t2v.sampling.again import begun, refuse_changed  # new videos need none
+
+    renamed = {each.partition("=")[0] for each in overrides}
+    old = recipe_files.read(values, path, overrides)
     for name in ("num_videos_per_prompt", "best_of"):
         if getattr(old.settings, name) > 1:
             raise UserError(f"A recipe makes one video, whose seed it has: leave {name} out.")
     recipe_files.refuse_fetching(replace(old, choice=None), path, renamed)
     refuse_changed(old, renamed)
     with places(old.settings, 1):
-        generator, new, visuals = _load_again(old, renamed)
+        generator, new, visuals = _load_again(old, renamed, loader)
         if old.choice and not old.choice.left and renamed <= set(FREE) - {"model", *INPUTS}:
             new = replace(new, choice=old.choice)
         if not old.settings.overwrite:
             refuse_other_videos([new])
-        return make_videos(generator, [new], [visuals])[0]
+        done, start = list[Path](), None
+        if follow is not None:
+            done = [new.path] if is_finished(new) else []
+            new, start = begun(new, generator)
+        return make_videos(generator, [new], [visuals], start, done=done, follow=follow)[0]
 
 
 def resume(path: Path, overrides: Sequence[str]) -> Path:
@@ -156,7 +191,7 @@ def resume(path: Path, overrides: Sequence[str]) -> Path:
             from t2v.sampling.best_of import same_scorer  # networks that nothing else needs
 
             score = same_scorer(old, str(beside))
-        generator, new, visuals = _load_again(old, renamed=set())
+        generator, new, visuals = _load_again(old, renamed=set(), loader=None)
         new = replace(new, choice=old.choice)
         start = kept if kept.step else None
         if start:
@@ -220,65 +255,8 @@ def _embed(config: SampleConfig, prompts: Sequence[str], generator: Generator) -
 
     full, visuals = resolve(generator, config)
     for prompt in dict.fromkeys(prompts):
-        _check(generator, prompt, full, visuals)
+        check(generator, prompt, full, visuals)
         embed_first(generator, [prompt], request_of(full), [visuals])
-
-
-def resolve(generator: Generator, config: SampleConfig) -> tuple[SampleConfig, VisualInputs | None]:
-    """`config` with everything filled in that was left to the model, and what its video is given.
-
-    Raises:
-        UserError: the size does not fit the model; a file is not what its setting says, or the
-            model takes no such thing.
-    """
-    saved, own_dtype = asdict(generator.defaults), generator.pipeline.dtype
-    names = ("height", "width", "num_frames", "num_inference_steps", "guidance_scale", "upscale")
-    if config.fps is None and saved["fps"] is None:
-        raise UserError(
-            f"model={config.model}: a {type(generator.pipeline).__name__} does not say how many "
-            "frames a second its videos have. Give fps=, such as fps=16."
-        )
-    fps = float(config.fps or saved["fps"])
-    filled: dict[str, Any] = {
-        name: saved[name] if getattr(config, name) is None else getattr(config, name)
-        for name in names
-    }
-    if config.makes_picture:
-        filled["num_frames"] = 1
-    elif config.duration is not None:
-        filled["num_frames"] = count_frames(None, config.duration, fps, saved=1)
-    elif config.video is not None:
-        filled["num_frames"] = config.num_frames  # the clip may say how many
-    dtype = next((name for name, each in DTYPES.items() if each == own_dtype), config.dtype)
-    # overwriting is asked for once, and no part of a recipe
-    filled |= {"fps": fps, "duration": None, "dtype": dtype, "overwrite": False}
-    filled["offload"] = "none" if config.offload == "auto" else config.offload
-    full = replace(config, **filled)
-    visuals = None
-    if config.files or config.via_image:
-        from t2v.sampling import given, reading  # most videos are of a prompt alone
-
-        given.check_takes(generator, config)
-    if config.files:
-        own = saved["num_frames"]
-        clip = reading.read(full, given.most_frames(full, own))
-        full = given.with_length(full, clip, own, config.fps is not None, generator)
-        visuals = given.visuals_of(full, clip)
-        full = replace(full, num_frames=full.num_frames or own)
-    return full, visuals
-
-
-def _check(
-    generator: Generator, prompt: str, full: SampleConfig, visuals: VisualInputs | None
-) -> None:
-    """Raise `UserError` where a prompt, or settings that are filled in, do not fit the model."""
-    generator.check(prompt, request_of(full), visuals)
-    if full.preview_every:
-        what = f"preview_every={full.preview_every}"
-        require(generator, "gives_latents", what, "a preview")
-    if full.height and full.width and full.fps:
-        place = Path(full.output or "video.mp4")
-        check_frames(place, full.num_frames or 1, full.height, full.width, full.fps)
 
 
 def _scorer_of(config: SampleConfig) -> tuple[Choice | None, Score | None]:
@@ -316,7 +294,7 @@ def _recipes(
     resolved, visuals = resolve(generator, single)
     inputs = recipe_files.input_hashes(resolved)
     for i, prompt in enumerate(prompts):
-        _check(generator, prompt, resolved, visuals)
+        check(generator, prompt, resolved, visuals)
         for j, path in enumerate(paths[i * count : (i + 1) * count]):
             seed = config.seed + j * config.best_of
             own = replace(resolved, output=spelled(path), seed=seed)
@@ -348,13 +326,15 @@ def _recipe(
     )
 
 
-def _load_again(old: Recipe, renamed: set[str]) -> tuple[Generator, Recipe, VisualInputs | None]:
+def _load_again(
+    old: Recipe, renamed: set[str], loader: Loader | None
+) -> tuple[Generator, Recipe, VisualInputs | None]:
     """The generator of a recipe, the recipe as it is here and now, and what its video is given."""
     from t2v.sampling.again import check_same  # new videos need none
 
-    generator, weights = load(old.settings, [old.prompt])
+    generator, weights = (loader or load)(old.settings, [old.prompt])
     resolved, visuals = resolve(generator, old.settings)
-    _check(generator, old.prompt, resolved, visuals)
+    check(generator, old.prompt, resolved, visuals)
     new = _recipe(generator, weights, old.prompt, resolved, recipe_files.input_hashes(resolved))
     check_same(old, new, renamed)
     return generator, new, visuals

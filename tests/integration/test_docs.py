@@ -21,6 +21,7 @@ PAGES = ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").g
 BRIEF = "steps=1 batch_size=2 save_every=1 validate_every=1"
 TINY = {
     "sample": "num_inference_steps=1 upscale=1",  # docs/upscale.md enlarges
+    "queue add": "num_inference_steps=1 upscale=1",
     "world": "count=12 num_frames=9 workers=1",
     "world text": "count=64 steps=1 batch_size=8",
     "world oracle": "steps=1 batch_size=4",
@@ -46,6 +47,7 @@ NOT_RUN = {
     "pip install": "it would change this environment",
     "torchrun": "8 devices; tests/integration/test_distributed.py runs 2 processes",
     "accelerate launch": "8 devices; tests/integration/test_distributed.py runs 2 processes",
+    "t2v queue run": "waits for more jobs; tests/integration/test_queue.py runs workers",
     "t2v eval votes": "needs people; tests/unit/evaluation/test_votes.py votes as a browser does",
     "for option in": "an hour: ten evaluations; tests/integration/test_eval_story.py runs two",
     "t2v sample --image": "pictures of the reader; tests/integration/test_sample_conditions.py",
@@ -145,7 +147,11 @@ def run(line: str) -> None:
         return
     assert words[0] == "t2v", line
     name = command_name(words[1:])
-    tiny = TINY.get(name, "").split() if "--recipe" not in words else []
+    tiny = (
+        TINY.get(" ".join(words[1:3]), TINY.get(name, "")).split()
+        if "--recipe" not in words
+        else []
+    )
     names = {each.partition("=")[0] for each in tiny}
     words = [word for word in words if word.partition("=")[0] not in names]
     behind = words.index("--") if "--" in words else len(words)

@@ -372,9 +372,7 @@ def test_a_negative_prompt_without_guidance_is_told_to_do_nothing(run):
 
 def test_a_preview_is_written_and_removed(run, monkeypatch):
     seen = []
-    monkeypatch.setattr(
-        "t2v.sampling.generate.save_image", lambda path, image: seen.append(path.name)
-    )
+    monkeypatch.setattr("t2v.sampling.watch.save_image", lambda path, image: seen.append(path.name))
     assert run(PROMPT, "--steps", "4", "--preview-every", "2")[0] == 0
     assert seen == ["video.preview.png"] * 2
 

@@ -44,6 +44,7 @@ FLOORS = [
     {"training"},  # it shows what `t2v sample` would make
     {"bench"},
     {"plan"},
+    {"queue"},
     {"__init__"},
     {"cli"},
     {"__main__"},

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
@@ -69,9 +71,8 @@ def clip_generator(seed: int, split: str, index: int) -> torch.Generator:
 
 def _render(config: WorldClipsConfig, output: Path) -> None:
     firsts = range(0, config.count, CLIPS_PER_SHARD)
-    spawn = get_context("spawn")  # forked torch threads deadlock
-    with ProcessPoolExecutor(config.workers, mp_context=spawn, initializer=_one_thread) as pool:
-        shards = pool.map(partial(_write_shard, config), firsts)
+    with _workers(min(config.workers, len(firsts))) as each:
+        shards = each(partial(_write_shard, config), firsts)
         rows = [row for shard in progress(shards, "render", "shards", len(firsts)) for row in shard]
     write_text(output / MANIFEST, "".join(json.dumps(row) + "\n" for row in rows))
 
@@ -84,6 +85,22 @@ def _refuse_other_settings(config: WorldClipsConfig, begun_with: Path) -> None:
                 f"{config.output} was begun with the settings of {begun_with}, and its clips would "
                 "not fit these. Give the old ones, choose another output, or say overwrite=true."
             )
+
+
+@contextmanager
+def _workers(count: int) -> Iterator[Callable[..., Iterator[Any]]]:
+    """Yield `map` over processes of one thread each; a single one is this process."""
+    if count == 1:
+        threads = torch.get_num_threads()
+        _one_thread()
+        try:
+            yield map
+        finally:
+            torch.set_num_threads(threads)
+        return
+    spawn = get_context("spawn")  # forked torch threads deadlock
+    with ProcessPoolExecutor(count, mp_context=spawn, initializer=_one_thread) as pool:
+        yield pool.map
 
 
 def _one_thread() -> None:

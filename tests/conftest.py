@@ -1,5 +1,6 @@
 """Tiny but real parts, every parameter woken with noise, and random states put back."""
 
+import gc
 import json
 import os
 import random
@@ -54,6 +55,8 @@ torch.set_num_threads(min(THREADS, torch.get_num_threads()))
 os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))
 # Bits are compared between machines and with records: no probe may choose them.
 os.environ["T2V_KERNELS"] = "plain"
+# What is imported by now stays: to look through it again and again took a tenth of the tests.
+gc.freeze()
 
 WORDS = re.findall(r"\S+", "a red blue ball box rolls bounces on the grass snow under sky , .")
 TEXT_DIM = 32

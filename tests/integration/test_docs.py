@@ -22,7 +22,7 @@ BRIEF = "steps=1 batch_size=2 save_every=1 validate_every=1"
 TINY = {
     "sample": "num_inference_steps=1 upscale=1",  # docs/upscale.md enlarges
     "queue add": "num_inference_steps=1 upscale=1",
-    "world": "count=12 num_frames=9 workers=1",
+    "world": "count=12 num_frames=5 workers=1",
     "world text": "count=64 steps=1 batch_size=8",
     "world oracle": "steps=1 batch_size=4",
     "train": f"{BRIEF} held_out=2 num_inference_steps=1 prompts=[red]",

@@ -32,3 +32,8 @@ def check_launcher() -> None:
         raise UserError(
             "MASTER_PORT=0: processes cannot meet at port 0. Give another: --master-port=29501."
         )
+
+
+def master_address() -> str:
+    """Return the address of the machine of the first process."""
+    return os.environ["MASTER_ADDR"]

@@ -6,12 +6,17 @@ import argparse
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from t2v.cli.commands import collect_garbage, imported
 from t2v.config.load import load_config
 from t2v.config.sampling import OUTPUTS, SampleConfig
+from t2v.distributed import rank, world_size
 from t2v.errors import UserError, shortened
 from t2v.io.files import require_model
+
+if TYPE_CHECKING:
+    from t2v.sampling.devices import Load
 
 # Options, and the settings they stand for.
 OPTIONS = {
@@ -85,7 +90,25 @@ def chosen(args: argparse.Namespace) -> list[str]:
 
 
 def sample(args: argparse.Namespace, overrides: list[str]) -> None:
-    """Make the videos of a command line, and print their paths."""
+    """Make the videos of a command line, and print their paths.
+
+    Of several processes the first does so, and the others compute for it.
+    """
+    if world_size() == 1:
+        _sample(args, overrides, None)
+        return
+    from t2v.sampling.devices import follow, leading  # most videos are made by one process
+
+    if rank():
+        follow()
+        return
+    from t2v.sampling import run
+
+    with leading(run.load) as load:
+        _sample(args, overrides, load)
+
+
+def _sample(args: argparse.Namespace, overrides: list[str], shared: Load | None) -> None:
     prompts = list(args.prompts)
     if args.prompt_file:
         from t2v.io.prompts import read_prompts  # the others need none
@@ -109,6 +132,11 @@ def sample(args: argparse.Namespace, overrides: list[str]) -> None:
     asks_grid = "grid=true" in overrides if stored else config.grid
     if asks_grid and (args.story or stored):
         raise UserError("--grid goes with prompts alone, without --story, --resume and --recipe.")
+    if asks_grid and shared:
+        raise UserError(
+            f"--grid with {world_size()} processes: its LoRAs take turns in the model of one "
+            "process. Start it without torchrun."
+        )
     if stored and not stored.exists():
         raise UserError(f"{stored}: cannot be read (No such file or directory).")
     if args.queue and (args.interactive or args.resume or asks_grid):
@@ -136,6 +164,7 @@ def sample(args: argparse.Namespace, overrides: list[str]) -> None:
         config = imported("t2v.cli.fitted:as_memory_allows")(config)
     from t2v.sampling import run  # torch, and seconds: what can be known before is told before
 
+    load = shared or run.load
     collect_garbage()
     if args.interactive:
         from t2v.cli.interactive import check_interactive, interact
@@ -143,7 +172,7 @@ def sample(args: argparse.Namespace, overrides: list[str]) -> None:
 
         check_interactive(config)  # as the memory allows
         parse = partial(_sample_config, args.config)
-        interact(config, parse, overrides, Engine(run.load).load, run.sample)
+        interact(config, parse, overrides, Engine(load).load, run.sample)
         return
     if asks_grid:
         from t2v.evaluation.grid import grid  # other videos need no page
@@ -153,14 +182,14 @@ def sample(args: argparse.Namespace, overrides: list[str]) -> None:
     if args.story:
         from t2v.sampling import story  # other videos need none
 
-        print(story.tell(args.story, config, run.load))
+        print(story.tell(args.story, config, load))
         return
     if args.resume:
-        paths = [run.resume(args.resume, overrides)]
+        paths = [run.resume(args.resume, overrides, load)]
     elif args.recipe:
-        paths = [_repeat(args.recipe, overrides)]
+        paths = [_repeat(args.recipe, overrides, load)]
     else:
-        paths = run.sample(config, prompts)
+        paths = run.sample(config, prompts, shared)
     for path in paths:
         print(path)
 
@@ -204,12 +233,12 @@ def _check_places(config: SampleConfig) -> None:
         require_files(config)
 
 
-def _repeat(path: Path, overrides: list[str]) -> Path:
+def _repeat(path: Path, overrides: list[str], load: Load) -> Path:
     from t2v.sampling import run, story
 
     if story.is_story(path):
-        return story.repeat(path, overrides, run.load)
-    return run.repeat(path, overrides)
+        return story.repeat(path, overrides, load)
+    return run.repeat(path, overrides, load)
 
 
 def _sample_config(file: Path | None, overrides: list[str]) -> SampleConfig:

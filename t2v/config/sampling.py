@@ -83,6 +83,10 @@ class SampleConfig:
     # compile the blocks of the transformer: faster steps after a first one that takes minutes more;
     # pixels change by rounding
     compile: bool = False
+    # what processes that torchrun starts split: auto (guidance between two halves where there is
+    # any, then the sequence), guidance (of two processes), sequence (tokens, by diffusers' context
+    # parallelism)
+    parallel: Literal["auto", "guidance", "sequence"] = "auto"
     vae_tiling: bool = False  # decode in tiles that are blended, in less memory
     sheet: bool = False  # also write one picture of all videos, X.sheet.png
     gif: bool = False  # also write each video as a GIF

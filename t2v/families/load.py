@@ -23,7 +23,14 @@ from t2v.models.device import check_memory
 from t2v.models.folder import read_index
 from t2v.models.folder_check import check_folder, loading_folder, pipeline_class
 from t2v.models.hold import Hold, check_hold, give_back_freed_memory, hold_part, place
-from t2v.models.load import load_parts, loading, quiet_bars, quiet_warnings, refuse_damaged
+from t2v.models.load import (
+    load_parts,
+    loading,
+    network_classes,
+    quiet_bars,
+    quiet_warnings,
+    refuse_damaged,
+)
 from t2v.pipelines.generator import Ability, Generator, lacking, require
 from t2v.pipelines.t2v_generator import T2VGenerator
 
@@ -145,6 +152,53 @@ def load_generator(
     return generator
 
 
+def load_denoisers(
+    model: str,
+    folder: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    hold: Hold = PLAIN,
+    adapt: Adapt | None = None,
+    sees: Collection[str] = (),
+    single: Path | None = None,
+) -> dict[str, torch.nn.Module]:
+    """The transformers of a pipeline folder alone, by name, on a device, as `load_generator` has
+    them there.
+
+    Args: as those of `load_generator`.
+
+    Raises:
+        UserError: see `load_parts`.
+    """
+    quiet_bars()
+    quiet_warnings()
+    what = f"model={model}"
+    with loading(what):
+        kind = generator_class(model, folder, "t2v sample")
+        others = [each for each in network_classes(what, folder) if not is_denoiser(each)]
+    check_hold(hold, device)
+    whole = _class_of(kind, folder, sees)
+
+    def held(name: str, part: torch.nn.Module) -> None:
+        if adapt is not None:
+            adapt(whole, name, part)
+        hold_part(name, part, hold, device, None)
+
+    parts: dict[str, torch.nn.Module] = {}
+    if single is not None:
+        from t2v.models.single_file import load_single_file  # most models are folders
+
+        parts["transformer"] = load_single_file(what, single, folder, dtype)
+        held("transformer", parts["transformer"])
+    parts |= load_parts(what, folder, dtype, {*others, *parts}, held)
+    return {name: part.to(device).eval() for name, part in parts.items()}
+
+
+def is_denoiser(name: str) -> bool:
+    """Return whether a part of a pipeline is one of its transformers, which predict each step."""
+    return name.startswith("transformer")
+
+
 def _disk_for(hold: Hold, device: torch.device) -> TemporaryDirectory[str] | None:
     """The folder in which weights wait beside a CPU, where they do."""
     if device.type != "cpu" or hold.offload == "none":
@@ -226,7 +280,7 @@ def compile_blocks(pipeline: DiffusionPipeline, device: torch.device) -> None:
             "leave compile out."
         )
     for name, part in pipeline.components.items():
-        if not (name.startswith("transformer") and isinstance(part, torch.nn.Module)):
+        if not (is_denoiser(name) and isinstance(part, torch.nn.Module)):
             continue
         if getattr(part, "_repeated_blocks", None):
             part.compile_repeated_blocks()

@@ -13,6 +13,7 @@ from t2v.models.conditions import Conditions
 from t2v.models.device import ready
 from t2v.models.known import transformer_inputs
 from t2v.models.kv_cache import KVCache
+from t2v.models.split import split_of
 
 CFGMode = Literal["sequential", "batched"]
 
@@ -63,8 +64,8 @@ class Guidance:
 
     Args:
         mode: predict the conditions one after the other, or in one batch. None: one after the
-            other, but in one batch on a CPU and where a cache needs it
-            (`PyramidAttentionBroadcast`, `FasterCache`).
+            other, but in one batch on a CPU, where a cache needs it
+            (`PyramidAttentionBroadcast`, `FasterCache`) and where processes share the batch.
         guider: takes the place of classifier-free guidance.
         attention_kwargs: handed to the transformer.
     """
@@ -83,7 +84,9 @@ class Guidance:
         self.guider = guider
         self.attention_kwargs = attention_kwargs or {}
         self.alone = ready(transformer).type == "cpu" and not caches
-        together = self.alone or bool(caches & UNKEYED_CACHES)
+        split = split_of(transformer)
+        is_shared = split is not None and split.guidance > 1
+        together = self.alone or bool(caches & UNKEYED_CACHES) or is_shared
         self.batched = mode == "batched" if mode else together
 
     def __call__(

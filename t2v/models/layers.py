@@ -82,8 +82,23 @@ class RotaryEmbedding(nn.Module):
             "freqs", rearrange(rotations, "n pairs two -> n (pairs two)"), persistent=False
         )
 
-    def forward(self, video: Tensor) -> Tensor:
-        """The rotations of the tokens of `video` (`b c t h w`), `1 n 1 d`: d/2 pairs (cos, sin)."""
+    def forward(
+        self, video: Tensor, pictures: Tensor | None = None, positions: Tensor | None = None
+    ) -> Tensor:
+        """The rotations of the tokens of `video` (`b c t h w`), `1 n 1 d`: d/2 pairs (cos, sin).
+
+        Args:
+            pictures: `b c k h w`; the rotations of their tokens follow, `b n 1 d`.
+            positions: their places in time, `b k`, which need not be whole.
+        """
+        rotations = self._of_grid(video)
+        if pictures is None:
+            return rotations
+        assert positions is not None
+        beside = self._of_pictures(pictures, positions)
+        return torch.cat([rotations.expand(len(beside), -1, -1, -1), beside], dim=1)
+
+    def _of_grid(self, video: Tensor) -> Tensor:
         sizes = [
             size // patch for size, patch in zip(video.shape[2:], self.patch_size, strict=True)
         ]
@@ -105,14 +120,12 @@ class RotaryEmbedding(nn.Module):
         )
         return rearrange(rotations, "t h w d -> 1 (t h w) 1 d")
 
-    def pictures(self, pictures: Tensor, positions: Tensor) -> Tensor:
-        """The rotations of the tokens of `pictures` (`b c k h w`) at `positions` in time (`b k`),
-        which need not be whole, `b n 1 d`."""
+    def _of_pictures(self, pictures: Tensor, positions: Tensor) -> Tensor:
         time, *_ = self.axis_dims
         turns = get_1d_rotary_pos_embed(
             time, positions.flatten().double(), self.theta, freqs_dtype=torch.float64
         )
-        whole = self(pictures[:, :, :1])  # time 0 turns nothing
+        whole = self._of_grid(pictures[:, :, :1])  # time 0 turns nothing
         whole = repeat(whole, "1 n 1 d -> b k n d", b=len(positions), k=positions.shape[1]).clone()
         at = torch.view_as_real(turns).float().flatten(1).to(whole)
         whole[..., : at.shape[1]] = rearrange(at, "(b k) d -> b k 1 d", b=len(positions))

@@ -39,6 +39,8 @@ IN_VAIN = (
     "Pipelines loaded with `dtype=torch.float16` cannot run with `cpu`",  # they do
     "Expected types for ",  # parts are of the classes that their folder names
     "Guiders are currently an experimental feature",
+    "`enable_parallelism` is an experimental feature",
+    "Expected input tensor to have ",  # a time of all tokens is not split with them
     "`timesteps` were passed without `sigmas`",  # by pipelines of its own
     "`CLIPImageProcessor` requires torchvision",  # and goes on with Pillow
 )

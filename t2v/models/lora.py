@@ -223,10 +223,25 @@ def act(
                 logger.info("lora=%s at scale %g", source, scale)
                 measured.append(None if scale else 0.0)
         effects.append(measured[0])
-    for part, transformer in transformers.items():
-        numbers = [number for number, files in enumerate(each_files) if part in files]
-        activate(transformer, {adapter_of(number): each_scale[number] for number in numbers})
+    scale_loras(pipeline, sources, scales, parts)
     return effects
+
+
+def scale_loras(
+    pipeline: DiffusionPipeline,
+    sources: Sequence[str | Path],
+    scales: Sequence[float] = (1.0,),
+    parts: Sequence[LoRAPart] = (),
+) -> None:
+    """Let the LoRAs of `insert_loras` act at their scales, unmeasured; see `act`."""
+    from t2v.models.lora_adapters import activate
+
+    each_scale, each_files = spread("lora_scale", scales, len(sources)), lora_files(sources, parts)
+    for part in PARTS:
+        numbers = [number for number, files in enumerate(each_files) if part in files]
+        if numbers:
+            transformer = transformer_of(pipeline, part, _what(sources[numbers[0]], part, parts))
+            activate(transformer, {adapter_of(number): each_scale[number] for number in numbers})
 
 
 def _tell_where(pipeline: DiffusionPipeline, source: str | Path) -> None:

@@ -239,7 +239,7 @@ class T2VTransformer3DModel(
                 image for a model that takes none.
         """
         grid = self._grid(hidden_states)
-        rotations = self.rope(hidden_states)
+        rotations = self.rope(hidden_states, pictures, picture_positions)
         x = self._embed(hidden_states)
         if self.config.sincos_positions:
             x = x + sincos_table(x.shape[-1], **grid).to(x)
@@ -247,8 +247,6 @@ class T2VTransformer3DModel(
         if pictures is not None:
             assert picture_positions is not None
             x = torch.cat([x, self._embed_pictures(pictures, picture_positions)], dim=1)
-            beside = self.rope.pictures(pictures, picture_positions)
-            rotations = torch.cat([rotations.expand(len(beside), -1, -1, -1), beside], dim=1)
             timestep = _with_pictures(timestep, count, x.shape[1])
         elif self.config.picture_tokens and torch.is_grad_enabled():
             x = x + 0 * self.picture_embedding  # processes agree on which weights have a gradient

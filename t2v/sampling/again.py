@@ -94,10 +94,10 @@ def check_same(old: Recipe, new: Recipe, renamed: set[str]) -> None:
         if "model" not in renamed:
             raise UserError(f"{what} recipe. Put scheduler/ back, or name the right model.")
         logger.warning("%s recipe: the video will be another one", what)
-    # before recipes told kernels there was one choice of them
-    was = {"kernels": "plain", **old.versions}
+    # before recipes told kernels there was one choice of them; one process goes without saying
+    was = {"kernels": "plain", "processes": "1", **old.versions}
     before = {"device": old.device, "weights": old.weights[:12], **was}
-    after = {"device": new.device, "weights": new.weights[:12], **new.versions}
+    after = {"device": new.device, "weights": new.weights[:12], "processes": "1", **new.versions}
     for name in before.keys() & after.keys():
         if before[name] != after[name]:
             logger.warning(

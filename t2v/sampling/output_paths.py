@@ -31,7 +31,7 @@ BESIDE = (".json", LATENTS)  # what holds the recipe of a video too
 # settings that change no frame of a video; weights, pictures and clips are compared by their hash
 FRAMELESS = (
     *("model", "base", "output", "device", "sheet", "gif", "preview_every", "lora", "overwrite"),
-    "offload",
+    *("offload", "parallel"),
     *INPUTS,
 )
 

@@ -21,6 +21,7 @@ from t2v.io.files import write_text
 from t2v.io.text_files import is_text
 from t2v.models.folder import EMBEDDED, file_hash, is_pipeline
 from t2v.models.kernels.names import names_of
+from t2v.models.split import split_of
 
 MOST_JSON = 2**24  # bytes of a recipe: one has some thousand
 # settings that a recipe holds where they are otherwise, as earlier recipes have none
@@ -32,6 +33,7 @@ UNSAID: dict[str, Any] = {
     "grid": False,
     "base": None,
     "compile": False,
+    "parallel": "auto",
 }
 PACKAGES = ("t2v", "torch", "diffusers", "transformers")
 
@@ -348,15 +350,18 @@ def write_values(path: Path, values: dict[str, Any]) -> None:
 
 def versions(device: str = "cpu", denoiser: Any = None) -> dict[str, str]:
     """Return the versions of the packages that compute; on a CPU also the number of threads, and
-    the kernels of a `denoiser` of ours.
+    the kernels of a `denoiser` of ours; of one that processes share, how.
 
-    With another number of threads matrix products are summed in other parts.
+    With another number of threads matrix products are summed in other parts, and so with another
+    number of processes.
     """
     named = {name: _version(name) for name in PACKAGES}
     if device == "cpu":
         named["threads"] = str(torch.get_num_threads())
         if type(denoiser).__name__ == "T2VTransformer3DModel":
             named["kernels"] = names_of(denoiser.dtype)
+    if (split := split_of(denoiser)) is not None:
+        named["processes"] = f"{split.processes} ({split})"
     return named
 
 

@@ -42,8 +42,9 @@ def resolve(generator: Generator, config: SampleConfig) -> tuple[SampleConfig, V
     elif config.video is not None:
         filled["num_frames"] = config.num_frames  # the clip may say how many
     dtype = next((name for name, each in DTYPES.items() if each == own_dtype), config.dtype)
-    # overwriting is asked for once, and no part of a recipe
-    filled |= {"fps": fps, "duration": None, "dtype": dtype, "overwrite": False}
+    # these are asked for once, and no part of a recipe
+    filled |= {"overwrite": False, "parallel": "auto"}
+    filled |= {"fps": fps, "duration": None, "dtype": dtype}
     filled["offload"] = "none" if config.offload == "auto" else config.offload
     full = replace(config, **filled)
     visuals = None

@@ -54,7 +54,7 @@ Loader = Callable[[SampleConfig, Sequence[str]], tuple[Generator, str]]
 # what may change in a resume; pictures and clips may have another name, and must be the same
 FREE = (
     *("model", "base", "output", "overwrite", "device", "attention", "offload", "sheet", "gif"),
-    "preview_every",
+    *("preview_every", "parallel"),
     *INPUTS,
 )
 
@@ -104,12 +104,13 @@ def sample(
         return make_videos(generator, recipes, visuals, start, score, done, follow)
 
 
-def repeat(path: Path, overrides: Sequence[str]) -> Path:
+def repeat(path: Path, overrides: Sequence[str], loader: Loader | None = None) -> Path:
     """Make the video of a result (or of the json beside it) again, the same to the bit.
 
     Args:
         overrides: `name=value` over the settings of the recipe. Without an output the new file is
             `X-again.mp4` beside the old one.
+        loader: in the place of `load`.
 
     Raises:
         UserError: no recipe, or the model is no longer the one that made the video.
@@ -123,7 +124,7 @@ def repeat(path: Path, overrides: Sequence[str]) -> Path:
     again = path.with_name(f"{path.stem}-again{suffix}")
     # files beside the old video are not made again unless they are asked for
     alone = [f"output={spelled(again)}", "sheet=false", "gif=false", "preview_every=0"]
-    return repeat_recipe(values, path, [*alone, *overrides])
+    return repeat_recipe(values, path, [*alone, *overrides], loader)
 
 
 def repeat_recipe(
@@ -165,13 +166,14 @@ def repeat_recipe(
         return make_videos(generator, [new], [visuals], start, done=done, follow=follow)[0]
 
 
-def resume(path: Path, overrides: Sequence[str]) -> Path:
+def resume(path: Path, overrides: Sequence[str], loader: Loader | None = None) -> Path:
     """Finish a video from the latents that an interrupted run kept.
 
     The video lies beside the latents, under their name, or where an override says.
 
     Args:
         overrides: `name=value` for what does not change the video, such as output or device.
+        loader: in the place of `load`.
 
     Raises:
         UserError: no such latents, or of another shape or step than their recipe can have, another
@@ -191,7 +193,7 @@ def resume(path: Path, overrides: Sequence[str]) -> Path:
             from t2v.sampling.best_of import same_scorer  # networks that nothing else needs
 
             score = same_scorer(old, str(beside))
-        generator, new, visuals = _load_again(old, renamed=set(), loader=None)
+        generator, new, visuals = _load_again(old, set(), loader)
         new = replace(new, choice=old.choice)
         start = kept if kept.step else None
         if start:
@@ -224,6 +226,11 @@ def load(
             are larger than the memory.
     """
     refuse_too_large(config)
+    if config.parallel != "auto":  # `leading` asks without it
+        raise UserError(
+            f"parallel={config.parallel}: one process makes the video. Start several, with "
+            "torchrun --nproc-per-node 2 -m t2v sample ..., or leave it out."
+        )
     device = pick_device(config.device)
     folder = model_folder(config.folder)
     single = None if config.base is None else Path(config.model)

@@ -52,7 +52,7 @@ TAKEN = (
     *("model", "output", "overwrite", "negative_prompt", "seed", "height", "width", "fps"),
     *("num_inference_steps", "guidance_scale", "attention", "device", "dtype", "sheet"),
     *("truncate", "lora", "lora_scale", "lora_part", "lora_fit", "lora_preset", "shift"),
-    *("offload", "quantize", "vae_tiling", "compile"),
+    *("offload", "quantize", "vae_tiling", "compile", "parallel"),
 )
 
 Load = Callable[[SampleConfig, Sequence[str], Embed], tuple[Generator, str]]
@@ -211,7 +211,7 @@ def _planned(generator: Generator, story: StoryConfig, config: SampleConfig) -> 
     own |= {"fps": float(own["fps"] or rate_of(generator)), "upscale": 1}
     scenes = _scenes(story, own["fps"])
     total = sum(scene.num_frames for scene in scenes)
-    settings = replace(config, **own, num_frames=total, overwrite=False)
+    settings = replace(config, **own, num_frames=total, overwrite=False, parallel="auto")
     check_size(total, own["height"], own["width"])
     request = replace(request_of(settings), num_frames=story.windows.frames or saved.num_frames)
     for number, scene in enumerate(scenes if is_ours else [], 1):

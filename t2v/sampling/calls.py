@@ -48,7 +48,7 @@ def _broadcast(tensor: Tensor) -> None:
 
 
 class Outbox:
-    """What the first process passes to a network, on its way to the others.
+    """The way of what the first process passes to a network to the others.
 
     A tensor that is passed again is sent once: text stays the same from step to step, and every
     process keeps its keys and values, which it knows by the very tensor.
@@ -89,7 +89,7 @@ class Outbox:
 
 
 def _writes(thing: Tensor | KVCache) -> float:
-    """How often a tensor was written to; of one that does not count it, a number equal to none."""
+    """The number of writes to a tensor; of one that does not count them, a number equal to none."""
     if isinstance(thing, KVCache):
         return 0
     return math.nan if thing.is_inference() else thing._version

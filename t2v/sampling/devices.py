@@ -26,13 +26,15 @@ from t2v.models.folder import model_folder
 from t2v.models.hold import Hold
 from t2v.models.split import Split
 from t2v.pipelines.generator import Generator
-from t2v.sampling import run
 from t2v.sampling.calls import Calls, receive, send
 from t2v.sampling.link import DONE, ENDED, MEET, NOTICE, Link, meet
 
 logger = logging.getLogger(__name__)
 
 PATIENCE = timedelta(days=7)  # how long the others wait while the first one decodes, or is idle
+# transformers whose tokens diffusers' plans split, as tests found; that of LTX has a mask for each
+# head, which Ulysses takes for that of its own heads
+SPLIT = ("T2VTransformer3DModel", "WanTransformer3DModel")
 HELD = ("auto", "none", "text")  # of offload: weights stay on the device while they are used
 
 
@@ -45,11 +47,14 @@ class Load(Protocol):
 
 
 @contextmanager
-def leading() -> Iterator[Load]:
-    """Join the processes of the launcher as the first; gives what loads a generator whose
-    transformers all of them compute.
+def leading(load: Load) -> Iterator[Load]:
+    """Join the processes of the launcher as the first; gives `load` in the form whose generator has
+    transformers that all of them compute.
 
     All end with the block.
+
+    Args:
+        load: of one process, `t2v.sampling.run.load`.
 
     Raises:
         UserError: another process ended, or does not come.
@@ -57,7 +62,7 @@ def leading() -> Iterator[Load]:
     link, calls = _join(), list[Calls]()
     try:
         with _stopped_once():
-            yield partial(_load, link, calls)
+            yield partial(_load, load, link, calls)
     except BaseException as error:
         # the launcher stops this process where another one ended
         is_lost = isinstance(error, KeyboardInterrupt) and link.wait_lost(1.0)
@@ -144,18 +149,24 @@ def _stopped_once() -> Iterator[None]:
 
 
 def _load(
+    load: Load,
     link: Link,
     calls: list[Calls],
     config: SampleConfig,
     prompts: Sequence[str],
     embed: Embed | None = None,
 ) -> tuple[Generator, str]:
-    """`run.load`, while the others load their transformers."""
+    """Load a generator, while the others load their transformers, and share these."""
     assert not calls, "one generator a run"
     check_shared(config)
     device = pick_device(config.device)
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(
+            f"device={device.type} with {world_size()} processes: they exchange tensors of GPUs of "
+            "CUDA and of CPUs alone. Give device=cpu, or start one process."
+        )
     send((config, device.type))
-    generator, weights = run.load(config, prompts, embed)
+    generator, weights = load(config, prompts, embed)
     split = split_for(generator, config, world_size())
     with link.heeded():
         send(split)
@@ -201,8 +212,7 @@ def split_for(generator: Generator, config: SampleConfig, count: int) -> Split:
     Raises:
         UserError: the model, or what is asked of it, cannot be split so.
     """
-    networks = _denoisers(generator)
-    has_plan = bool(networks) and all(getattr(n, "_cp_plan", None) for n in networks.values())
+    networks = list(_denoisers(generator).values())
     asked, kind = config.guidance_scale, type(generator.pipeline).__name__
     scale = generator.defaults.guidance_scale if asked is None else asked
     passes = 2 if scale is not None and scale > 1 else 1
@@ -219,14 +229,19 @@ def split_for(generator: Generator, config: SampleConfig, count: int) -> Split:
         raise UserError(f"parallel=guidance: {why}. Give parallel=sequence, or leave it out.")
     halves = 2 if can_halve and config.parallel != "sequence" and count % 2 == 0 else 1
     split = Split(guidance=halves, sequence=count // halves)
-    if split.sequence > 1 and not has_plan:
-        instead = "2, with guidance," if can_halve else "one process"
-        raise UserError(
-            f"{count} processes: the transformer of this {kind} has no plan by which its tokens "
-            f"are split (attention=factorized, or a class of diffusers without `_cp_plan`). Start "
-            f"{instead} instead."
-        )
+    if split.sequence > 1:
+        whole = [type(n).__name__ for n in networks if not _can_split_tokens(n)] or [kind]
+        if not networks or not all(map(_can_split_tokens, networks)):
+            raise UserError(
+                f"{count} processes: the tokens of a {whole[0]} are not split; those of "
+                f"{' and '.join(SPLIT)} are, but with attention=factorized. Start "
+                f"{'two processes, for guidance,' if can_halve else 'one'} instead."
+            )
     return split
+
+
+def _can_split_tokens(network: nn.Module) -> bool:
+    return type(network).__name__ in SPLIT and getattr(network, "_cp_plan", None) is not None
 
 
 def _serve(link: Link) -> None:

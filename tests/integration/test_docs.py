@@ -45,7 +45,7 @@ NOT_RUN = {
     "python3 -m venv": ".ci/run does, in an environment that it throws away",
     ".venv/bin/pip": "it would change this environment",
     "pip install": "it would change this environment",
-    "torchrun": "8 devices; tests/integration/test_distributed.py runs 2 processes",
+    "torchrun": "8 devices; tests/integration/test_distributed.py and test_devices.py run 2",
     "accelerate launch": "8 devices; tests/integration/test_distributed.py runs 2 processes",
     "t2v queue run": "waits for more jobs; tests/integration/test_queue.py runs workers",
     "t2v eval votes": "needs people; tests/unit/evaluation/test_votes.py votes as a browser does",

@@ -130,13 +130,8 @@ def _sample(args: argparse.Namespace, overrides: list[str], shared: Load | None)
             "command goes on with it. Give one of the two."
         )
     asks_grid = "grid=true" in overrides if stored else config.grid
-    if asks_grid and (args.story or stored):
-        raise UserError("--grid goes with prompts alone, without --story, --resume and --recipe.")
-    if asks_grid and shared:
-        raise UserError(
-            f"--grid with {world_size()} processes: its LoRAs take turns in the model of one "
-            "process. Start it without torchrun."
-        )
+    if asks_grid:
+        _check_grid(is_alone=not (args.story or stored))
     if stored and not stored.exists():
         raise UserError(f"{stored}: cannot be read (No such file or directory).")
     if args.queue and (args.interactive or args.resume or asks_grid):
@@ -200,6 +195,16 @@ def _enqueue(folder: Path, config: SampleConfig, prompts: Sequence[str]) -> None
     from t2v.queue.job import as_jobs
 
     print(*Queue.make(folder).add_all(as_jobs(config, prompts)), sep="\n")
+
+
+def _check_grid(is_alone: bool) -> None:
+    if not is_alone:
+        raise UserError("--grid goes with prompts alone, without --story, --resume and --recipe.")
+    if world_size() > 1:
+        raise UserError(
+            f"--grid with {world_size()} processes: its LoRAs take turns in the model of one "
+            "process. Start it without torchrun."
+        )
 
 
 def _check_stored(args: argparse.Namespace) -> None:

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -157,7 +158,11 @@ def _load(
     embed: Embed | None = None,
 ) -> tuple[Generator, str]:
     """Load a generator, while the others load their transformers, and share these."""
-    assert not calls, "one generator a run"
+    if calls:
+        raise UserError(
+            f"model={config.model}: {world_size()} processes read one model, once, and this is "
+            "another one, or its files were changed. Start them again."
+        )
     check_shared(config)
     device = pick_device(config.device)
     if device.type not in ("cpu", "cuda"):
@@ -166,7 +171,7 @@ def _load(
             "CUDA and of CPUs alone. Give device=cpu, or start one process."
         )
     send((config, device.type))
-    generator, weights = load(config, prompts, embed)
+    generator, weights = load(replace(config, parallel="auto"), prompts, embed)
     split = split_for(generator, config, world_size())
     with link.heeded():
         send(split)

@@ -242,4 +242,6 @@ def test_what_cannot_be_split_is_one_message(model):
 
 def test_a_split_of_one_process_is_refused(model, capsys):
     assert main(["sample", PROMPT, *model, "parallel=sequence"]) == 2
-    assert "parallel=sequence: there is one process. Start several" in capsys.readouterr().err
+    assert (
+        "parallel=sequence: one process makes the video. Start several" in capsys.readouterr().err
+    )

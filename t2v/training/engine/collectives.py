@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar, cast
@@ -108,6 +108,18 @@ def gathered(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if rank() == 0:
             kept[name] = (value.cpu() if is_split(tensor) else value).contiguous()
     return kept
+
+
+def wholes(tensors: Iterable[Tensor]) -> Iterator[Tensor]:
+    """The tensors unsplit, one after the other; every rank has to go through all of them."""
+    for tensor in tensors:
+        yield whole(tensor.detach())
+
+
+def exhaust(tensors: Iterator[Tensor]) -> None:
+    """Go through what is left, which other ranks wait for."""
+    for _ in tensors:
+        pass
 
 
 def split_like(value: Tensor, like: Tensor) -> Tensor:

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from t2v.errors import UserError
 from t2v.io.checkpoint import MANIFEST, newest_checkpoint, verify_checkpoint
 from t2v.io.files import REFERENCE
+from t2v.io.tensor_files import TensorFile
 from t2v.models.load import load_network
 from t2v.models.transformer import ADDED_AT_ZERO
 from t2v.training.engine.task import Task
@@ -53,13 +53,15 @@ def resume_from(checkpoint: Path, task: Task) -> None:
     folders of the parts. What a LoRA hides is saved nowhere, and beside a reference to the base
     model nothing frozen is: the task has read that model, and its hash is among `task.sources`.
     """
-    saved = load_file(checkpoint / "training" / "weights.safetensors")
+    saved = TensorFile(checkpoint / "training" / "weights.safetensors")
     places = {
         id(parameter): (checkpoint / part, name)
         for part, module in task.parts.items()
         for name, parameter in module.named_parameters()
     }
     for name, parameter in task.model.named_parameters():
+        if parameter.is_meta:
+            continue  # another rank reads it
         is_plain = type(parameter) is nn.Parameter  # what is quantized cannot be written to
         if name in saved:
             parameter.copy_(saved[name])

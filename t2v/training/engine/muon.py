@@ -50,11 +50,10 @@ class Muon:
             for start in range(0, len(names), count):
                 self._step([*names[start : start + count]], lr)
 
-    def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Continue from momenta by the names of their parameters; every rank has them whole."""
-        for name, value in tensors.items():
-            parameter = self.parameters[name]
-            self.momentum[name] = split_like(value.to(parameter.device, copy=True), parameter)
+    def load(self, name: str, momentum: Tensor) -> None:
+        """Continue from the momentum of a parameter, which every rank has whole."""
+        parameter = self.parameters[name]
+        self.momentum[name] = split_like(momentum.to(parameter.device, copy=True), parameter)
 
     def _step(self, names: list[str], lr: float) -> None:
         """Step parameters of one shape."""

@@ -92,18 +92,21 @@ class Optimizer:
 
     def load_state_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Continue from what `state_tensors` gave."""
+        entries: dict[str, list[str]] = {}
+        for key in tensors:
+            entries.setdefault(key.rpartition("/")[0], []).append(key)
         for optimizer, _ in self._adams:
             held = {id(p) for group in optimizer.param_groups for p in group["params"]}
             for name, parameter in self._stepped.items():
                 if id(parameter) in held:
                     optimizer.state[parameter] = {
-                        key.rpartition("/")[2]: _state_entry(value, parameter)
-                        for key, value in tensors.items()
-                        if key.rpartition("/")[0] == name
+                        key.rpartition("/")[2]: _state_entry(tensors[key], parameter)
+                        for key in entries.get(name, [])
                     }
         for muon, _ in self._muons:
-            names = [name for name in muon.parameters if f"{name}/{MOMENTUM}" in tensors]
-            muon.load({name: tensors[f"{name}/{MOMENTUM}"] for name in names})
+            for name in muon.parameters:
+                for key in entries.get(name, []):
+                    muon.load(name, tensors[key])
 
 
 def _state_entry(value: Tensor, parameter: Tensor) -> Tensor:

@@ -10,8 +10,6 @@ from typing import Any
 import torch
 from diffusers.models.attention_dispatch import attention_backend
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from t2v.config.training import TrainConfig
@@ -20,6 +18,7 @@ from t2v.errors import UserError
 from t2v.models.device import pick_device
 from t2v.training.engine.collectives import gathered
 from t2v.training.engine.ema import EMA
+from t2v.training.engine.sharding import blocks, split
 from t2v.training.engine.task import Task
 
 
@@ -49,10 +48,7 @@ class Worker:
             task.model.to(self.device)
         self._loss: Any = _Loss(task)
         if self.sharded:
-            mesh = init_device_mesh(self.device.type, (world_size(),))
-            for block in blocks(task.model):  # which moves to the device as it is split
-                fully_shard(block, mesh=mesh)
-            fully_shard(self._loss, mesh=mesh)
+            split(self._loss, self.device, halved=config.precision == "bf16")
         elif world_size() > 1:
             # a batch of images leaves out what looks along time
             self._loss = DistributedDataParallel(self._loss, find_unused_parameters=True)
@@ -142,16 +138,6 @@ def checkpoint_gradients(task: Task) -> None:
         raise UserError(f"gradient_checkpointing=true: {', '.join(task.parts)} cannot. Omit it.")
     for part in able:
         part.enable_gradient_checkpointing()
-
-
-def blocks(model: nn.Module) -> list[nn.Module]:
-    """The repeated blocks of a model, which FSDP2 gathers one at a time."""
-    names = {
-        name
-        for module in model.modules()
-        for name in getattr(module, "_no_split_modules", None) or ()
-    }
-    return [module for module in model.modules() if type(module).__name__ in names]
 
 
 class _Loss(nn.Module):

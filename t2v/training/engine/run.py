@@ -6,29 +6,30 @@ import json
 import logging
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from t2v.config.load import load_config, save_config
 from t2v.config.training import TrainConfig
-from t2v.distributed import world_size
+from t2v.distributed import rank, world_size
 from t2v.errors import UserError
 from t2v.io.checkpoint import newest_checkpoint, save_checkpoint, verify_checkpoint
+from t2v.io.tensor_files import Shape, TensorFile, TensorWriter
 from t2v.models.device import check_memory, pick_device
 from t2v.outputs import output_folder
 from t2v.training.engine.collectives import (
     any_rank,
+    exhaust,
     first_rank_first,
-    gathered,
     on_first_rank,
     process_group,
+    wholes,
 )
 from t2v.training.engine.initialize import resume_from, start_from
 from t2v.training.engine.loop import TrainState, fit, start_state
@@ -121,25 +122,40 @@ def run(task: Task, config: TrainConfig) -> Path:
 def save_state(output: Path, task: Task, config: TrainConfig, state: TrainState) -> Path:
     """Save what the task makes of the average weights, and `training/` to resume from.
 
-    The files are those of one process, whatever the number of processes.
+    The files are those of one process, whatever the number of processes. The first one holds the
+    average whole while the task saves it; what is resumed from goes to the disk tensor by tensor.
     """
-    kept = {kind: gathered(each) for kind, each in _state_tensors(task, state).items()}
     averaged = state.worker.averaged(state.ema)
+    kept = _state_tensors(task, state)
+    writers = {kind: TensorWriter(_shapes(tensors)) for kind, tensors in kept.items()}
+    pieces = wholes(kept[kind][name] for kind, writer in writers.items() for name in writer.names)
+    if rank():  # takes part in making them whole
+        exhaust(pieces)
 
     def write(folder: Path) -> None:
+        nonlocal averaged
         with averaged:
             task.save(folder)
+        averaged = nullcontext()  # lets go of the average
         training = folder / "training"
         training.mkdir()
-        for kind, tensors in kept.items():
-            save_file(tensors, training / f"{kind}.safetensors")
+        for kind, writer in writers.items():
+            writer.write(training / f"{kind}.safetensors", pieces)
         record = {"step": state.step, "sources": task.sources, "shards": state.worker.shards}
         (training / "state.json").write_text(json.dumps(record))
         save_config(config, training / "config.yaml")
 
-    return on_first_rank(
-        lambda: save_checkpoint(output, state.step, write, config.keep_checkpoints)
-    )
+    def save() -> Path:
+        try:
+            return save_checkpoint(output, state.step, write, config.keep_checkpoints)
+        finally:  # where writing failed the others wait in the middle
+            exhaust(pieces)
+
+    return on_first_rank(save)
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, Shape]:
+    return {name: Shape(each.dtype, tuple(each.shape)) for name, each in tensors.items()}
 
 
 def check_checkpoint(checkpoint: Path, task: Task, config: TrainConfig) -> None:
@@ -160,8 +176,8 @@ def check_checkpoint(checkpoint: Path, task: Task, config: TrainConfig) -> None:
 def load_state(checkpoint: Path, state: TrainState) -> None:
     """Put the optimizer, average and step of `checkpoint` into `state`."""
     training = checkpoint / "training"
-    state.optimizer.load_state_tensors(load_file(training / "optimizer.safetensors"))
-    state.ema.load_tensors(load_file(training / "ema.safetensors"))
+    state.optimizer.load_state_tensors(TensorFile(training / "optimizer.safetensors"))
+    state.ema.load_tensors(TensorFile(training / "ema.safetensors"))
     state.step = json.loads((training / "state.json").read_text())["step"]
 
 

@@ -25,6 +25,7 @@ from t2v.models.load import load_text
 from t2v.models.transformer import T2VTransformer3DModel
 from t2v.models.vae import AutoencoderKLT2V
 from t2v.models.vae_folder import load_vae
+from t2v.training.engine.sharding import shapes_alone
 from t2v.training.tasks.known import Given
 
 
@@ -74,8 +75,10 @@ def fresh_parts(config: TrainDiTConfig) -> DiTParts:
     tokenizer, text_encoder = load_text(config.text)
     check_match(config, vae, text_encoder)
     text_encoder.float()
-    transformer = T2VTransformer3DModel(**asdict(config.model))
-    transformer.initialize(keyed_generator(config.seed, "weights"))
+    with shapes_alone(config):
+        transformer = T2VTransformer3DModel(**asdict(config.model))
+    if not next(transformer.parameters()).is_meta:
+        transformer.initialize(keyed_generator(config.seed, "weights"))
     scheduler = build_scheduler(config.objective, config.shift)
     return DiTParts(
         transformer=transformer,

@@ -32,7 +32,8 @@ from t2v.models.learned import denoisers, fused
 from t2v.pipelines.generator import Ability, Generator
 from t2v.pipelines.t2v import T2VPipeline
 from t2v.training.engine.loop import autocast
-from t2v.training.engine.parallel import blocks, replaced
+from t2v.training.engine.parallel import replaced
+from t2v.training.engine.sharding import blocks
 from t2v.training.engine.run import train
 from t2v.training.engine.significance import BASE
 from t2v.training.engine.task import Validation

@@ -5,7 +5,8 @@ import copy
 import torch
 from torch import nn
 
-from t2v.training.engine.parallel import blocks, replaced, stream
+from t2v.training.engine.parallel import replaced, stream
+from t2v.training.engine.sharding import blocks
 
 
 class Block(nn.Linear):

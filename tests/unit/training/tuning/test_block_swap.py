@@ -7,7 +7,7 @@ import torch
 
 from t2v.config.finetune import LoRAConfig
 from t2v.models.transformer import T2VTransformer3DModel
-from t2v.training.engine.parallel import blocks
+from t2v.training.engine.sharding import blocks
 from t2v.training.tuning.adapters import add_lora
 from t2v.training.tuning.block_swap import AT_ONCE, BlockSwap
 

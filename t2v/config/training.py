@@ -49,9 +49,12 @@ class TrainConfig:
     held_out: int = 256  # clips kept for validation: the last of the data
     clips: ClipsConfig = field(default_factory=ClipsConfig)  # how those of a manifest are batched
     start_from: str | None = None  # pipeline folder or checkpoint to take the first weights from
+    loader_workers: int | None = None  # processes that read batches ahead; null: 2 beside a GPU
 
     def __post_init__(self) -> None:
         at_least_one(self, "batch_size", "accumulate", "save_every", "validate_every")
+        if self.loader_workers is not None:
+            not_negative(self, "loader_workers")
         at_least_one(self, "keep_checkpoints")
 
 

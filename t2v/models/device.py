@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 from diffusers.utils.torch_utils import get_module_execution_device
-from torch import nn
+from torch import Tensor, nn
 
 from t2v.errors import UserError, shortened
 
@@ -46,6 +46,16 @@ def pick_device(name: str) -> torch.device:
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     """The number format of that name; `auto` is bf16 on a GPU and fp32 elsewhere."""
     return DTYPES[name if name != "auto" else "bf16" if device.type == "cuda" else "fp32"]
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of main memory on `device`, without waiting until it is there.
+
+    It goes by pinned memory, which a copy to a GPU reads while the CPU goes on.
+    """
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()  # as it is, where the loader has done it
+    return tensor.to(device, non_blocking=device.type == "cuda")
 
 
 def free_memory(device: torch.device) -> int | None:

@@ -121,10 +121,17 @@ def put_back(latents: Tensor, conditions: Conditions, t: Tensor, following: Tens
     return torch.where((limit < t) & (limit >= following), conditions.known.to(latents), latents)
 
 
-def softened(conditions: Conditions, noise: Tensor) -> Conditions:
-    """The conditions with latents that are less than surely known noised to their time."""
+def softened(conditions: Conditions, noise: Tensor, asked: Tensor | None = None) -> Conditions:
+    """The conditions with latents that are less than surely known noised to their time.
+
+    Args:
+        asked: the mask of what is known, where asking whether all is sure waits for no device.
+    """
     known, mask = conditions.known, conditions.known_mask
-    if known is None or mask is None or bool(((mask == 0) | (mask == 1)).all()):
+    if known is None or mask is None:
+        return conditions
+    asked = mask if asked is None else asked
+    if bool(((asked == 0) | (asked == 1)).all()):
         return conditions
     return replace(conditions, known=mask * known + (1 - mask) * noise)
 

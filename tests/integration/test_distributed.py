@@ -23,6 +23,7 @@ from t2v.config.data import ClipsConfig, CurriculumStage
 from t2v.config.finetune import FinetuneConfig, LoRAConfig
 from t2v.config.load import save_config
 from t2v.config.training import DiscriminatorConfig, OptimConfig, TasksConfig
+from t2v.data.rng import keyed_generator
 from t2v.distributed import world_size
 from t2v.errors import UserError
 from t2v.io.checkpoint import newest_checkpoint
@@ -31,6 +32,8 @@ from t2v.pipelines.t2v import T2VPipeline
 from t2v.training.engine.collectives import process_group, split_like, whole
 from t2v.training.engine.loop import start_state
 from t2v.training.engine.muon import Muon
+from t2v.training.engine.run import save_state
+from t2v.training.engine.sharding import blocks
 from t2v.training.tasks.dit import build_dit, train_dit
 from t2v.training.tasks.finetune import finetune
 from t2v.training.tasks.vae import train_vae
@@ -77,14 +80,17 @@ def in_two_processes(work, *args):
 
 
 def train_all(rank, ports, kind, configs):
-    for port, config in zip(ports, configs, strict=True):
+    """Train by several settings, then resume each from the half of its steps."""
+    for port, config in zip(ports, [*configs, *map(at_half, configs)], strict=True):
         launch(rank, port)
+        if rank == 0 and config not in configs:
+            copy_half(config)  # the other process waits until this one joins it
         TRAIN[kind](config)
 
 
-def train_by_two(kind, *configs):
-    """One training after the other, each by two processes as `torchrun` would start them."""
-    in_two_processes(train_all, [free_port() for _ in configs], kind, configs)
+def train_by_two(kind, configs):
+    """Train and resume, each by two processes as `torchrun` would start them."""
+    in_two_processes(train_all, [free_port() for _ in range(2 * len(configs))], kind, configs)
 
 
 def free_port():
@@ -93,12 +99,14 @@ def free_port():
         return free.getsockname()[1]
 
 
-def stopped_at_2(config):
+def at_half(config):
     """The settings of a run that goes on where another one, killed late in step 4, left off."""
-    output = Path(f"{config.output}-2")
-    shutil.copytree(config.output, output)
-    shutil.rmtree(output / "checkpoint-000004")
-    return replace(config, output=str(output))
+    return replace(config, output=f"{config.output}-2")
+
+
+def copy_half(config):
+    shutil.copytree(config.output.removesuffix("-2"), config.output)
+    shutil.rmtree(Path(config.output) / "checkpoint-000004")
 
 
 def end_of(config):
@@ -170,16 +178,11 @@ def test_two_processes_train_what_one_trains_and_resume_to_the_bit(
         config = replace(config, discriminator=DiscriminatorConfig(weight=0.5, alone=1, width=4))
     one = replace(config, accumulate=4)
     TRAIN[kind](one)
-    half = stopped_at_2(one)
-    TRAIN[kind](half)
-    assert_same(half, one)
     ways = {
         name: replace(config, output=str(tmp_path / name), parallel=name)
         for name in ("ddp", "fsdp")
     }
-    train_by_two(kind, *ways.values())
-    halves = {name: stopped_at_2(way) for name, way in ways.items()}
-    train_by_two(kind, *halves.values())
+    train_by_two(kind, [*ways.values()])
     wanted, state = metrics_of(one, JUDGED), end_of(one)
     for name, way in ways.items():
         for line, expected in zip(metrics_of(way, JUDGED), wanted, strict=True):
@@ -195,11 +198,12 @@ def test_two_processes_train_what_one_trains_and_resume_to_the_bit(
         }
         # a step of Muon moves a weight by 6e-4; it lifts the rounding of weak directions to that
         assert max(far.values()) < 5e-4, name
-        assert_same(halves[name], way)
+        assert_same(at_half(way), way)
         if kind == "lora":
             only_new_words_moved(config.model, way)
     go_on = replace(ways["fsdp"], accumulate=4, steps=5)  # by one process, as many clips a step
-    TRAIN[kind](go_on)
+    if kind != "vae":
+        TRAIN[kind](go_on)
     with pytest.raises(UserError, match=r"processes\): 4 -> 1"):
         TRAIN[kind](replace(go_on, accumulate=1, steps=6))
 
@@ -213,42 +217,89 @@ def bytes_held():
     return sum({each.data_ptr(): each.nbytes() for each in storages}.values())
 
 
-def split_and_gather(rank, port, config, growth):
+class Gathered(TorchDispatchMode):
+    """Counts the bytes that collectives give this rank, and the most that it asks for at once."""
+
+    NAMES = ("c10d::_allgather_base_", "_c10d_functional::all_gather_into_tensor")
+
+    def __init__(self):
+        super().__init__()
+        self.bytes, self.dtypes = 0, set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        given = func(*args, **(kwargs or {}))
+        if func.name() in self.NAMES:
+            whole = args[0] if func.name().startswith("c10d") else given
+            self.bytes += whole.nbytes
+            self.dtypes.add(whole.dtype)
+        return given
+
+
+def gradients(task, step, shards):
+    """The loss of the first of the shards, and the mean of the gradients of all of them."""
+    weights, losses = dict(task.model.named_parameters()), []
+    for shard in range(shards):
+        generator = keyed_generator(task.config.seed, step, shard, "noise")
+        loss, _ = task.loss(task.batch(step, shard, shards), generator)
+        (loss / shards).backward()
+        losses.append(loss.detach())
+    grads = {name: p.grad for name, p in weights.items() if p.grad is not None}
+    for weight in weights.values():
+        weight.grad = None
+    return losses[0], grads
+
+
+def numbers(task):
+    """How many the linear layers of blocks have, and how many the others, rows in equal shares."""
+    layers = [each for block in blocks(task.model) for each in block.modules()]
+    products = {p for each in layers if isinstance(each, nn.Linear) for p in each.parameters()}
+    others = [p for p in task.model.parameters() if p not in products]
+    padded = sum(p[0].numel() * (len(p) + len(p) % 2) for p in others)
+    return sum(p.numel() for p in products), padded
+
+
+def split_and_gather(rank, port, config):
+    """A training in bf16, split: as one process has it, with one copy of the weights in all."""
     launch(rank, port)
     with process_group(torch.device("cpu")):
         task = build_dit(config)
         weights = sum(p.nbytes for p in task.model.parameters())
-        before = bytes_held()
+        absent = sum(p.nbytes for p in task.model["transformer"].parameters() if p.is_meta)
+        assert (absent > 0.5 * weights) == bool(rank)  # one process makes the weights
+        products, others = numbers(task)
+        loss, grads = gradients(task, 0, 2) if rank == 0 else (None, {})
+        before = bytes_held() + absent - weights
         state = start_state(task, config)
-        growth[rank] = (bytes_held() - before) / weights
+        # half of the weights and half of their average are as much as the weights are
+        assert abs(bytes_held() - before - weights) < 0.1 * weights
         average = state.worker.averaged(state.ema)
         if rank == 0:
             with average:
                 assert sum(p.nbytes for p in task.model.parameters()) == weights
         del average
-        assert abs(bytes_held() - before) < 0.1 * weights
+        assert abs(bytes_held() - before - weights) < 0.1 * weights
+        generator = keyed_generator(config.seed, 0, rank, "noise")
+        with Gathered() as gathered:
+            found, _ = state.worker.backward(task.batch(0, rank, 2), generator, last=True)
+        # twice in bf16, for the forward and the backward pass; the others once in fp32
+        assert gathered.bytes == 2 * 2 * products + 4 * others
+        assert gathered.dtypes == {torch.bfloat16, torch.float32}
+        reduced = {name: whole(p.grad) for name, p in task.model.named_parameters()}
+        if rank == 0:
+            assert torch.equal(found, loss)  # to the bit
+            assert reduced.keys() == grads.keys()
+            for name, grad in grads.items():
+                assert (reduced[name] - grad).norm() <= 1e-6 * grad.norm(), name
+        (Path(config.output).parent / "file").touch()
+        with pytest.raises(UserError, match="Make room"):  # and no process waits for another
+            save_state(Path(config.output).parent / "file" / "x", task, config, state)
 
 
-def test_no_process_keeps_a_second_copy_of_a_split_model(dit_config):
-    growth = FORKSERVER.Array("d", 2)
-    config = replace(dit_config, parallel="fsdp", precision="fp32")
-    in_two_processes(split_and_gather, free_port(), config, growth)
-    # half of the weights and half of their average are as much as the weights were before
-    assert max(map(abs, growth)) < 0.1
-
-
-class Gathered(TorchDispatchMode):
-    """Counts the bytes that collectives give this rank."""
-
-    def __init__(self):
-        super().__init__()
-        self.bytes = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        given = func(*args, **(kwargs or {}))
-        if "all_gather" in func.name():
-            self.bytes += given.nbytes
-        return given
+def test_a_split_model_is_one_copy_gathered_in_half_precision_with_the_bits_of_one_process(
+    dit_config,
+):
+    config = replace(dit_config, parallel="fsdp")
+    in_two_processes(split_and_gather, free_port(), config)
 
 
 def share_muon(rank, port, way):

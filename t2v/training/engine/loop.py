@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from t2v.io.checkpoint import newest_checkpoint
 from t2v.models.device import pick_device
 from t2v.training.engine.collectives import mean_over_ranks, whole
 from t2v.training.engine.ema import EMA
+from t2v.training.engine.loader import batches
 from t2v.training.engine.optim import Optimizer, lr_factor
 from t2v.training.engine.parallel import Worker
 from t2v.training.engine.task import StepMetrics, Task
@@ -49,9 +51,12 @@ def fit(task: Task, config: TrainConfig, state: TrainState) -> Iterator[StepMetr
         UserError: the loss or a gradient is not finite. The weights are those before the step.
     """
     trained = [p for p in task.model.parameters() if p.requires_grad]
+    worker = state.worker
+    shards = [worker.shard(micro) for micro in range(config.accumulate)]
+    ahead = batches(task, config, state.step, shards, worker.shards)
     while state.step < config.steps:
         started = time.perf_counter()
-        names, means = _gradients(task, config, state)
+        names, means = _gradients(task, config, state, ahead)
         norm = whole(nn.utils.clip_grad_norm_(trained, config.optim.clip_norm))
         # the only time that a step waits for the device
         *values, grad_norm = torch.cat([means, norm.to(means)[None]]).tolist()
@@ -72,14 +77,15 @@ def fit(task: Task, config: TrainConfig, state: TrainState) -> Iterator[StepMetr
         )
 
 
-def _gradients(task: Task, config: TrainConfig, state: TrainState) -> tuple[list[str], Tensor]:
+def _gradients(
+    task: Task, config: TrainConfig, state: TrainState, ahead: Iterator[Any]
+) -> tuple[list[str], Tensor]:
     """Leave the gradients of a step on the parameters; return names and means of its metrics."""
     worker, metrics = state.worker, []
     names: list[str] = []
     for micro in range(config.accumulate):
-        shard = worker.shard(micro)
-        generator = keyed_generator(config.seed, state.step, shard, "noise")
-        batch = task.batch(state.step, shard, worker.shards)
+        generator = keyed_generator(config.seed, state.step, worker.shard(micro), "noise")
+        batch = task.place(next(ahead))
         loss, extra = worker.backward(batch, generator, last=micro == config.accumulate - 1)
         figures = {"loss": loss, **extra}
         names = [*figures]

@@ -50,8 +50,9 @@ class Worker:
         if self.sharded:
             split(self._loss, self.device, halved=config.precision == "bf16")
         elif world_size() > 1:
-            # a batch of images leaves out what looks along time
-            self._loss = DistributedDataParallel(self._loss, find_unused_parameters=True)
+            # which takes a walk through the graph of every step
+            unused = task.leaves_unused
+            self._loss = DistributedDataParallel(self._loss, find_unused_parameters=unused)
 
     def shard(self, micro: int) -> int:
         """Return the batch of the step that this process takes as its `micro`-th."""

@@ -44,7 +44,7 @@ Config = TypeVar("Config", bound=TrainConfig)
 FREE_TO_CHANGE = {
     *("steps", "output", "overwrite", "save_every", "validate_every", "keep_checkpoints"),
     *("device", "attention", "accumulate", "parallel", "gradient_checkpointing", "tracker"),
-    *("save", "base_dtype", "swap_blocks"),
+    *("save", "base_dtype", "swap_blocks", "loader_workers"),
     *("clips.cache", "clips.workers", "clips.seconds_per_clip", "clips.gigabytes_per_worker"),
     *("sheet.height", "sheet.width", "sheet.num_frames", "sheet.steps"),
 }

@@ -65,8 +65,20 @@ class Task(Protocol):
         """Bytes that a step cannot do without for each sample of its batch; it takes more."""
         ...
 
-    def batch(self, step: int, rank: int, world_size: int) -> Any:
-        """One of the `world_size` batches of a step, a function of these and config.seed."""
+    @property
+    def leaves_unused(self) -> bool:
+        """True where the loss of some batch depends on only a part of the weights that learn."""
+        ...
+
+    def read(self, step: int, rank: int, world_size: int) -> Any:
+        """One of the `world_size` batches of a step, a function of these and config.seed.
+
+        It lies in main memory. Other processes may read it, ahead of its step.
+        """
+        ...
+
+    def place(self, batch: Any) -> Any:
+        """What `read` gave, on the device, without waiting for it."""
         ...
 
     def example_batch(self, size: Size) -> Any:

@@ -28,7 +28,7 @@ from t2v.io.manifest import NEEDS_GIVEN
 from t2v.io.model_card import write_model_card
 from t2v.io.video import contact_sheet
 from t2v.models.conditions import Conditions
-from t2v.models.device import pick_device, ready
+from t2v.models.device import pick_device, ready, sent
 from t2v.models.diffusion import diffusion_loss
 from t2v.models.inputs import latent_shape
 from t2v.models.known import softened
@@ -201,7 +201,20 @@ class DiTTask:
         width = transformer.num_attention_heads * transformer.attention_head_dim
         return 4 * 4 * latents.numel() + 2 * tokens * width * transformer.num_layers
 
+    @property
+    def leaves_unused(self) -> bool:
+        return self.experts.boundary is not None  # a step is of one of the two
+
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> DiTBatch:
+        """What `read` gives, on the device."""
+        return self.place(self.read(step, rank, world_size))
+
+    def place(self, batch: DiTBatch) -> DiTBatch:
+        device = pick_device(self.config.device)
+        text = None if batch.text is None else sent(batch.text, device)
+        return batch._replace(latents=sent(batch.latents, device), text=text)
+
+    def read(self, step: int, rank: int = 0, world_size: int = 1) -> DiTBatch:
         """Clips in the epoch's order, each with one of its captions or, at times, with none, and
         with what its task gives."""
         config = self.config
@@ -276,7 +289,7 @@ class DiTTask:
         times = self._times(sum(sizes)).split(sizes)
         generator, losses = keyed_generator(self.config.seed, "validation noise"), []
         for items, t in zip(batches, times, strict=True):
-            batch = self._batch(items, *self.captions.first(self.data.clips(items)))
+            batch = self.place(self._batch(items, *self.captions.first(self.data.clips(items))))
             noise = torch.randn(batch.latents.shape, generator=generator)
             with autocast(self.config):
                 losses.append(self._losses(batch, noise, t).cpu())
@@ -327,7 +340,12 @@ class DiTTask:
         write_model_card(folder, made, self.config.data, self.data.rows, self.data.train_count)
 
     def _batch(self, items: BatchItems, tokens: Tensor, lengths: Tensor) -> DiTBatch:
-        return DiTBatch(self._latents(items), tokens, lengths)
+        latents = normalize_latents(self.data.read(items).float(), self.vae.config)
+        return DiTBatch(latents, tokens, lengths, text=self._text(tokens, lengths))
+
+    def _text(self, tokens: Tensor, lengths: Tensor) -> Tensor | None:
+        """The embedded captions, where there is no text encoder any more."""
+        return self.texts.read(tokens, lengths, self.max_length) if self.texts else None
 
     def _latents(self, items: BatchItems) -> Tensor:
         latents = self.data.read(items).to(pick_device(self.config.device)).float()
@@ -335,7 +353,7 @@ class DiTTask:
 
     def _losses(self, batch: DiTBatch, noise: Tensor, t: Tensor) -> Tensor:
         device, weight = batch.latents.device, None
-        noise = noise.to(device)
+        noise = sent(noise, device)
         conditions, given = self._conditions(batch), batch.given
         if self.beside is not None:
             conditions = replace(conditions, **self.beside(batch.latents))
@@ -343,13 +361,13 @@ class DiTTask:
             conditions = self._with_given(conditions, batch.latents, given, noise)
             t = frame_times(t, given, self.shift)
             unknown = given.mask <= 1 - rearrange(t, "b ... -> b 1 (...) 1 1")  # held till then
-            weight = unknown.float().to(device)
+            weight = sent(unknown.float(), device)
 
         def predict(noisy: Tensor, timestep: Tensor) -> Tensor:
-            return self.experts.predict(self.model, noisy, timestep, conditions)
+            return self.experts.predict(self.model, noisy, timestep, conditions, t)
 
         with attention_backend(self.config.attention):
-            given_noise = batch.latents, noise, t.to(device)
+            given_noise = batch.latents, noise, sent(t, device)
             return diffusion_loss(self.objective, predict, *given_noise, weight, self.schedule)
 
     def _with_given(
@@ -357,10 +375,10 @@ class DiTTask:
     ) -> Conditions:
         device = latents.device
         if given.mask.any():
-            conditions = replace(conditions, known=latents, known_mask=given.mask.to(device))
-            conditions = softened(conditions, noise)
+            conditions = replace(conditions, known=latents, known_mask=sent(given.mask, device))
+            conditions = softened(conditions, noise, given.mask)
         if given.frames is not None:
-            positions = self.choose_given.positions(given.frames).to(device)
+            positions = sent(self.choose_given.positions(given.frames), device)
             pictures = frame_latents(self.vae, latents, given.frames)
             conditions = replace(conditions, pictures=pictures, picture_positions=positions)
         return conditions
@@ -373,10 +391,11 @@ class DiTTask:
     def _conditions(self, batch: DiTBatch) -> Conditions:
         """Return the conditions of the transformer: the batch's captions, embedded."""
         device, rows = batch.latents.device, self.max_length
-        if self.texts:
-            text = self.texts.read(batch.tokens, batch.lengths, rows).to(device)
-        else:
-            tokens, lengths = batch.tokens.to(device), batch.lengths.to(device)
+        text = batch.text
+        if text is None and self.texts:
+            text = sent(self.texts.read(batch.tokens, batch.lengths, rows), device)
+        elif text is None:
+            tokens, lengths = sent(batch.tokens, device), sent(batch.lengths, device)
             text = pad_text(encode_tokens(self.model["text_encoder"], tokens, lengths), rows)
         return Conditions(text=text)
 

@@ -62,6 +62,7 @@ class DiTBatch(NamedTuple):
     tokens: Tensor  # b m, on the CPU
     lengths: Tensor  # b, tokens before the padding
     given: Given | None = None  # besides the captions
+    text: Tensor | None = None  # b m d, the captions embedded, where that is done once
 
 
 def fresh_parts(config: TrainDiTConfig) -> DiTParts:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from t2v.errors import UserError
 from t2v.models.conditions import Conditions
+from t2v.models.device import sent
 from t2v.models.diffusion import NUM_TRAIN_TIMESTEPS, Objective, logit_normal_between, random_times
 from t2v.models.known import transformer_inputs
 from t2v.models.learned import DENOISERS, denoisers
@@ -49,18 +50,29 @@ class Experts(NamedTuple):
         return t.clamp(min=within) if is_high else t.clamp(max=within.nextafter(torch.tensor(0.0)))
 
     def predict(
-        self, model: Mapping[str, Any], noisy: Tensor, timestep: Tensor, conditions: Conditions
+        self,
+        model: Mapping[str, Any],
+        noisy: Tensor,
+        timestep: Tensor,
+        conditions: Conditions,
+        t: Tensor,
     ) -> Tensor:
-        """The prediction for each sample by the transformer of its time, `b c t h w`."""
+        """The prediction for each sample by the transformer of its time, `b c t h w`.
+
+        Args:
+            timestep: as the transformer takes it.
+            t: times of the samples, `b`, on the CPU, where a choice waits for no device.
+        """
         if self.boundary is None:
             return _predicted(model[HIGH], noisy, timestep, conditions)
-        is_high = timestep >= torch.tensor(self.boundary).item() * NUM_TRAIN_TIMESTEPS
+        edge = torch.tensor(self.boundary).item() * NUM_TRAIN_TIMESTEPS
+        is_high = NUM_TRAIN_TIMESTEPS * t >= edge
         found = torch.zeros_like(noisy)
         for name, mine in ((HIGH, is_high), (LOW, ~is_high)):
             if mine.all():
                 return _predicted(model[name], noisy, timestep, conditions)
             if mine.any():
-                rows = mine.nonzero()[:, 0]
+                rows = sent(mine.nonzero()[:, 0], noisy.device)
                 each = _predicted(model[name], noisy[rows], timestep[rows], conditions.rows(rows))
                 found[rows] = each.to(found.dtype)
         return found

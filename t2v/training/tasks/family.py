@@ -127,6 +127,7 @@ class FamilyTask(FinetuneTask):
     """
 
     generator: Generator
+    leaves_unused = True  # as far as is known of another package's networks
 
     def embed_sheet(self) -> None:
         """Leave it to the call."""

@@ -33,8 +33,8 @@ from t2v.pipelines.generator import Ability, Generator
 from t2v.pipelines.t2v import T2VPipeline
 from t2v.training.engine.loop import autocast
 from t2v.training.engine.parallel import replaced
-from t2v.training.engine.sharding import blocks
 from t2v.training.engine.run import train
+from t2v.training.engine.sharding import blocks
 from t2v.training.engine.significance import BASE
 from t2v.training.engine.task import Validation
 from t2v.training.tasks.dit import DiTBatch, DiTTask
@@ -197,14 +197,14 @@ class FinetuneTask(DiTTask):
     def released(self, text_encoder: PreTrainedModel) -> None:
         """Nothing: it is the base model's."""
 
-    def batch(self, step: int, rank: int = 0, world_size: int = 1) -> DiTBatch:
+    def read(self, step: int, rank: int = 0, world_size: int = 1) -> DiTBatch:
         """New footage, or in `base_ratio` of the steps what the base model made."""
         ratio = self.config.base_ratio
         if self.prior is None or not self.prior.is_turn(step, ratio):
-            return super().batch(step, rank, world_size)
+            return super().read(step, rank, world_size)
         batch = self.prior.batch(self.config.batch_size, step, rank, world_size)
         latents, tokens, lengths = batch
-        return DiTBatch(latents.to(pick_device(self.config.device)), tokens, lengths)
+        return DiTBatch(latents, tokens, lengths, text=self._text(tokens, lengths))
 
     def validate(self) -> Validation:
         """As `DiTTask` does, of what is saved."""

@@ -36,7 +36,7 @@ from t2v.io.files import write_text
 from t2v.io.manifest import read_manifest
 from t2v.io.progress import progress
 from t2v.io.video import contact_sheet
-from t2v.models.device import pick_device
+from t2v.models.device import pick_device, sent
 from t2v.models.folder import EMBEDDED, embedded_model
 from t2v.models.load import load_text
 from t2v.nets.preprocessing import sample_frames
@@ -126,6 +126,7 @@ class ScorerTask:
     """
 
     attention: str | None = None
+    leaves_unused = False
 
     def __init__(self, config: ScorerConfig, scorer: Scorer, data: Captioned) -> None:
         self.config = config
@@ -165,7 +166,11 @@ class ScorerTask:
         """The clip, shown as it is."""
         return 4 * self.trained.video[0].numel()
 
-    def batch(self, step: int, rank: int = 0, world_size: int = 1) -> ScorerBatch:
+    def place(self, batch: ScorerBatch) -> ScorerBatch:
+        """The batch as it is: the loss exchanges frames and captions before it sends them."""
+        return batch
+
+    def read(self, step: int, rank: int = 0, world_size: int = 1) -> ScorerBatch:
         """Clips in the epoch's order, each with one of its captions."""
         config = self.config
         chosen = step_indices(
@@ -194,6 +199,7 @@ class ScorerTask:
         Pairs of a clip with another caption that means the same do not count.
         """
         config, scorer, captions = self.config, self.model, batch.captions
+        device = pick_device(config.device)
         video, n = batch.video, len(batch.video)
         wrong = [
             (i, text)
@@ -207,25 +213,25 @@ class ScorerTask:
         if batch.masked:
             kept = max(1, round(TOKENS * (1 - batch.masked)))
             keep = torch.rand(len(shown), TOKENS, generator=generator).argsort(1)[:, :kept]
-            keep = keep.to(pick_device(config.device))
+            keep = sent(keep, device)
         with autocast(config):
-            videos = scorer.towers.embed_video(
-                pixels(shown.to(pick_device(config.device))), keep
-            ).float()
+            videos = scorer.towers.embed_video(pixels(sent(shown, device)), keep).float()
             texts = scorer.embed_text([*captions, *(text for _, text in wrong)]).float()
         logits = scorer.towers.logits(videos, texts)
         meanings = [meaning(caption) for caption in captions]
         same = torch.tensor([[one == other for other in meanings] for one in meanings])
-        sign = torch.full((n, n), -1.0).masked_fill(same, 0).fill_diagonal_(1).to(logits.device)
+        sign = torch.full((n, n), -1.0).masked_fill(same, 0).fill_diagonal_(1)
+        sign = sent(sign, device)
         pairs = -(F.logsigmoid(sign * logits[:n, :n]) * sign.abs()).sum(1)
-        of = torch.tensor([i for i, _ in wrong], dtype=torch.long)
-        own = logits.diagonal()
-        exchanged = -F.logsigmoid(own[of] - logits[of, n + torch.arange(len(of))])
-        disordered = -F.logsigmoid(own[rows] - logits[n + torch.arange(len(rows)), rows])
+        of = sent(torch.tensor([i for i, _ in wrong], dtype=torch.long), device)
+        rows, own = sent(rows, device), logits.diagonal()
+        exchanged = -F.logsigmoid(own[of] - logits[of, n + torch.arange(len(of), device=device)])
+        behind = n + torch.arange(len(rows), device=device)
+        disordered = -F.logsigmoid(own[rows] - logits[behind, rows])
         return {
             "pairs": pairs,
-            "captions": torch.zeros_like(pairs).index_add(0, of.to(pairs.device), exchanged),
-            "clips": torch.zeros_like(pairs).index_add(0, rows.to(pairs.device), disordered),
+            "captions": torch.zeros_like(pairs).index_add(0, of, exchanged),
+            "clips": torch.zeros_like(pairs).index_add(0, rows, disordered),
         }
 
     @torch.no_grad()

@@ -18,7 +18,7 @@ from t2v.evaluation.metrics.reconstruction import psnr
 from t2v.evaluation.metrics.upscaling import measure
 from t2v.evaluation.types import PerVideo
 from t2v.io.video import contact_sheet
-from t2v.models.device import pick_device
+from t2v.models.device import pick_device, sent
 from t2v.models.upscaler import VideoUpscaler, bicubic
 from t2v.training.engine.example import Size, black
 from t2v.training.engine.loop import autocast
@@ -65,6 +65,7 @@ class UpscalerTask:
     """
 
     attention: str | None = None
+    leaves_unused = False
 
     def __init__(
         self, config: TrainUpscalerConfig, upscaler: VideoUpscaler, data: UpscalerData
@@ -97,10 +98,16 @@ class UpscalerTask:
         return 3 * 4 * 3 * config.window_frames * side**2
 
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> Pair:
+        """What `read` gives, on the device."""
+        return self.place(self.read(step, rank, world_size))
+
+    def read(self, step: int, rank: int = 0, world_size: int = 1) -> Pair:
         """Windows of pairs."""
-        pair = self.data.batch(step, rank, world_size)
+        return self.data.batch(step, rank, world_size)
+
+    def place(self, batch: Pair) -> Pair:
         device = pick_device(self.config.device)
-        return Pair(pair.low.to(device), pair.high.to(device))
+        return Pair(sent(batch.low, device), sent(batch.high, device))
 
     def example_batch(self, size: Size) -> Pair:
         """Black clips of `size`, and the same enlarged."""

@@ -16,7 +16,7 @@ from t2v.config.training import TrainVAEConfig
 from t2v.data.frames import Frames, TrainingFrames
 from t2v.data.world_shards import pixels
 from t2v.io.video import contact_sheet
-from t2v.models.device import pick_device
+from t2v.models.device import pick_device, sent
 from t2v.models.vae import AutoencoderKLT2V
 from t2v.nets.discriminator import PatchDiscriminator
 from t2v.training.engine.example import Size, black
@@ -143,13 +143,28 @@ class VAETask:
         """Clip, reconstruction and their difference."""
         return 3 * 4 * next(iter(self.data.training(1))).video[0].numel()
 
+    @property
+    def leaves_unused(self) -> bool:
+        """Before its first step a discriminator is there already."""
+        return DISCRIMINATOR in dict(self.model.named_children()) and (
+            self.config.discriminator.start > 0
+        )
+
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> VAEBatch:
-        """Clips, or in `image_ratio` of the steps one frame of each."""
-        frames = self.data.batch(step, rank, world_size)
-        video = pixels(frames.video.to(pick_device(self.config.device)))
-        if frames.mask is None:
+        """What `read` gives, on the device."""
+        return self.place(self.read(step, rank, world_size))
+
+    def read(self, step: int, rank: int = 0, world_size: int = 1) -> tuple[Frames, int]:
+        """Clips, or in `image_ratio` of the steps one frame of each; and the step."""
+        return self.data.batch(step, rank, world_size), step
+
+    def place(self, batch: tuple[Frames, int]) -> VAEBatch:
+        (frames, mask), step = batch
+        device = pick_device(self.config.device)
+        video = pixels(sent(frames, device))
+        if mask is None:
             return VAEBatch(video, video.new_zeros(1, 1, 1, 1, 1), step)
-        mask = rearrange(frames.mask.to(pick_device(self.config.device)), "b t h w -> b 1 t h w")
+        mask = rearrange(sent(mask, device), "b t h w -> b 1 t h w")
         return VAEBatch(video, mask.float() / 255, step)
 
     def example_batch(self, size: Size) -> VAEBatch:

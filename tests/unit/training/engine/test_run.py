@@ -15,12 +15,12 @@ from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from t2v.config.training import OptimConfig, TrainConfig
 from t2v.data.rng import keyed_generator, step_indices
 from t2v.errors import UserError
 from t2v.io.checkpoint import newest_checkpoint
+from t2v.training.engine.loader import batches
 from t2v.training.engine.loop import fit, start_state
 from t2v.training.engine.optim import split_parameters
 from t2v.training.engine.run import run
@@ -47,7 +47,7 @@ class LineTask:
         self.model = Line(outputs=outputs)
         self.parts = {"line": self.model}
         self.sources = {"points": "1"}
-        self.attention = None
+        self.attention, self.leaves_unused = None, False
         self.at = at
 
     def prepare(self):
@@ -60,7 +60,10 @@ class LineTask:
     def sample_bytes(self):
         return 4 * 4
 
-    def batch(self, step, rank, world_size):
+    def place(self, batch):
+        return batch
+
+    def read(self, step, rank, world_size):
         self.at(step)
         index = step_indices(50, self.batch_size, 0, step, rank, world_size)
         return torch.randn(50, 4, generator=keyed_generator("points"))[index]
@@ -251,22 +254,30 @@ def test_start_from_another_model_says_how_much_fits(config, tmp_path):
         run(task, replace(other, start_from=str(tmp_path / "nothing")))
 
 
-class Waits(TorchDispatchMode):
-    """Counts the numbers that are read off tensors one by one: each waits for the device."""
-
-    count = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.count += func.name() == "aten::_local_scalar_dense"
-        return func(*args, **(kwargs or {}))
-
-
-def test_a_step_reads_no_number_but_all_its_metrics_at_once(config):
+def test_batches_that_other_processes_read_ahead_are_the_same(config):
     task = LineTask()
-    with Waits() as waits:
-        assert torch.ones(()).item() and waits.count == 1
-        assert len(list(fit(task, config, start_state(task, config)))) == config.steps
-    assert waits.count == 1
+
+    def read(workers, first=0):
+        given = replace(config, steps=4, loader_workers=workers)
+        return [*batches(task, given, first, [2, 3], 4)]
+
+    before, state = read(0), torch.random.get_rng_state()
+    assert len(before) == 8  # two a step
+    assert all(map(torch.equal, before, read(2)))
+    assert all(map(torch.equal, before[4:], read(1, first=2)))  # as a resumed run goes on
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_what_a_reader_refuses_is_told_as_it_is(config):
+    def refuse(step):
+        if step == 1:
+            raise UserError("no such clip")
+
+    task, seen = LineTask(at=refuse), []
+    with pytest.raises(UserError, match=r"^no such clip$"):
+        seen.extend(batches(task, replace(config, loader_workers=1), 0, [0], 1))
+    with pytest.raises(UserError, match="loader_workers=-1"):
+        replace(config, loader_workers=-1)
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_weights_take_it(config, tmp_path):

@@ -22,6 +22,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from t2v.errors import UserError
+from t2v.models.attention_operator import refusals, xformers_set
 from t2v.models.kernels.attention import attend, attention_kernel
 from t2v.models.kv_cache import KVCache, cached
 from t2v.models.layers import Linear, RMSNorm, apply_rotary
@@ -264,7 +265,8 @@ def check_backend(name: str, head_dim: int, device: torch.device, dtype: torch.d
         with attention_backend(name), torch.no_grad():
             dispatch_attention_fn(x, x, x)
     except (ImportError, RuntimeError, TypeError, ValueError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
+        reason = refusals(str(error)) if name == "xformers" else str(error)
+        reason = reason.strip().splitlines()[0].rstrip(".")
         raise UserError(
             f'The attention backend "{name}" does not run on {device} in {dtype}: {reason}. '
             + _remedy(name, device)
@@ -274,10 +276,12 @@ def check_backend(name: str, head_dim: int, device: torch.device, dtype: torch.d
 def _remedy(name: str, device: torch.device) -> str:
     if name not in {backend.value for backend in AttentionBackendName}:
         return "Known: " + ", ".join(backend.value for backend in AttentionBackendName) + "."
-    if device.type == "cpu" and not name.startswith(("native", "flex", "_native")):
-        return 'It needs a GPU: move the model with .to("cuda"), or use the backend "native".'
+    needs_gpu = 'It needs a GPU: move the model with .to("cuda"), or use the backend "native".'
     if name == "xformers":
-        return 'Install it with `pip install "t2v[gpu]"`, or use the backend "native".'
+        other = needs_gpu if device.type == "cpu" else 'Change that, or use the backend "native".'
+        return f"{other} {xformers_set()}"
+    if device.type == "cpu" and not name.startswith(("native", "flex", "_native")):
+        return needs_gpu
     return 'It usually needs half precision or a newer GPU. Change that, or use "native".'
 
 

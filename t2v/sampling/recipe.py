@@ -19,6 +19,7 @@ from t2v.errors import UserError, shortened
 from t2v.io import text_files
 from t2v.io.files import write_text
 from t2v.io.text_files import is_text
+from t2v.models.attention_operator import operator_of
 from t2v.models.folder import EMBEDDED, file_hash, is_pipeline
 from t2v.models.kernels.names import names_of
 from t2v.models.split import split_of
@@ -348,14 +349,22 @@ def write_values(path: Path, values: dict[str, Any]) -> None:
         raise UserError(f"{path}: cannot be written ({error.strerror}).") from error
 
 
-def versions(device: str = "cpu", denoiser: Any = None) -> dict[str, str]:
-    """Return the versions of the packages that compute; on a CPU also the number of threads, and
-    the kernels of a `denoiser` of ours; of one that processes share, how.
+def versions(
+    device: str = "cpu", denoiser: Any = None, attention: str = "native"
+) -> dict[str, str]:
+    """Return the versions of the packages that compute, and the operator of the attention of a
+    `denoiser`; on a CPU also the number of threads, and the kernels of a `denoiser` of ours; of one
+    that processes share, how.
 
     With another number of threads matrix products are summed in other parts, and so with another
     number of processes.
+
+    Args:
+        attention: the backend, by diffusers' names.
     """
     named = {name: _version(name) for name in PACKAGES}
+    if denoiser is not None:
+        named["attention"] = operator_of(denoiser, attention, torch.device(device))
     if device == "cpu":
         named["threads"] = str(torch.get_num_threads())
         if type(denoiser).__name__ == "T2VTransformer3DModel":

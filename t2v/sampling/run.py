@@ -327,7 +327,9 @@ def _recipe(
         upscaler=None if resolved.upscale == 1 else upscaler_hash(model_folder(resolved.folder)),
         scheduler=scheduler_hash(model_folder(resolved.folder)),
         device=device,
-        versions=recipe_files.versions(device, getattr(generator.pipeline, "transformer", None)),
+        versions=recipe_files.versions(
+            device, getattr(generator.pipeline, "transformer", None), resolved.attention
+        ),
         choice=choice,
         inputs=inputs,
     )

@@ -274,7 +274,9 @@ def _recipe(generator: Generator, weights: str, plan: Plan) -> Recipe:
         weights=weights,
         lora=recipe_files.lora_hashes(plan.settings),
         device=device,
-        versions=recipe_files.versions(device, getattr(generator.pipeline, "transformer", None)),
+        versions=recipe_files.versions(
+            device, getattr(generator.pipeline, "transformer", None), plan.settings.attention
+        ),
     )
 
 

@@ -22,7 +22,7 @@ WORKERS = 2  # beside a GPU; on a CPU the cores are those of the step
 def batches(
     task: Task, config: TrainConfig, first: int, shards: Sequence[int], of: int
 ) -> Iterator[Any]:
-    """What `task.read` gives for the steps from `first` on, one batch for each of `shards` a step.
+    """The batches that `task.read` gives from step `first` on, one for each of `shards` a step.
 
     Workers take turns, so order and content are those of reading in between steps. Batches come in
     pinned memory where the device is a CUDA one.

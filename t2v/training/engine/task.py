@@ -78,7 +78,7 @@ class Task(Protocol):
         ...
 
     def place(self, batch: Any) -> Any:
-        """What `read` gave, on the device, without waiting for it."""
+        """The batch that `read` gave, on the device, without waiting for it."""
         ...
 
     def example_batch(self, size: Size) -> Any:

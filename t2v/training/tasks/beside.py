@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -55,6 +56,25 @@ class FramesBeside:
         """The pictures of one clip as a sampling run is given them."""
         frames, _ = self._frames(latents)
         return VisualInputs(image=frames[0], last_image=frames[-1] if self.two else None)
+
+    def of_prompts(
+        self,
+        clips: Iterable[tuple[Tensor, Tensor]],
+        rows: Sequence[dict[str, Any]],
+        prompts: Sequence[str],
+    ) -> dict[str, VisualInputs]:
+        """The pictures of the first clip of every prompt.
+
+        Args:
+            clips: their rows, `b`, and latents, `b c t h w`.
+        """
+        found: dict[str, VisualInputs] = {}
+        for numbers, latents in clips:
+            for number, each in zip(numbers.tolist(), latents.split(1), strict=True):
+                caption = rows[number]["caption"]
+                if caption in prompts and caption not in found:
+                    found[caption] = self.visuals(each)
+        return found
 
     @torch.no_grad()
     def _frames(self, latents: Tensor) -> tuple[Tensor, Tensor]:

@@ -23,7 +23,6 @@ from t2v.data.curriculum import BatchItems, first_items
 from t2v.data.dataset import cache_folder
 from t2v.data.rng import keyed_generator
 from t2v.data.text_cache import FOLDER, Texts
-from t2v.errors import UserError
 from t2v.io.manifest import NEEDS_GIVEN
 from t2v.io.model_card import write_model_card
 from t2v.io.video import contact_sheet
@@ -49,6 +48,7 @@ from t2v.training.tasks.dit_parts import (
     DiTBatch,
     DiTData,
     DiTParts,
+    check_frames,
     fresh_parts,
     load_data,
     merged_sizes,
@@ -114,11 +114,7 @@ class DiTTask:
         self.image_parts = {
             name: getattr(parts, name) for name in ("image_encoder", "image_processor")
         }
-        if config.tasks.frames and parts.objective != "flow":
-            raise UserError(
-                f"tasks.frames={config.tasks.frames}: noise levels of single frames need a flow, "
-                f"and this model is of objective={parts.objective}. Leave it out."
-            )
+        check_frames(config, parts.objective)
         self.data, self.captions = data
         self.needs_given = torch.tensor([bool(row.get(NEEDS_GIVEN)) for row in self.data.rows])
         self.sources = dict(self.data.sources)
@@ -206,13 +202,11 @@ class DiTTask:
         return self.experts.boundary is not None  # a step is of one of the two
 
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> DiTBatch:
-        """What `read` gives, on the device."""
+        """The batch that `read` gives, on the device."""
         return self.place(self.read(step, rank, world_size))
 
     def place(self, batch: DiTBatch) -> DiTBatch:
-        device = pick_device(self.config.device)
-        text = None if batch.text is None else sent(batch.text, device)
-        return batch._replace(latents=sent(batch.latents, device), text=text)
+        return batch.on(pick_device(self.config.device))
 
     def read(self, step: int, rank: int = 0, world_size: int = 1) -> DiTBatch:
         """Clips in the epoch's order, each with one of its captions or, at times, with none, and
@@ -271,7 +265,10 @@ class DiTTask:
             for part in range(VALIDATION_BINS)
             if (quarter == part).any()
         }
-        pictures = None if self.beside is None else self._pictures(self.beside)
+        pictures = None
+        if self.beside is not None:
+            shown = ((self.data.clips(each), self._latents(each)) for each in self.data.held_out)
+            pictures = self.beside.of_prompts(shown, self.data.rows, self.prompts)
         latents, frames = self._drawn(pictures)
         sheet = contact_sheet(frames, columns=SHEET_FRAMES)
         return Validation(figures | self._copies(latents), sheet, losses)
@@ -318,18 +315,6 @@ class DiTTask:
     def drawing(self) -> AbstractContextManager[Any]:
         """The precision in which samples are drawn: that of the weights."""
         return nullcontext()
-
-    def _pictures(self, beside: FramesBeside) -> dict[str, VisualInputs]:
-        """The pictures of the first held-out clip of every caption."""
-        found: dict[str, VisualInputs] = {}
-        for items in self.data.held_out:
-            for clip, latents in zip(
-                self.data.clips(items).tolist(), self._latents(items).split(1), strict=True
-            ):
-                caption = self.data.rows[clip]["caption"]
-                if caption in self.prompts and caption not in found:
-                    found[caption] = beside.visuals(latents)
-        return found
 
     def save(self, folder: Path) -> None:
         """Write a pipeline folder with its model card."""

@@ -18,7 +18,7 @@ from t2v.data.rng import keyed_generator
 from t2v.errors import UserError
 from t2v.models.attention import check_backend
 from t2v.models.conditions import input_channels
-from t2v.models.device import pick_device
+from t2v.models.device import pick_device, sent
 from t2v.models.diffusion import Objective, build_scheduler
 from t2v.models.latents import latent_channels
 from t2v.models.load import load_text
@@ -63,6 +63,11 @@ class DiTBatch(NamedTuple):
     lengths: Tensor  # b, tokens before the padding
     given: Given | None = None  # besides the captions
     text: Tensor | None = None  # b m d, the captions embedded, where that is done once
+
+    def on(self, device: torch.device) -> DiTBatch:
+        """The batch with its latents and embeddings on `device`."""
+        text = None if self.text is None else sent(self.text, device)
+        return self._replace(latents=sent(self.latents, device), text=text)
 
 
 def fresh_parts(config: TrainDiTConfig) -> DiTParts:
@@ -127,6 +132,15 @@ def load_data(
     head_dim = parts.transformer.config.attention_head_dim
     check_backend(config.attention, head_dim, device, torch.float32)
     return DiTData(latents, captions)
+
+
+def check_frames(config: DiffusionConfig, objective: Objective) -> None:
+    """Raise `UserError` for noise levels of single frames in training that is not of a flow."""
+    if config.tasks.frames and objective != "flow":
+        raise UserError(
+            f"tasks.frames={config.tasks.frames}: noise levels of single frames need a flow, "
+            f"and this model is of objective={objective}. Leave it out."
+        )
 
 
 def merged_sizes(sizes: Iterable[Sequence[int]]) -> list[list[int]]:

@@ -98,7 +98,7 @@ class UpscalerTask:
         return 3 * 4 * 3 * config.window_frames * side**2
 
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> Pair:
-        """What `read` gives, on the device."""
+        """The batch that `read` gives, on the device."""
         return self.place(self.read(step, rank, world_size))
 
     def read(self, step: int, rank: int = 0, world_size: int = 1) -> Pair:

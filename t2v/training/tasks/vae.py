@@ -151,7 +151,7 @@ class VAETask:
         )
 
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> VAEBatch:
-        """What `read` gives, on the device."""
+        """The batch that `read` gives, on the device."""
         return self.place(self.read(step, rank, world_size))
 
     def read(self, step: int, rank: int = 0, world_size: int = 1) -> tuple[Frames, int]:

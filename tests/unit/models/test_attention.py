@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
 import torch
 from diffusers.models.attention_dispatch import _AttentionBackendRegistry, attention_backend
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from t2v.errors import UserError
 from t2v.models.attention import Attention, portable_mask
+from t2v.models.attention_operator import operator_of, refusals
 from t2v.models.transformer import T2VTransformer3DModel
 
 ON_CPU = ["native", "_native_math", "_native_flash", "flex"]
@@ -90,6 +95,7 @@ def test_a_missing_backend_names_itself_the_reason_and_the_remedy(model, backend
     assert f'"{backend}"' in message
     assert "cpu" in message
     assert '"native"' in message
+    assert ("constraints-gpu.txt" in message) == (backend == "xformers")
     assert predict(model).isfinite().all()  # and nothing has changed
 
 
@@ -105,6 +111,62 @@ def test_choosing_a_backend_leaves_other_models_alone(model):
     assert model.blocks[0].attn1.processor._attention_backend.value == "_native_math"
     model.reset_attention_backend()
     assert model.blocks[0].attn1.processor._attention_backend is None
+
+
+class Called(TorchDispatchMode):
+    """The operators that run."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.add(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_operator_that_is_named_is_the_one_that_runs(model):
+    cpu = torch.device("cpu")
+    assert operator_of(model, "_native_math", cpu) == "_native_math"
+    assert operator_of(model, "native", cpu) == "torch flash"
+    with Called() as called:
+        predict(model)
+    assert "aten::_scaled_dot_product_flash_attention_for_cpu" in called.names
+    with sdpa_kernel(SDPBackend.MATH):
+        assert operator_of(model, "native", cpu) == "torch math"
+
+
+def test_a_refusal_by_xformers_is_one_line():
+    because = "is not supported because:\n    "
+    said = (
+        "No operator found for `memory_efficient_attention_forward` with inputs:\n     query : x\n"
+        f"`fa2F-pt` {because}max(query.shape[-1]) > 256\n    dtype=fp32\n"
+        f"`cutlassF-pt` {because}operator wasn't built"
+    )
+    found = "fa2F-pt: max(query.shape[-1]) > 256, dtype=fp32; cutlassF-pt: operator wasn't built"
+    assert refusals(said) == found
+    assert refusals("it is\nnot there.") == "it is"
+
+
+@pytest.mark.slow  # where xformers is installed; it needs no GPU
+@pytest.mark.skipif(find_spec("xformers") is None, reason="xformers is not installed")
+@pytest.mark.parametrize("capability", [(8, 0), (9, 0)])
+def test_xformers_finds_an_operator_of_torch_on_a_gpu(model, capability, monkeypatch):
+    from xformers.ops.fmha.torch_attention_compat import ensure_pt_flash_ok
+
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
+    built = "xformers.ops.fmha.common._built_with_cuda"
+    monkeypatch.setattr(built, False)  # where its library does not load, as under CUDA 13
+    with FakeTensorMode(), pytest.raises(NotImplementedError, match="cutlassF-pt"):
+        operator_of(model, "xformers", torch.device("cuda"))
+    monkeypatch.setattr(built, True)
+    with FakeTensorMode():  # tensors of a GPU that is not here, without content
+        assert operator_of(model, "xformers", torch.device("cuda")) == "xformers cutlassF-pt"
+    # half precision takes torch's flash, if its arguments are those that xformers gives
+    monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: True)
+    monkeypatch.setattr(torch.nn.attention, "_get_flash_version", lambda: "2.5.7")
+    ensure_pt_flash_ok()
 
 
 def test_disabling_xformers_goes_back_to_the_default():

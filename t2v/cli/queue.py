@@ -43,11 +43,11 @@ def _words(words: Sequence[str]) -> tuple[str, Path, list[str]]:
     if not words or words[0] not in ACTIONS:
         given = shortened(repr(words[0])) if words else "nothing"
         raise UserError(
-            f"t2v queue: {given} is no action. Give one of {', '.join(ACTIONS)}, or `t2v queue run "
+            f"{given} is no action of a queue. Give one of {', '.join(ACTIONS)}, or `t2v queue run "
             "FOLDER` for a worker."
         )
     if len(words) < 2:
-        raise UserError(f"t2v queue {words[0]}: give the folder of the queue next.")
+        raise UserError(f"queue {words[0]}: give the folder of the queue next.")
     return words[0], Path(words[1]), list(words[2:])
 
 
@@ -104,7 +104,7 @@ def _row(job: Any) -> str:
 
 def _change(place: Any, action: str, words: Sequence[str], overrides: Sequence[str]) -> None:
     if not words:
-        raise UserError(f"t2v queue {action}: give the id of a job, as `t2v queue list` shows it.")
+        raise UserError(f"queue {action}: give the id of a job, as `t2v queue list` shows it.")
     id, rest = words[0], list(words[1:])
     if action == "move":
         job = place.move(id, _position(rest))

@@ -139,6 +139,9 @@ def _sample(args: argparse.Namespace, overrides: list[str], shared: Load | None)
             "--queue takes prompts, stories and recipes to make later, without --interactive, "
             "--resume and --grid."
         )
+    if args.queue and stored:
+        _enqueue_again(args.queue, stored, overrides)
+        return
     if args.interactive:
         if prompts or args.story or stored or asks_grid:
             raise UserError(
@@ -154,7 +157,7 @@ def _sample(args: argparse.Namespace, overrides: list[str], shared: Load | None)
             _check_prompts(prompts)
         _check_places(config)
         if args.queue:
-            _enqueue(args.queue, config, prompts)
+            _enqueue(args, config, prompts)
             return
         config = imported("t2v.cli.fitted:as_memory_allows")(config)
     from t2v.sampling import run  # torch, and seconds: what can be known before is told before
@@ -189,12 +192,27 @@ def _sample(args: argparse.Namespace, overrides: list[str], shared: Load | None)
         print(path)
 
 
-def _enqueue(folder: Path, config: SampleConfig, prompts: Sequence[str]) -> None:
+def _enqueue(args: argparse.Namespace, config: SampleConfig, prompts: Sequence[str]) -> None:
     """Add the videos of a command line to a queue, and print the ids of the jobs."""
+    from t2v.config.story import read_story
     from t2v.queue.folder import Queue
-    from t2v.queue.job import as_jobs
+    from t2v.queue.job import as_jobs, as_story
 
-    print(*Queue.make(folder).add_all(as_jobs(config, prompts)), sep="\n")
+    jobs = [as_story(config, read_story(args.story))] if args.story else as_jobs(config, prompts)
+    print(*Queue.make(args.queue).add_all(jobs), sep="\n")
+
+
+def _enqueue_again(folder: Path, path: Path, overrides: Sequence[str]) -> None:
+    """Add the video of a recipe to a queue, and print the id of the job."""
+    from t2v.io.text_files import read_json
+    from t2v.queue.folder import Queue
+    from t2v.queue.job import as_repeated
+    from t2v.sampling.results import read_recipe
+
+    values = as_repeated(
+        read_json(path) if path.suffix == ".json" else read_recipe(path), str(path)
+    )
+    print(Queue.make(folder).add(values, overrides))
 
 
 def _check_grid(is_alone: bool) -> None:

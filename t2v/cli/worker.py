@@ -5,11 +5,11 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from types import FrameType
 
 from t2v.cli.commands import collect_garbage
@@ -25,16 +25,20 @@ def run(config: QueueRunConfig) -> None:
     Raises:
         UserError: the device is not there, or the worker dies again and again.
     """
-    queue = Queue.make(config.queue)
+    queue, began = Queue.make(config.queue), time.time()
     if config.alone:
         _work(queue, config)
-        return
-    from t2v.queue.supervisor import supervise
+    else:
+        from t2v.queue.supervisor import supervise
 
-    alone = replace(config, queue=str(Path(config.queue).absolute()), alone=True)
-    code = supervise(queue.store, lambda: _started(alone))
-    if code:
-        raise SystemExit(code)  # the worker has said why
+        alone = replace(config, queue=str(queue.folder), alone=True)
+        if code := supervise(queue.store, lambda: _started(alone)):
+            raise SystemExit(code)  # the worker has said why
+    if not config.wait and multiprocessing.parent_process() is None:
+        failed = [job for job in queue.jobs(["failed"]) if job.result.get("time", 0) >= began]
+        if failed:
+            count = f"{len(failed)} job{'s' if len(failed) > 1 else ''} failed"
+            raise UserError(f"{count}; `t2v queue list {config.queue}` tells why.")
 
 
 def _started(config: QueueRunConfig) -> BaseProcess:
@@ -66,15 +70,10 @@ def _work(queue: Queue, config: QueueRunConfig) -> None:
 
     collect_garbage()
     worker = Worker(queue, config, as_memory_allows)
-    failed = count = 0
     with _stopping(worker.stop):
         for job in worker.work():
-            count += 1
-            failed += job.state == "failed"
             for path in job.result.get("paths", []):
                 print(path, flush=True)
-    if failed and not config.wait:
-        raise UserError(f"{failed} of {count} jobs failed; `t2v queue list` tells why.")
 
 
 @contextmanager

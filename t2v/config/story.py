@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
 
+from t2v.config.load import load_config
 from t2v.errors import UserError, shortened
 
 LONGEST = 86_400  # seconds of a scene
@@ -85,3 +87,37 @@ class StoryConfig:
         """True where a scene does not go on from the one before."""
         scene = self.scenes[number]
         return number == 0 or scene.start == "cut" or scene.image is not None
+
+
+def read_story(file: Path) -> StoryConfig:
+    """The story of a file of `--story`, its pictures by their whole paths.
+
+    Raises:
+        UserError: see `load_config`.
+    """
+    story = load_config(StoryConfig, file, [], option="--story")
+    scenes = tuple(
+        each
+        if each.image is None
+        else replace(each, image=str((file.parent / each.image).resolve()))
+        for each in story.scenes
+    )
+    return replace(story, scenes=scenes)
+
+
+def stored_story(values: Any, where: str) -> StoryConfig:
+    """The story that a recipe holds.
+
+    Args:
+        where: begins the message.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    try:
+        stored = {"scenes": values["scenes"]}
+        windows = values.get("windows", {})
+        stored |= {f"windows.{name}": each for name, each in windows.items()}
+        return load_config(StoryConfig, None, (), stored)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{where}: its recipe is damaged ({error} of its story).") from error

@@ -81,13 +81,13 @@ class Queue:
         """The jobs in those states: the running first, then the others, each in their order."""
         with self.store.turn():
             names = {state: self.store.names(state) for state in STATES if state in states}
-            alive = {name for name in names.get("running", []) if self.store.is_held(name)}
+            dead = {name for name in names.get("running", []) if not self.store.is_held(name)}
         order = sorted(names, key=("running", *STATES).index)
         found = []
         for state in order:
             for number, name in enumerate(names[state], 1):
                 position = number if state == "queued" else None
-                job = self.store.read(state, name, position, name in alive)
+                job = self.store.read(state, name, position, name not in dead)
                 if job is None:  # it has gone on since
                     with suppress(UserError):
                         job = self.job(id_of(name))
@@ -111,17 +111,18 @@ class Queue:
                 return job
         raise InUse(f"job {id}: changes too fast to be read.")
 
-    def add(self, values: Mapping[str, Any]) -> str:
+    def add(self, values: Mapping[str, Any], overrides: Sequence[str] = ()) -> str:
         """Add a job behind all others, and return its id.
 
         Args:
             values: `prompt` and `settings`, or a whole recipe.
+            overrides: `name=value` over its settings; what they change is no recipe any more.
 
         Raises:
             UserError: see `check_settings`.
             QueueFull: too many wait.
         """
-        (id,) = self.add_all([values])
+        (id,) = self.add_all([_changed(values, None, overrides) if overrides else values])
         return id
 
     def add_all(self, several: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -176,7 +177,7 @@ class Queue:
     ) -> None:
         job = self.store.read(state, name, None, has_worker=False)
         assert job is not None
-        values = _changed(job, prompt, overrides)
+        values = _changed(_good(job), prompt, overrides)
         check_values(values, f"job {job.id[:8]}")
         check_settings(values["settings"])
         self.store.write(state, name, values)
@@ -190,7 +191,7 @@ class Queue:
         Raises:
             UserError: see `add`.
         """
-        return self.add(_changed(self.job(id), prompt, overrides, without=("output",)))
+        return self.add(_changed(_good(self.job(id)), prompt, overrides, without=("output",)))
 
     def move(self, id: str, position: int) -> Job:
         """Give a job that waits another position, from 1; beyond the last is the last.
@@ -264,20 +265,35 @@ class Queue:
         return count
 
 
+def _good(job: Job) -> dict[str, Any]:
+    """The content of a job, whose file can be read."""
+    if job.problem:
+        raise UserError(job.problem)
+    return job.values
+
+
 def _changed(
-    job: Job, prompt: str | None, overrides: Sequence[str], without: Collection[str] = ()
+    values: Mapping[str, Any],
+    prompt: str | None,
+    overrides: Sequence[str],
+    without: Collection[str] = (),
 ) -> dict[str, Any]:
     """The content of a job with another prompt and settings.
 
     A recipe that is changed is no recipe of a video that was made: its hashes are left out.
 
     Raises:
-        UserError: its file cannot be read, or see `check_settings`.
+        UserError: see `check_settings`.
     """
-    if job.problem:
-        raise UserError(job.problem)
-    stored = {name: each for name, each in job.settings.items() if name not in without}
+    stored = {name: each for name, each in values["settings"].items() if name not in without}
     if prompt is None and not overrides:
-        return {**job.values, "settings": stored}
+        return {**values, "settings": stored}
+    if "weights" in values:  # a recipe: what is not in it was not there yet
+        stored = {"upscale": 1, "offload": "none", **stored}
+    if "story" in values:
+        stored.pop("num_frames", None)  # which its scenes say
+    if "story" in values and prompt is not None:
+        raise UserError("a story has its prompts in its scenes: add it anew with others.")
     settings = differences(whole_paths(load_config(SampleConfig, None, overrides, stored)))
-    return {"prompt": job.prompt if prompt is None else prompt, "settings": settings}
+    about = {"prompt": values["prompt"] if prompt is None else prompt, "settings": settings}
+    return about | ({"story": values["story"]} if "story" in values else {})

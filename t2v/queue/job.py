@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import stat
@@ -12,6 +13,7 @@ from typing import Any, Literal, get_args
 
 from t2v.config.load import load_config
 from t2v.config.sampling import INPUTS, SampleConfig, one_or_more
+from t2v.config.story import StoryConfig, stored_story
 from t2v.errors import UserError, shortened
 from t2v.io.files import EMBEDDED, HUB_ID
 from t2v.io.text_files import is_text, read_json
@@ -113,6 +115,10 @@ def check_values(values: Any, where: str) -> None:
     """
     if not isinstance(values, Mapping) or not isinstance(values.get("settings"), Mapping):
         raise UserError(f"{where}: is no job, which has `prompt` and `settings`.")
+    if "story" in values:
+        for scene in stored_story(values["story"], where).scenes:
+            if scene.image is not None:
+                _check_path("image", scene.image)
     prompt: Any = values.get("prompt")
     if not is_text(prompt) or not prompt.strip():
         given = shortened(repr(prompt))
@@ -203,3 +209,32 @@ def as_jobs(config: SampleConfig, prompts: Sequence[str]) -> list[dict[str, Any]
             alone = replace(config, num_videos_per_prompt=1, seed=seed, output=output)
             jobs.append({"prompt": prompt, "settings": differences(alone)})
     return jobs
+
+
+def as_story(config: SampleConfig, story: StoryConfig) -> dict[str, Any]:
+    """The job of a story."""
+    prompt = "\n".join(scene.prompt for scene in story.scenes)
+    settings = differences(whole_paths(config))
+    stored = json.loads(json.dumps(asdict(story)))  # as a file gives it back: lists, not tuples
+    return {"prompt": prompt, "settings": settings, "story": stored}
+
+
+def as_repeated(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The job of a recipe, whose video is made again in the queue's own folder.
+
+    Args:
+        where: begins the message of what is no recipe.
+
+    Raises:
+        UserError: it is none.
+    """
+    check_values(values, where)
+    settings = dict(values["settings"])
+    settings.pop("output", None)
+    for name in PATHS:
+        value = settings.get(name)
+        if isinstance(value, list):
+            settings[name] = [_whole(each) if isinstance(each, str) else each for each in value]
+        elif isinstance(value, str) and not (name in NAMED and _is_name(value)):
+            settings[name] = _whole(value)
+    return {**values, "settings": settings}

@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Literal
 
 from t2v.queue.claims import is_cancelled
@@ -75,6 +76,16 @@ class Progress:
             self._keep(recipe, watch)
             self._preview(watch)
         self._update(recipe, watch)
+        self._check()
+
+    def window(self, path: Path, done: int, total: int) -> None:
+        """Tell of the windows of a story that are made."""
+        about = {"stage": "denoising", "step": done, "steps": total, "share": done / total}
+        self.values = {**about, "sample": 1, "samples": 1, "left": None, "output": str(path)}
+        self._tell()
+        self._check()
+
+    def _check(self) -> None:
         if is_cancelled(self.store, self.job) or self.is_stopping():
             raise KeyboardInterrupt
 

@@ -184,15 +184,19 @@ class Store:
     def drop_parts(self, id: str) -> None:
         """Remove what a job wrote into the queue's own folder of videos."""
         for path in (self.folder / VIDEOS).glob(f"{id}.*"):
-            path.unlink(missing_ok=True)
+            _remove(path)
 
     def remove(self, state: State, name: str) -> None:
         """Forget a job and the files of its run; its video stays."""
         for path in (self.files / id_of(name), self.path(state, name)):
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def id_of(name: str) -> str:

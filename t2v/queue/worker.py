@@ -14,6 +14,7 @@ from typing import Any
 
 from t2v.config.queue import QueueRunConfig
 from t2v.config.sampling import SampleConfig
+from t2v.config.story import stored_story
 from t2v.errors import UserError
 from t2v.models.device import GIB, OutOfMemory, pick_device
 from t2v.queue.claims import claimed, end, is_cancelled
@@ -130,11 +131,18 @@ class Worker:
         own: dict[str, Any] = {"output": spelled(job.output)}
         if config.device == "auto":
             own["device"] = self.config.device
-        if "weights" in job.values:
-            source = self.store.path("running", job.name)
-            overrides = [f"{name}={value}" for name, value in own.items()]
-            return [run.repeat_recipe(job.values, source, overrides, load, progress)]
-        return run.sample(self._as_held(replace(config, **own)), [job.prompt], load, progress)
+        source, values = self.store.path("running", job.name), job.values
+        overrides = [f"{name}={value}" for name, value in own.items()]
+        if "story" not in values:
+            if "weights" in values:
+                return [run.repeat_recipe(values, source, overrides, load, progress)]
+            return run.sample(self._as_held(replace(config, **own)), [job.prompt], load, progress)
+        from t2v.sampling import story  # few jobs are one
+
+        if "weights" in values:
+            return [story.repeat_recipe(values, source, overrides, load, progress.window)]
+        scenes, held = stored_story(values["story"], str(source)), replace(config, **own)
+        return [story.make_film(scenes, self._as_held(held), load, follow=progress.window)]
 
     def _as_held(self, config: SampleConfig) -> SampleConfig:
         """The settings with the way of holding the model that a process of its own would choose."""

@@ -24,7 +24,8 @@ HOLDING = (
 )
 ROOM = 4  # the free memory a model is read into holds its files so many times
 
-Loader = Callable[[SampleConfig, Sequence[str]], tuple[Generator, str]]
+Loader = Callable[..., tuple[Generator, str]]  # as `run.load`
+Embed = Callable[[Generator], None]
 Key = tuple[object, ...]
 
 
@@ -48,7 +49,9 @@ class Engine:
     def __len__(self) -> int:
         return len(self._ready)
 
-    def load(self, config: SampleConfig, prompts: Sequence[str]) -> tuple[Generator, str]:
+    def load(
+        self, config: SampleConfig, prompts: Sequence[str], embed: Embed | None = None
+    ) -> tuple[Generator, str]:
         """The generator of settings and the hash of its weights, in the place of `run.load`.
 
         Raises:
@@ -58,7 +61,7 @@ class Engine:
         found = self._ready.pop(key, None)
         if found is None:
             self._make_room(config)
-            found = self.read(config, prompts)
+            found = self.read(config, prompts, embed)
         if config.offload != "text":  # whose encoders have left
             self._ready[key] = found
         return found

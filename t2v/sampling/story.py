@@ -7,26 +7,23 @@ import logging
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from einops import rearrange
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
-from t2v.config.load import load_config
 from t2v.config.sampling import SampleConfig
-from t2v.config.story import StoryConfig
+from t2v.config.story import StoryConfig, read_story, stored_story
 from t2v.errors import UserError
 from t2v.families.load import Embed
 from t2v.footage.still import read_picture
-from t2v.io.files import KEY, complete, digest, file_sha256
+from t2v.io.files import KEY, digest, file_sha256
 from t2v.io.formats import FORMATS
 from t2v.io.video import check_size, read_recipe, save_image, shape_of, video_writer
 from t2v.models.device import DTYPES
@@ -40,6 +37,7 @@ from t2v.sampling.film_sheet import FilmSheet
 from t2v.sampling.generate import request_of, stops_as_interrupts
 from t2v.sampling.output_paths import FRAMELESS, SHEET, places, result_suffix
 from t2v.sampling.recipe import Recipe
+from t2v.sampling.windows import counted, keep_window, kept_window
 
 if TYPE_CHECKING:
     from t2v.families.story import FrameWindows
@@ -56,6 +54,7 @@ TAKEN = (
 )
 
 Load = Callable[[SampleConfig, Sequence[str], Embed], tuple[Generator, str]]
+FollowWindows = Callable[[Path, int, int], None]  # of a film, with its windows made and all
 
 
 def tell(file: Path, config: SampleConfig, load: Load) -> Path:
@@ -70,16 +69,9 @@ def tell(file: Path, config: SampleConfig, load: Load) -> Path:
     Raises:
         UserError: something given cannot work, or the place holds another film.
     """
-    story = load_config(StoryConfig, file, [], option="--story")
-    scenes = tuple(
-        each
-        if each.image is None
-        else replace(each, image=str((file.parent / each.image).resolve()))
-        for each in story.scenes
-    )
     if config.output is None:
         config = replace(config, output=f"{file.stem}.mp4")
-    return _film(replace(story, scenes=scenes), config, load, {})
+    return make_film(read_story(file), config, load)
 
 
 def is_story(path: Path) -> bool:
@@ -98,28 +90,53 @@ def repeat(path: Path, overrides: Sequence[str], load: Load) -> Path:
         UserError: the recipe is damaged, a picture or the model is no longer what it was.
     """
     values = recipe_files.read_json(path) if path.suffix == ".json" else read_recipe(path)
-    renamed = {each.partition("=")[0] for each in overrides}
     suffix = result_suffix(recipe_files.read(values, path).settings)
     again = path.with_name(f"{path.stem}-again{suffix}")
-    old = recipe_files.read(values, path, [f"output={again}", "sheet=false", *overrides])
+    return repeat_recipe(values, path, [f"output={again}", "sheet=false", *overrides], load)
+
+
+def repeat_recipe(
+    values: Any,
+    path: Path,
+    overrides: Sequence[str],
+    load: Load,
+    follow: FollowWindows | None = None,
+) -> Path:
+    """Make the film of a recipe, where its output says.
+
+    Args:
+        values: what the recipe holds.
+        path: where it was read, for messages.
+
+    Raises:
+        UserError: see `repeat`.
+    """
+    renamed = {each.partition("=")[0] for each in overrides}
+    old = recipe_files.read(values, path, overrides)
     recipe_files.refuse_fetching(old, path, renamed)
-    try:
-        stored = {"scenes": values["story"]["scenes"]}
-        stored |= {f"windows.{name}": each for name, each in values["story"]["windows"].items()}
-        pictures = {str(name): str(each) for name, each in values["pictures"].items()}
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: its recipe is damaged ({error} of its story).") from error
-    story = load_config(StoryConfig, None, (), stored)
-    weights = {} if "model" in renamed else {"weights": old.weights}
-    settings = replace(old.settings, num_frames=None)
-    return _film(story, settings, load, pictures | weights)
+    story, pictures = stored_story(values["story"], str(path)), values.get("pictures")
+    if not isinstance(pictures, dict):
+        raise UserError(f"{path}: its recipe is damaged (its pictures are missing).")
+    known = {str(name): str(each) for name, each in pictures.items()}
+    known |= {} if "model" in renamed else {"weights": old.weights}
+    return make_film(story, replace(old.settings, num_frames=None), load, known, follow)
 
 
-def _film(story: StoryConfig, config: SampleConfig, load: Load, known: dict[str, str]) -> Path:
-    """Make a film.
+def make_film(
+    story: StoryConfig,
+    config: SampleConfig,
+    load: Load,
+    known: Mapping[str, str] = MappingProxyType({}),
+    follow: FollowWindows | None = None,
+) -> Path:
+    """Make the film of a story, at `config.output`.
 
     Args:
         known: hashes that weights and pictures must have.
+        follow: is told of each window before it is made, and may end the film as Ctrl-C does.
+
+    Raises:
+        UserError: see `tell`.
     """
     _refuse_settings(config)
     with places(config, 1) as (path,):
@@ -141,7 +158,7 @@ def _film(story: StoryConfig, config: SampleConfig, load: Load, known: dict[str,
             return path
         keys = _keys(about, plan, pictures)
         with stops_as_interrupts():
-            _write(path, plan, keys, about)
+            _write(path, plan, keys, about, follow)
         recipe_files.write_values(path.with_suffix(".json"), about)
         return path
 
@@ -329,23 +346,31 @@ def _keys(about: dict[str, Any], plan: Plan, pictures: dict[str, str]) -> list[s
     return keys
 
 
-def _write(path: Path, plan: Plan, keys: list[str], about: dict[str, Any]) -> None:
+def _write(
+    path: Path,
+    plan: Plan,
+    keys: list[str],
+    about: dict[str, Any],
+    follow: FollowWindows | None,
+) -> None:
     """Make the windows that are not there, and the film of all of them."""
     folder, film, settings = path.with_suffix(WINDOWS), Film(), plan.settings
     folder.mkdir(exist_ok=True)
     assert settings.height is not None and settings.width is not None and settings.fps is not None
     sheet = FilmSheet(plan.scenes) if settings.sheet else None
     with (
-        _counted(folder, keys, path),
+        counted(folder, keys, path),
         video_writer(path, settings.height, settings.width, settings.fps, about) as add,
     ):
         for number, (window, key) in enumerate(zip(plan.windows, keys, strict=True), 1):
+            if follow is not None:
+                follow(path, number - 1, len(keys))
             scene, started = plan.scenes[window.scene], time.perf_counter()
-            latents = _kept(folder / f"{key}.safetensors")
+            latents = kept_window(folder / f"{key}.safetensors")
             known = latents is not None
             if latents is None:
                 latents = plan.maker.make(scene, window, film, settings.seed)
-                _keep(folder / f"{key}.safetensors", latents)
+                keep_window(folder / f"{key}.safetensors", latents)
             frames = plan.maker.show(window, film, latents)
             shown = to_uint8(rearrange(frames, "t c h w -> t h w c").cpu().float().numpy())
             add(shown)
@@ -361,39 +386,3 @@ def _write(path: Path, plan: Plan, keys: list[str], about: dict[str, Any]) -> No
     for old in folder.glob("*.safetensors"):
         if re.fullmatch(f"[0-9a-f]{{{KEY}}}", old.stem) and old.stem not in keys:
             old.unlink(missing_ok=True)
-
-
-@contextmanager
-def _counted(folder: Path, keys: list[str], path: Path) -> Iterator[None]:
-    """Say at an end before time how much is kept."""
-
-    def words() -> str:
-        count = sum((folder / f"{key}.safetensors").exists() for key in keys)
-        return f"{count} of {len(keys)} windows are kept in {folder}. The same command goes on."
-
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(words()) from None
-    except UserError as error:
-        raise UserError(f"{error} {words()}") from error
-
-
-def _kept(path: Path) -> Tensor | None:
-    if not path.exists():
-        return None
-    try:
-        with safe_open(path, framework="pt") as file:
-            return file.get_tensor("window").clone()
-    except (OSError, SafetensorError) as error:
-        raise UserError(
-            f"{path}: is no window of a story ({error}). Remove it; it is made again."
-        ) from error
-
-
-def _keep(path: Path, latents: Tensor) -> None:
-    try:
-        with complete(path) as partial:
-            save_file({"window": latents.cpu().contiguous()}, partial)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: the window cannot be written ({error}). Make room.") from error

@@ -1,6 +1,7 @@
 """Workers of a queue: the bits of `t2v sample`, whatever happens to them."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -136,10 +137,11 @@ def test_a_job_is_changed_and_cancelled_while_it_runs(queue, model, sampled, mon
     assert not list((queue.folder / "videos").glob(f"*{ids[0]}*"))
     assert not (ended[0].files / "preview.png").exists()
     same(ended[2], sampled("a blue ball", "--seed", "7", "--steps", "4"))
-    queue.retry(ids[0], None, ["num_inference_steps=3"])
-    same(worked(queue)[0], sampled("a red ball 0", "--steps", "3", name="again.mp4"))
+    retried = queue.retry(ids[0], None, ["num_inference_steps=1"])
+    assert retried.position == 1 and worked(queue)[0].state == "done"
 
 
+@pytest.mark.slow
 def test_a_choice_goes_on_with_the_samples_that_are_scored(
     queue, model, clip_folder, monkeypatch, sampled
 ):
@@ -185,12 +187,46 @@ def test_what_goes_wrong_with_a_job_is_told_and_the_next_one_is_made(queue, mode
 
 def test_models_stay_ready_and_the_least_recently_used_one_leaves(queue, pipe, tmp_path):
     models = []
+    pipe.save_pretrained(tmp_path / "a")
     for name in ("a", "b", "c"):
-        pipe.save_pretrained(tmp_path / name)
+        if name != "a":
+            shutil.copytree(tmp_path / "a", tmp_path / name)
         models.append(str(tmp_path / name))
     a, b, c = models
-    queue.add_all([job(each, seed=seed) for seed, each in enumerate((a, b, a, c))])
+    queue.add_all(
+        [job(each, seed=seed, num_inference_steps=1) for seed, each in enumerate((a, b, a, c))]
+    )
     worker, held = worker_of(queue, models=2), []
     for _ in worker.work():
         held.append([Path(key[0]).name for key in worker.engine._ready])
     assert held == [["a"], ["a", "b"], ["b", "a"], ["a", "c"]]
+
+
+@pytest.mark.slow
+def test_stories_and_recipes_of_a_command_line_are_jobs_too(
+    queue, model, sampled, tmp_path, capsys
+):
+    def added(*words):
+        assert main(["sample", "--queue", str(queue.folder), *words]) == 0
+        return capsys.readouterr().out.split()[-1]
+
+    scenes = "scenes: [{prompt: a red ball, seconds: 1}, {prompt: blue, seconds: 1, start: cut}]"
+    (tmp_path / "film.yaml").write_text(f"{scenes}\nwindows: {{overlap: 1}}")
+    sampled(PROMPT, "--seed", "5")
+    words = ["--story", str(tmp_path / "film.yaml"), "--model", model, "--steps", "1"]
+    film = added(*words)
+    again = added("--recipe", str(tmp_path / "plain.mp4"))
+    other = added("--recipe", str(tmp_path / "plain.json"), "--seed", "6")
+    worker = worker_of(queue)
+    with pytest.MonkeyPatch.context() as patch:
+        at_step(patch, 1, worker.stop)
+        assert list(worker.work()) == []
+    assert queue.job(film).state == "queued"
+    assert len(list((queue.folder / "videos" / f"{film}.windows").iterdir())) == 1
+    assert [each.id for each in worked(queue)] == [film, again, other]
+    assert main(["sample", *words, "-o", str(tmp_path / "film.mp4")]) == 0
+    same(queue.job(film), (read_video(tmp_path / "film.mp4")[0], recipe_of(tmp_path / "film.mp4")))
+    same(
+        queue.job(again), (read_video(tmp_path / "plain.mp4")[0], recipe_of(tmp_path / "plain.mp4"))
+    )
+    same(queue.job(other), sampled(PROMPT, "--seed", "6", name="other.mp4"))

@@ -32,7 +32,7 @@ def prompts(queue, *states):
 
 def test_any_changes_leave_the_jobs_and_the_order_that_a_list_has(queue):
     draw, expected, ids = random.Random(0), list[str](), dict[str, str]()
-    for number in range(90):
+    for number in range(60):
         action = draw.choice(("add", "move", "edit", "cancel", "retry", "duplicate"))
         waiting = [name for name in expected if name]
         if action == "add" and len(waiting) < 20:

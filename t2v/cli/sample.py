@@ -143,15 +143,7 @@ def _sample(args: argparse.Namespace, overrides: list[str], shared: Load | None)
         _enqueue_again(args.queue, stored, overrides)
         return
     if args.interactive:
-        if prompts or args.story or stored or asks_grid:
-            raise UserError(
-                "--interactive takes its prompts from standard input, a line each, after it has "
-                "read the model: give no prompts, and none of --prompt-file, --story, --resume, "
-                "--recipe and --grid."
-            )
-        from t2v.cli.interactive import check_interactive  # few type their prompts
-
-        check_interactive(config)
+        _check_interactive(config, bool(prompts or args.story or stored or asks_grid))
     if not stored:
         if not args.story and not args.interactive:
             _check_prompts(prompts)
@@ -165,10 +157,10 @@ def _sample(args: argparse.Namespace, overrides: list[str], shared: Load | None)
     load = shared or run.load
     collect_garbage()
     if args.interactive:
-        from t2v.cli.interactive import check_interactive, interact
+        from t2v.cli.interactive import interact
         from t2v.sampling.engine import Engine
 
-        check_interactive(config)  # as the memory allows
+        _check_interactive(config, False)  # as the memory allows
         parse = partial(_sample_config, args.config)
         interact(config, parse, overrides, Engine(load).load, run.sample)
         return
@@ -190,6 +182,18 @@ def _sample(args: argparse.Namespace, overrides: list[str], shared: Load | None)
         paths = run.sample(config, prompts, shared)
     for path in paths:
         print(path)
+
+
+def _check_interactive(config: SampleConfig, has_prompts: bool) -> None:
+    if has_prompts:
+        raise UserError(
+            "--interactive takes its prompts from standard input, a line each, after it has "
+            "read the model: give no prompts, and none of --prompt-file, --story, --resume, "
+            "--recipe and --grid."
+        )
+    from t2v.cli.interactive import check_interactive  # few type their prompts
+
+    check_interactive(config)
 
 
 def _enqueue(args: argparse.Namespace, config: SampleConfig, prompts: Sequence[str]) -> None:

@@ -16,10 +16,12 @@ from typing import Any
 import diffusers
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.utils.torch_utils import get_module_execution_device
 
 from t2v.errors import UserError
 from t2v.io.text_files import read_json
-from t2v.models.device import check_memory
+from t2v.models.attention import check_backend
+from t2v.models.device import DTYPES, check_memory
 from t2v.models.folder import read_index
 from t2v.models.folder_check import check_folder, loading_folder, pipeline_class
 from t2v.models.hold import Hold, check_hold, give_back_freed_memory, hold_part, place
@@ -256,6 +258,11 @@ def set_attention(pipeline: DiffusionPipeline, backend: str) -> None:
     second = getattr(pipeline, "transformer_2", None)
     try:
         for transformer in (pipeline.transformer, *([second] if second is not None else [])):
+            head_dim = transformer.config.get("attention_head_dim")
+            if isinstance(head_dim, int):
+                device, dtype = get_module_execution_device(transformer), transformer.dtype
+                held = dtype if dtype in DTYPES.values() else torch.bfloat16  # quantized
+                check_backend(backend, head_dim, device, held)
             transformer.set_attention_backend(backend)
     except (AttributeError, ValueError, RuntimeError, ImportError) as error:
         raise UserError(f"attention={backend}: not usable here. {error}") from error

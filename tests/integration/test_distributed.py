@@ -298,7 +298,7 @@ def split_and_gather(rank, port, config):
 def test_a_split_model_is_one_copy_gathered_in_half_precision_with_the_bits_of_one_process(
     dit_config,
 ):
-    config = replace(dit_config, parallel="fsdp")
+    config = replace(dit_config, parallel="fsdp", gradient_checkpointing=True)
     in_two_processes(split_and_gather, free_port(), config)
 
 

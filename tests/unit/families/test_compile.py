@@ -8,7 +8,7 @@ import torch
 from t2v.config.sampling import SampleConfig
 from t2v.errors import UserError
 from t2v.families.generator import FamilyGenerator
-from t2v.families.load import compile_blocks
+from t2v.families.load import compile_blocks, set_attention
 from t2v.pipelines.generator import sample_videos
 from t2v.pipelines.t2v_generator import T2VGenerator
 
@@ -23,6 +23,15 @@ def test_what_it_cannot_go_with_and_what_it_lacks_is_one_message(pipe, monkeypat
     monkeypatch.setattr("t2v.families.load.shutil.which", lambda name: None)
     with pytest.raises(UserError, match=r"compiles with a C\+\+ compiler, such as g\+\+, which"):
         compile_blocks(pipe, CPU)
+
+
+def test_a_backend_that_does_not_run_is_told_before_any_step_of_any_family(
+    tokenizer, text_encoder, wake
+):
+    pipeline = build("wan", {"tokenizer": tokenizer, "text_encoder": text_encoder}, wake)
+    with pytest.raises(UserError, match=r"xformers.* does not run on cpu.*constraints-gpu\.txt"):
+        set_attention(pipeline, "xformers")
+    set_attention(pipeline, "_native_math")
 
 
 @pytest.mark.slow

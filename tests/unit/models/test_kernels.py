@@ -236,6 +236,7 @@ def test_a_recipe_tells_the_kernels_of_a_model_of_ours_and_others_are_one_warnin
     monkeypatch.setenv(choice.VARIABLE, "plain")
     plain_one = Recipe(**common, versions=versions("cpu", transformer))
     assert plain_one.versions["kernels"] == "plain"
+    assert plain_one.versions["attention"] == "torch flash"
     assert "kernels" not in versions("cpu", nn.Linear(2, 2))
     older = replace(plain_one, versions=versions("cpu"))
     caplog.clear()

@@ -20,6 +20,11 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK") or 0)
 
 
+def machines() -> int:
+    """Return how many machines this run has, where the launcher says how many processes each."""
+    return -(-world_size() // int(os.environ.get("LOCAL_WORLD_SIZE") or world_size()))
+
+
 def check_launcher() -> None:
     """Raise `UserError` where WORLD_SIZE names several processes that cannot find each other."""
     needed = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")

@@ -11,13 +11,15 @@ import sys
 import traceback
 from collections.abc import Sequence
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
-from t2v.cli.commands import COMMANDS, Command, collect_garbage, imported
+from t2v.cli.commands import COMMANDS, Command, brought, collect_garbage, imported
 from t2v.cli.deferred import defer
 from t2v.cli.parser import command_name, overrides_of, overview, parser_of
 from t2v.config.load import load_config
 from t2v.errors import UserError, shortened
+from t2v.io.addresses import address_of, shown
 
 REFUSED = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
@@ -48,7 +50,7 @@ def _main(argv: list[str]) -> int:
         _dispatch(argv)
         print(end="", flush=True)  # what cannot be written should be known here
     except UserError as error:
-        print(f"t2v: {shortened(error, LONGEST)}", file=sys.stderr)
+        print(f"t2v: {shortened(shown(error), LONGEST)}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
@@ -61,13 +63,13 @@ def _main(argv: list[str]) -> int:
         )
         return 2
     except KeyboardInterrupt as interrupt:
-        print(f"\nt2v: interrupted. {interrupt}".rstrip(), file=sys.stderr)
+        print(shown(f"\nt2v: interrupted. {interrupt}".rstrip()), file=sys.stderr)
         return 130
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _reader_has_left():
             return 0
         if _is_refused_by_the_disk(error):
-            reason = re.sub(r"^\[Errno \d+\] ", "", str(error))
+            reason = re.sub(r"^\[Errno \d+\] ", "", shown(error))
             print(f"t2v: {reason}. Make room there, or choose another place.", file=sys.stderr)
             return 2
         return _bug()
@@ -123,6 +125,11 @@ def _dispatch(argv: list[str]) -> None:
     from t2v.io import log
 
     log.setup(distributed.rank())
+    for path in vars(args).values():
+        if isinstance(path, Path) and address_of(path) is not None:
+            from t2v.io.working_copies import bring  # few options name an address
+
+            bring(path)
     if distributed.rank():  # the first process prints
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     _run(COMMANDS[name], args)
@@ -136,6 +143,9 @@ def _run(command: Command, args: argparse.Namespace) -> None:
     config: Any = load_config(command.schema, args.config, overrides)
     run = imported(command.run)
     collect_garbage()
-    result = run(config)
+    from t2v import distributed
+
+    with brought(config, writes=not distributed.rank(), nodes=distributed.machines()):
+        result = run(config)
     if result is not None and not isinstance(result, dict):  # figures, shown as a table already
-        print(result)
+        print(shown(result))

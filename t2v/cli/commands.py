@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import gc
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
+
+from t2v.io.addresses import is_used
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,15 @@ def imported(place: str) -> Any:
     """Return what `module:name` stands for."""
     module, _, name = place.partition(":")
     return getattr(import_module(module), name)
+
+
+def brought(config: Any, **how: Any) -> AbstractContextManager[None]:
+    """Have what settings name at addresses at hand, see `t2v.config.places.brought`."""
+    if not is_used():
+        return nullcontext()
+    from t2v.config import places  # few runs know an address
+
+    return places.brought(config, **how)
 
 
 def collect_garbage() -> None:

@@ -9,8 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from t2v.cli.commands import brought
 from t2v.config.sampling import SampleConfig
 from t2v.errors import UserError, shortened
+from t2v.io.addresses import shown
 
 # what may differ from line to line: nothing that the weights are loaded for
 PER_LINE = (
@@ -65,13 +67,14 @@ def interact(
         try:
             prompt, own = _read_line(line)
             asked = _settings_of(config, parse([*overrides, *own]), own, made)
-            paths = sample(asked, [prompt], load)
+            with brought(asked, reads=False):  # which the command did
+                paths = sample(asked, [prompt], load)
         except UserError as error:
             failed += 1
-            print(f"t2v: line {lines}: {shortened(error, LONGEST)}", file=sys.stderr)
+            print(f"t2v: line {lines}: {shortened(shown(error), LONGEST)}", file=sys.stderr)
             continue
         made += len(paths)
-        print(*paths, sep="\n", flush=True)
+        print(*map(shown, paths), sep="\n", flush=True)
     if failed:
         raise UserError(f"{failed} of {lines} lines made no video; each is told above.")
 

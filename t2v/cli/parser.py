@@ -16,6 +16,7 @@ from t2v.cli import sample
 from t2v.cli.commands import COMMANDS, Command
 from t2v.config.load import settings, type_words
 from t2v.errors import UserError
+from t2v.io.addresses import local
 
 EXIT_CODES = "exit codes: 0 done, 1 a bug, 2 something you can fix, 130 interrupted"
 SETTING = re.compile(r"[A-Za-z_][\w.]*=")
@@ -58,6 +59,14 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message}. {hint}`{self.prog} --help` lists what is allowed.")
 
 
+def place(text: str) -> Path:
+    """The path of an option, of an address its working copy."""
+    try:
+        return Path(local(text))
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def parser_of(name: str) -> argparse.ArgumentParser:
     """The parser of one command; its help lists every setting of the schema."""
     command = COMMANDS[name]
@@ -70,16 +79,16 @@ def parser_of(name: str) -> argparse.ArgumentParser:
     )
     parser.schema = command.schema
     parser.add_argument("-h", "--help", action="store_true", help="show this and stop")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML with settings")
+    parser.add_argument("--config", type=place, metavar="FILE", help="YAML with settings")
     for option in command.options:
         parser.add_argument(f"--{option}")
     free = [each.upper() for each in command.positional]
     if name == "sample":
         free = ["PROMPT"]
-        sample.add_options(parser)
+        sample.add_options(parser, place)
     elif name == "queue":
         free = ["ACTION", "FOLDER", "JOB|PROMPT"]
-        sample.add_options(parser)
+        sample.add_options(parser, place)
         parser.add_argument("--json", action="store_true", help="list as JSON")
     elif "output" in settings(command.schema):
         parser.add_argument("-o", "--output", metavar="FOLDER")

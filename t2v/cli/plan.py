@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from t2v.cli.commands import COMMANDS, collect_garbage
+from t2v.cli.commands import COMMANDS, brought, collect_garbage
 from t2v.config.load import load_config, settings
 from t2v.config.plan import PlanConfig
 
@@ -24,7 +24,8 @@ def plan(args: argparse.Namespace, overrides: list[str]) -> None:
     from t2v.plan.run import plan as estimate_run
 
     collect_garbage()
-    print(report(estimate_run(config, target)))
+    with brought(target, writes=False):
+        print(report(estimate_run(config, target)))
 
 
 def load_plan(file: Path | None, overrides: Sequence[str]) -> tuple[PlanConfig, Any]:

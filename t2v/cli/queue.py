@@ -11,6 +11,7 @@ from typing import Any
 
 from t2v.cli import sample
 from t2v.errors import UserError, shortened
+from t2v.io.addresses import shown, shown_in
 
 ACTIONS = ("add", "list", "edit", "move", "duplicate", "cancel", "retry", "clear")
 WIDTH = 60  # characters of a prompt in the table
@@ -64,11 +65,11 @@ def _list(place: Any, states: Any, as_json: bool) -> None:
 
     jobs = place.jobs(states or STATES)
     if as_json:
-        print(json.dumps([as_json_of(job) for job in jobs], indent=1))
+        print(json.dumps(shown_in([as_json_of(job) for job in jobs]), indent=1))
         return
     counts = {state: sum(job.state == state for job in jobs) for state in STATES}
     for job in jobs:
-        print(_row(job))
+        print(shown(_row(job)))
     print(", ".join(f"{count} {state}" for state, count in counts.items() if count) or "no jobs")
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from t2v.cli.commands import collect_garbage, imported
+from t2v.cli.commands import brought, collect_garbage, imported
 from t2v.config.load import load_config
 from t2v.config.sampling import OUTPUTS, SampleConfig
 from t2v.distributed import rank, world_size
 from t2v.errors import UserError, shortened
+from t2v.io.addresses import address_of, local_in, shown
 from t2v.io.files import require_model
 
 if TYPE_CHECKING:
@@ -56,16 +58,20 @@ FLAGS = {
 }
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `t2v sample`; those of settings have the words of theirs as help."""
+def add_options(parser: argparse.ArgumentParser, place: Callable[[str], Path]) -> None:
+    """Add the options of `t2v sample`; those of settings have the words of theirs as help.
+
+    Args:
+        place: the path that a text stands for.
+    """
     for option, setting in OPTIONS.items():
         short = ["-o"] if option == "--output" else []
         parser.add_argument(*short, option, dest=setting)
     for option, setting in FLAGS.items():
         parser.add_argument(option, dest=setting, action="store_const", const="true")
-    parser.add_argument("--prompt-file", type=Path, metavar="FILE", help="one prompt a line")
+    parser.add_argument("--prompt-file", type=place, metavar="FILE", help="one prompt a line")
     parser.add_argument(
-        "--story", type=Path, metavar="FILE", help="one film of the scenes of a YAML file"
+        "--story", type=place, metavar="FILE", help="one film of the scenes of a YAML file"
     )
     parser.add_argument(
         "--interactive",
@@ -73,10 +79,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="a prompt a line on standard input, with the model ready; an empty line ends",
     )
     parser.add_argument(
-        "--resume", type=Path, metavar="FILE", help="go on from the latents an interrupted run kept"
+        "--resume",
+        type=place,
+        metavar="FILE",
+        help="go on from the latents an interrupted run kept",
     )
     parser.add_argument(
-        "--recipe", type=Path, metavar="FILE", help="make this video (or that of this json) again"
+        "--recipe", type=place, metavar="FILE", help="make this video (or that of this json) again"
     )
     parser.add_argument(
         "--queue", type=Path, metavar="FOLDER", help="add jobs to this queue instead (t2v queue)"
@@ -144,14 +153,54 @@ def _sample(args: argparse.Namespace, overrides: list[str], shared: Load | None)
         return
     if args.interactive:
         _check_interactive(config, bool(prompts or args.story or stored or asks_grid))
-    if not stored:
-        if not args.story and not args.interactive:
-            _check_prompts(prompts)
-        _check_places(config)
-        if args.queue:
-            _enqueue(args, config, prompts)
-            return
-        config = imported("t2v.cli.fitted:as_memory_allows")(config)
+    if stored:
+        named = dict(each.split("=", 1) for each in overrides)
+        with brought(local_in(named)), _beside(stored, overrides):
+            print(shown(_made_again(args, overrides, shared)))
+        return
+    with brought(config, writes=not args.queue):
+        _make(args, overrides, prompts, config, shared)
+
+
+@contextmanager
+def _beside(stored: Path, overrides: list[str]) -> Iterator[None]:
+    """Have the video of a recipe, or of kept latents, that lies at an address written there too."""
+    has_output = any(each.startswith("output=") for each in overrides)
+    if address_of(stored) is None or has_output:
+        yield
+        return
+    from t2v.io.working_copies import written  # few videos lie at one
+
+    with written(stored.parent, begins=stored.name.partition(".")[0]):
+        yield
+
+
+def _made_again(args: argparse.Namespace, overrides: list[str], shared: Load | None) -> Path:
+    """The video of a recipe or of kept latents."""
+    from t2v.sampling import run
+
+    load = shared or run.load
+    collect_garbage()
+    if args.resume:
+        return run.resume(args.resume, overrides, load)
+    return _repeat(args.recipe, overrides, load)
+
+
+def _make(
+    args: argparse.Namespace,
+    overrides: list[str],
+    prompts: list[str],
+    config: SampleConfig,
+    shared: Load | None,
+) -> None:
+    """Make new videos, whose settings and files are at hand, and print their paths."""
+    if not args.story and not args.interactive:
+        _check_prompts(prompts)
+    _check_places(config)
+    if args.queue:
+        _enqueue(args, config, prompts)
+        return
+    config = imported("t2v.cli.fitted:as_memory_allows")(config)
     from t2v.sampling import run  # torch, and seconds: what can be known before is told before
 
     load = shared or run.load
@@ -164,24 +213,18 @@ def _sample(args: argparse.Namespace, overrides: list[str], shared: Load | None)
         parse = partial(_sample_config, args.config)
         interact(config, parse, overrides, Engine(load).load, run.sample)
         return
-    if asks_grid:
+    if config.grid:
         from t2v.evaluation.grid import grid  # other videos need no page
 
-        print(grid(config, prompts, run.sample, run.load))
+        print(shown(grid(config, prompts, run.sample, run.load)))
         return
     if args.story:
         from t2v.sampling import story  # other videos need none
 
-        print(story.tell(args.story, config, load))
+        print(shown(story.tell(args.story, config, load)))
         return
-    if args.resume:
-        paths = [run.resume(args.resume, overrides, load)]
-    elif args.recipe:
-        paths = [_repeat(args.recipe, overrides, load)]
-    else:
-        paths = run.sample(config, prompts, shared)
-    for path in paths:
-        print(path)
+    for path in run.sample(config, prompts, shared):
+        print(shown(path))
 
 
 def _check_interactive(config: SampleConfig, has_prompts: bool) -> None:

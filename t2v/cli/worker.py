@@ -16,6 +16,7 @@ from t2v.cli.commands import collect_garbage
 from t2v.cli.deferred import defer
 from t2v.config.queue import QueueRunConfig
 from t2v.errors import UserError
+from t2v.io.addresses import shown
 from t2v.queue.folder import Queue
 
 
@@ -73,7 +74,7 @@ def _work(queue: Queue, config: QueueRunConfig) -> None:
     with _stopping(worker.stop):
         for job in worker.work():
             for path in job.result.get("paths", []):
-                print(path, flush=True)
+                print(shown(path), flush=True)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get
 
 from t2v.config.checks import within_range
 from t2v.errors import UserError, shortened
+from t2v.io.addresses import local_in, shown_in
 from t2v.io.files import write_text
 from t2v.io.text_files import MOST_YAML, Plain, parse_yaml, read_text
 
@@ -137,7 +138,7 @@ def load_config(
         if own_file:
             ways = f"{', '.join(f'`{name}: ...`' for name in missing)} to it"
         raise UserError(f"{own_file}{', '.join(missing)}: required and not given. Add {ways}.")
-    values = _shown(OmegaConf.to_container(merged, resolve=False))
+    values = local_in(_shown(OmegaConf.to_container(merged, resolve=False)))
     try:
         built = cast(Config, _built(schema, values, places))
     except UserError as error:  # which tells values whole
@@ -152,7 +153,7 @@ def save_config(config: Any, path: Path) -> None:
     """Write every setting of `config` as YAML; `load_config` reads an equal object back."""
     import yaml  # type: ignore[import-untyped]
 
-    text = yaml.safe_dump(_lists(asdict(config)), sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(shown_in(_lists(asdict(config))), sort_keys=False, allow_unicode=True)
     write_text(path, f"{MARK}{type(config).__name__}\n{text}")
 
 

@@ -22,6 +22,7 @@ from t2v.curation.analyze import FAILED
 from t2v.errors import UserError
 from t2v.footage.containers import Unreadable, opened, video_stream
 from t2v.footage.frames import iter_frames, probe
+from t2v.io.addresses import remove
 from t2v.io.files import complete, file_sha256, remove_partials
 from t2v.io.manifest import Clip
 from t2v.io.workers import Failure
@@ -192,7 +193,7 @@ def _write_shards(clips: Sequence[Clip], folder: Path) -> None:
     """
     for old in (folder / SHARDS).glob("[0-9]" * 6 + ".tar"):
         if int(old.stem) * PER_SHARD >= len(clips):
-            old.unlink()
+            remove(old)
     for number in range(0, len(clips), PER_SHARD):
         path = folder / SHARDS / f"{number // PER_SHARD:06d}.tar"
         with _whole(path) as unfinished, tarfile.open(unfinished, "w") as tar:

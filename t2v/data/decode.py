@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -15,13 +17,17 @@ from safetensors import SafetensorError, safe_open
 
 from t2v.config.data import ClipsConfig
 from t2v.data.buckets import Unfit, fit_length, fit_size
+from t2v.data.dropped import NO_FILE, OTHER_FILE
 from t2v.errors import UserError
 from t2v.footage.containers import Unreadable
 from t2v.footage.frames import Probe, iter_frames, probe
 from t2v.footage.still import read_picture
+from t2v.io.addresses import address_of
 from t2v.io.files import file_sha256
 from t2v.io.manifest import IMAGE_SUFFIXES, Clip
+from t2v.io.stores import Missing
 from t2v.io.workers import Failure, work
+from t2v.io.working_copies import AT_ONCE, at_hand
 
 VERSION = 2  # of the frames of a clip: raise it when pixels change, so that no cache is stale
 
@@ -97,7 +103,7 @@ def read_clips(
     """
     results = work(
         partial(_frames_or_reason, transform=transform),
-        clips,
+        _at_hand(clips),
         workers=min(config.workers, len(clips)),
         seconds=config.seconds_per_clip,
         memory_gb=config.gigabytes_per_worker,
@@ -109,6 +115,47 @@ def read_clips(
             yield number, result
 
 
+def _at_hand(clips: Sequence[Clip]) -> Iterator[Clip]:
+    """The clips, whose files are fetched ahead of their turn where they lie at addresses.
+
+    Workers see files of this machine alone: they know no network, and their time is for decoding.
+    """
+    if not any(map(_is_away, clips)):
+        yield from clips
+        return
+    turns: deque[tuple[Clip, Future[None]]] = deque()
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for clip in clips:
+            turns.append((clip, pool.submit(_fetch, clip.path)))
+            if len(turns) > AT_ONCE:
+                yield _arrived(*turns.popleft())
+        while turns:
+            yield _arrived(*turns.popleft())
+
+
+def _is_away(clip: Clip) -> bool:
+    return address_of(clip.path) is not None
+
+
+def _fetch(path: str) -> None:
+    with suppress(Missing):  # the reader finds that out
+        at_hand(path)
+
+
+def _arrived(clip: Clip, fetched: Future[None]) -> Clip:
+    fetched.result()
+    return clip
+
+
+def _fault(clip: Clip) -> str:
+    """The reason why a file that came from an address, unseen before, is not that of its row."""
+    if not (_is_away(clip) and clip.sha256):
+        return ""
+    if not Path(clip.path).is_file():
+        return NO_FILE
+    return "" if file_sha256(Path(clip.path)) == clip.sha256 else OTHER_FILE
+
+
 def file_hashes(paths: Iterator[str], threads: int) -> dict[str, str]:
     """Return the SHA-256 of every file that can be read, by its path."""
     unique = list(dict.fromkeys(paths))
@@ -118,6 +165,7 @@ def file_hashes(paths: Iterator[str], threads: int) -> dict[str, str]:
 
 def _hash(path: str) -> str | None:
     try:
+        _fetch(path)
         if not Path(path).is_file():  # reading a pipe might never end
             return None
         return file_sha256(Path(path))
@@ -127,7 +175,7 @@ def _hash(path: str) -> str | None:
 
 def _frames_or_reason(clip: Clip, transform: Transform) -> np.ndarray | str:
     try:
-        return read_clip(clip, transform)
+        return _fault(clip) or read_clip(clip, transform)
     except Unreadable as error:
         return ": ".join(filter(None, (error.fault, error.detail)))
     except UserError as error:
@@ -162,7 +210,7 @@ def _crop(clip: Clip) -> tuple[int, int, int, int] | None:
 
 def _read_rendered(clip: Clip) -> np.ndarray:
     try:
-        with safe_open(clip.path, "np") as shard:
+        with safe_open(at_hand(clip.path), "np") as shard:
             frames: np.ndarray = shard.get_slice("video")[clip.extra.get("index")]
     except (OSError, SafetensorError) as error:
         raise UserError(

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from t2v.errors import UserError
+from t2v.io.addresses import address_of, shown
 from t2v.io.files import write_bytes
 from t2v.io.manifest import Clip
 
@@ -18,6 +19,7 @@ logger = logging.getLogger(__name__)
 WARNINGS = 10  # at most; the ledger has all
 DROPPED_BY = "data"  # beside the names of curation stages
 NO_CAPTION = 'no caption: give one in "caption", or in a .txt beside it'
+OTHER_FILE = "another file: its sha256 is not the one of the manifest"
 NO_FILE = "no file: it is missing, or there is no permission to read it"
 
 
@@ -33,7 +35,7 @@ def drop(clips: Sequence[Clip], reasons: dict[int, str], ledger: Path) -> list[C
     ]
     _write_ledger(ledger, marked)
     for number, reason in list(reasons.items())[:WARNINGS]:
-        logger.warning("left out: %s: %s", clips[number].path, reason)
+        logger.warning("left out: %s: %s", shown(clips[number].path), reason)
     if len(reasons) > WARNINGS:
         logger.warning("left out: %d more, see %s", len(reasons) - WARNINGS, ledger)
     _refuse_if_none_left(marked)
@@ -53,7 +55,8 @@ def refuse_unusable(clips: Sequence[Clip]) -> None:
 def _fault(clip: Clip) -> str:
     if not clip.texts():
         return NO_CAPTION
-    return "" if clip.sha256 or Path(clip.path).is_file() else NO_FILE
+    is_known = clip.sha256 or address_of(clip.path) or Path(clip.path).is_file()
+    return "" if is_known else NO_FILE
 
 
 def count_reasons(clips: Sequence[Clip]) -> dict[str, int]:
@@ -79,7 +82,7 @@ def _write_ledger(path: Path, clips: Sequence[Clip]) -> None:
     """
     names = ("path", "start", "end", "dropped", "reason")
     rows = [{name: getattr(clip, name) for name in names} for clip in clips if clip.dropped]
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    text = shown("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     data = text.encode("utf-8", errors="backslashreplace")  # as `write_text` writes it
     if data != (path.read_bytes() if path.is_file() else b""):
         path.parent.mkdir(parents=True, exist_ok=True)

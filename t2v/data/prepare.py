@@ -16,9 +16,10 @@ from t2v.data.buckets import bucket_lengths, bucket_sizes
 from t2v.data.cache import Cache
 from t2v.data.curriculum import Item
 from t2v.data.decode import VERSION, Transform, file_hashes, read_clip, read_clips
-from t2v.data.dropped import NO_FILE, drop
+from t2v.data.dropped import NO_FILE, OTHER_FILE, drop
 from t2v.data.latents import ClipEncoder
 from t2v.errors import UserError
+from t2v.io.addresses import address_of
 from t2v.io.files import digest
 from t2v.io.manifest import Clip, read_manifest
 from t2v.io.progress import Progress
@@ -183,13 +184,15 @@ def _identified(clips: list[Clip], config: ClipsConfig) -> tuple[list[Clip], dic
 
     A clip whose file is gone keeps the hash in the manifest: its latents may still be there.
     """
-    hashes = file_hashes((clip.path for clip in clips if not clip.dropped), config.workers)
+    # a row at an address that tells its hash is believed: its file is fetched if it is to be read
+    wanted = (c.path for c in clips if not c.dropped and not (c.sha256 and address_of(c.path)))
+    hashes = file_hashes(wanted, config.workers)
 
     identified, reasons = [], {}
     for number, clip in enumerate(clips):
         found = hashes.get(clip.path)
         if clip.sha256 and found and clip.sha256 != found:
-            reasons[number] = "another file: its sha256 is not the one of the manifest"
+            reasons[number] = OTHER_FILE
         elif not (clip.dropped or found or clip.sha256):
             reasons[number] = NO_FILE
         identified.append(replace(clip, sha256=found or clip.sha256))

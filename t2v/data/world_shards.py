@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -14,6 +15,8 @@ from torch import Tensor
 
 from t2v.errors import UserError
 from t2v.io.manifest import MANIFEST, Clip, is_rendered, manifest_of, read_manifest
+from t2v.io.stores import Missing
+from t2v.io.working_copies import at_hand
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,8 @@ def read_shards(data: str | Path) -> Iterator[tuple[Tensor, Tensor]]:
     """
     for path, clips in groupby(read_rendered(data), key=lambda clip: clip.path):
         # The bytes are read, not mapped: mapped pages are dropped under memory pressure.
+        with suppress(Missing):  # told below
+            at_hand(path)
         tensors = load(Path(path).read_bytes()) if Path(path).is_file() else {}
         indices, count = [clip.extra.get("index") for clip in clips], len(tensors.get("video", ()))
         if not all(isinstance(index, int) and 0 <= index < count for index in indices):

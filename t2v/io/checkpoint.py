@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from safetensors import SafetensorError
 
 from t2v.errors import UserError
+from t2v.io.addresses import address_of, publish
 from t2v.io.files import REFERENCE, complete, discard, file_sha256
 
 MANIFEST = "manifest.json"
@@ -36,12 +37,15 @@ def save_checkpoint(
             shutil.rmtree(path, ignore_errors=True)
     try:
         output.mkdir(parents=True, exist_ok=True)
+        if final.exists() and address_of(final):  # which a run before could not put whole
+            discard(final)
         with complete(final) as folder:
             _write_hashed(folder, write)
     except (OSError, SafetensorError) as error:
         raise not_written(final, output, error) from error
     for old in _complete(output)[: -max(1, keep)]:
         discard(old)
+    publish(output)  # figures and sheets up to here
     return final
 
 

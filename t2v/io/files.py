@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from t2v.errors import UserError
+from t2v.io.addresses import publish, shown, withdraw
 
 if sys.platform == "win32":
     import msvcrt
@@ -222,10 +223,12 @@ def _not_writable(path: Path, error: OSError) -> UserError:
 @contextmanager
 def complete(path: Path) -> Iterator[Path]:
     """A name of its own beside `path` for a file or folder, which is synced and becomes `path`
-    when all is written, and vanishes when it is not.
+    when all is written, and vanishes when it is not. In the working copy of an address it is put
+    there as well.
 
     Raises:
         OSError: what the disk refused, with the name of `path`.
+        UserError: the address cannot be written.
     """
     partial = _partial(path)
     try:
@@ -234,6 +237,7 @@ def complete(path: Path) -> Iterator[Path]:
             sync(each)
         partial.replace(path)
         sync(path.parent)
+        publish(path)
     except OSError as error:
         if error.filename in (None, str(partial)):
             with suppress(AttributeError):  # PyAV's own errors keep theirs
@@ -261,6 +265,7 @@ def sync(path: Path) -> None:
 
 def discard(folder: Path) -> None:
     """Remove a folder, renamed first: a kill in the middle leaves no half of it under its name."""
+    withdraw(folder)
     _remove(folder.rename(_partial(folder)))
 
 
@@ -298,15 +303,18 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole, see `complete`; UTF-8, and bytes of a name that are no text escaped."""
-    write_bytes(path, text.encode("utf-8", errors="backslashreplace"))
+    """Write a file whole, see `complete`; UTF-8, and bytes of a name that are no text escaped.
+
+    Working copies in it are told by their addresses.
+    """
+    write_bytes(path, shown(text).encode("utf-8", errors="backslashreplace"))
 
 
 class Lines:
     """A JSONL file that grows; each line is on the disk before `add` returns."""
 
     def __init__(self, path: Path) -> None:
-        self.file = path.open("a+b")
+        self.path, self.file = path, path.open("a+b")
         self.file.seek(0, os.SEEK_END)
         if self.file.tell():
             self.file.seek(-1, os.SEEK_END)
@@ -317,7 +325,7 @@ class Lines:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.file.close()
+        self.close()
 
     def add(self, row: dict[str, Any]) -> None:
         """Append one row as a line."""
@@ -328,6 +336,7 @@ class Lines:
     def close(self) -> None:
         """Let go of the file."""
         self.file.close()
+        publish(self.path)
 
 
 def read_lines(path: Path, *needed: str) -> list[dict[str, Any]]:

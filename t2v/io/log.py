@@ -3,6 +3,13 @@
 import logging
 import sys
 
+from t2v.io.addresses import shown
+
+
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return shown(super().format(record))
+
 
 def setup(rank: int = 0) -> None:
     """Show the package's log on stderr: its words alone at a terminal, else with the time.
@@ -11,7 +18,7 @@ def setup(rank: int = 0) -> None:
     """
     handler = logging.StreamHandler(sys.stderr)
     plain = "%(message)s" if sys.stderr.isatty() else "%(asctime)s %(levelname)s %(message)s"
-    handler.setFormatter(logging.Formatter(plain))
+    handler.setFormatter(_Formatter(plain))
     logger = logging.getLogger("t2v")
     logger.handlers[:] = [handler]
     logger.propagate = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields, replace
@@ -10,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from t2v.errors import UserError, shortened
+from t2v.io.addresses import address_of, is_outside, named_by, shown
 from t2v.io.files import complete
 from t2v.io.text_files import parse_json, read_text
+
+logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.jsonl"
 NEEDS_GIVEN = "needs_given"  # true in a row: its captions leave the look open (see `GivenChoice`)
@@ -83,13 +87,20 @@ def read_manifest(path: str | Path) -> list[Clip]:
             f"{error} So it cannot be read as a manifest. Give a JSONL file of clips, "
             f"a folder with {MANIFEST}, or a folder of videos and their captions (x.mp4, x.txt)."
         ) from error
+    base = address_of(path.parent)
     clips = [
-        _clip(line, path.parent, f"{path} line {number}")
+        _clip(line, path.parent, base, f"{path} line {number}")
         for number, line in enumerate(lines, start=1)
         if line.strip()
     ]
     if not clips:
         raise UserError(f"{path} lists no clips.")
+    if outside := [each.path for each in clips if is_outside(each.path) and not each.dropped]:
+        logger.warning(
+            "%s: %d of %d clips are not looked for, the first at %s: a manifest names files by a "
+            "path or a plain address, one at an address those of its own bucket alone",
+            *(path, len(outside), len(clips), shown(outside[0])),
+        )
     return clips
 
 
@@ -134,9 +145,12 @@ def _absolute(path: str | Path) -> str:
 
 
 def _relative(path: str, folder: Path) -> str:
+    if is_outside(path):
+        return shown(path)
     absolute = Path(_absolute(path))
-    inside = absolute.is_relative_to(folder)
-    return (absolute.relative_to(folder) if inside else absolute).as_posix()
+    is_away = address_of(absolute) is not None and address_of(folder) is None
+    inside = absolute.is_relative_to(folder) and not is_away  # where the cache is in the folder
+    return absolute.relative_to(folder).as_posix() if inside else shown(absolute.as_posix())
 
 
 def _media_folder(folder: Path) -> list[Clip]:
@@ -161,7 +175,7 @@ def _with_sidecar(path: Path) -> Clip:
     return Clip(path=str(path), caption=captions[0] if captions else "", captions=captions)
 
 
-def _clip(line: str, folder: Path, where: str) -> Clip:
+def _clip(line: str, folder: Path, base: str | None, where: str) -> Clip:
     row = parse_json(line, where)
     if not isinstance(row, dict):
         raise UserError(f"{where}: holds {line.strip()[:40]}; a clip is a JSON object.")
@@ -179,7 +193,7 @@ def _clip(line: str, folder: Path, where: str) -> Clip:
     known = {each.name for each in fields(Clip)} - {"extra"}
     given = {name: value for name, value in row.items() if name in known}
     given |= {name: tuple(given[name]) for name in ("captions", "tags") if name in given}
-    given["path"] = _absolute(folder / row["path"])
+    given["path"] = named_by(folder, base, row["path"])
     return Clip(**given, extra={name: value for name, value in row.items() if name not in known})
 
 

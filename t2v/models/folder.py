@@ -22,6 +22,7 @@ from huggingface_hub.errors import (
 )
 
 from t2v.errors import UserError, shortened
+from t2v.io.addresses import is_address
 from t2v.io.files import (
     EMBEDDED,
     LEARNED,
@@ -72,6 +73,10 @@ def model_folder(model: str) -> Path:
     Raises:
         UserError: there is no such model, or the Hub cannot be reached.
     """
+    if is_address(model):  # of a reference to a base model: settings are brought before
+        from t2v.io.working_copies import brought_folder  # few models lie at one
+
+        model = str(brought_folder(model))
     folder = Path(model)
     if model == EMBEDDED:
         return embedded_model()

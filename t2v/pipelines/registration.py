@@ -10,6 +10,7 @@ import diffusers
 import torch
 from diffusers import DiffusionPipeline
 
+from t2v.io.addresses import is_address
 from t2v.models.folder import EMBEDDED, by_package, embedded_model, read_base
 from t2v.models.load import load_parts
 
@@ -24,9 +25,16 @@ class SavedPipeline(DiffusionPipeline):
         A checkpoint that refers to its base model is loaded with it, in float32 unless told. A VAE
         of Wan's is computed by the class of ours.
 
+        A folder may lie at an address, `s3://bucket/model`.
+
         Raises:
-            UserError: the base model moved or changed, see `base_folder`.
+            UserError: the base model moved or changed, see `base_folder`; the address cannot be
+                read.
         """
+        if is_address(str(pretrained_model_name_or_path)):
+            from t2v.io.working_copies import brought_folder  # few models lie at one
+
+            pretrained_model_name_or_path = brought_folder(str(pretrained_model_name_or_path))
         if str(pretrained_model_name_or_path) == EMBEDDED:
             pretrained_model_name_or_path = embedded_model()
         folder = Path(pretrained_model_name_or_path)

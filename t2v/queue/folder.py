@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -47,7 +48,7 @@ class Queue:
     """
 
     def __init__(self, folder: str | Path, most: int = MOST_JOBS) -> None:
-        self.folder, self.most = Path(folder).absolute(), most
+        self.folder, self.most = _here(folder), most
         self.store = Store(self.folder)
         if not (self.folder / MARK).is_file():
             raise UserError(
@@ -62,7 +63,7 @@ class Queue:
         Raises:
             UserError: the folder cannot be written, or holds something else.
         """
-        place = Path(folder).absolute()
+        place = _here(folder)
         try:
             place.mkdir(parents=True, exist_ok=True)
             if not (place / MARK).is_file():
@@ -270,6 +271,13 @@ def _good(job: Job) -> dict[str, Any]:
     if job.problem:
         raise UserError(job.problem)
     return job.values
+
+
+def _here(folder: str | Path) -> Path:
+    """The whole path of a folder; of no address, as a queue lives by moves and locks."""
+    if re.match(r"\w+:/", str(folder)):
+        raise UserError(f"{folder}: is an address. Give a folder of this machine for a queue.")
+    return Path(folder).absolute()
 
 
 def _changed(

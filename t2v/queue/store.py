@@ -7,11 +7,12 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from t2v.errors import UserError, shortened
+from t2v.io.addresses import local
 from t2v.io.files import InUse, locked, turn, write_text
 from t2v.io.text_files import read_json
 from t2v.queue.job import FILE_NAME, LATENTS, MOST_BYTES, STATES, Job, State, file_name, read_values
@@ -103,7 +104,11 @@ class Store:
     def output(self, id: str, values: Mapping[str, Any]) -> Path:
         """The video of a job: where its settings say, or in the queue's own folder."""
         given = values.get("settings", {}).get("output")
-        return Path(given) if isinstance(given, str) else self.folder / VIDEOS / f"{id}.mp4"
+        if not isinstance(given, str):
+            return self.folder / VIDEOS / f"{id}.mp4"
+        with suppress(UserError):  # its worker will say what is wrong with it
+            given = local(given)
+        return Path(given)
 
     def write_new(self, values: Mapping[str, Any], place: int) -> str:
         """Write a job that waits, and return its id."""

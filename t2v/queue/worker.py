@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from t2v.config.places import brought
 from t2v.config.queue import QueueRunConfig
 from t2v.config.sampling import SampleConfig
 from t2v.config.story import stored_story
@@ -127,10 +128,18 @@ class Worker:
         return self._sample(job, progress)
 
     def _sample(self, job: Job, progress: Progress) -> list[Path]:
-        config, load = check_settings(job.settings), self.engine.load
+        config = check_settings(job.settings)
         own: dict[str, Any] = {"output": spelled(job.output)}
         if config.device == "auto":
             own["device"] = self.config.device
+        is_recipe = "weights" in job.values  # which fetches nothing
+        with brought(replace(config, **own), reads=not is_recipe):
+            return self._made(job, config, own, progress)
+
+    def _made(
+        self, job: Job, config: SampleConfig, own: dict[str, Any], progress: Progress
+    ) -> list[Path]:
+        load = self.engine.load
         source, values = self.store.path("running", job.name), job.values
         overrides = [f"{name}={value}" for name, value in own.items()]
         if "story" not in values:

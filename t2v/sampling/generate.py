@@ -21,6 +21,7 @@ from torch import Tensor
 
 from t2v.config.sampling import SampleConfig
 from t2v.errors import UserError
+from t2v.io.addresses import remove
 from t2v.io.video import contact_sheet, save_image
 from t2v.models.device import memory_errors, tiled_at_need
 from t2v.pipelines.generator import Generator, Request, Start, clock, sample_videos, timed
@@ -173,7 +174,7 @@ def _make_video(
         made = show(latents, recipe, seconds)
         _read_back(recipe.path, made.shape)
     if config.preview_every:
-        preview_path(config).unlink(missing_ok=True)
+        remove(preview_path(config))
     return made
 
 
@@ -280,7 +281,7 @@ def _latents_kept(latents: Tensor, recipe: Recipe) -> Iterator[None]:
     except Exception:
         logger.error("The latents are kept. %s", go_on)
         raise
-    path.unlink(missing_ok=True)
+    remove(path)
 
 
 @contextmanager

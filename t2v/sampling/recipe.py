@@ -17,6 +17,7 @@ from t2v.config.load import load_config
 from t2v.config.sampling import INPUTS, VISUAL, SampleConfig, one_or_more
 from t2v.errors import UserError, shortened
 from t2v.io import text_files
+from t2v.io.addresses import shown_in
 from t2v.io.files import write_text
 from t2v.io.text_files import is_text
 from t2v.models.attention_operator import operator_of
@@ -130,7 +131,7 @@ class Recipe:
         for name in ("upscaler", "scheduler"):
             if values[name] is None:
                 del values[name]
-        return values
+        return values | {"settings": shown_in(values["settings"])}
 
 
 def read(values: Any, source: Path, overrides: Sequence[str] = ()) -> Recipe:

@@ -18,6 +18,7 @@ from t2v.families.load import (
     load_generator,
     set_attention,
 )
+from t2v.io.addresses import remove
 from t2v.io.video import ENLARGED
 from t2v.models.device import pick_device, pick_dtype
 from t2v.models.folder import (
@@ -201,7 +202,7 @@ def resume(path: Path, overrides: Sequence[str], loader: Loader | None = None) -
         if not old.settings.overwrite:
             refuse_other_videos([new])
         (made,) = make_videos(generator, [new], [visuals], start, score)
-        path.unlink(missing_ok=True)
+        remove(path)
         return made
 
 

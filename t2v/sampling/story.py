@@ -23,6 +23,7 @@ from t2v.config.story import StoryConfig, read_story, stored_story
 from t2v.errors import UserError
 from t2v.families.load import Embed
 from t2v.footage.still import read_picture
+from t2v.io.addresses import remove
 from t2v.io.files import KEY, digest, file_sha256
 from t2v.io.formats import FORMATS
 from t2v.io.video import check_size, read_recipe, save_image, shape_of, video_writer
@@ -385,4 +386,4 @@ def _write(
         save_image(path.with_suffix(SHEET), sheet.drawn())
     for old in folder.glob("*.safetensors"):
         if re.fullmatch(f"[0-9a-f]{{{KEY}}}", old.stem) and old.stem not in keys:
-            old.unlink(missing_ok=True)
+            remove(old)

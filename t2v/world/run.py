@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from t2v.config.load import load_config, save_config
 from t2v.config.world import WorldClipsConfig
 from t2v.errors import UserError
+from t2v.io.addresses import remove
 from t2v.io.files import complete, write_text
 from t2v.io.manifest import MANIFEST, NEEDS_GIVEN
 from t2v.io.progress import progress
@@ -60,7 +61,7 @@ def render_world(config: WorldClipsConfig) -> None:
 def _remove_clips(output: Path) -> None:
     """Remove clips of an earlier run, which new ones would not fit."""
     for path in (output / MANIFEST, output / "config.yaml", *output.glob("clips-*")):
-        path.unlink(missing_ok=True)
+        remove(path)
 
 
 def clip_generator(seed: int, split: str, index: int) -> torch.Generator:

@@ -251,6 +251,7 @@ def test_every_import_is_a_declared_dependency():
         "torchao",
         "bitsandbytes",
         "gguf",
+        "aiohttp",
     }
     owners = packages_distributions()
     undeclared = {

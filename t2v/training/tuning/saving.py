@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from t2v.io.addresses import shown
 from t2v.io.files import ADAPTER, LORA, LORAS, REFERENCE, WORDS
 from t2v.models.folder import (
     EMBEDDED,
@@ -118,7 +119,7 @@ def save_lora(transformer: T2VTransformer3DModel, folder: Path, file: str = WEIG
 def reference(model: str, weights: str, share: float) -> Base:
     """The reference of a checkpoint to a model, folders by their whole path."""
     is_folder = Path(model).is_dir() and model != EMBEDDED
-    return Base(str(Path(model).absolute()) if is_folder else model, weights, share)
+    return Base(shown(Path(model).absolute()) if is_folder else model, weights, share)
 
 
 def add_part(folder: Path, place: Path, part: str) -> None:

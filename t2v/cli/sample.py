@@ -219,9 +219,11 @@ def _make(
         print(shown(grid(config, prompts, run.sample, run.load)))
         return
     if args.story:
-        from t2v.sampling import story  # other videos need none
+        from t2v.config.story import read_story  # other videos need none
+        from t2v.sampling import story
 
-        print(shown(story.tell(args.story, config, load)))
+        with brought(read_story(args.story)):  # its pictures
+            print(shown(story.tell(args.story, config, load)))
         return
     for path in run.sample(config, prompts, shared):
         print(shown(path))

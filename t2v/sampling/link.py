@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import _thread
 import hmac
 import logging
 import os
 import secrets
 import selectors
+import signal
 import socket
 import threading
 from collections.abc import Iterator
@@ -44,7 +44,7 @@ class Link:
     def __init__(self, peers: dict[int, socket.socket]) -> None:
         self.peers = peers
         self.lost: str | None = None
-        self._is_over = False
+        self._is_over, self._main = False, threading.get_ident()
         self._said = dict.fromkeys(peers, b"")
         self._is_lost, self._is_noticed = threading.Event(), threading.Event()
         threading.Thread(target=self._listen, name="t2v-link", daemon=True).start()
@@ -117,8 +117,8 @@ class Link:
 
     def _insist(self) -> None:
         """End this process, which waits for one that is gone, if it does not by itself."""
-        if not self._is_noticed.wait(NOTICE):
-            _thread.interrupt_main()
+        if not self._is_noticed.wait(NOTICE):  # a signal also ends waiting for a line to read
+            signal.pthread_kill(self._main, signal.SIGINT)
         threading.Event().wait(LEAVE)
         logger.error("%s", self.lost)
         os._exit(1)

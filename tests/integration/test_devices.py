@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -145,6 +146,48 @@ def test_the_end_of_one_process_ends_the_other_which_keeps_the_steps(model):
 def test_the_others_end_with_the_first(model):
     assert stopped(model, 0, signal.SIGKILL) == [-9, 1]
     assert "ERROR Rank 0 of 2 was killed" in said(1)
+
+
+def typed(model, launcher, **environment):
+    """A process that takes a prompt a line, by `t2v sample --interactive`."""
+    words = [*launcher, "-m", "t2v", "sample", "device=cpu", *model, "--interactive"]
+    pipe, environment = subprocess.PIPE, {**os.environ, **environment}
+    return subprocess.Popen(
+        [sys.executable, *words], stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment
+    )
+
+
+def first_video(process):
+    process.stdin.write(f"{PROMPT}\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == f"{Path('video.mp4').resolve()}\n"
+
+
+@pytest.mark.slow
+def test_torchrun_makes_videos_and_ends_with_any_process(model):
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node=2"]
+    with typed(model, [*launcher, f"--master-port={free_port()}"]) as torchrun:
+        first_video(torchrun)
+        children = Path(f"/proc/{torchrun.pid}/task/{torchrun.pid}/children").read_text().split()
+        os.kill(max(map(int, children)), signal.SIGKILL)
+        torchrun.wait(45)
+        err = torchrun.stderr.read()
+    assert torchrun.returncode == 1 and processes_of("video") == "2 (guidance=2 sequence=1)"
+    assert err.count("Rank 1 of 2 was killed, as happens where memory ends") == 1, err
+
+
+@pytest.mark.slow
+def test_what_waits_for_a_prompt_ends_with_another_process_where_no_launcher_ends_it(model):
+    port = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
+    first, other = (typed(model, [], **port, **rank) for rank in ranks)
+    with first, other:
+        first_video(first)
+        other.kill()
+        first.wait(20)
+        err = first.stderr.read()
+    assert first.returncode == 2
+    assert err.count("t2v: Rank 1 of 2 was killed, as happens where memory ends") == 1, err
 
 
 @pytest.mark.slow

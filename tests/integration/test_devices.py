@@ -13,17 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model_state_dict
 from PIL import Image
 
 from t2v.cli import main
 from t2v.pipelines.t2v import T2VPipeline
 from t2v.pipelines.t2v_generator import T2VGenerator
 
-from ..unit.families.tiny import build
-
 FORKSERVER = multiprocessing.get_context("forkserver")  # imports torch once for all processes
-FORKSERVER.set_forkserver_preload(["t2v.sampling.devices", "torch.distributed.tensor"])
+PRELOADED = ["t2v.sampling.devices", "t2v.sampling.run", "t2v.pipelines.t2v_generator", "PIL.Image"]
+FORKSERVER.set_forkserver_preload([*PRELOADED, "torch.distributed.tensor"])
 PROMPT = "a red ball bounces on the grass"
 BOUND = 1e-5  # of the largest latent, beside one process
 
@@ -210,6 +208,8 @@ def test_four_processes_split_the_sequence_of_each_half(model):
 
 @pytest.mark.slow
 def test_loras_and_quantized_weights_are_those_of_all_processes(model, pipe):
+    from peft import LoraConfig, get_peft_model_state_dict  # which every process would import
+
     layers = LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False)
     pipe.transformer.add_adapter(layers)
     T2VPipeline.save_lora_weights(
@@ -240,6 +240,8 @@ def test_what_processes_began_one_goes_on_with_and_makes_again(model):
 def test_wans_family_splits_the_sequence(
     family, tokenizer, text_encoder, wake, tmp_path, monkeypatch
 ):
+    from ..unit.families.tiny import build  # which every process would import
+
     monkeypatch.chdir(tmp_path)
     text = {"tokenizer": tokenizer, "text_encoder": text_encoder}
     build(family, text, wake).save_pretrained(family)
@@ -255,6 +257,8 @@ def test_wans_family_splits_the_sequence(
 
 @pytest.mark.slow
 def test_other_families_are_refused(tokenizer, text_encoder, wake, tmp_path, monkeypatch):
+    from ..unit.families.tiny import build
+
     monkeypatch.chdir(tmp_path)
     build("ltx", {"tokenizer": tokenizer, "text_encoder": text_encoder}, wake).save_pretrained("m")
     assert ends(started(2, ["--model", "m", "-o", "two.mp4"])) == [2, 1]

@@ -27,6 +27,9 @@ REFUSED = {
 }  # what the disk answers where the user chose the place
 # what pip installs with an extra alone, by the name of its module
 EXTRAS = {"cv2": "curate", "sklearn": "curate", "peft": "train", "ray": "curate-ray"}
+EXTRAS |= dict.fromkeys(
+    ("starlette", "uvicorn", "h11", "anyio", "prometheus_client", "python_multipart"), "serve"
+)
 LONGEST = 4000  # characters of a message
 
 

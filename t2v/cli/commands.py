@@ -83,6 +83,12 @@ COMMANDS = {
         "make the videos of a queue, one after the other",
         ("queue",),
     ),
+    "serve": Command(
+        "t2v.config.serve:ServeConfig",
+        "t2v.cli.worker:serve",
+        "answer OpenAI's requests for videos over a queue, and make them",
+        ("queue",),
+    ),
     "upscale": Command(
         "t2v.config.sampling:UpscaleConfig",
         "t2v.sampling.upscale:upscale",

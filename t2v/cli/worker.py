@@ -1,23 +1,29 @@
-"""`t2v queue run` on the command line: a worker, and the process that starts it again."""
+"""`t2v queue run` and `t2v serve` on the command line: workers, and who starts them again."""
 
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
+from functools import partial
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from types import FrameType
 
 from t2v.cli.commands import collect_garbage
 from t2v.cli.deferred import defer
 from t2v.config.queue import QueueRunConfig
+from t2v.config.serve import ServeConfig
 from t2v.errors import UserError
 from t2v.io.addresses import shown
 from t2v.queue.folder import Queue
+
+NICE = 5  # of a server's workers: it takes little, and comes first
 
 
 def run(config: QueueRunConfig) -> None:
@@ -33,7 +39,7 @@ def run(config: QueueRunConfig) -> None:
         from t2v.queue.supervisor import supervise
 
         alone = replace(config, queue=str(queue.folder), alone=True)
-        if code := supervise(queue.store, lambda: _started(alone)):
+        if code := supervise(queue.store, lambda: started(alone)):
             raise SystemExit(code)  # the worker has said why
     if not config.wait and multiprocessing.parent_process() is None:
         failed = [job for job in queue.jobs(["failed"]) if job.result.get("time", 0) >= began]
@@ -42,17 +48,39 @@ def run(config: QueueRunConfig) -> None:
             raise UserError(f"{count}; `t2v queue list {config.queue}` tells why.")
 
 
-def _started(config: QueueRunConfig) -> BaseProcess:
+def serve(config: ServeConfig) -> None:
+    """Answer requests for videos and make them, until it is stopped.
+
+    Raises:
+        UserError: see `t2v.serve.run.serve`.
+    """
+    from t2v.serve.run import serve as run_server  # the extra `serve`
+
+    folder = str(Path(config.queue).absolute())
+    usual = QueueRunConfig(queue=folder, models=config.resident, memory=config.memory, alone=True)
+    workers = [replace(usual, device=each) for each in config.devices]
+    starts = [partial(started, each, NICE) for each in workers]
+    run_server(config, starts, lambda address: print(address, flush=True))
+
+
+def started(config: QueueRunConfig, nice: int = 0) -> BaseProcess:
+    """A worker in a process of its own; it ends with the process that started it.
+
+    Args:
+        nice: added to its niceness, so that others come first.
+    """
     context = multiprocessing.get_context("spawn")  # of a fork, threads would be missing
-    process = context.Process(target=_alone, args=(config,))
+    process = context.Process(target=_alone, args=(config, nice))
     process.start()
     return process
 
 
-def _alone(config: QueueRunConfig) -> None:
+def _alone(config: QueueRunConfig, nice: int) -> None:
     """The life of a worker in a process of its own."""
     from t2v.cli import main
 
+    if nice:
+        os.nice(nice)
     defer()
     given = {each.name: getattr(config, each.name) for each in fields(config)}
     words = [f"{name}={_spelled(value)}" for name, value in given.items()]

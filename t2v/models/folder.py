@@ -31,6 +31,7 @@ from t2v.io.files import (
     file_sha256,
     require_model,
     sha256,
+    shipped,
     write_text,
 )
 from t2v.io.text_files import check_file, read_json, reason_of
@@ -58,13 +59,6 @@ def embedded_model() -> Path:
     if folder is None:
         raise UserError(f"This installation does not include {EMBEDDED}. Name a --model folder.")
     return folder
-
-
-def shipped(name: str, file: str) -> Path | None:
-    """The folder `assets/NAME` that comes with t2v, where it holds `file`."""
-    package = Path(__file__).parents[1]
-    folders = (package / "assets" / name, package.parent / "assets" / name)
-    return next((folder for folder in folders if (folder / file).is_file()), None)
 
 
 def model_folder(model: str) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
@@ -182,6 +183,7 @@ class Queue:
         check_values(values, f"job {job.id[:8]}")
         check_settings(values["settings"])
         self.store.write(state, name, values)
+        os.utime(self.store.path(state, name), (job.created, job.created))
         self.store.drop_work(id_of(name))  # it is of another video
 
     def duplicate(self, id: str, prompt: str | None = None, overrides: Sequence[str] = ()) -> str:
@@ -246,6 +248,37 @@ class Queue:
             place = self.store.last_place() + GAP
             self.store.rename((state, name), ("queued", file_name(place, id_of(name))))
         return self.job(id)
+
+    def ids(self) -> list[str]:
+        """The ids of all jobs, in the order in which they were added."""
+        with self.store.turn():
+            found = [
+                (self.store.path(state, name).stat().st_mtime, name)
+                for state in STATES
+                for name in self.store.names(state)
+            ]
+        return [id_of(name) for _, name in sorted(found)]
+
+    def delete(self, id: str, mark: str) -> bool:
+        """Forget a job in any state, with its video where that is in the queue's own folder.
+
+        One that runs is cancelled, and stays, with an empty file `mark` among its files, until its
+        worker has let go and this is called again. Returns True where it is gone.
+
+        Raises:
+            UserError: there is none.
+        """
+        with self.store.turn():
+            state, name = self.store.find(id)
+            if state not in ENDED:
+                self.store.rename((state, name), ("cancelled", name))
+            if self.store.is_held(name):
+                (self.store.files / id_of(name) / mark).touch()
+                return False
+            self.store.drop_work(id_of(name))
+            self.store.drop_parts(id_of(name))
+            self.store.remove(state if state in ENDED else "cancelled", name)
+        return True
 
     def clear(self, states: Collection[State] = ENDED) -> int:
         """Forget the jobs in those states, which have ended; their videos stay. Returns how many.

@@ -42,6 +42,7 @@ class Job:
     Args:
         id: 32 hexadecimal digits, which cannot be guessed.
         place: the number that its turn goes by; only the order means something.
+        created: seconds since 1970, when it was added.
         position: among the queued, from 1.
         values: what its file holds: `prompt`, `settings`, and what else a recipe has.
         problem: why its file cannot be read; it holds nothing then.
@@ -55,6 +56,7 @@ class Job:
     id: str
     state: State
     place: int
+    created: float
     files: Path
     output: Path
     values: dict[str, Any] = field(default_factory=dict)

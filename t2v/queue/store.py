@@ -82,7 +82,10 @@ class Store:
         path, id = self.path(state, name), id_of(name)
         values, problem = dict[str, Any](), ""
         try:
+            created = path.lstat().st_mtime
             values = read_values(path)
+        except FileNotFoundError:
+            return None
         except UserError as error:
             if not os.path.lexists(path):
                 return None
@@ -91,6 +94,7 @@ class Store:
             id=id,
             state=state,
             place=int(name.partition("-")[0]),
+            created=created,
             files=self.files / id,
             output=self.output(id, values),
             values=values,

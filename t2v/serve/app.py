@@ -1,0 +1,218 @@
+"""The application: paths, and what answers them."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from typing import Any, get_args
+
+import anyio
+from anyio.to_thread import run_sync
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from t2v.config.serve import ServeConfig
+from t2v.errors import UserError
+from t2v.queue.job import Job
+from t2v.serve.create import Wanted, read, wanted_of
+from t2v.serve.errors import Refused, on_bug, on_http, on_mistake, on_refused
+from t2v.serve.events import events
+from t2v.serve.guard import Guard
+from t2v.serve.metrics import Metrics
+from t2v.serve.models import Model
+from t2v.serve.pictures import VARIANTS, Variant, keep_picture, picture_of
+from t2v.serve.videos import Videos
+
+LARGE = 2**20  # bytes of a body, beyond which few are read at a time
+LARGE_AT_ONCE = 4
+MOST_LISTED = 100  # videos of a page, as OpenAI has it
+
+
+class Endpoints:
+    """The answers to each path.
+
+    Args:
+        is_ending: true when the server is to end.
+    """
+
+    def __init__(
+        self, videos: Videos, config: ServeConfig, metrics: Metrics, is_ending: Callable[[], bool]
+    ) -> None:
+        self.videos, self.config, self.metrics = videos, config, metrics
+        self.is_ending = is_ending
+        self.large = anyio.Semaphore(LARGE_AT_ONCE)
+
+    def routes(self) -> list[Route]:
+        """All paths."""
+        one = "/v1/videos/{id}"
+        return [
+            Route("/v1/videos", self.create, methods=["POST"]),
+            Route("/v1/videos", self.list, methods=["GET"]),
+            Route(one, self.retrieve, methods=["GET"]),
+            Route(one, self.delete, methods=["DELETE"]),
+            Route(f"{one}/content", self.content, methods=["GET"]),
+            Route(f"{one}/events", self.follow, methods=["GET"]),
+            Route("/v1/models", self.models, methods=["GET"]),
+            Route("/v1/models/{name:path}", self.model, methods=["GET"]),
+            Route("/health", self.health, methods=["GET"]),
+            Route("/metrics", self.measures, methods=["GET"]),
+        ]
+
+    async def create(self, request: Request) -> JSONResponse:
+        """Add a video to the queue."""
+        await run_sync(self.videos.check_room)
+        most = int(self.config.max_upload * 1e6)
+        length = int(request.headers.get("content-length", LARGE + 1))
+        if length > LARGE:
+            async with self.large:
+                return await self._created(await read(request, most))
+        return await self._created(await read(request, most))
+
+    async def _created(self, values: dict[str, Any]) -> JSONResponse:
+        wanted = await run_sync(wanted_of, values, self.config, self.videos.models)
+        return JSONResponse(await run_sync(self._add, wanted))
+
+    def _add(self, wanted: Wanted) -> dict[str, Any]:
+        settings = dict(wanted.settings)
+        if wanted.picture is None:
+            return self.videos.shown(self.videos.add(wanted.prompt, settings))
+        path = self.videos.uploads / f"{secrets.token_hex(16)}.png"
+        keep_picture(wanted.picture, path)
+        try:
+            return self.videos.shown(
+                self.videos.add(wanted.prompt, settings | {"image": str(path)})
+            )
+        except (Refused, UserError):
+            path.unlink(missing_ok=True)
+            raise
+
+    def list(self, request: Request) -> JSONResponse:
+        """Some of the videos, and whether there are more."""
+        query = request.query_params
+        limit, order = query.get("limit", "20"), query.get("order", "desc")
+        if not limit.isdecimal() or not 1 <= int(limit[:9]) <= MOST_LISTED:
+            raise Refused(400, f"limit must be from 1 to {MOST_LISTED}.", "invalid_value", "limit")
+        if order not in ("asc", "desc"):
+            raise Refused(400, "order must be asc or desc.", "invalid_value", "order")
+        jobs, has_more = self.videos.listed(query.get("after"), int(limit), order)
+        data = [self.videos.shown(job) for job in jobs]
+        first, last = (data[0]["id"], data[-1]["id"]) if data else (None, None)
+        return JSONResponse(
+            {
+                "object": "list",
+                "data": data,
+                "first_id": first,
+                "last_id": last,
+                "has_more": has_more,
+            }
+        )
+
+    def retrieve(self, request: Request) -> JSONResponse:
+        """A video's status."""
+        return JSONResponse(self.videos.shown(self._job(request)))
+
+    def delete(self, request: Request) -> JSONResponse:
+        """Delete a video; one that waits or runs is cancelled."""
+        id = self._job(request).id
+        self.videos.delete(id)
+        return JSONResponse({"id": f"video_{id}", "object": "video.deleted", "deleted": True})
+
+    def content(self, request: Request) -> Response:
+        """The file of a finished video, or a part of it, or a small picture of it."""
+        job, variant = self._job(request), request.query_params.get("variant", "video")
+        if variant != "video" and variant not in VARIANTS:
+            raise Refused(
+                400,
+                f"variant must be video, {' or '.join(get_args(Variant))}.",
+                "invalid_value",
+                "variant",
+            )
+        path = self.videos.file(job) if job.state == "done" else None
+        if path is None:
+            shown = self.videos.shown(job)["status"]
+            why = "is kept elsewhere" if shown == "completed" else f"is {shown}"
+            raise Refused(400, f"The video {why}, and has no content here.", "video_not_ready")
+        if variant == "video":
+            kind = {".mp4": "video/mp4", ".webm": "video/webm"}.get(path.suffix)
+            return FileResponse(path, media_type=kind, filename=f"video_{job.id}{path.suffix}")
+        kind_of: Any = variant
+        small = picture_of(path, job.files, kind_of)
+        return FileResponse(small, media_type=VARIANTS[kind_of][1])
+
+    async def follow(self, request: Request) -> StreamingResponse:
+        """The events of a video, as they come."""
+        job = await run_sync(self._job, request)
+        if self.metrics.streams >= self.config.max_streams:
+            raise Refused(
+                503,
+                f"{self.config.max_streams} event streams are open, as many as may; ask for the "
+                "video itself from time to time.",
+                "too_many_streams",
+                headers={"Retry-After": "5"},
+            )
+        self.metrics.streams += 1
+        return StreamingResponse(self._followed(job), media_type="text/event-stream")
+
+    async def _followed(self, job: Job) -> AsyncIterator[str]:
+        try:
+            async for event in events(self.videos, job.id, self.is_ending):
+                yield event
+        finally:
+            self.metrics.streams -= 1
+
+    def models(self, request: Request) -> JSONResponse:
+        """The models that may be asked for."""
+        data = [_shown(model) for model in self.videos.models.values()]
+        return JSONResponse({"object": "list", "data": data})
+
+    def model(self, request: Request) -> JSONResponse:
+        """One of them."""
+        model = self.videos.models.get(request.path_params["name"])
+        if model is None:
+            raise Refused(404, "There is no model of this name.", "model_not_found", "model")
+        return JSONResponse(_shown(model))
+
+    def health(self, request: Request) -> JSONResponse:
+        """A sign of life; 503 where no worker is alive that should be."""
+        is_well = self.metrics.workers > 0 or not self.config.devices
+        return JSONResponse({"status": "ok" if is_well else "no worker"}, 200 if is_well else 503)
+
+    def measures(self, request: Request) -> Response:
+        """Measurements, for Prometheus."""
+        return Response(self.metrics.text(), media_type="text/plain; version=0.0.4")
+
+    def _job(self, request: Request) -> Job:
+        return self.videos.job(request.path_params["id"])
+
+
+def application(
+    videos: Videos,
+    config: ServeConfig,
+    token: str | None,
+    metrics: Metrics,
+    is_ending: Callable[[], bool],
+    lifespan: Any = None,
+) -> Guard:
+    """The whole application, behind what every request passes."""
+    endpoints = Endpoints(videos, config, metrics, is_ending)
+    app = Starlette(
+        routes=endpoints.routes(),
+        exception_handlers={
+            Refused: on_refused,
+            UserError: on_mistake,
+            HTTPException: on_http,
+            Exception: on_bug,
+        },
+        lifespan=lifespan,
+    )
+    app.router.redirect_slashes = False
+    guarded = partial(Guard, token=token, names=(*config.names, config.host), metrics=metrics)
+    return guarded(app, most=int(config.max_upload * 1e6))
+
+
+def _shown(model: Model) -> dict[str, Any]:
+    return {"id": model.name, "object": "model", "created": model.created, "owned_by": "t2v"}

@@ -1,0 +1,67 @@
+"""Server-sent events of a video: its progress and previews, until it ends."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+from anyio.to_thread import run_sync
+
+from t2v.serve.errors import Refused
+from t2v.serve.videos import Videos
+
+POLL, QUIET = 0.25, 15.0  # seconds between two looks, and without a word
+MOST_PREVIEW = 2**20  # bytes
+
+
+async def events(videos: Videos, id: str, is_ending: Callable[[], bool]) -> AsyncIterator[str]:
+    """The events of a video: `progress` and `done` with the video, `preview` with a PNG.
+
+    Args:
+        is_ending: true when the server is to end; the stream then ends before the video.
+    """
+    shown, seen, spoke = dict[str, Any](), 0.0, time.monotonic()
+    while not is_ending():
+        try:
+            video, preview, seen = await run_sync(_look, videos, id, seen)
+        except Refused:
+            yield _event("deleted", {"id": id, "object": "video.deleted", "deleted": True})
+            return
+        if preview is not None:
+            yield _event("preview", {"id": video["id"], "b64_png": preview})
+        if video["status"] in ("completed", "failed"):
+            yield _event("done", video)
+            return
+        if video != shown:
+            shown, spoke = video, time.monotonic()
+            yield _event("progress", video)
+        elif time.monotonic() - spoke > QUIET:
+            spoke = time.monotonic()
+            yield ": still here\n\n"
+        await anyio.sleep(POLL)
+
+
+def _look(videos: Videos, id: str, seen: float) -> tuple[dict[str, Any], str | None, float]:
+    job = videos.job(id)
+    preview, seen = _preview(job.files / "preview.png", seen)
+    return videos.shown(job), preview, seen
+
+
+def _preview(path: Path, seen: float) -> tuple[str | None, float]:
+    """A preview that is newer than the last one, in base64, and its time."""
+    try:
+        about = path.stat()
+        if about.st_mtime <= seen or about.st_size > MOST_PREVIEW:
+            return None, seen
+        return base64.b64encode(path.read_bytes()).decode(), about.st_mtime
+    except FileNotFoundError:
+        return None, seen
+
+
+def _event(name: str, data: dict[str, Any]) -> str:
+    return f"event: {name}\ndata: {json.dumps(data)}\n\n"

@@ -1,0 +1,138 @@
+"""Checks of every request: host, origin, token, the length of its body, and security headers."""
+
+from __future__ import annotations
+
+import hmac
+import re
+import time
+from collections.abc import Collection
+from ipaddress import ip_address
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from t2v.serve.errors import Refused, answer
+from t2v.serve.metrics import Metrics
+
+OPEN = ("/health",)  # answered without a token: it tells nothing
+SECURITY = {
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cache-Control": "no-store",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+_HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[\w.-]+)(:\d{1,5})?")
+
+
+class Guard:
+    """Answers requests that may not pass, and lets the others through to an application.
+
+    Args:
+        token: that each must bring; None: none.
+        names: of hosts beside localhost and IP addresses, which no other site can take for itself.
+        most: bytes of a body.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        token: str | None,
+        names: Collection[str],
+        most: int,
+        metrics: Metrics,
+    ) -> None:
+        self.app, self.token, self.most, self.metrics = app, token, most, metrics
+        self.names = {"localhost", *(name.lower() for name in names)}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        began, headers = time.perf_counter(), Headers(scope=scope)
+
+        async def answered(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                own = MutableHeaders(scope=message)
+                for name, value in SECURITY.items():
+                    own.setdefault(name, value)
+                name = getattr(scope.get("endpoint"), "__name__", "none")
+                self.metrics.note(name, message["status"], time.perf_counter() - began)
+            await send(message)
+
+        try:
+            self._check(scope["path"], headers)
+            await self.app(scope, self._counted(headers, receive), answered)
+        except Refused as refused:
+            await answer(refused)(scope, receive, answered)
+        except ClientDisconnect:
+            return
+
+    def _check(self, path: str, headers: Headers) -> None:
+        host = headers.get("host", "")
+        if not self._is_own(host):
+            raise Refused(
+                403,
+                "This host name is not one of this server; its operator can add it to `names`.",
+                "host_not_allowed",
+            )
+        origin = headers.get("origin")
+        if origin is not None and origin.lower() not in (f"http://{host}", f"https://{host}"):
+            raise Refused(403, "Requests of other sites are refused.", "origin_not_allowed")
+        apart = headers.get("sec-fetch-site") in ("cross-site", "same-site")
+        if origin is None and apart and headers.get("sec-fetch-mode") != "navigate":
+            raise Refused(403, "Requests of other sites are refused.", "origin_not_allowed")
+        if path not in OPEN:
+            self._check_token(headers)
+
+    def _is_own(self, host: str) -> bool:
+        match = _HOST.fullmatch(host)
+        if match is None:
+            return False
+        name = match["name"].lower().strip("[]")
+        try:
+            return bool(ip_address(name)) or True  # a name that is no name cannot be rebound
+        except ValueError:
+            return name in self.names
+
+    def _check_token(self, headers: Headers) -> None:
+        if self.token is None:
+            return
+        kind, _, given = headers.get("authorization", "").partition(" ")
+        is_own = hmac.compare_digest(given.strip().encode(), self.token.encode())
+        if kind.lower() != "bearer" or not is_own:
+            what = "This token is not the server's." if given else "This server needs a token."
+            raise Refused(
+                401,
+                f"{what} Send it as `Authorization: Bearer TOKEN`, the api_key of OpenAI's client.",
+                "invalid_api_key",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+
+    def _counted(self, headers: Headers, receive: Receive) -> Receive:
+        """The pieces of a body, as long as they are not too many."""
+        told = headers.get("content-length", "0")
+        if not told.isdecimal() or len(told) > 15 or int(told) > self.most:
+            raise self._too_long()
+        count = 0
+
+        async def counted() -> Message:
+            nonlocal count
+            message = await receive()
+            count += len(message.get("body", b""))
+            if count > self.most:
+                raise self._too_long()
+            return message
+
+        return counted
+
+    def _too_long(self) -> Refused:
+        return Refused(
+            413,
+            f"The request is longer than the {self.most:,} bytes that are taken.",
+            "request_too_large",
+            headers={"Connection": "close"},
+        )

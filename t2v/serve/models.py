@@ -1,0 +1,113 @@
+"""The models that clients may ask for: their names, and sizes as far as their files tell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from t2v.errors import UserError
+from t2v.io.files import EMBEDDED, require_model, shipped
+from t2v.io.text_files import read_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A model that clients may ask for.
+
+    Args:
+        name: as clients know it, which tells no path.
+        setting: `model` of its jobs: the embedded model, a whole path or a Hub id.
+        width: of the videos that it makes by itself, in pixels; None where its files do not tell.
+        height: likewise.
+        num_frames: likewise, in frames.
+        fps: likewise, a second.
+        scale: times as large as its upscaler makes them; 1 without one.
+        created: second since 1970 of its files; 0 where they are not here.
+    """
+
+    name: str
+    setting: str
+    width: int | None = None
+    height: int | None = None
+    num_frames: int | None = None
+    fps: float | None = None
+    scale: int = 1
+    created: int = 0
+
+    @property
+    def size(self) -> str:
+        """The size of its videos where none is asked for, as `256x256`, or `auto`."""
+        if self.width is None or self.height is None:
+            return "auto"
+        return f"{self.width * self.scale}x{self.height * self.scale}"
+
+    @property
+    def seconds(self) -> float | None:
+        """The length of its videos where none is asked for."""
+        return self.num_frames / self.fps if self.num_frames and self.fps else None
+
+    def made_at(self, width: int, height: int) -> dict[str, int]:
+        """The settings of a video whose file has a size.
+
+        It is enlarged to it, or made at it, whichever is nearer to what the model makes by itself.
+        """
+        plain = {"width": width, "height": height, "upscale": 1}
+        if self.scale == 1 or width % self.scale or height % self.scale:
+            return plain
+        own = (self.width or 1) * (self.height or 1)
+        if width * height <= own * self.scale:  # the ratio of areas is the smaller one, plain
+            return plain
+        return {
+            "width": width // self.scale,
+            "height": height // self.scale,
+            "upscale": self.scale,
+        }
+
+
+def known(models: Sequence[str]) -> dict[str, Model]:
+    """The models of an operator's list, by the names that clients know.
+
+    Raises:
+        UserError: one is not there, or two have one name.
+    """
+    found: dict[str, Model] = {}
+    for given in models:
+        model = _read(given)
+        if model.name in found:
+            raise UserError(
+                f"models: {found[model.name].setting} and {given} would both be {model.name} to "
+                "clients. Rename a folder, or leave one out."
+            )
+        found[model.name] = model
+    return found
+
+
+def _read(given: str) -> Model:
+    require_model(given)
+    if given == EMBEDDED:
+        folder = shipped(EMBEDDED, "model_index.json")
+        return Model(name=given, setting=given, **({} if folder is None else _told(folder)))
+    folder = Path(given)
+    if not folder.exists():
+        return Model(name=given, setting=given)  # of the Hub
+    whole = folder.absolute()
+    return Model(name=whole.name, setting=str(whole), **_told(whole))
+
+
+def _told(folder: Path) -> dict[str, Any]:
+    """The facts that the index of a pipeline folder tells of its videos."""
+    index = folder / "model_index.json"
+    if not index.is_file():
+        raise UserError(f"models: {folder} is no pipeline folder: it has no model_index.json.")
+    values = read_json(index)
+    found: dict[str, Any] = {"created": int(index.stat().st_mtime)}
+    for name in ("width", "height", "num_frames", "fps"):
+        value = values.get(name) if isinstance(values, dict) else None
+        if isinstance(value, int | float) and value > 0:
+            found[name] = value
+    upscaler = folder / "upscaler" / "config.json"
+    if upscaler.is_file():
+        found["scale"] = int(read_json(upscaler).get("scale", 1))
+    return found

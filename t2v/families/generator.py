@@ -305,8 +305,8 @@ class FamilyGenerator:
         ready = self._denormalized(latents)
         video = vae.decode(ready, return_dict=False, **family.decode(self.pipeline, ready))[0]
         refuse_bad("vae", video, vae.dtype)
-        frames = self.pipeline.video_processor.postprocess_video(video, output_type="np")
-        return to_uint8(frames[:, :num_frames])
+        videos = video[:, :, :num_frames].split(1)
+        return np.stack([as_frames(self.pipeline, each) for each in videos])
 
     @torch.no_grad()
     def decode_pieces(

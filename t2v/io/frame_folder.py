@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,19 @@ def read_folder(path: Path) -> np.ndarray:
     Raises:
         UserError: it has none, one is damaged, or they are of several sizes.
     """
-    frames = [read_picture(each) for each in frame_files(path)]
-    if len({frame.shape for frame in frames}) > 1:
-        raise Unreadable(path, "frames of several sizes")
-    return np.stack(frames)
+    return np.stack(list(folder_frames(path)))
+
+
+def folder_frames(path: Path) -> Iterator[np.ndarray]:
+    """Yield the frames of a folder, each `h w c` uint8.
+
+    Raises:
+        UserError: see `read_folder`.
+    """
+    shape = None
+    for each in frame_files(path):
+        frame = read_picture(each)
+        if shape not in (None, frame.shape):
+            raise Unreadable(path, "frames of several sizes")
+        shape = frame.shape
+        yield frame

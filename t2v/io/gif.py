@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from itertools import chain, repeat
 from pathlib import Path
@@ -21,23 +21,36 @@ MOST_FPS = 50  # players show a frame of less than 20 ms for 100
 
 
 def write_gif(
-    path: Path, frames: np.ndarray, fps: float | Fraction, recipe: dict[str, Any] | None = None
+    path: Path,
+    frames: Iterable[np.ndarray],
+    fps: float | Fraction,
+    recipe: dict[str, Any] | None = None,
 ) -> None:
-    """Write an endless GIF of `frames`, `t h w c` uint8; its clock has steps of 10 ms.
+    """Write an endless GIF of `frames`, each `h w c` uint8; its clock has steps of 10 ms.
 
     Args:
+        frames: at least one. Pillow holds them until the last, one byte a pixel.
         recipe: anything JSON can hold, kept as the comment.
 
     Raises:
         UserError: the place cannot be written.
     """
-    ends = np.rint(np.arange(1, len(frames) + 1) * 100 / float(fps)).astype(int)
-    first, *others = (Image.fromarray(frame) for frame in frames)
-    lasting = [10 * int(each) for each in np.diff(ends, prepend=0)]
-    about: dict[str, Any] = {"append_images": others, "duration": lasting, "loop": 0}
-    about["comment"] = MARK if recipe is None else json.dumps(recipe)
+    pictures = _lasting(frames, float(fps))
+    first = next(pictures)
+    comment = MARK if recipe is None else json.dumps(recipe)
+    about = {"append_images": pictures, "loop": 0, "comment": comment}
     with completed(path) as partial:
         first.save(partial, format="GIF", save_all=True, **about)
+
+
+def _lasting(frames: Iterable[np.ndarray], fps: float) -> Iterator[Image.Image]:
+    """Pictures of frames, each with the milliseconds that it is shown for."""
+    end = 0
+    for number, frame in enumerate(frames, 1):
+        picture, begin = Image.fromarray(frame), end
+        end = int(np.rint(number * 100 / fps))
+        picture.info["duration"] = 10 * (end - begin)
+        yield picture
 
 
 def read_gif(path: Path, fps: float) -> np.ndarray:
@@ -46,7 +59,7 @@ def read_gif(path: Path, fps: float) -> np.ndarray:
     Raises:
         UserError: it is not there or damaged.
     """
-    return np.stack(list(_frames(path, fps)))
+    return np.stack(list(gif_frames(path, fps)))
 
 
 def gif_shape(path: Path, fps: float) -> tuple[int, int, int]:
@@ -56,13 +69,18 @@ def gif_shape(path: Path, fps: float) -> tuple[int, int, int]:
         UserError: it is not there or damaged.
     """
     count, shape = 0, (0, 0)
-    for frame in _frames(path, fps):
+    for frame in gif_frames(path, fps):
         count, shape = count + 1, frame.shape[:2]
     return count, *shape
 
 
-def _frames(path: Path, fps: float) -> Iterator[np.ndarray]:
-    """The frames; Pillow writes equal ones once, to be shown for longer."""
+def gif_frames(path: Path, fps: float) -> Iterator[np.ndarray]:
+    """Yield the frames of a GIF, each `h w c` uint8; Pillow writes equal ones once, to be shown
+    for longer.
+
+    Raises:
+        UserError: see `read_gif`.
+    """
     count, end = 0, 0.0
     with opened_picture(path) as image:
         try:

@@ -159,16 +159,33 @@ def read_video(path: Path) -> tuple[np.ndarray, Fraction]:
     """
     with opened(path) as file:
         stream = video_stream(path, file)
-        try:
-            frames = [frame.to_ndarray(format="rgb24") for frame in file.decode(stream)]
-        except (av.FFmpegError, ValueError, MemoryError) as error:
-            raise Unreadable(path, "damaged", str(error)) from error
-        rate = stream.average_rate
+        frames, rate = list(_decoded(path, file, stream)), stream.average_rate
     if not frames or rate is None:
         raise Unreadable(path, "no frames")
-    if len({frame.shape for frame in frames}) > 1:
-        raise Unreadable(path, "frames of several sizes")
     return np.stack(frames), rate
+
+
+def video_frames(path: Path) -> Iterator[np.ndarray]:
+    """Yield the frames of a video file, each `h w c` uint8 RGB.
+
+    Raises:
+        UserError: see `read_video`; of no frames it yields none.
+    """
+    with opened(path) as file:
+        yield from _decoded(path, file, video_stream(path, file))
+
+
+def _decoded(path: Path, file: Any, stream: Any) -> Iterator[np.ndarray]:
+    shape = None
+    try:
+        for each in file.decode(stream):
+            frame = each.to_ndarray(format="rgb24")
+            if shape not in (None, frame.shape):
+                raise Unreadable(path, "frames of several sizes")
+            shape = frame.shape
+            yield frame
+    except (av.FFmpegError, ValueError, MemoryError) as error:
+        raise Unreadable(path, "damaged", str(error)) from error
 
 
 def read_recipe(path: Path) -> dict[str, Any]:

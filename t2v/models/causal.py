@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from t2v.models.kernels.plain import conv3d
 
+WHOLE_FRAMES = 16  # that a video goes on by where it can only be decoded whole
+
 
 class FeatureCache:
     """The state of a causal network between two chunks of one video.

@@ -18,6 +18,8 @@ from t2v.errors import UserError
 from t2v.models.causal import RMSNorm, joined, silu
 
 LARGE_FRAMES = 4  # that are enlarged at a time, once their features are there
+SMALL_FRAMES = 8  # that a layer takes at a time, and positions of frames that one over time takes
+PLACES = 1024
 
 
 class VideoUpscaler(ModelMixin, ConfigMixin):
@@ -193,7 +195,10 @@ class VideoUpscaler(ModelMixin, ConfigMixin):
         around = torch.cat([x[:, :, :1], x[:, :, :-1]], dim=2)
         around[:, :, :-1] += x[:, :, 1:]
         around[:, :, -1:] += x[:, :, -1:]
-        return (1 - 2 * share) * x + around.mul_(share)
+        around.mul_(share)
+        if torch.is_grad_enabled():
+            return (1 - 2 * share) * x + around
+        return x.mul_(1 - 2 * share).add_(around)
 
 
 def bicubic(frames: Tensor, scale: int) -> Tensor:
@@ -215,12 +220,32 @@ class UpscalerBlock(nn.Module):
 
     def forward(self, x: Tensor, batch: int) -> Tensor:
         # x: (b t) c h w
+        if not torch.is_grad_enabled():
+            return self._in_place(x, batch)
         height = x.shape[-2]
         h = silu(self.conv1(self.norm(x)))
         h = rearrange(h, "(b t) c h w -> b c t (h w)", b=batch)
         h = silu(self.conv_time(h))
         h = rearrange(h, "b c t (h w) -> (b t) c h w", h=height)
         return x + self.conv2(h)
+
+    def _in_place(self, x: Tensor, batch: int) -> Tensor:
+        """The same to the bit, written over `x`, some frames and then some places at a time.
+
+        Layers that take all at once copy their input up to three times.
+        """
+        height = x.shape[-2]
+        h = torch.empty_like(x)
+        for part, some in zip(h.split(SMALL_FRAMES), x.split(SMALL_FRAMES), strict=True):
+            part.copy_(silu(self.conv1(self.norm(some))))
+        h = rearrange(h, "(b t) c h w -> b c t (h w)", b=batch)
+        over_time = torch.empty_like(h, memory_format=torch.contiguous_format)
+        for part, some in zip(over_time.split(PLACES, -1), h.split(PLACES, -1), strict=True):
+            part.copy_(silu(self.conv_time(some)))
+        h = rearrange(over_time, "b c t (h w) -> (b t) c h w", h=height)
+        for part, some in zip(x.split(SMALL_FRAMES), h.split(SMALL_FRAMES), strict=True):
+            part.add_(self.conv2(some))
+        return x
 
 
 def check_scale(scale: int | None, upscaler: VideoUpscaler | None, what: str) -> int:

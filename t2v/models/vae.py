@@ -20,7 +20,13 @@ from einops import rearrange
 from torch import Tensor
 
 from t2v.errors import UserError
-from t2v.models.causal import DecodeStream, FeatureCache, fold_patches, joined
+from t2v.models.causal import (
+    WHOLE_FRAMES,
+    DecodeStream,
+    FeatureCache,
+    fold_patches,
+    joined,
+)
 from t2v.models.encoder_decoder import CoderShape, Decoder, Encoder, Patch
 
 
@@ -223,12 +229,27 @@ class AutoencoderKLT2V(ModelMixin, AutoencoderMixin, ConfigMixin, FromOriginalMo
 
     @apply_forward_hook
     def decode_pieces(self, z: Tensor) -> Iterator[Tensor]:
-        """Yield what `decode` gives of latents `z`, piece by piece; by tiles, all at once."""
+        """Yield what `decode` gives of latents `z`, piece by piece.
+
+        By tiles either every tile's state between the pieces is held, or the whole video, whichever
+        is less.
+        """
         tile = self.tile_sample_min_size // self.config.scale_factor_spatial
-        if self.use_tiling and max(z.shape[-2:]) > tile:
-            yield self.decode(z).sample
-        else:
+        if not self.use_tiling or max(z.shape[-2:]) <= tile:
             yield from self._decoded(z)
+        elif self._state_is_less(z):
+            stream = DecodeStream()
+            for part in z.split(self.chunk_latent_frames, dim=2):
+                yield self.decode_next(part, stream)
+        else:
+            yield from self.decode(z).sample.split(WHOLE_FRAMES, dim=2)
+
+    def _state_is_less(self, z: Tensor) -> bool:
+        """Whether what is kept between two pieces is less than the video of latents `z`."""
+        cache = FeatureCache()
+        video = self.decoder(z[:1, :, :1, :1, :1], cache=cache)  # both grow with the area alone
+        kept = sum(past.numel() for past in cache.past.values())
+        return kept < video.numel() * self._first_frame(z.shape[2])
 
     @apply_forward_hook
     @torch.no_grad()

@@ -13,7 +13,7 @@ from diffusers.models.autoencoders.vae import DecoderOutput
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor
 
-from t2v.models.causal import FeatureCache, joined
+from t2v.models.causal import WHOLE_FRAMES, FeatureCache, joined
 from t2v.models.tiling import Tile, cut, run_narrowing
 from t2v.models.wan_layers import margins, swap_layers
 
@@ -104,15 +104,16 @@ class AutoencoderKLWan(diffusers.AutoencoderKLWan):
 
     @apply_forward_hook
     def decode_pieces(self, z: Tensor) -> Iterator[Tensor]:
-        """Yield what `decode` gives of latents `z`, piece by piece; by tiles, all at once."""
-        yield from self._decoded(z)
+        """Yield what `decode` gives of latents `z`, piece by piece; by tiles, once all is there."""
+        yield from self._decoded(z, WHOLE_FRAMES)
 
-    def _decoded(self, z: Tensor) -> Iterator[Tensor]:
+    def _decoded(self, z: Tensor, at_once: int | None = None) -> Iterator[Tensor]:
         z = self.post_quant_conv(z)
         lengths = _lengths(z.shape[2], *z.shape[-2:])
         if self._is_tiled(*z.shape[-2:]):
             coarse = torch.cat([*_stream(self.decoder, z, lengths, "coarse")], dim=2)
-            pieces = iter((self._by_tile(self.decoder, coarse, lengths, *z.shape[-2:]),))
+            whole = self._by_tile(self.decoder, coarse, lengths, *z.shape[-2:])
+            pieces = iter(whole.split(at_once or whole.shape[2], dim=2))
         else:
             pieces = _stream(self.decoder, z, lengths)
         for piece in pieces:

@@ -26,6 +26,7 @@ LACKS: dict[Ability, str] = {
     "is_trainable": "does not have the parts that t2v trains",
     "vae": "does not have a VAE that encodes clips",
 }
+FLOAT_FRAMES = 4  # that are rounded at a time: five copies of them, each four times as large
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,8 +291,13 @@ def rate_of(generator: Generator) -> float:
 
 
 def as_frames(pipeline: Any, video: Tensor) -> np.ndarray:
-    """One video `1 c t h w` in [-1, 1] as frames `t h w c` uint8."""
-    return to_uint8(pipeline.video_processor.postprocess_video(video, output_type="np"))[0]
+    """One video `1 c t h w` in [-1, 1] as frames `t h w c` uint8, a few of which are floats at a
+    time."""
+    rounded = []
+    for some in video.split(FLOAT_FRAMES, dim=2):
+        floats = pipeline.video_processor.postprocess_video(some, output_type="np")[0]
+        rounded.append(to_uint8(floats))
+    return np.concatenate(rounded)
 
 
 def to_uint8(frames: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from t2v.models.alone import alone
+from t2v.models.causal import WHOLE_FRAMES
 from t2v.models.device import ready, trim
 from t2v.models.finite import refuse_bad
 from t2v.models.inputs import check_latents, latent_shape
@@ -122,8 +123,11 @@ def pieces_of(vae: Any, z: Tensor, num_frames: int | None) -> Iterator[Tensor]:
         UserError: a piece holds NaN or infinite values.
     """
     left = num_frames
-    streams = hasattr(vae, "decode_pieces")
-    for piece in vae.decode_pieces(z) if streams else (vae.decode(z, return_dict=False)[0],):
+    if hasattr(vae, "decode_pieces"):
+        pieces = vae.decode_pieces(z)
+    else:
+        pieces = vae.decode(z, return_dict=False)[0].split(WHOLE_FRAMES, dim=2)
+    for piece in pieces:
         refuse_bad("vae", piece, vae.dtype)
         if left == 0:
             return

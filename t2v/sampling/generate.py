@@ -13,7 +13,7 @@ from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -29,11 +29,13 @@ from t2v.pipelines.visuals import VisualInputs
 from t2v.sampling import recipe as recipe_files
 from t2v.sampling.kept import read_latents, write_latents
 from t2v.sampling.recipe import Recipe
-from t2v.sampling.results import Passing, Shown, read_frames, rewrite_recipe, shape_of, write_result
+from t2v.sampling.results import Passing, Shown, rewrite_recipe, shape_of, write_result
+from t2v.sampling.spool import Spool
 from t2v.sampling.watch import Follow, Watch, preview_path
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
 Score = Callable[[str, np.ndarray], float]  # how well frames `t h w c` uint8 fit a prompt
 # Shows finished latents: writes what they become, adds to the seconds of stages, and returns what
 # the file has.
@@ -68,7 +70,7 @@ def make_videos(
             place = f"video {number}/{len(recipes)}"
             if recipe.path in done:
                 logger.info("%s: %s exists already", place, recipe.path)
-                made = Shown.whole(read_frames(recipe.path)) if wants_sheet else None
+                made = Shown.of(recipe.path) if wants_sheet else None
             else:
                 logger.info("%s: %s", place, _summary(recipe))
                 if score is None:
@@ -123,23 +125,29 @@ def _make_best(
         seed = own.settings.seed
         if follow is not None:
             follow(own, None)
-        frames = _decoded(generator, latents, own.settings, seconds, upscale=1)
+        plain = partial(generator.decode, latents, own.settings.num_frames)
+        with clock(seconds, "decode"):
+            frames = _tiled_at_need(generator, own.settings, plain)[0]
         choice = choice.scored(seed, score(own.prompt, frames))
         done, value = len(choice.scores), choice.scores[str(seed)]
         logger.info("sample %d/%d: seed %d scores %.4f", done, choice.best_of, seed, value)
-        if own.settings.upscale != 1 and (choice.keep_draws or choice.best == seed):
-            frames = _decoded(generator, latents, own.settings, seconds)  # may be written twice
-        if choice.keep_draws:
-            file = str(path.with_suffix(f".seed-{seed}{path.suffix}"))
-            kept = replace(own, settings=replace(own.settings, output=file))
-            _write(generator, [frames], kept, seconds)
+        name = str(path.with_suffix(f".seed-{seed}{path.suffix}"))
+        draw = replace(own, settings=replace(own.settings, output=name))
         own = own.with_seed(choice.best, choice)
+        written = [draw] * choice.keep_draws + [own] * (choice.best == seed)
+        if own.settings.upscale != 1 and written:
+            del frames
+            *before, last = written
+            shown = _decode_and_write(generator, None, latents, last, seconds, before)
+        else:
+            for each in written:
+                shown = _write(generator, [frames], each, seconds)
         if choice.best == seed:
-            best = _write(generator, [frames], own, seconds)
+            best = shown
         else:
             rewrite_recipe(path, own.to_json())
             recipe_files.write_json(path.with_suffix(".json"), own)
-        return Shown.whole(read_frames(path)) if best is None else best
+        return Shown.of(path) if best is None else best
 
     for seed in choice.left:
         _make_video(generator, recipe.with_seed(seed, choice), visuals, show, start, follow)
@@ -153,7 +161,7 @@ def _make_best(
         sum(choice.scores.values()) / choice.best_of,
         choice.name,
     )
-    return Shown.whole(read_frames(path)) if best is None else best
+    return Shown.of(path) if best is None else best
 
 
 def _make_video(
@@ -184,15 +192,25 @@ def _decode_and_write(
     latents: Tensor,
     recipe: Recipe,
     seconds: dict[str, float],
+    before: Sequence[Recipe] = (),
 ) -> Shown:
-    """Write each piece of a video as soon as it is decoded."""
+    """Write each piece of a video as soon as it is decoded; first by other recipes, if any."""
     config = recipe.settings
 
     def run() -> Shown:
         pieces = generator.decode_pieces(latents, config.num_frames, request_of(config).upscale)
         pieces = pieces if follow is None else _followed(pieces, recipe, follow)
-        return _write(generator, timed(pieces, seconds, "decode", within="encode"), recipe, seconds)
+        pieces = timed(pieces, seconds, "decode", within="encode")
+        with Spool(recipe.path.parent) as spool:
+            for each in before:
+                _write(generator, spool.passing(pieces), each, seconds)
+                pieces = spool.pieces()
+            return _write(generator, pieces, recipe, seconds)
 
+    return _tiled_at_need(generator, config, run)
+
+
+def _tiled_at_need(generator: Generator, config: SampleConfig, run: Callable[[], T]) -> T:
     with memory_errors(_asked(config)):
         return tiled_at_need(getattr(generator.pipeline, "vae", None), run)
 
@@ -202,21 +220,6 @@ def _followed(pieces: Iterator[np.ndarray], recipe: Recipe, follow: Follow) -> I
     for piece in pieces:
         follow(recipe, None)
         yield piece
-
-
-def _decoded(
-    generator: Generator,
-    latents: Tensor,
-    config: SampleConfig,
-    seconds: dict[str, float],
-    upscale: int | None = None,
-) -> np.ndarray:
-    """The frames of a video, as large as it is asked for or enlarged `upscale` times."""
-    times = request_of(config).upscale if upscale is None else upscale
-    vae = getattr(generator.pipeline, "vae", None)
-    with clock(seconds, "decode"), memory_errors(_asked(config)):
-        videos = tiled_at_need(vae, lambda: generator.decode(latents, config.num_frames, times))
-    return videos[0]
 
 
 def _denoise(
@@ -313,14 +316,14 @@ def _write(
 ) -> Shown:
     config, path = recipe.settings, recipe.path
     assert config.fps is not None
-    with clock(seconds, "encode"):
-        passing = Passing(pieces, None if config.gif else config.num_frames)
+    with clock(seconds, "encode"), Spool(path.parent) as spool:
+        passing = Passing(spool.passing(pieces) if config.gif else pieces, config.num_frames)
         write_result(path, passing, config.fps, recipe.to_json(), generator.sound)
         recipe_files.write_json(path.with_suffix(".json"), recipe)
         if config.gif:
             from t2v.io.gif import write_gif  # few videos have one
 
-            write_gif(path.with_suffix(".gif"), np.stack(passing.kept), config.fps)
+            write_gif(path.with_suffix(".gif"), spool.frames(), config.fps)
     logger.info(", ".join(f"{name} {value:.2f} s" for name, value in seconds.items()))
     return passing.shown()
 
@@ -344,8 +347,7 @@ def stops_as_interrupts() -> Iterator[None]:
             signal.signal(each, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    names = ("SIGTERM", "SIGHUP")
-    known = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    known = [getattr(signal, each) for each in ("SIGTERM", "SIGHUP") if hasattr(signal, each)]
     here = threading.current_thread() is threading.main_thread()  # others get no signals
     caught = [each for each in known if here and signal.getsignal(each) == signal.SIG_DFL]
     for each in caught:  # who ignores one, as nohup does, goes on ignoring it

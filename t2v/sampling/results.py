@@ -31,9 +31,14 @@ class Shown(NamedTuple):
     frames: np.ndarray  # t h w c uint8
 
     @classmethod
-    def whole(cls, frames: np.ndarray) -> Shown:
-        """A video of which every frame is there."""
-        return cls(frames.shape[:3], frames)
+    def of(cls, path: Path) -> Shown:
+        """A result that is there already.
+
+        Raises:
+            UserError: it is not, or it is damaged.
+        """
+        passing = Passing((frame[None] for frame in iter_frames(path)), shape_of(path)[0])
+        return passing.shown()
 
 
 class Passing:
@@ -45,7 +50,7 @@ class Passing:
     """
 
     def __init__(self, pieces: Iterable[np.ndarray], count: int | None) -> None:
-        self.pieces = pieces
+        self.pieces = iter(pieces)
         self.wanted = None if count is None else set(video.shown(count))
         self.kept: list[np.ndarray] = []
         self.shape: tuple[int, ...] = (0, 0, 0)
@@ -59,7 +64,9 @@ class Passing:
             yield piece
 
     def shown(self) -> Shown:
-        """The video, once it has passed."""
+        """The video, of which the rest passes now."""
+        for _ in self:
+            pass
         return Shown(self.shape, np.stack(self.kept))
 
 
@@ -78,7 +85,7 @@ def write_result(
     """Write pieces of a video, each frames `t h w c` uint8, with their recipe.
 
     Args:
-        pieces: a GIF is held whole; everything else is written as they come.
+        pieces: written as they come; a GIF when the last is there.
         sound: only videos have one.
 
     Raises:
@@ -88,7 +95,7 @@ def write_result(
         case ".png":
             write_picture(path, np.concatenate(list(pieces)), recipe)
         case ".gif":
-            _gif().write_gif(path, np.concatenate(list(pieces)), fps, recipe)
+            _gif().write_gif(path, chain.from_iterable(pieces), fps, recipe)
         case "":
             _folder().write_folder(path, chain.from_iterable(pieces), recipe)
         case _:
@@ -146,6 +153,23 @@ def read_frames(path: Path) -> np.ndarray:
         case "":
             return _folder().read_folder(path)
     return video.read_video(path)[0]
+
+
+def iter_frames(path: Path) -> Iterator[np.ndarray]:
+    """Yield the frames of a result, each `h w c` uint8, and hold one at a time.
+
+    Raises:
+        UserError: it is not there or damaged.
+    """
+    match path.suffix:
+        case ".png":
+            yield from read_frames(path)
+        case ".gif":
+            yield from _gif().gif_frames(path, _gif_rate(path))
+        case "":
+            yield from _folder().folder_frames(path)
+        case _:
+            yield from video.video_frames(path)
 
 
 def _gif_rate(path: Path) -> float:
@@ -214,6 +238,8 @@ def shape_of(path: Path) -> tuple[int, int, int]:
         case ".gif":
             return _gif().gif_shape(path, _gif_rate(path))
         case ".png" | "":
-            count, height, width = read_frames(path).shape[:3]
+            count, (height, width) = 0, (0, 0)
+            for frame in iter_frames(path):
+                count, (height, width) = count + 1, frame.shape[:2]
             return count, height, width
     return video.shape_of(path)

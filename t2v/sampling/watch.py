@@ -80,14 +80,13 @@ class Watch:
         assert self._last is not None
         try:
             count = self.config.num_frames
-            passing = Passing(self.generator.decode_pieces(self._last.heading(), count), count)
-            for _ in passing:
-                pass
+            pieces = self.generator.decode_pieces(self._last.heading(), count)
+            shown = Passing(pieces, count).shown()
         except UserError as error:  # decoding the end will fail too, and the latents stay
             logger.warning("no preview: %s", error)
             return
         caption = f"step {self.step}/{self.config.num_inference_steps}"
-        save_image(path, contact_sheet([passing.shown().frames], [caption]))
+        save_image(path, contact_sheet([shown.frames], [caption]))
 
     def _log_time_left(self) -> None:
         now, total = time.monotonic(), self.config.num_inference_steps

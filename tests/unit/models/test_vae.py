@@ -259,3 +259,7 @@ def test_a_video_decoded_piece_by_piece_is_that_of_the_whole(vae, tile):
     pieces = [vae.decode_next(part, stream) for part in latents.split([2, 4, 1], dim=2)]
     assert [piece.shape[2] for piece in pieces] == [5, 16, 4]
     torch.testing.assert_close(torch.cat(pieces, dim=2), whole, atol=1e-4, rtol=1e-5)
+    for is_less in (vae._state_is_less(latents.repeat(1, 1, 99, 1, 1)), False):
+        vae._state_is_less = lambda z, is_less=is_less: is_less
+        pieces = list(vae.decode_pieces(latents))
+        assert len(pieces) > 1 and torch.equal(torch.cat(pieces, dim=2), whole)

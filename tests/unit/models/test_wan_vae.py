@@ -73,6 +73,7 @@ def test_tiles_have_no_seams(pair):
         torch.testing.assert_close(tiled, encoded, atol=1e-5, rtol=1e-5)
         tiled = ours.decode(encoded[:, :3]).sample
         torch.testing.assert_close(tiled, decoded, atol=1e-5, rtol=1e-5)
+        assert torch.equal(torch.cat([*ours.decode_pieces(encoded[:, :3])], dim=2), tiled)
 
 
 def test_gradients_are_those_of_diffusers(pair):

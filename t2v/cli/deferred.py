@@ -29,7 +29,7 @@ from typing import Any
 # Modules, and the names that others import from them long before they use them, if ever. A name
 # that is not here, say after an update, makes the module run: slower, and no less right.
 DEFERRED: dict[str, tuple[str, ...]] = {
-    "peft": ("PeftModel",),
+    "peft": ("PeftModel", "set_peft_model_state_dict"),
     "peft.tuners": (),
     "peft.tuners.tuners_utils": ("BaseTunerLayer",),
     "scipy.integrate": (),

@@ -119,3 +119,17 @@ class Cache:
             logger.warning("%s cannot be read (%s) and is left out.", path, error)
             return
         self.shards |= dict.fromkeys(shard.keys(), shard)
+
+
+def read_kept(folder: Path, keys: list[str]) -> Tensor:
+    """Return videos that an earlier evaluation sampled, `n t h w c`.
+
+    Raises:
+        UserError: some are missing.
+    """
+    cache = Cache(folder)
+    if missing := [key for key in keys if key not in cache]:
+        raise UserError(
+            f"{folder}: {len(missing)} of {len(keys)} videos are missing. Run the evaluation again."
+        )
+    return torch.stack([cache.read(key) for key in keys])

@@ -15,6 +15,7 @@ from torch import Tensor
 from t2v.config.evaluation import CompareConfig
 from t2v.config.load import save_config
 from t2v.config.story import WindowsConfig
+from t2v.data.cache import read_kept
 from t2v.data.rng import keyed_generator
 from t2v.errors import UserError
 from t2v.evaluation.differences import FIRST, conclusion, difference
@@ -27,7 +28,6 @@ from t2v.evaluation.report.comparison import (
 )
 from t2v.evaluation.report.page import write_page
 from t2v.evaluation.report.vote import write_vote_page
-from t2v.evaluation.samples import read_kept
 from t2v.evaluation.votes import BALLOT, PAGE, ballot_of, pairs_of
 from t2v.io.files import write_text
 from t2v.io.text_files import read_json

@@ -67,9 +67,12 @@ def bootstrap(values: Tensor, generator: torch.Generator) -> tuple[float, float]
         return values[0].item(), values[0].item()
     chosen = torch.randint(n, (RESAMPLES, n), generator=generator)
     means = values[chosen].mean(1).sort().values
-    below = (means < values.mean()).double().mean().clamp(1 / RESAMPLES, 1 - 1 / RESAMPLES).item()
+    mean = values.mean()
+    equal = (means - mean).abs() <= 1e-12 * values.abs().max()  # another order rounds otherwise
+    under = ((means < mean) & ~equal).double().mean() + equal.double().mean() / 2
+    below = under.clamp(1 / RESAMPLES, 1 - 1 / RESAMPLES).item()
     bias = NORMAL.inv_cdf(below)
-    off = values - values.mean()  # the jackknife's differences, but for a factor
+    off = values - mean  # the jackknife's differences, but for a factor
     skew = (off**3).sum().item() / (6 * (off**2).sum().item() ** 1.5)
     ends = []
     for share in (0.025, 0.975):

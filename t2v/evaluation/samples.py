@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from t2v.config.evaluation import EvalConfig, FootageEvalConfig
 from t2v.data.cache import Cache, weights_digest
 from t2v.data.world_shards import pixels
-from t2v.errors import UserError
 from t2v.evaluation.given import Given
 from t2v.evaluation.rows import BLUR, CEILING, CHANCE, MODEL, REAL, STILL, TEXT
 from t2v.evaluation.suites import STORY, Suite, load_suite
@@ -203,20 +202,6 @@ def rows_of(
 def kept_in(config: EvalConfig) -> Path:
     """Return the folder of sampled videos."""
     return Path(config.clips_kept or Path(config.output) / "clips")
-
-
-def read_kept(folder: Path, keys: list[str]) -> Tensor:
-    """Return videos that an earlier evaluation sampled, `n t h w c`.
-
-    Raises:
-        UserError: some are missing.
-    """
-    cache = Cache(folder)
-    if missing := [key for key in keys if key not in cache]:
-        raise UserError(
-            f"{folder}: {len(missing)} of {len(keys)} videos are missing. Run the evaluation again."
-        )
-    return torch.stack([cache.read(key) for key in keys])
 
 
 @torch.no_grad()

@@ -245,7 +245,7 @@ class AutoencoderKLT2V(ModelMixin, AutoencoderMixin, ConfigMixin, FromOriginalMo
             yield from self.decode(z).sample.split(WHOLE_FRAMES, dim=2)
 
     def _state_is_less(self, z: Tensor) -> bool:
-        """Whether what is kept between two pieces is less than the video of latents `z`."""
+        """Tell whether what is kept between two pieces is less than the video of latents `z`."""
         cache = FeatureCache()
         video = self.decoder(z[:1, :, :1, :1, :1], cache=cache)  # both grow with the area alone
         kept = sum(past.numel() for past in cache.past.values())

@@ -91,7 +91,7 @@ class AutoencoderKLWan(diffusers.AutoencoderKLWan):
 
     @classmethod
     def of(cls, vae: diffusers.AutoencoderKLWan) -> AutoencoderKLWan:
-        """Give diffusers' VAE itself this class, unless its layers have hooks already."""
+        """Give diffusers' VAE this class, unless its layers have hooks already; others stay."""
         hooked = any("forward" in vars(layer) for layer in vae.modules())  # of the old class
         if type(vae) is diffusers.AutoencoderKLWan and not hooked:
             vae.__class__ = cls
@@ -109,14 +109,14 @@ class AutoencoderKLWan(diffusers.AutoencoderKLWan):
 
     def _decoded(self, z: Tensor, at_once: int | None = None) -> Iterator[Tensor]:
         z = self.post_quant_conv(z)
-        lengths = _lengths(z.shape[2], *z.shape[-2:])
+        lengths = pieces(z.shape[2], *z.shape[-2:])
         if self._is_tiled(*z.shape[-2:]):
             coarse = torch.cat([*_stream(self.decoder, z, lengths, "coarse")], dim=2)
             whole = self._by_tile(self.decoder, coarse, lengths, *z.shape[-2:])
-            pieces = iter(whole.split(at_once or whole.shape[2], dim=2))
+            parts = iter(whole.split(at_once or whole.shape[2], dim=2))
         else:
-            pieces = _stream(self.decoder, z, lengths)
-        for piece in pieces:
+            parts = _stream(self.decoder, z, lengths)
+        for piece in parts:
             if self.config.patch_size is not None:
                 piece = wan.unpatchify(piece, patch_size=self.config.patch_size)
             yield piece.clamp(-1, 1)
@@ -133,7 +133,7 @@ class AutoencoderKLWan(diffusers.AutoencoderKLWan):
             x = wan.patchify(x, patch_size=self.config.patch_size)
         side = 2 ** (len(self.encoder.dim_mult) - 1)
         rows, columns = x.shape[-2] // side, x.shape[-1] // side
-        latents = _lengths(count, rows, columns)
+        latents = pieces(count, rows, columns)
         lengths = [TIME * each for each in latents]
         lengths[0] -= TIME - 1
         if self._is_tiled(rows, columns):
@@ -165,8 +165,9 @@ class AutoencoderKLWan(diffusers.AutoencoderKLWan):
         )
 
 
-def _lengths(count: int, rows: int, columns: int) -> list[int]:
-    """The numbers of latent frames that are computed in turn; with gradients, all at once."""
+def pieces(count: int, rows: int, columns: int) -> list[int]:
+    """The numbers of latent frames, of `count` with `rows` x `columns` cells, that are computed in
+    turn; with gradients, all at once."""
     if torch.is_grad_enabled():
         return [count]
     some = max(1, POSITIONS // (rows * columns))

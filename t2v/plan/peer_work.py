@@ -15,6 +15,7 @@ from t2v.families.generator import FamilyGenerator
 from t2v.models.device import DTYPES
 from t2v.models.folder import model_folder
 from t2v.models.load import loading
+from t2v.models.wan_vae import AutoencoderKLWan, pieces
 from t2v.plan.figures import Estimate, PhaseTrace, Tiled
 from t2v.plan.parts import Part
 from t2v.plan.passes import OTHERS, PASSES, Asked, Pass
@@ -26,9 +27,8 @@ from t2v.plan.trace import Rates, traced
 from t2v.training.engine.example import Size
 
 FEW = 2  # blocks of each kind that are traced, and one more of each; all others cost the same
-STREAMED = ("AutoencoderKLWan", "AutoencoderKLCogVideoX")  # decode a few frames at a time
+STREAMED = ("AutoencoderKLWan", "AutoencoderKLCogVideoX")  # compute a few frames at a time
 DECODED: dict[Any, Piece] = {}  # one VAE is in many models, and in every way of holding one
-SHORT = 9  # latent frames that are traced one by one in any case
 
 
 def peer_estimate(config: SampleConfig, size: Size, rates: Rates) -> Estimate:
@@ -181,10 +181,12 @@ def _decode(
     rates: Rates,
     dtype: torch.dtype,
 ) -> Piece:
-    """The decoding of a video, and its pixels in [0, 1]."""
+    """The decoding of a video; one that is decoded whole is held once more in bytes."""
     piece = _decoded(pipeline, latents, rates, dtype)
-    video = 3 * size.frames * size.height * size.width * dtype.itemsize
-    return replace(piece, rise=max(piece.rise, 3 * video))  # as decoded, scaled and clamped
+    if hasattr(pipeline.vae, "decode_pieces"):
+        return piece
+    pixels = 3 * size.frames * size.height * size.width
+    return replace(piece, rise=max(piece.rise, (dtype.itemsize + 2) * pixels))
 
 
 def _decoded(
@@ -208,6 +210,10 @@ def _decoded(
 
             def run() -> None:
                 z = torch.zeros(*latents[:2], frames, *latents[3:])
+                if hasattr(network, "decode_pieces"):
+                    for _ in network.decode_pieces(z):
+                        pass
+                    return
                 told = {} if family is None else family.decode(pipeline, z)
                 network.decode(z, return_dict=False, **told)
 
@@ -215,11 +221,14 @@ def _decoded(
 
         return _run(rates, dtype, build)
 
-    if type(vae).__name__ not in STREAMED or length <= SHORT:
+    at_once = 2  # frames may be taken in pairs
+    if isinstance(vae, AutoencoderKLWan):
+        at_once = pieces(length, *latents[3:])[0]
+    few = at_once + 3 + (length + 1) % 2
+    if type(vae).__name__ not in STREAMED or length <= few + at_once + 2:
         return traced_with(length)
-    few = SHORT - 4 + (length + 1) % 2  # frames may be taken in pairs
-    first, more = traced_with(few), traced_with(few + 2)
-    steps = (length - few) / 2
+    first, more = traced_with(few), traced_with(few + at_once)
+    steps = (length - few) / at_once
     rise = first.rise + steps * max(0, more.rise - first.rise)
     return replace(first.onward(more, steps), rise=rise)
 

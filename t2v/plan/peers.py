@@ -22,6 +22,7 @@ from t2v.io.text_files import read_json
 from t2v.models.folder import read_index
 from t2v.models.folder_check import check_folder, loading_folder, pipeline_class
 from t2v.models.load import loading
+from t2v.models.wan_vae import AutoencoderKLWan
 from t2v.pipelines.generator import Request
 from t2v.plan.parts import Part, part_of
 
@@ -76,7 +77,7 @@ def _made(folder: Path, kind: Any) -> Any:
     saved = read_json(folder / "config.json")
     with torch.device("meta"):
         if issubclass(kind, ModelMixin):
-            return made.from_config(saved)
+            return AutoencoderKLWan.of(made.from_config(saved))  # others stay what they are
         return made(made.config_class.from_dict(saved))
 
 

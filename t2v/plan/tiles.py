@@ -18,17 +18,18 @@ class Tiles:
         count: tiles of one video.
         shape: latents of one of them, `b c t h w`.
         overlap: pixels of all tiles for each pixel of the video.
+        apart: whether all tiles are kept until they are put together: rows first, then the whole.
     """
 
     count: int
     shape: tuple[int, ...]
     overlap: float
+    apart: bool
 
     def rise(self, one: float, video: float) -> float:
-        """Bytes beside the weights, of the bytes that one tile takes and the video has.
-
-        All tiles are kept until they are put together: rows first, and then the whole.
-        """
+        """Bytes beside the weights, of the bytes that one tile takes and the video has."""
+        if not self.apart:
+            return 1.5 * video + one  # Wan's features before the tiles are half of the video
         return max(self.overlap * video + one, (self.overlap + 2) * video)
 
 
@@ -45,7 +46,8 @@ def tiles_of(vae: Any, latents: Sequence[int], scale: int) -> Tiles | None:
     if prod(counts) == 1:
         return None
     area = prod(counts) * prod(sides) / prod(latents[3:])
-    return Tiles(prod(counts), (1, *latents[1:3], *sides), max(1.0, area))
+    shape = 1, *latents[1:3], *sides
+    return Tiles(prod(counts), shape, max(1.0, area), apart=not hasattr(vae, "decode_pieces"))
 
 
 def _pixels(vae: Any, name: str) -> tuple[int, int]:

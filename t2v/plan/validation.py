@@ -11,6 +11,7 @@ from t2v.models.device import pick_device
 from t2v.models.guidance import Groups, Guidance, SchedulerStep
 from t2v.models.inputs import latent_shape
 from t2v.pipelines.t2v import T2VPipeline
+from t2v.plan.sample_work import decode_pieces
 from t2v.plan.work import Phase
 from t2v.training.engine.example import Size
 from t2v.training.engine.loop import autocast
@@ -67,9 +68,7 @@ def sheet_phases(task: DiTTask, parts: DiTParts, size: Size, prompts: int) -> li
 
     @torch.no_grad()
     def decode() -> None:
-        video = pipeline.decode_latents(torch.zeros(shape, device=device), frames, 1)
-        pixels = pipeline.video_processor.postprocess_video(video, output_type="pt")
-        (pixels * 255).round().to(torch.uint8)
+        decode_pieces(pipeline, torch.zeros(shape, device=device), frames, 1)
 
     samples = _validations(task) * prompts
     steps = asked.steps or task.defaults.get("num_inference_steps", 50)

@@ -209,7 +209,7 @@ def test_flop_of_sampling_are_those_torch_counts_on_a_real_call(guidance, upscal
 
 def test_an_enlarged_video_takes_more_and_leaving_it_out_is_advised():
     own = SampleConfig(device="cpu", num_frames=17, dtype="bf16")
-    small = PlanConfig(command="sample", memory=0.25, **DEVICE)
+    small = PlanConfig(command="sample", memory=0.2, **DEVICE)
     large, plain = plan(small, own), plan(small, replace(own, upscale=1))
     assert large.estimate.parameters["upscaler"] > 1e5
     decoding, enlarging = plain.estimate.phases[-1], large.estimate.phases[-1]
@@ -232,14 +232,13 @@ def test_checkpointing_and_flash_attention_take_less(training):
     assert rises["_native_math", True] < rises["_native_math", False]
 
 
-def test_decoding_streams_at_flat_memory_beside_the_video_itself(training):
+def test_decoding_streams_at_flat_memory(training):
     target = SampleConfig(model=training.vae, device="cpu")
     beside = []
     for frames in (41, 81):
         decode = estimate(target, Size(1, frames, 64, 64, 6), UNKNOWN).phases[-1]
-        video = frames * 64 * 64 * 3 * 4
-        beside.append((decode.peak - decode.held) / video)
-    assert beside[1] == pytest.approx(beside[0], rel=0.05)
+        beside.append(decode.peak - decode.held)
+    assert beside[1] == pytest.approx(beside[0], rel=0.1)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from t2v.config.plan import PlanConfig
 from t2v.config.sampling import SampleConfig
 from t2v.errors import UserError
 from t2v.families.generator import FamilyGenerator
+from t2v.models.wan_vae import AutoencoderKLWan
 from t2v.pipelines.visuals import VisualInputs
 from t2v.plan.estimate import estimate
 from t2v.plan.figures import GIB, SPARE
@@ -46,7 +47,7 @@ def test_weights_are_those_of_the_pipeline_and_flop_those_of_its_call(wan, folde
     planned = estimate(target, SIZE, UNKNOWN)
     networks = (wan.text_encoder, wan.transformer, wan.vae)
     assert planned.weights == sum(p.nbytes for each in networks for p in each.parameters())
-    text = torch.zeros(1, 12, 32)
+    text, _ = torch.zeros(1, 12, 32), AutoencoderKLWan.of(wan.vae)
 
     def draw() -> None:
         wan(

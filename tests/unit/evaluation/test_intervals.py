@@ -22,6 +22,11 @@ def test_bootstrap_intervals_cover_the_mean_of_a_skewed_source(generator):
     assert 178 <= covered <= 198  # 95 % of 200, less the little that 60 values cost
 
 
+def test_two_values_have_an_interval_as_far_to_both_sides(generator):
+    low, high = bootstrap(torch.tensor([0.0, 1.0], dtype=torch.double), generator)
+    assert low == 0 and high == 1
+
+
 def test_one_video_has_no_interval_and_unknown_values_do_not_count(generator):
     assert all(map(math.isnan, bootstrap(torch.ones(1), generator)))
     found = summary(torch.tensor([1.0, 0.0, 1.0, math.nan]), generator, is_share=True)

@@ -22,9 +22,9 @@ from t2v.models.folder import model_folder
 from t2v.models.guidance import Groups, Guidance, SchedulerStep
 from t2v.models.inputs import latent_shape
 from t2v.models.upscaler import check_scale
-from t2v.pipelines.generator import FLOAT_FRAMES
 from t2v.pipelines.t2v import T2VPipeline
 from t2v.plan.shapes import (
+    decode_pieces,
     has_part,
     saved,
     untrained,
@@ -105,14 +105,6 @@ def sample_work(config: SampleConfig, size: Size, layers: int | None = None) -> 
     if upscale == 1:
         work.tile = tiled_decode(parts["vae"], shape, size, dtype)
     return work
-
-
-def decode_pieces(pipeline: T2VPipeline, latents: Tensor, frames: int, upscale: int) -> None:
-    """Decode a video and round it, piece by piece, as on its way to a file."""
-    for piece in pipeline.decode_pieces(latents, frames, upscale):
-        for some in piece.split(FLOAT_FRAMES, dim=2):
-            pixels = pipeline.video_processor.postprocess_video(some, output_type="pt")
-            (pixels * 255).round().to(torch.uint8)
 
 
 def _named(parts: dict[str, nn.Module], *names: str) -> tuple[str, ...]:

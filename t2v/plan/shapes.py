@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForTextEncoding,
@@ -22,6 +23,8 @@ from t2v.models.load import loading
 from t2v.models.transformer import T2VTransformer3DModel
 from t2v.models.upscaler import VideoUpscaler
 from t2v.models.vae_folder import VAES
+from t2v.pipelines.generator import FLOAT_FRAMES
+from t2v.pipelines.latent_videos import LatentVideos
 
 Target = SampleConfig | TrainDiTConfig | TrainVAEConfig | FinetuneConfig
 
@@ -58,3 +61,11 @@ def untrained_text_encoder(folder: Path) -> Any:
         # a config names the format of its file, and commands load in their own
         config, dtype = AutoConfig.from_pretrained(folder), torch.get_default_dtype()
         return AutoModelForTextEncoding.from_config(config, dtype=dtype)
+
+
+def decode_pieces(pipeline: LatentVideos, latents: Tensor, frames: int, upscale: int) -> None:
+    """Decode a video and round it, piece by piece, as on its way to a file."""
+    for piece in pipeline.decode_pieces(latents, frames, upscale):
+        for some in piece.split(FLOAT_FRAMES, dim=2):
+            pixels = pipeline.video_processor.postprocess_video(some, output_type="pt")
+            (pixels * 255).round().to(torch.uint8)

@@ -11,7 +11,7 @@ from t2v.models.device import pick_device
 from t2v.models.guidance import Groups, Guidance, SchedulerStep
 from t2v.models.inputs import latent_shape
 from t2v.pipelines.t2v import T2VPipeline
-from t2v.plan.sample_work import decode_pieces
+from t2v.plan.shapes import decode_pieces
 from t2v.plan.work import Phase
 from t2v.training.engine.example import Size
 from t2v.training.engine.loop import autocast

@@ -58,13 +58,6 @@ def require_model(model: str) -> None:
         raise UserError(f"model={model}: there is no such folder. The embedded one is {EMBEDDED}.")
 
 
-def shipped(name: str, file: str) -> Path | None:
-    """The folder `assets/NAME` that comes with t2v, where it holds `file`."""
-    package = Path(__file__).parents[1]
-    folders = (package / "assets" / name, package.parent / "assets" / name)
-    return next((folder for folder in folders if (folder / file).is_file()), None)
-
-
 @contextmanager
 def locked(*outputs: Path, command: str) -> Iterator[None]:
     """Hold outputs alone: each is a file, by `.NAME.lock` beside it, or a folder, which is made.

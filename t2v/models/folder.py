@@ -31,9 +31,9 @@ from t2v.io.files import (
     file_sha256,
     require_model,
     sha256,
-    shipped,
     write_text,
 )
+from t2v.io.shipped import shipped
 from t2v.io.text_files import check_file, read_json, reason_of
 
 logger = logging.getLogger(__name__)

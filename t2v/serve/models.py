@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from t2v.errors import UserError
-from t2v.io.files import EMBEDDED, require_model, shipped
+from t2v.io.files import EMBEDDED, require_model
+from t2v.io.shipped import shipped
 from t2v.io.text_files import read_json
 
 

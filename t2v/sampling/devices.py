@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from t2v.config.places import brought
 from t2v.config.sampling import INPUTS, SampleConfig
 from t2v.distributed import check_launcher, local_rank, rank, world_size
 from t2v.errors import UserError
@@ -36,6 +37,7 @@ PATIENCE = timedelta(days=7)  # how long the others wait while the first one dec
 # transformers whose tokens diffusers' plans split, as tests found; that of LTX has a mask for each
 # head, which Ulysses takes for that of its own heads
 SPLIT = ("T2VTransformer3DModel", "WanTransformer3DModel")
+READ = ("model", "base", "lora")  # settings that name weights of transformers
 HELD = ("auto", "none", "text")  # of offload: weights stay on the device while they are used
 
 
@@ -256,7 +258,7 @@ def _serve(link: Link) -> None:
         return
     config, kind = asked
     device = _own_device(kind)
-    networks = _load_denoisers(config, device)
+    networks = denoisers_of(config, device)
     split = receive()
     Calls(networks, split, device, link).follow()
 
@@ -276,23 +278,25 @@ def _own_device(kind: str) -> torch.device:
     return device
 
 
-def _load_denoisers(config: SampleConfig, device: torch.device) -> dict[str, nn.Module]:
+def denoisers_of(config: SampleConfig, device: torch.device) -> dict[str, nn.Module]:
     """The transformers of `config.model` as `run.load` has them."""
     adapt = None
     if config.lora:
         from t2v.sampling.loras import insertion  # few videos have any
 
         adapt = insertion(config)
-    networks = load_denoisers(
-        config.model,
-        model_folder(config.folder),
-        device,
-        pick_dtype(config.dtype, device),
-        hold=Hold(quantize=config.quantize),
-        adapt=adapt,
-        sees=[name for name in (*INPUTS, "strength") if getattr(config, name) is not None],
-        single=None if config.base is None else Path(config.model),
-    )
+    # what lies at an address, the first process has brought to its own machine alone
+    with brought({name: getattr(config, name) for name in READ}, writes=False):
+        networks = load_denoisers(
+            config.model,
+            model_folder(config.folder),
+            device,
+            pick_dtype(config.dtype, device),
+            hold=Hold(quantize=config.quantize),
+            adapt=adapt,
+            sees=[name for name in (*INPUTS, "strength") if getattr(config, name) is not None],
+            single=None if config.base is None else Path(config.model),
+        )
     parts: Any = SimpleNamespace(**{"transformer_2": None, **networks})
     if config.lora:
         from t2v.models.lora import scale_loras

@@ -1,15 +1,17 @@
 """What processes send each other, and which part of a step each computes."""
 
+import fsspec
 import pytest
 import torch
 
+from t2v.config.load import load_config
 from t2v.config.sampling import SampleConfig
 from t2v.errors import UserError
 from t2v.models.kv_cache import KVCache
 from t2v.models.split import Split
 from t2v.pipelines.t2v_generator import T2VGenerator
 from t2v.sampling.calls import Half, Outbox
-from t2v.sampling.devices import split_for
+from t2v.sampling.devices import denoisers_of, split_for
 
 
 def test_a_tensor_is_sent_once_until_it_is_written_to_and_forgotten_with_it():
@@ -67,3 +69,18 @@ def test_a_layout_whose_tokens_are_not_split_takes_two_processes(pipe):
     assert split_for(T2VGenerator(pipe), SampleConfig(), 2) == Split(guidance=2)
     with pytest.raises(UserError, match=r"of a T2VTransformer3DModel are not split.*Start two"):
         split_for(T2VGenerator(pipe), SampleConfig(), 4)
+
+
+def test_each_machine_brings_the_transformers_of_an_address(pipe, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    pipe.save_pretrained(tmp_path / "base")
+    store = fsspec.filesystem("memory")
+    store.put(str(tmp_path / "base"), "/b/model", recursive=True)
+    try:
+        config = load_config(SampleConfig, None, ["model=memory://b/model"])
+        networks = denoisers_of(config, torch.device("cpu"))
+    finally:
+        store.rm("/b", recursive=True)
+    assert networks.keys() == {"transformer"}
+    weights, wanted = networks["transformer"].state_dict(), pipe.transformer.state_dict()
+    assert all(torch.equal(weights[name], wanted[name]) for name in wanted)

@@ -14,6 +14,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from t2v.config.checks import within_range
+from t2v.config.other_words import meant
 from t2v.errors import UserError, shortened
 from t2v.io.addresses import local_in, shown_in
 from t2v.io.files import write_text
@@ -392,7 +393,8 @@ def _nearest(name: str, known: dict[str, Any]) -> str:
     group, _, last = name.rpartition(".")
     by_last = {n.rpartition(".")[2]: n for n in sorted(known, key=lambda each: -each.count("."))}
     close = get_close_matches(last, by_last, cutoff=0.7)
-    if close := close or [each for each in by_last if each in last.split("_")]:
-        return f"Did you mean {' or '.join(by_last[each] for each in close)}?"
+    close = close or [each for each in by_last if each in last.split("_")]
+    if found := meant(last, known) or [by_last[each] for each in close]:
+        return f"Did you mean {' or '.join(found)}?"
     allowed = [each for each in known if each.rpartition(".")[0] in (name, group)]
     return f"Allowed: {', '.join(allowed or known)}."

@@ -230,6 +230,16 @@ def test_a_list_of_groups_is_read_checked_and_written_back(tmp_path):
             load_config(TrainDiTConfig, None, [f"clips.stages=[{{}}, {wrong}]", *REQUIRED])
 
 
+def test_a_word_of_another_program_is_answered_by_the_setting_it_stands_for():
+    for schema, word, named in (
+        (SampleConfig, "steps", "num_inference_steps"),
+        (SampleConfig, "cfg", "guidance_scale"),
+        (TrainDiTConfig, "learning_rate", "optim.lr"),
+    ):
+        with pytest.raises(UserError, match=rf"no setting '{word}'. Did you mean {named}\?"):
+            load_config(schema, None, [f"{word}=3", *REQUIRED])
+
+
 def test_a_group_has_the_defaults_of_the_command_it_belongs_to():
     assert settings(TrainDiTConfig)["optim.name"][1] == "muon"
     assert settings(FinetuneConfig)["optim.name"][1] == "adamw"

@@ -27,6 +27,7 @@ from t2v.io.addresses import (
     name_in,
     output_of,
     root,
+    shown,
 )
 from t2v.io.stores import Missing, asked, store
 
@@ -159,7 +160,9 @@ def written(path: Path, begins: str = "") -> Iterator[None]:
     Raises:
         UserError: the scheme is read only, or the address cannot be read or written.
     """
-    address = _address(path)
+    address = address_of(path)
+    if address is None:
+        raise UserError(f"{shown(path)}: names no bucket. Give one, as in memory://bucket/x.mp4.")
     scheme = address.partition(":")[0]
     if scheme in READ_ONLY:
         raise UserError(f"{address}: {scheme}:// is read only. Give a path, or s3:// or the like.")

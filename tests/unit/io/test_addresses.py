@@ -238,8 +238,9 @@ def test_a_driver_that_hangs_fails_or_is_not_there_is_one_message(memory, driver
             at_hand(copy(f"memory://b/{name}"))
     with pytest.raises(UserError, match=r"s3:// needs s3fs, .* pip install s3fs"):
         at_hand(copy("s3://b/x"))
-    with pytest.raises(UserError, match="http:// is read only"), written(copy("http://h/x")):
-        pass
+    for path, words in (copy("http://h/x"), "is read only"), (copy("s3://x").parent, "no bucket"):
+        with pytest.raises(UserError, match=words), written(path):
+            pass
 
 
 def test_a_manifest_at_an_address_names_files_of_its_bucket_alone(memory, tmp_path, caplog):

@@ -91,16 +91,18 @@ def as_json_of(job: Any) -> dict[str, Any]:
 
 def _row(job: Any) -> str:
     """A line of the table: id, state, position, progress, seconds, prompt."""
+    from t2v.queue.store import number
+
     position = "" if job.position is None else str(job.position)
-    share, seconds, note = "", job.result.get("seconds"), job.prompt
+    share, told, note = "", job.result, job.prompt
     if job.state == "running":
-        share = f"{100 * job.progress.get('share', 0):.0f} %" if job.has_worker else "no worker"
-        seconds = job.progress.get("seconds")
+        told = job.progress
+        share = f"{100 * number(told, 'share'):.0f} %" if job.has_worker else "no worker"
     if job.state == "failed":
-        note = job.result.get("message") or job.problem
+        note = job.result.get("message")
     shown = " ".join(str(note or job.problem).split())
-    told = "" if seconds is None else f"{seconds:.0f} s"
-    return f"{job.id[:8]}  {job.state:<9} {position:>5} {share:>9} {told:>7}  {shown[:WIDTH]}"
+    seconds = f"{number(told, 'seconds'):.0f} s" if "seconds" in told else ""
+    return f"{job.id[:8]}  {job.state:<9} {position:>5} {share:>9} {seconds:>7}  {shown[:WIDTH]}"
 
 
 def _change(place: Any, action: str, words: Sequence[str], overrides: Sequence[str]) -> None:

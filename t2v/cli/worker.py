@@ -22,6 +22,7 @@ from t2v.config.serve import ServeConfig
 from t2v.errors import UserError
 from t2v.io.addresses import shown
 from t2v.queue.folder import Queue
+from t2v.queue.store import number
 
 NICE = 5  # of a server's workers: it takes little, and comes first
 
@@ -42,7 +43,7 @@ def run(config: QueueRunConfig) -> None:
         if code := supervise(queue.store, lambda: started(alone)):
             raise SystemExit(code)  # the worker has said why
     if not config.wait and multiprocessing.parent_process() is None:
-        failed = [job for job in queue.jobs(["failed"]) if job.result.get("time", 0) >= began]
+        failed = [job for job in queue.jobs(["failed"]) if number(job.result, "time") >= began]
         if failed:
             count = f"{len(failed)} job{'s' if len(failed) > 1 else ''} failed"
             raise UserError(f"{count}; `t2v queue list {config.queue}` tells why.")

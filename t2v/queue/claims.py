@@ -11,7 +11,7 @@ from typing import Any
 
 from t2v.io.files import InUse, remove_partials
 from t2v.queue.job import FILE_NAME, STATES, Job, State, file_name
-from t2v.queue.store import GAP, Store, id_of, place_of, tell, told
+from t2v.queue.store import GAP, Store, id_of, number, place_of, tell, told
 
 DEATHS = 10  # points at which a job has failed whose workers died
 KILLED, LOST = 5, 1  # points where its supervisor outlived the worker, and where none did
@@ -26,7 +26,7 @@ def claimed(store: Store) -> Iterator[Job | None]:
     """
     with ExitStack() as held:
         job = None
-        if store.names("running") or any((store.folder / "queued").iterdir()):
+        if store.names("running") or store.has_files():
             with store.turn():
                 _adopt(store)
                 job = _of_the_dead(store, held) or _waiting(store, held)
@@ -115,10 +115,10 @@ def _count_death(store: Store, name: str) -> tuple[int, int | None]:
     """
     folder = store.files / id_of(name)
     before, signal = told(folder / "deaths.json"), told(folder / "killed.json").get("signal")
-    share = told(folder / "progress.json").get("share", 0.0)
-    points = before.get("points", 0) if share <= before.get("share", -1.0) else 0
+    share, most = number(told(folder / "progress.json"), "share"), number(before, "share")
+    points = int(number(before, "points")) if share <= most else 0
     points += LOST if signal is None else KILLED
-    tell(folder / "deaths.json", {"points": points, "share": max(share, before.get("share", 0.0))})
+    tell(folder / "deaths.json", {"points": points, "share": max(share, most)})
     (folder / "killed.json").unlink(missing_ok=True)
     return points, signal
 

@@ -67,13 +67,12 @@ class Queue:
         place = _here(folder)
         try:
             place.mkdir(parents=True, exist_ok=True)
-            if not (place / MARK).is_file():
-                if any(not each.name.startswith(".") for each in place.iterdir()):
-                    raise UserError(
-                        f"{place}: holds other files and is no queue. Give a new folder."
-                    )
-                for name in (*STATES, FILES, VIDEOS):
-                    (place / name).mkdir(exist_ok=True)
+            is_new = not (place / MARK).is_file()
+            if is_new and any(not each.name.startswith(".") for each in place.iterdir()):
+                raise UserError(f"{place}: holds other files and is no queue. Give a new folder.")
+            for name in (*STATES, FILES, VIDEOS):
+                (place / name).mkdir(exist_ok=True)
+            if is_new:
                 write_text(place / MARK, json.dumps({"version": 1}) + "\n")
         except OSError as error:
             raise UserError(f"{place}: cannot be made ({error.strerror}).") from error

@@ -153,12 +153,12 @@ def check_settings(stored: Mapping[str, Any], overrides: Sequence[str] = ()) -> 
 
 
 def _check_path(name: str, value: str) -> None:
-    path = PurePath(value)
+    path, given = PurePath(value), f"{name}={shortened(value)}"
     if ".." in path.parts:
-        raise UserError(f"{name}={value}: leads upwards by `..`. Give the whole path.")
+        raise UserError(f"{given}: leads upwards by `..`. Give the whole path.")
     if not (path.is_absolute() or (name in NAMED and _is_name(value))):
         raise UserError(
-            f"{name}={value}: a worker may run in another folder. Give the whole path, from / on."
+            f"{given}: a worker may run in another folder. Give the whole path, from / on."
         )
 
 

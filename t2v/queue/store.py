@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from t2v.errors import UserError, shortened
 from t2v.io.addresses import local
@@ -49,9 +49,20 @@ class Store:
             raise UserError(f"{self.folder}: cannot be changed ({error.strerror}).") from error
 
     def names(self, state: State) -> list[str]:
-        """The files of the jobs in a state, in their order."""
-        with os.scandir(self.folder / state) as entries:
-            return sorted(each.name for each in entries if FILE_NAME.fullmatch(each.name))
+        """The files of the jobs in a state, in their order.
+
+        Raises:
+            UserError: the queue is there no more.
+        """
+        try:
+            with os.scandir(self.folder / state) as entries:
+                return sorted(each.name for each in entries if FILE_NAME.fullmatch(each.name))
+        except OSError as error:
+            raise UserError(f"{self.folder}: cannot be read ({error.strerror}).") from error
+
+    def has_files(self) -> bool:
+        """True where anything lies among the jobs that wait, whatever its name."""
+        return any((self.folder / "queued").iterdir())
 
     def find(self, id: str) -> tuple[State, str]:
         """The state of a job and the name of its file, by its id or the first digits of it.
@@ -225,6 +236,13 @@ def told(path: Path) -> dict[str, Any]:
     except UserError:
         return {}
     return values if isinstance(values, dict) else {}
+
+
+def number(values: Mapping[str, Any], name: str) -> float:
+    """A number of progress or result; 0 where there is none."""
+    value = values.get(name)
+    is_sound = isinstance(value, int | float) and abs(value) < 1e15
+    return float(cast(float, value)) if is_sound else 0.0
 
 
 def tell(path: Path, values: Mapping[str, Any]) -> None:

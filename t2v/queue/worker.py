@@ -16,7 +16,7 @@ from t2v.config.places import brought
 from t2v.config.queue import QueueRunConfig
 from t2v.config.sampling import SampleConfig
 from t2v.config.story import stored_story
-from t2v.errors import UserError
+from t2v.errors import UserError, shortened
 from t2v.models.device import GIB, OutOfMemory, pick_device
 from t2v.queue.claims import claimed, end, is_cancelled
 from t2v.queue.folder import Queue
@@ -29,6 +29,7 @@ from t2v.sampling.results import spelled
 logger = logging.getLogger(__name__)
 
 Fit = Callable[[SampleConfig, int], SampleConfig]
+LONGEST = 4000  # characters of a message
 POLL = 0.2  # seconds between two looks at a queue where nothing waits
 
 
@@ -101,9 +102,10 @@ class Worker:
                 return False
             state = "cancelled"
         except UserError as error:
-            message = str(error)
+            message = shortened(error, LONGEST)
         except Exception as error:
-            message = f"{type(error).__name__}: {error} (a bug; {job.files / 'log.txt'} has more)"
+            told = shortened(error, LONGEST)
+            message = f"{type(error).__name__}: {told} (a bug; {job.files / 'log.txt'} has more)"
             self.engine.clear()  # whatever state it is in
         result: dict[str, Any] = {"message": message, "paths": [str(path) for path in paths]}
         result |= {"seconds": round(progress.seconds, 2), "time": time.time()}

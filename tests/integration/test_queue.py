@@ -200,7 +200,7 @@ def test_models_stay_ready_and_the_least_recently_used_one_leaves(queue, pipe, t
     for _ in worker.work():
         held.append([Path(key[0]).name for key in worker.engine._ready])
     assert held == [["a"], ["a", "b"], ["b", "a"], ["a", "c"]]
-    worker.engine.memory = worker.engine.nbytes - 1  # no room for two
+    worker.engine.memory = worker.engine.nbytes * 3 // 4  # no room for two
     queue.add(job(b, seed=9, num_inference_steps=1))
     assert [each.state for each in worker.work()] == ["done"] and len(worker.engine) == 1
 

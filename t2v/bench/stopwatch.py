@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 MIB = 2**20
 
@@ -58,10 +58,15 @@ def _flop_formulas() -> dict[Any, Callable[..., int]]:
     def attention(q: Sequence[int], k: Sequence[int], v: Sequence[int], *_: Any, **__: Any) -> int:
         return sdpa_flop_count(q, k, v)
 
+    def attention_backward(grad: Sequence[int], *given: Any, **__: Any) -> int:
+        q, k, v = given[:3]
+        return sdpa_backward_flop_count(grad, q, k, v)
+
     return {
         torch.ops.mkldnn._linear_pointwise: linear,
         torch.ops.aten.mkldnn_convolution: convolution,
         torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention,
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: attention_backward,
     }
 
 

@@ -121,7 +121,9 @@ def _gradients(
         weights = _weights(q, k)
         torch.bmm(weights.mT, g, out=of_v)
         of_weights = torch.bmm(g, v.mT)
-        of_scores = torch._softmax_backward_data(of_weights, weights, -1, weights.dtype)
+        of_scores = torch._softmax_backward_data(
+            of_weights, weights, -1, weights.dtype, grad_input=of_weights
+        )
         torch.bmm(of_scores, k, out=of_q)
         torch.bmm(of_scores.mT, q, out=of_k)
     of_query, of_key, of_value = (rearrange(each, "b k n d -> b n k d") for each in made)

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from t2v.models.kernels.choice import Candidates, chosen, is_auto, is_counted
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """`F.rms_norm` over the last axis, in the dtype of `x`; bf16 within one rounding of it."""
-    if x.dtype == torch.bfloat16 and _applies(x):
-        return RMS[chosen("rms_norm", x.dtype, torch.is_grad_enabled(), rms_candidates)](
-            x, weight, eps
-        )
+    """`F.rms_norm` over the last axis, in the dtype of `x`; bf16 within three roundings of it, fp32
+    in training within 1e-5 of the largest value."""
+    grad = torch.is_grad_enabled()
+    if (x.dtype == torch.bfloat16 or (grad and x.dtype == torch.float32)) and _applies(x):
+        name = chosen("rms_norm", x.dtype, grad, rms_candidates)
+        return {**RMS, **RMS_LEARNED}[name](x, weight, eps)
     return _torch_rms(x, weight, eps)
 
 
@@ -86,10 +89,41 @@ def _rms_in_place(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return x * scale.type_as(x) * weight.type_as(x)
 
 
+class _RMS(torch.autograd.Function):
+    """`F.rms_norm` of fp32, whose gradient is that of a layer norm about a mean of zero."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        scale = torch.rsqrt(norm.square() / x.shape[-1] + eps)
+        ctx.save_for_backward(x, weight, scale)
+        return (x * scale).mul_(weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, scale = ctx.saved_tensors
+        grad, width, needed = grad.contiguous(), x.shape[-1:], [*ctx.needs_input_grad[:2], False]
+        of_x, of_weight, _ = torch.ops.aten.native_layer_norm_backward(
+            grad, x, width, torch.zeros_like(scale), scale, weight, None, needed
+        )
+        if needed[0]:  # a layer norm takes the mean from the gradient, too
+            of_x += (grad @ weight).unsqueeze(-1) * (scale / x.shape[-1])
+        return of_x, of_weight, None
+
+
+def _rms_as_layer_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    return _RMS.apply(x.contiguous(), weight.type_as(x), eps)
+
+
 RMS: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
     "plain": _torch_rms,
     "fp32": _rms_in_fp32,
     "bf16": _rms_in_place,
+}
+RMS_LEARNED: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
+    "plain": _torch_rms,
+    "layer_norm": _rms_as_layer_norm,  # of fp32: half precision would round what cancels
 }
 
 
@@ -124,7 +158,8 @@ def rms_candidates(dtype: torch.dtype, grad: bool) -> Candidates:
     """The ways to an RMS norm."""
     x, scale, _ = _drawn(dtype, grad)
     weight = scale[0, 0]
-    makers = {name: partial(norm, x, weight, 1e-6) for name, norm in RMS.items()}
+    ways = RMS_LEARNED if grad and dtype == torch.float32 else RMS
+    makers = {name: partial(norm, x, weight, 1e-6) for name, norm in ways.items()}
     return _runs(makers, (x, scale), grad)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,12 @@ from torch.autograd.function import once_differentiable
 from t2v.models.kernels import plain
 from t2v.models.kernels.choice import Candidates, chosen, is_auto, is_counted
 
+# which gradients oneDNN computes besides the product itself: that of the input, of the weight
+GRADIENTS = {
+    "onednn": (True, True),
+    "onednn_but_weight": (True, False),
+    "onednn_forward": (False, False),
+}
 MOST_PACKED = 2**30  # bytes of packed weights, which are held beside the weights themselves
 
 
@@ -30,9 +37,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if name == "plain":
         return F.linear(x, weight, bias)
     if torch.compiler.is_compiling():
-        return torch.ops.t2v.linear(x, weight, bias, name == "onednn")
+        return torch.ops.t2v.linear(x, weight, bias, name)
     if grad:
-        return _Linear.apply(x, weight, bias, name == "onednn")
+        return _Linear.apply(x, weight, bias, name)
     return _onednn(x, weight, bias, "linear")
 
 
@@ -64,6 +71,7 @@ def _applies(x: Tensor, weight: Tensor) -> bool:
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None, kind: str) -> Tensor:
     attribute, algorithm = ("gelu", "tanh") if kind == "gelu" else ("none", "")
+    x = x if x.mT.is_contiguous() else x.contiguous()  # rows apart take it a thousand times longer
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, attribute, [], algorithm)
 
 
@@ -75,29 +83,33 @@ def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None, kind: str) -> Tensor
 
 
 class _Linear(torch.autograd.Function):
-    """oneDNN's product, with its gradients; that of the weight by torch's product or oneDNN's."""
+    """oneDNN's product, with gradients by oneDNN or by torch, as `GRADIENTS` has it."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, whole: bool) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, name: str) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.whole = whole
+        ctx.name = name
         return _product(x, weight, bias, "linear")
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        return *_gradients(grad, x, weight, ctx.whole, ctx.needs_input_grad), None
+        return *_gradients(grad, x, weight, ctx.name, ctx.needs_input_grad), None
 
 
 def _gradients(
-    grad: Tensor, x: Tensor, weight: Tensor, whole: bool, needed: tuple[bool, ...]
+    grad: Tensor, x: Tensor, weight: Tensor, name: str, needed: tuple[bool, ...]
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     rows, inputs = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1])
-    of_x = _product(grad, weight.t(), None, "linear") if needed[0] else None
-    of_weight = None
-    if needed[1]:
-        of_weight = _product(rows.t(), inputs.t(), None, "linear") if whole else rows.t() @ inputs
+    of_x_by_onednn, of_weight_by_onednn = GRADIENTS[name]
+    of_x = of_weight = None
+    if needed[0]:
+        of_x = _product(grad, weight.t(), None, "linear") if of_x_by_onednn else grad @ weight
+    if needed[1] and of_weight_by_onednn:
+        of_weight = _product(rows.t(), inputs.t(), None, "linear")
+    elif needed[1]:
+        of_weight = rows.t() @ inputs
     return of_x, of_weight, rows.sum(0) if needed[2] else None
 
 
@@ -161,8 +173,8 @@ def candidates(dtype: torch.dtype, grad: bool) -> Candidates:
 
     found = {"plain": lambda: run(F.linear)}
     if grad:
-        found["onednn"] = lambda: run(lambda *given: _Linear.apply(*given, True))
-        found["onednn_but_weight"] = lambda: run(lambda *given: _Linear.apply(*given, False))
+        for name in GRADIENTS:
+            found[name] = partial(run, lambda *given, by=name: _Linear.apply(*given, by))
     else:
         found["onednn"] = lambda: (_product(x, weight, bias, "linear"),)
         found["packed"] = _packed_run(x, weight, bias, "linear")
@@ -191,7 +203,7 @@ CANDIDATES = {"linear": candidates, "gelu": gelu_candidates}
 
 
 @torch.library.custom_op("t2v::linear", mutates_args=())
-def _compiled_linear(x: Tensor, weight: Tensor, bias: Tensor | None, whole: bool) -> Tensor:
+def _compiled_linear(x: Tensor, weight: Tensor, bias: Tensor | None, name: str) -> Tensor:
     return _product(x, weight, bias, "linear")
 
 
@@ -202,33 +214,33 @@ def _compiled_linear_gelu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Ten
 
 @_compiled_linear.register_fake
 @_compiled_linear_gelu.register_fake
-def _(x: Tensor, weight: Tensor, bias: Tensor | None, whole: bool = False) -> Tensor:
+def _(x: Tensor, weight: Tensor, bias: Tensor | None, name: str = "") -> Tensor:
     return x.new_empty((*x.shape[:-1], len(weight)))
 
 
 @torch.library.custom_op("t2v::linear_backward", mutates_args=())
 def _compiled_gradients(
-    grad: Tensor, x: Tensor, weight: Tensor, whole: bool
+    grad: Tensor, x: Tensor, weight: Tensor, name: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    of_x, of_weight, of_bias = _gradients(grad, x, weight, whole, (True, True, True))
+    of_x, of_weight, of_bias = _gradients(grad, x, weight, name, (True, True, True))
     assert of_x is not None and of_weight is not None and of_bias is not None
     return of_x, of_weight, of_bias
 
 
 @_compiled_gradients.register_fake
-def _(grad: Tensor, x: Tensor, weight: Tensor, whole: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _(grad: Tensor, x: Tensor, weight: Tensor, name: str) -> tuple[Tensor, Tensor, Tensor]:
     made = torch.empty_like(x, memory_format=torch.contiguous_format)
     return made, torch.empty_like(weight), weight.new_empty(len(weight))
 
 
 def _keep_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(*inputs[:2])
-    ctx.whole = inputs[3]
+    ctx.name = inputs[3]
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, weight = ctx.saved_tensors
-    of_x, of_weight, of_bias = torch.ops.t2v.linear_backward(grad, x, weight, ctx.whole)
+    of_x, of_weight, of_bias = torch.ops.t2v.linear_backward(grad, x, weight, ctx.name)
     return of_x, of_weight, of_bias if ctx.needs_input_grad[2] else None, None
 
 

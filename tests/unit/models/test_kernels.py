@@ -91,7 +91,8 @@ def test_products_agree_at_any_shape_packed_or_not_and_in_their_gradients(
         wanted = nn.Linear.forward(layer, x)
         inputs = [x, *layer.parameters()]
         gradients = torch.autograd.grad(wanted.square().sum(), inputs)
-        for preferred in (("packed", "onednn"), ("onednn_but_weight", "onednn")):
+        ways = ("packed", "onednn"), ("onednn_but_weight", "onednn"), ("onednn_forward", "onednn")
+        for preferred in ways:
             prefer(monkeypatch, *preferred)
             with torch.no_grad(), products.packed_weights():
                 for _ in range(2):
@@ -104,6 +105,24 @@ def test_products_agree_at_any_shape_packed_or_not_and_in_their_gradients(
             given = torch.autograd.grad(layer(x).square().sum(), inputs)
             for one, other in zip(given, gradients, strict=True):
                 near(one, other, dtype)
+    wide = torch.randn(count + 2, 3 * width).to(dtype)[1:-1, width : 2 * width]  # rows apart
+    with torch.no_grad():
+        near(layer(wide), nn.Linear.forward(layer, wide), dtype)
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 8), (1, 3, 4, 16)])
+def test_an_rms_norm_of_any_shape_has_the_gradients_of_torchs(shape):
+    x, weight = torch.randn(shape), torch.randn(shape[-1])
+    weight[0] = 0  # a gradient must not divide by it
+    given = [x.requires_grad_(), weight.requires_grad_()]
+    wanted, found = (norm(*given, 1e-6) for norm in norms.RMS_LEARNED.values())
+    near(found, wanted, SINGLE)
+    for learned in (given, given[:1], given[1:]):
+        gradients = [
+            torch.autograd.grad(y.exp().sum(), learned, retain_graph=True) for y in (found, wanted)
+        ]
+        for one, other in zip(*gradients, strict=True):
+            near(one, other, SINGLE)
 
 
 @pytest.mark.parametrize("dtype", [SINGLE, HALF])
@@ -145,9 +164,9 @@ def test_compiled_operations_have_their_shapes_and_gradients():
     x, weight, bias = (torch.randn(size, requires_grad=True) for size in ((2, 3, 8), (4, 8), (4,)))
     tokens = [torch.randn(1, n, 2, 4, requires_grad=True) for n in (5, 6, 6)]
     checks = "test_schema", "test_autograd_registration", "test_faketensor"
-    for whole in (True, False):
-        torch.library.opcheck(torch.ops.t2v.linear, (x, weight, bias, whole), test_utils=checks)
-        given = torch.autograd.grad(torch.ops.t2v.linear(x, weight, bias, whole).exp().sum(),
+    for name in products.GRADIENTS:
+        torch.library.opcheck(torch.ops.t2v.linear, (x, weight, bias, name), test_utils=checks)
+        given = torch.autograd.grad(torch.ops.t2v.linear(x, weight, bias, name).exp().sum(),
                                     (x, weight, bias))  # fmt: skip
         wanted = torch.autograd.grad(F.linear(x, weight, bias).exp().sum(), (x, weight, bias))
         for one, other in zip(given, wanted, strict=True):

@@ -13,6 +13,9 @@ from t2v.errors import UserError
 SIZES = ("fps", "height", "width", "num_frames")  # that a model is saved with
 
 
+Precision = Literal["auto", "fp32", "bf16"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class CurriculumStage:
     """One stage of a curriculum, from a step on; None: what `ClipsConfig` says."""
@@ -107,7 +110,8 @@ class EncodeConfig:
     output: str  # folder to write
     overwrite: bool = False  # replace files in the output that are not this command's own
     clips: ClipsConfig = field(default_factory=ClipsConfig)
-    precision: Literal["fp32", "bf16"] = "bf16"  # of the encoders' forward passes
+    # of the encoders' forward passes; a training finds what was encoded in its own. auto: as there
+    precision: Precision = "auto"
     device: str = "auto"  # auto (cuda, mps or cpu), cpu, cuda, cuda:1, mps
     sheet_clips: int = 12  # clips on the contact sheet
 

@@ -84,6 +84,11 @@ class FinetuneConfig(DiffusionConfig):
                 ": only frozen weights wait, beside an adapter, concept or soft_prompt, and fsdp "
                 "splits them already. Leave it out."
             )
+        if self.compile and (self.swap_blocks or self.quantizes()):
+            raise UserError(
+                f"compile=true swap_blocks={self.swap_blocks} base_dtype={self.base_dtype}: blocks "
+                "whose weights move or are quantized are not compiled. Leave compile out."
+            )
         if self.base_dtype == "bf16" and self.needs_fp32():
             raise UserError(
                 f"base_dtype=bf16 with method={self.method} precision={self.precision} interpolate="

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import ClassVar, Literal
 
 from t2v.config.checks import at_least_one, not_negative
-from t2v.config.data import ClipsConfig
+from t2v.config.data import ClipsConfig, Precision
 from t2v.config.models import TransformerConfig, UpscalerConfig, VAEConfig
 from t2v.errors import UserError
 
@@ -36,12 +36,22 @@ class TrainConfig:
     batch_size: int = 48  # clips of one forward pass; a step sees `accumulate` * processes of them
     accumulate: int = 1  # forward passes a step, in each process
     gradient_checkpointing: bool = False  # a third more time for far less memory
+    # what gradient_checkpointing keeps: what enters each block, or (selective) the results of
+    # products and attention too, so that only cheap operations run again
+    checkpointing: Literal["blocks", "selective"] = "blocks"
+    # compile the blocks of the network: faster steps after a first one that takes minutes more; a
+    # run is compiled from its first step to its last
+    compile: bool = False
+    # of compile, on a GPU: reduce-overhead has CUDA graphs, max-autotune also tries kernels
+    compile_mode: Literal["default", "reduce-overhead", "max-autotune"] = "default"
     parallel: Literal["ddp", "fsdp"] = "ddp"  # processes hold the weights whole, or split them
     optim: OptimConfig = field(default_factory=OptimConfig)
     save_every: int = 500  # steps between checkpoints
     keep_checkpoints: int = 2  # newest checkpoints to keep
     validate_every: int = 500  # steps between validations
-    precision: Literal["fp32", "bf16"] = "bf16"  # of forward passes; weights stay in fp32
+    # of forward passes; weights stay in fp32. auto: bf16 where this machine trains faster in it,
+    # else fp32; a run that goes on keeps what it began with
+    precision: Precision = "auto"
     device: str = "auto"  # auto (cuda, mps or cpu), cpu, cuda, cuda:1, mps
     # where curves and sheets are shown: tensorboard, trackio, wandb or none; auto: tensorboard, if
     # it is installed
@@ -56,6 +66,18 @@ class TrainConfig:
         if self.loader_workers is not None:
             not_negative(self, "loader_workers")
         at_least_one(self, "keep_checkpoints")
+        if self.compile and self.gradient_checkpointing and self.checkpointing == "selective":
+            raise UserError(
+                "compile=true checkpointing=selective: what is kept inside a compiled block is its "
+                "compiler's choice. Give checkpointing=blocks, or leave compile out."
+            )
+        if self.compile and self.parallel == "fsdp":
+            raise UserError(
+                "compile=true parallel=fsdp: blocks that are split over processes are not "
+                "compiled. Give parallel=ddp, or leave compile out."
+            )
+        if self.compile_mode != "default" and not self.compile:
+            raise UserError(f"compile_mode={self.compile_mode} is of compile=true. Give both.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from t2v.io.manifest import MANIFEST, write_manifest
 from t2v.io.video import contact_sheet, save_image
 from t2v.models.device import pick_device, ready
 from t2v.models.folder import model_folder
+from t2v.models.kernels.precision import picked_precision
 from t2v.models.load import load_text
 from t2v.models.text import count_tokens
 from t2v.models.vae_folder import load_vae
@@ -47,7 +49,9 @@ def encode_clips(config: EncodeConfig) -> Path:
     clips = config.clips
     if all(name in saved for name in SIZES):
         clips = clips.filled(**{name: saved[name] for name in SIZES})
-    vae = load_vae(folder).to(pick_device(config.device))
+    device = pick_device(config.device)
+    config = replace(config, precision=picked_precision(config.precision, device))
+    vae = load_vae(folder).to(device)
     tokenizer, text_encoder = load_text(folder)
     encoder = latents_encoder(vae, config.precision)
     cache = Path(clips.cache) if clips.cache else output / "latents"

@@ -24,6 +24,7 @@ from t2v.evaluation.intervals import wilson
 from t2v.evaluation.samples import load_model
 from t2v.io.files import write_text
 from t2v.io.video import contact_sheet, save_image
+from t2v.models.kernels.precision import picked_precision
 from t2v.models.latents import normalize_latents
 from t2v.outputs import output_folder
 from t2v.pipelines.generator import Generator, require, sample_videos
@@ -123,7 +124,8 @@ def _real(config: FootageEvalConfig, generator: Generator) -> tuple[Dataset, Ten
         config.clips,
         pipeline.vae,
         pipeline.tokenizer,
-        precision="bf16",  # as fine-tuning has it, whose cache is then found
+        # as fine-tuning has it, whose cache is then found
+        precision=picked_precision("auto", pipeline.vae.device),
         max_length=pipeline.config.max_sequence_length,
         batch_size=1,
         held_out=config.held_out,

@@ -5,10 +5,8 @@ from __future__ import annotations
 import inspect
 import logging
 import math
-import shutil
 import weakref
 from collections.abc import Callable, Collection, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,6 +19,7 @@ from diffusers.utils.torch_utils import get_module_execution_device
 from t2v.errors import UserError
 from t2v.io.text_files import read_json
 from t2v.models.attention import check_backend
+from t2v.models.compiling import check_compiler
 from t2v.models.device import DTYPES, check_memory
 from t2v.models.folder import read_index
 from t2v.models.folder_check import check_folder, loading_folder, pipeline_class
@@ -276,16 +275,7 @@ def compile_blocks(pipeline: DiffusionPipeline, device: torch.device) -> None:
     Raises:
         UserError: what torch compiles with is not here.
     """
-    if device.type == "cuda":
-        missing = "" if find_spec("triton") else "the package triton"
-    else:
-        found = any(map(shutil.which, ("c++", "g++", "clang++")))
-        missing = "" if found else "a C++ compiler, such as g++"
-    if missing:
-        raise UserError(
-            f"compile=true: torch compiles with {missing}, which is not installed. Install it, or "
-            "leave compile out."
-        )
+    check_compiler(device)
     for name, part in pipeline.components.items():
         if not (is_denoiser(name) and isinstance(part, torch.nn.Module)):
             continue

@@ -21,6 +21,7 @@ from t2v.models.convert import CONVERTIBLE, convert_configs
 from t2v.models.device import free_memory, pick_device, pick_dtype
 from t2v.models.folder import model_folder, read_index
 from t2v.models.folder_check import check_folder, loading_folder
+from t2v.models.kernels.precision import picked_precision
 from t2v.models.load import loading
 from t2v.plan.calibrate import calibrated
 from t2v.plan.devices import REACHED, card_of, rates_of
@@ -174,6 +175,12 @@ def _settled(target: Any, device: torch.device) -> Any:
     if getattr(target, "dtype", None) == "auto":  # which is the device's choice
         dtype: Any = "bf16" if device.type == "cuda" else "fp32"
         target = replace(target, dtype=dtype)
+    if getattr(target, "compile_mode", None) is not None:  # which a trace cannot see through
+        target = replace(target, compile=False, compile_mode="default")
+    if getattr(target, "precision", None) == "auto":
+        half = getattr(target, "base_dtype", "auto") == "bf16"
+        precision: Any = "bf16" if half else picked_precision("auto", device)
+        target = replace(target, precision=precision)
     if isinstance(target, FinetuneConfig) and target.base_dtype == "auto":  # likewise
         in_half = device.type == "cuda" and not target.needs_fp32()
         target = replace(target, base_dtype="bf16" if in_half else "fp32")
@@ -203,7 +210,8 @@ def _device(config: PlanConfig, target: Any) -> tuple[torch.device, Rates | None
     except UserError:
         return torch.device("cuda"), None, f"{target.device}, which is not here"
     trains = hasattr(target, "precision")
-    dtype = pick_dtype(target.precision if trains else target.dtype, device)
+    name = picked_precision(target.precision, device) if trains else target.dtype
+    dtype = pick_dtype(name, device)
     threads = f"{torch.get_num_threads()} threads of this " if device.type == "cpu" else "this "
     return device, measured_rates(device, dtype, trains), f"{threads}{device.type}"
 

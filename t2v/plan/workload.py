@@ -15,6 +15,7 @@ from t2v.config.sampling import SampleConfig
 from t2v.config.training import TrainConfig, TrainDiTConfig, TrainVAEConfig
 from t2v.models.device import pick_device
 from t2v.models.inputs import latent_shape
+from t2v.models.kernels.precision import picked_precision
 from t2v.models.learned import denoisers
 from t2v.plan.sample_work import given_beside, sample_work
 from t2v.plan.shapes import (
@@ -114,7 +115,8 @@ def _train_transformer(task: DiTTask, parts: DiTParts, size: Size, absent: list[
 
     def encode() -> None:
         """One clip through the VAE, as the latent cache is made."""
-        device, bf16 = pick_device(config.device), config.precision == "bf16"
+        device = pick_device(config.device)
+        bf16 = picked_precision(config.precision, device) == "bf16"
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             parts.vae.encode(black(replace(size, batch=1), device))
 

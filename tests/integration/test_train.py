@@ -318,6 +318,24 @@ def test_recomputed_activations_train_the_same(kind, changes, tmp_path, request)
     assert [name for name in a if not torch.equal(a[name], b[name])] == []
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler itself
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # at which it looks
+def test_a_compiled_run_learns_the_same_but_for_rounding_and_resumes_to_the_bit(
+    dit_config, tmp_path
+):
+    plain = train_dit(dit_config)
+    config = replace(dit_config, compile=True, output=str(tmp_path / "whole"))
+    whole = train_dit(config)
+    other = replace(config, output=str(tmp_path / "other"))
+    train_dit(replace(other, steps=2))
+    a, b, c = state_of(whole), state_of(train_dit(other)), state_of(plain)
+    assert a.keys() == c.keys()
+    assert [name for name in a if not torch.equal(a[name], b[name])] == []
+    losses = [torch.tensor([*losses_of(each.parent)]) for each in (whole, plain)]
+    torch.testing.assert_close(*losses, atol=1e-2, rtol=1e-2)
+
+
 def test_the_sizes_of_the_clips_are_saved_with_the_pipeline(dit_config):
     saved = T2VPipeline.from_pretrained(train_dit(dit_config)).config
     assert [list(size) for size in saved.trained] == [[saved.num_frames, saved.height, saved.width]]

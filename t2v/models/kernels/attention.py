@@ -68,7 +68,8 @@ def _whole(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 def _weights(query: Tensor, key: Tensor) -> Tensor:
-    scores = torch.bmm(query, key.mT)
+    scores = query.new_empty(*query.shape[:2], key.shape[1])
+    torch.bmm(query, key.mT, out=scores)  # which selective checkpointing does not hold on to
     return torch.softmax(scores, dim=-1, out=scores)
 
 

@@ -49,8 +49,13 @@ def is_auto() -> bool:
 
 
 def is_counted() -> bool:
-    """True under a dispatch mode: counters and plans are told torch's own operations."""
-    return bool(torch._C._len_torch_dispatch_stack())
+    """True under a dispatch mode: counters and plans are told torch's own operations.
+
+    Not under that of selective checkpointing: what is recomputed must be what was computed.
+    """
+    count = torch._C._len_torch_dispatch_stack()
+    modes = (torch._C._get_dispatch_stack_at(number) for number in range(count))
+    return any(type(mode).__module__ != "torch.utils.checkpoint" for mode in modes)
 
 
 def chosen(op: str, dtype: torch.dtype, grad: bool, make: Callable[..., Candidates]) -> str:

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
+from t2v.config.data import Precision
 from t2v.models.kernels import products
 from t2v.models.kernels.choice import Candidates, chosen, is_auto
+
+
+def picked_precision(name: Precision, device: torch.device) -> Literal["fp32", "bf16"]:
+    """`fp32` or `bf16` as named; of `auto` the one that `faster_dtype` finds."""
+    if name != "auto":
+        return name
+    return "bf16" if faster_dtype(device) == torch.bfloat16 else "fp32"
 
 
 def faster_dtype(device: torch.device) -> torch.dtype:
     """bfloat16 where autocast to it makes training faster on `device`, else float32.
 
-    A GPU says whether it has bf16. On a CPU a linear layer, forward and backward, is timed once a
-    machine; with plain kernels nothing is timed, and the answer is bf16, the default of earlier
-    versions.
+    A GPU says whether it has bf16, and one that is not here is taken to have it. On a CPU a linear
+    layer, forward and backward, is timed once a machine; with plain kernels nothing is timed, and
+    the answer is bf16, the default of earlier versions.
     """
     if device.type == "cuda":
-        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if has_bf16 else torch.float32
+        is_here = torch.cuda.is_available()
+        lacks_bf16 = is_here and not torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.float32 if lacks_bf16 else torch.bfloat16
     if device.type != "cpu" or not is_auto():
         return torch.bfloat16
     name = chosen("precision", torch.bfloat16, True, _candidates)

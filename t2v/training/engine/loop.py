@@ -16,6 +16,7 @@ from t2v.data.rng import keyed_generator
 from t2v.errors import UserError
 from t2v.io.checkpoint import newest_checkpoint
 from t2v.models.device import pick_device
+from t2v.models.kernels.precision import picked_precision
 from t2v.training.engine.collectives import mean_over_ranks, whole
 from t2v.training.engine.ema import EMA
 from t2v.training.engine.loader import batches
@@ -95,8 +96,9 @@ def _gradients(
 
 def autocast(config: TrainConfig) -> torch.autocast:
     """The precision of forward passes: bfloat16 where it is safe, or plain float32."""
-    device_type = pick_device(config.device).type
-    return torch.autocast(device_type, torch.bfloat16, enabled=config.precision == "bf16")
+    device = pick_device(config.device)
+    is_half = picked_precision(config.precision, device) == "bf16"
+    return torch.autocast(device.type, torch.bfloat16, enabled=is_half)
 
 
 def _not_finite(model: nn.Module, config: TrainConfig, step: int, loss: float) -> str:

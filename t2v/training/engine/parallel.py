@@ -14,8 +14,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from t2v.config.training import TrainConfig
 from t2v.distributed import rank, world_size
-from t2v.errors import UserError
 from t2v.models.device import pick_device
+from t2v.models.kernels.precision import picked_precision
+from t2v.training.engine.activations import checkpoint_gradients, compile_parts
 from t2v.training.engine.collectives import gathered
 from t2v.training.engine.ema import EMA
 from t2v.training.engine.sharding import blocks, split
@@ -37,9 +38,12 @@ class Worker:
         self.task, self.accumulate = task, config.accumulate
         self.device = pick_device(config.device)
         self.shards = world_size() * config.accumulate
+        self.compiled = config.compile
         self.sharded = world_size() > 1 and config.parallel == "fsdp"
         if config.gradient_checkpointing:
-            checkpoint_gradients(task)
+            checkpoint_gradients(task, config.checkpointing)
+        if config.compile:
+            compile_parts(task, config)
         self._blank: nn.Module | None = None
         if self.sharded and rank() == 0:
             shapes = {name: p.to("meta") for name, p in task.model.named_parameters()}
@@ -48,7 +52,8 @@ class Worker:
             task.model.to(self.device)
         self._loss: Any = _Loss(task)
         if self.sharded:
-            split(self._loss, self.device, halved=config.precision == "bf16")
+            halved = picked_precision(config.precision, self.device) == "bf16"
+            split(self._loss, self.device, halved=halved)
         elif world_size() > 1:
             # which takes a walk through the graph of every step
             unused = task.leaves_unused
@@ -71,6 +76,10 @@ class Worker:
             loss, extra = self._loss(batch, generator)
             (loss / self.accumulate).backward()
         return loss.detach(), extra
+
+    def eager(self) -> AbstractContextManager[Any]:
+        """Inside, nothing is compiled: samples of a validation have sizes of their own."""
+        return torch.compiler.set_stance("force_eager") if self.compiled else nullcontext()
 
     def averaged(self, ema: EMA) -> AbstractContextManager[None]:
         """Inside, `task.model` holds the average, unsplit. All ranks call it, the first enters."""
@@ -122,23 +131,6 @@ def _ignored(_: object) -> None:
 def kernel(task: Task) -> AbstractContextManager[None]:
     """The attention of a whole step: what is recomputed in the backward pass needs the same one."""
     return attention_backend(task.attention) if task.attention else nullcontext()
-
-
-def checkpoint_gradients(task: Task) -> None:
-    """Let every part that can recompute its activations in the backward pass.
-
-    Raises:
-        UserError: none can.
-    """
-    able = [
-        part
-        for part in task.parts.values()
-        if getattr(part, "_supports_gradient_checkpointing", False)
-    ]
-    if not able:
-        raise UserError(f"gradient_checkpointing=true: {', '.join(task.parts)} cannot. Omit it.")
-    for part in able:
-        part.enable_gradient_checkpointing()
 
 
 class _Loss(nn.Module):

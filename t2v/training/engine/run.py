@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
+from t2v.config.data import Precision
 from t2v.config.load import load_config, save_config
 from t2v.config.training import TrainConfig
 from t2v.distributed import rank, world_size
@@ -22,6 +23,7 @@ from t2v.errors import UserError
 from t2v.io.checkpoint import newest_checkpoint, save_checkpoint, verify_checkpoint
 from t2v.io.tensor_files import Shape, TensorFile, TensorWriter
 from t2v.models.device import check_memory, pick_device
+from t2v.models.kernels.precision import picked_precision
 from t2v.outputs import output_folder
 from t2v.training.engine.collectives import (
     any_rank,
@@ -43,7 +45,8 @@ Config = TypeVar("Config", bound=TrainConfig)
 # A resumed run may change these; anything else would make it another run.
 FREE_TO_CHANGE = {
     *("steps", "output", "overwrite", "save_every", "validate_every", "keep_checkpoints"),
-    *("device", "attention", "accumulate", "parallel", "gradient_checkpointing", "tracker"),
+    *("device", "attention", "accumulate", "parallel", "tracker"),
+    *("gradient_checkpointing", "checkpointing"),
     *("save", "base_dtype", "swap_blocks", "loader_workers"),
     *("clips.cache", "clips.workers", "clips.seconds_per_clip", "clips.gigabytes_per_worker"),
     *("sheet.height", "sheet.width", "sheet.num_frames", "sheet.steps"),
@@ -62,9 +65,23 @@ def train(task_of: Callable[[Config], Task], config: Config) -> Path:
         on_first_rank(lambda: _hold(stack, config))
         config = replace(config, overwrite=False)
         config = replace(config, device=str(device))
+        config = replace(config, precision=on_first_rank(lambda: _precision(config)))
         with first_rank_first():
             task = task_of(config)
         return run(task, config)
+
+
+def _precision(config: TrainConfig) -> Precision:
+    """The number format of a run: as told, or as it began, or the faster one of this machine."""
+    if config.precision != "auto":
+        return config.precision
+    if checkpoint := newest_checkpoint(config.output):
+        return load_config(type(config), checkpoint / "training" / "config.yaml", ()).precision
+    if getattr(config, "base_dtype", "auto") == "bf16":  # a base that only goes with it
+        return "bf16"
+    name = picked_precision("auto", pick_device(config.device))
+    logger.info("%s: precision=%s, in which this machine trains faster", config.output, name)
+    return name
 
 
 def _hold(stack: ExitStack, config: TrainConfig) -> None:
@@ -219,7 +236,7 @@ def _validate(task: Task, state: TrainState, log: MetricsLogger) -> dict[str, An
     averaged = state.worker.averaged(state.ema)
 
     def validate() -> dict[str, Any]:
-        with averaged:
+        with averaged, state.worker.eager():
             validation = task.validate()
         return log.validated(state.step, validation)
 

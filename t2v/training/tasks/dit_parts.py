@@ -20,6 +20,7 @@ from t2v.models.attention import check_backend
 from t2v.models.conditions import input_channels
 from t2v.models.device import pick_device, sent
 from t2v.models.diffusion import Objective, build_scheduler
+from t2v.models.kernels.precision import picked_precision
 from t2v.models.latents import latent_channels
 from t2v.models.load import load_text
 from t2v.models.transformer import T2VTransformer3DModel
@@ -121,7 +122,7 @@ def load_data(
         config.clips_of_tasks(),
         parts.vae.to(device),
         parts.tokenizer,
-        precision=config.precision,
+        precision=picked_precision(config.precision, device),
         max_length=length,
         batch_size=config.batch_size,
         held_out=config.held_out,

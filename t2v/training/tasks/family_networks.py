@@ -33,9 +33,9 @@ class FamilyTransformer(nn.Module):
             conditioning="none",
         )
 
-    def enable_gradient_checkpointing(self) -> None:
+    def enable_gradient_checkpointing(self, *way: Any) -> None:
         """Let the blocks compute their activations again in the backward pass."""
-        self.inner.enable_gradient_checkpointing()
+        self.inner.enable_gradient_checkpointing(*way)
 
 
 class FamilyVAE(nn.Module):

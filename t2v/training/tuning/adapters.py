@@ -20,6 +20,7 @@ from t2v.io.text_files import read_json
 from t2v.models.attention_layouts import layout_of
 from t2v.models.device import DTYPES, pick_device
 from t2v.models.hold import PROBED, Kind, quantize
+from t2v.models.kernels.precision import picked_precision
 from t2v.models.learned import fuse
 from t2v.models.load import loading
 from t2v.models.lora_effect import prediction
@@ -169,7 +170,7 @@ def add_peft(transformer: T2VTransformer3DModel, file: str, seed: int) -> None:
 def held_in(config: FinetuneConfig) -> torch.dtype:
     """The number format of the weights that do not learn, but for those that are quantized."""
     if config.quantizes():
-        return DTYPES[config.precision]
+        return DTYPES[picked_precision(config.precision, pick_device(config.device))]
     if config.base_dtype != "auto":
         return DTYPES[config.base_dtype]
     is_cuda = pick_device(config.device).type == "cuda"

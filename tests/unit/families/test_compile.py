@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 def test_what_it_cannot_go_with_and_what_it_lacks_is_one_message(pipe, monkeypatch):
     with pytest.raises(UserError, match=r"compile=true offload=group: .* are not compiled"):
         SampleConfig(compile=True, offload="group")
-    monkeypatch.setattr("t2v.families.load.shutil.which", lambda name: None)
+    monkeypatch.setattr("t2v.models.compiling.shutil.which", lambda name: None)
     with pytest.raises(UserError, match=r"compiles with a C\+\+ compiler, such as g\+\+, which"):
         compile_blocks(pipe, CPU)
 

@@ -16,14 +16,16 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from t2v.config.training import OptimConfig, TrainConfig
+from t2v.config.load import load_config
+from t2v.config.training import OptimConfig, TrainConfig, TrainVAEConfig
 from t2v.data.rng import keyed_generator, step_indices
 from t2v.errors import UserError
 from t2v.io.checkpoint import newest_checkpoint
+from t2v.models.kernels import choice
 from t2v.training.engine.loader import batches
 from t2v.training.engine.loop import fit, start_state
 from t2v.training.engine.optim import split_parameters
-from t2v.training.engine.run import run
+from t2v.training.engine.run import run, train
 from t2v.training.engine.task import Validation
 
 
@@ -127,6 +129,33 @@ def test_a_run_leaves_config_metrics_sheets_and_checkpoints(config, tmp_path):
     assert {path.name for path in (output / "sheets").iterdir()} == {
         "000000.png", "000004.png", "000008.png",
     }  # fmt: skip
+
+
+def test_auto_takes_the_faster_format_and_a_run_that_goes_on_keeps_it(
+    config, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setenv(choice.VARIABLE, "auto")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = choice.folder() / choice.machine(torch.get_num_threads())
+    folder.mkdir(parents=True)
+    file = folder / "precision-bfloat16-grad.json"
+    config = TrainVAEConfig(
+        output=config.output, data="points", device="cpu", steps=2, save_every=2, validate_every=2,
+        held_out=1, tracker="none",
+    )  # fmt: skip
+    caplog.set_level("INFO")
+    for kept in ("fp32", "bf16"):  # the second one is another machine
+        file.write_text(json.dumps({"kernel": kept}))
+        choice._chosen.cache_clear()
+        train(lambda config: LineTask(), config)
+        config = replace(config, steps=4)
+        written = load_config(TrainVAEConfig, tmp_path / "run" / "config.yaml", ())
+        assert written.precision == "fp32"
+    choice._chosen.cache_clear()
+    told = [line for line in caplog.messages if "precision=" in line]
+    assert told == [f"{config.output}: precision=fp32, in which this machine trains faster"]
+    with pytest.raises(UserError, match="precision: fp32 -> bf16"):
+        train(lambda config: LineTask(), replace(config, precision="bf16"))
 
 
 def test_every_validation_has_a_verdict_and_the_loss_from_before_any_step(config, tmp_path):

@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from t2v.config.data import Precision
 from t2v.data.cache import Cache, weights_digest
 from t2v.data.captions import Captions
 from t2v.errors import UserError
 from t2v.io.files import digest
 from t2v.io.progress import progress
 from t2v.models.device import ready
+from t2v.models.kernels.precision import picked_precision
 from t2v.models.text import encode_alone, pad_text
 
 logger = logging.getLogger(__name__)
@@ -29,11 +31,12 @@ class Texts:
     """The embeddings of captions by a frozen text encoder, by their tokens and its weights.
 
     Each caption is embedded alone, so that its bits depend on neither the batch nor the run that
-    embedded it. bfloat16 where `precision` is "bf16", to which the first layer that takes them
+    embedded it. bfloat16 where `precision` is, or picks, "bf16", to which the first layer that takes them
     would round them; float32 otherwise. The encoder is not kept: what is read needs none.
     """
 
-    def __init__(self, encoder: PreTrainedModel, folder: Path, precision: str) -> None:
+    def __init__(self, encoder: PreTrainedModel, folder: Path, precision: Precision) -> None:
+        precision = picked_precision(precision, encoder.device)
         settings = encoder.config.to_dict().items()
         relevant = [(k, repr(v)) for k, v in settings if k not in IRRELEVANT and k[0] != "_"]
         self.precision = precision

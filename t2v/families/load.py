@@ -19,7 +19,6 @@ from diffusers.utils.torch_utils import get_module_execution_device
 from t2v.errors import UserError
 from t2v.io.text_files import read_json
 from t2v.models.attention import check_backend
-from t2v.models.compiling import check_compiler
 from t2v.models.device import DTYPES, check_memory
 from t2v.models.folder import read_index
 from t2v.models.folder_check import check_folder, loading_folder, pipeline_class
@@ -275,6 +274,8 @@ def compile_blocks(pipeline: DiffusionPipeline, device: torch.device) -> None:
     Raises:
         UserError: what torch compiles with is not here.
     """
+    from t2v.models.compiling import check_compiler
+
     check_compiler(device)
     for name, part in pipeline.components.items():
         if not (is_denoiser(name) and isinstance(part, torch.nn.Module)):

@@ -1,4 +1,4 @@
-"""What of the forward pass is kept for the backward pass, and blocks that are compiled."""
+"""Activations that are kept for the backward pass or computed again, and compiled blocks."""
 
 from __future__ import annotations
 

@@ -30,7 +30,6 @@ from t2v.models.conditions import Conditions
 from t2v.models.device import pick_device, ready, sent
 from t2v.models.diffusion import diffusion_loss
 from t2v.models.inputs import latent_shape
-from t2v.models.kernels.precision import picked_precision
 from t2v.models.known import softened
 from t2v.models.latents import frame_latents, normalize_latents
 from t2v.models.learned import denoisers
@@ -146,7 +145,7 @@ class DiTTask:
         if self.caches_text():
             folder = cache_folder(self.config.data, self.config.clips) / FOLDER
             encoder: Any = self.model["text_encoder"].to(device)
-            texts = Texts(encoder, folder, picked_precision(self.config.precision, device))
+            texts = Texts(encoder, folder, self.config.precision)
             for captions in self.captions_seen():
                 texts.add(captions, encoder)
             self.embed_sheet()

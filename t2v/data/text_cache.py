@@ -31,8 +31,9 @@ class Texts:
     """The embeddings of captions by a frozen text encoder, by their tokens and its weights.
 
     Each caption is embedded alone, so that its bits depend on neither the batch nor the run that
-    embedded it. bfloat16 where `precision` is, or picks, "bf16", to which the first layer that takes them
-    would round them; float32 otherwise. The encoder is not kept: what is read needs none.
+    embedded it. bfloat16 where `precision` is, or picks, "bf16", to which the first layer that
+    takes them would round them; float32 otherwise. The encoder is not kept: what is read needs
+    none.
     """
 
     def __init__(self, encoder: PreTrainedModel, folder: Path, precision: Precision) -> None:

@@ -14,7 +14,6 @@ from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from t2v.config.checks import within_range
-from t2v.config.other_words import meant
 from t2v.errors import UserError, shortened
 from t2v.io.addresses import local_in, shown_in
 from t2v.io.files import write_text
@@ -390,10 +389,11 @@ def _unknown(name: str, known: dict[str, tuple[Any, Any]]) -> str:
 
 def _nearest(name: str, known: dict[str, Any]) -> str:
     """Return the hint for an unknown name: similar names, else those of the same group."""
+    from t2v.config.other_words import meant  # few names are unknown
+
     group, _, last = name.rpartition(".")
     by_last = {n.rpartition(".")[2]: n for n in sorted(known, key=lambda each: -each.count("."))}
-    close = get_close_matches(last, by_last, cutoff=0.7)
-    close = close or [each for each in by_last if each in last.split("_")]
+    close = get_close_matches(last, by_last, cutoff=0.7) or sorted({*last.split("_")} & {*by_last})
     if found := meant(last, known) or [by_last[each] for each in close]:
         return f"Did you mean {' or '.join(found)}?"
     allowed = [each for each in known if each.rpartition(".")[0] in (name, group)]

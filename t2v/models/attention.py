@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
@@ -22,7 +23,6 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from t2v.errors import UserError
-from t2v.models.attention_operator import refusals, xformers_set
 from t2v.models.kernels.attention import attend, attention_kernel
 from t2v.models.kv_cache import KVCache, cached
 from t2v.models.layers import Linear, RMSNorm, apply_rotary
@@ -34,6 +34,13 @@ _MASK_2D = {"xformers", "flash_varlen", "flash_varlen_hub", "sage_varlen"} | {
     "_flash_varlen_3",
     "_flash_3_varlen_hub",
 }
+
+
+PAIRS = (
+    "xformers 0.0.35 of PyPI runs with torch 2.10.0 of CUDA 12.8 alone: its library wants CUDA 12, "
+    "which PyPI's torch from 2.11 on has not, and without it no operator runs. Install that pair: "
+    'pip install -c constraints-gpu.txt "t2v[gpu]"'
+)
 
 
 class T2VAttnProcessor:
@@ -283,6 +290,27 @@ def _remedy(name: str, device: torch.device) -> str:
     if device.type == "cpu" and not name.startswith(("native", "flex", "_native")):
         return needs_gpu
     return 'It usually needs half precision or a newer GPU. Change that, or use "native".'
+
+
+def refusals(reason: str) -> str:
+    """A refusal by xformers in one line: each operator that it asked, and why it will not do."""
+    found: list[str] = []
+    for line in reason.splitlines():
+        if line.endswith("is not supported because:"):
+            found.append(f"{line.split('`')[1]}: ")
+        elif found:
+            found[-1] += f"{'' if found[-1].endswith(': ') else ', '}{line.strip()}"
+    return "; ".join(found) or reason.strip().splitlines()[0].rstrip(".")
+
+
+def xformers_set() -> str:
+    """The installed xformers and torch, and the pairs of them that run, in sentences."""
+    try:
+        found = f"xformers {version('xformers')}"
+    except PackageNotFoundError:
+        found = "no xformers"
+    cuda = f"CUDA {torch.version.cuda}" if torch.version.cuda else "no CUDA"
+    return f"Installed: {found}, torch {torch.__version__} ({cuda}). {PAIRS}."
 
 
 AttentionProcessorRegistry.register(

@@ -20,9 +20,8 @@ from t2v.io import text_files
 from t2v.io.addresses import shown_in
 from t2v.io.files import write_text
 from t2v.io.text_files import is_text
-from t2v.models.attention_operator import operator_of
 from t2v.models.folder import EMBEDDED, file_hash, is_pipeline
-from t2v.models.kernels.names import names_of
+from t2v.models.kernels.names import names_of, operator_of
 from t2v.models.split import split_of
 
 MOST_JSON = 2**24  # bytes of a recipe: one has some thousand

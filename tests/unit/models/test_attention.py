@@ -14,8 +14,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from t2v.errors import UserError
-from t2v.models.attention import Attention, portable_mask
-from t2v.models.attention_operator import operator_of, refusals
+from t2v.models.attention import Attention, portable_mask, refusals
+from t2v.models.kernels.names import operator_of
 from t2v.models.transformer import T2VTransformer3DModel
 
 ON_CPU = ["native", "_native_math", "_native_flash", "flex"]

@@ -26,7 +26,7 @@ REFUSED = {
     *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.EFBIG),
 }  # what the disk answers where the user chose the place
 # what pip installs with an extra alone, by the name of its module
-EXTRAS = {"cv2": "curate", "sklearn": "curate", "peft": "train", "ray": "curate-ray"}
+EXTRAS = {"cv2": "curate", "sklearn": "curate", "peft": "train", "ray": "ray"}
 EXTRAS |= dict.fromkeys(
     ("starlette", "uvicorn", "h11", "anyio", "prometheus_client", "python_multipart"), "serve"
 )

@@ -135,6 +135,7 @@ COMMANDS = {
         "t2v.data.encode:encode",
         "encode clips to cached latents, with a report",
         ("data",),
+        ("engine",),
     ),
     "convert": Command(
         "t2v.config.sampling:ConvertConfig",
@@ -153,6 +154,7 @@ COMMANDS = {
         "t2v.evaluation.run:evaluate",
         "evaluate a pipeline on suites of prompts",
         ("model",),
+        ("engine",),
     ),
     "eval footage": Command(
         "t2v.config.evaluation:FootageEvalConfig",

@@ -26,6 +26,8 @@ def as_memory_allows(config: SampleConfig, held: int = 0) -> SampleConfig:
     if config.offload != "auto" or free is None:
         return config
     free += held
+    if config.engine == "local":  # each worker has a model of its own
+        free //= config.workers or 1
     if weight_bytes(model_folder(config.folder)) < SMALL * free:
         return config
     whole = replace(config, model=config.folder, base=None)  # a single file is as large, or packed

@@ -37,6 +37,7 @@ OPTIONS = {
     "--best-of": "best_of",
     "--attention": "attention",
     "--device": "device",
+    "--engine": "engine",
     "--dtype": "dtype",
     "--preview-every": "preview_every",
     "--image": "image",
@@ -141,6 +142,8 @@ def _sample(args: argparse.Namespace, overrides: list[str], shared: Load | None)
     asks_grid = "grid=true" in overrides if stored else config.grid
     if asks_grid:
         _check_grid(is_alone=not (args.story or stored))
+    if stored or args.story or args.interactive or asks_grid or args.queue or shared:
+        _check_alone(overrides, None if stored else config)
     if stored and not stored.exists():
         raise UserError(f"{stored}: cannot be read (No such file or directory).")
     if args.queue and (args.interactive or args.resume or asks_grid):
@@ -286,6 +289,19 @@ def _check_stored(args: argparse.Namespace) -> None:
         raise UserError(
             f"--resume {args.resume}: goes on from X.latents.safetensors, which an interrupted run "
             f"leaves. To make a video that is finished again: --recipe {args.resume}."
+        )
+
+
+def _check_alone(overrides: Sequence[str], config: SampleConfig | None) -> None:
+    """Raise `UserError` where one video or page is to be made by several workers."""
+    given = [each for each in overrides if each.partition("=")[0] in ("engine", "workers")]
+    if config is not None and not given and (config.engine != "local" or config.workers):
+        given = [f"engine={config.engine} workers={config.workers}"]
+    if given:
+        raise UserError(
+            f"{' '.join(given)}: goes with prompts, as of --prompt-file, whose videos are made by "
+            "several. Leave it out with --story, --interactive, --grid, --queue, "
+            "--recipe and --resume, and under torchrun."
         )
 
 

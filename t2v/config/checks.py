@@ -98,6 +98,15 @@ def at_least_one(config: Any, *names: str) -> None:
             raise UserError(f"{name}={getattr(config, name)}: it must be at least 1.")
 
 
+def check_workers(config: Any) -> None:
+    """Raise `UserError` where `workers` is no number of processes that hold a model."""
+    if config.workers is not None and config.workers < 1:
+        raise UserError(
+            f"workers={config.workers}: it must be at least 1. Leave it out for this process "
+            "alone, or on Ray for as many as there is room for."
+        )
+
+
 def not_negative(config: Any, *names: str) -> None:
     for name in names:
         if not getattr(config, name) >= 0:

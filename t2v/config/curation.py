@@ -112,7 +112,7 @@ class CurateConfig:
     output: str  # folder to write
     overwrite: bool = False  # replace files in the output that are not this command's own
     engine: Literal["local", "ray"] = "local"  # processes here, or a Ray cluster
-    workers: int = 0  # processes; 0: one a core
+    workers: int = 0  # processes; 0: one a core, on Ray of the whole cluster
     seconds_per_file: float = 600.0  # a file that takes longer is dropped
     memory_gb: float = 8.0  # GB; a file that needs more is dropped
     skip: tuple[str, ...] = ()  # stages to leave out, by name

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from t2v.config.checks import at_least_one
+from t2v.config.checks import at_least_one, check_workers
 from t2v.errors import UserError
 
 SIZES = ("fps", "height", "width", "num_frames")  # that a model is saved with
@@ -48,7 +48,7 @@ class ClipsConfig:
     image_ratio: float = 0.0  # share of the steps that see single frames
     stages: tuple[CurriculumStage, ...] = ()  # a curriculum: {from_step, resolution, ...} for each
     cache: str | None = None  # folder of the cached latents; null: `latents` beside the manifest
-    workers: int = 2  # processes that read clips
+    workers: int = 2  # processes that read clips, where nobody else encodes them
     seconds_per_clip: float = 120.0  # drop a clip that takes longer to read
     gigabytes_per_worker: float = 4.0  # memory, in GB, that reading one clip may take
 
@@ -113,7 +113,12 @@ class EncodeConfig:
     # of the encoders' forward passes; a training finds what was encoded in its own. auto: as there
     precision: Precision = "auto"
     device: str = "auto"  # auto (cuda, mps or cpu), cpu, cuda, cuda:1, mps
+    engine: Literal["local", "ray"] = "local"  # processes of this machine, or a Ray cluster
+    # processes that each hold the encoders and read a clip at a time; null: this one
+    # alone, on Ray as many as there is room for
+    workers: int | None = None
     sheet_clips: int = 12  # clips on the contact sheet
 
     def __post_init__(self) -> None:
+        check_workers(self)
         at_least_one(self, "sheet_clips")

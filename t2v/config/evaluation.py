@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 from string import ascii_uppercase
 from typing import ClassVar, Literal
 
-from t2v.config.checks import at_least_one, kinds_of
+from t2v.config.checks import at_least_one, check_workers, kinds_of
 from t2v.config.data import ClipsConfig
 from t2v.config.retired import Retired
 from t2v.config.story import WindowsConfig
@@ -64,12 +64,17 @@ class EvalConfig:
     # number format of linear layers, as in `t2v sample`; `t2v eval compare` shows what it costs
     quantize: str = "none"
     batch_size: int = 16  # videos sampled at once
+    engine: Literal["local", "ray"] = "local"  # processes of this machine, or a Ray cluster
+    # processes that each hold the model and sample a batch at a time; null: this one
+    # alone, on Ray as many as there is room for
+    workers: int | None = None
     # 1: the videos as they are decoded; more: enlarged by the model's upscaler, and beside them
     # the real clips rendered at that size
     upscale: int = 1
 
     def __post_init__(self) -> None:
         kinds_of(self.quantize)
+        check_workers(self)
         at_least_one(self, "count", "batch_size", "page_videos")
         if not 0 < self.strength <= 1:
             raise UserError(f"strength={self.strength}: it must be more than 0 and at most 1.")

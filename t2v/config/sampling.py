@@ -7,7 +7,7 @@ from math import isfinite
 from pathlib import PurePath
 from typing import Any, ClassVar, Literal
 
-from t2v.config.checks import at_least_one, kind_of, kinds_of
+from t2v.config.checks import at_least_one, check_workers, kind_of, kinds_of
 from t2v.errors import UserError
 
 LoRAPresetName = Literal["wan21-lightx2v", "wan22-lightx2v", "causvid"]
@@ -88,6 +88,10 @@ class SampleConfig:
     # parallelism)
     parallel: Literal["auto", "guidance", "sequence"] = "auto"
     vae_tiling: bool = False  # decode in tiles that are blended, in less memory
+    engine: Literal["local", "ray"] = "local"  # processes of this machine, or a Ray cluster
+    # processes that each hold the model and make a video at a time; null: this one
+    # alone, on Ray as many as there is room for
+    workers: int | None = None
     sheet: bool = False  # also write one picture of all videos, X.sheet.png
     gif: bool = False  # also write each video as a GIF
     preview_every: int = 0  # steps between two preview pictures; 0: none
@@ -153,6 +157,7 @@ class SampleConfig:
                 "compiled. Give offload=none, text or model, or leave compile out."
             )
         self._check_base()
+        check_workers(self)
         at_least_one(self, "num_videos_per_prompt", "best_of")
         if self.best_of == 1 and (self.keep_draws or (self.scorer and not self.grid)):
             raise UserError(

@@ -17,11 +17,11 @@ import av
 import numpy as np
 
 from t2v.config.curation import CurateConfig
-from t2v.curation import engine
 from t2v.curation.analyze import FAILED
 from t2v.errors import UserError
 from t2v.footage.containers import Unreadable, opened, video_stream
 from t2v.footage.frames import iter_frames, probe
+from t2v.io import engine
 from t2v.io.addresses import remove
 from t2v.io.files import complete, file_sha256, remove_partials
 from t2v.io.manifest import Clip

@@ -16,7 +16,6 @@ from typing import Any
 from t2v.config.captions import CaptionConfig
 from t2v.config.curation import ALL_STAGES, CurateConfig
 from t2v.config.load import save_config
-from t2v.curation import engine
 from t2v.curation.analyze import FAILED, analyze
 from t2v.curation.frames.text_recognition import require_ocr
 from t2v.curation.journal import (
@@ -34,6 +33,7 @@ from t2v.curation.sources import Source, find_sources
 from t2v.curation.stages import Stage, load_stages
 from t2v.curation.stories import STORIES, find_stories
 from t2v.curation.text.caption import NO_ANSWER, UNANSWERED
+from t2v.io import engine
 from t2v.io.files import KEY, remove_partials, sha256, write_text
 from t2v.io.manifest import MANIFEST, Clip, write_manifest
 from t2v.io.workers import Failure
@@ -57,6 +57,7 @@ def curate(config: CurateConfig) -> Path:
     """
     if config.overlay.ocr != "none" and "overlay" not in config.skip:
         require_ocr()
+    engine.require_engine(config)
     start = time.monotonic()
     folder = Path(config.output)
     sources = find_sources(config.input, folder)

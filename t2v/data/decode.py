@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -26,7 +25,7 @@ from t2v.io.addresses import address_of
 from t2v.io.files import file_sha256
 from t2v.io.manifest import IMAGE_SUFFIXES, Clip
 from t2v.io.stores import Missing
-from t2v.io.workers import Failure, work
+from t2v.io.workers import Failure, Limits, Pool, Processes
 from t2v.io.working_copies import AT_ONCE, at_hand
 
 VERSION = 2  # of the frames of a clip: raise it when pixels change, so that no cache is stale
@@ -93,22 +92,22 @@ def read_clip(clip: Clip, transform: Transform | None) -> np.ndarray:
     return np.stack(video[: fit_length(len(video), transform.lengths)])
 
 
-def read_clips(
-    clips: Sequence[Clip], transform: Transform, config: ClipsConfig
-) -> Iterator[tuple[int, np.ndarray | str]]:
-    """Yield each clip's number with its frames, or the reason why there are none, as they come.
+def readers(config: ClipsConfig, count: int) -> Pool:
+    """Isolated workers that read media, for `read_clips`, at most `count`.
 
-    Media is read in isolated workers: a file that crashes its decoder or takes more than
-    `seconds_per_clip` or `gigabytes_per_worker` costs nothing but itself.
+    A file that crashes its decoder or takes more than `seconds_per_clip` or `gigabytes_per_worker`
+    costs nothing but itself.
     """
-    results = work(
-        partial(_frames_or_reason, transform=transform),
-        _at_hand(clips),
-        workers=min(config.workers, len(clips)),
-        seconds=config.seconds_per_clip,
-        memory_gb=config.gigabytes_per_worker,
-    )
-    for number, result in results:
+    limits = Limits(config.seconds_per_clip, config.gigabytes_per_worker)
+    return Pool(Processes(_frames_or_reason, limits), min(config.workers, count))
+
+
+def read_clips(
+    clips: Sequence[Clip], transform: Transform, workers: Pool
+) -> Iterator[tuple[int, np.ndarray | str]]:
+    """Yield each clip's number with its frames, or the reason why there are none, in order."""
+    items = ((clip, transform) for clip in _at_hand(clips))
+    for number, result in workers.results(items, count=len(clips), in_order=True):
         if isinstance(result, Failure):
             yield number, f"{result.kind}: {result.reason}"
         else:
@@ -156,11 +155,10 @@ def _fault(clip: Clip) -> str:
     return "" if file_sha256(Path(clip.path)) == clip.sha256 else OTHER_FILE
 
 
-def file_hashes(paths: Iterator[str], threads: int) -> dict[str, str]:
+def file_hashes(paths: Sequence[str], threads: int) -> dict[str, str]:
     """Return the SHA-256 of every file that can be read, by its path."""
-    unique = list(dict.fromkeys(paths))
     with ThreadPoolExecutor(threads) as pool:
-        return {p: found for p, found in zip(unique, pool.map(_hash, unique), strict=True) if found}
+        return {p: found for p, found in zip(paths, pool.map(_hash, paths), strict=True) if found}
 
 
 def _hash(path: str) -> str | None:
@@ -173,9 +171,9 @@ def _hash(path: str) -> str | None:
         return None
 
 
-def _frames_or_reason(clip: Clip, transform: Transform) -> np.ndarray | str:
+def _frames_or_reason(item: tuple[Clip, Transform]) -> np.ndarray | str:
     try:
-        return _fault(clip) or read_clip(clip, transform)
+        return _fault(item[0]) or read_clip(*item)
     except Unreadable as error:
         return ": ".join(filter(None, (error.fault, error.detail)))
     except UserError as error:

@@ -7,6 +7,7 @@ from pathlib import Path
 from t2v.config.data import EncodeConfig
 from t2v.data.dropped import refuse_unusable
 from t2v.errors import UserError
+from t2v.io.engine import require_engine
 from t2v.io.manifest import MANIFEST, is_rendered, manifest_of, read_manifest
 from t2v.outputs import output_folder
 
@@ -23,6 +24,7 @@ def encode(config: EncodeConfig) -> Path:
     Raises:
         UserError: no clip can be used, or a setting does not fit; see `prepare`.
     """
+    require_engine(config)
     _check_places(config.data, Path(config.output))
     with output_folder(config) as config:
         refuse_unusable(read_manifest(config.data))

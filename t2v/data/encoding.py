@@ -24,6 +24,7 @@ from t2v.data.dataset import with_captions
 from t2v.data.dropped import count_reasons
 from t2v.data.latents import VAE, latents_encoder
 from t2v.data.prepare import Prepared, prepare
+from t2v.data.spread import captions_on, clips_on
 from t2v.data.text_cache import FOLDER, Texts
 from t2v.io.files import write_text
 from t2v.io.manifest import MANIFEST, write_manifest
@@ -55,7 +56,8 @@ def encode_clips(config: EncodeConfig) -> Path:
     tokenizer, text_encoder = load_text(folder)
     encoder = latents_encoder(vae, config.precision)
     cache = Path(clips.cache) if clips.cache else output / "latents"
-    prepared = prepare(config.data, clips, encoder, cache)
+    with clips_on(config, encoder) as spread:
+        prepared = prepare(config.data, clips, encoder, cache, spread=spread)
     length = saved.get("max_sequence_length", 512)
     prepared = with_captions(prepared, tokenizer, length)
     save_config(config, output / "config.yaml")
@@ -63,7 +65,8 @@ def encode_clips(config: EncodeConfig) -> Path:
     usable = [{"captions": texts} for clip, texts in paired if not clip.dropped]
     captions = Captions(usable, tokenizer, length)
     text_encoder = text_encoder.float().to(vae.device)  # as trainings hold it
-    Texts(text_encoder, cache / FOLDER, config.precision).add(captions, text_encoder)
+    with captions_on(config, text_encoder) as embed:
+        Texts(text_encoder, cache / FOLDER, config.precision).add(captions, text_encoder, embed)
     write_manifest(output / MANIFEST, prepared.clips)
     report = summary(prepared, tokenizer)
     text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"

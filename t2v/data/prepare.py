@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from torch import Tensor
@@ -15,7 +16,7 @@ from t2v.config.data import ClipsConfig
 from t2v.data.buckets import bucket_lengths, bucket_sizes
 from t2v.data.cache import Cache
 from t2v.data.curriculum import Item
-from t2v.data.decode import VERSION, Transform, file_hashes, read_clip, read_clips
+from t2v.data.decode import VERSION, Transform, file_hashes, read_clip, read_clips, readers
 from t2v.data.dropped import NO_FILE, OTHER_FILE, drop
 from t2v.data.latents import ClipEncoder
 from t2v.errors import UserError
@@ -80,12 +81,25 @@ class Prepared:
         )
 
 
+class Spread(Protocol):
+    """Workers elsewhere that do what takes the time of a preparation."""
+
+    def hashes(self, paths: Sequence[str]) -> dict[str, str]:
+        """The SHA-256 of every file that can be read, by its path."""
+
+    def tensors(
+        self, clips: Sequence[Clip], transform: Transform
+    ) -> Iterator[tuple[int, Tensor | str]]:
+        """Yield each clip's number with its tensor, or the reason why there is none, in order."""
+
+
 def prepare(
     data: str,
     config: ClipsConfig,
     encoder: ClipEncoder,
     cache: Path,
     rendered: Rendered | None = None,
+    spread: Spread | None = None,
 ) -> Prepared:
     """Read and encode every clip of `data` that the cache does not hold.
 
@@ -94,6 +108,7 @@ def prepare(
 
     Args:
         rendered: facts of a folder of `t2v world`, whose clips keep their own size and rate.
+        spread: does it in the place of this process; not for rendered clips.
 
     Raises:
         UserError: there is no manifest, no clip can be used (the reasons are counted), or settings
@@ -105,7 +120,7 @@ def prepare(
     transforms = _transforms(config, encoder) if rendered is None else {None: None}
     with Cache(cache) as kept:
         if rendered is None:
-            clips, reasons = _identified(clips, config)
+            clips, reasons = _identified(clips, config, spread)
             keys = {each: [_key(c, t, encoder) for c in clips] for each, t in transforms.items()}
         else:
             reasons, keys = {}, {None: [rendered.key(number) for number in range(len(clips))]}
@@ -118,7 +133,8 @@ def prepare(
                 for number, (clip, key) in enumerate(zip(clips, keys[resolution], strict=True))
                 if not clip.dropped and number not in reasons and key not in kept
             }
-            failed |= _fill(clips, missing, transform, config, encoder, kept)
+            made = _tensors(clips, missing, transform, config, encoder, spread)
+            failed |= _fill(made, missing, kept, len(clips))
     if rendered is not None and rendered.tensors is None:
         found = [key for key in keys[None] if key in kept]
         # small and read many times: no step should wait for the disk
@@ -179,15 +195,17 @@ def _transforms(config: ClipsConfig, encoder: ClipEncoder) -> dict[int | None, T
     return transforms
 
 
-def _identified(clips: list[Clip], config: ClipsConfig) -> tuple[list[Clip], dict[int, str]]:
+def _identified(
+    clips: list[Clip], config: ClipsConfig, spread: Spread | None
+) -> tuple[list[Clip], dict[int, str]]:
     """Add the hashes of their files to clips; give the reasons why some have none, by number.
 
     A clip whose file is gone keeps the hash in the manifest: its latents may still be there.
     """
     # a row at an address that tells its hash is believed: its file is fetched if it is to be read
     wanted = (c.path for c in clips if not c.dropped and not (c.sha256 and address_of(c.path)))
-    hashes = file_hashes(wanted, config.workers)
-
+    paths = list(dict.fromkeys(wanted))
+    hashes = spread.hashes(paths) if spread else file_hashes(paths, config.workers)
     identified, reasons = [], {}
     for number, clip in enumerate(clips):
         found = hashes.get(clip.path)
@@ -206,24 +224,27 @@ def _key(clip: Clip, transform: Transform | None, encoder: ClipEncoder) -> str:
 
 
 def _fill(
-    clips: list[Clip],
+    made: Iterator[tuple[Sequence[int], Tensor | str]],
     missing: dict[int, str],
-    transform: Transform | None,
-    config: ClipsConfig,
-    encoder: ClipEncoder,
     cache: Cache,
+    total: int,
 ) -> dict[int, str]:
-    """Add missing clips, by number and key, to the cache; give the reasons why some cannot be."""
+    """Add missing clips, by number and key, to the cache; give the reasons why some cannot be.
+
+    Args:
+        made: as `_tensors` gives it.
+        total: of all clips, for the log.
+    """
     if not missing:
         return {}
-    logger.info("Reading %d of %d clips to %s", len(missing), len(clips), cache.folder)
+    logger.info("Reading %d of %d clips to %s", len(missing), total, cache.folder)
     reasons: dict[int, str] = {}
     with Progress(len(missing), "encode", "clips") as bar:
-        for numbers, frames in _batches(clips, missing, transform, config):
-            if isinstance(frames, str):
-                reasons |= dict.fromkeys(numbers, frames)
+        for numbers, tensors in made:
+            if isinstance(tensors, str):
+                reasons |= dict.fromkeys(numbers, tensors)
             else:
-                for number, tensor in zip(numbers, encoder.run(frames), strict=True):
+                for number, tensor in zip(numbers, tensors, strict=True):
                     if tensor.is_floating_point() and not tensor.isfinite().all():
                         reasons[number] = (
                             "not finite: its latents hold NaN or inf; precision=fp32 may help"
@@ -232,6 +253,25 @@ def _fill(
                         cache.add(missing[number], tensor)
             bar.update(sum(number in missing for number in numbers))
     return reasons
+
+
+def _tensors(
+    clips: list[Clip],
+    missing: Collection[int],
+    transform: Transform | None,
+    config: ClipsConfig,
+    encoder: ClipEncoder,
+    spread: Spread | None,
+) -> Iterator[tuple[Sequence[int], Tensor | str]]:
+    """Yield numbers of clips with their tensors, or the reason why there are none."""
+    if spread is None:
+        for numbers, frames in _batches(clips, missing, transform, config):
+            yield numbers, frames if isinstance(frames, str) else encoder.run(frames)
+        return
+    assert transform is not None
+    media = list(missing)
+    for position, tensor in spread.tensors([clips[number] for number in media], transform):
+        yield [media[position]], tensor if isinstance(tensor, str) else tensor[None]
 
 
 def _batches(
@@ -244,8 +284,9 @@ def _batches(
     """
     if transform is not None:
         media = list(missing)
-        for position, frames in read_clips([clips[number] for number in media], transform, config):
-            yield [media[position]], frames if isinstance(frames, str) else frames[None]
+        with readers(config, len(media)) as workers:
+            for position, frames in read_clips([clips[n] for n in media], transform, workers):
+                yield [media[position]], frames if isinstance(frames, str) else frames[None]
         return
     usable = [number for number, clip in enumerate(clips) if not clip.dropped]
     for _, group in groupby(usable, key=lambda number: clips[number].path):

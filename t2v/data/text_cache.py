@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 FOLDER = "text"  # in that of the latents
 PER_SHARD = 256
+Embed = Callable[[Sequence[tuple[int, ...]]], Iterator[Tensor]]
 IRRELEVANT = ("transformers_version", "architectures", "dtype")  # for what is computed
 
 
@@ -37,18 +38,16 @@ class Texts:
     """
 
     def __init__(self, encoder: PreTrainedModel, folder: Path, precision: Precision) -> None:
-        precision = picked_precision(precision, encoder.device)
-        settings = encoder.config.to_dict().items()
-        relevant = [(k, repr(v)) for k, v in settings if k not in IRRELEVANT and k[0] != "_"]
-        self.precision = precision
-        self.name = digest("text", weights_digest(encoder), sorted(relevant), precision)
+        self.precision = picked_precision(precision, encoder.device)
+        self.name = text_name(encoder, self.precision)
         self.cache = Cache(folder, PER_SHARD)
 
-    def add(self, captions: Captions, encoder: PreTrainedModel) -> None:
+    def add(self, captions: Captions, encoder: PreTrainedModel, embed: Embed | None = None) -> None:
         """Embed captions that the cache lacks, and the empty one; a kill loses at most a shard.
 
         Args:
             encoder: the one that the cache was opened with.
+            embed: has others embed them, in their order; None: they are embedded here.
 
         Raises:
             UserError: an embedding is not finite.
@@ -59,9 +58,13 @@ class Texts:
         if not missing:
             return
         logger.info("Embedding %d captions to %s", len(missing), self.cache.folder)
+        here = (embedded(encoder, each, self.precision) for each in missing)
+        found = here if embed is None else embed(missing)
         with self.cache:
-            for each in progress(missing, "embed", "captions"):
-                self.cache.add(self._key(each), self._embed(each, encoder))
+            for each, text in progress(
+                zip(missing, found, strict=True), "embed", "captions", len(missing)
+            ):
+                self.cache.add(self._key(each), text)
 
     def read(self, tokens: Tensor, lengths: Tensor, rows: int) -> Tensor:
         """Read embeddings `b rows d`, float32, with zeros past each caption's end.
@@ -77,16 +80,29 @@ class Texts:
     def _key(self, ids: Sequence[int]) -> str:
         return digest(self.name, list(ids))
 
-    @torch.no_grad()
-    def _embed(self, ids: Sequence[int], encoder: PreTrainedModel) -> Tensor:
-        device = ready(encoder)
-        halved = self.precision == "bf16"
-        with torch.autocast(device.type, torch.bfloat16, enabled=halved):
-            text = encode_alone(encoder, ids)
-        text = text.to(torch.bfloat16 if halved else torch.float32).cpu()
-        if not text.isfinite().all():
-            raise UserError(
-                f"The text encoder's embedding of the tokens {list(ids)} is not finite. "
-                "Embed with precision=fp32, or use another text encoder."
-            )
-        return text
+
+def text_name(encoder: PreTrainedModel, precision: str) -> str:
+    """Return a hash of all that decides an embedding beside the tokens."""
+    settings = encoder.config.to_dict().items()
+    relevant = [(k, repr(v)) for k, v in settings if k not in IRRELEVANT and k[0] != "_"]
+    return digest("text", weights_digest(encoder), sorted(relevant), precision)
+
+
+@torch.no_grad()
+def embedded(encoder: PreTrainedModel, ids: Sequence[int], precision: str) -> Tensor:
+    """Embed the tokens of one caption, `m d`, on the CPU, as `Texts` keeps it.
+
+    Raises:
+        UserError: the embedding is not finite.
+    """
+    device = ready(encoder)
+    halved = precision == "bf16"
+    with torch.autocast(device.type, torch.bfloat16, enabled=halved):
+        text = encode_alone(encoder, ids)
+    text = text.to(torch.bfloat16 if halved else torch.float32).cpu()
+    if not text.isfinite().all():
+        raise UserError(
+            f"The text encoder's embedding of the tokens {list(ids)} is not finite. "
+            "Embed with precision=fp32, or use another text encoder."
+        )
+    return text

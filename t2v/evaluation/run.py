@@ -27,13 +27,16 @@ from t2v.evaluation.samples import (
     request_of,
     rows_of,
     sample_suite,
+    sampling_workers,
 )
 from t2v.evaluation.sanity_checks import suspicions
 from t2v.evaluation.stories import check_tells, make_story
 from t2v.evaluation.suites import Suite, load_suite
 from t2v.evaluation.types import Videos
 from t2v.evaluation.visuals import Made, check_takes, make_given
+from t2v.io.engine import require_engine
 from t2v.io.files import write_text
+from t2v.io.workers import Pool
 from t2v.models.upscaler import check_scale
 from t2v.outputs import output_folder
 from t2v.pipelines.generator import Generator, Request, rate_of
@@ -51,6 +54,7 @@ def evaluate(config: EvalConfig) -> str:
     Raises:
         UserError: a model or a file is missing or of another kind.
     """
+    require_engine(config)
     with output_folder(config) as config:
         return _evaluate(config)
 
@@ -68,19 +72,26 @@ def _evaluate(config: EvalConfig) -> str:
     report: dict[str, Any] = {"protocol": protocol(config, generator), "suites": {}}
     videos: dict[str, dict[str, Tensor]] = {}
     weights = list(report["protocol"]["weights"].values())
-    for suite in suites:
-        logger.info("suite %s: %d prompts", suite.name, len(suite.prompts))
-        make = make_story if suite.scene_prompts else make_given if suite.task else _make
-        made = make(suite, generator, config, weights)
-        report["suites"][suite.name] = measure_suite(suite, made.rows, nets, made.keys, config)
-        videos[suite.name] = made.films
+    with sampling_workers(config, generator, weights) as workers:
+        for suite in suites:
+            logger.info("suite %s: %d prompts", suite.name, len(suite.prompts))
+            make = make_story if suite.scene_prompts else make_given if suite.task else _make
+            made = make(suite, generator, config, weights, workers)
+            report["suites"][suite.name] = measure_suite(suite, made.rows, nets, made.keys, config)
+            videos[suite.name] = made.films
     return _write_report(report, videos, generator, config)
 
 
-def _make(suite: Suite, generator: Generator, config: EvalConfig, weights: Sequence[str]) -> Made:
+def _make(
+    suite: Suite,
+    generator: Generator,
+    config: EvalConfig,
+    weights: Sequence[str],
+    workers: Pool | None,
+) -> Made:
     """Make the videos of a suite that gives nothing but prompts."""
     keys = cache_keys(generator, suite.prompts, config, weights=weights)
-    sampled = sample_suite(generator, suite.prompts, keys, config)
+    sampled = sample_suite(generator, suite.prompts, keys, config, workers=workers)
     rows = rows_of(suite, sampled, generator, config.seed)
     return Made(rows, keys, {name: rows[name].video for name in (MODEL, REAL) if name in rows})
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import ModelMixin
 from einops import rearrange
@@ -16,12 +21,16 @@ from torch import Tensor, nn
 from t2v.config.evaluation import EvalConfig, FootageEvalConfig
 from t2v.data.cache import Cache, weights_digest
 from t2v.data.world_shards import pixels
+from t2v.errors import UserError
 from t2v.evaluation.given import Given
 from t2v.evaluation.rows import BLUR, CEILING, CHANCE, MODEL, REAL, STILL, TEXT
 from t2v.evaluation.suites import STORY, Suite, load_suite
 from t2v.evaluation.types import Videos, blurred_copy, still_copy
 from t2v.families.load import load_generator
+from t2v.io.engine import is_spread, model_pool, succeeded
 from t2v.io.files import digest
+from t2v.io.progress import progress
+from t2v.io.workers import Pool
 from t2v.models.device import pick_device, pick_dtype, ready
 from t2v.models.folder import model_folder
 from t2v.models.hold import Hold
@@ -136,6 +145,7 @@ def sample_suite(
     request: Request | None = None,
     visuals: Sequence[VisualInputs] = (),
     strength: float | None = None,
+    workers: Pool | None = None,
 ) -> Tensor:
     """Return the videos of the prompts, `n t h w c` uint8; only those not kept yet are sampled.
 
@@ -143,22 +153,73 @@ def sample_suite(
         request: None: that of the settings.
         visuals: what each video is given to see; none: nothing is given.
         strength: how far an edit may go from its clip; None: no edit.
+        workers: of `sampling_workers`; None: they are sampled here.
     """
-    request = request or request_of(generator, config)
+    request = replace(request or request_of(generator, config), strength=strength)
     with Cache(kept_in(config)) as cache:
         missing = [index for index, key in enumerate(keys) if key not in cache]
-        order = iter(missing)
-        for latents in sample_videos(
-            generator,
-            [prompts[index] for index in missing],
-            [config.seed + index for index in missing],
-            replace(request, strength=strength),
-            visuals=[visuals[index] for index in missing] if visuals else (),
-            batch_size=config.batch_size,
-        ):
-            for video in generator.decode(latents, request.num_frames, request.upscale):
-                cache.add(keys[next(order)], torch.from_numpy(video))
+        about: dict[str, Any] = {"request": request, "batch_size": config.batch_size}
+
+        def batch(indices: Sequence[int]) -> dict[str, Any]:
+            return {
+                "prompts": [prompts[index] for index in indices],
+                "seeds": [config.seed + index for index in indices],
+                "visuals": [visuals[index] for index in indices] if visuals else (),
+            }
+
+        if workers is None:
+            videos = _sampled(generator, **batch(missing), **about)
+        else:
+            first = range(0, len(missing), config.batch_size)
+            batches = [batch(missing[each : each + config.batch_size]) for each in first]
+            tasks = [partial(_made, doing="", **each, **about) for each in batches]
+            names = [f"the videos of {each['prompts']}" for each in batches]
+            results = workers.results(tasks, count=len(tasks), in_order=True)
+            found = chain.from_iterable(succeeded(results, names))
+            videos = progress(found, "sample", "videos", len(missing))
+        for index, video in zip(missing, videos, strict=True):
+            cache.add(keys[index], torch.from_numpy(video))
         return torch.stack([cache.read(key) for key in keys])
+
+
+def _sampled(generator: Generator, request: Request, **about: Any) -> Iterator[np.ndarray]:
+    """Yield videos `t h w c` uint8, for the arguments of `sample_videos`."""
+    for latents in sample_videos(generator, request=request, **about):
+        yield from generator.decode(latents, request.num_frames, request.upscale)
+
+
+def _made(generator: Generator, **about: Any) -> list[np.ndarray]:
+    return list(_sampled(generator, **about))
+
+
+@contextmanager
+def sampling_workers(
+    config: EvalConfig, generator: Generator, weights: Sequence[str]
+) -> Iterator[Pool | None]:
+    """Give workers that each hold the model, as the settings ask for; None: this process alone.
+
+    Args:
+        generator: the model, here.
+        weights: hashes of its networks, which theirs have to have.
+    """
+    if not is_spread(config):
+        yield None
+        return
+    load = partial(_loaded, config, list(weights))
+    device = str(generator.pipeline.device)
+    with model_pool(config, load, device, torch.get_num_threads()) as workers:
+        yield workers
+
+
+def _loaded(config: EvalConfig, weights: list[str]) -> Generator:
+    generator = load_model(config, "t2v eval")
+    parts = parts_of(generator, request_of(generator, config).upscale)
+    if [weights_digest(part) for part in parts.values()] != weights:
+        raise UserError(
+            f"model={config.model}: on {socket.gethostname()} its weights are not those it has "
+            "where the command was given. Put the same files on every machine."
+        )
+    return generator
 
 
 def rows_of(

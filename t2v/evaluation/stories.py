@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 
+import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor
@@ -19,7 +21,9 @@ from t2v.evaluation.samples import cache_keys, kept_in, request_of, through_vae
 from t2v.evaluation.suites import STORY, Suite
 from t2v.evaluation.types import Videos
 from t2v.evaluation.visuals import Made
+from t2v.io.engine import succeeded
 from t2v.io.files import digest
+from t2v.io.workers import Pool
 from t2v.pipelines.generator import Generator, rate_of, to_uint8
 from t2v.pipelines.story import LatentWindows, Scene, Window, tell
 from t2v.pipelines.t2v import T2VPipeline
@@ -45,11 +49,18 @@ def check_tells(generator: Generator, suites: Sequence[Suite], config: EvalConfi
         _windows(suite, _maker(generator, config))
 
 
-def make_story(suite: Suite, generator: Generator, config: EvalConfig, weights: list[str]) -> Made:
+def make_story(
+    suite: Suite,
+    generator: Generator,
+    config: EvalConfig,
+    weights: list[str],
+    workers: Pool | None = None,
+) -> Made:
     """Make the films of a suite of stories, window by window; those that are kept are not made.
 
     Args:
         weights: hashes of the generator's networks.
+        workers: of `sampling_workers`; None: the films are made here.
     """
     maker = _maker(generator, config)
     plan = _windows(suite, maker)
@@ -58,7 +69,7 @@ def make_story(suite: Suite, generator: Generator, config: EvalConfig, weights: 
     keys = cache_keys(
         generator, suite.prompts, config, request, [own] * len(suite.prompts), weights
     )
-    films = _films(suite, maker, keys, config)
+    films = _films(suite, maker, keys, config, workers)
     rendered = suite.real(*films.shape[1:4])
     assert rendered is not None
     real = rendered[0]
@@ -106,15 +117,33 @@ def _latents(plan: Sequence[Window], temporal: int) -> tuple[int, ...]:
     return tuple(frame for each in begun for frame in each)
 
 
-def _films(suite: Suite, maker: LatentWindows, keys: list[str], config: EvalConfig) -> Tensor:
+def _films(
+    suite: Suite, maker: LatentWindows, keys: list[str], config: EvalConfig, workers: Pool | None
+) -> Tensor:
     """The films of a suite, `n t h w c` uint8."""
-    maker.pipeline.set_progress_bar_config(disable=True)
     with Cache(kept_in(config)) as cache:
-        for index, key in enumerate(keys):
-            if key in cache:
-                continue
-            frames = torch.cat(list(tell(maker, _scenes(suite, index), config.seed + index)))
-            shown = to_uint8(rearrange(frames, "t c h w -> t h w c").cpu().float().numpy())
-            cache.add(key, torch.from_numpy(shown))
+        missing = [index for index, key in enumerate(keys) if key not in cache]
+        told = [(_scenes(suite, index), config.seed + index) for index in missing]
+        if workers is None:
+            made: Iterator[np.ndarray] = (_film(maker, *each) for each in told)
+        else:
+            tasks = (partial(_film_of, config=config, story=each) for each in told)
+            results = workers.results(tasks, count=len(told), in_order=True)
+            made = succeeded(results, [f"story {index + 1}" for index in missing])
+        for index, film in zip(missing, made, strict=True):
+            cache.add(keys[index], torch.from_numpy(film))
             logger.info("story %d of %d is told", index + 1, len(keys))
         return torch.stack([cache.read(key) for key in keys])
+
+
+def _film_of(
+    generator: Generator, config: EvalConfig, story: tuple[list[Scene], int]
+) -> np.ndarray:
+    return _film(_maker(generator, config), *story)
+
+
+def _film(maker: LatentWindows, scenes: list[Scene], seed: int) -> np.ndarray:
+    """One film, `t h w c` uint8."""
+    maker.pipeline.set_progress_bar_config(disable=True)
+    frames = torch.cat(list(tell(maker, scenes, seed)))
+    return to_uint8(rearrange(frames, "t c h w -> t h w c").cpu().float().numpy())

@@ -29,6 +29,7 @@ from t2v.evaluation.tasks import (
     VIA_IMAGE,
 )
 from t2v.evaluation.types import Videos
+from t2v.io.workers import Pool
 from t2v.pipelines.generator import Generator
 from t2v.pipelines.visuals import VideoCondition, VisualInputs
 
@@ -62,12 +63,17 @@ class Made:
 
 
 def make_given(
-    suite: Suite, generator: Generator, config: EvalConfig, weights: Sequence[str]
+    suite: Suite,
+    generator: Generator,
+    config: EvalConfig,
+    weights: Sequence[str],
+    workers: Pool | None = None,
 ) -> Made:
     """Make the videos of a suite that gives something, and those of the same prompts alone.
 
     Args:
         weights: hashes of the generator's networks.
+        workers: of `sampling_workers`; None: the videos are sampled here.
 
     Raises:
         UserError: nothing is left to be made, or the model does not take it so.
@@ -75,12 +81,12 @@ def make_given(
     assert suite.task is not None
     request, prompts = request_of(generator, config), suite.prompts
     keys = cache_keys(generator, prompts, config, weights=weights)
-    alone = sample_suite(generator, prompts, keys, config)
+    alone = sample_suite(generator, prompts, keys, config, workers=workers)
     given = None
     if suite.task == VIA_IMAGE:
         one = replace(request, num_frames=1)
         keys = cache_keys(generator, prompts, config, one, weights=weights)
-        pictures = sample_suite(generator, prompts, keys, config, one)
+        pictures = sample_suite(generator, prompts, keys, config, one, workers=workers)
         inputs = [VisualInputs(image=each[0].numpy()) for each in pictures]
         seen = pictures.expand_as(alone)
     else:
@@ -89,7 +95,7 @@ def make_given(
     strength = config.strength if suite.task == EDIT else None
     digests = [_digest(suite.task, each, config.strength) for each in inputs]
     keys = cache_keys(generator, prompts, config, request, digests, weights)
-    sampled = sample_suite(generator, prompts, keys, config, request, inputs, strength)
+    sampled = sample_suite(generator, prompts, keys, config, request, inputs, strength, workers)
     rows = rows_of(suite, sampled, generator, config.seed, given, alone)
     films = {MODEL: sampled, SEEN: seen, TEXT: alone, REAL: rows[REAL].video}
     return Made(rows, keys, films)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing import parent_process
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
@@ -209,7 +210,8 @@ def sample_videos(
     assert len(prompts) == len(seeds) and len(visuals) in (0, len(prompts))
     assert watch is None or len(prompts) == 1
     seconds = {} if seconds is None else seconds
-    has_bar = watch is not None and sys.stderr.isatty()
+    # the bars of several workers would be mixed on one terminal
+    has_bar = watch is not None and sys.stderr.isatty() and parent_process() is None
     generator.pipeline.set_progress_bar_config(desc="denoising", disable=not has_bar)
     for first, count in _batches(len(prompts), batch_size, "" if watch else doing):
         chosen = slice(first, first + count)

@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import shlex
-import signal
-import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -22,15 +19,22 @@ from torch import Tensor
 from t2v.config.sampling import SampleConfig
 from t2v.errors import UserError
 from t2v.io.addresses import remove
-from t2v.io.video import contact_sheet, save_image
 from t2v.models.device import memory_errors, tiled_at_need
 from t2v.pipelines.generator import Generator, Request, Start, clock, sample_videos, timed
 from t2v.pipelines.visuals import VisualInputs
 from t2v.sampling import recipe as recipe_files
 from t2v.sampling.kept import read_latents, write_latents
 from t2v.sampling.recipe import Recipe
-from t2v.sampling.results import Passing, Shown, rewrite_recipe, shape_of, write_result
+from t2v.sampling.results import (
+    Passing,
+    Shown,
+    rewrite_recipe,
+    shape_of,
+    write_result,
+    write_sheet,
+)
 from t2v.sampling.spool import Spool
+from t2v.sampling.stops import stops_as_interrupts
 from t2v.sampling.watch import Follow, Watch, preview_path
 
 logger = logging.getLogger(__name__)
@@ -50,6 +54,7 @@ def make_videos(
     score: Score | None = None,
     done: Collection[Path] = (),
     follow: Follow | None = None,
+    frames: list[np.ndarray] | None = None,
 ) -> list[Path]:
     """Make the videos of recipes, one after the other; returns the files.
 
@@ -59,11 +64,12 @@ def make_videos(
         score: for recipes with a choice: every seed that is left is sampled and scored.
         done: files that exist already and stay as they are.
         follow: is told of every step, and may end it.
+        frames: takes what a sheet shows of each, where one is asked for, and none is written.
 
     Raises:
         KeyboardInterrupt: Ctrl-C, SIGTERM or a closed terminal; what is done is kept, and where.
     """
-    videos: list[np.ndarray] = []
+    videos = [] if frames is None else frames
     wants_sheet = recipes[0].settings.sheet
     with stops_as_interrupts():
         for number, (recipe, seen) in enumerate(zip(recipes, visuals, strict=True), 1):
@@ -81,11 +87,9 @@ def make_videos(
                 start = None
             if wants_sheet and made is not None:
                 videos.append(made.frames)
-        paths = [recipe.path.resolve() for recipe in recipes]
-        if wants_sheet:
-            sheet = contact_sheet(videos, [recipe.prompt for recipe in recipes])
-            save_image(paths[0].with_suffix(".sheet.png"), sheet)
-    return paths
+        if wants_sheet and frames is None:
+            write_sheet(recipes[0].path, videos, [recipe.prompt for recipe in recipes])
+    return [recipe.path.resolve() for recipe in recipes]
 
 
 def request_of(settings: SampleConfig) -> Request:
@@ -336,27 +340,6 @@ def _read_back(path: Path, shape: tuple[int, ...]) -> None:
             f"{path}: {shape[0]} frames of {shape[1]}x{shape[2]} were written, and {found[0]} "
             f"frames of {found[1]}x{found[2]} can be read back. The disk may be failing."
         )
-
-
-@contextmanager
-def stops_as_interrupts() -> Iterator[None]:
-    """Take SIGTERM, and the end of a terminal, as Ctrl-C: what is done is kept; only once."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        for each in caught:
-            signal.signal(each, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    known = [getattr(signal, each) for each in ("SIGTERM", "SIGHUP") if hasattr(signal, each)]
-    here = threading.current_thread() is threading.main_thread()  # others get no signals
-    caught = [each for each in known if here and signal.getsignal(each) == signal.SIG_DFL]
-    for each in caught:  # who ignores one, as nohup does, goes on ignoring it
-        signal.signal(each, stop)
-    try:
-        yield
-    finally:
-        for each in caught:
-            signal.signal(each, signal.SIG_DFL)
 
 
 def _asked(config: SampleConfig) -> str:

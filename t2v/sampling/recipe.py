@@ -35,6 +35,8 @@ UNSAID: dict[str, Any] = {
     "base": None,
     "compile": False,
     "parallel": "auto",
+    "engine": "local",
+    "workers": None,
 }
 PACKAGES = ("t2v", "torch", "diffusers", "transformers")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from types import ModuleType
@@ -103,6 +103,12 @@ def write_result(
             return
     if sound is not None:
         logger.warning("%s: holds no sound, which is left out", path)
+
+
+def write_sheet(first: Path, videos: Sequence[np.ndarray], captions: Sequence[str]) -> None:
+    """Write one picture of all videos, frames `t h w c` uint8 each, beside the first of them."""
+    sheet = video.contact_sheet(videos, captions)
+    video.save_image(first.resolve().with_suffix(".sheet.png"), sheet)
 
 
 def _gif() -> ModuleType:

@@ -18,7 +18,8 @@ from t2v.families.load import (
     load_generator,
     set_attention,
 )
-from t2v.io.addresses import remove
+from t2v.io.addresses import address_of, remove
+from t2v.io.engine import is_spread
 from t2v.io.video import ENLARGED
 from t2v.models.device import pick_device, pick_dtype
 from t2v.models.folder import (
@@ -46,6 +47,7 @@ from t2v.sampling.output_paths import (
 from t2v.sampling.recipe import Choice, Recipe
 from t2v.sampling.resolve import check, resolve
 from t2v.sampling.results import FOLDER, PICTURE, read_recipe, spelled
+from t2v.sampling.spread import Ready, make, make_on_workers
 from t2v.sampling.watch import Follow
 
 logger = logging.getLogger(__name__)
@@ -84,25 +86,44 @@ def sample(
     """
     with places(config, len(prompts) * config.num_videos_per_prompt) as paths:
         recipe_files.input_hashes(config)  # a missing file is named before weights are read
-        choice, score = _scorer_of(config)
+        if is_spread(config):
+            if loader is not None or follow is not None:
+                raise UserError(
+                    f"engine={config.engine} workers={config.workers}: several workers make the "
+                    "videos of prompts, each with a model of its own; this one is made with a "
+                    "model that is there already. Leave both out."
+                )
+            if address_of(paths[0]) is not None:
+                raise UserError(
+                    f"output={config.output} engine={config.engine} workers={config.workers}: "
+                    "workers write videos to a folder that their machines share, not to an "
+                    "address. Give a folder, or leave engine and workers out."
+                )
+            alone = replace(config, engine="local", workers=None)  # which is how a worker works
+            return make_on_workers(config, partial(_ready, alone, prompts, paths))
         if loader is not None:
             refuse_too_large(config)
-        generator, weights = (loader or load)(config, prompts)
-        recipes, visuals = _recipes(generator, weights, prompts, config, paths, choice)
-        if config.via_image:
-            from t2v.sampling.via_image import with_pictures  # most videos need none
+        ready = _ready(config, prompts, paths, loader)
+        if follow is None:
+            return make(ready)
+        from t2v.sampling.again import begun  # videos of a command line start over
 
-            recipes, visuals = with_pictures(generator, recipes, visuals, config.overwrite)
-        done = []
-        if not config.overwrite:
-            refuse_other_videos(recipes)
-            done = [recipe.path for recipe in recipes if is_finished(recipe)]
-        start = None
-        if follow is not None and not done:
-            from t2v.sampling.again import begun  # videos of a command line start over
+        return make(ready, follow=follow, begun=begun)
 
-            recipes[0], start = begun(recipes[0], generator)
-        return make_videos(generator, recipes, visuals, start, score, done, follow)
+
+def _ready(
+    config: SampleConfig, prompts: Sequence[str], paths: list[Path], loader: Loader | None = None
+) -> Ready:
+    """The model, and what it is to make of all prompts, checked."""
+    choice, score = _scorer_of(config)
+    generator, weights = (loader or load)(config, prompts)
+    recipes, visuals = _recipes(generator, weights, prompts, config, paths, choice)
+    with_pictures = None
+    if config.via_image:
+        from t2v.sampling import via_image  # most videos need none
+
+        with_pictures = via_image.with_pictures
+    return Ready(generator, recipes, visuals, score, config.overwrite, with_pictures)
 
 
 def repeat(path: Path, overrides: Sequence[str], loader: Loader | None = None) -> Path:

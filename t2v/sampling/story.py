@@ -35,9 +35,10 @@ from t2v.pipelines.t2v import T2VPipeline
 from t2v.pipelines.visuals import VisualInputs
 from t2v.sampling import recipe as recipe_files
 from t2v.sampling.film_sheet import FilmSheet
-from t2v.sampling.generate import request_of, stops_as_interrupts
+from t2v.sampling.generate import request_of
 from t2v.sampling.output_paths import FRAMELESS, SHEET, places, result_suffix
 from t2v.sampling.recipe import Recipe
+from t2v.sampling.stops import stops_as_interrupts
 from t2v.sampling.windows import counted, keep_window, kept_window
 
 if TYPE_CHECKING:

@@ -1,6 +1,5 @@
 """`t2v curate`: footage of all kinds in, a manifest with a verdict for everything out."""
 
-import contextlib
 import csv
 import json
 import os
@@ -141,8 +140,8 @@ def test_killed_at_twenty_random_instants_it_ends_with_the_same_bytes(footage, t
     assert same[0] == same[1]
 
 
-def start(words: list[str], mark: str = "", **options) -> subprocess.Popen:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "T2V_TEST": mark}
+def start(words: list[str], **options) -> subprocess.Popen:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "env": environment}
     return subprocess.Popen([sys.executable, "-m", "t2v", *words], **quiet, **options)
 
@@ -199,51 +198,6 @@ def test_settings_that_cannot_be_are_refused(footage, tmp_path, capsys):
     assert "motion" in capsys.readouterr().err
     assert main(command(tmp_path / "nothing", tmp_path / "out")) == 2
     assert "no such file or folder" in capsys.readouterr().err
-
-
-@pytest.mark.slow
-def test_ray_gives_the_same_manifest(footage, tmp_path):
-    pytest.importorskip("ray")
-    assert main(command(footage, tmp_path / "local")) == 0
-    finished(command(footage, tmp_path / "ray", "--engine", "ray"))
-    same = [(tmp_path / each / "manifest.jsonl").read_bytes() for each in ("local", "ray")]
-    assert same[0] == same[1]
-
-
-@pytest.mark.slow
-def test_a_ray_worker_killed_amid_the_run_changes_nothing(footage, tmp_path):
-    pytest.importorskip("ray")
-    finished(command(footage, tmp_path / "local"))
-    output = tmp_path / "ray"
-    process = start(command(footage, output, "--engine", "ray", "workers=1"), mark=str(output))
-    deadline = time.monotonic() + 900
-    killed: list[int] = []
-    while not killed and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-        if 2 <= len(list((output / "work").glob("*.json"))) < 8:
-            # not Ray's own agents, whose end is that of the whole node
-            killed = [
-                pid
-                for pid, title in marked(str(output))
-                if title.startswith(b"ray::") and b"Agent" not in title
-            ]
-            for pid in killed:
-                os.kill(pid, signal.SIGKILL)
-    told = process.communicate(timeout=900)[1].decode()
-    assert killed, told
-    assert process.returncode == 0, told
-    same = [(tmp_path / each / "manifest.jsonl").read_bytes() for each in ("local", "ray")]
-    assert same[0] == same[1]
-
-
-def marked(mark: str) -> list[tuple[int, bytes]]:
-    """The processes, and their titles, that inherited the mark."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if f"T2V_TEST={mark}".encode() in (folder / "environ").read_bytes().split(b"\0"):
-                found.append((int(folder.name), (folder / "cmdline").read_bytes()))
-    return found
 
 
 def test_a_setting_that_changes_later_stages_keeps_what_was_looked_at(footage, tmp_path):

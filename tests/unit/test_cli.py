@@ -86,6 +86,8 @@ def test_help_and_what_is_wrong_with_the_words_import_no_torch():
         (["sample", "--recipe", "x", "--resume", "x"], "one of them"),
         (["sample", "a dog", "--seed", "-1"], "seed=-1: it must be from 0"),
         (["sample", "a dog", "--num-videos", "0"], "num_videos_per_prompt=0: it must be at least"),
+        (["sample", "--recipe", "x", "workers=2"], "workers=2: goes with prompts"),
+        (["sample", "a dog", "--grid", "--engine", "ray"], "engine=ray: goes with prompts"),
         (["world", "output=x", "workers=0"], "workers=0: it must be at least 1"),
         (["world", "output=x", "make=text"], "`t2v world text` trains the text encoder"),
         (

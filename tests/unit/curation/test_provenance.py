@@ -8,13 +8,13 @@ import pytest
 from t2v.config.captions import CaptionConfig
 from t2v.config.curation import CurateConfig, OverlayConfig, QualityConfig
 from t2v.config.load import load_config
-from t2v.curation import engine
 from t2v.curation import provenance as module
 from t2v.curation.journal import Analysis
 from t2v.curation.provenance import model_hash, provenance
 from t2v.curation.report.card import data_card
 from t2v.curation.report.tables import provenance_rows
 from t2v.curation.run import curate
+from t2v.io import engine
 from t2v.io.manifest import Clip
 
 

@@ -1,15 +1,9 @@
 """Processes that may die: every item gets a result or a verdict, and the others go on."""
 
 import ctypes
-import os
-import signal
 import time
 from itertools import count, islice
-from pathlib import Path
 
-import pytest
-
-from t2v.errors import UserError
 from t2v.io.workers import work
 
 
@@ -24,17 +18,7 @@ def answer(item):
         return len(bytearray(2**31))
     if item == "error":
         raise ZeroDivisionError("by naught")
-    if item == "user":
-        raise UserError("no such model. Name one.")
     return item * item
-
-
-def killed_once(marker: Path):
-    """Dies the first time it is called with this file, and answers the second time."""
-    if not marker.exists():
-        marker.touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return "answered"
 
 
 def test_an_item_that_crashes_hangs_or_eats_memory_gets_a_verdict_and_the_others_go_on():
@@ -62,12 +46,3 @@ def test_results_come_in_the_order_of_the_items_where_that_is_asked_for(tmp_path
     assert [*islice(results, 6)] == [(number, number**2) for number in range(6)]
     assert len(drawn) >= 6
     results.close()
-
-
-def test_an_item_whose_worker_was_killed_from_outside_is_tried_again(tmp_path):
-    assert [*work(killed_once, [tmp_path / "marker"], workers=1)] == [(0, "answered")]
-
-
-def test_what_the_user_must_mend_stops_the_map():
-    with pytest.raises(UserError, match="Name one"):
-        list(work(answer, ["user", 1], workers=1))

@@ -48,17 +48,18 @@ class Store:
         except OSError as error:
             raise UserError(f"{self.folder}: cannot be changed ({error.strerror}).") from error
 
-    def names(self, state: State) -> list[str]:
-        """The files of the jobs in a state, in their order.
+    def names(self, state: State, part: str = "") -> list[str]:
+        """The files of the jobs in a state, in their order; with `part`, those that have it.
 
         Raises:
             UserError: the queue is there no more.
         """
         try:
             with os.scandir(self.folder / state) as entries:
-                return sorted(each.name for each in entries if FILE_NAME.fullmatch(each.name))
+                found = [each.name for each in entries if part in each.name]
         except OSError as error:
             raise UserError(f"{self.folder}: cannot be read ({error.strerror}).") from error
+        return sorted(name for name in found if FILE_NAME.fullmatch(name))
 
     def has_files(self) -> bool:
         """True where anything lies among the jobs that wait, whatever its name."""
@@ -73,7 +74,7 @@ class Store:
         found = [
             (state, name)
             for state in STATES
-            for name in self.names(state)
+            for name in self.names(state, id)
             if id_of(name).startswith(id)
         ]
         if len(found) == 1 and len(id) >= SHORTEST_ID:

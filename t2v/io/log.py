@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import warnings
 
 from t2v.io.addresses import shown
 
@@ -23,3 +24,5 @@ def setup(rank: int = 0) -> None:
     logger.handlers[:] = [handler]
     logger.propagate = False
     logger.setLevel(logging.INFO if rank == 0 else logging.WARNING)
+    # torch says so wherever autocast meets a norm whose weights stay in fp32, as they should
+    warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")

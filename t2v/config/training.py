@@ -52,6 +52,9 @@ class TrainConfig:
     # of forward passes; weights stay in fp32. auto: bf16 where this machine trains faster in it,
     # else fp32; a run that goes on keeps what it began with
     precision: Precision = "auto"
+    # under precision=bf16, the numbers that go from block to block of a t2v transformer; null: as
+    # its embedding leaves them (fp32 with model.picture_tokens, else bf16)
+    residual: Literal["bf16", "fp32"] | None = None
     device: str = "auto"  # auto (cuda, mps or cpu), cpu, cuda, cuda:1, mps
     # where curves and sheets are shown: tensorboard, trackio, wandb or none; auto: tensorboard, if
     # it is installed

@@ -17,6 +17,7 @@ from t2v.config.training import TrainConfig
 from t2v.errors import UserError
 from t2v.models.compiling import check_compiler, compile_each
 from t2v.models.device import pick_device
+from t2v.models.transformer import T2VTransformer3DModel
 from t2v.training.engine.sharding import blocks
 from t2v.training.engine.task import Task
 
@@ -68,6 +69,24 @@ def _products() -> set[Any]:
         aten._scaled_dot_product_cudnn_attention.default,
         torch.ops.mkldnn._linear_pointwise.default,
     }
+
+
+def cast_residual(task: Task, dtype: torch.dtype) -> None:
+    """Let what goes from block to block of our transformers have a dtype, under autocast.
+
+    Raises:
+        UserError: no part is a transformer of ours.
+    """
+    able = [part for part in task.parts.values() if isinstance(part, T2VTransformer3DModel)]
+    if not able:
+        raise UserError(f"residual: {', '.join(task.parts)} is no t2v transformer. Omit it.")
+    for part in able:
+        part.blocks[0].register_forward_pre_hook(partial(_cast_first, dtype))
+
+
+def _cast_first(dtype: torch.dtype, block: Any, given: tuple[Any, ...]) -> tuple[Any, ...]:
+    x, *others = given
+    return (x.to(dtype) if torch.is_autocast_enabled(x.device.type) else x, *others)
 
 
 def compile_parts(task: Task, config: TrainConfig) -> None:

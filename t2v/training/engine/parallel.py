@@ -14,9 +14,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from t2v.config.training import TrainConfig
 from t2v.distributed import rank, world_size
-from t2v.models.device import pick_device
+from t2v.models.device import DTYPES, pick_device
 from t2v.models.kernels.precision import picked_precision
-from t2v.training.engine.activations import checkpoint_gradients, compile_parts
+from t2v.training.engine.activations import cast_residual, checkpoint_gradients, compile_parts
 from t2v.training.engine.collectives import gathered
 from t2v.training.engine.ema import EMA
 from t2v.training.engine.sharding import blocks, split
@@ -42,6 +42,8 @@ class Worker:
         self.sharded = world_size() > 1 and config.parallel == "fsdp"
         if config.gradient_checkpointing:
             checkpoint_gradients(task, config.checkpointing)
+        if config.residual is not None:
+            cast_residual(task, DTYPES[config.residual])
         if config.compile:
             compile_parts(task, config)
         self._blank: nn.Module | None = None

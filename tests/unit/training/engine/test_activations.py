@@ -10,7 +10,7 @@ from t2v.config.finetune import FinetuneConfig
 from t2v.config.training import TrainConfig
 from t2v.errors import UserError
 from t2v.models.compiling import compile_each
-from t2v.training.engine.activations import checkpoint_gradients, compile_parts
+from t2v.training.engine.activations import cast_residual, checkpoint_gradients, compile_parts
 from t2v.training.engine.sharding import blocks
 
 
@@ -50,6 +50,22 @@ def test_selective_checkpointing_runs_no_product_twice_and_keeps_the_gradients(t
     assert taken["none"] == taken["selective"] == taken["blocks"] - 20
     for name, each in found["none"].items():
         assert each.equal(found["selective"][name]) and each.equal(found["blocks"][name])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_residual_has_its_dtype_in_every_block_under_autocast_alone(transformer, dtype):
+    seen = []
+    cast_residual(Parts(transformer), dtype)
+    for block in transformer.blocks:
+        block.register_forward_hook(lambda block, given, out: seen.append(out.dtype))
+    gradients(transformer)
+    assert set(seen) == {torch.float32}
+    seen.clear()
+    with torch.autocast("cpu", torch.bfloat16):
+        gradients(transformer)
+    assert seen == [dtype] * len(transformer.blocks)
+    with pytest.raises(UserError, match="residual: transformer is no t2v transformer"):
+        cast_residual(Parts(torch.nn.Linear(2, 2)), dtype)
 
 
 # the compiler looks at every input's .grad, and silences what torch says to that only by default

@@ -313,7 +313,11 @@ def _check_prompts(prompts: Sequence[str]) -> None:
 
 
 def _check_places(config: SampleConfig) -> None:
-    """Raise `UserError` where settings name a model or a file that is not there."""
+    """Raise `UserError` where settings name a model, a file or an engine that is not there."""
+    if config.engine == "ray":
+        from t2v.io.engine import require_engine  # most videos are made here
+
+        require_engine(config)
     require_model(config.folder)
     if config.files:
         from t2v.sampling.reading import require_files  # most videos are of a prompt alone

@@ -88,7 +88,10 @@ def run(
 
 def require_engine(config: Settings) -> None:
     """Raise `UserError` where Ray is asked for and not installed, before anything is done."""
-    if config.engine == "ray" and find_spec("ray") is None:
+    if config.engine != "ray":
+        return
+    found = find_spec("ray")
+    if found is None or found.origin is None:  # no more than a folder of that name
         raise UserError(f"engine=ray needs Ray: {EXTRA}.")
 
 

@@ -27,7 +27,7 @@ FIELDS = (
     *("num_inference_steps", "guidance_scale", "seed"),
 )
 PICTURE = "input_reference[image_url]"  # as OpenAI's client writes an object into a form
-_SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
+_SIZE = re.compile(r"([0-9]{1,5})x([0-9]{1,5})")
 _DATA = re.compile(r"data:image/[\w.+-]+;base64,")
 
 
@@ -75,7 +75,8 @@ async def _fields(items: list[tuple[str, Any]]) -> dict[str, Any]:
         if name == PICTURE:
             name, value = "input_reference", {"image_url": value}
         if name in found:
-            raise Refused(400, f"{_shown(name)} is given twice.", "invalid_value", _shown(name))
+            message = f"{_shown(name)} is given twice."
+            raise Refused(400, message, "invalid_value", shortened(name, 60))
         found[name] = await value.read() if isinstance(value, UploadFile) else value
     return found
 
@@ -94,7 +95,7 @@ def wanted_of(
                 400,
                 f"{_shown(name)} is no field of a video; known are {', '.join(FIELDS)}.",
                 "unknown_parameter",
-                _shown(name),
+                shortened(name, 60),
             )
     given = {name: value for name, value in values.items() if value is not None}
     model = _model(given, models)
@@ -178,7 +179,11 @@ def _size(value: Any, model: Model, most: int) -> dict[str, int]:
         raise _wrong("size", f"is {_shown(value)}; give width and height, as {model.size}")
     if width * height > most:
         raise _wrong("size", f"is {value}, {width * height:,} pixels, and {most:,} are taken")
-    return model.made_at(width, height)
+    made = model.made_at(width, height)
+    if made["width"] % model.step or made["height"] % model.step:
+        multiple = model.step * made["upscale"]
+        raise _wrong("size", f"is {value}; sides of this size are multiples of {multiple}")
+    return made
 
 
 def _picture(value: Any) -> bytes | None:

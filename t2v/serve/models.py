@@ -25,6 +25,7 @@ class Model:
         num_frames: likewise, in frames.
         fps: likewise, a second.
         scale: times as large as its upscaler makes them; 1 without one.
+        step: of the sides that it makes by itself, in pixels; 1 where its files do not tell.
         created: second since 1970 of its files; 0 where they are not here.
     """
 
@@ -35,6 +36,7 @@ class Model:
     num_frames: int | None = None
     fps: float | None = None
     scale: int = 1
+    step: int = 1
     created: int = 0
 
     @property
@@ -97,13 +99,28 @@ def _read(given: str) -> Model:
     return Model(name=whole.name, setting=str(whole), **_told(whole))
 
 
+def _step(folder: Path) -> int:
+    """The pixels between two sides that a model of our kind or Wan's makes; of others 1."""
+    space = _config(folder, "vae").get("scale_factor_spatial")
+    patch = _config(folder, "transformer").get("patch_size")
+    if isinstance(space, int) and isinstance(patch, list) and isinstance(patch[-1], int):
+        return max(1, space * patch[-1])
+    return 1
+
+
+def _config(folder: Path, part: str) -> dict[str, Any]:
+    file = folder / part / "config.json"
+    values = read_json(file) if file.is_file() else None
+    return values if isinstance(values, dict) else {}
+
+
 def _told(folder: Path) -> dict[str, Any]:
     """The facts that the index of a pipeline folder tells of its videos."""
     index = folder / "model_index.json"
     if not index.is_file():
         raise UserError(f"models: {folder} is no pipeline folder: it has no model_index.json.")
     values = read_json(index)
-    found: dict[str, Any] = {"created": int(index.stat().st_mtime)}
+    found: dict[str, Any] = {"created": int(index.stat().st_mtime), "step": _step(folder)}
     for name in ("width", "height", "num_frames", "fps"):
         value = values.get(name) if isinstance(values, dict) else None
         if isinstance(value, int | float) and value > 0:

@@ -217,6 +217,8 @@ def test_a_picture_is_decoded_and_kept_as_long_as_its_video(server):
         ({"prompt": "a", "seconds": "nan"}, "invalid_value"),
         ({"prompt": "a", "size": "99999x99999"}, "invalid_value"),
         ({"prompt": "a", "size": "0x64"}, "invalid_value"),
+        ({"prompt": "a", "size": "65x65"}, "invalid_value"),
+        ({"prompt": "a", "size": "\uff16\uff14x64"}, "invalid_value"),
         ({"prompt": "a", "seed": -1}, "invalid_value"),
         ({"prompt": "a", "seed": True}, "invalid_value"),
         ({"prompt": "a", "num_inference_steps": 101}, "invalid_value"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from t2v.io.addresses import shown, shown_in
 
 ACTIONS = ("add", "list", "edit", "move", "duplicate", "cancel", "retry", "clear")
 WIDTH = 60  # characters of a prompt in the table
+REASON = 200  # characters of why a job failed
 
 
 def queue(args: argparse.Namespace, overrides: list[str]) -> None:
@@ -100,9 +102,11 @@ def _row(job: Any) -> str:
         share = f"{100 * number(told, 'share'):.0f} %" if job.has_worker else "no worker"
     if job.state == "failed":
         note = job.result.get("message")
-    shown = " ".join(str(note or job.problem).split())
+    # of a job that failed, why: without the file that it was in, and longer
+    reason = re.sub(r"^\S*/\d{16}-[0-9a-f]{32}\.json: ", "", str(note or job.problem))
+    shown = " ".join(reason.split())[: REASON if job.state == "failed" else WIDTH]
     seconds = f"{number(told, 'seconds'):.0f} s" if "seconds" in told else ""
-    return f"{job.id[:8]}  {job.state:<9} {position:>5} {share:>9} {seconds:>7}  {shown[:WIDTH]}"
+    return f"{job.id[:8]}  {job.state:<9} {position:>5} {share:>9} {seconds:>7}  {shown}"
 
 
 def _change(place: Any, action: str, words: Sequence[str], overrides: Sequence[str]) -> None:

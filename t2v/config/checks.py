@@ -138,3 +138,8 @@ def kind_of(quantize: str, part: str) -> Kind:
     kinds = kinds_of(quantize)
     names = (part, part.rpartition("_")[0], "")  # text_encoder_2 is as text_encoder
     return next((kinds[name] for name in names if name in kinds), "none")
+
+
+def is_spread(config: Any) -> bool:
+    """True where settings with `engine` and `workers` give work to others than this process."""
+    return config.engine == "ray" or config.workers is not None

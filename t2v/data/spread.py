@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from t2v.config.checks import is_spread
 from t2v.config.data import EncodeConfig
 from t2v.data.decode import Transform, file_hashes, read_clips, readers
 from t2v.data.latents import ClipEncoder, latents_encoder
 from t2v.data.text_cache import Embed, embedded, text_name
 from t2v.errors import UserError
-from t2v.io.engine import is_spread, model_pool, succeeded
+from t2v.io.engine import model_pool, succeeded
 from t2v.io.manifest import Clip
 from t2v.io.workers import Pool
 from t2v.models.device import pick_device

@@ -18,6 +18,7 @@ from diffusers import ModelMixin
 from einops import rearrange
 from torch import Tensor, nn
 
+from t2v.config.checks import is_spread
 from t2v.config.evaluation import EvalConfig, FootageEvalConfig
 from t2v.data.cache import Cache, weights_digest
 from t2v.data.world_shards import pixels
@@ -27,7 +28,7 @@ from t2v.evaluation.rows import BLUR, CEILING, CHANCE, MODEL, REAL, STILL, TEXT
 from t2v.evaluation.suites import STORY, Suite, load_suite
 from t2v.evaluation.types import Videos, blurred_copy, still_copy
 from t2v.families.load import load_generator
-from t2v.io.engine import is_spread, model_pool, succeeded
+from t2v.io.engine import model_pool, succeeded
 from t2v.io.files import digest
 from t2v.io.progress import progress
 from t2v.io.workers import Pool

@@ -95,11 +95,6 @@ def require_engine(config: Settings) -> None:
         raise UserError(f"engine=ray needs Ray: {EXTRA}.")
 
 
-def is_spread(config: Settings) -> bool:
-    """True where the work is given to others than this process."""
-    return config.engine == "ray" or config.workers is not None
-
-
 def model_pool(config: Settings, load: Callable[[], Any], device: str, threads: int) -> Pool:
     """Workers that each load a model once, for tasks that are called with it.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import diffusers
@@ -272,6 +273,10 @@ class T2VTransformer3DModel(
         sample = self._unpatchify(x, grid)
         return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
 
+    def set_residual_dtype(self, dtype: torch.dtype) -> None:
+        """Choose the dtype of the tokens that go from block to block, under autocast."""
+        self.blocks[0].register_forward_pre_hook(partial(_cast_tokens, dtype))
+
     def set_attention_backend(self, backend: str) -> None:
         """Choose the attention backend of this model alone.
 
@@ -314,6 +319,11 @@ class T2VTransformer3DModel(
             pw=pw,
             **grid,
         )
+
+
+def _cast_tokens(dtype: torch.dtype, block: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+    x, *others = given
+    return (x.to(dtype) if torch.is_autocast_enabled(x.device.type) else x, *others)
 
 
 def _with_pictures(timestep: Tensor, count: int, total: int) -> Tensor:

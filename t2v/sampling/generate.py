@@ -7,7 +7,7 @@ import logging
 import shlex
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -24,6 +24,7 @@ from t2v.pipelines.generator import Generator, Request, Start, clock, sample_vid
 from t2v.pipelines.visuals import VisualInputs
 from t2v.sampling import recipe as recipe_files
 from t2v.sampling.kept import read_latents, write_latents
+from t2v.sampling.output_paths import is_finished, refuse_other_videos
 from t2v.sampling.recipe import Recipe
 from t2v.sampling.results import (
     Passing,
@@ -41,9 +42,62 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Score = Callable[[str, np.ndarray], float]  # how well frames `t h w c` uint8 fit a prompt
+Begun = Callable[[Recipe, Generator], tuple[Recipe, Start | None]]
 # Shows finished latents: writes what they become, adds to the seconds of stages, and returns what
 # the file has.
 Show = Callable[[Tensor, Recipe, dict[str, float]], Shown]
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A model, and what it is to make.
+
+    Args:
+        visuals: what each video is given to see.
+        score: of `best_of`.
+        overwrite: videos that exist are made again.
+        with_pictures: gives recipes and visuals the pictures of their prompts, with `via_image`.
+    """
+
+    generator: Generator
+    recipes: list[Recipe]
+    visuals: list[VisualInputs | None]
+    score: Score | None
+    overwrite: bool
+    with_pictures: Callable[..., tuple[list[Recipe], list[VisualInputs | None]]] | None
+
+
+def make(
+    ready: Ready,
+    only: int | None = None,
+    frames: list[np.ndarray] | None = None,
+    follow: Follow | None = None,
+    begun: Begun | None = None,
+) -> list[Path]:
+    """Make the videos that lack; returns the files of all.
+
+    Args:
+        only: the number of one of them; None: all.
+        frames: takes what a sheet shows of each, where one is asked for, and none is written.
+        follow: of a single video: is told of its steps.
+        begun: of a single video that lacks: gives the start that an earlier run left, if any.
+
+    Raises:
+        UserError: see `t2v.sampling.run.sample`.
+    """
+    chosen = slice(None) if only is None else slice(only, only + 1)
+    recipes, visuals = ready.recipes[chosen], ready.visuals[chosen]
+    if ready.with_pictures is not None:
+        recipes, visuals = ready.with_pictures(ready.generator, recipes, visuals, ready.overwrite)
+    done = []
+    if not ready.overwrite:
+        refuse_other_videos(recipes)
+        done = [recipe.path for recipe in recipes if is_finished(recipe)]
+    start = None
+    if begun is not None and not done:
+        recipes[0], start = begun(recipes[0], ready.generator)
+    score = ready.score
+    return make_videos(ready.generator, recipes, visuals, start, score, done, follow, frames)
 
 
 def make_videos(

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from t2v.config.checks import is_spread
 from t2v.config.sampling import INPUTS, SampleConfig
 from t2v.errors import UserError
 from t2v.families.load import (
@@ -19,7 +20,6 @@ from t2v.families.load import (
     set_attention,
 )
 from t2v.io.addresses import address_of, remove
-from t2v.io.engine import is_spread
 from t2v.io.video import ENLARGED
 from t2v.models.device import pick_device, pick_dtype
 from t2v.models.folder import (
@@ -34,7 +34,7 @@ from t2v.models.load import loading
 from t2v.pipelines.generator import Generator
 from t2v.pipelines.visuals import VisualInputs
 from t2v.sampling import recipe as recipe_files
-from t2v.sampling.generate import Score, make_videos, request_of
+from t2v.sampling.generate import Ready, Score, make, make_videos, request_of
 from t2v.sampling.kept import check_latents, read_latents
 from t2v.sampling.output_paths import (
     held,
@@ -47,7 +47,6 @@ from t2v.sampling.output_paths import (
 from t2v.sampling.recipe import Choice, Recipe
 from t2v.sampling.resolve import check, resolve
 from t2v.sampling.results import FOLDER, PICTURE, read_recipe, spelled
-from t2v.sampling.spread import Ready, make, make_on_workers
 from t2v.sampling.watch import Follow
 
 logger = logging.getLogger(__name__)
@@ -99,8 +98,10 @@ def sample(
                     "workers write videos to a folder that their machines share, not to an "
                     "address. Give a folder, or leave engine and workers out."
                 )
+            from t2v.sampling.spread import make_on_workers  # most videos are made here
+
             alone = replace(config, engine="local", workers=None)  # which is how a worker works
-            return make_on_workers(config, partial(_ready, alone, prompts, paths))
+            return make_on_workers(config, partial(_ready, alone, prompts, paths), paths)
         if loader is not None:
             refuse_too_large(config)
         ready = _ready(config, prompts, paths, loader)

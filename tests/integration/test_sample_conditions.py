@@ -252,9 +252,8 @@ def test_via_image_keeps_the_picture_beside_the_video(run):
 
 def test_a_preview_and_a_sheet_show_what_is_made_of_a_picture(run, monkeypatch):
     seen = []
-    for room in ("watch", "generate"):
-        place = f"t2v.sampling.{room}.save_image"
-        monkeypatch.setattr(place, lambda path, image, *_: seen.append(path.name))
+    for room in ("watch.save_image", "results.video.save_image"):
+        monkeypatch.setattr(f"t2v.sampling.{room}", lambda path, image, *_: seen.append(path.name))
     words = ["--image", "ramp.png", "--preview-every", "1", "--sheet"]
     code, _, err = run(PROMPT, *words, "-o", "x.mp4")
     assert code == 0, err

@@ -17,7 +17,6 @@ from t2v.config.training import TrainConfig
 from t2v.errors import UserError
 from t2v.models.compiling import check_compiler, compile_each
 from t2v.models.device import pick_device
-from t2v.models.transformer import T2VTransformer3DModel
 from t2v.training.engine.sharding import blocks
 from t2v.training.engine.task import Task
 
@@ -77,16 +76,12 @@ def cast_residual(task: Task, dtype: torch.dtype) -> None:
     Raises:
         UserError: no part is a transformer of ours.
     """
-    able = [part for part in task.parts.values() if isinstance(part, T2VTransformer3DModel)]
+    parts: list[Any] = list(task.parts.values())
+    able = [part for part in parts if hasattr(part, "set_residual_dtype")]
     if not able:
         raise UserError(f"residual: {', '.join(task.parts)} is no t2v transformer. Omit it.")
     for part in able:
-        part.blocks[0].register_forward_pre_hook(partial(_cast_first, dtype))
-
-
-def _cast_first(dtype: torch.dtype, block: Any, given: tuple[Any, ...]) -> tuple[Any, ...]:
-    x, *others = given
-    return (x.to(dtype) if torch.is_autocast_enabled(x.device.type) else x, *others)
+        part.set_residual_dtype(dtype)
 
 
 def compile_parts(task: Task, config: TrainConfig) -> None:

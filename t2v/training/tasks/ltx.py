@@ -82,6 +82,11 @@ class LTXText(nn.Module):
         """The number format of its weights."""
         return self.inner.dtype
 
+    @property
+    def device(self) -> torch.device:
+        """The device of its weights."""
+        return self.inner.device
+
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> BaseModelOutput:
         """The embeddings of texts of one length, `b m d`."""
         assert attention_mask.all(), "each text is embedded alone"

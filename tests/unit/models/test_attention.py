@@ -129,6 +129,7 @@ def test_the_operator_that_is_named_is_the_one_that_runs(model):
     cpu = torch.device("cpu")
     assert operator_of(model, "_native_math", cpu) == "_native_math"
     assert operator_of(model, "native", cpu) == "torch flash"
+    model.set_attention_backend("native")
     with Called() as called:
         predict(model)
     assert "aten::_scaled_dot_product_flash_attention_for_cpu" in called.names

@@ -172,11 +172,17 @@ class Needs:
     cpus: int = 1
 
 
+def cores() -> int:
+    """The processors that this process may use; of macOS and Windows, which do not say, all."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def _pool(config: Settings, function: Callable[[Any], Any], limits: Limits, needs: Needs) -> Pool:
     require_engine(config)
     if config.engine == "local":
-        workers = config.workers or len(os.sched_getaffinity(0))
-        return Pool(Processes(function, limits), workers)
+        return Pool(Processes(function, limits), config.workers or cores())
     actors = Actors(_connected(), function, limits, needs)
     return Pool(actors, config.workers or actors.room())
 

@@ -154,10 +154,10 @@ class Endpoints:
                 "too_many_streams",
                 headers={"Retry-After": "5"},
             )
-        self.metrics.streams += 1
         return StreamingResponse(self._followed(job), media_type="text/event-stream")
 
     async def _followed(self, job: Job) -> AsyncIterator[str]:
+        self.metrics.streams += 1  # not before: of a client that has left, this never runs
         try:
             async for event in events(self.videos, job.id, self.is_ending):
                 yield event

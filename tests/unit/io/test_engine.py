@@ -100,3 +100,10 @@ def test_a_cluster_that_does_not_answer_and_machines_without_a_gpu_are_said(monk
     with pytest.raises(UserError, match="has a GPU for a worker"):
         engine.model_pool(config, load, "cuda", threads=1)
     ray.shutdown()
+
+
+def test_a_system_that_does_not_say_which_processors_are_ours_has_all(monkeypatch):
+    assert engine.cores() == len(os.sched_getaffinity(0))
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    assert engine.cores() == 6

@@ -90,3 +90,20 @@ def test_a_size_is_enlarged_where_that_is_nearer_to_what_the_model_makes():
     assert model.made_at(250, 250) == {"width": 250, "height": 250, "upscale": 1}
     plain = Model(name="m", setting="m", width=64, height=64)
     assert plain.made_at(512, 256) == {"width": 512, "height": 256, "upscale": 1}
+
+
+def test_a_client_that_leaves_before_its_first_event_takes_no_place():
+    pytest.importorskip("starlette", reason="the extra `serve` is not installed")
+    import asyncio
+    from types import SimpleNamespace
+
+    from t2v.serve.app import Endpoints
+
+    async def leave() -> int:
+        videos, metrics = SimpleNamespace(job=lambda id: None), SimpleNamespace(streams=0)
+        endpoints = Endpoints(videos, config_of(max_streams=1), metrics, lambda: False)
+        for _ in range(3):
+            await endpoints.follow(SimpleNamespace(path_params={"id": "x"}))
+        return metrics.streams
+
+    assert asyncio.run(leave()) == 0

@@ -32,6 +32,9 @@ REFUSED = {
     "overwrite": "a job replaces no file. Leave it out, or choose another output",
     "grid": "it makes several videos. Give a job to each",
     "num_videos_per_prompt": "a job is one video. Give a job to each",
+    "engine": "a job is made by the worker that takes it. Leave it out",
+    "workers": "a job is made by the worker that takes it. Leave it out, and start several workers",
+    "parallel": "a worker is one process. Leave it out",
 }
 
 

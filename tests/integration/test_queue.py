@@ -163,6 +163,8 @@ def test_what_goes_wrong_with_a_job_is_told_and_the_next_one_is_made(queue, mode
         (dict(image="cat.png"), "whole path"),
         (dict(model="/nowhere/at/all"), "there is no such folder"),
         (dict(overwrite=True), "replaces no file"),
+        (dict(workers=2), "made by the worker that takes it"),
+        (dict(parallel="guidance"), "a worker is one process"),
         (dict(num_videos_per_prompt=2), "a job is one video"),
         (dict(height=33, model=model), "Nearest: 32 or 48"),
         (dict(device="abacus", model=model), "not available on this machine"),

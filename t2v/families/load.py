@@ -14,6 +14,7 @@ from typing import Any
 import diffusers
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.models.attention_dispatch import attention_backend
 from diffusers.utils.torch_utils import get_module_execution_device
 
 from t2v.errors import UserError
@@ -261,7 +262,8 @@ def set_attention(pipeline: DiffusionPipeline, backend: str) -> None:
                 device, dtype = get_module_execution_device(transformer), transformer.dtype
                 held = dtype if dtype in DTYPES.values() else torch.bfloat16  # quantized
                 check_backend(backend, head_dim, device, held)
-            transformer.set_attention_backend(backend)
+            with attention_backend(backend):  # restores what diffusers sets for the whole process
+                transformer.set_attention_backend(backend)
     except (AttributeError, ValueError, RuntimeError, ImportError) as error:
         raise UserError(f"attention={backend}: not usable here. {error}") from error
 

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from t2v.nets.convolution import Conv3d
+
 LAYERS = 3  # that halve height and width; the last two halve the frames too
 SLOPE = 0.2
 
@@ -21,10 +23,10 @@ class PatchDiscriminator(nn.Module):
         super().__init__()
         widths = [channels, *(width * 2**n for n in range(LAYERS))]
         self.layers = nn.ModuleList(
-            nn.Conv3d(i, o, (3, 4, 4), (1 if first else 2, 2, 2), padding=1)
+            Conv3d(i, o, (3, 4, 4), (1 if first else 2, 2, 2), padding=1)
             for first, i, o in zip((True, False, False), widths, widths[1:], strict=False)
         )
-        self.out = nn.Conv3d(widths[-1], 1, 3, padding=1)
+        self.out = Conv3d(widths[-1], 1, 3, padding=1)
 
     def forward(self, video: Tensor) -> Tensor:
         """Return logits `b 1 t' h' w'` of `video`, `b c t h w` in [-1, 1]."""

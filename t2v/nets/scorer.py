@@ -17,6 +17,7 @@ from t2v.data.cache import weights_digest
 from t2v.data.world_shards import pixels
 from t2v.errors import UserError
 from t2v.models.load import load_part, load_text
+from t2v.nets.convolution import Conv3d
 
 FRAMES, SIDE = 17, 64  # the video tower's input; other videos are resampled to it
 TOKENS = 5 * 4 * 4  # what its convolutions leave of them
@@ -90,7 +91,7 @@ class ScorerTowers(ModelMixin, ConfigMixin):
 
 
 def _layer(inputs: int, outputs: int, stride: tuple[int, int, int]) -> list[nn.Module]:
-    convolution = nn.Conv3d(inputs, outputs, 3, stride, padding=1, bias=False)
+    convolution = Conv3d(inputs, outputs, 3, stride, padding=1, bias=False)
     return [convolution, nn.GroupNorm(8, outputs), nn.ReLU()]
 
 

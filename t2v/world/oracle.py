@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from t2v.errors import UserError
 from t2v.models.load import load_part
+from t2v.nets.convolution import Conv3d
 from t2v.world.labels import HEADS
 
 FRAMES, SIDE = 17, 64  # of its input
@@ -107,7 +108,7 @@ class WorldOracle(ModelMixin, ConfigMixin):
 
 
 def _layer(inputs: int, outputs: int, stride: tuple[int, int, int]) -> list[nn.Module]:
-    convolution = nn.Conv3d(inputs, outputs, 3, stride, padding=1, bias=False)
+    convolution = Conv3d(inputs, outputs, 3, stride, padding=1, bias=False)
     return [convolution, nn.BatchNorm3d(outputs), nn.ReLU()]
 
 

@@ -58,12 +58,13 @@ def fit(task: Task, config: TrainConfig, state: TrainState) -> Iterator[StepMetr
     while state.step < config.steps:
         started = time.perf_counter()
         names, means = _gradients(task, config, state, ahead)
-        norm = whole(nn.utils.clip_grad_norm_(trained, config.optim.clip_norm))
+        norm = nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
         # the only time that a step waits for the device
-        *values, grad_norm = torch.cat([means, norm.to(means)[None]]).tolist()
+        *values, grad_norm = torch.cat([means, whole(norm).to(means)[None]]).tolist()
         figures = dict(zip(names, values, strict=True))
         if not (math.isfinite(figures["loss"]) and math.isfinite(grad_norm)):
             raise UserError(_not_finite(task.model, config, state.step, figures["loss"]))
+        nn.utils.clip_grads_with_norm_(trained, config.optim.clip_norm, norm)
         factor = lr_factor(state.step, config.steps, config.optim)
         state.optimizer.step(factor)
         state.ema.update(state.step)

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 
 from t2v.config.sampling import SampleConfig
 from t2v.errors import UserError
@@ -32,6 +33,9 @@ def test_a_backend_that_does_not_run_is_told_before_any_step_of_any_family(
     with pytest.raises(UserError, match=r"xformers.* does not run on cpu.*constraints-gpu\.txt"):
         set_attention(pipeline, "xformers")
     set_attention(pipeline, "_native_math")
+    kernels = {each._attention_backend for each in pipeline.transformer.attn_processors.values()}
+    assert {each.value for each in kernels} == {"_native_math"}
+    assert _AttentionBackendRegistry.get_active_backend()[0].value == "native"  # of other models
 
 
 @pytest.mark.slow

@@ -324,6 +324,13 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_take_it(config, tmp_
     assert task.model.map.weight.isfinite().all()
 
 
+def test_the_gradient_that_is_not_finite_is_named(config):
+    task = LineTask()
+    task.model.map.bias.register_hook(lambda grad: grad * torch.nan)
+    with pytest.raises(UserError, match=r"not finite: map\.bias\."):
+        run(task, config)
+
+
 def test_small_batches_accumulate_to_the_step_of_one_big_one(config, tmp_path):
     big = run(LineTask(batch_size=12, noise=0.0), config)
     small = replace(config, output=str(tmp_path / "small"), accumulate=4)

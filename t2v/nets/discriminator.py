@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from t2v.nets.convolution import Conv3d
+from t2v.models.convolution import Conv3d
 
 LAYERS = 3  # that halve height and width; the last two halve the frames too
 SLOPE = 0.2

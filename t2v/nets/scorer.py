@@ -16,8 +16,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from t2v.data.cache import weights_digest
 from t2v.data.world_shards import pixels
 from t2v.errors import UserError
+from t2v.models.convolution import Conv3d
 from t2v.models.load import load_part, load_text
-from t2v.nets.convolution import Conv3d
 
 FRAMES, SIDE = 17, 64  # the video tower's input; other videos are resampled to it
 TOKENS = 5 * 4 * 4  # what its convolutions leave of them

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from t2v.errors import UserError
+from t2v.models.convolution import Conv3d
 from t2v.models.load import load_part
-from t2v.nets.convolution import Conv3d
 from t2v.world.labels import HEADS
 
 FRAMES, SIDE = 17, 64  # of its input

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from t2v.nets.convolution import Conv3d
+from t2v.models.convolution import Conv3d
 
 
 def soil_memory():

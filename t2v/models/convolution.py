@@ -1,4 +1,4 @@
-"""The 3D convolution of networks that pad time on both sides."""
+"""The 3D convolution of networks that pad time at both ends."""
 
 from __future__ import annotations
 

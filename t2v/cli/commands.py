@@ -89,6 +89,12 @@ COMMANDS = {
         "answer OpenAI's requests for videos over a queue, and make them",
         ("queue",),
     ),
+    "studio": Command(
+        "t2v.config.serve:StudioConfig",
+        "t2v.cli.worker:studio",
+        "open a page in the browser to make and look at videos",
+        ("queue",),
+    ),
     "upscale": Command(
         "t2v.config.sampling:UpscaleConfig",
         "t2v.sampling.upscale:upscale",

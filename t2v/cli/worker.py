@@ -1,4 +1,4 @@
-"""`t2v queue run` and `t2v serve` on the command line: workers, and who starts them again."""
+"""`t2v queue run`, `serve` and `studio` on the command line: workers, and who starts them again."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from types import FrameType
 from t2v.cli.commands import collect_garbage
 from t2v.cli.deferred import defer
 from t2v.config.queue import QueueRunConfig
-from t2v.config.serve import ServeConfig
+from t2v.config.serve import ServeConfig, StudioConfig
 from t2v.errors import UserError
 from t2v.io.addresses import shown
 from t2v.queue.folder import Queue
@@ -57,11 +57,34 @@ def serve(config: ServeConfig) -> None:
     """
     from t2v.serve.run import serve as run_server  # the extra `serve`
 
+    run_server(config, _starts(config), lambda address: print(address, flush=True))
+
+
+def studio(config: StudioConfig) -> None:
+    """Answer requests as `serve`, and those of browsers by pages, until it is stopped.
+
+    Raises:
+        UserError: see `t2v.serve.run.serve`.
+    """
+    import webbrowser
+
+    from t2v.serve.run import serve as run_server  # the extra `serve`
+    from t2v.studio.routes import routes
+
+    def tell(address: str) -> None:
+        print(address, flush=True)
+        if config.open:
+            webbrowser.open(address)  # where there is none, the address is there to be read
+
+    run_server(config, _starts(config), tell, partial(routes, config))
+
+
+def _starts(config: ServeConfig) -> list[Callable[[], BaseProcess]]:
+    """Starts of the workers of a server."""
     folder = str(Path(config.queue).absolute())
     usual = QueueRunConfig(queue=folder, models=config.resident, memory=config.memory, alone=True)
     workers = [replace(usual, device=each) for each in config.devices]
-    starts = [partial(started, each, NICE) for each in workers]
-    run_server(config, starts, lambda address: print(address, flush=True))
+    return [partial(started, each, NICE) for each in workers]
 
 
 def started(config: QueueRunConfig, nice: int = 0) -> BaseProcess:

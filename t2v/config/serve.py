@@ -67,3 +67,12 @@ class ServeConfig:
             return ip_address(self.host).is_loopback
         except ValueError:
             return self.host == "localhost"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudioConfig(ServeConfig):
+    """`t2v studio`: pages to make and look at videos, over that endpoint."""
+
+    queue: str = "runs/studio"  # folder of the queue and its videos; it is made if it is not there
+    port: int = 7860  # 0: any that is free; the address is printed
+    open: bool = True  # show the page in this machine's browser

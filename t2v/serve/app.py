@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from typing import Any, get_args
 
@@ -13,7 +13,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
 from t2v.config.serve import ServeConfig
 from t2v.errors import UserError
@@ -196,11 +196,16 @@ def application(
     metrics: Metrics,
     is_ending: Callable[[], bool],
     lifespan: Any = None,
+    pages: Sequence[BaseRoute] = (),
 ) -> Guard:
-    """The whole application, behind what every request passes."""
+    """The whole application, behind what every request passes.
+
+    Args:
+        pages: paths beside those of the endpoint, for browsers.
+    """
     endpoints = Endpoints(videos, config, metrics, is_ending)
     app = Starlette(
-        routes=endpoints.routes(),
+        routes=[*endpoints.routes(), *pages],
         exception_handlers={
             Refused: on_refused,
             UserError: on_mistake,
@@ -211,7 +216,7 @@ def application(
     )
     app.router.redirect_slashes = False
     guarded = partial(Guard, token=token, names=(*config.names, config.host), metrics=metrics)
-    return guarded(app, most=int(config.max_upload * 1e6))
+    return guarded(app, most=int(config.max_upload * 1e6), has_pages=bool(pages))
 
 
 def _shown(model: Model) -> dict[str, Any]:

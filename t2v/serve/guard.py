@@ -9,13 +9,16 @@ from collections.abc import Collection
 from ipaddress import ip_address
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, HTTPConnection
+from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from t2v.serve.errors import Refused, answer
 from t2v.serve.metrics import Metrics
+from t2v.serve.session import COOKIE, LOGIN, session_of
 
-OPEN = ("/health",)  # answered without a token: it tells nothing
+# answered without a token: they tell nothing
+OPEN = re.compile(rf"/health|{LOGIN}|/static/[\w.-]+")
 SECURITY = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "Cache-Control": "no-store",
@@ -34,6 +37,7 @@ class Guard:
         token: that each must bring; None: none.
         names: of hosts beside localhost and IP addresses, which no other site can take for itself.
         most: bytes of a body.
+        has_pages: a browser without the token is led to where it can be given.
     """
 
     def __init__(
@@ -44,8 +48,10 @@ class Guard:
         names: Collection[str],
         most: int,
         metrics: Metrics,
+        has_pages: bool = False,
     ) -> None:
         self.app, self.token, self.most, self.metrics = app, token, most, metrics
+        self.has_pages = has_pages
         self.names = {"localhost", *(name.lower() for name in names)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -64,14 +70,19 @@ class Guard:
             await send(message)
 
         try:
-            self._check(scope["path"], headers)
+            self._check_site(headers)
+            if self._is_page(scope, headers) and not self._is_known(scope, headers):
+                await RedirectResponse(LOGIN, 303)(scope, receive, answered)
+                return
+            if not OPEN.fullmatch(scope["path"]) and not self._is_known(scope, headers):
+                raise _unknown(headers)
             await self.app(scope, self._counted(headers, receive), answered)
         except Refused as refused:
             await answer(refused)(scope, receive, answered)
         except ClientDisconnect:
             return
 
-    def _check(self, path: str, headers: Headers) -> None:
+    def _check_site(self, headers: Headers) -> None:
         host = headers.get("host", "")
         if not self._is_own(host):
             raise Refused(
@@ -85,8 +96,6 @@ class Guard:
         apart = headers.get("sec-fetch-site") in ("cross-site", "same-site")
         if origin is None and apart and headers.get("sec-fetch-mode") != "navigate":
             raise Refused(403, "Requests of other sites are refused.", "origin_not_allowed")
-        if path not in OPEN:
-            self._check_token(headers)
 
     def _is_own(self, host: str) -> bool:
         match = _HOST.fullmatch(host)
@@ -98,19 +107,20 @@ class Guard:
         except ValueError:
             return name in self.names
 
-    def _check_token(self, headers: Headers) -> None:
+    def _is_page(self, scope: Scope, headers: Headers) -> bool:
+        """True where a browser asks for a page, and would show a refusal as it is."""
+        wants_page = scope["method"] == "GET" and "text/html" in headers.get("accept", "")
+        return self.has_pages and wants_page and not OPEN.fullmatch(scope["path"])
+
+    def _is_known(self, scope: Scope, headers: Headers) -> bool:
+        """True for who brings the token, or the cookie that was given for it."""
         if self.token is None:
-            return
+            return True
         kind, _, given = headers.get("authorization", "").partition(" ")
-        is_own = hmac.compare_digest(given.strip().encode(), self.token.encode())
-        if kind.lower() != "bearer" or not is_own:
-            what = "This token is not the server's." if given else "This server needs a token."
-            raise Refused(
-                401,
-                f"{what} Send it as `Authorization: Bearer TOKEN`, the api_key of OpenAI's client.",
-                "invalid_api_key",
-                headers={"WWW-Authenticate": "Bearer"},
-            )
+        if kind.lower() == "bearer":
+            return hmac.compare_digest(given.strip().encode(), self.token.encode())
+        cookie = HTTPConnection(scope).cookies.get(COOKIE, "") if self.has_pages else ""
+        return hmac.compare_digest(cookie.encode(), session_of(self.token).encode())
 
     def _counted(self, headers: Headers, receive: Receive) -> Receive:
         """The pieces of a body, as long as they are not too many."""
@@ -136,3 +146,14 @@ class Guard:
             "request_too_large",
             headers={"Connection": "close"},
         )
+
+
+def _unknown(headers: Headers) -> Refused:
+    given = "authorization" in headers
+    what = "This token is not the server's." if given else "This server needs a token."
+    return Refused(
+        401,
+        f"{what} Send it as `Authorization: Bearer TOKEN`, the api_key of OpenAI's client.",
+        "invalid_api_key",
+        headers={"WWW-Authenticate": "Bearer"},
+    )

@@ -15,6 +15,7 @@ from types import FrameType
 import anyio
 import uvicorn
 from anyio.to_thread import run_sync
+from starlette.routing import BaseRoute
 
 from t2v.config.serve import ServeConfig
 from t2v.errors import UserError
@@ -39,12 +40,14 @@ def serve(
     config: ServeConfig,
     starts: Sequence[Callable[[], BaseProcess]],
     tell: Callable[[str], None],
+    pages: Callable[[Videos, str | None], Sequence[BaseRoute]] = lambda videos, token: (),
 ) -> None:
     """Answer requests until SIGTERM or Ctrl-C; jobs stay in the queue.
 
     Args:
         starts: start one worker each.
         tell: shows the address.
+        pages: gives paths for browsers, beside those of the endpoint, from videos and token.
 
     Raises:
         UserError: the address cannot be had, or needs a token; a model is not there.
@@ -70,7 +73,7 @@ def serve(
 
     server: uvicorn.Server = uvicorn.Server(
         uvicorn.Config(
-            application(videos, config, token, metrics, is_ending, lifespan),
+            application(videos, config, token, metrics, is_ending, lifespan, pages(videos, token)),
             http=connection_of(config.patience, config.max_connections),
             ws="none",
             lifespan="on",

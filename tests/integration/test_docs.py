@@ -51,6 +51,7 @@ NOT_RUN = {
     "torchrun": "8 devices; tests/integration/test_distributed.py and test_devices.py run 2",
     "accelerate launch": "8 devices; tests/integration/test_distributed.py runs 2 processes",
     "t2v queue run": "waits for more jobs; tests/integration/test_queue.py runs workers",
+    "t2v studio": "answers until it is stopped; tests/integration/studio looks at its pages",
     "t2v serve": "answers until it is stopped; tests/integration/test_serve.py asks it",
     "curl": "needs a server; likewise",
     "export T2V_TOKEN": "likewise",

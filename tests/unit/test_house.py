@@ -46,6 +46,7 @@ FLOORS = [
     {"plan"},
     {"queue"},
     {"serve"},
+    {"studio"},
     {"__init__"},
     {"cli"},
     {"__main__"},

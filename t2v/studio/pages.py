@@ -1,0 +1,66 @@
+"""The frame, files and policy that every page shares."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import BaseRoute, Mount
+from starlette.staticfiles import StaticFiles
+
+HERE = Path(__file__).parent
+# a page loads, runs and sends nothing but what is of this server: text that got in stays text
+POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self' data: blob:",
+        "media-src 'self' blob:",
+        "connect-src 'self'",
+        "form-action 'self'",
+        "base-uri 'none'",
+        "frame-ancestors 'none'",
+    )
+)
+
+
+class Pages:
+    """The templates, with the tabs that lead from page to page.
+
+    Args:
+        tabs: addresses and names, as the head of each page lists them.
+    """
+
+    def __init__(self, tabs: Sequence[tuple[str, str]]) -> None:
+        self.environment = jinja2.Environment(
+            loader=jinja2.FileSystemLoader(HERE / "templates"),
+            autoescape=True,
+            undefined=jinja2.StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self.environment.globals["tabs"] = tabs
+
+    def page(self, request: Request, template: str, status: int = 200, **values: Any) -> Response:
+        """A page of a template, see `templates/base.html.j2` for the blocks that it may fill."""
+        text = self.environment.get_template(template).render(path=request.url.path, **values)
+        return HTMLResponse(text, status, {"Content-Security-Policy": POLICY})
+
+
+class _Files(StaticFiles):
+    """Scripts and styles, which browsers keep but ask about: they are of this version."""
+
+    def file_response(self, *args: Any, **given: Any) -> Response:
+        answer = super().file_response(*args, **given)
+        answer.headers["Cache-Control"] = "no-cache"
+        return answer
+
+
+def files() -> BaseRoute:
+    """The path of scripts and styles."""
+    return Mount("/static", _Files(directory=HERE / "static"), name="static")

@@ -1,0 +1,23 @@
+"""The pages, and which of them a studio has."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from t2v.config.serve import StudioConfig
+from t2v.serve.videos import Videos
+from t2v.studio.login import login_of
+from t2v.studio.pages import Pages, files
+
+
+def routes(config: StudioConfig, videos: Videos, token: str | None) -> list[BaseRoute]:
+    """All paths of the pages, beside those of the endpoint."""
+    tabs = [("/", "Make")]
+    pages = Pages(tabs)
+
+    def make(request: Request) -> Response:
+        return pages.page(request, "make.html.j2", models=[*videos.models.values()])
+
+    return [files(), login_of(pages, token), Route("/", make, methods=["GET"])]

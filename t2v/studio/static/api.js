@@ -1,0 +1,54 @@
+// Requests to the server, and what people are told of them.
+
+// The answer of the server, as JSON; of a refusal its message is thrown.
+export async function ask(method, path, body) {
+  const sent = { method, headers: { Accept: "application/json" } };
+  if (body instanceof FormData) sent.body = body;
+  else if (body !== undefined) {
+    sent.body = JSON.stringify(body);
+    sent.headers["Content-Type"] = "application/json";
+  }
+  let answer;
+  try {
+    answer = await fetch(path, sent);
+  } catch {
+    throw new Error("The server does not answer. Start `t2v studio` again; nothing is lost.");
+  }
+  if (answer.status === 401) location.assign("/login");
+  const told = await answer.json().catch(() => ({}));
+  if (!answer.ok) {
+    const error = new Error(told.error?.message ?? `The server answered ${answer.status}.`);
+    error.param = told.error?.param;
+    throw error;
+  }
+  return told;
+}
+
+// Tell people something at the foot of the page, and those who listen.
+export function say(text, isWrong = false) {
+  const place = document.getElementById("said");
+  place.classList.toggle("wrong", isWrong);
+  place.textContent = text;
+}
+
+// Do something, and tell people if it fails.
+export async function attempt(doing) {
+  try {
+    return await doing();
+  } catch (error) {
+    say(error.message, true);
+    return undefined;
+  }
+}
+
+// An element with attributes and content; text stays text.
+export function element(name, attributes = {}, ...content) {
+  const made = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) {
+    if (key.startsWith("on")) made.addEventListener(key.slice(2), value);
+    else if (value === true) made.setAttribute(key, "");
+    else if (value !== false && value !== null && value !== undefined) made.setAttribute(key, value);
+  }
+  made.append(...content.filter((each) => each !== null && each !== undefined));
+  return made;
+}

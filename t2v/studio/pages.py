@@ -27,6 +27,10 @@ POLICY = "; ".join(
         "frame-ancestors 'none'",
     )
 )
+HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "Referrer-Policy": "same-origin",  # without it a form is sent as if by another site
+}
 
 
 class Pages:
@@ -49,7 +53,7 @@ class Pages:
     def page(self, request: Request, template: str, status: int = 200, **values: Any) -> Response:
         """A page of a template, see `templates/base.html.j2` for the blocks that it may fill."""
         text = self.environment.get_template(template).render(path=request.url.path, **values)
-        return HTMLResponse(text, status, {"Content-Security-Policy": POLICY})
+        return HTMLResponse(text, status, HEADERS)
 
 
 class _Files(StaticFiles):

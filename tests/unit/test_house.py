@@ -225,7 +225,7 @@ def constraints() -> dict[str, str]:
 def test_every_dependency_is_pinned_within_its_floor():
     extras = project()["optional-dependencies"]
     wanted = project()["dependencies"] + extras["train"] + extras["test"] + extras["dev"]
-    wanted += extras["curate"] + extras["ray"]
+    wanted += extras["curate"] + extras["ray"] + extras["serve"] + extras["docs"]
     pins = constraints()
     for requirement in map(Requirement, wanted):
         if requirement.name != "t2v":

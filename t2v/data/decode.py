@@ -65,7 +65,7 @@ def read_clip(clip: Clip, transform: Transform | None) -> np.ndarray:
         UserError: the file cannot be read.
     """
     if clip.is_rendered:
-        return _read_rendered(clip)
+        return read_rendered(clip)
     assert transform is not None
     path = Path(clip.path)
     if path.suffix.lower() in IMAGE_SUFFIXES:
@@ -75,7 +75,7 @@ def read_clip(clip: Clip, transform: Transform | None) -> np.ndarray:
         raise Unfit(f"HDR: {film.hdr} would come out with wrong colours")
     if film.interlaced and transform.interlaced == "drop":
         raise Unfit("interlaced: its frames show two moments, and interlaced=drop")
-    crop = _crop(clip)
+    crop = crop_of(clip)
     width, height = crop[2:] if crop else (film.width, film.height)
     size = fit_size(height, width, transform.sizes, transform.max_upscale)
     still = film.num_frames == 1
@@ -200,13 +200,18 @@ def _sampling(clip: Clip, film: Probe, transform: Transform) -> tuple[float, int
     return transform.fps, fit_length(int(seconds * transform.fps + 0.01), transform.lengths)
 
 
-def _crop(clip: Clip) -> tuple[int, int, int, int] | None:
+def crop_of(clip: Clip) -> tuple[int, int, int, int] | None:
     """`left, top, width, height` in pixels as shown, where curation found bars around the film."""
     crop = clip.extra.get("crop")
     return tuple(crop) if crop else None
 
 
-def _read_rendered(clip: Clip) -> np.ndarray:
+def read_rendered(clip: Clip) -> np.ndarray:
+    """The frames of a clip of `t2v world`, `t h w c` uint8.
+
+    Raises:
+        UserError: its shard does not hold it.
+    """
     try:
         with safe_open(at_hand(clip.path), "np") as shard:
             frames: np.ndarray = shard.get_slice("video")[clip.extra.get("index")]
@@ -220,7 +225,7 @@ def _read_rendered(clip: Clip) -> np.ndarray:
 
 def _read_image(clip: Clip, transform: Transform) -> np.ndarray:
     image = Image.fromarray(read_picture(Path(clip.path)))
-    if crop := _crop(clip):
+    if crop := crop_of(clip):
         left, top, width, height = crop
         image = image.crop((left, top, left + width, top + height))
     height, width = fit_size(image.height, image.width, transform.sizes, transform.max_upscale)

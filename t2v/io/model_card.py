@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 MODEL_CARD, DATA_CARD = "README.md", "DATA.md"
+REVIEWED = ".reviewed.jsonl"  # a manifest that has its data card beside it, under the same name
 UNKNOWN = "unknown"
 _HEAD = """---
 library_name: diffusers
@@ -24,7 +25,7 @@ def write_model_card(
 ) -> None:
     """Write a pipeline's `README.md`: how it was made, and on whose footage under which licence.
 
-    The data card that `t2v curate` left beside the manifest follows.
+    The data card that a review or `t2v curate` left beside the manifest follows.
 
     Args:
         made: how, as Markdown.
@@ -41,11 +42,16 @@ def write_model_card(
         [(*rights, *numbers) for rights, numbers in sorted(count.items())],
     )
     text = f"{_HEAD}{made}\n\n## Trained on\n\n" + "\n".join(lines)
-    place = Path(data) if Path(data).is_dir() else Path(data).parent
-    card = place / DATA_CARD
+    card = _data_card(Path(data))
     if card.is_file():
         text += "\n#" + card.read_text(encoding="utf-8", errors="replace").lstrip()
     (folder / MODEL_CARD).write_bytes(text.encode(errors="replace"))
+
+
+def _data_card(data: Path) -> Path:
+    if data.name.endswith(REVIEWED) and data.with_suffix(".md").is_file():
+        return data.with_suffix(".md")
+    return (data if data.is_dir() else data.parent) / DATA_CARD
 
 
 def card_of_folder(repo: str, kind: str, videos: Sequence[tuple[str, str]]) -> str:

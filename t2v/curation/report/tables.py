@@ -120,4 +120,5 @@ def seconds_of(clip: Clip) -> float:
 def origin(clip: Clip) -> dict[str, Any]:
     """The footage of a clip: `path`, `start` and `end`."""
     own = {"path": clip.path, "start": clip.start, "end": clip.end}
-    return clip.extra.get("cut_from", own)
+    found = clip.extra.get("cut_from")
+    return found if isinstance(found, dict) and own.keys() <= found.keys() else own

@@ -17,6 +17,15 @@ def test_the_card_counts_the_clips_of_every_source_and_licence_and_keeps_the_dat
     assert "\n## Data\n\n5 clips kept.\n" in card
 
 
+def test_a_reviewed_manifest_brings_its_own_data_card(tmp_path):
+    (tmp_path / "DATA.md").write_text("# Data\n\nas curated\n")
+    (tmp_path / "clips.reviewed.md").write_text("# Data\n\nas reviewed\n")
+    (tmp_path / "clips.md").write_text("somebody's notes\n")
+    for name, told in (("clips.reviewed", "as reviewed"), ("clips", "as curated")):
+        write_model_card(tmp_path, "Made so.", str(tmp_path / f"{name}.jsonl"), [], 0)
+        assert (tmp_path / "README.md").read_text().endswith(f"\n## Data\n\n{told}\n")
+
+
 def test_a_cell_stays_one_cell_of_plain_text():
     [head, rule, row, end] = table(("a", "b"), [("x\n| y\x1b[1m", 0.25)])
     assert (head, rule, end) == ("| a | b |", "| --- | --- |", "")

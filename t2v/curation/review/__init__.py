@@ -1,0 +1,1 @@
+"""Review by hand: clips kept, dropped and captioned by people, on top of what curation decided."""

@@ -1,0 +1,91 @@
+"""What a browser is shown of clips: pixels that were decoded, or the reason why there are none."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from t2v.curation.review import previews
+from t2v.curation.review.previews import Previews, Unshowable
+from t2v.footage.frames import probe
+from t2v.io.manifest import Clip, read_manifest
+from t2v.io.video import read_video, write_video
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory):
+    made = Previews(tmp_path_factory.mktemp("previews"))
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory):
+    """Six seconds of 640x360: left half dark, right half bright, brighter each second."""
+    frames = np.zeros((12, 360, 640, 3), np.uint8)
+    frames[:, :, 320:] = (100 + np.arange(12) * 10)[:, None, None, None]
+    path = tmp_path_factory.mktemp("film") / "film.mp4"
+    write_video(path, frames, 2)
+    return str(path)
+
+
+def test_the_span_is_shown_cropped_small_and_at_its_own_speed(shown, film):
+    clip = Clip(path=film, start=2.0, end=4.0, extra={"crop": [320, 0, 320, 360]})
+    frames, rate = read_video(shown.file("span", clip, "film"))
+    assert (frames.shape, rate) == ((4, 360, 320, 3), 2)
+    assert np.allclose(frames.mean(axis=(1, 2, 3)), [140, 150, 160, 170], atol=6)
+    with Image.open(shown.file("span", clip, "picture")) as picture:
+        assert picture.size == (320, 360)
+        assert abs(np.asarray(picture).mean() - 140) < 6
+    whole = shown.file("whole", Clip(path=film), "film")
+    assert (probe(whole).width, probe(whole).height, probe(whole).duration) == (480, 270, 6.0)
+
+
+def test_a_long_film_is_shown_from_its_start_on_and_no_further(shown, tmp_path):
+    write_video(tmp_path / "long.mp4", np.zeros((40, 32, 32, 3), np.uint8), 2)
+    found = probe(shown.file("long", Clip(path=str(tmp_path / "long.mp4")), "film"))
+    assert (found.duration, found.width) == (previews.SECONDS, 32)
+
+
+def test_pictures_and_rendered_clips_are_shown_too(shown, tmp_path, clips):
+    Image.fromarray(np.full((64, 64, 3), 99, np.uint8)).save(tmp_path / "one.png")
+    one = Clip(path=str(tmp_path / "one.png"), extra={"crop": [0, 0, 32, 64]})
+    world = read_manifest(clips)[7]
+    with Image.open(shown.file("still", one, "picture")) as picture:
+        assert picture.size == (32, 64)
+    assert read_video(shown.file("still", one, "film"))[0].shape == (1, 64, 32, 3)
+    assert shown.file("shard", world, "picture").stat().st_size
+    assert read_video(shown.file("shard", world, "film"))[0].shape == (5, 16, 32, 3)
+
+
+def test_nothing_is_sent_of_what_is_no_clip(shown, awkward):
+    cases = [
+        ("/etc/hostname", {}, "not a video"),
+        ("/dev/zero", {}, "device"),
+        ("gone.mp4", {}, "No such file"),
+        ("text.mp4", {}, "not a video"),
+        ("sound.mp4", {}, "video"),
+        ("0.mp4", {"start": 99.0}, "no frames"),
+        ("0.mp4", {"extra": {"crop": "half of it"}}, "too many values"),
+        ("0.mp4", {"extra": {"crop": [0, 0, 10**9, 10**9]}}, "crop"),
+        ("one.png", {"extra": {"crop": [0, 0, 10**9, 10**9]}}, "exceeds limit"),
+        ("\ud800.mp4", {}, "surrogates"),
+        ("x.safetensors", {"extra": {"index": "all"}}, "does not hold"),
+    ]
+    for number, (path, about, reason) in enumerate(cases):
+        clip = Clip(path=str(awkward / path), **about)
+        for _ in range(2):
+            with pytest.raises(Unshowable, match=reason):
+                shown.file(f"odd-{number}", clip, "picture")
+    assert not list(shown.folder.glob("odd-*"))
+
+
+def test_the_least_used_files_make_room(tmp_path, clips, monkeypatch):
+    monkeypatch.setattr(previews, "MOST", 2)
+    shown, clip = Previews(tmp_path), read_manifest(clips)[0]
+    try:
+        for name in ("a", "b", "a", "c"):
+            shown.file(name, clip, "picture")
+        assert sorted(path.name for path in tmp_path.glob("*.jpg")) == ["a.jpg", "c.jpg"]
+        assert shown.file("b", clip, "picture").is_file()
+    finally:
+        shown.close()

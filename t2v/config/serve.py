@@ -17,6 +17,8 @@ class ServeConfig:
     # models that clients may ask for: the embedded model, pipeline folders or Hub ids; a folder is
     # known by its last name, and the first is what a request without a model gets
     models: tuple[str, ...] = ("t2v-tiny",)
+    # LoRA files, or folders that hold one, that clients may ask for; each is known by its last name
+    loras: tuple[str, ...] = ()
     # one worker each: auto (cuda, mps or cpu), cpu, cuda, cuda:1, mps; []: none, other processes
     # work on the queue (`t2v queue run`)
     devices: tuple[str, ...] = ("auto",)
@@ -33,7 +35,11 @@ class ServeConfig:
     max_seconds: float = 10.0  # of a video
     max_pixels: int = 1920 * 1080  # of a frame, as the file has it
     max_steps: int = 100  # denoising steps of a video
-    max_upload: float = 16.0  # megabytes of a request with a picture
+    max_best_of: int = 8  # seeds tried for a video
+    max_scenes: int = 20  # of a story, each as long as max_seconds at most
+    max_clip: float = 60.0  # seconds of a clip that a client sends
+    max_upload: float = 16.0  # megabytes of a request with pictures and clips
+    max_stored: float = 4.0  # gigabytes of files that clients sent, kept as long as their videos
     max_streams: int = 32  # event streams that are open at a time
     max_connections: int = 256  # connections that are open at a time
     # seconds in which a client has to send its headers, its body, or take a piece of an answer
@@ -46,9 +52,9 @@ class ServeConfig:
         at_least_one(
             self,
             *("max_queued", "max_prompt", "max_pixels", "max_steps", "max_streams"),
-            *("max_connections", "resident"),
+            *("max_connections", "max_best_of", "max_scenes", "resident"),
         )
-        for name in ("max_seconds", "max_upload", "patience"):
+        for name in ("max_seconds", "max_clip", "max_upload", "max_stored", "patience"):
             if getattr(self, name) <= 0:
                 raise UserError(f"{name}={getattr(self, name):g}: it must be more than 0.")
         if not 0 <= self.port < 2**16:
@@ -57,8 +63,9 @@ class ServeConfig:
             raise UserError(f"memory={self.memory:g}: it must be more than 0.")
         if not self.models:
             raise UserError("models=[]: name at least one, such as models=[t2v-tiny].")
-        if any(not model.strip() for model in self.models):
-            raise UserError("models: a name is empty. Name a model, or leave it out.")
+        for setting in ("models", "loras"):
+            if any(not name.strip() for name in getattr(self, setting)):
+                raise UserError(f"{setting}: a name is empty. Name one, or leave it out.")
 
     @property
     def is_local(self) -> bool:

@@ -34,6 +34,14 @@ class QueueFull(UserError):
     """No more jobs may wait."""
 
 
+class WrongState(UserError):
+    """A refusal of what jobs in the `state` that one is in do not allow."""
+
+    def __init__(self, message: str, state: State) -> None:
+        super().__init__(message)
+        self.state = state
+
+
 class Queue:
     """Jobs in a folder, which any number of processes may change and work on.
 
@@ -148,37 +156,45 @@ class Queue:
                 ids.append(self.store.write_new(values, place))
         return ids
 
-    def edit(self, id: str, prompt: str | None = None, overrides: Sequence[str] = ()) -> Job:
+    def edit(
+        self,
+        id: str,
+        prompt: str | None = None,
+        overrides: Sequence[str] = (),
+        values: Mapping[str, Any] | None = None,
+    ) -> Job:
         """Change the prompt or settings of a job that waits, or that failed or was cancelled.
 
         Args:
             overrides: `name=value` over its settings.
+            values: its whole content, instead of that.
 
         Raises:
-            UserError: it runs or is done, or see `check_settings`.
+            WrongState: it runs or is done.
+            UserError: see `check_settings`.
         """
         with self.store.turn():
             state, name = self.store.find(id)
             if state == "running":
-                raise UserError(
+                raise WrongState(
                     f"job {id_of(name)[:8]} runs, and is not changed any more. Cancel it and queue "
                     "it again with other settings, `t2v queue cancel` and `t2v queue retry`, or "
-                    "duplicate it."
+                    "duplicate it.",
+                    state,
                 )
             if state == "done":
-                raise UserError(
+                raise WrongState(
                     f"job {id_of(name)[:8]} is done. Duplicate it with other settings: "
-                    "`t2v queue duplicate`."
+                    "`t2v queue duplicate`.",
+                    state,
                 )
-            self._change(state, name, prompt, overrides)
+            job = self.store.read(state, name, None, has_worker=False)
+            assert job is not None
+            self._write(job, values or _changed(_good(job), prompt, overrides))
         return self.job(id)
 
-    def _change(
-        self, state: State, name: str, prompt: str | None, overrides: Sequence[str]
-    ) -> None:
-        job = self.store.read(state, name, None, has_worker=False)
-        assert job is not None
-        values = _changed(_good(job), prompt, overrides)
+    def _write(self, job: Job, values: Mapping[str, Any]) -> None:
+        state, name = job.state, job.name
         check_values(values, f"job {job.id[:8]}")
         check_settings(values["settings"])
         self.store.write(state, name, values)
@@ -199,14 +215,17 @@ class Queue:
         """Give a job that waits another position, from 1; beyond the last is the last.
 
         Raises:
-            UserError: it does not wait, or the position is below 1.
+            WrongState: it does not wait.
+            UserError: the position is below 1.
         """
         if position < 1:
             raise UserError(f"position {position}: positions begin with 1.")
         with self.store.turn():
             state, name = self.store.find(id)
             if state != "queued":
-                raise UserError(f"job {id_of(name)[:8]} is {state}, and only those that wait move.")
+                raise WrongState(
+                    f"job {id_of(name)[:8]} is {state}, and only those that wait move.", state
+                )
             others = [each for each in self.store.names("queued") if each != name]
             place = self.store.place_at(others, position - 1)
             self.store.rename(("queued", name), ("queued", file_name(place, id_of(name))))
@@ -216,12 +235,12 @@ class Queue:
         """Cancel a job that waits or runs; one that runs ends at its next step, and keeps nothing.
 
         Raises:
-            UserError: it has ended.
+            WrongState: it has ended.
         """
         with self.store.turn():
             state, name = self.store.find(id)
             if state in ENDED:
-                raise UserError(f"job {id_of(name)[:8]} is {state} already.")
+                raise WrongState(f"job {id_of(name)[:8]} is {state} already.", state)
             self.store.rename((state, name), ("cancelled", name))
             if state == "queued":
                 self.store.drop_work(id_of(name))
@@ -231,17 +250,21 @@ class Queue:
         """Queue a job again that failed or was cancelled, behind all others.
 
         Raises:
-            UserError: it is in another state, or see `check_settings`.
+            WrongState: it is in another state.
+            UserError: see `check_settings`.
         """
         with self.store.turn():
             state, name = self.store.find(id)
             if state not in ("failed", "cancelled"):
-                raise UserError(
+                raise WrongState(
                     f"job {id_of(name)[:8]} is {state}, and only those that failed or "
-                    "were cancelled are tried again."
+                    "were cancelled are tried again.",
+                    state,
                 )
             if prompt is not None or overrides:
-                self._change(state, name, prompt, overrides)
+                job = self.store.read(state, name, None, has_worker=False)
+                assert job is not None
+                self._write(job, _changed(_good(job), prompt, overrides))
             for each in ("result.json", "deaths.json", "killed"):
                 (self.store.files / id_of(name) / each).unlink(missing_ok=True)
             place = self.store.last_place() + GAP
@@ -336,4 +359,4 @@ def _changed(
         raise UserError("a story has its prompts in its scenes: add it anew with others.")
     settings = differences(whole_paths(load_config(SampleConfig, None, overrides, stored)))
     about = {"prompt": values["prompt"] if prompt is None else prompt, "settings": settings}
-    return about | ({"story": values["story"]} if "story" in values else {})
+    return about | {name: values[name] for name in ("story", "remixed_from") if name in values}

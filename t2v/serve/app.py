@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, get_args
 
 import anyio
@@ -18,17 +18,17 @@ from starlette.routing import BaseRoute, Route
 from t2v.config.serve import ServeConfig
 from t2v.errors import UserError
 from t2v.queue.job import Job
-from t2v.serve.create import Wanted, read, wanted_of
+from t2v.serve.changes import Changes
 from t2v.serve.errors import Refused, on_bug, on_http, on_mistake, on_refused
 from t2v.serve.events import events
 from t2v.serve.guard import Guard
 from t2v.serve.metrics import Metrics
 from t2v.serve.models import Model
-from t2v.serve.pictures import VARIANTS, Variant, keep_picture, picture_of
+from t2v.serve.pictures import VARIANTS, Variant, picture_of
+from t2v.serve.shown import STATUS
 from t2v.serve.videos import Videos
 
-LARGE = 2**20  # bytes of a body, beyond which few are read at a time
-LARGE_AT_ONCE = 4
+THREADS = 4  # that wait for pictures of videos; others answer in the meantime
 MOST_LISTED = 100  # videos of a page, as OpenAI has it
 
 
@@ -44,51 +44,23 @@ class Endpoints:
     ) -> None:
         self.videos, self.config, self.metrics = videos, config, metrics
         self.is_ending = is_ending
-        self.large = anyio.Semaphore(LARGE_AT_ONCE)
+        self.threads = anyio.CapacityLimiter(THREADS)
 
     def routes(self) -> list[Route]:
         """All paths."""
         one = "/v1/videos/{id}"
         return [
-            Route("/v1/videos", self.create, methods=["POST"]),
             Route("/v1/videos", self.list, methods=["GET"]),
             Route(one, self.retrieve, methods=["GET"]),
             Route(one, self.delete, methods=["DELETE"]),
             Route(f"{one}/content", self.content, methods=["GET"]),
             Route(f"{one}/events", self.follow, methods=["GET"]),
+            Route(f"{one}/inputs/{{name}}", self.input, methods=["GET"]),
             Route("/v1/models", self.models, methods=["GET"]),
             Route("/v1/models/{name:path}", self.model, methods=["GET"]),
             Route("/health", self.health, methods=["GET"]),
             Route("/metrics", self.measures, methods=["GET"]),
         ]
-
-    async def create(self, request: Request) -> JSONResponse:
-        """Add a video to the queue."""
-        await run_sync(self.videos.check_room)
-        most = int(self.config.max_upload * 1e6)
-        length = int(request.headers.get("content-length", LARGE + 1))
-        if length > LARGE:
-            async with self.large:
-                return await self._created(await read(request, most))
-        return await self._created(await read(request, most))
-
-    async def _created(self, values: dict[str, Any]) -> JSONResponse:
-        wanted = await run_sync(wanted_of, values, self.config, self.videos.models)
-        return JSONResponse(await run_sync(self._add, wanted))
-
-    def _add(self, wanted: Wanted) -> dict[str, Any]:
-        settings = dict(wanted.settings)
-        if wanted.picture is None:
-            return self.videos.shown(self.videos.add(wanted.prompt, settings))
-        path = self.videos.uploads / f"{secrets.token_hex(16)}.png"
-        keep_picture(wanted.picture, path)
-        try:
-            return self.videos.shown(
-                self.videos.add(wanted.prompt, settings | {"image": str(path)})
-            )
-        except (Refused, UserError):
-            path.unlink(missing_ok=True)
-            raise
 
     def list(self, request: Request) -> JSONResponse:
         """Some of the videos, and whether there are more."""
@@ -121,9 +93,9 @@ class Endpoints:
         self.videos.delete(id)
         return JSONResponse({"id": f"video_{id}", "object": "video.deleted", "deleted": True})
 
-    def content(self, request: Request) -> Response:
+    async def content(self, request: Request) -> Response:
         """The file of a finished video, or a part of it, or a small picture of it."""
-        job, variant = self._job(request), request.query_params.get("variant", "video")
+        variant = request.query_params.get("variant", "video")
         if variant != "video" and variant not in VARIANTS:
             raise Refused(
                 400,
@@ -131,17 +103,27 @@ class Endpoints:
                 "invalid_value",
                 "variant",
             )
-        path = self.videos.file(job) if job.state == "done" else None
-        if path is None:
-            shown = self.videos.shown(job)["status"]
-            why = "is kept elsewhere" if shown == "completed" else f"is {shown}"
-            raise Refused(400, f"The video {why}, and has no content here.", "video_not_ready")
+        job, path = await run_sync(self._finished, request)
         if variant == "video":
             kind = {".mp4": "video/mp4", ".webm": "video/webm"}.get(path.suffix)
             return FileResponse(path, media_type=kind, filename=f"video_{job.id}{path.suffix}")
         kind_of: Any = variant
-        small = picture_of(path, job.files, kind_of)
+        small = await run_sync(picture_of, path, job.files, kind_of, limiter=self.threads)
         return FileResponse(small, media_type=VARIANTS[kind_of][1])
+
+    def _finished(self, request: Request) -> tuple[Job, Path]:
+        job = self._job(request)
+        path = self.videos.file(job) if job.state == "done" else None
+        if path is None:
+            status = STATUS[job.state]
+            why = "is kept elsewhere" if status == "completed" else f"is {status}"
+            raise Refused(400, f"The video {why}, and has no content here.", "video_not_ready")
+        return job, path
+
+    def input(self, request: Request) -> Response:
+        """A file that a client sent for a video."""
+        path = self.videos.upload(self._job(request), request.path_params["name"])
+        return FileResponse(path)
 
     async def follow(self, request: Request) -> StreamingResponse:
         """The events of a video, as they come."""
@@ -205,7 +187,7 @@ def application(
     """
     endpoints = Endpoints(videos, config, metrics, is_ending)
     app = Starlette(
-        routes=[*endpoints.routes(), *pages],
+        routes=[*endpoints.routes(), *Changes(videos, config).routes(), *pages],
         exception_handlers={
             Refused: on_refused,
             UserError: on_mistake,

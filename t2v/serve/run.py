@@ -24,7 +24,7 @@ from t2v.queue.folder import Queue
 from t2v.serve.app import application
 from t2v.serve.connection import connection_of
 from t2v.serve.metrics import Metrics
-from t2v.serve.models import known
+from t2v.serve.offer import Offer
 from t2v.serve.videos import Videos
 from t2v.serve.workers import Workers
 
@@ -53,9 +53,9 @@ def serve(
         UserError: the address cannot be had, or needs a token; a model is not there.
     """
     token = token_of(config)
-    models = known(config.models)
+    offer = Offer.read(config.models, config.loras)
     queue = Queue.make(config.queue, config.max_queued)
-    videos, metrics = Videos(queue, models), Metrics(queue)
+    videos, metrics = Videos(queue, offer), Metrics(queue)
     workers = Workers(queue.store, starts, metrics)
     taken = _bound(config)
 
@@ -123,7 +123,8 @@ def token_of(config: ServeConfig) -> str | None:
 
 def _bound(config: ServeConfig) -> socket.socket:
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-    taken = socket.socket(family)
+    # asyncio sends small answers at once only on sockets that name TCP; else they wait for 40 ms
+    taken = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         taken.bind((config.host, config.port))

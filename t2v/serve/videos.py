@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from t2v.config.sampling import INPUTS
 from t2v.errors import UserError
 from t2v.queue.folder import ENDED, Queue, QueueFull
 from t2v.queue.job import Job
 from t2v.queue.store import VIDEOS, told
 from t2v.serve.errors import Refused
-from t2v.serve.models import Model
+from t2v.serve.offer import Offer
+from t2v.serve.shown import PREFIX, shown
+from t2v.serve.uploads import FILES
 
 ID = re.compile(r"[0-9a-f]{32}")
-PREFIX = "video_"
-UPLOADS = "uploads"  # folder of a queue: pictures that clients sent
+UPLOADS = "uploads"  # folder of a queue: files that clients sent
 DELETED = "deleted"  # file of a job that is gone as soon as its worker lets go
-STATUS = {
-    "queued": "queued",
-    "running": "in_progress",
-    "done": "completed",
-    "failed": "failed",
-    "cancelled": "failed",
-}
 UNKNOWN_WAIT, LONGEST_WAIT = 60.0, 3600.0  # seconds until a place is free
 MEASURED = 10  # finished videos whose times tell how long one takes
 
@@ -34,27 +30,40 @@ class Videos:
     """The videos of a queue.
 
     Args:
-        models: that clients may ask for, by their names.
+        offer: what clients may ask for.
     """
 
-    def __init__(self, queue: Queue, models: Mapping[str, Model]) -> None:
-        self.queue, self.models = queue, models
-        self.names = {model.setting: model for model in models.values()}
+    def __init__(self, queue: Queue, offer: Offer) -> None:
+        self.queue, self.offer, self.models = queue, offer, offer.models
+        self.lock = threading.Lock()  # files of clients are shared by several videos
         self.uploads = queue.folder / UPLOADS
         self.uploads.mkdir(exist_ok=True)
         self.leaving = {job.id for job in queue.jobs(ENDED) if (job.files / DELETED).exists()}
 
-    def add(self, prompt: str, settings: Mapping[str, Any]) -> Job:
+    def add(self, values: Mapping[str, Any]) -> Job:
         """Add a video to the queue.
+
+        Args:
+            values: the content of its job.
 
         Raises:
             Refused: too many wait; it says when to come again.
         """
         try:
-            id = self.queue.add({"prompt": prompt, "settings": dict(settings)})
+            id = self.queue.add(values)
         except QueueFull as error:
             raise self._full() from error
         return self.job(id)
+
+    def add_after(self, source: Job, values: Mapping[str, Any]) -> Job:
+        """Add a video that may share files with another one.
+
+        Raises:
+            Refused: that one was deleted in between, or see `add`.
+        """
+        with self.lock:
+            self.job(source.id)
+            return self.add(values)
 
     def check_room(self) -> None:
         """Raise `Refused` where no more videos may wait, before anything is read."""
@@ -138,15 +147,35 @@ class Videos:
                 continue
             if self.queue.delete(id, DELETED):
                 self.leaving.discard(id)
-                self._drop_upload(job)
+                self.drop_uploads(job.settings)
 
-    def _drop_upload(self, job: Job) -> None:
-        """Remove the picture that a client sent for a job, unless another job has it too."""
-        path = job.settings.get("image")
-        if not isinstance(path, str) or Path(path).parent != self.uploads:
-            return
-        if all(other.settings.get("image") != path for other in self.queue.jobs()):
-            Path(path).unlink(missing_ok=True)
+    def drop_uploads(self, settings: Mapping[str, Any]) -> None:
+        """Remove the files that a client sent for settings, but those that a job has."""
+        with self.lock:
+            paths = self._uploads_of(settings)
+            for job in self.queue.jobs() if paths else ():
+                paths -= self._uploads_of(job.settings)
+            for path in paths:
+                Path(path).unlink(missing_ok=True)
+
+    def _uploads_of(self, settings: Mapping[str, Any]) -> set[str]:
+        given = (settings.get(name) for name in INPUTS)
+        return {
+            path for path in given if isinstance(path, str) and Path(path).parent == self.uploads
+        }
+
+    def upload(self, job: Job, name: str) -> Path:
+        """The file that a client sent for a field of a job.
+
+        Raises:
+            Refused: there is none.
+        """
+        ours = self._uploads_of(job.settings)
+        for setting in FILES.get(name, {}).values():
+            path = job.settings.get(setting)
+            if path in ours and Path(path).is_file():
+                return Path(path)
+        raise Refused(404, "The video has no such file.", "file_not_found")
 
     def file(self, job: Job) -> Path | None:
         """The finished video of a job in the queue's own folder; None where it is elsewhere."""
@@ -155,66 +184,5 @@ class Videos:
         return path if is_own and path.is_file() and not path.is_symlink() else None
 
     def shown(self, job: Job) -> dict[str, Any]:
-        """A job as OpenAI's `Video`, with its seed, and its position where it waits."""
-        settings, made = job.settings, self._made(job)
-        model = self.names.get(str(settings.get("model", "t2v-tiny")))
-        ended = job.result.get("time") if job.state in ("done", "failed", "cancelled") else None
-        share = 1.0 if job.state == "done" else job.progress.get("share", 0.0)
-        return {
-            "id": f"{PREFIX}{job.id}",
-            "object": "video",
-            "created_at": int(job.created),
-            "completed_at": int(ended) if isinstance(ended, int | float) else None,
-            "expires_at": None,
-            "status": STATUS[job.state],
-            "progress": int(100 * share) if isinstance(share, int | float) else 0,
-            "model": "other" if model is None else model.name,
-            "prompt": job.prompt,
-            "seconds": made.get("seconds") or _seconds(settings, model),
-            "size": made.get("size") or _size(settings, model),
-            "seed": settings.get("seed", 0),
-            "position": job.position,
-            "remixed_from_video_id": None,
-            "error": self._error(job),
-        }
-
-    def _made(self, job: Job) -> dict[str, str]:
-        """Length and size of a video that is finished, by its recipe."""
-        if job.state != "done":
-            return {}
-        made = told(job.output.with_suffix(".json")).get("settings", {})
-        with suppress(KeyError, TypeError, ZeroDivisionError):
-            scale = made.get("upscale") or 1
-            return {
-                "seconds": f"{made['num_frames'] / made['fps']:g}",
-                "size": f"{made['width'] * scale}x{made['height'] * scale}",
-            }
-        return {}
-
-    def _error(self, job: Job) -> dict[str, str] | None:
-        if job.state == "cancelled":
-            return {"code": "cancelled", "message": "The video was cancelled."}
-        if job.state != "failed":
-            return None
-        text = str(job.result.get("message") or job.problem or "It failed.")
-        if "(a bug; " in text:
-            text = "The server met a bug; its log says more."
-        for model in self.models.values():
-            text = text.replace(model.setting, model.name)
-        return {
-            "code": "generation_failed",
-            "message": text.replace(f"{self.queue.folder}/", "")[:1000],
-        }
-
-
-def _seconds(settings: Mapping[str, Any], model: Model | None) -> str:
-    given = settings.get("duration") or (model.seconds if model else None)
-    return f"{given:g}" if isinstance(given, int | float) else "auto"
-
-
-def _size(settings: Mapping[str, Any], model: Model | None) -> str:
-    width, height = settings.get("width"), settings.get("height")
-    if not isinstance(width, int) or not isinstance(height, int):
-        return "auto" if model is None else model.size
-    scale = settings.get("upscale") or (model.scale if model else 1)
-    return f"{width * scale}x{height * scale}"
+        """A job as OpenAI's `Video`."""
+        return shown(job, self.offer, self.queue.folder, self.uploads)

@@ -11,6 +11,7 @@ import sys
 import time
 import warnings
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -54,11 +55,16 @@ class Served:
         )
         self.url = self.process.stdout.readline().strip()
         self.port = int(self.url.rpartition(":")[2])
-        self.queue = Queue(folder)
+        self.queue, self.clients = Queue(folder), []
 
-    @property
+    @cached_property
     def client(self):
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=self.token, max_retries=0)
+        return self.new_client()
+
+    def new_client(self):
+        client = openai.OpenAI(base_url=f"{self.url}/v1", api_key=self.token, max_retries=0)
+        self.clients.append(client)
+        return client
 
     def ask(self, method, path, body=None, **headers):
         """The status, headers and content of an answer, without OpenAI's client."""
@@ -88,6 +94,8 @@ class Served:
         return line
 
     def stop(self):
+        for client in self.clients:
+            client.close()
         self.process.send_signal(signal.SIGTERM)
         told, _ = self.process.communicate(timeout=90)
         return self.process.returncode, told.splitlines()[-1]
@@ -198,7 +206,7 @@ def test_a_picture_is_decoded_and_kept_as_long_as_its_video(server):
     assert kept.parent == server.folder / "uploads" and Image.open(kept).size == (48, 32)
     server.client.videos.delete(video.id)
     assert list(kept.parent.iterdir()) == []
-    with pytest.raises(openai.BadRequestError, match="no picture that can be read"):
+    with pytest.raises(openai.BadRequestError, match="no picture or clip that can be read"):
         server.client.videos.create(prompt=PROMPT, input_reference=("a.png", png()[:60]))
     assert list(kept.parent.iterdir()) == [] and server.queue.jobs() == []
 

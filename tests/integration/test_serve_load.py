@@ -85,7 +85,7 @@ class Client(threading.Thread):
 
     def __init__(self, server, number):
         super().__init__()
-        self.client, self.number = server.client, number
+        self.client, self.number = server.new_client(), number
         self.draw = random.Random(number)
         self.alive, self.waits, self.times, self.faults = {}, [], [], []
 

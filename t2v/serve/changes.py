@@ -1,0 +1,243 @@
+"""Requests that add videos to the queue, and change those that are in it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+from anyio.to_thread import run_sync
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from t2v.config.load import load_config
+from t2v.config.sampling import INPUTS, SampleConfig
+from t2v.config.serve import ServeConfig
+from t2v.config.story import stored_story
+from t2v.errors import UserError
+from t2v.queue.folder import WrongState
+from t2v.queue.job import Job, as_story, differences
+from t2v.serve.body import read
+from t2v.serve.checks import whole_of
+from t2v.serve.errors import Refused
+from t2v.serve.fields import FIELDS, Wanted, check_job, wanted_of
+from t2v.serve.shown import STATUS, story_of
+from t2v.serve.uploads import Limits, keep
+from t2v.serve.videos import Videos
+
+LARGE = 2**20  # bytes of a body, beyond which few are read at a time
+LARGE_AT_ONCE = 4
+THREADS = 8  # that wait for files to be decoded; others answer in the meantime
+PLACES = {"first": 1, "last": sys.maxsize}
+
+
+class Changes:
+    """The answers to requests that add a video, or change one."""
+
+    def __init__(self, videos: Videos, config: ServeConfig) -> None:
+        self.videos, self.config = videos, config
+        self.large = anyio.Semaphore(LARGE_AT_ONCE)
+        self.threads = anyio.CapacityLimiter(THREADS)
+
+    def routes(self) -> list[Route]:
+        """The paths."""
+        one = "/v1/videos/{id}"
+        return [
+            Route("/v1/videos", self.create, methods=["POST"]),
+            Route(one, self.edit, methods=["PATCH"]),
+            Route(f"{one}/cancel", self.cancel, methods=["POST"]),
+            Route(f"{one}/retry", self.retry, methods=["POST"]),
+            Route(f"{one}/move", self.move, methods=["POST"]),
+            Route(f"{one}/remix", self.remix, methods=["POST"]),
+            Route(f"{one}/duplicate", self.duplicate, methods=["POST"]),
+        ]
+
+    async def create(self, request: Request) -> JSONResponse:
+        """Add a video to the queue."""
+        await run_sync(self.videos.check_room)
+        return await self._with_fields(request, self._create)
+
+    def _create(self, values: dict[str, Any]) -> Job:
+        wanted = wanted_of(values, self.config, self.videos.offer)
+        with self._content(wanted) as content:
+            return self.videos.add(content)
+
+    async def edit(self, request: Request) -> JSONResponse:
+        """Change a video that waits, failed or was cancelled."""
+        job = await run_sync(self._job, request)
+
+        def edited(values: dict[str, Any]) -> Job:
+            if not values:
+                raise Refused(400, "Give the fields to change.", "missing_required_parameter")
+            return self._edit(job, values)
+
+        return await self._with_fields(request, edited)
+
+    def _edit(self, job: Job, values: dict[str, Any]) -> Job:
+        if job.state in ("running", "done"):  # before anything is decoded
+            raise _unchangeable(STATUS[job.state])
+        wanted = wanted_of(values, self.config, self.videos.offer, _before(job))
+        source = job.values.get("remixed_from")
+        with self._content(wanted, source) as content:
+            try:
+                edited = self.videos.queue.edit(job.id, values=content)
+            except WrongState as error:
+                raise _unchangeable(STATUS[error.state]) from error
+        self.videos.drop_uploads(job.settings)
+        return edited
+
+    async def retry(self, request: Request) -> JSONResponse:
+        """Queue a video again that failed or was cancelled, with other fields where some are."""
+        job = await run_sync(self._job, request)
+        await run_sync(self.videos.check_room)
+
+        def again(values: dict[str, Any]) -> Job:
+            state = job.state
+            try:
+                if values and state in ("failed", "cancelled"):
+                    self._edit(job, values)
+                return self.videos.queue.retry(job.id)
+            except WrongState as error:
+                raise Refused(
+                    409,
+                    f"The video is {STATUS[error.state]}, and one that failed or was cancelled is "
+                    "tried again. Duplicate it for another one.",
+                    "wrong_state",
+                ) from error
+
+        return await self._with_fields(request, again)
+
+    async def duplicate(self, request: Request) -> JSONResponse:
+        """Add a video like another one, with other fields where some are given."""
+        return await self._after(request, ())
+
+    async def remix(self, request: Request) -> JSONResponse:
+        """Add a video with the fields of another one and another prompt."""
+        return await self._after(request, ("prompt",))
+
+    async def _after(self, request: Request, needed: Sequence[str]) -> JSONResponse:
+        job = await run_sync(self._job, request)
+        await run_sync(self.videos.check_room)
+
+        def added(values: dict[str, Any]) -> Job:
+            for name in needed:
+                if values.get(name) is None:
+                    raise Refused(400, f"{name} is missing.", "missing_required_parameter", name)
+            if not values:
+                return self.videos.add_after(job, _without_output(job))
+            wanted = wanted_of(values, self.config, self.videos.offer, _before(job))
+            wanted.settings.pop("output", None)
+            with self._content(wanted, job.id) as content:
+                return self.videos.add_after(job, content)
+
+        return await self._with_fields(request, added)
+
+    def cancel(self, request: Request) -> JSONResponse:
+        """Cancel a video that waits or runs."""
+        job = self._job(request)
+        try:
+            return JSONResponse(self.videos.shown(self.videos.queue.cancel(job.id)))
+        except WrongState as error:
+            what = "cancelled" if error.state == "cancelled" else STATUS[error.state]
+            raise Refused(409, f"The video is {what} already.", "wrong_state") from error
+
+    async def move(self, request: Request) -> JSONResponse:
+        """Give a video that waits another position."""
+        values = await read(request, LARGE, ("position",))
+        name = values.get("position")
+        if name is None:
+            message = "position is missing; give first, last or a number from 1."
+            raise Refused(400, message, "missing_required_parameter", "position")
+        position = PLACES[name] if name in ("first", "last") else None
+        position = position or whole_of(values, "position", sys.maxsize)
+        return JSONResponse(await run_sync(self._move, request, position))
+
+    def _move(self, request: Request, position: int) -> dict[str, Any]:
+        job = self._job(request)
+        try:
+            return self.videos.shown(self.videos.queue.move(job.id, position))
+        except WrongState as error:
+            message = f"The video is {STATUS[error.state]}, and only those that wait move."
+            raise Refused(409, message, "wrong_state") from error
+
+    async def _with_fields(
+        self, request: Request, change: Callable[[dict[str, Any]], Job]
+    ) -> JSONResponse:
+        """Read the fields of a request, and answer with the video that is changed by them."""
+        most = int(self.config.max_upload * 1e6)
+
+        async def changed() -> JSONResponse:
+            values = await read(request, most, FIELDS)
+            job = await run_sync(change, values, limiter=self.threads)
+            return JSONResponse(await run_sync(self.videos.shown, job))
+
+        usual = 0 if request.headers.get("transfer-encoding") is None else LARGE + 1
+        if int(request.headers.get("content-length", usual)) > LARGE:
+            async with self.large:
+                return await changed()
+        return await changed()
+
+    @contextmanager
+    def _content(self, wanted: Wanted, source: str | None = None) -> Iterator[dict[str, Any]]:
+        """The content of a job, with its files decoded; they go where the block fails.
+
+        Args:
+            source: the id of the video that it is made after.
+        """
+        settings, kept = dict(wanted.settings), list[str]()
+        limits = Limits(seconds=self.config.max_clip, room=self.config.max_stored * 1e9)
+        try:
+            for name, upload in wanted.uploads.items():
+                found = keep(upload, name, self.videos.uploads, limits)
+                kept += found.values()
+                settings |= found
+            check_job(settings)
+            content: dict[str, Any] = {"prompt": wanted.prompt, "settings": settings}
+            if wanted.story is not None:
+                content["story"] = as_story(SampleConfig(), wanted.story)["story"]
+            yield content | ({} if source is None else {"remixed_from": source})
+        except (Refused, UserError):
+            for path in kept:
+                Path(path).unlink(missing_ok=True)
+            raise
+
+    def _job(self, request: Request) -> Job:
+        return self.videos.job(request.path_params["id"])
+
+
+def _before(job: Job) -> Wanted:
+    """A video as it was asked for: its settings that are not the defaults.
+
+    Raises:
+        Refused: its file cannot be read.
+    """
+    if job.problem:
+        raise Refused(409, "The video's own file cannot be read.", "damaged")
+    stored, story = job.settings, story_of(job)
+    if "weights" in job.values:  # a recipe: what is not in it was not there yet
+        stored = {"upscale": 1, "offload": "none", **stored}
+    if story is not None:
+        for name in ("num_frames", "upscale", *INPUTS):  # which its scenes say
+            stored.pop(name, None)
+    settings = {"seed": 0, **differences(load_config(SampleConfig, None, (), stored))}
+    scenes = None if story is None else stored_story(story, job.id)
+    return Wanted(prompt=job.prompt, settings=settings, story=scenes)
+
+
+def _without_output(job: Job) -> dict[str, Any]:
+    settings = {name: each for name, each in job.settings.items() if name != "output"}
+    return {**job.values, "settings": settings, "remixed_from": job.id}
+
+
+def _unchangeable(status: str) -> Refused:
+    do = "Cancel it first, or duplicate it." if status == "in_progress" else "Duplicate it."
+    return Refused(
+        409,
+        f"The video is {status}, and is not changed any more; one that waits, failed or was "
+        f"cancelled is. {do}",
+        "wrong_state",
+    )

@@ -1,0 +1,96 @@
+"""Jobs as OpenAI's videos."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from t2v.queue.job import Job
+from t2v.queue.store import told
+from t2v.serve.offer import Offer
+from t2v.serve.sizes import seconds_shown, size_shown
+from t2v.serve.told import fields_of, files_of
+
+PREFIX = "video_"
+STATUS = {
+    "queued": "queued",
+    "running": "in_progress",
+    "done": "completed",
+    "failed": "failed",
+    "cancelled": "failed",
+}
+
+
+def shown(job: Job, offer: Offer, folder: Path, uploads: Path) -> dict[str, Any]:
+    """A job as OpenAI's `Video`, with its seed and settings, and its position where it waits.
+
+    Args:
+        folder: of the queue.
+        uploads: of the files that clients sent.
+    """
+    settings, made = job.settings, _made(job)
+    model, story, id = offer.by_setting(settings), story_of(job), f"{PREFIX}{job.id}"
+    ended = job.result.get("time") if job.state in ("done", "failed", "cancelled") else None
+    share = 1.0 if job.state == "done" else job.progress.get("share", 0.0)
+    fields, _ = fields_of(settings, story, offer)
+    return {
+        "id": id,
+        "object": "video",
+        "created_at": int(job.created),
+        "completed_at": int(ended) if isinstance(ended, int | float) else None,
+        "expires_at": None,  # files stay until they are deleted
+        "status": STATUS[job.state],
+        "progress": int(100 * share) if isinstance(share, int | float) else 0,
+        "model": "other" if model is None else model.name,
+        "prompt": job.prompt,
+        "seconds": made.get("seconds") or seconds_shown(settings, story, model),
+        "size": made.get("size") or size_shown(settings, story, model),
+        "seed": settings.get("seed", 0),
+        "settings": fields | files_of(settings, f"/v1/videos/{id}", uploads),
+        "position": job.position,
+        "remixed_from_video_id": source_of(job),
+        "error": _error(job, offer, folder),
+    }
+
+
+def story_of(job: Job) -> Mapping[str, Any] | None:
+    """The story that a job makes, as its file holds it."""
+    story = job.values.get("story")
+    return story if isinstance(story, Mapping) else None
+
+
+def source_of(job: Job) -> str | None:
+    """The id of the video that one was made after."""
+    source = job.values.get("remixed_from")
+    return f"{PREFIX}{source}" if isinstance(source, str) else None
+
+
+def _made(job: Job) -> dict[str, str]:
+    """Length and size of a video that is finished, by its recipe."""
+    if job.state != "done":
+        return {}
+    made = told(job.output.with_suffix(".json")).get("settings", {})
+    with suppress(KeyError, TypeError, ZeroDivisionError):
+        scale = made.get("upscale") or 1
+        return {
+            "seconds": f"{made['num_frames'] / made['fps']:g}",
+            "size": f"{made['width'] * scale}x{made['height'] * scale}",
+        }
+    return {}
+
+
+def _error(job: Job, offer: Offer, folder: Path) -> dict[str, str] | None:
+    if job.state == "cancelled":
+        return {"code": "cancelled", "message": "The video was cancelled."}
+    if job.state != "failed":
+        return None
+    text = str(job.result.get("message") or job.problem or "It failed.")
+    if "(a bug; " in text:
+        text = "The server met a bug; its log says more."
+    for model in offer.models.values():
+        text = text.replace(model.setting, model.name)
+    for name, path in offer.loras.items():
+        text = text.replace(path, name)
+    return {"code": "generation_failed", "message": text.replace(f"{folder}/", "")[:1000]}

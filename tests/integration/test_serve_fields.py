@@ -1,0 +1,188 @@
+"""Fields of a video beyond OpenAI's: clips, masks, LoRAs, scenes, and what goes together."""
+
+import base64
+import json
+
+import numpy as np
+import pytest
+
+from t2v.footage.fitting import read_film
+from t2v.io.gif import write_gif
+from t2v.io.video import write_video
+
+openai = pytest.importorskip("openai", reason="the extra `test` is not installed whole")
+pytest.importorskip("uvicorn", reason="the extra `serve` is not installed")
+
+from test_serve import JSON, PROMPT, Served, png, quiet  # noqa: E402, F401  needs both
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("served")
+    for name in ("ball.safetensors", "own"):
+        (folder / name).mkdir()
+    limits = ("max_clip=4", "max_best_of=2", "max_scenes=2", "max_prompt=100")
+    loras = f"loras=[{folder / 'ball.safetensors'},{folder / 'own'}]"
+    server = Served(folder / "queue", "devices=[]", loras, *limits)
+    yield server
+    assert server.stop() == (0, "False")
+
+
+@pytest.fixture
+def server(served):
+    for job in served.queue.jobs():
+        served.client.videos.delete(f"video_{job.id}")
+    return served
+
+
+def clip(path, frames=12, fps=8):
+    noise = np.random.default_rng(0).integers(0, 256, (frames, 30, 44, 3), np.uint8)
+    (write_gif if path.suffix == ".gif" else write_video)(path, noise, fps)
+    return path.name, path.read_bytes()
+
+
+@pytest.mark.parametrize("ending", [".mp4", ".webm", ".gif"])
+def test_a_clip_is_kept_frame_by_frame_as_it_came(server, tmp_path, ending):
+    path = tmp_path / f"clip{ending}"
+    video = server.client.videos.create(prompt=PROMPT, input_reference=clip(path))
+    url = f"/v1/videos/{video.id}/inputs/input_reference"
+    assert video.settings["input_reference"] == {"kind": "clip", "url": url}
+    (job,) = server.queue.jobs()
+    kept = tmp_path / "kept.mp4"
+    kept.write_bytes(server.ask("GET", url)[2])
+    for fps in (None, 8, 24):
+        asked = {"fps": fps, "size": (32, 48), "fit": "crop", "most": 100}
+        assert (read_film(kept, **asked)[0] == read_film(path, **asked)[0]).all()
+    assert set(job.settings) == {"model", "seed", "video"}
+
+
+def test_a_clip_is_edited_where_a_mask_is_white(server, tmp_path):
+    mask = {"image_url": "data:image/png;base64," + png_text()}
+    video = server.client.videos.create(
+        prompt=PROMPT,
+        input_reference=clip(tmp_path / "clip.mp4"),
+        extra_body={"mask": mask, "strength": 0.5, "reference_start": 0.25},
+    )
+    assert {**video.settings, "seed": 0, "input_reference": 0}.keys() == {
+        *("model", "seed", "input_reference", "mask", "strength", "reference_start"),
+    }
+    assert video.settings["mask"]["kind"] == "picture"
+    (job,) = server.queue.jobs()
+    assert (job.settings["strength"], job.settings["video_start"]) == (0.5, 0.25)
+    assert len({job.settings["mask"], job.settings["video"]}) == 2
+    server.client.videos.delete(video.id)
+    assert list((server.folder / "uploads").iterdir()) == []
+
+
+def png_text():
+    return base64.b64encode(png((44, 30))).decode()
+
+
+def test_fields_that_are_asked_for_become_settings(server):
+    picture = {"image_url": "data:image/png;base64," + png_text()}
+    loras = [{"name": "own", "strength": -0.5}, {"name": "ball", "strength": 1}]
+    body = {"last_reference": picture, "fps": 12, "best_of": 2, "fit": "pad", "lora": loras}
+    video = server.client.videos.create(prompt=PROMPT, extra_body=body)
+    (job,) = server.queue.jobs()
+    parent = server.folder.parent
+    assert job.settings["lora"] == [str(parent / "own"), str(parent / "ball.safetensors")]
+    assert job.settings["lora_scale"] == [-0.5, 1.0]
+    assert (job.settings["best_of"], job.settings["fps"], job.settings["fit"]) == (2, 12.0, "pad")
+    shown = {**video.settings, "seed": 0}
+    assert shown.pop("last_reference")["kind"] == "picture"
+    assert shown == {
+        **{"model": "t2v-tiny", "seed": 0, "best_of": 2, "fps": 12.0, "fit": "pad"},
+        "lora": loras,
+    }
+
+
+def test_scenes_become_a_story(server):
+    scenes = [
+        {"prompt": "a red ball rolls", "seconds": 1.5},
+        {"prompt": "a blue cube spins", "start": "cut"},
+    ]
+    body = {"prompt": "my film", "scenes": scenes, "size": "64x48"}
+    status, _, content = server.ask("POST", "/v1/videos", json.dumps(body), Content_Type=JSON)
+    video = json.loads(content)
+    assert (status, video["prompt"], video["seconds"]) == (200, "my film", "3.625")
+    scenes[1]["seconds"] = 2.125
+    assert video["settings"]["scenes"] == scenes
+    assert (video["size"], video["settings"]["size"]) == ("64x48", "64x48")
+    (job,) = server.queue.jobs()
+    assert {**job.settings, "seed": 0} == {
+        **{"model": "t2v-tiny", "seed": 0, "width": 64, "height": 48},
+    }
+    del body["prompt"]
+    line = f"/v1/videos/{video['id']}/duplicate"
+    again = json.loads(server.ask("POST", line, json.dumps({"seed": 5}), Content_Type=JSON)[2])
+    assert {**again["settings"], "seed": 0} == {**video["settings"], "seed": 0}
+    plain = {"scenes": None, "prompt": PROMPT}
+    plain = json.loads(server.ask("POST", line, json.dumps(plain), Content_Type=JSON)[2])
+    assert plain["settings"]["size"] == "64x48" and "scenes" not in plain["settings"]
+    assert plain["prompt"] == PROMPT
+
+
+SCENE = {"prompt": "a", "seconds": 1}
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"fps": 0}, "fps"),
+        ({"fps": 60, "seconds": 9}, "fps"),
+        ({"best_of": 3}, "best_of"),
+        ({"fit": "stretch"}, "fit"),
+        ({"mask": "x"}, "mask"),
+        ({"strength": 0.5}, "strength"),
+        ({"reference_start": 1}, "reference_start"),
+        ({"last_reference": {"image_url": "file:///etc/passwd"}}, "last_reference"),
+        ({"last_reference": "x", "strength": 1}, "last_reference"),
+        ({"lora": [{"name": "/etc/passwd"}]}, "lora"),
+        ({"lora": [{"name": "own", "strength": 3}]}, "lora"),
+        ({"lora": [{"name": "own", "path": "x"}]}, "lora"),
+        ({"lora": {"name": "own"}}, "lora"),
+        ({"lora": "["}, "lora"),
+        ({"lora": [{"name": "own"}] * 9}, "lora"),
+        ({"scenes": [SCENE] * 3}, "scenes"),
+        ({"scenes": [{"prompt": "a", "seconds": 11}]}, "scenes"),
+        ({"scenes": [{"prompt": " "}]}, "scenes"),
+        ({"scenes": [{"prompt": "a", "image": "/etc/passwd"}]}, "scenes"),
+        ({"scenes": [{**SCENE, "start": "continue"}]}, "scenes"),
+        ({"scenes": [SCENE], "seconds": 1}, "seconds"),
+        ({"scenes": [SCENE], "best_of": 2}, "best_of"),
+    ],
+)
+def test_a_field_that_is_wrong_is_named(server, fields, param):
+    body = json.dumps({"prompt": "a", **fields})
+    status, _, content = server.ask("POST", "/v1/videos", body, Content_Type=JSON)
+    assert (status, json.loads(content)["error"]["param"]) == (400, param)
+    assert server.queue.jobs() == []
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "fields", "message"),
+    [
+        ("input_reference", "long", {}, "a clip of 5.0 s, and 4 s are taken"),
+        ("input_reference", "playlist", {}, "no picture or clip that can be read"),
+        ("last_reference", "long", {}, "last_reference is a clip"),
+        ("input_reference", "picture", {"strength": 1}, "strength goes with a clip"),
+    ],
+)
+def test_a_file_that_a_field_does_not_take_leaves_nothing(
+    server, tmp_path, name, kind, fields, message
+):
+    files = {
+        "long": lambda: clip(tmp_path / "long.mp4", frames=40),
+        "playlist": lambda: ("x.mp4", b"#EXTM3U\nfile:///etc/passwd\n"),
+        "picture": lambda: ("a.png", png()),
+    }
+    with pytest.raises(openai.BadRequestError, match=message) as error:
+        server.client.post(
+            "/videos",
+            body={"prompt": "a", **fields},
+            files={name: files[kind]()},
+            cast_to=object,
+            options={"headers": {"Content-Type": "multipart/form-data"}},
+        )
+    assert error.value.param in (name, *fields)
+    assert server.queue.jobs() == [] and list((server.folder / "uploads").iterdir()) == []

@@ -41,7 +41,12 @@ def clip(path, frames=12, fps=8):
     return path.name, path.read_bytes()
 
 
-@pytest.mark.parametrize("ending", [".mp4", ".webm", ".gif"])
+slow = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "ending", [".mp4", pytest.param(".webm", marks=slow), pytest.param(".gif", marks=slow)]
+)
 def test_a_clip_is_kept_frame_by_frame_as_it_came(server, tmp_path, ending):
     path = tmp_path / f"clip{ending}"
     video = server.client.videos.create(prompt=PROMPT, input_reference=clip(path))
@@ -164,8 +169,11 @@ def test_a_field_that_is_wrong_is_named(server, fields, param):
     [
         ("input_reference", "long", {}, "a clip of 5.0 s, and 4 s are taken"),
         ("input_reference", "playlist", {}, "no picture or clip that can be read"),
-        ("last_reference", "long", {}, "last_reference is a clip"),
-        ("input_reference", "picture", {"strength": 1}, "strength goes with a clip"),
+        pytest.param("last_reference", "long", {}, "last_reference is a clip", marks=slow),
+        pytest.param(
+            *("input_reference", "picture", {"strength": 1}, "strength goes with a clip"),
+            marks=slow,
+        ),
     ],
 )
 def test_a_file_that_a_field_does_not_take_leaves_nothing(

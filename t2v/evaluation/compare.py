@@ -18,7 +18,8 @@ from t2v.config.story import WindowsConfig
 from t2v.data.cache import read_kept
 from t2v.data.rng import keyed_generator
 from t2v.errors import UserError
-from t2v.evaluation.differences import FIRST, conclusion, difference
+from t2v.evaluation.ballots import ballot_of, pairs_of
+from t2v.evaluation.differences import difference
 from t2v.evaluation.intervals import holm
 from t2v.evaluation.report.comparison import (
     SUMMARY,
@@ -28,7 +29,8 @@ from t2v.evaluation.report.comparison import (
 )
 from t2v.evaluation.report.page import write_page
 from t2v.evaluation.report.vote import write_vote_page
-from t2v.evaluation.votes import BALLOT, PAGE, ballot_of, pairs_of
+from t2v.evaluation.verdicts import FIRST, conclusion
+from t2v.evaluation.votes import BALLOT, PAGE
 from t2v.io.files import write_text
 from t2v.io.text_files import read_json
 from t2v.outputs import output_folder

@@ -1,18 +1,13 @@
-"""The difference of two evaluations in one metric, prompt by prompt, and what it shows."""
+"""The difference of two evaluations in one metric, prompt by prompt."""
 
 from __future__ import annotations
 
-from string import ascii_uppercase
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from t2v.evaluation.intervals import bootstrap, paired_p
-
-ALPHA = 0.05
-FIRST = ascii_uppercase[0]  # the evaluation that the others are compared with
-NO_DIFFERENCE = "no difference shown"
 
 
 def difference(a: Tensor, b: Tensor, generator: torch.Generator) -> dict[str, Any]:
@@ -32,19 +27,3 @@ def difference(a: Tensor, b: Tensor, generator: torch.Generator) -> dict[str, An
     low, high = bootstrap(off, generator) if off.min() < off.max() else (None, None)
     means = {"a": a.mean().item(), "b": b.mean().item(), "difference": off.mean().item()}
     return means | {"low": low, "high": high, "n": len(a), "chance": paired_p(off, generator)}
-
-
-def conclusion(difference: float | None, p: float, better: str, side: str = "B") -> str:
-    """Return which side is better, or has more of what is neither good nor bad, in words.
-
-    Args:
-        difference: of the means, B - A; None: unknown.
-        p: of that difference, adjusted for the number of comparisons.
-        better: `higher`, `lower` or "".
-        side: the name of B.
-    """
-    if difference is None or p >= ALPHA or difference == 0:
-        return NO_DIFFERENCE
-    if better == "":
-        return f"{side if difference > 0 else FIRST} has more"
-    return f"{side if (difference > 0) == (better == 'higher') else FIRST} is better"

@@ -9,6 +9,8 @@ from statistics import NormalDist
 import torch
 from torch import Tensor
 
+from t2v.evaluation.shares import wilson
+
 # scipy.stats would buy little: its Wilson interval takes whole counts alone, where proportions have
 # fractions, and a z of 1.95996; its bootstrap resamples in an order of its own, so that published
 # figures would change; it has no Holm. Tests hold these functions to scipy's.
@@ -43,16 +45,6 @@ def summary(
     if is_share or (is_part and known.min() == known.max()):
         return Interval(mean, *wilson(known.sum().item(), n), n)
     return Interval(mean, *bootstrap(known, generator), n)
-
-
-def wilson(right: float, n: int, z: float = 1.96) -> tuple[float, float]:
-    """Return Wilson's 95 % interval of a share (Wilson 1927, JASA 22:209)."""
-    if n == 0:
-        return math.nan, math.nan
-    share = right / n
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    reach = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return max(0.0, centre - reach), min(1.0, centre + reach)  # outside by rounding alone
 
 
 def bootstrap(values: Tensor, generator: torch.Generator) -> tuple[float, float]:

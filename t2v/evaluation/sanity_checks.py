@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from t2v.data.world_shards import read_rendered, read_shards
-from t2v.evaluation.intervals import wilson
 from t2v.evaluation.rows import MODEL, REAL
+from t2v.evaluation.shares import wilson
 from t2v.evaluation.types import Measurements, PerVideo, Videos
 
 MOVES = 1.0  # % of the shorter side a second above which a real clip counts as moving

@@ -20,8 +20,8 @@ from t2v.evaluation.hard_negatives import (
     moves,
     shuffled,
 )
-from t2v.evaluation.intervals import wilson
 from t2v.evaluation.metrics.alignment import RANKS, hits
+from t2v.evaluation.shares import wilson
 from t2v.nets.scorer import Scorer
 
 GALLERY = 256  # clips among which the right one is searched

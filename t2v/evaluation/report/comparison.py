@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from t2v.evaluation.differences import ALPHA, FIRST, NO_DIFFERENCE
+from t2v.evaluation.verdicts import ALPHA, FIRST, NO_DIFFERENCE
 
 SUMMARY = "in short"
 

@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import Tensor
 
-from t2v.evaluation.report.page import HERE, film, rendered
-from t2v.evaluation.votes import LEFT, RIGHT, SAME, Pair
+from t2v.evaluation.ballots import Pair
+from t2v.evaluation.report.html import rendered
+from t2v.evaluation.report.page import film
+from t2v.evaluation.votes import ANSWERS
 from t2v.io.files import write_text
-
-ANSWERS = ((LEFT, "left"), (RIGHT, "right"), (SAME, "no difference"))
 
 
 def write_vote_page(
@@ -29,10 +29,17 @@ def write_vote_page(
         videos: of each suite, those of each run, `n t h w c` uint8.
     """
     shown = [
-        {"pair": pair.name, "prompt": pair.prompt}
+        {"pair": pair.name, "prompt": pair.prompt, "given": {}}
         | {"films": [film(videos[pair.suite][side][pair.index], fps) for side in pair.sides()]}
         for pair in pairs
     ]
-    script = "\n".join((HERE / name).read_text("utf-8") for name in ("page.js", "vote.js"))
-    text = rendered("vote.html.j2", script, ballot=ballot, pairs=shown, answers=ANSWERS)
+    text = rendered(
+        "vote.html.j2",
+        ["report.js", "vote.js"],
+        ["frame.css", "vote.css"],
+        ballot=ballot,
+        pairs=shown,
+        answers=ANSWERS,
+        answers_to="",
+    )
     write_text(path, text)

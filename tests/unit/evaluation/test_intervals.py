@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from t2v.evaluation.intervals import bootstrap, holm, paired_p, summary, wilson
+from t2v.evaluation.intervals import bootstrap, holm, paired_p, summary
+from t2v.evaluation.shares import wilson
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from t2v.config.world import WorldClipsConfig
 from t2v.data.world_shards import load_clips
 from t2v.errors import UserError
 from t2v.evaluation.compare import compare
-from t2v.evaluation.differences import NO_DIFFERENCE, conclusion, difference
+from t2v.evaluation.differences import difference
 from t2v.evaluation.measure import load_networks
 from t2v.evaluation.report.page import write_page
 from t2v.evaluation.rows import MODEL, REAL, STILL
@@ -19,6 +19,7 @@ from t2v.evaluation.run import evaluate, measure_suite
 from t2v.evaluation.samples import rows_of
 from t2v.evaluation.suites import FOLDER, heldout_prompts, load_suite
 from t2v.evaluation.types import blurred_copy, still_copy
+from t2v.evaluation.verdicts import NO_DIFFERENCE, conclusion
 from t2v.pipelines.t2v_generator import T2VGenerator
 from t2v.world.render import render
 from t2v.world.run import render_world

@@ -5,7 +5,8 @@ import shutil
 import pytest
 import torch
 
-from t2v.evaluation.report.page import worst_first, write_page
+from t2v.evaluation.report.html import worst_first
+from t2v.evaluation.report.page import write_page
 from t2v.evaluation.report.suite import by_topic
 from t2v.evaluation.report.table import markdown, topics_sentence
 from t2v.evaluation.rows import MODEL, REAL

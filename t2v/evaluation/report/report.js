@@ -31,12 +31,22 @@ button.addEventListener("click", () => {
   button.textContent = stopped === null ? "pause" : "play";
 });
 for (const heading of document.querySelectorAll("th[data-sort]")) {
+  heading.tabIndex = 0;
+  heading.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" && event.key !== " ") return;
+    event.preventDefault();
+    heading.click();
+  });
   heading.addEventListener("click", () => {
     const column = [...heading.parentNode.children].indexOf(heading);
     const body = heading.closest("table").tBodies[0];
     const upwards = heading.dataset.sort !== "up";
-    for (const other of heading.parentNode.querySelectorAll("[data-sort]")) other.dataset.sort = "";
+    for (const other of heading.parentNode.querySelectorAll("[data-sort]")) {
+      other.dataset.sort = "";
+      other.removeAttribute("aria-sort");
+    }
     heading.dataset.sort = upwards ? "up" : "down";
+    heading.setAttribute("aria-sort", upwards ? "ascending" : "descending");
     const text = (row) => row.children[column].textContent.trim();
     const rows = [...body.rows].sort((a, b) => {
       const x = text(a), y = text(b);

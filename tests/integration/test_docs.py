@@ -53,6 +53,7 @@ NOT_RUN = {
     "t2v queue run": "waits for more jobs; tests/integration/test_queue.py runs workers",
     "t2v studio": "answers until it is stopped; tests/integration/studio looks at its pages",
     "t2v serve": "answers until it is stopped; tests/integration/test_serve.py asks it",
+    "jupyter lab": "a page that stays open; .ci/run runs the notebooks",
     "curl": "needs a server; likewise",
     "export T2V_TOKEN": "likewise",
     "t2v eval votes": "needs people; tests/unit/evaluation/test_votes.py votes as a browser does",

@@ -1,0 +1,89 @@
+"""The site of the docs and its notebooks: every page in the menu, nothing from other hosts."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+NOTEBOOKS = sorted((ROOT / "docs/notebooks").glob("*.ipynb"))
+
+
+class Settings(yaml.SafeLoader):
+    """YAML in which functions of Python are left out."""
+
+
+Settings.add_multi_constructor("tag:yaml.org,2002:python/", lambda *_: None)
+SITE: dict[str, Any] = yaml.load((ROOT / "mkdocs.yml").read_text(), Settings)
+
+
+def cells(notebook: Path, kind: str) -> list[str]:
+    """The texts of the cells of a kind, code or markdown."""
+    found = json.loads(notebook.read_text())["cells"]
+    return ["".join(cell["source"]) for cell in found if cell["cell_type"] == kind]
+
+
+def pages(menu: list[dict[str, Any]]) -> list[str]:
+    """The pages of a menu, in its order."""
+    found = []
+    for entry in menu:
+        for place in entry.values():
+            found += pages(place) if isinstance(place, list) else [place]
+    return found
+
+
+def test_every_page_of_the_docs_and_every_notebook_is_in_the_menu_once():
+    wanted = [path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md")]
+    wanted += [path.relative_to(ROOT).with_suffix(".md").as_posix() for path in NOTEBOOKS]
+    menu = pages(SITE["nav"])
+    beside = [place for place in menu if not place.startswith("docs/")]
+    assert sorted(menu) == sorted(wanted + beside)
+    assert menu[0] == "README.md"
+    assert all((ROOT / place).exists() for place in beside)
+
+
+def test_fonts_are_the_readers_and_a_broken_link_ends_the_build():
+    assert SITE["theme"]["font"] is False
+    assert SITE["strict"] is True
+    assert set(SITE["validation"].values()) == {"warn"}
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_is_stored_without_outputs_and_its_python_is_python(notebook):
+    for cell in json.loads(notebook.read_text())["cells"]:
+        assert cell.get("outputs", []) == []
+        assert cell.get("execution_count") is None
+        assert cell["metadata"] == {}
+    for code in cells(notebook, "code"):
+        assert code.startswith("%%bash\n") or ast.parse(code).body
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_every_link_of_a_notebook_is_there(notebook):
+    targets = re.findall(r"\]\(([^)]+)\)", "\n".join(cells(notebook, "markdown")))
+    assert targets
+    for target in targets:
+        assert (notebook.parent / target).exists(), target
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("mkdocs") is None, reason="needs mkdocs: pip install -e .[docs]")
+def test_the_site_is_whole_and_its_pages_load_nothing_from_elsewhere(tmp_path):
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    subprocess.run(build, cwd=ROOT, check=True)
+    loading = re.compile(r"<(?:script|img|iframe|source)\b[^>]*\bsrc=\"?([^\"\s>]+)|<link\b[^>]*>")
+    built = list(tmp_path.rglob("*.html"))
+    assert len(built) > len(pages(SITE["nav"]))
+    for page in built:
+        for match in loading.finditer(page.read_text()):
+            assert "//" not in (match[1] or match[0]), match[0]
+    assert not list(tmp_path.rglob("*.safetensors"))

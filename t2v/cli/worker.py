@@ -84,27 +84,29 @@ def _starts(config: ServeConfig) -> list[Callable[[], BaseProcess]]:
     folder = str(Path(config.queue).absolute())
     usual = QueueRunConfig(queue=folder, models=config.resident, memory=config.memory, alone=True)
     workers = [replace(usual, device=each) for each in config.devices]
-    return [partial(started, each, NICE) for each in workers]
+    return [partial(started, each, is_server=True) for each in workers]
 
 
-def started(config: QueueRunConfig, nice: int = 0) -> BaseProcess:
+def started(config: QueueRunConfig, is_server: bool = False) -> BaseProcess:
     """A worker in a process of its own; it ends with the process that started it.
 
     Args:
-        nice: added to its niceness, so that others come first.
+        is_server: that process answers requests: it comes first, and tells what is made.
     """
     context = multiprocessing.get_context("spawn")  # of a fork, threads would be missing
-    process = context.Process(target=_alone, args=(config, nice))
+    process = context.Process(target=_alone, args=(config, is_server))
     process.start()
     return process
 
 
-def _alone(config: QueueRunConfig, nice: int) -> None:
+def _alone(config: QueueRunConfig, is_server: bool) -> None:
     """The life of a worker in a process of its own."""
     from t2v.cli import main
 
-    if nice:
-        os.nice(nice)
+    if is_server:
+        os.nice(NICE)
+        # nobody may read what the server prints, and a closed pipe would end the worker
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115  as long as it lives
     defer()
     given = {each.name: getattr(config, each.name) for each in fields(config)}
     words = [f"{name}={_spelled(value)}" for name, value in given.items()]

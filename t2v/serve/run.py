@@ -128,6 +128,7 @@ def _bound(config: ServeConfig) -> socket.socket:
     taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         taken.bind((config.host, config.port))
+        taken.listen()  # whoever is told the address may connect, and is answered in a moment
     except OSError as error:
         taken.close()
         raise UserError(

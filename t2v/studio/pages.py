@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +50,17 @@ class Pages:
             lstrip_blocks=True,
         )
         self.environment.globals["tabs"] = tabs
+        self.environment.filters["instant"] = instant
 
     def page(self, request: Request, template: str, status: int = 200, **values: Any) -> Response:
         """A page of a template, see `templates/base.html.j2` for the blocks that it may fill."""
         text = self.environment.get_template(template).render(path=request.url.path, **values)
         return HTMLResponse(text, status, HEADERS)
+
+
+def instant(seconds: float) -> str:
+    """A second since 1970 as HTML's `time` has it; scripts show it by the reader's clock."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%MZ")
 
 
 class _Files(StaticFiles):

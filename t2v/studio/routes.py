@@ -8,16 +8,25 @@ from starlette.routing import BaseRoute, Route
 
 from t2v.config.serve import StudioConfig
 from t2v.serve.videos import Videos
+from t2v.studio.film import film_of
+from t2v.studio.finished import Finished
+from t2v.studio.gallery import gallery_of
 from t2v.studio.login import login_of
 from t2v.studio.pages import Pages, files
 
 
 def routes(config: StudioConfig, videos: Videos, token: str | None) -> list[BaseRoute]:
     """All paths of the pages, beside those of the endpoint."""
-    tabs = [("/", "Make")]
-    pages = Pages(tabs)
+    tabs = [("/", "Make"), ("/gallery", "Gallery")]
+    pages, finished = Pages(tabs), Finished(videos)
 
     def make(request: Request) -> Response:
         return pages.page(request, "make.html.j2", models=[*videos.models.values()])
 
-    return [files(), login_of(pages, token), Route("/", make, methods=["GET"])]
+    return [
+        files(),
+        login_of(pages, token),
+        Route("/", make, methods=["GET"]),
+        *gallery_of(pages, finished),
+        *film_of(pages, finished),
+    ]

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from t2v.errors import UserError
-from t2v.models.text import WORD, clean_prompt
+from t2v.io.prompt_words import WORD, clean_prompt
 
 
 def token_counts(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> dict[str, int]:

@@ -1,12 +1,8 @@
 """Prompts to text embeddings, with any tokenizer and text encoder of transformers."""
 
-import html
 import logging
-import re
-import unicodedata
 from collections.abc import Sequence
 
-import ftfy
 import torch
 from einops import rearrange
 from torch import Tensor, nn
@@ -14,18 +10,11 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from t2v.errors import UserError
+from t2v.io.prompt_words import clean_prompt, words_of
 from t2v.models.device import ready
 from t2v.models.finite import refuse_bad
 
 logger = logging.getLogger(__name__)
-
-WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")  # noqa: RUF001
-WORD_OR_SIGNS = re.compile(rf"{WORD.pattern}|[^\w\s]+")
-
-
-def clean_prompt(prompt: str) -> str:
-    """The prompt with repaired characters, decoded HTML entities and single spaces, as in Wan."""
-    return " ".join(html.unescape(html.unescape(ftfy.fix_text(prompt))).split())
 
 
 def count_tokens(tokenizer: PreTrainedTokenizerBase, prompt: str) -> int:
@@ -41,24 +30,12 @@ def unknown_words(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[str]:
     With `known_words` in its `tokenizer_config.json`, a tokenizer knows those alone; without, every
     word that it has tokens for.
     """
-    text = clean_prompt(prompt)
-    for token in tokenizer.get_added_vocab():  # learned later as a whole, such as "<toy>"
-        text = text.replace(token, " ")
-    found = WORD_OR_SIGNS.findall(text)
-    pieces = (each.lower() if WORD.fullmatch(each) else _symbols(each) for each in found)
-    words = dict.fromkeys(filter(None, pieces))
+    words = words_of(prompt, tokenizer.get_added_vocab())
     known = tokenizer.init_kwargs.get("known_words")
     if known is not None:
         return [word for word in words if word not in known]
     unknown = tokenizer.unk_token_id
     return [word for word in words if unknown in tokenizer(word, verbose=False).input_ids]
-
-
-def _symbols(signs: str) -> str:
-    """The emoji and other symbols of a run of signs, without the punctuation around them."""
-    if not any(unicodedata.category(sign) == "So" for sign in signs):
-        return ""
-    return "".join(sign for sign in signs if unicodedata.category(sign)[0] != "P")
 
 
 def encode_prompts(

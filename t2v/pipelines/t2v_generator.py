@@ -11,6 +11,7 @@ import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, ModelMixin, SchedulerMixin
 from torch import Tensor
 
+from t2v.config.visual_tasks import taken
 from t2v.errors import UserError
 from t2v.models.finite import refuse_bad
 from t2v.models.inputs import latent_shape
@@ -71,16 +72,8 @@ class T2VGenerator:
 
     @property
     def takes(self) -> frozenset[str]:
-        """Any model edits but those of channels, which always begin with what is given."""
         config = self.pipeline.transformer.config
-        if config.conditioning == "channels":
-            return frozenset({"image", "last_image", "video", "conditions"})
-        taken = {"video", "strength"}
-        if config.conditioning == "tokens":
-            taken |= {"image", "mask"}
-        if config.picture_tokens:
-            taken |= {"last_image", "conditions"}
-        return frozenset(taken)
+        return taken(config.conditioning, config.picture_tokens)
 
     def check(self, prompt: str, request: Request, visuals: VisualInputs | None = None) -> None:
         goes_on = visuals is not None and visuals.video is not None and request.strength is None

@@ -18,17 +18,22 @@ from starlette.routing import BaseRoute, Route
 from t2v.config.serve import ServeConfig
 from t2v.errors import UserError
 from t2v.queue.job import Job
+from t2v.serve.body import read
 from t2v.serve.changes import Changes
+from t2v.serve.checks import text_of
 from t2v.serve.errors import Refused, on_bug, on_http, on_mistake, on_refused
 from t2v.serve.events import events
 from t2v.serve.guard import Guard
 from t2v.serve.metrics import Metrics
 from t2v.serve.models import Model
+from t2v.serve.offered import shown_model
 from t2v.serve.pictures import VARIANTS, Variant, picture_of
 from t2v.serve.shown import STATUS
+from t2v.serve.tokens import Counters
 from t2v.serve.videos import Videos
 
 THREADS = 4  # that wait for pictures of videos; others answer in the meantime
+LONGEST_PROMPT = 2**20  # bytes of one in a form
 MOST_LISTED = 100  # videos of a page, as OpenAI has it
 
 
@@ -43,7 +48,7 @@ class Endpoints:
         self, videos: Videos, config: ServeConfig, metrics: Metrics, is_ending: Callable[[], bool]
     ) -> None:
         self.videos, self.config, self.metrics = videos, config, metrics
-        self.is_ending = is_ending
+        self.is_ending, self.counters = is_ending, Counters()
         self.threads = anyio.CapacityLimiter(THREADS)
 
     def routes(self) -> list[Route]:
@@ -58,6 +63,7 @@ class Endpoints:
             Route(f"{one}/inputs/{{name}}", self.input, methods=["GET"]),
             Route("/v1/models", self.models, methods=["GET"]),
             Route("/v1/models/{name:path}", self.model, methods=["GET"]),
+            Route("/v1/prompts", self.prompt, methods=["POST"]),
             Route("/health", self.health, methods=["GET"]),
             Route("/metrics", self.measures, methods=["GET"]),
         ]
@@ -148,7 +154,7 @@ class Endpoints:
 
     def models(self, request: Request) -> JSONResponse:
         """The models that may be asked for."""
-        data = [_shown(model) for model in self.videos.models.values()]
+        data = [self._shown(model) for model in [*self.videos.models.values()]]
         return JSONResponse({"object": "list", "data": data})
 
     def model(self, request: Request) -> JSONResponse:
@@ -156,7 +162,18 @@ class Endpoints:
         model = self.videos.models.get(request.path_params["name"])
         if model is None:
             raise Refused(404, "There is no model of this name.", "model_not_found", "model")
-        return JSONResponse(_shown(model))
+        return JSONResponse(self._shown(model))
+
+    def _shown(self, model: Model) -> dict[str, Any]:
+        return shown_model(model, self.config, self.videos.offer.loras)
+
+    async def prompt(self, request: Request) -> JSONResponse:
+        """The tokens of a prompt, how many fit, and the words that the model does not know."""
+        values = await read(request, LONGEST_PROMPT, ("model", "prompt"))
+        named = {} if values.get("model") is None else {"model": values["model"]}
+        model = self.videos.offer.of({}, named)
+        text = text_of(values, "prompt", self.config.max_prompt)
+        return JSONResponse(await run_sync(self.counters.told, model, text))
 
     def health(self, request: Request) -> JSONResponse:
         """A sign of life; 503 where no worker is alive that should be."""
@@ -199,7 +216,3 @@ def application(
     app.router.redirect_slashes = False
     guarded = partial(Guard, token=token, names=(*config.names, config.host), metrics=metrics)
     return guarded(app, most=int(config.max_upload * 1e6), has_pages=bool(pages))
-
-
-def _shown(model: Model) -> dict[str, Any]:
-    return {"id": model.name, "object": "model", "created": model.created, "owned_by": "t2v"}

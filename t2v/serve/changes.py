@@ -25,8 +25,9 @@ from t2v.serve.body import read
 from t2v.serve.checks import whole_of
 from t2v.serve.errors import Refused
 from t2v.serve.fields import FIELDS, Wanted, check_job, wanted_of
+from t2v.serve.recipes import told_of
 from t2v.serve.shown import STATUS, story_of
-from t2v.serve.uploads import Limits, keep
+from t2v.serve.uploads import Limits, keep, upload_of
 from t2v.serve.videos import Videos
 
 LARGE = 2**20  # bytes of a body, beyond which few are read at a time
@@ -54,6 +55,7 @@ class Changes:
             Route(f"{one}/move", self.move, methods=["POST"]),
             Route(f"{one}/remix", self.remix, methods=["POST"]),
             Route(f"{one}/duplicate", self.duplicate, methods=["POST"]),
+            Route("/v1/recipes", self.recipe, methods=["POST"]),
         ]
 
     async def create(self, request: Request) -> JSONResponse:
@@ -164,22 +166,40 @@ class Changes:
             message = f"The video is {STATUS[error.state]}, and only those that wait move."
             raise Refused(409, message, "wrong_state") from error
 
+    async def recipe(self, request: Request) -> JSONResponse:
+        """The fields that a file was made with, by the recipe in it."""
+
+        def told(values: dict[str, Any]) -> dict[str, Any]:
+            if "file" not in values:
+                raise Refused(400, "file is missing.", "missing_required_parameter", "file")
+            data = upload_of(values["file"], "file")
+            return told_of(data, self.videos.uploads, self.videos.offer)
+
+        return await self._answer(request, ("file",), told)
+
     async def _with_fields(
         self, request: Request, change: Callable[[dict[str, Any]], Job]
     ) -> JSONResponse:
         """Read the fields of a request, and answer with the video that is changed by them."""
+        return await self._answer(request, FIELDS, lambda values: self.videos.shown(change(values)))
+
+    async def _answer(
+        self,
+        request: Request,
+        known: Sequence[str],
+        work: Callable[[dict[str, Any]], dict[str, Any]],
+    ) -> JSONResponse:
         most = int(self.config.max_upload * 1e6)
 
-        async def changed() -> JSONResponse:
-            values = await read(request, most, FIELDS)
-            job = await run_sync(change, values, limiter=self.threads)
-            return JSONResponse(await run_sync(self.videos.shown, job))
+        async def answered() -> JSONResponse:
+            values = await read(request, most, known)
+            return JSONResponse(await run_sync(work, values, limiter=self.threads))
 
         usual = 0 if request.headers.get("transfer-encoding") is None else LARGE + 1
         if int(request.headers.get("content-length", usual)) > LARGE:
             async with self.large:
-                return await changed()
-        return await changed()
+                return await answered()
+        return await answered()
 
     @contextmanager
     def _content(self, wanted: Wanted, source: str | None = None) -> Iterator[dict[str, Any]]:

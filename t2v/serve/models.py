@@ -7,10 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from t2v.config.visual_tasks import taken
 from t2v.errors import UserError
 from t2v.io.files import EMBEDDED, require_model
 from t2v.io.shipped import shipped
 from t2v.io.text_files import read_json
+
+NUMBERS = {  # of `model_index.json`, and what they are here
+    "width": "width",
+    "height": "height",
+    "num_frames": "num_frames",
+    "fps": "fps",
+    "num_inference_steps": "steps",
+    "guidance_scale": "guidance",
+    "max_sequence_length": "max_tokens",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +37,14 @@ class Model:
         fps: likewise, a second.
         scale: times as large as its upscaler makes them; 1 without one.
         step: of the sides that it makes by itself, in pixels; 1 where its files do not tell.
+        steps: denoising steps of its videos where none are asked for.
+        guidance: likewise, the weight of the prompt.
+        takes: names of what it can be given beside a prompt, as `t2v sample` has them; None where
+            its files do not tell.
+        needs: those that it makes nothing without.
+        sizes: of files that it was trained to make, as `256x256`.
+        max_tokens: of a prompt.
+        folder: of its files; None where they are not here.
         created: second since 1970 of its files; 0 where they are not here.
     """
 
@@ -37,6 +56,13 @@ class Model:
     fps: float | None = None
     scale: int = 1
     step: int = 1
+    steps: int | None = None
+    guidance: float | None = None
+    takes: frozenset[str] | None = None
+    needs: tuple[str, ...] = ()
+    sizes: tuple[str, ...] = ()
+    max_tokens: int | None = None
+    folder: Path | None = None
     created: int = 0
 
     @property
@@ -120,12 +146,28 @@ def _told(folder: Path) -> dict[str, Any]:
     if not index.is_file():
         raise UserError(f"models: {folder} is no pipeline folder: it has no model_index.json.")
     values = read_json(index)
+    values = values if isinstance(values, dict) else {}
     found: dict[str, Any] = {"created": int(index.stat().st_mtime), "step": _step(folder)}
-    for name in ("width", "height", "num_frames", "fps"):
-        value = values.get(name) if isinstance(values, dict) else None
+    for name, own in NUMBERS.items():
+        value = values.get(name)
         if isinstance(value, int | float) and value > 0:
-            found[name] = value
+            found[own] = value
     upscaler = folder / "upscaler" / "config.json"
     if upscaler.is_file():
         found["scale"] = int(read_json(upscaler).get("scale", 1))
-    return found
+    if values.get("_class_name") == "T2VPipeline":
+        config = _config(folder, "transformer")
+        conditioning = str(config.get("conditioning", "none"))
+        found["takes"] = taken(conditioning, bool(config.get("picture_tokens")))
+        found["sizes"] = _trained(values.get("trained"), found.get("scale", 1))
+    return found | {"folder": folder}
+
+
+def _trained(shapes: Any, scale: int) -> tuple[str, ...]:
+    """The sizes of files of trained shapes `[[frames, height, width], ...]`, each once."""
+    found: dict[str, None] = {}
+    for shape in shapes if isinstance(shapes, list) else ():
+        match shape:
+            case [_, int(height), int(width)]:
+                found[f"{width * scale}x{height * scale}"] = None
+    return tuple(found)

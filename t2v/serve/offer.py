@@ -23,7 +23,7 @@ class Offer:
         loras: files or folders, likewise.
     """
 
-    models: Mapping[str, Model]
+    models: dict[str, Model]
     loras: Mapping[str, str]
 
     @classmethod

@@ -23,6 +23,7 @@ from t2v.io.text_files import read_text
 from t2v.queue.folder import Queue
 from t2v.serve.app import application
 from t2v.serve.connection import connection_of
+from t2v.serve.facts import learn
 from t2v.serve.metrics import Metrics
 from t2v.serve.offer import Offer
 from t2v.serve.videos import Videos
@@ -65,6 +66,7 @@ def serve(
     @asynccontextmanager
     async def lifespan(app: object) -> AsyncIterator[None]:
         workers.start()
+        learn(offer.models)
         async with anyio.create_task_group() as group:
             group.start_soon(_let_go, videos)
             yield

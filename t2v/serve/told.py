@@ -12,7 +12,7 @@ from t2v.serve.sizes import seconds_shown, size_shown
 from t2v.serve.uploads import FILES
 
 SAME = (
-    *("negative_prompt", "num_inference_steps", "guidance_scale", "seed", "fps"),
+    *("negative_prompt", "num_inference_steps", "guidance_scale", "fps"),
     *("strength", "fit", "best_of"),
 )
 RENAMED = {"video_start": "reference_start", "video_end": "reference_end"}
@@ -41,10 +41,13 @@ def fields_of(
             fields["seconds"] = seconds
             rest.pop("duration", None)
             rest.pop("num_frames", None)
-    if "width" in rest and "height" in rest:
-        fields["size"] = size_shown(settings, story, model)
+    size = size_shown(settings, story, model)
+    if size != "auto" and any(name in rest for name in ("width", "height", "upscale")):
+        fields["size"] = size
         for name in ("width", "height", "upscale"):
             rest.pop(name, None)
+    fields["seed"] = settings.get("seed", 0)
+    rest.pop("seed", None)
     for name in SAME:
         if name in rest:
             fields[name] = rest.pop(name)

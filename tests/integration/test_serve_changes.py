@@ -159,7 +159,9 @@ def test_a_video_of_the_command_line_is_changed_without_what_no_field_tells(serv
         }
     )
     (job,) = server.queue.jobs()
-    assert ask(server, "GET", job.id)["settings"] == {"model": "t2v-tiny", "seconds": "1.125"}
+    assert ask(server, "GET", job.id)["settings"] == {
+        **{"model": "t2v-tiny", "seconds": "1.125", "seed": 0},
+    }
     ask(server, "PATCH", job.id, guidance_scale=2)
     (job,) = server.queue.jobs()
     settings = {**job.settings, "seed": 0}

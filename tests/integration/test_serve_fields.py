@@ -2,6 +2,7 @@
 
 import base64
 import json
+import time
 
 import numpy as np
 import pytest
@@ -194,3 +195,94 @@ def test_a_file_that_a_field_does_not_take_leaves_nothing(
         )
     assert error.value.param in (name, *fields)
     assert server.queue.jobs() == [] and list((server.folder / "uploads").iterdir()) == []
+
+
+def test_tokens_are_counted_as_one_types(server):
+    def told(**values):
+        status, _, content = server.ask(
+            "POST", "/v1/prompts", json.dumps(values), Content_Type=JSON
+        )
+        return status, json.loads(content)
+
+    told(prompt="a")
+    began = time.perf_counter()
+    answer = told(model="t2v-tiny", prompt="a red wrods bounces")
+    assert time.perf_counter() - began < 0.2  # 20 ms on two idle cores
+    assert answer == (200, {"tokens": 9, "most": 64, "unknown": ["wrods"]})
+    assert told(prompt="a" * 101)[0] == told()[0] == told(prompt=[1])[0] == 400
+    assert told(prompt="a", model="/etc")[0] == 404
+    model = server.client.models.retrieve("t2v-tiny")
+    assert (model.max_tokens, model.limits["prompt"]) == (64, 100)
+
+
+SETTINGS = {
+    **{"model": "/elsewhere/t2v-tiny", "output": "x.mp4", "seed": 7, "width": 64, "height": 48},
+    **{"num_frames": 17, "fps": 8.0, "upscale": 4, "guidance_scale": 2.0, "image": "/a.png"},
+    **{"quantize": "int8", "dtype": "fp32", "lora": None},
+}
+STORY = {"scenes": [{"prompt": "a ball", "seconds": 2.0, "start": None, "image": "/a.png"}]}
+
+
+def told(server, content, code=200):
+    body = {"file": {"image_url": f"data:video/mp4;base64,{base64.b64encode(content).decode()}"}}
+    status, _, answer = server.ask("POST", "/v1/recipes", json.dumps(body), Content_Type=JSON)
+    assert (status, list((server.folder / "uploads").iterdir())) == (code, [])
+    return json.loads(answer)
+
+
+@pytest.mark.parametrize("ending", [".mp4", pytest.param(".gif", marks=slow), ".json"])
+def test_the_fields_of_a_file_are_those_of_its_recipe(server, tmp_path, ending):
+    path, recipe = tmp_path / f"x{ending}", {"prompt": PROMPT, "settings": SETTINGS}
+    frames = np.zeros((3, 32, 48, 3), np.uint8)
+    if ending == ".json":
+        path.write_text(json.dumps(recipe))
+    else:
+        (write_gif if ending == ".gif" else write_video)(path, frames, 8, recipe)
+    assert told(server, path.read_bytes()) == {
+        "object": "recipe",
+        "prompt": PROMPT,
+        "settings": {
+            **{"model": "t2v-tiny", "seed": 7, "size": "256x192", "seconds": "2.125"},
+            **{"fps": 8.0, "guidance_scale": 2.0},
+        },
+        "unknown": ["input_reference", "quantize"],
+    }
+
+
+def test_the_scenes_of_a_story_come_back(server):
+    recipe = {"prompt": "a ball", "settings": {"later": 1, "num_frames": 17}, "story": STORY}
+    assert told(server, json.dumps(recipe).encode()) == {
+        "object": "recipe",
+        "prompt": "a ball",
+        "settings": {
+            **{"model": "t2v-tiny", "seed": 0},
+            "scenes": [{"prompt": "a ball", "seconds": 2.0}],
+        },
+        "unknown": ["later", "scenes.image"],
+    }
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"nothing",
+        b'{"prompt": "a", "settings": {"seed": "much"}}',
+        *(
+            pytest.param(content, marks=slow)
+            for content in (
+                b"",
+                b"{" * 10_000,
+                b'{"prompt": "a"}',
+                b'{"prompt": "a", "settings": {"seed": NaN}}',
+                b'{"prompt": "a", "settings": {}, "story": {"scenes": 3}}',
+                b"GIF89a" + bytes(100),
+                b"\x89PNG" + bytes(100),
+            )
+        ),
+    ],
+    ids=lambda content: content[:20].decode(errors="replace"),
+)
+def test_a_file_without_a_sound_recipe_is_refused(server, content):
+    error = told(server, content, 400)["error"]
+    assert (error["code"], error["param"]) == ("no_recipe", "file")
+    assert str(server.folder) not in error["message"]

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTok
 
 from t2v.config.finetune import FinetuneConfig
 from t2v.errors import UserError
-from t2v.models.text import WORD, clean_prompt
+from t2v.io.prompt_words import WORD, clean_prompt
 
 
 def add_words(

@@ -5,7 +5,8 @@ import torch
 from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel
 
 from t2v.errors import UserError
-from t2v.models.text import clean_prompt, count_tokens, encode_prompts, unknown_words
+from t2v.io.prompt_words import clean_prompt
+from t2v.models.text import count_tokens, encode_prompts, unknown_words
 
 
 def test_prompts_are_cleaned_as_wan_cleans_them():

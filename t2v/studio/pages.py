@@ -54,8 +54,13 @@ class Pages:
 
     def page(self, request: Request, template: str, status: int = 200, **values: Any) -> Response:
         """A page of a template, see `templates/base.html.j2` for the blocks that it may fill."""
-        text = self.environment.get_template(template).render(path=request.url.path, **values)
+        text = self.part(template, path=request.url.path, **values)
         return HTMLResponse(text, status, HEADERS)
+
+    def part(self, template: str, **values: Any) -> str:
+        """The text of a template; halves of characters, which names may hold, become `?`."""
+        text = self.environment.get_template(template).render(**values)
+        return text.encode(errors="replace").decode()
 
 
 def instant(seconds: float) -> str:

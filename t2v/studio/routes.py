@@ -18,6 +18,8 @@ from t2v.studio.pages import Pages, files
 def routes(config: StudioConfig, videos: Videos, token: str | None) -> list[BaseRoute]:
     """All paths of the pages, beside those of the endpoint."""
     tabs = [("/", "Make"), ("/gallery", "Gallery")]
+    if config.reviews:
+        tabs.append(("/review", "Review"))
     pages, finished = Pages(tabs), Finished(videos)
 
     def make(request: Request) -> Response:
@@ -29,4 +31,13 @@ def routes(config: StudioConfig, videos: Videos, token: str | None) -> list[Base
         Route("/", make, methods=["GET"]),
         *gallery_of(pages, finished),
         *film_of(pages, finished),
+        *_reviews(config, pages),
     ]
+
+
+def _reviews(config: StudioConfig, pages: Pages) -> list[Route]:
+    if not config.reviews:
+        return []
+    from t2v.studio.review import Reviews  # it reads media: pages to make videos need not wait
+
+    return Reviews(config.reviews, pages).routes()

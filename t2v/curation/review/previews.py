@@ -18,7 +18,7 @@ from t2v.footage.containers import Unreadable
 from t2v.footage.frames import iter_frames, probe
 from t2v.footage.still import read_picture
 from t2v.io.addresses import shown
-from t2v.io.files import complete
+from t2v.io.files import complete, digest
 from t2v.io.manifest import IMAGE_SUFFIXES, Clip
 from t2v.io.stores import Missing
 from t2v.io.video import video_writer
@@ -65,16 +65,13 @@ class Previews:
             with self._turns[kind]:
                 pool.__exit__(None, None, None)
 
-    def file(self, name: str, clip: Clip, kind: Kind) -> Path:
+    def file(self, clip: Clip, kind: Kind) -> Path:
         """The picture (JPEG) or film (H.264) of a clip.
-
-        Args:
-            name: one for each clip, of letters and digits.
 
         Raises:
             Unshowable: it cannot be decoded.
         """
-        path = self.folder / f"{name}{SUFFIX[kind]}"
+        path = self.folder / f"{_name(clip)}{SUFFIX[kind]}"
         with self._turns[kind]:
             with self._lock:
                 is_known = path.name in self._used
@@ -98,6 +95,17 @@ class Previews:
                 old, _ = self._used.popitem(last=False)
                 (self.folder / old).unlink(missing_ok=True)
         return reason
+
+
+def _name(clip: Clip) -> str:
+    """A name for what is shown of a clip: another one where its file, span or crop is another."""
+    try:
+        about = Path(clip.path).stat()
+        version = about.st_mtime_ns, about.st_size
+    except (OSError, ValueError):
+        version = 0, 0
+    shape = clip.extra.get("crop"), clip.extra.get("index")
+    return digest(clip.path, clip.start, clip.end, *shape, *version)
 
 
 def _write_picture(item: tuple[Clip, Path]) -> str:

@@ -26,6 +26,7 @@ class Written:
         kept: clips of it that training uses, as far as the review knows.
         dropped: all others.
         without_caption: of those kept; training leaves them out.
+        count: the lines of the journal that were taken into account.
     """
 
     path: Path
@@ -33,6 +34,7 @@ class Written:
     kept: int
     dropped: int
     without_caption: int
+    count: int
 
 
 def decided(clip: Clip, verdict: Verdict | None, captions: tuple[str, ...]) -> Clip:
@@ -68,13 +70,14 @@ def _captioned(clip: Clip, captions: tuple[str, ...]) -> Clip:
 
 
 def write_reviewed(
-    manifest: Path, before: Sequence[Clip], clips: Sequence[Clip], path: Path
+    manifest: Path, before: Sequence[Clip], clips: Sequence[Clip], path: Path, count: int
 ) -> Written:
     """Write the clips as they were decided to `path`, and a data card beside it.
 
     Args:
         manifest: the one that was reviewed, or the media folder.
         before: its clips as they came.
+        count: the lines of the journal by which they were decided.
     """
     write_manifest(path, clips)
     kept = [clip for clip in clips if not clip.dropped]
@@ -86,6 +89,7 @@ def write_reviewed(
         kept=len(kept),
         dropped=len(clips) - len(kept),
         without_caption=sum(not clip.texts() for clip in kept),
+        count=count,
     )
 
 

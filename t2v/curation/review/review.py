@@ -131,7 +131,7 @@ class Review:
         captions = _captions_of(text)
         with self._current():
             shown = self._at(self._place(key))
-            if shown.now.texts() == captions:
+            if captions == _lines_of(caption_text(shown.now)):
                 return [shown]
             return self._changed(self.journal.add(Act("caption", (key,), captions)))
 
@@ -155,10 +155,10 @@ class Review:
             UserError: they cannot be written.
         """
         with self._current():
-            before = self.clips
+            before, count = self.clips, self.journal.count
             clips = [self._decided(place) for place in range(len(before))]
         try:
-            return write_reviewed(self.manifest, before, clips, self.target)
+            return write_reviewed(self.manifest, before, clips, self.target, count)
         except OSError as error:
             raise UserError(
                 f"{self.target}: cannot be written ({error.strerror}). Make room or give "
@@ -211,11 +211,20 @@ class Review:
         return Shown(key, place + 1, self.clips[place], now, self.journal.verdict(key))
 
 
+def caption_text(clip: Clip) -> str:
+    """The captions of a clip as people edit them, one a line."""
+    return "\n".join(clip.texts()).encode(errors="replace").decode()
+
+
+def _lines_of(text: str) -> tuple[str, ...]:
+    lines = (" ".join(line.split()) for line in text.splitlines())
+    return tuple(dict.fromkeys(line for line in lines if line))
+
+
 def _captions_of(text: str) -> tuple[str, ...]:
     if not is_text(text):
         raise UserError("The caption holds a zero byte or half of a character. Type it anew.")
-    lines = (" ".join(line.split()) for line in text.splitlines())
-    captions = tuple(dict.fromkeys(line for line in lines if line))
+    captions = _lines_of(text)
     if not captions:
         raise UserError(
             "The caption is empty, and training leaves out clips without one. Write one, or drop "

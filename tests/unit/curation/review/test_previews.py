@@ -30,19 +30,19 @@ def film(tmp_path_factory):
 
 def test_the_span_is_shown_cropped_small_and_at_its_own_speed(shown, film):
     clip = Clip(path=film, start=2.0, end=4.0, extra={"crop": [320, 0, 320, 360]})
-    frames, rate = read_video(shown.file("span", clip, "film"))
+    frames, rate = read_video(shown.file(clip, "film"))
     assert (frames.shape, rate) == ((4, 360, 320, 3), 2)
     assert np.allclose(frames.mean(axis=(1, 2, 3)), [140, 150, 160, 170], atol=6)
-    with Image.open(shown.file("span", clip, "picture")) as picture:
+    with Image.open(shown.file(clip, "picture")) as picture:
         assert picture.size == (320, 360)
         assert abs(np.asarray(picture).mean() - 140) < 6
-    whole = shown.file("whole", Clip(path=film), "film")
+    whole = shown.file(Clip(path=film), "film")
     assert (probe(whole).width, probe(whole).height, probe(whole).duration) == (480, 270, 6.0)
 
 
 def test_a_long_film_is_shown_from_its_start_on_and_no_further(shown, tmp_path):
     write_video(tmp_path / "long.mp4", np.zeros((40, 32, 32, 3), np.uint8), 2)
-    found = probe(shown.file("long", Clip(path=str(tmp_path / "long.mp4")), "film"))
+    found = probe(shown.file(Clip(path=str(tmp_path / "long.mp4")), "film"))
     assert (found.duration, found.width) == (previews.SECONDS, 32)
 
 
@@ -50,11 +50,11 @@ def test_pictures_and_rendered_clips_are_shown_too(shown, tmp_path, clips):
     Image.fromarray(np.full((64, 64, 3), 99, np.uint8)).save(tmp_path / "one.png")
     one = Clip(path=str(tmp_path / "one.png"), extra={"crop": [0, 0, 32, 64]})
     world = read_manifest(clips)[7]
-    with Image.open(shown.file("still", one, "picture")) as picture:
+    with Image.open(shown.file(one, "picture")) as picture:
         assert picture.size == (32, 64)
-    assert read_video(shown.file("still", one, "film"))[0].shape == (1, 64, 32, 3)
-    assert shown.file("shard", world, "picture").stat().st_size
-    assert read_video(shown.file("shard", world, "film"))[0].shape == (5, 16, 32, 3)
+    assert read_video(shown.file(one, "film"))[0].shape == (1, 64, 32, 3)
+    assert shown.file(world, "picture").stat().st_size
+    assert read_video(shown.file(world, "film"))[0].shape == (5, 16, 32, 3)
 
 
 def test_nothing_is_sent_of_what_is_no_clip(shown, awkward):
@@ -71,21 +71,29 @@ def test_nothing_is_sent_of_what_is_no_clip(shown, awkward):
         ("\ud800.mp4", {}, "surrogates"),
         ("x.safetensors", {"extra": {"index": "all"}}, "does not hold"),
     ]
-    for number, (path, about, reason) in enumerate(cases):
+    before = set(shown.folder.iterdir())
+    for path, about, reason in cases:
         clip = Clip(path=str(awkward / path), **about)
         for _ in range(2):
             with pytest.raises(Unshowable, match=reason):
-                shown.file(f"odd-{number}", clip, "picture")
-    assert not list(shown.folder.glob("odd-*"))
+                shown.file(clip, "picture")
+    assert set(shown.folder.iterdir()) == before
 
 
-def test_the_least_used_files_make_room(tmp_path, clips, monkeypatch):
+def test_the_least_used_files_make_room(shown, clips, monkeypatch):
     monkeypatch.setattr(previews, "MOST", 2)
-    shown, clip = Previews(tmp_path), read_manifest(clips)[0]
-    try:
-        for name in ("a", "b", "a", "c"):
-            shown.file(name, clip, "picture")
-        assert sorted(path.name for path in tmp_path.glob("*.jpg")) == ["a.jpg", "c.jpg"]
-        assert shown.file("b", clip, "picture").is_file()
-    finally:
-        shown.close()
+    a, b, c, *_ = read_manifest(clips)
+    paths = [shown.file(clip, "picture") for clip in (a, b, a, c)]
+    assert paths[0] == paths[2]
+    assert set(shown.folder.glob("*.jpg")) == {paths[0], paths[3]}
+    assert shown.file(b, "picture") == paths[1]
+    assert paths[1].is_file()
+
+
+def test_a_file_that_was_replaced_is_shown_anew(shown, tmp_path):
+    sizes = []
+    for size in (16, 32):
+        write_video(tmp_path / "a.mp4", np.zeros((2, size, size, 3), np.uint8), 2)
+        with Image.open(shown.file(Clip(path=str(tmp_path / "a.mp4")), "picture")) as picture:
+            sizes.append(picture.size)
+    assert sizes == [(16, 16), (32, 32)]

@@ -214,5 +214,6 @@ def application(
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
+    app.state.metrics, app.state.is_ending = metrics, is_ending  # for streams of pages
     guarded = partial(Guard, token=token, names=(*config.names, config.host), metrics=metrics)
     return guarded(app, most=int(config.max_upload * 1e6), has_pages=bool(pages))

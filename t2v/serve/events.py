@@ -30,16 +30,16 @@ async def events(videos: Videos, id: str, is_ending: Callable[[], bool]) -> Asyn
         try:
             video, preview, seen = await run_sync(_look, videos, id, seen)
         except Refused:
-            yield _event("deleted", {"id": id, "object": "video.deleted", "deleted": True})
+            yield event("deleted", {"id": id, "object": "video.deleted", "deleted": True})
             return
         if preview is not None:
-            yield _event("preview", {"id": video["id"], "b64_png": preview})
+            yield event("preview", {"id": video["id"], "b64_png": preview})
         if video["status"] in ("completed", "failed"):
-            yield _event("done", video)
+            yield event("done", video)
             return
         if video != shown:
             shown, spoke = video, time.monotonic()
-            yield _event("progress", video)
+            yield event("progress", video)
         elif time.monotonic() - spoke > QUIET:
             spoke = time.monotonic()
             yield ": still here\n\n"
@@ -48,11 +48,11 @@ async def events(videos: Videos, id: str, is_ending: Callable[[], bool]) -> Asyn
 
 def _look(videos: Videos, id: str, seen: float) -> tuple[dict[str, Any], str | None, float]:
     job = videos.job(id)
-    preview, seen = _preview(job.files / "preview.png", seen)
+    preview, seen = newer_preview(job.files / "preview.png", seen)
     return videos.shown(job), preview, seen
 
 
-def _preview(path: Path, seen: float) -> tuple[str | None, float]:
+def newer_preview(path: Path, seen: float) -> tuple[str | None, float]:
     """A preview that is newer than the last one, in base64, and its time."""
     try:
         about = path.stat()
@@ -63,5 +63,6 @@ def _preview(path: Path, seen: float) -> tuple[str | None, float]:
         return None, seen
 
 
-def _event(name: str, data: dict[str, Any]) -> str:
+def event(name: str, data: Any) -> str:
+    """A server-sent event with JSON."""
     return f"event: {name}\ndata: {json.dumps(data)}\n\n"

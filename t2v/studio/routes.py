@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from starlette.requests import Request
-from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from t2v.config.serve import StudioConfig
@@ -12,6 +10,7 @@ from t2v.studio.film import film_of
 from t2v.studio.finished import Finished
 from t2v.studio.gallery import gallery_of
 from t2v.studio.login import login_of
+from t2v.studio.make import make_of
 from t2v.studio.pages import Pages, files
 
 
@@ -21,14 +20,10 @@ def routes(config: StudioConfig, videos: Videos, token: str | None) -> list[Base
     if config.reviews:
         tabs.append(("/review", "Review"))
     pages, finished = Pages(tabs), Finished(videos)
-
-    def make(request: Request) -> Response:
-        return pages.page(request, "make.html.j2", models=[*videos.models.values()])
-
     return [
         files(),
         login_of(pages, token),
-        Route("/", make, methods=["GET"]),
+        *make_of(pages, videos, config),
         *gallery_of(pages, finished),
         *film_of(pages, finished),
         *_reviews(config, pages),

@@ -24,8 +24,12 @@ export async function ask(method, path, body) {
   return told;
 }
 
-// Tell people something at the foot of the page, and those who listen.
+let saying = 0; // the timer that ends what is said
+
+// Tell people something at the foot of the page, and those who listen; what is wrong stays longer.
 export function say(text, isWrong = false) {
+  clearTimeout(saying);
+  saying = setTimeout(() => (place.textContent = ""), isWrong ? 20_000 : 5_000);
   const place = document.getElementById("said");
   place.classList.toggle("wrong", isWrong);
   place.textContent = text;

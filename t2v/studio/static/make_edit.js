@@ -1,0 +1,71 @@
+// The settings of a video that waits or was not made, edited in its place.
+
+import { element } from "./api.js";
+
+const FIELDS = [
+  ["prompt", "Prompt", "textarea"],
+  ["size", "Size"],
+  ["seconds", "Seconds"],
+  ["seed", "Seed"],
+  ["num_inference_steps", "Steps"],
+  ["guidance_scale", "Guidance"],
+  ["negative_prompt", "Not in the video", "textarea"],
+];
+let count = 0;
+
+// The form; `save(values)` gets the fields that were changed, null for those that are the model's
+// again. What it throws is shown beside its field.
+export function editor(video, label, save, close) {
+  const number = ++count;
+  const before = { ...(video.settings ?? {}), prompt: video.prompt, seed: video.seed };
+  const inputs = new Map();
+  const wrongs = new Map();
+  const rows = FIELDS.map(([name, words, kind = "input"]) => {
+    const id = `edit-${number}-${name}`;
+    const input = element(kind, {
+      id, placeholder: kind === "textarea" ? null : name === "seed" ? "random" : "auto", dir: "auto", autocomplete: "off", "aria-describedby": `${id}-wrong`,
+      rows: kind === "textarea" ? 2 : null,
+    });
+    input.value = before[name] ?? "";
+    const wrong = element("p", { id: `${id}-wrong`, class: "wrong", role: "alert", hidden: true });
+    inputs.set(name, input);
+    wrongs.set(name, wrong);
+    return element("div", { class: kind === "textarea" ? "field wide" : "field" },
+      element("label", { for: id }, words), input, wrong);
+  });
+  const other = element("p", { class: "wrong wide", role: "alert", hidden: true });
+  const send = element("button", { class: "main" }, label);
+  const leave = element("button", { type: "button", onclick: close }, "Leave it");
+  const form = element("form", { class: "edit", novalidate: true }, ...rows, other,
+    element("p", { class: "row wide" }, send, leave));
+
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    for (const wrong of [...wrongs.values(), other]) wrong.hidden = true;
+    const values = {};
+    for (const [name, input] of inputs) {
+      if (input.value !== String(before[name] ?? "")) values[name] = input.value.trim() || null;
+    }
+    if (Object.keys(values).length === 0 && !form.isGone) return close();
+    try {
+      await save(values);
+    } catch (error) {
+      const place = wrongs.get(error.param) ?? other;
+      place.textContent = error.message;
+      place.hidden = false;
+      inputs.get(error.param)?.focus();
+    }
+  });
+  form.addEventListener("keydown", (event) => {
+    if (event.key === "Escape") close();
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
+  });
+  form.tellGone = () => {
+    if (form.isGone) return;
+    form.isGone = true;
+    other.textContent = "This video does not wait any more. What you typed makes another one.";
+    other.hidden = false;
+    send.textContent = "Make another one";
+  };
+  return form;
+}

@@ -100,11 +100,11 @@ def _key(config: SampleConfig) -> Key:
     places = [model_folder(config.folder), *map(Path, config.lora)]
     if config.base is not None:
         places.append(Path(config.model))
-    return (*held, sees, tuple(_state(place) for place in places))
+    return (*held, sees, tuple(state_of(place) for place in places))
 
 
-def _state(place: Path) -> tuple[object, ...]:
-    """The names, sizes and times of the files of a folder, or of a file."""
+def state_of(place: Path) -> tuple[object, ...]:
+    """Return the names, sizes and times of the files of a folder, or of a file."""
     files = sorted(place.rglob("*")) if place.is_dir() else [place]
     states = ((path, path.stat()) for path in files if path.is_file())
     return tuple((path, each.st_size, each.st_mtime_ns, each.st_ino) for path, each in states)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from t2v.config.sampling import SampleConfig
 from t2v.errors import UserError
@@ -15,9 +16,19 @@ from t2v.pipelines.visuals import VisualInputs
 from t2v.sampling.generate import request_of
 from t2v.sampling.results import check_frames
 
+if TYPE_CHECKING:  # most videos are of a prompt alone
+    from t2v.sampling.reading import Clip
 
-def resolve(generator: Generator, config: SampleConfig) -> tuple[SampleConfig, VisualInputs | None]:
+    Read = Callable[[SampleConfig, int], Clip]
+
+
+def resolve(
+    generator: Generator, config: SampleConfig, read: Read | None = None
+) -> tuple[SampleConfig, VisualInputs | None]:
     """`config` with everything filled in that was left to the model, and what its video is given.
+
+    Args:
+        read: gives pictures and clips, of settings and the frames to read, in the place of files.
 
     Raises:
         UserError: the size does not fit the model; a file is not what its setting says, or the
@@ -54,7 +65,7 @@ def resolve(generator: Generator, config: SampleConfig) -> tuple[SampleConfig, V
         given.check_takes(generator, config)
     if config.files:
         own = saved["num_frames"]
-        clip = reading.read(full, given.most_frames(full, own))
+        clip = (read or reading.read)(full, given.most_frames(full, own))
         full = given.with_length(full, clip, own, config.fps is not None, generator)
         visuals = given.visuals_of(full, clip)
         full = replace(full, num_frames=full.num_frames or own)

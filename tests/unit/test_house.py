@@ -46,7 +46,7 @@ FLOORS = [
     {"plan"},
     {"queue"},
     {"serve"},
-    {"studio"},
+    {"studio", "comfyui"},
     {"__init__"},
     {"cli"},
     {"__main__"},

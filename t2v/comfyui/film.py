@@ -141,7 +141,7 @@ class _Watch:
 
 
 def _clip(full: SampleConfig, most: int, seen: Mapping[str, np.ndarray]) -> Clip:
-    """What is seen, fitted to the size of the video as files are."""
+    """Pictures and clips that are seen, fitted to the size of the video as files are."""
     assert full.height is not None and full.width is not None and full.fit != "outpaint"
     size, fit = (full.height, full.width), full.fit
     frames = {}

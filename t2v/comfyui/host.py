@@ -53,5 +53,5 @@ def make_room(nbytes: int) -> None:
 def lora_path(name: str) -> str:
     """The file of a LoRA by its name in ComfyUI's `loras` folders; any other name as it is."""
     part = _part("folder_paths")
-    found: str | None = part and part.get_full_path("loras", name)
-    return found or name
+    found = None if part is None else part.get_full_path("loras", name)
+    return str(found or name)

@@ -182,15 +182,16 @@ def _story(value: Any, config: ServeConfig, model: Model) -> StoryConfig | None:
         if unknown := [key for key in each if key not in ("prompt", "seconds", "start")]:
             known = "prompt, seconds and start"
             raise wrong(place, f"has {words_of(unknown[0])}; known are {known}")
-        prompt = text_of({place: each.get("prompt")}, place, config.max_prompt, is_needed=True)
+        text, time = f"{place}.prompt", f"{place}.seconds"
+        prompt = text_of({text: each.get("prompt")}, text, config.max_prompt, is_needed=True)
         seconds = model.seconds if each.get("seconds") is None else each["seconds"]
         if seconds is None:
-            raise wrong(place, "has no seconds, and the model tells none of its own")
-        length = number_of({place: seconds}, place, 0.001, config.max_seconds)
+            raise wrong(time, "is missing, and the model tells none of its own")
+        length = number_of({time: seconds}, time, 0.001, config.max_seconds)
         start = each.get("start")
         if start not in (None, "cut", "continue") or (number == 0 and start == "continue"):
             usual = "cut or, but for the first scene, continue"
-            raise wrong(place, f"has start {words_of(start)}; give {usual}")
+            raise wrong(f"{place}.start", f"is {words_of(start)}; give {usual}")
         scenes.append(SceneConfig(prompt=prompt, seconds=length, start=start))
     if (count := sum(len(scene.prompt) + 1 for scene in scenes)) > LONGEST_PROMPT:
         raise wrong("scenes", f"has {count:,} characters, and {LONGEST_PROMPT:,} are taken")

@@ -49,6 +49,6 @@ def film_of(pages: Pages, finished: Finished) -> list[BaseRoute]:
         return Response(text, media_type="application/json", headers=headers)
 
     return [
-        Route("/videos/{id}", film, methods=["GET"]),
+        Route("/videos/{id}", pages.told(film), methods=["GET"]),
         Route("/videos/{id}/recipe", recipe, methods=["GET"]),
     ]

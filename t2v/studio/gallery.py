@@ -60,9 +60,9 @@ def gallery_of(pages: Pages, finished: Finished) -> list[BaseRoute]:
         return JSONResponse({"is_starred": request.method == "PUT"})
 
     return [
-        Route("/gallery", gallery, methods=["GET"]),
+        Route("/gallery", pages.told(gallery), methods=["GET"]),
         Route("/gallery/newest", newest, methods=["GET"]),
-        Route("/gallery/download", download, methods=["GET"]),
+        Route("/gallery/download", pages.told(download), methods=["GET"]),
         Route("/videos/{id}/star", star, methods=["PUT", "DELETE"]),
     ]
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import BaseRoute, Mount
 from starlette.staticfiles import StaticFiles
+
+from t2v.serve.errors import Refused
 
 HERE = Path(__file__).parent
 # a page loads, runs and sends nothing but what is of this server: text that got in stays text
@@ -61,6 +64,24 @@ class Pages:
         """The text of a template; halves of characters, which names may hold, become `?`."""
         text = self.environment.get_template(template).render(**values)
         return text.encode(errors="replace").decode()
+
+    def told(self, answer: Callable[[Request], Response]) -> Callable[[Request], Response]:
+        """The same function, whose refusals are told to browsers on a page."""
+
+        @wraps(answer)
+        def told(request: Request) -> Response:
+            try:
+                return answer(request)
+            except Refused as error:
+                if not _wants_page(request):
+                    raise
+                return self.page(request, "refused.html.j2", error.status, message=error.message)
+
+        return told
+
+
+def _wants_page(request: Request) -> bool:
+    return "text/html" in request.headers.get("accept", "")
 
 
 def instant(seconds: float) -> str:

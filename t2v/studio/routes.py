@@ -6,17 +6,19 @@ from starlette.routing import BaseRoute, Route
 
 from t2v.config.serve import StudioConfig
 from t2v.serve.videos import Videos
+from t2v.studio.compare import compare_of
 from t2v.studio.film import film_of
 from t2v.studio.finished import Finished
 from t2v.studio.gallery import gallery_of
 from t2v.studio.login import login_of
 from t2v.studio.make import make_of
 from t2v.studio.pages import Pages, files
+from t2v.studio.story import story_of
 
 
 def routes(config: StudioConfig, videos: Videos, token: str | None) -> list[BaseRoute]:
     """All paths of the pages, beside those of the endpoint."""
-    tabs = [("/", "Make"), ("/gallery", "Gallery")]
+    tabs = [("/", "Make"), ("/gallery", "Gallery"), ("/story", "Story")]
     if config.reviews:
         tabs.append(("/review", "Review"))
     pages, finished = Pages(tabs), Finished(videos)
@@ -27,6 +29,8 @@ def routes(config: StudioConfig, videos: Videos, token: str | None) -> list[Base
         *gallery_of(pages, finished),
         *film_of(pages, finished),
         *_reviews(config, pages),
+        *compare_of(pages, finished),
+        *story_of(pages, videos, config),
     ]
 
 

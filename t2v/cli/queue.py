@@ -7,7 +7,6 @@ import json
 import re
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from t2v.cli import sample
@@ -41,7 +40,7 @@ def queue(args: argparse.Namespace, overrides: list[str]) -> None:
         _change(place, action, words, overrides)
 
 
-def _words(words: Sequence[str]) -> tuple[str, Path, list[str]]:
+def _words(words: Sequence[str]) -> tuple[str, str, list[str]]:
     """The action, the folder and what follows."""
     if not words or words[0] not in ACTIONS:
         given = shortened(repr(words[0])) if words else "nothing"
@@ -51,7 +50,7 @@ def _words(words: Sequence[str]) -> tuple[str, Path, list[str]]:
         )
     if len(words) < 2:
         raise UserError(f"queue {words[0]}: give the folder of the queue next.")
-    return words[0], Path(words[1]), list(words[2:])
+    return words[0], words[1], list(words[2:])
 
 
 def _states(words: Sequence[str]) -> Any:
@@ -93,6 +92,7 @@ def as_json_of(job: Any) -> dict[str, Any]:
 
 def _row(job: Any) -> str:
     """A line of the table: id, state, position, progress, seconds, prompt."""
+    from t2v.io.text_files import one_line
     from t2v.queue.store import number
 
     position = "" if job.position is None else str(job.position)
@@ -104,7 +104,7 @@ def _row(job: Any) -> str:
         note = job.result.get("message")
     # of a job that failed, why: without the file that it was in, and longer
     reason = re.sub(r"^\S*/\d{16}-[0-9a-f]{32}\.json: ", "", str(note or job.problem))
-    shown = " ".join(reason.split())[: REASON if job.state == "failed" else WIDTH]
+    shown = " ".join(one_line(reason).split())[: REASON if job.state == "failed" else WIDTH]
     seconds = f"{number(told, 'seconds'):.0f} s" if "seconds" in told else ""
     return f"{job.id[:8]}  {job.state:<9} {position:>5} {share:>9} {seconds:>7}  {shown}"
 

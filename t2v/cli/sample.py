@@ -89,7 +89,7 @@ def add_options(parser: argparse.ArgumentParser, place: Callable[[str], Path]) -
         "--recipe", type=place, metavar="FILE", help="make this video (or that of this json) again"
     )
     parser.add_argument(
-        "--queue", type=Path, metavar="FOLDER", help="add jobs to this queue instead (t2v queue)"
+        "--queue", metavar="FOLDER", help="add jobs to this queue instead (t2v queue)"
     )
 
 
@@ -254,7 +254,7 @@ def _enqueue(args: argparse.Namespace, config: SampleConfig, prompts: Sequence[s
     print(*Queue.make(args.queue).add_all(jobs), sep="\n")
 
 
-def _enqueue_again(folder: Path, path: Path, overrides: Sequence[str]) -> None:
+def _enqueue_again(folder: str, path: Path, overrides: Sequence[str]) -> None:
     """Add the video of a recipe to a queue, and print the id of the job."""
     from t2v.io.text_files import read_json
     from t2v.queue.folder import Queue

@@ -155,7 +155,11 @@ def turn(place: Path, seconds: float = 10.0) -> Iterator[None]:
         OSError: the file cannot be opened.
     """
     _forget_in_children()
-    descriptor, end = os.open(place, os.O_RDWR | os.O_CREAT, 0o666), time.monotonic() + seconds
+    end = time.monotonic() + seconds
+    try:
+        descriptor = os.open(place, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError:
+        descriptor = os.open(place, os.O_RDONLY)  # enough for who only reads
     _open_locks.add(descriptor)
     try:
         while True:
@@ -281,11 +285,10 @@ def _is_alive(pid: int) -> bool:
     if sys.platform == "win32":
         return True  # os.kill would end it
     try:
-        os.kill(pid, 0)
+        with suppress(PermissionError):  # it is another user's
+            os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except PermissionError:
-        return True
     return True
 
 

@@ -147,6 +147,11 @@ def is_text(value: Any) -> bool:
     return isinstance(value, str) and "\0" not in value and not SURROGATE.search(value)
 
 
+def one_line(text: object) -> str:
+    """A text as a log or a terminal shows it: what ends a line or moves the cursor is a space."""
+    return "".join(each if each.isprintable() else " " for each in str(text))
+
+
 def read_json(path: Path, what: str = "", most: int = MOST_BYTES) -> Any:
     """Return the content of a JSON file.
 

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from t2v.errors import UserError, shortened
 from t2v.io.addresses import local
-from t2v.io.files import InUse, locked, turn, write_text
+from t2v.io.files import FOLDER_LOCK, InUse, locked, turn, write_text
 from t2v.io.text_files import read_json
 from t2v.queue.job import FILE_NAME, LATENTS, MOST_BYTES, STATES, Job, State, file_name, read_values
 
@@ -185,10 +185,13 @@ class Store:
 
     def is_held(self, name: str) -> bool:
         """True where a worker that is alive holds a job. To be asked within `turn`."""
-        if not (self.files / id_of(name)).is_dir():
+        if id_of(name) in self._leased:
+            return True
+        lock = self.files / id_of(name) / FOLDER_LOCK
+        if not lock.exists():
             return False
         try:
-            with self.lease(name):
+            with turn(lock, seconds=0):
                 return False
         except InUse:
             return True

@@ -17,8 +17,10 @@ from t2v.config.queue import QueueRunConfig
 from t2v.config.sampling import SampleConfig
 from t2v.config.story import stored_story
 from t2v.errors import UserError, shortened
+from t2v.io.text_files import one_line
 from t2v.models.device import GIB, OutOfMemory, pick_device
 from t2v.queue.claims import claimed, end, is_cancelled
+from t2v.queue.disk import is_full, on_one_disk
 from t2v.queue.folder import Queue
 from t2v.queue.job import Job, State, check_settings
 from t2v.queue.progress import PreviewTime, Progress
@@ -81,7 +83,7 @@ class Worker:
 
     def _run(self, job: Job) -> bool:
         """Make the video of a job and end it, whatever happens; false where a stop left it."""
-        logger.info("job %s: %s", job.id[:8], job.prompt[:80])
+        logger.info("job %s: %s", job.id[:8], one_line(job.prompt[:80]))
         progress = Progress(
             self.store,
             job,
@@ -101,12 +103,13 @@ class Worker:
                 self.is_stopped = True
                 return False
             state = "cancelled"
-        except UserError as error:
-            message = shortened(error, LONGEST)
         except Exception as error:
-            told = shortened(error, LONGEST)
-            message = f"{type(error).__name__}: {told} (a bug; {job.files / 'log.txt'} has more)"
-            self.engine.clear()  # whatever state it is in
+            if is_full(error) and on_one_disk(job.output.parent, self.store.folder):
+                raise UserError(  # each of the others would fail too
+                    f"{self.store.folder}: no space is left on the disk. Make room, and start the "
+                    f"worker again: job {job.id[:8]} waits, and goes on from what was kept of it."
+                ) from error
+            message = self._failure(job, error)
         result: dict[str, Any] = {"message": message, "paths": [str(path) for path in paths]}
         result |= {"seconds": round(progress.seconds, 2), "time": time.time()}
         end(self.store, job, state, result)
@@ -114,8 +117,17 @@ class Worker:
             self.store.drop_work(job.id)
         if state == "cancelled":
             self.store.drop_parts(job.id)
-        logger.info("job %s: %s%s", job.id[:8], state, f": {message}" if message else "")
+        told = f": {one_line(message)}" if message else ""
+        logger.info("job %s: %s%s", job.id[:8], state, told)
         return True
+
+    def _failure(self, job: Job, error: Exception) -> str:
+        """The message of a job that failed."""
+        told = shortened(error, LONGEST)
+        if isinstance(error, UserError):
+            return told
+        self.engine.clear()  # whatever state it is in
+        return f"{type(error).__name__}: {told} (a bug; {job.files / 'log.txt'} has more)"
 
     def _make(self, job: Job, progress: Progress) -> list[Path]:
         if job.problem:
@@ -166,10 +178,21 @@ class Worker:
         return replace(self._held[asked], **own)
 
 
+class _JobLog(logging.FileHandler):
+    """The log of a job, without which it goes on: the disk may be full."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with suppress(OSError):
+            super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Say nothing: the job says what is wrong with the disk."""
+
+
 @contextmanager
 def _logged(path: Path) -> Iterator[None]:
     """Write the log of the package into a file too, with the traceback of a bug."""
-    handler = logging.FileHandler(path, encoding="utf-8", delay=True)
+    handler = _JobLog(path, encoding="utf-8", delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log = logging.getLogger("t2v")
     log.addHandler(handler)

@@ -12,7 +12,7 @@ from anyio.to_thread import run_sync
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
 from t2v.config.serve import ServeConfig
@@ -21,6 +21,7 @@ from t2v.queue.job import Job
 from t2v.serve.body import read
 from t2v.serve.changes import Changes
 from t2v.serve.checks import text_of
+from t2v.serve.content import File
 from t2v.serve.errors import Refused, on_bug, on_http, on_mistake, on_refused
 from t2v.serve.events import events
 from t2v.serve.guard import Guard
@@ -112,10 +113,10 @@ class Endpoints:
         job, path = await run_sync(self._finished, request)
         if variant == "video":
             kind = {".mp4": "video/mp4", ".webm": "video/webm"}.get(path.suffix)
-            return FileResponse(path, media_type=kind, filename=f"video_{job.id}{path.suffix}")
+            return File(path, media_type=kind, filename=f"video_{job.id}{path.suffix}")
         kind_of: Any = variant
         small = await run_sync(picture_of, path, job.files, kind_of, limiter=self.threads)
-        return FileResponse(small, media_type=VARIANTS[kind_of][1])
+        return File(small, media_type=VARIANTS[kind_of][1])
 
     def _finished(self, request: Request) -> tuple[Job, Path]:
         job = self._job(request)
@@ -129,7 +130,7 @@ class Endpoints:
     def input(self, request: Request) -> Response:
         """A file that a client sent for a video."""
         path = self.videos.upload(self._job(request), request.path_params["name"])
-        return FileResponse(path)
+        return File(path)
 
     async def follow(self, request: Request) -> StreamingResponse:
         """The events of a video, as they come."""

@@ -105,6 +105,7 @@ def token_of(config: ServeConfig) -> str | None:
         UserError: it is too short, or missing where other machines reach the server.
     """
     if config.token_file is not None:
+        _check_private(Path(config.token_file))
         token, where = read_text(Path(config.token_file)).strip(), config.token_file
     else:
         token, where = os.environ.get(TOKEN, "").strip(), TOKEN
@@ -121,6 +122,18 @@ def token_of(config: ServeConfig) -> str | None:
             f"environment as {TOKEN}, or into a file and give token_file=FILE."
         )
     return None
+
+
+def _check_private(path: Path) -> None:
+    """Raise `UserError` where other users of this machine can read or change a file of this one."""
+    if os.name != "posix" or not path.is_file():
+        return
+    about = path.stat()
+    if about.st_mode & 0o077:
+        raise UserError(
+            f"token_file={path}: other users can read or change it (mode {about.st_mode & 0o777:o})"
+            f". Make it yours alone: chmod 600 {path}"
+        )
 
 
 def _bound(config: ServeConfig) -> socket.socket:

@@ -176,3 +176,32 @@ def test_the_command_ends_after_the_step_when_it_is_told_to_or_when_it_is_killed
     process.communicate(timeout=PATIENCE)
     queue.cancel(id)
     assert not latents.exists()
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_the_worker_with_one_message_and_its_job_waits(model, tmp_path):
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(place)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("this user mounts no file systems")
+    try:
+        queue = Queue.make(place / "queue")
+        settings = {"model": model, "num_inference_steps": 2}
+        ids = [queue.add({"prompt": f"a red ball {n}", "settings": settings}) for n in range(2)]
+        ballast = place / "ballast"
+        free = os.statvfs(place).f_bavail * os.statvfs(place).f_frsize
+        ballast.write_bytes(bytes(free))
+        process = command(queue, "wait=false")
+        told = process.communicate(timeout=PATIENCE)[1]
+        assert process.returncode == 2 and "Traceback" not in told, told
+        (line,) = [line for line in told.splitlines() if line.startswith("t2v: ")]
+        assert "No space left on device" in line or "no space is left" in line
+        assert [job.id for job in queue.jobs({"queued"})] == ids
+        ballast.unlink()
+        process = command(queue, "wait=false")
+        told = process.communicate(timeout=PATIENCE)[1]
+        assert process.returncode == 0, told
+        assert [job.state for job in queue.jobs()] == ["done", "done"]
+    finally:
+        subprocess.run(["umount", str(place)], check=True)

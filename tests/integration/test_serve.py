@@ -196,7 +196,10 @@ def test_parts_of_a_video_are_sent(server):
     status, headers, part = server.ask("GET", path, Range="bytes=4-7")
     assert (status, part) == (206, b"ftyp")
     assert headers["Content-Range"] == f"bytes 4-7/{job.output.stat().st_size}"
-    assert server.ask("GET", path, Range="bytes=99999999-")[0] == 416
+    status, headers, content = server.ask("GET", path, Range="bytes=99999999-")
+    assert (status, json.loads(content)["error"]["code"]) == (416, "range_not_satisfiable")
+    assert headers["Content-Range"] == f"bytes */{job.output.stat().st_size}"
+    assert server.refused("GET", path, Range="lines=1-2") == (400, "invalid_range")
 
 
 def test_a_picture_is_decoded_and_kept_as_long_as_its_video(server):

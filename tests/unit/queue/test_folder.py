@@ -3,12 +3,16 @@
 import json
 import os
 import random
+import shutil
+import tempfile
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
+from t2v.cli import main
 from t2v.errors import UserError
 from t2v.queue.claims import claimed, end
 from t2v.queue.folder import Queue, QueueFull
@@ -207,3 +211,39 @@ def test_a_recipe_that_is_put_there_becomes_a_job_behind_the_others(queue):
         pass
     assert len({each.id for each in queue.jobs()}) == len(queue.jobs()) == 3
     assert "mine.json" in prompts(queue) and "half.json" not in prompts(queue)
+
+
+def test_a_queue_that_may_not_be_written_is_listed(queue):
+    waiting = queue.add(job("a red ball"))
+    running = queue.add(job("a blue cube"))
+    queue.move(running, 1)
+    with claimed(queue.store), tempfile.TemporaryDirectory() as place:
+        copy = Path(place) / "queue"  # the folders of tests are their user's alone
+        shutil.copytree(queue.folder, copy)
+        for path in (copy, *copy.rglob("*"), Path(place)):
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        other = Queue(copy)
+        with suppress(PermissionError):  # of root, who may write anything
+            os.seteuid(65534)
+        try:
+            listed = [(each.id, each.state, each.has_worker) for each in other.jobs()]
+            with pytest.raises(UserError, match="cannot be changed"):
+                other.cancel(waiting)
+        finally:
+            os.seteuid(os.getuid())
+            for path in (Path(place), copy, *copy.rglob("*")):
+                path.chmod(0o755)
+    assert listed == [(running, "running", False), (waiting, "queued", True)]
+
+
+def test_a_line_of_the_list_is_one_line_whatever_a_prompt_holds(queue, capsys):
+    queue.add(job("a red\x1b[2J\nball\r\u202e"))
+    assert main(["queue", "list", str(queue.folder)]) == 0
+    row, count = capsys.readouterr().out.splitlines()
+    assert row.endswith("a red [2J ball") and count == "1 queued"
+
+
+def test_an_address_is_named_as_it_was_given(capsys):
+    for line in (["queue", "list", "s3://a/b"], ["sample", "--queue", "s3://a/b", "a red ball"]):
+        assert main(line) == 2
+        assert "s3://a/b: is an address" in capsys.readouterr().err

@@ -43,12 +43,17 @@ def test_only_loopback_goes_without_a_token(monkeypatch, tmp_path):
     monkeypatch.setenv("T2V_TOKEN", GOOD)
     assert token_of(config_of(host=ASKED)) == token_of(config_of()) == GOOD
     file = tmp_path / "token"
+    file.touch(mode=0o600)
     for bad in ("", "short", GOOD + "\n" + GOOD, "ä" * 20):
         file.write_text(bad)
         with pytest.raises(UserError, match="at least 16 characters"):
             token_of(config_of(token_file=str(file)))
     file.write_text(f"{GOOD} of a file\n")
     assert token_of(config_of(token_file=str(file))) == f"{GOOD} of a file"
+    for mode in (0o640, 0o604, 0o620):
+        file.chmod(mode)
+        with pytest.raises(UserError, match=f"mode {mode:o}.*chmod 600"):
+            token_of(config_of(token_file=str(file)))
 
 
 def test_an_address_that_is_taken_is_one_message(tmp_path):

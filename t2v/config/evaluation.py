@@ -137,7 +137,7 @@ class CompareConfig:
 class VotesConfig:
     """`t2v eval votes VOTES ...`: count the votes that people gave on the page of a comparison."""
 
-    votes: tuple[str, ...]  # files that the page saved, one a voter
+    votes: tuple[str, ...]  # files that the page saved or `t2v studio` kept (.jsonl), one a voter
     compared: str  # folder written by `t2v eval compare`, whose vote.html was voted on
 
     def __post_init__(self) -> None:

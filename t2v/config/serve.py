@@ -82,6 +82,8 @@ class StudioConfig(ServeConfig):
 
     queue: str = "runs/studio"  # folder of the queue and its videos; it is made if it is not there
     port: int = 7860  # 0: any that is free; the address is printed
+    # folder whose trainings, evaluations and blind votes are shown; null: none
+    runs: str | None = "runs"
     open: bool = True  # show the page in this machine's browser
     # clips to review by hand: folders of `t2v curate`, manifests, or folders of captioned media
     reviews: tuple[str, ...] = ()

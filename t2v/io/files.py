@@ -21,6 +21,7 @@ from typing import Any
 
 from t2v.errors import UserError
 from t2v.io.addresses import publish, shown, withdraw
+from t2v.io.holders import FOLDER_LOCK, is_alive
 
 if sys.platform == "win32":
     import msvcrt
@@ -40,7 +41,6 @@ HIGH, LOW = "lora_high.safetensors", "lora_low.safetensors"  # of two transforme
 LORAS = {"transformer": (LORA, HIGH), "transformer_2": (LOW,)}
 LEARNED = (LORA, HIGH, LOW, *(f"{ADAPTER}/{name}" for name in ADAPTER_FILES), WORDS)
 KEY = 32  # hex digits of a name in a cache: 128 bits
-FOLDER_LOCK = ".t2v.lock"
 _NAME = 48  # characters of a name in that of its partial file: names end at 255 bytes
 _HOST = f"{zlib.crc32(socket.gethostname().encode()):08x}"
 _PARTIAL = re.compile(r"\..*\.(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}\.partial")
@@ -277,19 +277,8 @@ def remove_partials(folder: Path) -> None:
     """Remove what processes of this machine that are dead left half written in a folder."""
     for path in folder.glob(".*.partial"):
         told = _PARTIAL.fullmatch(path.name)
-        if told and told["host"] == _HOST and not _is_alive(int(told["pid"])):
+        if told and told["host"] == _HOST and not is_alive(int(told["pid"])):
             _remove(path)
-
-
-def _is_alive(pid: int) -> bool:
-    if sys.platform == "win32":
-        return True  # os.kill would end it
-    try:
-        with suppress(PermissionError):  # it is another user's
-            os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    return True
 
 
 def _remove(path: Path) -> None:

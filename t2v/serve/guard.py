@@ -17,8 +17,9 @@ from t2v.serve.errors import Refused, answer
 from t2v.serve.metrics import Metrics
 from t2v.serve.session import COOKIE, LOGIN, session_of
 
-# answered without a token: they tell nothing
-OPEN = re.compile(rf"/health|{LOGIN}|/static/[\w.-]+")
+# answered without a token: they tell nothing, or have a secret of their own, that of a vote
+VOTE = r"/vote/[\w-]{43}(/films/\d{1,6}|/answers)?"
+OPEN = re.compile(rf"/health|{LOGIN}|/static/[\w.-]+|{VOTE}")
 SECURITY = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "Cache-Control": "no-store",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import wraps
@@ -14,9 +15,12 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import BaseRoute, Mount
 from starlette.staticfiles import StaticFiles
 
+from t2v.evaluation.report.html import HERE as REPORT
+from t2v.evaluation.report.table import cell_text
 from t2v.serve.errors import Refused
 
 HERE = Path(__file__).parent
+SERVED = (".js", ".css", ".svg")
 # a page loads, runs and sends nothing but what is of this server: text that got in stays text
 POLICY = "; ".join(
     (
@@ -46,14 +50,14 @@ class Pages:
 
     def __init__(self, tabs: Sequence[tuple[str, str]]) -> None:
         self.environment = jinja2.Environment(
-            loader=jinja2.FileSystemLoader(HERE / "templates"),
+            loader=jinja2.FileSystemLoader([HERE / "templates", REPORT]),
             autoescape=True,
             undefined=jinja2.StrictUndefined,
             trim_blocks=True,
             lstrip_blocks=True,
         )
         self.environment.globals["tabs"] = tabs
-        self.environment.filters["instant"] = instant
+        self.environment.filters |= {"instant": instant, "duration": duration, "cell": cell_text}
 
     def page(self, request: Request, template: str, status: int = 200, **values: Any) -> Response:
         """A page of a template, see `templates/base.html.j2` for the blocks that it may fill."""
@@ -92,6 +96,10 @@ def instant(seconds: float) -> str:
 class _Files(StaticFiles):
     """Scripts and styles, which browsers keep but ask about: they are of this version."""
 
+    def lookup_path(self, path: str) -> tuple[str, os.stat_result | None]:
+        """A file by its address: of a folder that has code as well, scripts and styles alone."""
+        return super().lookup_path(path) if Path(path).suffix in SERVED else ("", None)
+
     def file_response(self, *args: Any, **given: Any) -> Response:
         answer = super().file_response(*args, **given)
         answer.headers["Cache-Control"] = "no-cache"
@@ -100,4 +108,18 @@ class _Files(StaticFiles):
 
 def files() -> BaseRoute:
     """The path of scripts and styles."""
-    return Mount("/static", _Files(directory=HERE / "static"), name="static")
+    # evaluations have one script and style everywhere
+    packages: list[str | tuple[str, str]] = [("t2v.evaluation", "report")]
+    return Mount("/static", _Files(directory=HERE / "static", packages=packages), name="static")
+
+
+def duration(seconds: float) -> str:
+    """Return a span of time in words: `40 s`, `12 min`, `3 h 05 min`, `2 d 4 h`."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60:02} min"
+    return f"{minutes // 1440} d {minutes % 1440 // 60} h"

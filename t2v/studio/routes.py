@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from starlette.routing import BaseRoute, Route
 
 from t2v.config.serve import StudioConfig
 from t2v.serve.videos import Videos
 from t2v.studio.compare import compare_of
+from t2v.studio.evaluations import Evaluations
 from t2v.studio.film import film_of
 from t2v.studio.finished import Finished
 from t2v.studio.gallery import gallery_of
 from t2v.studio.login import login_of
 from t2v.studio.make import make_of
+from t2v.studio.page_films import PageFilms
 from t2v.studio.pages import Pages, files
+from t2v.studio.runs import Trainings
+from t2v.studio.shelf import Shelf
 from t2v.studio.story import story_of
+from t2v.studio.votes import Votes
 
 
 def routes(config: StudioConfig, videos: Videos, token: str | None) -> list[BaseRoute]:
@@ -21,6 +28,8 @@ def routes(config: StudioConfig, videos: Videos, token: str | None) -> list[Base
     tabs = [("/", "Make"), ("/gallery", "Gallery"), ("/story", "Story")]
     if config.reviews:
         tabs.append(("/review", "Review"))
+    if config.runs is not None:
+        tabs += [("/runs", "Trainings"), ("/evals", "Evaluations")]
     pages, finished = Pages(tabs), Finished(videos)
     return [
         files(),
@@ -31,6 +40,7 @@ def routes(config: StudioConfig, videos: Videos, token: str | None) -> list[Base
         *_reviews(config, pages),
         *compare_of(pages, finished),
         *story_of(pages, videos, config),
+        *_runs(config, pages),
     ]
 
 
@@ -40,3 +50,14 @@ def _reviews(config: StudioConfig, pages: Pages) -> list[Route]:
     from t2v.studio.review import Reviews  # it reads media: pages to make videos need not wait
 
     return Reviews(config.reviews, pages).routes()
+
+
+def _runs(config: StudioConfig, pages: Pages) -> list[BaseRoute]:
+    if config.runs is None:
+        return []
+    shelf, films = Shelf(Path(config.runs)), PageFilms()
+    return [
+        *Trainings(pages, shelf).routes(),
+        *Evaluations(pages, shelf, films).routes(),
+        *Votes(pages, shelf, films).routes(),
+    ]

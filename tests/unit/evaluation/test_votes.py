@@ -97,6 +97,27 @@ def test_of_several_voters_most_decide_on_a_pair_and_what_is_missing_is_named(co
     assert f"3.json: 4 of 20 votes; missing: {first}, " in text
 
 
+def test_answers_line_by_line_count_as_those_that_a_browser_saved(compared):
+    saved = cast(compared, "a.json", ["B"] * 7 + ["A"] * 2)
+    content = json.loads((compared / "a.json").read_text())
+    lines = [{"ballot": content["ballot"], "voter": "v"}]
+    for pair, votes in content["votes"].items():
+        for question, answer in votes.items():
+            lines.append({"pair": pair, "question": question, "answer": "same"})
+            lines.append({"pair": pair, "question": question, "answer": answer})
+    path = compared / "v.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"pair": "to')
+    texts = [
+        count_votes(VotesConfig(votes=(file,), compared=str(compared)))
+        for file in (saved, str(path))
+    ]
+    assert texts[0].replace(saved, str(path)) == texts[1]
+    for words, broken in (("is no file of votes", lines[1:]), ("is no pair", [lines[0], {}])):
+        path.write_text("".join(json.dumps(line) + "\n" for line in broken))
+        with pytest.raises(UserError, match=words):
+            count_votes(VotesConfig(votes=(str(path),), compared=str(compared)))
+
+
 def test_without_a_vote_there_is_no_share(compared):
     path = cast(compared, "a.json", [])
     text = count_votes(VotesConfig(votes=(path,), compared=str(compared)))

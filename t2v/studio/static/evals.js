@@ -1,0 +1,4 @@
+// The list of evaluations.
+import { localTimes } from "./times.js";
+
+localTimes();

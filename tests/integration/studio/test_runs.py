@@ -91,14 +91,20 @@ def folder(tmp_path_factory):
     runs = tmp_path_factory.mktemp("shown") / "runs"
     training(runs / "night" / "a")
     training(runs / HOSTILE)
-    evaluation(runs / "eval")
-    comparison(runs / "steps")
-    comparison(runs / "other")
     secret = training(runs.parent / "secret")
     (runs / "link").symlink_to(secret)
     (runs / "broken").mkdir()
     (runs / "broken" / "eval.json").write_text('{"suites": {"s": {"videos": 3}}}')
     return runs
+
+
+@pytest.fixture(scope="module")
+def measured(folder):
+    """That folder with an evaluation and two comparisons."""
+    evaluation(folder / "eval")
+    comparison(folder / "steps")
+    comparison(measured / "other")
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +144,7 @@ def raw(url, path, method="GET", headers=()):
 
 
 @pytest.mark.slow
-def test_nothing_outside_of_the_folder_is_served(studio):
+def test_nothing_outside_of_the_folder_is_served(studio, measured):
     secret = "/runs/link", "/runs/../secret", "/runs/..%2fsecret", "/runs/%2e%2e/secret"
     for path in (
         *secret,
@@ -211,7 +217,7 @@ def test_a_training_that_was_killed_says_so(studio, folder, page):
 
 
 @pytest.mark.slow
-def test_an_evaluation_sorts_and_plays_in_step(studio, page):
+def test_an_evaluation_sorts_and_plays_in_step(studio, measured, page):
     page.set_viewport_size({"width": 1280, "height": 2000})  # films in view play
     page.goto(studio.url + "/evals")
     page.locator("td a", has_text=re.compile("^eval$")).click()
@@ -260,7 +266,7 @@ def choose(page, answers):
 
 @pytest.mark.slow
 def test_two_people_vote_blind_by_a_link_and_are_counted_as_on_the_command_line(
-    guarded, folder, page, browser
+    guarded, measured, page, browser
 ):
     enter(page, guarded.url)
     page.goto(guarded.url + "/votes/steps/result")
@@ -290,9 +296,9 @@ def test_two_people_vote_blind_by_a_link_and_are_counted_as_on_the_command_line(
         context.close()
     assert sorted(orders[0]) == sorted(orders[1]) == ["0", "1", "2"]
 
-    files = sorted(map(str, (folder / "steps" / "votes").glob("*.jsonl")))
+    files = sorted(map(str, (measured / "steps" / "votes").glob("*.jsonl")))
     assert len(files) == 2
-    line = [sys.executable, "-m", "t2v", "eval", "votes", *files, f"compared={folder / 'steps'}"]
+    line = [sys.executable, "-m", "t2v", "eval", "votes", *files, f"compared={measured / 'steps'}"]
     told = subprocess.run(line, capture_output=True, text=True, check=True).stdout
     page.goto(guarded.url + "/votes/steps/result")
     rows = [
@@ -315,7 +321,7 @@ def test_two_people_vote_blind_by_a_link_and_are_counted_as_on_the_command_line(
 
 
 @pytest.mark.slow
-def test_answers_that_are_none_and_those_of_other_sites_are_refused(studio, folder, page):
+def test_answers_that_are_none_and_those_of_other_sites_are_refused(studio, measured, page):
     base, answers = studio.url + "/votes/other", studio.url + "/votes/other/answers"
     page.goto(base)
     ballot = page.get_attribute("#votes", "data-ballot")
@@ -336,15 +342,15 @@ def test_answers_that_are_none_and_those_of_other_sites_are_refused(studio, fold
     other = {"Origin": "http://evil.example"}
     assert page.request.post(answers, data=good, headers=other).status == 403
     assert raw(studio.url, "/votes/other/answers", "POST", [("Content-Length", "0")])[0] == 400
-    assert not list((folder / "other").glob("votes/*"))
+    assert not list((measured / "other").glob("votes/*"))
     page.request.post(answers, data=good)
-    (path,) = (folder / "other" / "votes").iterdir()
+    (path,) = (measured / "other" / "votes").iterdir()
     (cookie,) = [each for each in page.context.cookies() if each["name"] == "t2v_voter"]
     assert cookie["httpOnly"] and cookie["value"] not in path.read_text()
 
 
 @pytest.mark.slow
-def test_an_answer_that_does_not_get_there_is_sent_again(studio, page):
+def test_an_answer_that_does_not_get_there_is_sent_again(studio, measured, page):
     page.goto(studio.url + "/votes/other")
     page.route("**/answers", lambda route: route.abort())
     page.locator("fieldset").nth(3).locator("input[value=same]").check()

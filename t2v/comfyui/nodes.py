@@ -66,12 +66,16 @@ class T2VModel:
         }
 
     @classmethod
-    def IS_CHANGED(cls, model: str, **_: Any) -> str:
-        """The state of the files, so that a model that was saved again is read again."""
-        from t2v.comfyui.film import local_folder  # ComfyUI starts without torch's friends
+    def IS_CHANGED(cls, model: str | None, **_: Any) -> str:
+        """The state of the files, so that a model that was saved again is read again.
+
+        Args:
+            model: None where another node gives it, whose own changes count then.
+        """
+        from t2v.comfyui.film import local_folder  # imports diffusers: ComfyUI starts sooner
         from t2v.sampling.engine import state_of
 
-        return str(state_of(local_folder(model)))
+        return "" if model is None else str(state_of(local_folder(model)))
 
     def choose(self, **settings: Any) -> tuple[SampleConfig]:
         """Return the settings of the model.
@@ -111,11 +115,11 @@ class T2VLoRA:
         }
 
     @classmethod
-    def IS_CHANGED(cls, lora: str, **_: Any) -> str:
+    def IS_CHANGED(cls, lora: str | None, **_: Any) -> str:
         """The state of the file, so that a LoRA that was saved again is read again."""
         from t2v.sampling.engine import state_of
 
-        return str(state_of(Path(host.lora_path(lora))))
+        return "" if lora is None else str(state_of(Path(host.lora_path(lora))))
 
     def add(self, model: SampleConfig, lora: str, strength: float) -> tuple[SampleConfig]:
         """Return the settings of the model with the LoRA.

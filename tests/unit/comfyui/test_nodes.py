@@ -87,8 +87,8 @@ class Executor:
         kind = NODE_CLASS_MAPPINGS[node["class_type"]]
         changed = None
         if hasattr(kind, "IS_CHANGED"):
-            literals = {k: v for k, v in node["inputs"].items() if not isinstance(v, list)}
-            changed = kind.IS_CHANGED(**literals)
+            given = {k: None if isinstance(v, list) else v for k, v in node["inputs"].items()}
+            changed = kind.IS_CHANGED(**given)
         about = {
             key: (self._signature(graph, value[0]), value[1]) if isinstance(value, list) else value
             for key, value in node["inputs"].items()
@@ -310,7 +310,7 @@ def test_a_clip_that_is_edited_gives_the_bits_of_the_command(executor, tmp_path,
     assert np.array_equal(frames_of(made), sampled(tmp_path / "command", *words))
 
 
-class Stopped(BaseException):
+class Stopped(Exception):
     """What ComfyUI raises when its user pressed stop."""
 
 
@@ -376,6 +376,7 @@ def test_a_model_that_is_saved_again_is_read_again(tmp_path):
     assert before == kind.IS_CHANGED(model=str(tmp_path))
     (tmp_path / "model_index.json").write_text("{ }")
     assert kind.IS_CHANGED(model=str(tmp_path)) != before
+    assert kind.IS_CHANGED(model=None) == ""  # of another node
 
 
 @pytest.mark.parametrize(

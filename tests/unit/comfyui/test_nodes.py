@@ -35,7 +35,7 @@ CORE = {
         (),
     ),
 }
-QUICK = {"num_inference_steps": 2, "num_frames": 9, "upscale": 1}
+QUICK = {"num_inference_steps": 2, "num_frames": 5, "upscale": 1}
 Link = list[Any]  # the id of a node and the number of its output
 Graph = dict[str, dict[str, Any]]  # as ComfyUI's API takes it: class and inputs by id
 
@@ -157,9 +157,9 @@ def sampled(folder: Path, *words: str) -> np.ndarray:
 
 @pytest.fixture
 def pictures(tmp_path) -> list[Path]:
-    """Nine soft pictures of another size than the video."""
+    """Five soft pictures of another size than the video."""
     paths = []
-    for number in range(9):
+    for number in range(5):
         small = np.roll(np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8), number, 1)
         paths.append(tmp_path / f"{number}.png")
         Image.fromarray(small).resize((90, 70), Image.Resampling.BICUBIC).save(paths[-1])
@@ -285,7 +285,7 @@ def test_a_clip_that_is_edited_gives_the_bits_of_the_command(executor, tmp_path,
     clip = tmp_path / "clip.gif"
     frames = [Image.open(path) for path in pictures]
     frames[0].save(clip, save_all=True, append_images=frames[1:], duration=125)
-    shown = [tmp_path / f"shown-{number}.png" for number in range(9)]
+    shown = [tmp_path / f"shown-{number}.png" for number in range(5)]
     with Image.open(clip) as opened:  # 256 colours, as the command reads it
         for number, path in enumerate(shown):
             opened.seek(number)
@@ -344,18 +344,18 @@ class Comfy:
 def test_steps_are_shown_and_stop_ends_the_video_at_the_next_one(executor, monkeypatch):
     comfy = Comfy(monkeypatch)
     engine().clear()
-    executor.run(graph_of({"num_inference_steps": 4}), "2")
-    assert [step for step, _ in comfy.shown] == [1, 2, 3, 4]
+    executor.run(graph_of({"num_inference_steps": 3}), "2")
+    assert [step for step, _ in comfy.shown] == [1, 2, 3]
     previews = [preview for _, preview in comfy.shown if preview is not None]
     assert previews and all(kind == "JPEG" for kind, *_ in previews)
     assert previews[0][1].size == (64, 64)
     assert comfy.asked_for > 2**20
     comfy.shown, comfy.stop_after = [], 2
     with pytest.raises(Stopped):
-        executor.run(graph_of({"num_inference_steps": 4, "seed": 1}), "2")
+        executor.run(graph_of({"num_inference_steps": 3, "seed": 1}), "2")
     assert [step for step, _ in comfy.shown] == [1, 2]
     comfy.stop_after = None
-    assert executor.run(graph_of({"seed": 1}), "2")[0].shape == (9, 64, 64, 3)
+    assert executor.run(graph_of({"seed": 1}), "2")[0].shape == (5, 64, 64, 3)
 
 
 def test_a_lora_is_found_by_its_name_in_the_folders_of_comfyui(lora, monkeypatch):
@@ -390,13 +390,13 @@ def test_a_model_that_is_saved_again_is_read_again(tmp_path):
         ({"class": "T2VSample", "strength": 0.5}, "strength=0.5"),
         ({"class": "T2VSample", "mask": torch.ones(1, 64, 64)}, "mask"),
         (
-            {"class": "T2VSample", "video": torch.zeros(9, 64, 64, 3), "mask": torch.ones(2, 8, 8)},
-            "mask: has 2 frames of 8x8 and video 9 of 64x64",
+            {"class": "T2VSample", "video": torch.zeros(5, 64, 64, 3), "mask": torch.ones(2, 8, 8)},
+            "mask: has 2 frames of 8x8 and video 5 of 64x64",
         ),
         (
             {
                 "class": "T2VSample",
-                "video": torch.zeros(9, 64, 64, 3),
+                "video": torch.zeros(5, 64, 64, 3),
                 "mask": torch.zeros(1, 64, 64),
             },
             "black everywhere",

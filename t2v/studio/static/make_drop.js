@@ -144,7 +144,7 @@ export class Files {
     const hasClip = this.entries.some((entry) => entry.kind === "clip" && entry.role === "input_reference");
     const isEdited = !this.goesOn || place("strength").value !== "" || this.has("mask");
     place("strength").closest(".field").hidden = !hasClip;
-    place("strength").placeholder = this.goesOn ? "not: go on from it" : "";
+    place("strength").placeholder = this.goesOn && !this.has("mask") ? "not: go on from it" : "";
     for (const { kind, role, choice } of this.entries) {
       const roles = Object.keys(this.offered).filter((each) => this.offered[each].includes(kind));
       choice.replaceChildren(...[...new Set([...roles, role])].map((each) =>

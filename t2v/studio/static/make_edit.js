@@ -11,6 +11,7 @@ const FIELDS = [
   ["guidance_scale", "Guidance"],
   ["negative_prompt", "Not in the video", "textarea"],
 ];
+const OF_SCENES = ["prompt", "seconds"]; // a story has them scene by scene
 let count = 0;
 
 // The form; `save(values)` gets the fields that were changed, null for those that are the model's
@@ -20,7 +21,8 @@ export function editor(video, label, save, close) {
   const before = { ...(video.settings ?? {}), prompt: video.prompt, seed: video.seed };
   const inputs = new Map();
   const wrongs = new Map();
-  const rows = FIELDS.map(([name, words, kind = "input"]) => {
+  const fields = FIELDS.filter(([name]) => !before.scenes || !OF_SCENES.includes(name));
+  const rows = fields.map(([name, words, kind = "input"]) => {
     const id = `edit-${number}-${name}`;
     const input = element(kind, {
       id, placeholder: kind === "textarea" ? null : name === "seed" ? "random" : "auto", dir: "auto", autocomplete: "off", "aria-describedby": `${id}-wrong`,
@@ -60,6 +62,7 @@ export function editor(video, label, save, close) {
     if (event.key === "Escape") close();
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
   });
+  form.begin = () => rows[0].querySelector("textarea, input").focus();
   form.tellGone = () => {
     if (form.isGone) return;
     form.isGone = true;

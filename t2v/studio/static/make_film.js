@@ -124,16 +124,25 @@ function show(video, use) {
     element("p", { class: "prompt", dir: "auto" }, video.prompt),
     element("p", { class: "quiet" }, about(video)),
     element(
-      "p", { class: "row" },
+      "p", { class: "row tight" },
       element("a", { class: "button", href: at(video, "/content"), download: `${video.id}.mp4` }, "Download"),
       element("a", { class: "button", href: `/videos/${video.id}` }, "Details"),
       asks("Again", { title: "The same settings and seed" }, () => again(video), "It is made again."),
       asks("Vary", { title: "The same settings, another seed" }, () => again(video, { seed: drawn() }), "Another one waits."),
-      asks("Use settings", { title: "Fill the form with what this was made with" }, () => use(video)),
+      video.settings.scenes
+        ? element("a", { class: "button", href: `/story?from=${video.id}` }, "Use settings")
+        : asks("Use settings", { title: "Fill the form with what this was made with" }, () => use(video)),
+      element("button", { type: "button", title: "Make the next video with this seed", onclick: () => keepSeed(video) }, "Keep seed"),
     ),
   );
   place("film").hidden = false;
   for (const row of place("recent").children) mark(row, row.dataset.id);
+}
+
+function keepSeed(video) {
+  place("seed").value = video.seed;
+  place("seed").dispatchEvent(new Event("input", { bubbles: true }));
+  say(`The next video has seed ${video.seed}.`);
 }
 
 // A film that does not play: the server says why.

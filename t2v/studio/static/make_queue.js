@@ -116,7 +116,7 @@ function buildRow(others, { label, save }) {
     }, close);
     body.append(form);
     edit.setAttribute("aria-expanded", "true");
-    form.querySelector("textarea").focus();
+    form.begin();
   });
   row.update = (told) => {
     video = told;

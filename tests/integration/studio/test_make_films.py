@@ -90,6 +90,9 @@ def test_a_prompt_becomes_previews_and_a_film_that_plays(studio, at_page, tmp_pa
         page.click("#film >> text=Download")
     assert told.value.path().read_bytes() == job.output.read_bytes()
 
+    page.fill("#seed", "")
+    page.click("#film >> text=Keep seed")
+    assert page.input_value("#seed") == "3"
     page.click("#film >> text=Vary")
     other = waited(lambda: [each for each in done(studio) if each.id != job.id])[0]
     changed = {name for name in job.settings if job.settings[name] != other.settings.get(name)}
@@ -171,6 +174,11 @@ def test_a_picture_that_is_dropped_begins_the_video(studio, at_page, tmp_path):
     page.wait_for_selector("#files li img")
     assert page.inner_text("#files small") == "<b>blue</b>.png"
     assert page.input_value("#files select") == "input_reference"
+    page.evaluate(
+        "given => dispatchEvent(new ClipboardEvent('paste', { clipboardData: given }))", dropped
+    )
+    assert page.input_value("#files li:nth-child(2) select") == "last_reference"
+    page.click("#files li:nth-child(2) >> text=Remove")
     ask(page, "a red ball bounces on grass", num_inference_steps=2)
     page.wait_for_selector("#film video")
     (job,) = done(studio)
@@ -215,7 +223,7 @@ def test_twenty_jobs_outlive_the_kill_of_server_and_worker(start, page, tmp_path
     wanted = 0
     for count, prompt in ((8, "a red ball bounces"), (8, "a blue cube"), (4, "a green ring")):
         wanted += count
-        ask(page, prompt, count=count, num_inference_steps=12)
+        ask(page, prompt, count=count, num_inference_steps=6)
         waited(lambda: len(studio.queue.jobs()) == wanted)  # noqa: B023
     ids = {job.id for job in studio.queue.jobs()}
     for least in (3, 8):

@@ -190,11 +190,10 @@ def _clip(line: str, folder: Path, base: str | None, where: str) -> Clip:
             f"{where}: start={row.get('start', 0.0)} end={row['end']}: the end comes first."
         )
     _check_scenes(row, where)
-    known = {each.name for each in fields(Clip)} - {"extra"}
-    given = {name: value for name, value in row.items() if name in known}
+    given = {name: value for name, value in row.items() if name in _KNOWN}
     given |= {name: tuple(given[name]) for name in ("captions", "tags") if name in given}
     given["path"] = named_by(folder, base, row["path"])
-    return Clip(**given, extra={name: value for name, value in row.items() if name not in known})
+    return Clip(**given, extra={name: value for name, value in row.items() if name not in _KNOWN})
 
 
 def _check_scenes(row: dict[str, Any], where: str) -> None:
@@ -245,6 +244,7 @@ def _are_scenes(value: Any) -> bool:
     )
 
 
+_KNOWN = {each.name for each in fields(Clip)} - {"extra"}  # the others wait in `extra`
 _COUNT = ("a whole number from 1, or null", _is_count)
 _TEXT = ("text", _is_text)
 _TEXTS = ("a list of texts", _are_texts)

@@ -74,7 +74,7 @@ class Reviews:
     """
 
     def __init__(self, given: Sequence[str], pages: Pages) -> None:
-        self.places, self.pages = _named(given), pages
+        self.places, self.pages = named(given), pages
         pages.environment.filters |= {
             **{"number": number, "duration": duration, "span": span, "title": title},
             **{"tidy": tidy, "caption_text": caption_text},
@@ -169,7 +169,7 @@ class Reviews:
         """The values of the parts of a page that a script replaces."""
         return {
             **{"name": request.path_params["name"], "view": view, "counts": review.counts()},
-            **{"place": shown(review.manifest), "strays": review.strays()},
+            **{"place": shown(review.data), "strays": review.strays()},
             **{"journal": review.journal, "result": self._result(request, review)},
         }
 
@@ -260,7 +260,7 @@ def _address(request: Request) -> str:
     return f"/review/{request.path_params['name']}"
 
 
-def _named(given: Sequence[str]) -> dict[str, str]:
+def named(given: Sequence[str]) -> dict[str, str]:
     """Manifests and folders by a name for addresses, that of the folder."""
     found: dict[str, str] = {}
     for place in given:

@@ -118,7 +118,11 @@ def seconds_of(clip: Clip) -> float:
 
 
 def origin(clip: Clip) -> dict[str, Any]:
-    """The footage of a clip: `path`, `start` and `end`."""
+    """The footage of a clip: `path`, `start` and `end`; its own file where a row tells nonsense."""
     own = {"path": clip.path, "start": clip.start, "end": clip.end}
     found = clip.extra.get("cut_from")
-    return found if isinstance(found, dict) and own.keys() <= found.keys() else own
+    if not isinstance(found, dict) or not own.keys() <= found.keys():
+        return own
+    times = found["start"], 0 if found["end"] is None else found["end"]
+    is_sound = isinstance(found["path"], str) and all(type(each) in (int, float) for each in times)
+    return found if is_sound else own

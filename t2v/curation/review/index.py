@@ -129,6 +129,11 @@ def _score(clip: Clip, name: str) -> float:
     return clip.scores.get(name, np.nan)
 
 
+def _from(above: str, path: str) -> str:
+    inside = path.startswith(f"{above}/")  # a plain one at that: manifests are read so
+    return path[len(above) + 1 :] if inside else os.path.relpath(path, above)
+
+
 def keys_of(clips: Sequence[Clip], folder: Path) -> list[str]:
     """A name for each clip that stays when the manifest is made anew: by its file and span.
 
@@ -140,9 +145,8 @@ def keys_of(clips: Sequence[Clip], folder: Path) -> list[str]:
     """
     above, seen, keys = os.path.abspath(folder), Counter[str](), []  # noqa: PTH100  no links
     for clip in clips:
-        own = (clip.sha256, Path(clip.path).name), (os.path.relpath(clip.path, above),)
-        file = own[0] if clip.sha256 else own[1]
-        key = digest(*file, clip.start, clip.end, repr(clip.extra.get("index")))
+        name = Path(clip.path).name if clip.sha256 else _from(above, clip.path)
+        key = digest(clip.sha256, name, clip.start, clip.end, repr(clip.extra.get("index")))
         seen[key] += 1
         keys.append(key if seen[key] == 1 else digest(key, seen[key]))
     return keys

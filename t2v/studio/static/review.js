@@ -5,6 +5,7 @@ const calm = matchMedia("(prefers-reduced-motion: reduce)");
 const all = () => [...document.querySelectorAll(".clip")];
 let current = null;
 let turn = Promise.resolve(); // acts go one after the other: undo needs to know the last one
+let waiting = 0; // acts that the server has not answered
 
 // What the server shows of a clip, without losing the place in its form.
 function update(key, html) {
@@ -22,29 +23,51 @@ function update(key, html) {
   }
 }
 
+// The head of the page; its buttons stay, for one may be held down at this moment.
+function updateSummary(html) {
+  const fresh = new DOMParser().parseFromString(html, "text/html");
+  for (const part of fresh.querySelectorAll("[data-part]")) {
+    const old = document.querySelector(`#summary [data-part=${part.dataset.part}]`);
+    if (part.tagName !== "BUTTON") old.replaceWith(part);
+    else {
+      old.replaceChildren(...part.childNodes);
+      old.disabled = part.disabled;
+    }
+  }
+}
+
 // Send a form as one of its buttons would; gives the keys of the clips that changed.
 function act(form, value) {
-  const done = turn.then(() =>
+  waiting += 1;
+  turn = turn.then(() =>
     attempt(async () => {
-      const sent = new FormData(form.isConnected ? form : document.getElementById(form.id));
+      const sent = new FormData(form);
       sent.set("act", value);
       const told = await ask("POST", form.getAttribute("action"), sent);
       for (const [key, html] of Object.entries(told.clips)) update(key, html);
-      const summary = new DOMParser().parseFromString(told.summary, "text/html");
-      document.getElementById("summary").replaceWith(summary.getElementById("summary"));
-      showKeys();
+      updateSummary(told.summary);
       say(told.said);
       return Object.keys(told.clips);
-    }),
+    }).finally(() => (waiting -= 1)),
   );
-  turn = done;
-  return done;
+  return turn;
 }
 
 document.addEventListener("submit", (event) => {
-  if (!("act" in event.target.dataset)) return;
+  const form = event.target;
+  if ("act" in form.dataset) {
+    event.preventDefault();
+    act(form, event.submitter.value);
+  } else if (waiting) {
+    event.preventDefault(); // what was typed last belongs to the manifest too
+    turn.then(() => form.submit());
+  }
+});
+document.addEventListener("click", (event) => {
+  const link = event.target.closest("a[href]:not(.film)");
+  if (!link || !waiting || event.ctrlKey || event.metaKey || event.shiftKey) return;
   event.preventDefault();
-  act(event.target, event.submitter.value);
+  turn.then(() => location.assign(link.href));
 });
 
 const isEdited = (text) => text.value !== text.defaultValue;
@@ -121,12 +144,9 @@ document.addEventListener("focusin", (event) => {
   clip.classList.add("current");
 });
 
-function showKeys() {
-  const button = document.getElementById("keys-button");
-  button.hidden = false;
-  button.onclick = KEYS["?"];
-}
-showKeys();
+const keys = document.getElementById("keys-button");
+keys.hidden = false;
+keys.addEventListener("click", KEYS["?"]);
 
 const order = document.getElementById("order");
 order.querySelector("button").hidden = true;

@@ -5,7 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from t2v.config.data import ClipsConfig
 from t2v.curation.review.review import Review
+from t2v.data.dataset import load_latents
 from t2v.errors import UserError
 from t2v.io.manifest import Clip, read_manifest, write_manifest
 
@@ -222,7 +224,7 @@ def test_rows_of_anybody_are_reviewed_and_written_whatever_else_they_hold(tmp_pa
         "caption": "\ud800 <b>",
         "scores": {"<i>": 1e14},
         "candidates": {"a": 1},
-        "cut_from": "elsewhere",
+        "cut_from": {"path": [1], "start": "x", "end": {}},
         "review": [1],
         "id": {"x": 1},
         "index": [2],
@@ -261,3 +263,15 @@ def test_a_manifest_of_many_clips_is_paged_without_a_look_at_all_of_them(tmp_pat
     review.counts()
     assert len(page.clips) == 24
     assert len(decided) < 30
+
+
+def test_rendered_clips_are_dropped_and_captioned_as_any_other(clips, vae, tokenizer):
+    review = Review(clips)
+    key = keys_of(review)
+    review.decide("drop", key[:5])
+    review.write_captions(key[7], "a red ball")
+    written = str(review.write().path)
+    given = {"precision": "fp32", "max_length": 12, "batch_size": 2, "held_out": 2, "seed": 0}
+    rows = load_latents(written, ClipsConfig(), vae, tokenizer, **given).rows
+    assert len(rows) == 7
+    assert rows[2]["captions"] == ("a red ball",)

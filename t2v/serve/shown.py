@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from t2v.queue.job import Job
-from t2v.queue.store import told
+from t2v.queue.store import number, told
 from t2v.serve.offer import Offer
 from t2v.serve.sizes import seconds_shown, size_shown
 from t2v.serve.told import fields_of, files_of
@@ -72,13 +71,14 @@ def _made(job: Job) -> dict[str, str]:
     if job.state != "done":
         return {}
     made = told(job.output.with_suffix(".json")).get("settings", {})
-    with suppress(KeyError, TypeError, ZeroDivisionError):
-        scale = made.get("upscale") or 1
-        return {
-            "seconds": f"{made['num_frames'] / made['fps']:g}",
-            "size": f"{made['width'] * scale}x{made['height'] * scale}",
-        }
-    return {}
+    if not isinstance(made, Mapping):
+        return {}
+    names = ("num_frames", "fps", "width", "height")
+    frames, fps, width, height = (number(made, name) for name in names)
+    scale = number(made, "upscale") or 1
+    if min(frames, fps, width, height, scale) <= 0:  # it is damaged, or somebody else's
+        return {}
+    return {"seconds": f"{frames / fps:g}", "size": f"{width * scale:.0f}x{height * scale:.0f}"}
 
 
 def _error(job: Job, offer: Offer, folder: Path) -> dict[str, str] | None:

@@ -8,10 +8,12 @@ from pathlib import PurePath
 from typing import Any
 
 from t2v.config.sampling import SampleConfig
+from t2v.config.story import LONGEST
 from t2v.queue.job import NAMED, PATHS, Job
 from t2v.queue.store import told
 from t2v.serve.models import Model
 
+DEEPEST = 30  # lists and groups within each other, of a recipe from anywhere
 FREE = ("prompt", "negative_prompt")  # text of people, which may begin like a path
 # settings by the words for them, in the order of a table
 WORDS = {
@@ -49,14 +51,16 @@ def recipe_of(job: Job, models: Mapping[str, Model]) -> dict[str, Any]:
     return plain
 
 
-def _without_paths(value: Any, names: Mapping[str, str], key: str = "") -> Any:
+def _without_paths(value: Any, names: Mapping[str, str], key: str = "", depth: int = 0) -> Any:
+    if depth > DEEPEST:
+        return "(nested too deeply)"
     if isinstance(value, dict):
         return {
-            str(_without_paths(name, names)): _without_paths(each, names, str(name))
+            _without_paths(name, names): _without_paths(each, names, name, depth + 1)
             for name, each in value.items()
         }
-    if isinstance(value, list | tuple):
-        return [_without_paths(each, names, key) for each in value]
+    if isinstance(value, list):
+        return [_without_paths(each, names, key, depth + 1) for each in value]
     if not isinstance(value, str) or key in FREE:
         return value
     if value in names:
@@ -106,10 +110,11 @@ def scenes_in(recipe: Mapping[str, Any]) -> list[dict[str, Any]]:
     scenes = story.get("scenes") if isinstance(story, Mapping) else None
     found, passed, begin = list[dict[str, Any]](), 0.0, 0
     for scene in scenes if isinstance(scenes, Sequence) else ():
-        if not isinstance(scene, Mapping) or not isinstance(scene.get("seconds"), int | float):
+        seconds = scene.get("seconds") if isinstance(scene, Mapping) else None
+        if not isinstance(seconds, int | float) or not 0 < seconds <= LONGEST:
             return []
         found.append({"prompt": str(scene.get("prompt", "")), "begins": begin / fps})
-        passed += scene["seconds"]
+        passed += seconds
         begin = max(begin + 1, round(passed * fps))
     return found
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from t2v.errors import UserError
@@ -25,7 +26,7 @@ class Part:
     """Some of the finished videos.
 
     Args:
-        films: as `Finished.shown` gives them.
+        films: the jobs as `Finished.shown` gives them.
         total: how many there are on all pages.
         first: the number of the first one among them, from 1; 0 where there is none.
         older: the last id of this page, where more follow.
@@ -34,6 +35,7 @@ class Part:
         is_lost: the video that this page was to follow is gone, and these are the newest.
     """
 
+    jobs: Sequence[Job]
     films: Sequence[dict[str, Any]]
     total: int
     first: int
@@ -103,16 +105,23 @@ class Finished:
         ids = [f"{PREFIX}{id_of(name)}" for name in names]
         is_lost = bool(before) and before not in ids
         start = ids.index(before) + 1 if before and not is_lost else 0
-        jobs = [self.store.read("done", name, None, True) for name in names[start : start + PAGE]]
+        read = [self.store.read("done", name, None, True) for name in names[start : start + PAGE]]
+        jobs = [job for job in read if job is not None]
         earlier = start - PAGE - 1
         return Part(
-            films=[self.shown(job) for job in jobs if job is not None],
+            jobs=jobs,
+            films=[self.shown(job) for job in jobs],
             total=len(names),
             first=start + 1 if names[start:] else 0,
             older=ids[start + PAGE - 1] if len(ids) > start + PAGE else None,
             newer=None if not start else ids[earlier] if earlier >= 0 else "",
             is_lost=is_lost,
         )
+
+    def files(self, part: Part) -> list[tuple[Path, Path]]:
+        """The file of each video of a page that has one here, and the folder of its job."""
+        found = [(self.videos.file(job), job.files) for job in part.jobs]
+        return [(file, folder) for file, folder in found if file is not None]
 
     def shown(self, job: Job) -> dict[str, Any]:
         """A video as the endpoint shows it, with `is_here` and `is_starred`."""

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 from zipfile import ZipFile, ZipInfo
 
+from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
 from t2v.queue.job import Job
 from t2v.serve.errors import Refused
+from t2v.serve.pictures import draw
 from t2v.studio.finished import PAGE, Finished
 from t2v.studio.pages import Pages
 
@@ -31,7 +33,7 @@ def gallery_of(pages: Pages, finished: Finished) -> list[BaseRoute]:
         newest = finished.newest()
         part = finished.part(query.get("before", ""), search, is_starred)
         other = finished.shown(finished.job(query["with"])) if query.get("with") else None
-        return pages.page(
+        answer = pages.page(
             request,
             "gallery.html.j2",
             part=part,
@@ -40,6 +42,9 @@ def gallery_of(pages: Pages, finished: Finished) -> list[BaseRoute]:
             other=other,
             newest=newest,
         )
+        # one by one, as the browser asks for them, each would take a process of its own
+        answer.background = BackgroundTask(draw, finished.files(part), "thumbnail")
+        return answer
 
     def newest(request: Request) -> JSONResponse:
         return JSONResponse({"newest": finished.newest()})

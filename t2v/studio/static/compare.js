@@ -1,5 +1,6 @@
 // Films in step: one clock, which waits for all of them, and each is kept within a frame of it.
 import { say } from "./api.js";
+import "./away.js";
 
 const place = (id) => document.getElementById(id);
 const stage = place("films");
@@ -131,8 +132,10 @@ document.addEventListener("keydown", (event) => {
 
 const known = (film) =>
   new Promise((done, failed) => {
-    film.addEventListener("error", () => failed(new Error("One of these films cannot be played here.")));
-    if (film.readyState >= 1) done();
+    const refuse = () => failed(new Error("One of these films cannot be played here."));
+    film.addEventListener("error", refuse);
+    if (film.error) refuse();
+    else if (film.readyState >= 1) done();
     else film.addEventListener("loadedmetadata", done, { once: true });
   });
 

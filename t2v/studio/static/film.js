@@ -1,5 +1,6 @@
 // One video: the film, frame by frame, and what can be made of it.
 import { ask, attempt, element, say } from "./api.js";
+import "./away.js";
 import { remove } from "./removal.js";
 import { localTimes } from "./times.js";
 
@@ -21,12 +22,15 @@ function step(frames) {
 }
 
 if (film) {
+  if (matchMedia("(prefers-reduced-motion: reduce)").matches) film.autoplay = false;
   document.getElementById("back").addEventListener("click", () => step(-1));
   document.getElementById("on").addEventListener("click", () => step(1));
   document.getElementById("speed").addEventListener("change", ({ target }) => {
     film.playbackRate = Number(target.value);
   });
-  film.addEventListener("error", () => say("The browser cannot play this file; it can be downloaded.", true));
+  const refuse = () => say("The browser cannot play this file; it can be downloaded.", true);
+  film.addEventListener("error", refuse);
+  if (film.error) refuse(); // it was known before this ran
   const marks = [...document.querySelectorAll("[data-begins]")];
   for (const mark of marks) {
     mark.addEventListener("click", () => {

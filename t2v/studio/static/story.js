@@ -1,5 +1,6 @@
 // The story: scenes in a row, kept in this browser, made into one film.
 import { ask, attempt, element, say } from "./api.js";
+import "./away.js";
 import { cardOf } from "./story_scene.js";
 import { follow } from "./story_film.js";
 

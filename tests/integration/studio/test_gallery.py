@@ -115,6 +115,49 @@ def test_one_video_has_its_settings_star_and_neighbours(studio, page):
     assert str(studio.folder) not in page.content()
 
 
+@pytest.mark.slow
+def test_one_video_leads_to_the_form_to_a_clip_and_to_a_comparison(studio, page):
+    one = finished(studio.queue, "led from", age=2e6 + 1, num_inference_steps=7)
+    two = finished(studio.queue, "led to", age=2e6)
+    page.goto(studio.url + f"/videos/{one}")
+    page.click("text=Edit and make")
+    until(page, "document.getElementById('prompt').value == 'led from'")
+    until(page, "document.getElementById('num_inference_steps').value == '7'")
+    page.goto(studio.url + f"/videos/{one}")
+    page.click("text=Go on from here")
+    page.wait_for_selector("#files li")
+    page.goto(studio.url + f"/videos/{one}")
+    page.click("text=Compare with")
+    page.fill("#q", "led")
+    page.press("#q", "Enter")
+    page.click(f"[data-id={two}] .prompt a")
+    page.wait_for_url(f"**/compare?ids={one},{two}")
+
+
+@pytest.mark.slow
+def test_a_damaged_file_hides_no_other(studio, page):
+    good, bad = (finished(studio.queue, "damaged or not", age=3e6 + n) for n in range(2))
+    (studio.queue.folder / "videos" / f"{bad.removeprefix('video_')}.mp4").write_bytes(b"no film")
+    page.goto(studio.url + "/gallery?q=damaged")
+    until(page, f"document.querySelector('[data-id={good}] img').naturalWidth > 0")
+    page.goto(studio.url + f"/videos/{bad}")
+    page.wait_for_selector("#said:has-text('cannot play')")
+    page.goto(studio.url + f"/compare?ids={good},{bad}")
+    page.wait_for_selector("#said:has-text('cannot be played')")
+
+
+@pytest.mark.slow
+def test_pages_say_when_the_server_is_away_and_come_back(start, page):
+    studio = start("devices=[]")
+    one = finished(studio.queue, "still here")
+    for path in ("/gallery", f"/videos/{one}"):
+        page.goto(studio.url + path)
+        studio.kill()
+        page.wait_for_selector("#said:has-text('does not answer')")
+        studio.start()
+        page.wait_for_selector("#said:has-text('does not answer')", state="detached")
+
+
 def test_requests_that_cannot_be_answered_say_why(studio, page):
     for path, status, words in (
         ("/videos/video_1", 404, "no video"),

@@ -70,6 +70,22 @@ def test_scenes_begin_at_the_frames_nearest_to_their_seconds():
     assert [each["begins"] for each in found] == [0, 9 / 8, 18 / 8]
 
 
-@pytest.mark.parametrize("story", [None, 3, {"scenes": 3}, {"scenes": [3]}, {"scenes": [{}]}])
+def test_a_recipe_from_anywhere_is_told_whatever_it_holds(tmp_path):
+    deep = "[" * 900 + "]" * 900
+    (tmp_path / "one.json").write_text(f'{{"settings": {{"lora": {deep}, "seed": {{}}}}}}')
+    job = Job(
+        id="0" * 32, state="done", place=1, created=0, files=tmp_path, output=tmp_path / "one.mp4"
+    )
+    found = recipe_of(job, MODELS)
+    assert "nested too deeply" in json.dumps(found)
+    assert rows_of(found, VIDEO)["Seed"] == "{}"
+
+
+ENDLESS = {"scenes": [{"prompt": "a", "seconds": 1e400}]}
+
+
+@pytest.mark.parametrize(
+    "story", [None, 3, {"scenes": 3}, {"scenes": [3]}, {"scenes": [{}]}, ENDLESS]
+)
 def test_a_damaged_story_has_no_scenes(story):
     assert scenes_in({"story": story, "settings": []}) == []

@@ -56,9 +56,11 @@ function scenesTold(scenes, video) {
   const total = scenes.reduce((sum, scene) => sum + Number(scene.seconds ?? 0), 0);
   let passed = (total * video.progress) / 100;
   for (const [number, scene] of scenes.entries()) {
-    const bar = document.querySelector(`.scene[data-number="${number}"] progress`);
+    const card = document.querySelector(`.scene[data-number="${number}"]`);
+    const bar = card?.querySelector("progress");
     if (!bar) return;
-    bar.hidden = video.status !== "in_progress";
+    const isOwn = card.querySelector("textarea").value === scene.prompt; // it may be edited since
+    bar.hidden = video.status !== "in_progress" || !isOwn;
     bar.value = Math.min(1, Math.max(0, passed / Number(scene.seconds)));
     passed -= Number(scene.seconds);
   }

@@ -14,7 +14,7 @@ from typing import Any, NoReturn, get_origin
 
 from t2v.cli import sample
 from t2v.cli.commands import COMMANDS, Command
-from t2v.config.load import settings, type_words
+from t2v.config.schema import settings, type_words
 from t2v.errors import UserError
 from t2v.io.addresses import local
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from t2v.cli.commands import COMMANDS, brought, collect_garbage
-from t2v.config.load import load_config, settings
+from t2v.config.load import load_config
 from t2v.config.plan import PlanConfig
+from t2v.config.schema import settings
 
 
 def plan(args: argparse.Namespace, overrides: list[str]) -> None:

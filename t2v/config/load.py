@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import MISSING, asdict, fields, is_dataclass
+from copy import deepcopy
+from dataclasses import MISSING, asdict, is_dataclass
 from difflib import get_close_matches
 from functools import cache
 from os.path import exists, normpath
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin
 
 from t2v.config.checks import within_range
+from t2v.config.schema import hints_of, settings, taken, type_words
 from t2v.errors import UserError, shortened
 from t2v.io.addresses import local_in, shown_in
 from t2v.io.files import write_text
@@ -21,50 +23,7 @@ from t2v.io.text_files import MOST_YAML, Plain, parse_yaml, read_text
 
 Config = TypeVar("Config")
 MARK = "# written by t2v: "
-_hints = cache(get_type_hints)
 LONGEST = 1500  # characters of a message, whose reason comes first and whose way out last
-
-
-def settings(schema: type, built: Any = None) -> dict[str, tuple[Any, Any]]:
-    """Every setting of `schema` by its dotted name: its type and default (`MISSING`: required).
-
-    Args:
-        built: where the defaults are those of a group that another one builds its own way.
-    """
-    hints = _hints(schema)
-    found: dict[str, tuple[Any, Any]] = {}
-    for each in fields(schema):
-        hint, make = hints[each.name], each.default_factory
-        default = getattr(built, each.name, each.default if make is MISSING else make())
-        if is_dataclass(hint):
-            group = settings(cast(type, hint), None if default is MISSING else default)
-            found |= {f"{each.name}.{name}": setting for name, setting in group.items()}
-        else:
-            found[each.name] = (hint, default)
-    return found
-
-
-def type_words(hint: Any) -> str:
-    """A type the way help shows it: `int | null`, `muon | adamw`, `[{prompt, seconds}, ...]`."""
-    if get_origin(hint) is Literal:
-        return " | ".join(str(choice) for choice in get_args(hint))
-    if get_origin(hint) is tuple:
-        items = ("..." if each is ... else type_words(each) for each in get_args(hint))
-        return f"[{', '.join(items)}]"
-    if get_origin(hint) in (Union, UnionType):
-        return " | ".join(type_words(each) for each in get_args(hint))
-    if is_dataclass(hint):
-        return f"{{{', '.join(settings(cast(type, hint)))}}}"
-    return "null" if hint is NoneType else str(hint.__name__)
-
-
-def taken(hint: Any) -> str:
-    """Words for what a setting of a type takes: `a whole number or null`, `muon | adamw`."""
-    plain = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-    plain[tuple[str, ...]] = "a list: [text, ...]"
-    if get_origin(hint) in (Union, UnionType):
-        return " or ".join(taken(each) for each in get_args(hint))
-    return plain.get(hint) or type_words(hint)
 
 
 def load_config(
@@ -97,10 +56,7 @@ def load_config(
     known, stored = settings(schema), stored or {}
     lists, paths = (getattr(schema, name, ()) for name in ("ONE_OR_MORE", "BESIDE_FILE"))
     retired = getattr(schema, "RETIRED", {})
-    merged = OmegaConf.structured(schema)
-    for group in ["", *{name.rpartition(".")[0] for name in known if "." in name}]:
-        # frozen dataclasses become read-only; to merge each value instead takes ten times as long
-        OmegaConf.set_readonly(OmegaConf.select(merged, group) if group else merged, False)
+    merged = deepcopy(_defaults(cast(type, schema)))
     own_file = "" if file is None or option == "--config" else f"{file}: "
     from_file = list(_read_file(file, option)) if file else []
     in_files = [
@@ -132,8 +88,9 @@ def load_config(
         except (OmegaConfBaseException, TypeError, OverflowError) as error:
             one = f"{taken(get_args(hint)[0])}, or " if name in lists else ""
             raise UserError(f"{given}: {name} takes {one}{taken(hint)}.") from error
-    absent = OmegaConf.missing_keys(merged)
-    if missing := [name for name in known if name in absent]:
+    if missing := [
+        name for name, (_, default) in known.items() if default is MISSING and name not in places
+    ]:
         ways = f"{' '.join(f'{name}=VALUE' for name in missing)} or a --config file"
         if own_file:
             ways = f"{', '.join(f'`{name}: ...`' for name in missing)} to it"
@@ -147,6 +104,18 @@ def load_config(
     for name, value in _leaves(values):
         within_range(name, value)
     return built
+
+
+@cache
+def _defaults(schema: type) -> Any:
+    """OmegaConf's form of a schema, to be copied: to make it takes five times as long."""
+    from omegaconf import OmegaConf
+
+    made = OmegaConf.structured(schema)
+    for group in ["", *{name.rpartition(".")[0] for name in settings(schema) if "." in name}]:
+        # frozen dataclasses become read-only; to merge each value instead takes ten times as long
+        OmegaConf.set_readonly(OmegaConf.select(made, group) if group else made, False)
+    return made
 
 
 def save_config(config: Any, path: Path) -> None:
@@ -324,8 +293,7 @@ def _group(schema: Any, value: Any, place: str) -> Any:
             f"{place}: {' and '.join(missing)} required and not given. "
             f"Add {', '.join(f'`{each}: ...`' for each in missing)} to it."
         )
-    made = OmegaConf.structured(schema)
-    OmegaConf.set_readonly(made, False)
+    made = deepcopy(_defaults(cast(type, schema)))
     for name, each in value.items():
         hint = known[name][0]
         try:
@@ -358,7 +326,7 @@ def _built(hint: Any, value: Any, places: Mapping[str, str], group: str = "") ->
         group: the dotted name of the value; the messages of a group do not know it.
     """
     if is_dataclass(hint):
-        hints, prefix = _hints(cast(type, hint)), f"{group}." if group else ""
+        hints, prefix = hints_of(cast(type, hint)), f"{group}." if group else ""
         given = {
             name: _built(hints[name], each, places, prefix + name) for name, each in value.items()
         }

@@ -23,8 +23,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from t2v.config.load import load_config, settings
+from t2v.config.load import load_config
 from t2v.config.models import TransformerConfig, UpscalerConfig, VAEConfig
+from t2v.config.schema import settings
 from t2v.errors import UserError, shortened
 from t2v.io.text_files import check_file, read_json
 from t2v.models.finite import is_finite

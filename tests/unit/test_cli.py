@@ -12,8 +12,9 @@ from safetensors import SafetensorError
 
 from t2v.cli import EXTRAS, main
 from t2v.cli.commands import COMMANDS
-from t2v.config.load import load_config, settings
+from t2v.config.load import load_config
 from t2v.config.sampling import SampleConfig
+from t2v.config.schema import settings
 from t2v.errors import UserError
 
 ROOT = Path(__file__).parents[2]

@@ -11,8 +11,9 @@ import pytest
 
 from t2v.cli import main
 from t2v.cli.commands import COMMANDS
-from t2v.config.load import load_config, settings, type_words
+from t2v.config.load import load_config
 from t2v.config.sampling import SampleConfig
+from t2v.config.schema import settings, type_words
 from t2v.errors import UserError
 from t2v.io.manifest import read_manifest
 from t2v.sampling.recipe import Recipe, read, read_json, versions

@@ -19,7 +19,8 @@ import yaml
 from packaging.requirements import Requirement
 
 from t2v.cli.commands import COMMANDS
-from t2v.config.load import load_config, settings
+from t2v.config.load import load_config
+from t2v.config.schema import settings
 from t2v.config.training import TrainDiTConfig, TrainVAEConfig
 from t2v.config.words import setting_words
 from t2v.models.transformer import T2VTransformer3DModel

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from t2v.cli.commands import COMMANDS
-from t2v.config.load import settings
+from t2v.config.schema import settings
 from t2v.errors import UserError
 from t2v.models.device import ALIGNMENT, pick_device, pick_dtype, ready
 

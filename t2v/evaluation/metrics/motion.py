@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from einops import rearrange
@@ -30,6 +32,7 @@ SLOW = 1.0  # pixels under which frames further apart are compared
 LOST = 0.02  # share of the frame that may be lost before a video is off the scale
 PLAIN = 0.3  # share that must have texture where something moves
 FOUND = 0.3  # share of the frame that must be found again
+REMEMBERED = 4096  # videos: the real clips of one suite stand beside those of others
 
 
 @dataclass(frozen=True)
@@ -64,9 +67,34 @@ def motion(video: Tensor, fps: float) -> Motion:
     fast, noise, cuts), or that moves and is too plain to follow.
     """
     grey = resized(video)
-    found = [_measured(each, frames, fps) for each, frames in zip(video, grey, strict=True)]
+    found = [
+        _measured_once(_Film(each, frames), fps) for each, frames in zip(video, grey, strict=True)
+    ]
     speed, off_scale, where, error = (torch.stack(each) for each in zip(*found, strict=True))
     return Motion(speed.masked_fill(off_scale, torch.nan), off_scale, where, error)
+
+
+class _Film:
+    """A video known by its content; it lets go of its frames when they are measured."""
+
+    def __init__(self, video: Tensor, grey: Tensor) -> None:
+        self.frames: tuple[Tensor, Tensor] | None = (video, grey)
+        content = hashlib.sha256(video.contiguous().numpy()).digest()
+        self.content = (tuple(video.shape), content)
+
+    def __hash__(self) -> int:
+        return hash(self.content)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Film) and self.content == other.content
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _measured_once(film: _Film, fps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    assert film.frames is not None
+    video, grey = film.frames
+    film.frames = None
+    return _measured(video, grey, fps)
 
 
 def _measured(video: Tensor, grey: Tensor, fps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -79,7 +79,7 @@ class _Film:
 
     def __init__(self, video: Tensor, grey: Tensor) -> None:
         self.frames: tuple[Tensor, Tensor] | None = (video, grey)
-        content = hashlib.sha256(video.contiguous().numpy()).digest()
+        content = hashlib.sha256(video.contiguous().numpy().data).digest()
         self.content = (tuple(video.shape), content)
 
     def __hash__(self) -> int:

@@ -24,6 +24,7 @@ from t2v.errors import UserError, shortened
 logger = logging.getLogger(__name__)
 
 VARIABLE = "T2V_KERNELS"
+LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")  # of the instructions that oneDNN uses
 ROUNDS = 7  # of a few milliseconds each: some of them run undisturbed
 MARGIN = 0.97  # of the first one's time: what is no faster than that is not worth other bits
 # of the largest value of a result: how far a kernel may be from the first one
@@ -167,7 +168,8 @@ def folder() -> Path:
 def machine(threads: int) -> str:
     """The name of what a choice holds for: processor, instructions, torch and threads."""
     capability = torch.backends.cpu.get_cpu_capability()
-    parts = (processor(), capability, f"torch {torch.__version__}", f"{threads} threads")
+    limits = [os.environ[each] for each in LIMITS if os.environ.get(each)]
+    parts = (processor(), capability, *limits, f"torch {torch.__version__}", f"{threads} threads")
     return re.sub(r"[^A-Za-z0-9.+]+", "-", " ".join(parts)).strip("-.")[:200]
 
 

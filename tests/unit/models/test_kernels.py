@@ -21,6 +21,7 @@ from t2v.sampling.again import check_same
 from t2v.sampling.recipe import Recipe, read, versions
 
 HALF, SINGLE = torch.bfloat16, torch.float32
+OF_ONEDNN = {"onednn", "packed", "chunks", *products.GRADIENTS}
 OPS = {
     "linear": products.candidates,
     "gelu": products.gelu_candidates,
@@ -42,11 +43,16 @@ def auto(monkeypatch, tmp_path):
     choice._chosen.cache_clear()
 
 
+def lacks(dtype: torch.dtype, name: str) -> bool:
+    """Whether this processor has no such kernel: not all have oneDNN's products of bfloat16."""
+    return dtype == HALF and name in OF_ONEDNN and not has_half_products()
+
+
 def prefer(monkeypatch, *names: str) -> None:
-    """Let every choice be the first of `names` that it knows."""
+    """Let every choice be the first of `names` that it knows and this processor has."""
 
     def chosen(op, dtype, grad, make):
-        known = names_of(make, grad)
+        known = [name for name in names_of(make, grad) if not lacks(dtype, name)]
         return next((name for name in names if name in known), known[0])
 
     chosen._dynamo_marked_constant = True
@@ -75,8 +81,10 @@ def test_every_candidate_of_a_probe_is_within_the_bound(dtype, grad):
             continue  # these are of inference alone
         with torch.set_grad_enabled(grad):
             found = make(dtype, grad)
+            assert not lacks(dtype, next(iter(found))), op
             for name, run in found.items():
-                assert choice._agrees(run, found, choice.BOUNDS[dtype]), (op, name)
+                agrees = choice._agrees(run, found, choice.BOUNDS[dtype])
+                assert agrees is not lacks(dtype, name), (op, name)  # a probe leaves those out
 
 
 @pytest.mark.parametrize("dtype", [SINGLE, HALF])
@@ -134,6 +142,8 @@ def test_attention_agrees_at_any_shape_and_in_its_gradients(dtype, shape):
     wanted = attention._sdpa(q, k, v)
     with torch.no_grad():
         for name in attention.FORWARD:
+            if lacks(dtype, name):
+                continue
             near(attention.attend(q, k, v, name), wanted, dtype)
     gradients = torch.autograd.grad(wanted, (q, k, v), wanted.detach())
     given = torch.autograd.grad(attention.attend(q, k, v, "whole"), (q, k, v), wanted.detach())
@@ -273,6 +283,24 @@ def test_a_cache_that_cannot_be_written_is_no_error(auto, monkeypatch):
     (auto / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(auto / "file"))
     assert faster_dtype(torch.device("cpu")) in (SINGLE, HALF)
+
+
+@pytest.mark.parametrize("dtype", [SINGLE, HALF])
+def test_without_onednn_products_are_torchs_own(auto, monkeypatch, dtype):
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    for grad in (False, True):
+        assert list(products.candidates(dtype, grad)) == ["plain"]
+    assert list(products.gelu_candidates(dtype, False)) == ["plain"]
+    layer, x = Linear(16, 8).to(dtype), torch.randn(3, 16).to(dtype)
+    with torch.no_grad():
+        assert layer(x).equal(F.linear(x, layer.weight, layer.bias))
+    assert not has_half_products()
+
+
+def test_a_limit_of_the_instructions_of_onednn_has_choices_of_its_own(monkeypatch):
+    here = choice.machine(2)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "SSE41")
+    assert choice.machine(2) != here
 
 
 def test_plain_runs_no_probe_and_another_word_is_refused(auto, monkeypatch):

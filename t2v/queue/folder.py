@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,44 @@ class Queue:
             if job is not None:
                 return job
         raise InUse(f"job {id}: changes too fast to be read.")
+
+    def glance(self, id: str) -> Job:
+        """The job of an id as its files say, soon: nobody waits, and no worker is looked for.
+
+        Raises:
+            UserError: there is none, or several begin so.
+        """
+        with suppress(UserError):  # it may change its state in between
+            state, name = self.store.find(id)
+            waiting = self.store.names("queued") if state == "queued" else []
+            if state != "queued" or name in waiting:
+                position = waiting.index(name) + 1 if waiting else None
+                job = self.store.read(state, name, position, has_worker=True)
+                if job is not None:
+                    return job
+        return self.job(id)
+
+    def in_order(self) -> list[tuple[str, Callable[[], Job]]]:
+        """The ids of all jobs, in the order in which they were added, and what reads each.
+
+        Reading raises `UserError` for one that is there no more, and looks for no worker.
+        """
+        with self.store.turn():
+            found = [
+                (self.store.path(state, name).stat().st_mtime, name, state, number)
+                for state in STATES
+                for number, name in enumerate(self.store.names(state), 1)
+            ]
+
+        def read(name: str, state: State, number: int) -> Job:
+            position = number if state == "queued" else None
+            job = self.store.read(state, name, position, has_worker=True)
+            return self.glance(id_of(name)) if job is None else job
+
+        return [
+            (id_of(name), partial(read, name, state, number))
+            for _, name, state, number in sorted(found)
+        ]
 
     def add(self, values: Mapping[str, Any], overrides: Sequence[str] = ()) -> str:
         """Add a job behind all others, and return its id.
@@ -270,16 +309,6 @@ class Queue:
             place = self.store.last_place() + GAP
             self.store.rename((state, name), ("queued", file_name(place, id_of(name))))
         return self.job(id)
-
-    def ids(self) -> list[str]:
-        """The ids of all jobs, in the order in which they were added."""
-        with self.store.turn():
-            found = [
-                (self.store.path(state, name).stat().st_mtime, name)
-                for state in STATES
-                for name in self.store.names(state)
-            ]
-        return [id_of(name) for _, name in sorted(found)]
 
     def delete(self, id: str, mark: str) -> bool:
         """Forget a job in any state, with its video where that is in the queue's own folder.

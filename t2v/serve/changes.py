@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import anyio
@@ -14,20 +12,17 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from t2v.config.load import load_config
-from t2v.config.sampling import INPUTS, SampleConfig
 from t2v.config.serve import ServeConfig
-from t2v.config.story import stored_story
-from t2v.errors import UserError
 from t2v.queue.folder import WrongState
-from t2v.queue.job import Job, as_story, differences
+from t2v.queue.job import Job
 from t2v.serve.body import read
 from t2v.serve.checks import whole_of
+from t2v.serve.contents import Contents, before, like, without_output
 from t2v.serve.errors import Refused
-from t2v.serve.fields import FIELDS, Wanted, check_job, wanted_of
+from t2v.serve.fields import FIELDS, wanted_of
 from t2v.serve.recipes import told_of
-from t2v.serve.shown import STATUS, story_of
-from t2v.serve.uploads import Limits, keep, upload_of
+from t2v.serve.shown import STATUS
+from t2v.serve.uploads import upload_of
 from t2v.serve.videos import Videos
 
 LARGE = 2**20  # bytes of a body, beyond which few are read at a time
@@ -40,7 +35,7 @@ class Changes:
     """The answers to requests that add a video, or change one."""
 
     def __init__(self, videos: Videos, config: ServeConfig) -> None:
-        self.videos, self.config = videos, config
+        self.videos, self.config, self.contents = videos, config, Contents(videos, config)
         self.large = anyio.Semaphore(LARGE_AT_ONCE)
         self.threads = anyio.CapacityLimiter(THREADS)
 
@@ -49,6 +44,8 @@ class Changes:
         one = "/v1/videos/{id}"
         return [
             Route("/v1/videos", self.create, methods=["POST"]),
+            Route("/v1/videos/edits", self.edit_clip, methods=["POST"]),
+            Route("/v1/videos/extensions", self.extend, methods=["POST"]),
             Route(one, self.edit, methods=["PATCH"]),
             Route(f"{one}/cancel", self.cancel, methods=["POST"]),
             Route(f"{one}/retry", self.retry, methods=["POST"]),
@@ -65,8 +62,31 @@ class Changes:
 
     def _create(self, values: dict[str, Any]) -> Job:
         wanted = wanted_of(values, self.config, self.videos.offer)
-        with self._content(wanted) as content:
+        with self.contents.of(wanted) as content:
             return self.videos.add(content)
+
+    async def edit_clip(self, request: Request) -> JSONResponse:
+        """Add a video that is the edit of a clip, or of a finished video."""
+        return await self._of_clip(request, is_longer=False)
+
+    async def extend(self, request: Request) -> JSONResponse:
+        """Add a video that goes on from a clip, or from a finished video, for some seconds."""
+        return await self._of_clip(request, is_longer=True)
+
+    async def _of_clip(self, request: Request, is_longer: bool) -> JSONResponse:
+        await run_sync(self.videos.check_room)
+
+        def added(values: dict[str, Any]) -> Job:
+            fields, source = self.contents.of_clip(values, is_longer)
+            asked = None if source is None else like(source)
+            wanted = wanted_of(fields, self.config, self.videos.offer, asked)
+            id = None if source is None else source.id
+            with self.contents.of(wanted, id, is_longer) as content:
+                return self.videos.add(content)
+
+        return await self._answer(
+            request, ("video", *FIELDS), lambda values: self.videos.shown(added(values))
+        )
 
     async def edit(self, request: Request) -> JSONResponse:
         """Change a video that waits, failed or was cancelled."""
@@ -82,9 +102,9 @@ class Changes:
     def _edit(self, job: Job, values: dict[str, Any]) -> Job:
         if job.state in ("running", "done"):  # before anything is decoded
             raise _unchangeable(STATUS[job.state])
-        wanted = wanted_of(values, self.config, self.videos.offer, _before(job))
+        wanted = wanted_of(values, self.config, self.videos.offer, before(job))
         source = job.values.get("remixed_from")
-        with self._content(wanted, source) as content:
+        with self.contents.of(wanted, source) as content:
             try:
                 edited = self.videos.queue.edit(job.id, values=content)
             except WrongState as error:
@@ -130,10 +150,10 @@ class Changes:
                 if values.get(name) is None:
                     raise Refused(400, f"{name} is missing.", "missing_required_parameter", name)
             if not values:
-                return self.videos.add_after(job, _without_output(job))
-            wanted = wanted_of(values, self.config, self.videos.offer, _before(job))
+                return self.videos.add_after(job, without_output(job))
+            wanted = wanted_of(values, self.config, self.videos.offer, before(job))
             wanted.settings.pop("output", None)
-            with self._content(wanted, job.id) as content:
+            with self.contents.of(wanted, job.id) as content:
                 return self.videos.add_after(job, content)
 
         return await self._with_fields(request, added)
@@ -173,6 +193,8 @@ class Changes:
             if "file" not in values:
                 raise Refused(400, "file is missing.", "missing_required_parameter", "file")
             data = upload_of(values["file"], "file")
+            if not isinstance(data, bytes):
+                raise Refused(400, "file is no file.", "invalid_value", "file")
             return told_of(data, self.videos.uploads, self.videos.offer)
 
         return await self._answer(request, ("file",), told)
@@ -201,56 +223,8 @@ class Changes:
                 return await answered()
         return await answered()
 
-    @contextmanager
-    def _content(self, wanted: Wanted, source: str | None = None) -> Iterator[dict[str, Any]]:
-        """The content of a job, with its files decoded; they go where the block fails.
-
-        Args:
-            source: the id of the video that it is made after.
-        """
-        settings, kept = dict(wanted.settings), list[str]()
-        limits = Limits(seconds=self.config.max_clip, room=self.config.max_stored * 1e9)
-        try:
-            for name, upload in wanted.uploads.items():
-                found = keep(upload, name, self.videos.uploads, limits)
-                kept += found.values()
-                settings |= found
-            check_job(settings)
-            content: dict[str, Any] = {"prompt": wanted.prompt, "settings": settings}
-            if wanted.story is not None:
-                content["story"] = as_story(SampleConfig(), wanted.story)["story"]
-            yield content | ({} if source is None else {"remixed_from": source})
-        except (Refused, UserError):
-            for path in kept:
-                Path(path).unlink(missing_ok=True)
-            raise
-
     def _job(self, request: Request) -> Job:
         return self.videos.job(request.path_params["id"])
-
-
-def _before(job: Job) -> Wanted:
-    """A video as it was asked for: its settings that are not the defaults.
-
-    Raises:
-        Refused: its file cannot be read.
-    """
-    if job.problem:
-        raise Refused(409, "The video's own file cannot be read.", "damaged")
-    stored, story = job.settings, story_of(job)
-    if "weights" in job.values:  # a recipe: what is not in it was not there yet
-        stored = {"upscale": 1, "offload": "none", **stored}
-    if story is not None:
-        for name in ("num_frames", "upscale", *INPUTS):  # which its scenes say
-            stored.pop(name, None)
-    settings = {"seed": 0, **differences(load_config(SampleConfig, None, (), stored))}
-    scenes = None if story is None else stored_story(story, job.id)
-    return Wanted(prompt=job.prompt, settings=settings, story=scenes)
-
-
-def _without_output(job: Job) -> dict[str, Any]:
-    settings = {name: each for name, each in job.settings.items() if name != "output"}
-    return {**job.values, "settings": settings, "remixed_from": job.id}
 
 
 def _unchangeable(status: str) -> Refused:

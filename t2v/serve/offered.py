@@ -62,7 +62,7 @@ def shown_model(model: Model, config: ServeConfig, loras: Mapping[str, str]) -> 
             for name, kinds in FILES.items()
             if any(each in model.needs for each in kinds.values())
         ],
-        "goes_on": takes is None or _goes_on(takes),
+        "goes_on": takes is None or goes_on(takes),
         "loras": list(loras),
         "max_tokens": model.max_tokens,
         "limits": {
@@ -82,6 +82,6 @@ def _is_taken(name: str, takes: frozenset[str]) -> bool:
     return name not in NEEDED or any(each in takes for each in NEEDED[name])
 
 
-def _goes_on(takes: frozenset[str]) -> bool:
+def goes_on(takes: frozenset[str]) -> bool:
     """True where a clip without strength or mask is gone on from; others edit clips alone."""
     return "video" in takes and ("strength" not in takes or "conditions" in takes)

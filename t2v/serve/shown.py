@@ -10,7 +10,8 @@ from t2v.queue.job import Job
 from t2v.queue.store import number, told
 from t2v.serve.offer import Offer
 from t2v.serve.sizes import seconds_shown, size_shown
-from t2v.serve.told import fields_of, files_of
+from t2v.serve.told import RENAMED, fields_of, files_of
+from t2v.serve.uploads import FILES
 
 PREFIX = "video_"
 STATUS = {
@@ -89,6 +90,11 @@ def _error(job: Job, offer: Offer, folder: Path) -> dict[str, str] | None:
     text = str(job.result.get("message") or job.problem or "It failed.")
     if "(a bug; " in text:
         text = "The server met a bug; its log says more."
+    for name, kinds in FILES.items():
+        for setting in kinds.values():
+            text = text.replace(f"{setting}={job.settings.get(setting)}", name)
+    for setting, name in RENAMED.items():
+        text = text.replace(setting, name)
     for model in offer.models.values():
         text = text.replace(model.setting, model.name)
     for name, path in offer.loras.items():

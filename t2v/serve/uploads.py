@@ -6,7 +6,10 @@ import base64
 import binascii
 import re
 import secrets
-from collections.abc import Mapping
+import shutil
+import time
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
@@ -24,12 +27,40 @@ FILES: dict[str, dict[str, str]] = {
     "last_reference": {"picture": "last_image"},
     "mask": {"picture": "mask", "clip": "mask"},
 }
-ENDINGS = {".png": "picture", ".mp4": "clip"}  # of what is written anew
+ENDINGS = {"picture": ".png", "clip": ".mp4"}  # of what is written anew
 MOST_PIXELS = 5e8  # of all frames of a clip: 240 of 1080p, 540 of 720p
 MOST_TICKS = 10**6  # a second: what containers have is less
 SECONDS = 60.0  # that decoding may take
+LEFT = 3600.0  # seconds after which a file that no job has was left by a server that was killed
 _DATA = re.compile(r"data:(image|video)/[\w.+-]+;base64,")
-Upload = bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """A finished video of the server, which is taken for a file."""
+
+    id: str
+
+
+Upload = bytes | Reference
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """A file of ours that holds what a client sent.
+
+    Args:
+        setting: that names it.
+        seconds: of a clip; 0 of a picture.
+        width: as it is shown, in pixels.
+        height: likewise.
+    """
+
+    setting: str
+    path: Path
+    seconds: float
+    width: int
+    height: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,13 +77,16 @@ class Limits:
 
 
 def upload_of(value: Any, name: str) -> Upload:
-    """The bytes of a file that a request holds, or names as `{"image_url": "data:..."}`.
+    """The bytes of a file that a request holds, or names as `{"image_url": "data:..."}`; or the
+    video that it names as `{"id": "video_..."}`.
 
     Raises:
         Refused: it is neither.
     """
     if isinstance(value, bytes):
         return value
+    if isinstance(value, Mapping) and isinstance(value.get("id"), str):
+        return Reference(id=value["id"])
     address = value.get("image_url") if isinstance(value, Mapping) else None
     if not isinstance(address, str):
         raise wrong(name, "is no file, and no object with image_url")
@@ -69,17 +103,17 @@ def upload_of(value: Any, name: str) -> Upload:
         raise wrong(name, "is no base64") from error
 
 
-def keep(data: Upload, name: str, folder: Path, limits: Limits) -> dict[str, str]:
+def keep(data: bytes | Path, name: str, folder: Path, limits: Limits) -> Kept:
     """Decode a file that a client sent, and write it anew: a picture as PNG, a clip as it plays,
     without loss.
 
-    Returns:
-        The setting that names it, and its path.
+    Args:
+        data: its bytes, or a video of ours.
 
     Raises:
         Refused: it is not what the field takes, or too large.
     """
-    if sum(each.stat().st_size for each in folder.iterdir()) > limits.room:
+    if _held(folder) > limits.room:
         raise Refused(
             507,
             "The files that clients sent take all the room there is for them; delete videos that "
@@ -89,18 +123,40 @@ def keep(data: Upload, name: str, folder: Path, limits: Limits) -> dict[str, str
     path = folder / secrets.token_hex(16)
     raw = path.with_suffix(".upload")
     try:
-        raw.write_bytes(data)
-        told, fault = aside(partial(_write_anew, raw, limits.seconds), path, SECONDS)
+        if isinstance(data, Path):
+            shutil.copyfile(data, raw)
+        else:
+            raw.write_bytes(data)
+        told, fault = aside(partial(_write_anew, raw, limits.seconds, name), path, SECONDS)
     finally:
         raw.unlink(missing_ok=True)
-    kept = [path.with_suffix(ending) for ending in ENDINGS if path.with_suffix(ending).exists()]
-    fault = told if fault is None else "unreadable"
-    setting = FILES[name].get(ENDINGS[kept[0].suffix]) if kept else None
-    if fault or setting is None:
-        for each in folder.glob(f"*{path.name}*"):
-            each.unlink()
-        raise _refused(name, fault or "a clip")
-    return {setting: str(kept[0])}
+    if fault is None and not isinstance(told, str):
+        kind, width, height, seconds = told
+        setting = FILES[name].get(kind)
+        if setting is not None:
+            path = path.with_suffix(ENDINGS[kind])
+            return Kept(setting=setting, path=path, width=width, height=height, seconds=seconds)
+        told = f"a {kind}"
+    for each in folder.glob(f"*{path.name}*"):
+        each.unlink()
+    raise _refused(name, "unreadable" if fault is not None else told)
+
+
+def _held(folder: Path) -> int:
+    """The bytes that files of a folder take."""
+    count = 0
+    for each in folder.iterdir():
+        with suppress(FileNotFoundError):  # deleted since
+            count += each.stat().st_size
+    return count
+
+
+def drop_old(folder: Path, needed: Collection[str]) -> None:
+    """Remove files that no job has, and that no request is about to give one."""
+    for each in folder.iterdir():
+        with suppress(FileNotFoundError):
+            if str(each) not in needed and time.time() - each.stat().st_mtime > LEFT:
+                each.unlink()
 
 
 def _refused(name: str, fault: str) -> Refused:
@@ -114,32 +170,39 @@ def _refused(name: str, fault: str) -> Refused:
     return Refused(400, message, "invalid_image", name)
 
 
-def _write_anew(raw: Path, most: float, path: Path) -> str:
-    """Write a picture or clip of ours beside a file; return why not where that cannot be."""
+Told = tuple[str, int, int, float]  # kind, width, height, seconds
+
+
+def _write_anew(raw: Path, most: float, name: str, path: Path) -> Told | str:
+    """Write a picture or clip of ours beside a file, and tell of it; else, say why not."""
     from t2v.footage.containers import TOO_LARGE, Unreadable
     from t2v.footage.fitting import is_picture
 
     try:
         if is_picture(raw):
-            _write_picture(raw, path.with_suffix(".png"))
-            return ""
-        return _write_clip(raw, most, path.with_suffix(".mp4"))
+            return _write_picture(raw, name == "mask", path.with_suffix(ENDINGS["picture"]))
+        return _write_clip(raw, most, path.with_suffix(ENDINGS["clip"]))
     except Unreadable as error:
         return TOO_LARGE if error.fault == TOO_LARGE else "unreadable"
     except UserError:
         return "unreadable"
 
 
-def _write_picture(raw: Path, path: Path) -> None:
+def _write_picture(raw: Path, is_mask: bool, path: Path) -> Told | str:
     from PIL import Image
 
+    from t2v.footage.fitting import as_mask
     from t2v.footage.still import read_picture
     from t2v.io.video import save_image
 
-    save_image(path, Image.fromarray(read_picture(raw)))
+    pixels = read_picture(raw)
+    if is_mask and not as_mask(pixels[None]).any():
+        return "black everywhere, so nothing would be made anew"
+    save_image(path, Image.fromarray(pixels))
+    return "picture", pixels.shape[1], pixels.shape[0], 0.0
 
 
-def _write_clip(raw: Path, most: float, path: Path) -> str:
+def _write_clip(raw: Path, most: float, path: Path) -> Told | str:
     import av
     import numpy as np
 
@@ -166,10 +229,10 @@ def _write_clip(raw: Path, most: float, path: Path) -> str:
         stream.height, stream.width, stream.pix_fmt = film.height, film.width, "rgb24"
         stream.time_base = stream.codec_context.time_base = tick
         last = -1
-        for time, picture in iter_shown(raw):
+        for second, picture in iter_shown(raw):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture.rgb()), format="rgb24")
-            last = max(last + 1, round(time / tick))
+            last = max(last + 1, round(second / tick))
             frame.pts, frame.time_base = last, tick
             file.mux(stream.encode(frame))
         file.mux(stream.encode())
-    return ""
+    return "clip", film.width, film.height, film.duration

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 from collections.abc import Mapping
@@ -11,13 +12,13 @@ from typing import Any
 
 from t2v.config.sampling import INPUTS
 from t2v.errors import UserError
-from t2v.queue.folder import ENDED, Queue, QueueFull
+from t2v.queue.folder import Queue, QueueFull
 from t2v.queue.job import Job
 from t2v.queue.store import VIDEOS, told
 from t2v.serve.errors import Refused
 from t2v.serve.offer import Offer
 from t2v.serve.shown import PREFIX, shown
-from t2v.serve.uploads import FILES
+from t2v.serve.uploads import FILES, drop_old
 
 ID = re.compile(r"[0-9a-f]{32}")
 UPLOADS = "uploads"  # folder of a queue: files that clients sent
@@ -38,7 +39,9 @@ class Videos:
         self.lock = threading.Lock()  # files of clients are shared by several videos
         self.uploads = queue.folder / UPLOADS
         self.uploads.mkdir(exist_ok=True)
-        self.leaving = {job.id for job in queue.jobs(ENDED) if (job.files / DELETED).exists()}
+        jobs = queue.jobs()
+        drop_old(self.uploads, {path for job in jobs for path in self._uploads_of(job.settings)})
+        self.leaving = {job.id for job in jobs if _is_deleted(job)}
 
     def add(self, values: Mapping[str, Any]) -> Job:
         """Add a video to the queue.
@@ -103,8 +106,8 @@ class Videos:
         digits = id.removeprefix(PREFIX)
         if ID.fullmatch(digits):
             with suppress(UserError):
-                job = self.queue.job(digits)
-                if not (job.files / DELETED).exists():
+                job = self.queue.glance(digits)
+                if not _is_deleted(job):
                     return job
         raise Refused(404, "There is no video of this id.", "video_not_found", "video_id")
 
@@ -114,17 +117,18 @@ class Videos:
         Raises:
             Refused: `after` is no video.
         """
-        ids = self.queue.ids()
+        first = None if after is None else self.job(after).id
+        entries = self.queue.in_order()
         if order == "desc":
-            ids.reverse()
-        if after is not None:
-            ids = ids[ids.index(self.job(after).id) + 1 :]
+            entries.reverse()
+        ids = [id for id, _ in entries]
         found: list[Job] = []
-        for id in ids:
+        for _, read in entries[ids.index(first) + 1 if first in ids else 0 :]:
             if len(found) > limit:
                 break
-            with suppress(Refused):  # deleted since
-                found.append(self.job(id))
+            with suppress(UserError):  # deleted since
+                if not _is_deleted(job := read()):
+                    found.append(job)
         return found[:limit], len(found) > limit
 
     def delete(self, id: str) -> None:
@@ -186,3 +190,8 @@ class Videos:
     def shown(self, job: Job) -> dict[str, Any]:
         """A job as OpenAI's `Video`."""
         return shown(job, self.offer, self.queue.folder, self.uploads)
+
+
+def _is_deleted(job: Job) -> bool:
+    """True for a job that is gone as soon as its worker lets go."""
+    return os.path.exists(f"{job.files}/{DELETED}")  # noqa: PTH110  asked of every job of a list

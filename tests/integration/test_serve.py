@@ -141,9 +141,9 @@ def made(queue, frames=5):
         end(queue.store, job, "done", {"message": "", "seconds": 7, "time": time.time()})
 
 
-def png(size=(48, 32)):
+def png(size=(48, 32), colour="red"):
     kept = io.BytesIO()
-    Image.new("RGB", size, "red").save(kept, "PNG")
+    Image.new("RGB", size, colour).save(kept, "PNG")
     return kept.getvalue()
 
 

@@ -14,7 +14,7 @@ from t2v.io.video import write_video
 openai = pytest.importorskip("openai", reason="the extra `test` is not installed whole")
 pytest.importorskip("uvicorn", reason="the extra `serve` is not installed")
 
-from test_serve import JSON, PROMPT, Served, png, quiet  # noqa: E402, F401  needs both
+from test_serve import JSON, PROMPT, Served, made, png, quiet  # noqa: E402, F401  needs both
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_a_clip_is_edited_where_a_mask_is_white(server, tmp_path):
 
 
 def png_text():
-    return base64.b64encode(png((44, 30))).decode()
+    return base64.b64encode(png((44, 30), "white")).decode()
 
 
 def test_fields_that_are_asked_for_become_settings(server):
@@ -170,6 +170,11 @@ def test_a_field_that_is_wrong_is_named(server, fields, param):
     [
         ("input_reference", "long", {}, "a clip of 5.0 s, and 4 s are taken"),
         ("input_reference", "playlist", {}, "no picture or clip that can be read"),
+        ("input_reference", "short", {}, "gives 3 s and 2.125 s are asked for"),
+        pytest.param("input_reference", "short", {"reference_start": 5}, "lasts 3 s", marks=slow),
+        pytest.param("mask", "black", {}, "goes with a clip", marks=slow),
+        pytest.param("video", "short", {"seconds": 8}, "seconds and the clip are 11 s", marks=slow),
+        pytest.param("video", "short", {}, "seconds is missing", marks=slow),
         pytest.param("last_reference", "long", {}, "last_reference is a clip", marks=slow),
         pytest.param(
             *("input_reference", "picture", {"strength": 1}, "strength goes with a clip"),
@@ -182,18 +187,20 @@ def test_a_file_that_a_field_does_not_take_leaves_nothing(
 ):
     files = {
         "long": lambda: clip(tmp_path / "long.mp4", frames=40),
+        "short": lambda: clip(tmp_path / "short.mp4", frames=24),
+        "black": lambda: ("a.png", png((44, 30), "black")),
         "playlist": lambda: ("x.mp4", b"#EXTM3U\nfile:///etc/passwd\n"),
         "picture": lambda: ("a.png", png()),
     }
     with pytest.raises(openai.BadRequestError, match=message) as error:
         server.client.post(
-            "/videos",
+            "/videos/extensions" if name == "video" else "/videos",
             body={"prompt": "a", **fields},
             files={name: files[kind]()},
             cast_to=object,
             options={"headers": {"Content-Type": "multipart/form-data"}},
         )
-    assert error.value.param in (name, *fields)
+    assert error.value.param in (name, "seconds", *fields)
     assert server.queue.jobs() == [] and list((server.folder / "uploads").iterdir()) == []
 
 
@@ -286,3 +293,38 @@ def test_a_file_without_a_sound_recipe_is_refused(server, content):
     error = told(server, content, 400)["error"]
     assert (error["code"], error["param"]) == ("no_recipe", "file")
     assert str(server.folder) not in error["message"]
+
+
+@slow
+def test_openais_edits_and_extensions_are_made_of_files_and_finished_videos(server, tmp_path):
+    source = server.client.videos.create(
+        prompt=PROMPT, size="64x48", seconds="1", extra_body={"num_inference_steps": 4, "seed": 1}
+    )
+    assert of_video(server, "edits", source.id, prompt="a blue cube") == "video_not_ready"
+    with made(server.queue):
+        pass
+    edited = of_video(server, "edits", source.id, prompt="a blue cube")
+    own = {**edited["settings"], "seed": 0}
+    assert own.pop("input_reference")["kind"] == "clip"
+    shown = {"model": "t2v-tiny", "size": "64x48", "num_inference_steps": 4, "seed": 0}
+    assert own == {**shown, "strength": 0.6}
+    assert (edited["prompt"], edited["remixed_from_video_id"]) == ("a blue cube", source.id)
+    longer = of_video(server, "extensions", source.id, prompt=PROMPT, seconds="4")
+    assert (longer["seconds"], longer["size"]) == ("4.625", "64x48")
+    assert of_video(server, "edits", "video_" + "0" * 32, prompt="a") == "video_not_found"
+    server.client.videos.delete(source.id)
+    assert len(list((server.folder / "uploads").iterdir())) == 2
+    longer = server.client.videos.extend(
+        prompt=PROMPT, seconds="2", video=clip(tmp_path / "clip.mp4", frames=8)
+    )
+    assert (longer.seconds, longer.remixed_from_video_id) == ("3", None)
+    edited = server.client.videos.edit(prompt="a", video=clip(tmp_path / "clip.mp4"))
+    assert edited.settings["strength"] == 0.6
+
+
+def of_video(server, path, id, **values):
+    """The answer to an edit or extension of a video, which OpenAI's client cannot name."""
+    body = json.dumps({**values, "video": {"id": id}})
+    content = server.ask("POST", f"/v1/videos/{path}", body, Content_Type=JSON)[2]
+    answer = json.loads(content)
+    return answer["error"]["code"] if answer.get("error") else answer

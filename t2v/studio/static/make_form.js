@@ -108,17 +108,24 @@ export class Form {
   }
 
   keep() {
+    this.changed();
+    if (this.isRestoring) return; // half of it would be kept
     const values = Object.fromEntries(TEXTS.map((name) => [name, place(name).value]));
     const all = { ...values, size: this.size, lora: this.loras.values(), more: place("more").open };
     localStorage.setItem(KEPT, JSON.stringify(all));
-    this.changed();
   }
 
   async restore() {
-    let kept = {};
+    this.isRestoring = true;
     try {
-      kept = JSON.parse(localStorage.getItem(KEPT)) ?? {};
-    } catch { /* what is no JSON is not ours */ }
+      await this.restoreFrom(stored());
+    } finally {
+      this.isRestoring = false;
+    }
+    this.keep();
+  }
+
+  async restoreFrom(kept) {
     for (const name of TEXTS) {
       const isChoice = place(name).tagName === "SELECT";
       const isOffered = !isChoice || [...place(name).options].some((each) => each.value === kept[name]);
@@ -146,6 +153,14 @@ export class Form {
     field?.setAttribute("aria-invalid", "true");
     if (field?.type !== "hidden") field?.focus();
     wrong.scrollIntoView({ block: "nearest" });
+  }
+}
+
+function stored() {
+  try {
+    return JSON.parse(localStorage.getItem(KEPT)) ?? {};
+  } catch {
+    return {}; // what is no JSON was not written here
   }
 }
 

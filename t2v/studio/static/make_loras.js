@@ -19,7 +19,7 @@ export class LoRAs {
   row(name) {
     const given = { min: -2, max: 2, step: 0.05, value: this.wanted.get(name) ?? 0 };
     const id = `lora-${name}`;
-    const slider = element("input", { type: "range", id, list: "lora-marks", ...given });
+    const slider = element("input", { type: "range", id, ...given });
     const number = element("input", { type: "number", ...given, "aria-label": `Strength of ${name}` });
     const follow = (one, other) =>
       one.addEventListener("input", () => {

@@ -197,7 +197,7 @@ def test_the_page_outlives_a_stop_and_the_job_ends_with_the_bits_of_sample(start
     studio = start("devices=[cpu]")
     page.set_default_timeout(PATIENCE * 1000)
     page.goto(studio.url + "/")
-    ask(page, "a red ball bounces on grass", num_inference_steps=60, seed=11)
+    ask(page, "a red ball bounces on grass", num_inference_steps=30, seed=11)
     waited(lambda: any((job.progress.get("step") or 0) > 3 for job in studio.queue.jobs()))
     assert studio.stop() == 0
     page.wait_for_selector("#away:not([hidden])")

@@ -21,6 +21,7 @@ from t2v.io.files import folder_locked
 
 Config = TypeVar("Config")
 CONFIG = "config.yaml"
+FAILED = "failed.json"  # of a training: when it failed and why, until it goes on
 _TRAINING = ("metrics.jsonl", "validations.jsonl", "sheets", "tensorboard")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,12 +12,23 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from t2v.errors import UserError
+from t2v.io.files import digest
 from t2v.serve.errors import Refused
 from t2v.studio.pages import Pages
 from t2v.studio.panels import WINDOWS, Shown, View, chosen, drawn, panels_of, table
 from t2v.studio.records import Records
 from t2v.studio.shelf import Run, Shelf, own_file
-from t2v.studio.trainings import config_of, defaults_of, facts, record_of, sheets, untrained
+from t2v.studio.trainings import (
+    METRICS,
+    VALIDATIONS,
+    Facts,
+    config_of,
+    defaults_of,
+    facts,
+    record_of,
+    sheets,
+    untrained,
+)
 
 MOST_BESIDE = 3  # trainings in the plots of another
 USUAL_WIDTH, LEAST_WIDTH, MOST_WIDTH = 560, 280, 1600  # pixels of a plot
@@ -47,9 +57,17 @@ class Trainings:
         """All trainings, newest first; with `part`, what changes of that page."""
         found = [facts(run) for run in self.shelf.runs("training")]
         every = 3 if any(each.state == "running" for each in found) else 15
-        values = {"trainings": found, "every": every, "folder": self.shelf.folder.name}
-        template = "runs_part.html.j2" if "part" in request.query_params else "runs.html.j2"
-        return self._answer(request, template, values)
+        values: dict[str, Any] = {
+            "trainings": found,
+            "every": every,
+            "folder": self.shelf.folder.name,
+        }
+        if "part" not in request.query_params:
+            return self.pages.page(request, "runs.html.j2", **values)
+        tag = _hashed(found)
+        if request.headers.get("if-none-match") == tag:
+            return Response(status_code=304, headers={"ETag": tag})
+        return _tagged(self.pages.page(request, "runs_part.html.j2", **values), tag)
 
     def one(self, request: Request) -> Response:
         """A training beside others; with `part`, what changes of that page."""
@@ -59,7 +77,10 @@ class Trainings:
         shown = self._shown([run, *beside])
         view = view_of(query)
         told = facts(run)
-        values = {
+        tag = _tag(told, [run, *beside], query)
+        if "part" in query and request.headers.get("if-none-match") == tag:
+            return Response(status_code=304, headers={"ETag": tag})
+        values: dict[str, Any] = {
             "facts": told,
             "panels": drawn(shown, view),
             "names": panels_of(shown),
@@ -69,11 +90,11 @@ class Trainings:
             "every": 2 if told.state == "running" else 15,
         }
         if "part" in query:
-            return self._answer(request, "run_part.html.j2", values)
+            return _tagged(self.pages.page(request, "run_part.html.j2", **values), tag)
         others = [each.name for each in self.shelf.runs("training") if each != run]
         values |= {"others": others, "beside": [each.name for each in beside], "view": view}
         values |= {"windows": WINDOWS, "settings": _settings(run, beside)}
-        return self._answer(request, "run.html.j2", values)
+        return self.pages.page(request, "run.html.j2", **values)
 
     def sheet(self, request: Request) -> Response:
         """The sheet of samples of a step."""
@@ -102,14 +123,28 @@ class Trainings:
             for name, record, run in zip(names, records, runs, strict=True)
         ]
 
-    def _answer(self, request: Request, template: str, values: Mapping[str, Any]) -> Response:
-        """A page, or 304 where the browser has this very one."""
-        answer = self.pages.page(request, template, **values)
-        tag = f'"{hashlib.sha256(bytes(answer.body)).hexdigest()[:32]}"'
-        if request.headers.get("if-none-match") == tag:
-            return Response(status_code=304, headers={"ETag": tag})
-        answer.headers["ETag"] = tag
-        return answer
+
+def _tag(told: Facts, runs: Sequence[Run], query: QueryParams) -> str:
+    """A tag of what a part of a page is drawn from, found without drawing it."""
+    files = [(run.name, _changes(run, METRICS), _changes(run, VALIDATIONS)) for run in runs]
+    return _hashed(told, files, [sheets(run) for run in runs], query.multi_items())
+
+
+def _changes(run: Run, name: str) -> tuple[int, int]:
+    try:
+        about = own_file(run, name).stat()
+    except (Refused, OSError):
+        return 0, 0
+    return about.st_mtime_ns, about.st_size
+
+
+def _hashed(*parts: object) -> str:
+    return f'"{digest(*parts)}"'
+
+
+def _tagged(answer: Response, tag: str) -> Response:
+    answer.headers["ETag"] = tag
+    return answer
 
 
 def view_of(query: QueryParams) -> View:

@@ -18,7 +18,7 @@ from t2v.config.written import wrote_config
 from t2v.errors import UserError
 from t2v.io.holders import is_held, lock_of
 from t2v.io.text_files import MOST_YAML, Plain, parse_yaml, read_json, read_text
-from t2v.outputs import OUTPUTS
+from t2v.outputs import FAILED, OUTPUTS
 from t2v.serve.errors import Refused
 from t2v.studio.records import Record, Records, tail
 from t2v.studio.shelf import Run, own_file
@@ -38,10 +38,12 @@ class Facts:
     Args:
         command: that writes it; empty where its settings are of none.
         steps: to be done in all; 0: unknown.
-        state: running, finished, stopped, or killed: its lock outlived it.
+        state: running, finished, failed, stopped, or killed: its lock outlived it.
         samples: a second; None: no steps yet.
         left: seconds; None where it does not run.
         verdict: of the last validation, a word and the sentence.
+        failure: the message that it ended with.
+        problem: a file of it that cannot be read.
     """
 
     run: Run
@@ -52,6 +54,7 @@ class Facts:
     samples: float | None
     left: float | None
     verdict: tuple[str, str]
+    failure: str
     problem: str
 
 
@@ -83,6 +86,7 @@ def facts(run: Run) -> Facts:
         samples=_of_a_step(run, config) / seconds if seconds else None,
         left=seconds * (steps - step) if state == "running" and seconds and steps else None,
         verdict=_verdict(last),
+        failure=_failure(run) if state == "failed" else "",
         problem=problem,
     )
 
@@ -131,8 +135,13 @@ def config_of(run: Run) -> dict[str, Any]:
     """
     try:
         path = own_file(run, CONFIG)
-    except Refused as error:
-        raise UserError(f"{CONFIG}: {error.message}") from error
+        return _config_at(path, path.stat().st_mtime_ns)
+    except (Refused, OSError) as error:
+        raise UserError(f"{CONFIG}: cannot be read now.") from error
+
+
+@lru_cache(maxsize=2000)  # a file of YAML takes as long as a thousand lines of metrics
+def _config_at(path: Path, changed: int) -> dict[str, Any]:
     found = parse_yaml(read_text(path, most=4 * MOST_YAML), CONFIG)
     return _flat(found) if isinstance(found, dict) else {}
 
@@ -182,7 +191,17 @@ def _state(run: Run, step: float, steps: int) -> str:
         return "running"
     if steps and step >= steps:
         return "finished"
-    return "stopped" if told is None else "killed"
+    if told is not None:
+        return "killed"
+    return "failed" if _failure(run) else "stopped"
+
+
+def _failure(run: Run) -> str:
+    try:
+        message = read_json(own_file(run, FAILED), most=100_000)["message"]
+    except (Refused, UserError, KeyError, TypeError):
+        return ""
+    return message[:1000] if isinstance(message, str) else ""
 
 
 def _of_a_step(run: Run, config: dict[str, Any]) -> int:

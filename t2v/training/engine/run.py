@@ -6,8 +6,9 @@ import json
 import logging
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import FrameType
@@ -21,10 +22,11 @@ from t2v.config.training import TrainConfig
 from t2v.distributed import rank, world_size
 from t2v.errors import UserError
 from t2v.io.checkpoint import newest_checkpoint, save_checkpoint, verify_checkpoint
+from t2v.io.files import write_text
 from t2v.io.tensor_files import Shape, TensorFile, TensorWriter
 from t2v.models.device import check_memory, pick_device
 from t2v.models.kernels.precision import picked_precision
-from t2v.outputs import output_folder
+from t2v.outputs import FAILED, output_folder
 from t2v.training.engine.collectives import (
     any_rank,
     exhaust,
@@ -35,7 +37,7 @@ from t2v.training.engine.collectives import (
 )
 from t2v.training.engine.initialize import resume_from, start_from
 from t2v.training.engine.loop import TrainState, fit, start_state
-from t2v.training.engine.metrics_logger import MetricsLogger
+from t2v.training.engine.metrics_logger import METRICS, MetricsLogger
 from t2v.training.engine.task import Task
 from t2v.training.engine.trackers import check_tracker
 
@@ -71,6 +73,21 @@ def train(task_of: Callable[[Config], Task], config: Config) -> Path:
         return run(task, config)
 
 
+@contextmanager
+def _failure_kept(output: Path) -> Iterator[None]:
+    """Keep why a training fails beside its metrics, for those who look in the morning."""
+    path = output / FAILED
+    path.unlink(missing_ok=True)
+    try:
+        yield
+    except Exception as error:  # whatever it is, it goes on from here
+        about = {"time": time.time(), "message": str(error) or type(error).__name__}
+        if (output / METRICS).exists():  # one that never began leaves nothing
+            with suppress(OSError):  # a full disk may be the very reason
+                write_text(path, json.dumps(about))
+        raise
+
+
 def _precision(config: TrainConfig) -> Precision:
     """The number format of a run: as told, or as it began, or the faster one of this machine."""
     if config.precision != "auto":
@@ -86,6 +103,7 @@ def _precision(config: TrainConfig) -> Precision:
 
 def _hold(stack: ExitStack, config: TrainConfig) -> None:
     stack.enter_context(output_folder(config))
+    stack.enter_context(_failure_kept(Path(config.output)))
 
 
 def run(task: Task, config: TrainConfig) -> Path:

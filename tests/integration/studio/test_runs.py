@@ -180,6 +180,9 @@ def test_the_page_follows_a_training_that_goes_on_and_a_server_that_comes_back(
     tag = answer.headers["etag"]
     again = page.request.get(studio.url + "/runs/going?part=1", headers={"If-None-Match": tag})
     assert again.status == 304 and again.body() == b""
+    listed = page.request.get(studio.url + "/runs?part=1").headers["etag"]
+    again = page.request.get(studio.url + "/runs?part=1", headers={"If-None-Match": listed})
+    assert again.status == 304
 
     assert page.inner_text("#sheet-step") == "20"
     page.fill("#sheet", "0")
@@ -206,7 +209,7 @@ def test_the_page_follows_a_training_that_goes_on_and_a_server_that_comes_back(
 
 
 @pytest.mark.slow
-def test_a_training_that_was_killed_says_so(studio, folder, page):
+def test_a_training_that_was_killed_or_failed_says_so(studio, folder, page):
     own = training(folder / "killed")
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
@@ -214,6 +217,11 @@ def test_a_training_that_was_killed_says_so(studio, folder, page):
     (own / ".t2v.lock").write_text(json.dumps(holder))
     page.goto(studio.url + "/runs/killed")
     assert "killed" in page.inner_text("#facts") and "last checkpoint" in page.inner_text("#facts")
+    (own / ".t2v.lock").unlink()
+    (own / "failed.json").write_text(json.dumps({"message": "Step 21: <b>nan</b>"}))
+    page.reload()
+    page.wait_for_selector("#facts:has-text('Step 21: <b>nan</b>')")
+    assert page.inner_text("#facts .state") == "failed"
 
 
 @pytest.mark.slow

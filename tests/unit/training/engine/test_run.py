@@ -324,6 +324,25 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_take_it(config, tmp_
     assert task.model.map.weight.isfinite().all()
 
 
+def test_why_a_training_failed_stands_beside_its_metrics_until_it_goes_on(config):
+    def refuse(step):
+        raise UserError("no such clip")
+
+    config = TrainVAEConfig(
+        output=config.output, data="points", device="cpu", steps=2, tracker="none", precision="fp32"
+    )
+    kept = Path(config.output, "failed.json")
+    with pytest.raises(UserError, match="no such clip"):
+        train(refuse, config)
+    assert not kept.parent.exists()  # it never began
+    with pytest.raises(UserError, match="no such clip"):
+        train(lambda config: LineTask(at=refuse), config)
+    assert json.loads(kept.read_text())["message"] == "no such clip"
+    with pytest.raises(SystemExit):  # stopped: that is no failure
+        train(lambda config: LineTask(at=lambda step: signal.raise_signal(15)), config)
+    assert not kept.exists()
+
+
 def test_the_gradient_that_is_not_finite_is_named(config):
     task = LineTask()
     task.model.map.bias.register_hook(lambda grad: grad * torch.nan)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 Numbers = NDArray[np.float64]
 PIECE = 2**20  # bytes read at a time; no line is longer
 MOST_BYTES = 2**30  # of a file; what follows is not read
-MOST_OF_TAIL = 2**16  # bytes
+MOST_OF_TAIL = 2**14  # bytes
 MOST_NAMES = 200  # figures; a training has tens
 MOST_KEPT = 12  # files whose lines stay in memory
 

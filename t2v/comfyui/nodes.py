@@ -17,6 +17,8 @@ from t2v.errors import UserError
 
 MODEL = "T2V_MODEL"  # the settings that say what is loaded; it is when a video is made
 GIVEN = "its input"  # in messages, in the place of a file's name
+ITS_OWN = "its own"  # of a checkpoint of two transformers each, else the first
+PARTS = (ITS_OWN, "transformer", "transformer_2")
 OWN = ("height", "width", "num_frames", "num_inference_steps", "guidance_scale", "upscale")
 Input = tuple[Any, dict[str, Any]]
 
@@ -61,6 +63,7 @@ class T2VModel:
                     [each for each in offload if each != "auto"],
                     {**about, "default": "none"},
                 ),
+                "quantize": setting("quantize", "STRING"),
                 "vae_tiling": setting("vae_tiling", "BOOLEAN"),
             }
         }
@@ -103,6 +106,7 @@ class T2VLoRA:
         """The inputs, as ComfyUI asks for them."""
         lora = "a file in ComfyUI's loras folder, or the path of one, or of a checkpoint"
         strength = "0 is the model without it"
+        part = "of a model with two transformers (Wan 2.2 A14B): the first is of high noise"
         return {
             "required": {
                 "model": (MODEL, {}),
@@ -111,7 +115,8 @@ class T2VLoRA:
                     "FLOAT",
                     {"default": 1.0, "min": -4.0, "max": 4.0, "step": 0.05, "tooltip": strength},
                 ),
-            }
+            },
+            "optional": {"part": (list(PARTS), {"default": ITS_OWN, "tooltip": part})},
         }
 
     @classmethod
@@ -121,11 +126,13 @@ class T2VLoRA:
 
         return "" if lora is None else str(state_of(Path(host.lora_path(lora))))
 
-    def add(self, model: SampleConfig, lora: str, strength: float) -> tuple[SampleConfig]:
+    def add(
+        self, model: SampleConfig, lora: str, strength: float, part: str = ITS_OWN
+    ) -> tuple[SampleConfig]:
         """Return the settings of the model with the LoRA.
 
         Raises:
-            UserError: there is no such file.
+            UserError: there is no such file; some LoRAs of a chain have a part and others none.
         """
         path = host.lora_path(lora)
         if not lora.strip() or not Path(path).exists():
@@ -133,8 +140,15 @@ class T2VLoRA:
                 f"lora={lora}: there is no such file. Give the name of one in ComfyUI's loras "
                 "folder, or a path."
             )
-        scales = model.lora_scale if model.lora else ()
-        return (replace(model, lora=(*model.lora, path), lora_scale=(*scales, strength)),)
+        if model.lora and bool(model.lora_part) != (part != ITS_OWN):
+            raise UserError(
+                f"lora={lora} part={part}: of several LoRAs each has a part, or none has. Choose "
+                f"{ITS_OWN!r} for all, or a transformer for each."
+            )
+        added: dict[str, Any] = {"lora": path, "lora_scale": strength}
+        added |= {} if part == ITS_OWN else {"lora_part": part}
+        before = {name: getattr(model, name) if model.lora else () for name in added}
+        return (replace(model, **{name: (*before[name], each) for name, each in added.items()}),)
 
 
 class T2VSample:

@@ -130,6 +130,7 @@ def executor(monkeypatch) -> Executor:
 def graph_of(sample: dict[str, Any], **more: dict[str, Any]) -> Graph:
     """A model, "1", and a video of it, "2", with what stands before."""
     model = {"model": "t2v-tiny", "dtype": "auto", "offload": "none", "vae_tiling": False}
+    model |= {"quantize": "none"}
     usual = {"prompt": "a red ball bounces on grass", "negative_prompt": "", "seed": 0}
     usual |= {"guidance_scale": 0.0, "width": 0, "height": 0, "model": ["1", 0], **QUICK}
     return {
@@ -367,6 +368,17 @@ def test_a_lora_is_found_by_its_name_in_the_folders_of_comfyui(lora, monkeypatch
     (once,) = NODE_CLASS_MAPPINGS["T2VLoRA"]().add(*model, "style.safetensors", 0.5)
     (twice,) = NODE_CLASS_MAPPINGS["T2VLoRA"]().add(once, str(lora), 1.0)
     assert twice.lora == (str(lora), str(lora)) and twice.lora_scale == (0.5, 1.0)
+    assert twice.lora_part == ()
+
+
+def test_two_loras_go_into_the_transformers_that_are_named(lora):
+    add = NODE_CLASS_MAPPINGS["T2VLoRA"]().add
+    model = NODE_CLASS_MAPPINGS["T2VModel"]().choose(model="t2v-tiny")
+    (high,) = add(*model, str(lora), 1.0, "transformer")
+    (both,) = add(high, str(lora), 0.5, "transformer_2")
+    assert both.lora_part == ("transformer", "transformer_2") and both.lora_scale == (1.0, 0.5)
+    with pytest.raises(UserError, match="each has a part"):
+        add(high, str(lora), 0.5)
 
 
 def test_a_model_that_is_saved_again_is_read_again(tmp_path):

@@ -147,8 +147,9 @@ class T2VLoRA:
             )
         added: dict[str, Any] = {"lora": path, "lora_scale": strength}
         added |= {} if part == ITS_OWN else {"lora_part": part}
-        before = {name: getattr(model, name) if model.lora else () for name in added}
-        return (replace(model, **{name: (*before[name], each) for name, each in added.items()}),)
+        for name, value in added.items():
+            added[name] = (*(getattr(model, name) if model.lora else ()), value)
+        return (replace(model, **added),)
 
 
 class T2VSample:

@@ -115,7 +115,10 @@ def before(job: Job) -> Wanted:
     if story is not None:
         for name in ("num_frames", "upscale", *INPUTS):  # which its scenes say
             stored.pop(name, None)
-    settings = {"seed": 0, **differences(load_config(SampleConfig, None, (), stored))}
+    try:
+        settings = {"seed": 0, **differences(load_config(SampleConfig, None, (), stored))}
+    except UserError as error:
+        raise Refused(409, f"The video's own settings are wrong: {error}", "damaged") from error
     scenes = None if story is None else stored_story(story, job.id)
     return Wanted(prompt=job.prompt, settings=settings, story=scenes)
 

@@ -32,22 +32,22 @@ def shown(job: Job, offer: Offer, folder: Path, uploads: Path) -> dict[str, Any]
     """
     settings, made = job.settings, _made(job)
     model, story, id = offer.by_setting(settings), story_of(job), f"{PREFIX}{job.id}"
-    ended = job.result.get("time") if job.state in ("done", "failed", "cancelled") else None
-    share = 1.0 if job.state == "done" else job.progress.get("share", 0.0)
+    ended = number(job.result, "time") if job.state in ("done", "failed", "cancelled") else 0
+    share = 1.0 if job.state == "done" else number(job.progress, "share")
     fields, _ = fields_of(settings, story, offer)
     return {
         "id": id,
         "object": "video",
         "created_at": int(job.created),
-        "completed_at": int(ended) if isinstance(ended, int | float) else None,
+        "completed_at": int(ended) or None,
         "expires_at": None,  # files stay until they are deleted
         "status": STATUS[job.state],
-        "progress": int(100 * share) if isinstance(share, int | float) else 0,
+        "progress": int(100 * share),
         "model": "other" if model is None else model.name,
         "prompt": job.prompt,
         "seconds": made.get("seconds") or seconds_shown(settings, story, model),
         "size": made.get("size") or size_shown(settings, story, model),
-        "seed": settings.get("seed", 0),
+        "seed": fields["seed"],
         "settings": fields | files_of(settings, f"/v1/videos/{id}", uploads),
         "position": job.position,
         "remixed_from_video_id": source_of(job),

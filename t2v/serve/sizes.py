@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from t2v.queue.store import number
 from t2v.serve.checks import words_of, wrong
 from t2v.serve.models import Model
 
@@ -45,14 +46,14 @@ def seconds_shown(
 ) -> str:
     """The length that settings ask for, in seconds, or `auto`."""
     if story is not None:
-        lengths = [scene.get("seconds") for scene in story.get("scenes", [])]
-        return f"{sum(each for each in lengths if isinstance(each, int | float)):g}"
-    given, frames = settings.get("duration"), settings.get("num_frames")
-    fps = settings.get("fps") or (model.fps if model else None)
-    if given is None and isinstance(frames, int) and isinstance(fps, int | float) and fps > 0:
+        lengths = [number(scene, "seconds") for scene in story.get("scenes", [])]
+        return f"{sum(lengths):g}"
+    given, frames = number(settings, "duration"), number(settings, "num_frames")
+    fps = number(settings, "fps") or (model.fps if model else None)
+    if not given and fps and fps > 0:
         given = frames / fps
-    given = given or (model.seconds if model else None)
-    return f"{given:g}" if isinstance(given, int | float) else "auto"
+    given = given or (model.seconds if model else None) or 0
+    return f"{given:g}" if given > 0 else "auto"
 
 
 def size_shown(
@@ -63,8 +64,13 @@ def size_shown(
     own = 1 if model is None or story is not None else model.scale
     if width is None and height is None and model is not None:
         width, height = model.width, model.height
-    if not isinstance(width, int) or not isinstance(height, int):
+    wide, high, given = (_side(each) for each in (width, height, settings.get("upscale")))
+    if wide is None or high is None:
         return "auto"
-    given = settings.get("upscale")
-    scale = given if isinstance(given, int) else own
-    return f"{width * scale}x{height * scale}"
+    scale = given or own
+    return f"{wide * scale}x{high * scale}"
+
+
+def _side(value: Any) -> int | None:
+    """A number that a job file, which may come from anywhere, gives in earnest."""
+    return value if isinstance(value, int) and 0 < value < 10**6 else None

@@ -12,10 +12,11 @@ from t2v.serve.sizes import seconds_shown, size_shown
 from t2v.serve.uploads import FILES
 
 SAME = (
-    *("negative_prompt", "num_inference_steps", "guidance_scale", "fps"),
+    *("negative_prompt", "num_inference_steps", "guidance_scale", "seed", "fps"),
     *("strength", "fit", "best_of"),
 )
 RENAMED = {"video_start": "reference_start", "video_end": "reference_end"}
+TEXTS = ("negative_prompt", "fit")
 OUR_OWN = ("output", "device", "offload", "dtype")  # of whoever makes a video, and of no client
 USUAL = SampleConfig()
 
@@ -46,13 +47,9 @@ def fields_of(
         fields["size"] = size
         for name in ("width", "height", "upscale"):
             rest.pop(name, None)
-    fields["seed"] = settings.get("seed", 0)
-    rest.pop("seed", None)
-    for name in SAME:
-        if name in rest:
-            fields[name] = rest.pop(name)
-    for setting, name in RENAMED.items():
-        if setting in rest:
+    fields["seed"] = 0
+    for setting, name in {**dict(zip(SAME, SAME, strict=True)), **RENAMED}.items():
+        if setting in rest and isinstance(rest[setting], str if name in TEXTS else int | float):
             fields[name] = rest.pop(setting)
     loras = _loras(settings, offer)
     if loras:
@@ -104,7 +101,8 @@ def _loras(settings: Mapping[str, Any], offer: Offer) -> list[dict[str, Any]]:
     names = {path: name for name, path in offer.loras.items()}
     if len(scales) == 1:
         scales = scales * len(paths)
-    if len(scales) != len(paths) or not all(path in names for path in paths):
+    known = all(isinstance(path, str) and path in names for path in paths)
+    if len(scales) != len(paths) or not known:
         return []
     return [
         {"name": names[path], "strength": scale} for path, scale in zip(paths, scales, strict=True)

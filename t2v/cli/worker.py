@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import fields, replace
 from functools import partial
 from multiprocessing.process import BaseProcess
@@ -76,7 +76,8 @@ def studio(config: StudioConfig) -> None:
         if config.open:
             webbrowser.open(address)  # where there is none, the address is there to be read
 
-    run_server(config, _starts(config), tell, partial(routes, config))
+    with ExitStack() as closing:
+        run_server(config, _starts(config), tell, partial(routes, config, closing))
 
 
 def _starts(config: ServeConfig) -> list[Callable[[], BaseProcess]]:

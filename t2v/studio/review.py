@@ -81,10 +81,15 @@ class Reviews:
         }
         self._opened: dict[str, Review] = {}
         self._written: dict[str, int] = {}  # lines of the journal that the last manifest has
-        self._folder = tempfile.TemporaryDirectory(prefix="t2v-review-")
+        self._folder = tempfile.TemporaryDirectory(prefix="t2v-review-", ignore_cleanup_errors=True)
         self._previews = Previews(Path(self._folder.name))
         self._locks = {name: threading.Lock() for name in self.places}
         self._room = anyio.CapacityLimiter(AT_ONCE)  # others need threads too
+
+    def close(self) -> None:
+        """End what decodes, and remove what was decoded."""
+        self._previews.close()
+        self._folder.cleanup()
 
     def routes(self) -> list[Route]:
         """All paths."""

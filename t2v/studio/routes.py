@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 
 from starlette.routing import BaseRoute, Route
@@ -23,8 +24,14 @@ from t2v.studio.story import story_of
 from t2v.studio.votes import Votes
 
 
-def routes(config: StudioConfig, videos: Videos, token: str | None) -> list[BaseRoute]:
-    """All paths of the pages, beside those of the endpoint."""
+def routes(
+    config: StudioConfig, closing: ExitStack, videos: Videos, token: str | None
+) -> list[BaseRoute]:
+    """All paths of the pages, beside those of the endpoint.
+
+    Args:
+        closing: closed when the server has ended; takes what has to end with it.
+    """
     tabs = [("/", "Make"), ("/gallery", "Gallery"), ("/story", "Story")]
     if config.reviews:
         tabs.append(("/review", "Review"))
@@ -37,19 +44,21 @@ def routes(config: StudioConfig, videos: Videos, token: str | None) -> list[Base
         *make_of(pages, videos, config),
         *gallery_of(pages, finished),
         *film_of(pages, finished),
-        *_reviews(config, pages),
+        *_reviews(config, pages, closing),
         *compare_of(pages, finished),
         *story_of(pages, videos, config),
         *_runs(config, pages),
     ]
 
 
-def _reviews(config: StudioConfig, pages: Pages) -> list[Route]:
+def _reviews(config: StudioConfig, pages: Pages, closing: ExitStack) -> list[Route]:
     if not config.reviews:
         return []
     from t2v.studio.review import Reviews  # it reads media: pages to make videos need not wait
 
-    return Reviews(config.reviews, pages).routes()
+    reviews = Reviews(config.reviews, pages)
+    closing.callback(reviews.close)
+    return reviews.routes()
 
 
 def _runs(config: StudioConfig, pages: Pages) -> list[BaseRoute]:

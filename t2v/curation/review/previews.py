@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from itertools import chain, islice
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -22,7 +22,7 @@ from t2v.io.files import complete, digest
 from t2v.io.manifest import IMAGE_SUFFIXES, Clip
 from t2v.io.stores import Missing
 from t2v.io.video import video_writer
-from t2v.io.workers import Failure, Limits, Pool, Processes
+from t2v.io.workers import Failure, Limits, Pool, Processes, Worker
 from t2v.io.working_copies import at_hand
 
 SIDE = 480  # pixels, at most
@@ -39,6 +39,34 @@ class Unshowable(Exception):
     """A clip that cannot be decoded, and why."""
 
 
+class _Crew:
+    """Processes of a function; once it is closed they are killed and there are no others."""
+
+    def __init__(self, function: Callable[[tuple[Clip, Path]], str]) -> None:
+        self._processes, self._lock = Processes(function, LIMITS), threading.Lock()
+        self._begun: list[Any] = []
+        self._is_closed = False
+
+    def start(self) -> Worker:
+        """A new process."""
+        with self._lock:
+            if self._is_closed:
+                raise UserError("The studio is ending. Start it again to see the clip.")
+            self._begun = [self._processes.start()]  # one at a time
+            return self._begun[0]
+
+    def ready(self, workers: Collection[Any], seconds: float) -> Collection[Any]:
+        """Those of some processes that have something to be taken."""
+        return self._processes.ready(workers, seconds)
+
+    def close(self) -> None:
+        """Kill the process; the thread that waits for it sees that."""
+        with self._lock:
+            self._is_closed = True
+            for worker in self._begun:
+                worker.process.kill()
+
+
 class Previews:
     """The pictures and films of clips, each made when it is first asked for.
 
@@ -51,19 +79,21 @@ class Previews:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._pools: dict[Kind, Pool] = {
-            "picture": Pool(Processes(_write_picture, LIMITS), 1),
-            "film": Pool(Processes(_write_film, LIMITS), 1),
+        self._crews: dict[Kind, _Crew] = {
+            "picture": _Crew(_write_picture),
+            "film": _Crew(_write_film),
         }
+        self._pools = {kind: Pool(crew, 1) for kind, crew in self._crews.items()}
         self._turns: dict[Kind, threading.Lock] = {kind: threading.Lock() for kind in SUFFIX}
         self._lock = threading.Lock()
         self._used: OrderedDict[str, str] = OrderedDict()  # the reason of those that have no file
 
     def close(self) -> None:
-        """End the processes."""
-        for kind, pool in self._pools.items():
+        """End the processes, whatever they do; who waits for one is told so."""
+        for kind, crew in self._crews.items():
+            crew.close()
             with self._turns[kind]:
-                pool.__exit__(None, None, None)
+                self._pools[kind].__exit__(None, None, None)
 
     def file(self, clip: Clip, kind: Kind) -> Path:
         """The picture (JPEG) or film (H.264) of a clip.

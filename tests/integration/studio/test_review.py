@@ -221,3 +221,22 @@ def test_keys_decide_and_the_film_plays(studio, folder, page):
     assert [clip.dropped for clip in read_manifest(folder / "manifest.reviewed.jsonl")] == [
         *("review", "motion", "", "", "")
     ]
+
+
+@pytest.mark.slow
+def test_two_studios_over_one_folder_see_each_other_and_take_back_nothing_unseen(start, tmp_path):
+    paths = footage(tmp_path / "shared", 3)
+    write_manifest(tmp_path / "shared" / "manifest.jsonl", [Clip(path=each) for each in paths])
+    one, other = (start("devices=[]", f"reviews=[{tmp_path / 'shared'}]") for _ in range(2))
+    key = keys_of(one, "/review/shared")
+    for studio, number in ((one, 0), (other, 1)):
+        form = {"act": "drop", "clip": key[number]}
+        assert ask(studio, "POST", "/review/shared/acts", form)[0] == 303
+    for studio in (one, other):
+        assert "<b>2</b> of 3 decided" in ask(studio, "GET", "/review/shared")[2].decode()
+    status, _, said = ask(one, "POST", "/review/shared/acts", {"act": "undo", "count": "1"})
+    assert (status, "Somebody else" in said.decode()) == (409, True)
+    assert ask(one, "POST", "/review/shared/acts", {"act": "undo", "count": "2"})[0] == 303
+    assert ask(other, "POST", "/review/shared/manifest", {})[0] == 303
+    found = read_manifest(tmp_path / "shared" / "manifest.reviewed.jsonl")
+    assert [clip.dropped for clip in found] == ["review", "", ""]

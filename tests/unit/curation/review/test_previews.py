@@ -97,3 +97,15 @@ def test_a_file_that_was_replaced_is_shown_anew(shown, tmp_path):
         with Image.open(shown.file(Clip(path=str(tmp_path / "a.mp4")), "picture")) as picture:
             sizes.append(picture.size)
     assert sizes == [(16, 16), (32, 32)]
+
+
+def test_who_waits_when_the_studio_ends_is_told_so(tmp_path, clips):
+    """A film that is being made is given up: the studio need not wait for it."""
+    made, clip = Previews(tmp_path), read_manifest(clips)[0]
+    made.file(clip, "picture")
+    (worker,) = made._crews["picture"]._begun
+    made.close()
+    assert not worker.process.is_alive()
+    for kind in ("picture", "film"):
+        with pytest.raises(Unshowable, match="is ending"):
+            made.file(read_manifest(clips)[1], kind)

@@ -37,7 +37,7 @@ class Evaluations:
         """Their paths."""
         return [
             Route("/evals", self.all, methods=["GET"]),
-            Route("/evals/{name:path}/films/{number:int}", self.film, methods=["GET"]),
+            Route("/evals/{name:path}/films/{number}", self.film, methods=["GET"]),
             Route("/evals/{name:path}", self.pages.told(self.one), methods=["GET"]),
         ]
 
@@ -60,7 +60,7 @@ class Evaluations:
     def film(self, request: Request) -> Response:
         """A film of its page."""
         path = own_file(self._run(request), PAGE)
-        return self.films.film(path, request.path_params["number"], request)
+        return self.films.film(path, request)
 
     def _run(self, request: Request) -> Run:
         """A folder may hold both; the comparison is the younger idea of it."""

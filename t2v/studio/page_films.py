@@ -15,8 +15,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from t2v.serve.errors import Refused
+from t2v.studio.asked import whole
 
 MOST_BYTES = 2**32  # of a page
+MOST_FILMS = 999_999  # of a page
 MOST_KEPT = 50  # pages whose films are known
 _TABLE = rb'<table class="videos"><thead><tr>(?P<heads>(?:<th>[^<]{0,200}</th>)*)<th data-sort>'
 _PART = re.compile(
@@ -79,14 +81,15 @@ class PageFilms:
         except OSError as error:
             raise Refused(409, "The page cannot be read now; try again.", "busy") from error
 
-    def film(self, path: Path, number: int, request: Request) -> Response:
-        """A film of a page, or the part of it that a player asks for.
+    def film(self, path: Path, request: Request) -> Response:
+        """The film of a page whose `number` a path asks for, or the part that a player wants.
 
         Raises:
             Refused: there is none of this number.
         """
+        number = whole("number", request.path_params["number"], 0, MOST_FILMS)
         spans = self.films(path).spans
-        if not 0 <= number < len(spans):
+        if number >= len(spans):
             raise Refused(404, "There is no such film.", "film_not_found")
         begin, end = spans[number]
         try:

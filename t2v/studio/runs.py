@@ -14,6 +14,7 @@ from starlette.routing import BaseRoute, Route
 from t2v.errors import UserError
 from t2v.io.files import digest
 from t2v.serve.errors import Refused
+from t2v.studio.asked import whole
 from t2v.studio.pages import Pages
 from t2v.studio.panels import WINDOWS, Shown, View, chosen, drawn, panels_of, table
 from t2v.studio.records import Records
@@ -31,7 +32,9 @@ from t2v.studio.trainings import (
 )
 
 MOST_BESIDE = 3  # trainings in the plots of another
-USUAL_WIDTH, LEAST_WIDTH, MOST_WIDTH = 560, 280, 1600  # pixels of a plot
+LEAST_WIDTH, MOST_WIDTH = 280, 1600  # pixels of a plot
+USUAL_WIDTH, USUAL_WINDOW = "560", "3"  # where an address does not ask
+MOST_STEP = 10**12 - 1  # that a sheet is of
 
 
 class Trainings:
@@ -49,7 +52,7 @@ class Trainings:
         """Their paths."""
         return [
             Route("/runs", self.all, methods=["GET"]),
-            Route("/runs/{name:path}/sheets/{step:int}", self.sheet, methods=["GET"]),
+            Route("/runs/{name:path}/sheets/{step}", self.sheet, methods=["GET"]),
             Route("/runs/{name:path}", self.pages.told(self.one), methods=["GET"]),
         ]
 
@@ -99,7 +102,7 @@ class Trainings:
     def sheet(self, request: Request) -> Response:
         """The sheet of samples of a step."""
         run = self.shelf.run("training", request.path_params["name"])
-        step = request.path_params["step"]
+        step = whole("step", request.path_params["step"], 0, MOST_STEP)
         path = own_file(run, "sheets", f"{step:06d}.png")
         return FileResponse(path, media_type="image/png", headers={"Cache-Control": "no-cache"})
 
@@ -154,19 +157,14 @@ def view_of(query: QueryParams) -> View:
         Refused: a value is none of those that are allowed.
     """
     across, scale = query.get("x", "steps"), query.get("scale", "auto")
-    smooth, width = query.get("smooth", "3"), query.get("width", str(USUAL_WIDTH))
     if across not in ("steps", "hours"):
         raise Refused(400, "x must be steps or hours.", "invalid_value", "x")
     if scale not in ("auto", "log", "linear"):
         raise Refused(400, "scale must be auto, log or linear.", "invalid_value", "scale")
-    if not smooth.isdecimal() or int(smooth[:9]) >= len(WINDOWS):
-        message = f"smooth must be from 0 to {len(WINDOWS) - 1}."
-        raise Refused(400, message, "invalid_value", "smooth")
-    if not width.isdecimal() or not LEAST_WIDTH <= int(width[:9]) <= MOST_WIDTH:
-        message = f"width must be from {LEAST_WIDTH} to {MOST_WIDTH}."
-        raise Refused(400, message, "invalid_value", "width")
+    smooth = whole("smooth", query.get("smooth", USUAL_WINDOW), 0, len(WINDOWS) - 1)
+    width = whole("width", query.get("width", USUAL_WIDTH), LEAST_WIDTH, MOST_WIDTH)
     panels = tuple(query.getlist("show"))
-    return View(panels, across == "hours", scale, WINDOWS[int(smooth)], int(width))
+    return View(panels, across == "hours", scale, WINDOWS[smooth], width)
 
 
 def _settings(run: Run, beside: Sequence[Run]) -> dict[str, Any]:

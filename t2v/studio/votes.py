@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qs, quote
 
@@ -49,7 +50,7 @@ class Votes:
         ]
         for base in ("/vote/{word}", "/votes/{name:path}"):
             paths += [
-                Route(f"{base}/films/{{number:int}}", self.film, methods=["GET"]),
+                Route(f"{base}/films/{{number}}", self.film, methods=["GET"]),
                 Route(f"{base}/answers", self.answer, methods=["POST"]),
                 Route(base, self.pages.told(self.vote), methods=["GET"]),
             ]
@@ -85,7 +86,7 @@ class Votes:
     def film(self, request: Request) -> Response:
         """A film, of which nothing tells whose it is."""
         path = own_file(self._run(request), PAGE)
-        return self.films.film(path, request.path_params["number"], request)
+        return self.films.film(path, request)
 
     async def answer(self, request: Request) -> Response:
         """Keep an answer."""
@@ -103,11 +104,7 @@ class Votes:
         run = self._run(request)
         ballot = self.ballots.ballot(run)
         voter = self.ballots.voter_of(_cookie(request), ballot)
-        try:
-            self.ballots.answer(run, voter, ballot, given)
-        except OSError as error:
-            message = f"The votes cannot be written ({error.strerror})."
-            raise Refused(503, message, "not_written") from error
+        _written(self.ballots.answer, run, voter, ballot, given)
 
     def result(self, request: Request) -> Response:
         """The count so far, as `t2v eval votes` gives it, and the link for those who vote."""
@@ -133,7 +130,7 @@ class Votes:
         if wanted not in ("make", "withdraw"):
             raise Refused(400, "do must be make or withdraw.", "invalid_value", "do")
         change = self.ballots.share if wanted == "make" else self.ballots.withdraw
-        await run_sync(change, run)
+        await run_sync(_written, change, run)
         return RedirectResponse(f"/votes/{quote(run.name)}/result", 303)
 
     def _run(self, request: Request) -> Run:
@@ -143,6 +140,15 @@ class Votes:
         if not run.has_ballot:
             raise Refused(404, "This comparison has no blind vote.", "vote_not_found")
         return run
+
+
+def _written(write: Callable[..., None], *given: Any) -> None:
+    """Write something, and tell where the disk refuses it."""
+    try:
+        write(*given)
+    except OSError as error:
+        message = f"The votes cannot be written ({error.strerror})."
+        raise Refused(503, message, "not_written") from error
 
 
 def _cookie(request: Request) -> str:

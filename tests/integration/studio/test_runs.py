@@ -7,7 +7,7 @@ import re
 import socket
 import subprocess
 import sys
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import pytest
 import torch
@@ -103,7 +103,7 @@ def measured(folder):
     """That folder with an evaluation and two comparisons."""
     evaluation(folder / "eval")
     comparison(folder / "steps")
-    comparison(measured / "other")
+    comparison(folder / "other")
     return folder
 
 
@@ -154,10 +154,13 @@ def test_nothing_outside_of_the_folder_is_served(studio, measured):
         *("/evals/eval/films/99", "/evals/steps/films/0", "/votes/eval", "/vote/" + "a" * 43),
     ):
         assert raw(studio.url, path)[0] == 404, path
-    for query in ("x=miles", "scale=cubic", "smooth=99", "smooth=-1", "width=1e9", "width=9"):
+    numbers = "smooth=99", "smooth=-1", "smooth=" + "9" * 5000, "width=1e9", "width=9", "smooth=٣"
+    for query in ("x=miles", "scale=cubic", *(quote(each, safe="=") for each in numbers)):
         status, body = raw(studio.url, f"/runs/night/a?{query}")
         assert status == 400 and query.partition("=")[0] in json.loads(body)["error"]["message"]
     assert raw(studio.url, "/runs/night/a?with=none")[0] == 404
+    for path in ("/runs/night/a/sheets/" + "9" * 5000, "/evals/eval/films/-1"):
+        assert raw(studio.url, path)[0] == 400, path
     shown = raw(studio.url, "/runs/none", headers=[("Accept", "text/html")])
     assert shown[0] == 404 and b"There is no training of this name" in shown[1]
     assert b"cannot be shown" in raw(studio.url, "/evals/broken")[1]

@@ -22,7 +22,7 @@ from t2v.serve.body import read
 from t2v.serve.changes import Changes
 from t2v.serve.checks import text_of
 from t2v.serve.content import File
-from t2v.serve.errors import Refused, on_bug, on_http, on_mistake, on_refused
+from t2v.serve.errors import Refused, on_bug, on_disk, on_http, on_mistake, on_refused
 from t2v.serve.events import events
 from t2v.serve.guard import Guard
 from t2v.serve.metrics import Metrics
@@ -210,6 +210,7 @@ def application(
             Refused: on_refused,
             UserError: on_mistake,
             HTTPException: on_http,
+            OSError: on_disk,
             Exception: on_bug,
         },
         lifespan=lifespan,

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from t2v.errors import UserError
+from t2v.queue.disk import is_full
 
 KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 LONGEST = 1000  # characters of a message
@@ -39,6 +40,9 @@ class Refused(Exception):
         self.headers = dict(headers or {})
 
 
+NO_SPACE = Refused(507, "No space is left on the server's disk; try again later.", "storage_full")
+
+
 def answer(refused: Refused) -> JSONResponse:
     """The answer of a refusal: `{"error": {"message", "type", "param", "code"}}`."""
     usual = "server_error" if refused.status >= 500 else "invalid_request_error"
@@ -59,7 +63,20 @@ async def on_refused(request: Request, error: Any) -> JSONResponse:
 async def on_mistake(request: Request, error: Any) -> JSONResponse:
     """The answer where the queue itself refuses something."""
     assert isinstance(error, UserError)
+    if is_full(error):
+        return answer(NO_SPACE)
     return answer(Refused(409, "The queue is busy or cannot be changed now; try again.", "busy"))
+
+
+async def on_disk(request: Request, error: Any) -> JSONResponse:
+    """The answer where the disk is full; another fault of it is a bug, or the operator's to mend.
+
+    Raises:
+        OSError: the disk is not full.
+    """
+    if is_full(error):
+        return answer(NO_SPACE)
+    raise error
 
 
 async def on_http(request: Request, error: Any) -> JSONResponse:

@@ -63,6 +63,9 @@ class EvalConfig:
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # of the weights
     # number format of linear layers, as in `t2v sample`; `t2v eval compare` shows what it costs
     quantize: str = "none"
+    # where weights wait until they are used, as in `t2v sample`: none, group (of a block) or leaf
+    # (of a layer), in main memory beside a GPU, else on the disk
+    offload: Literal["none", "group", "leaf"] = "none"
     batch_size: int = 16  # videos sampled at once
     engine: Literal["local", "ray"] = "local"  # processes of this machine, or a Ray cluster
     # processes that each hold the model and sample a batch at a time; null: this one

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -22,8 +23,23 @@ logger = logging.getLogger(__name__)
 TENSORS_PER_SHARD = 64
 
 
+_kept_digests: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
+
+
+def keep_digest(module: nn.Module, kind: str) -> None:
+    """Remember the hash of a network whose weights are about to wait where nothing reads them.
+
+    Args:
+        kind: the number format in which they will be held; `none`: their own.
+    """
+    now = weights_digest(module)
+    _kept_digests[module] = now if kind == "none" else digest(now, kind)
+
+
 def weights_digest(module: nn.Module) -> str:
     """Return a hash of a network's class, names and weights."""
+    if module in _kept_digests:
+        return _kept_digests[module]
     hashed = hashlib.sha256(type(module).__name__.encode())
     for name, tensor in sorted(module.state_dict().items()):
         hashed.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

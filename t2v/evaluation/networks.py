@@ -21,7 +21,7 @@ class Networks:
 
     def __init__(self, config: EvalConfig, generator: Generator) -> None:
         self.config, self.vae = config, generator.vae
-        self.device = generator.pipeline.device.type
+        self.device = generator.pipeline._execution_device.type
         if config.perceptual == "vae" and generator.vae is None:
             raise UserError(
                 f"perceptual=vae: a {type(generator.pipeline).__name__} has no VAE to compare "

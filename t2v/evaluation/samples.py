@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from t2v.config.checks import is_spread
 from t2v.config.evaluation import EvalConfig, FootageEvalConfig
-from t2v.data.cache import Cache, weights_digest
+from t2v.data.cache import Cache, keep_digest, weights_digest
 from t2v.data.world_shards import pixels
 from t2v.errors import UserError
 from t2v.evaluation.given import Given
@@ -34,7 +34,7 @@ from t2v.io.progress import progress
 from t2v.io.workers import Pool
 from t2v.models.device import pick_device, pick_dtype, ready
 from t2v.models.folder import model_folder
-from t2v.models.hold import Hold
+from t2v.models.hold import Hold, held_kind
 from t2v.pipelines.generator import Ability, Generator, Request, rate_of, sample_videos
 from t2v.pipelines.visuals import VisualInputs
 
@@ -52,8 +52,15 @@ def load_model(
     """
     device = pick_device(config.device)
     folder, dtype = model_folder(config.model), pick_dtype(config.dtype, device)
-    hold = Hold(quantize=getattr(config, "quantize", "none"))
-    return load_generator(config.model, folder, device, dtype, command, needs, hold)
+    if not isinstance(config, EvalConfig):
+        return load_generator(config.model, folder, device, dtype, command, needs)
+    hold = Hold(offload=config.offload, quantize=config.quantize)
+
+    def keep(_: type, name: str, part: nn.Module) -> None:
+        keep_digest(part, held_kind(name, hold))
+
+    adapt = keep if hold.offload != "none" else None
+    return load_generator(config.model, folder, device, dtype, command, needs, hold, adapt)
 
 
 def request_of(generator: Generator, config: EvalConfig) -> Request:
@@ -102,8 +109,8 @@ def cache_keys(
     same += (scale if scale is None else float(scale),)
     if request.upscale != 1:
         same += (request.upscale,)
-    if pipeline.device.type != "cpu":  # another device sums in another order
-        same += (pipeline.device.type,)
+    if pipeline._execution_device.type != "cpu":  # another device sums in another order
+        same += (pipeline._execution_device.type,)
     if not generator.is_trainable:  # the keys of ours have never held the name of their class
         same += (type(pipeline).__name__,)
     parts = [(same, prompt, config.seed + i) for i, prompt in enumerate(prompts)]
@@ -130,9 +137,10 @@ def protocol(config: EvalConfig, generator: Generator) -> dict[str, Any]:
         **({"upscale": request.upscale} if request.upscale != 1 else {}),
         **({"windows": asdict(config.windows)} if STORY in config.suites else {}),
         "intervals": "95 %: Wilson for shares, BCa bootstrap over prompts for means",
-        "device": pipeline.device.type,
+        "device": pipeline._execution_device.type,
         "dtype": str(pipeline.dtype),
         **({"quantize": config.quantize} if config.quantize != "none" else {}),
+        **({"offload": config.offload} if config.offload != "none" else {}),
         "clips": str(kept_in(config).resolve()),
         "versions": {name: version(name) for name in ("torch", "diffusers", "transformers")},
     }
@@ -207,7 +215,7 @@ def sampling_workers(
         yield None
         return
     load = partial(_loaded, config, list(weights))
-    device = str(generator.pipeline.device)
+    device = str(generator.pipeline._execution_device)
     with model_pool(config, load, device, torch.get_num_threads()) as workers:
         yield workers
 

@@ -75,6 +75,15 @@ def check_package(setting: str, kind: str) -> None:
         )
 
 
+def held_kind(name: str, hold: Hold) -> Kind:
+    """Return the number format in which a network of a pipeline is held."""
+    return "none" if _decodes(name) else kind_of(hold.quantize, name)
+
+
+def _decodes(name: str) -> bool:
+    return name.startswith(("vae", "upscaler"))
+
+
 def hold_part(
     name: str, part: nn.Module, hold: Hold, device: torch.device, disk: Path | None
 ) -> None:
@@ -83,8 +92,7 @@ def hold_part(
     Args:
         disk: folder for weights that wait on the disk; None: they wait in main memory.
     """
-    is_decoder = name.startswith(("vae", "upscaler"))
-    kind = "none" if is_decoder else kind_of(hold.quantize, name)
+    kind = held_kind(name, hold)
     if kind != "none":
         error = quantize(part, kind)
         logger.info(
@@ -99,7 +107,7 @@ def hold_part(
         return
     from diffusers.hooks import apply_group_offloading  # most weights do not wait
 
-    by_block = hold.offload == "group" and isinstance(part, ModelMixin) and not is_decoder
+    by_block = hold.offload == "group" and isinstance(part, ModelMixin) and not _decodes(name)
     if disk is not None:
         _untie(part)
     # weights come when `forward` is called, which a VAE's own never is, but its parts' are

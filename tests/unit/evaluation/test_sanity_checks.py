@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from t2v.config.evaluation import CompareConfig, EvalConfig
 from t2v.config.world import WorldClipsConfig
@@ -200,3 +201,32 @@ def test_a_real_difference_is_shown_and_which_way_is_better(tmp_path):
     assert equal["difference"] == 0 and equal["low"] is None  # 40 times 0 does not prove 0
     same = difference(a, a[torch.randperm(40, generator=generator)], generator)
     assert conclusion(same["difference"], same["chance"], "higher") == NO_DIFFERENCE
+
+
+@pytest.mark.parametrize("offload", ["group", "leaf"])
+def test_weights_that_wait_on_the_disk_give_the_same_report_and_keys(model, tmp_path, offload):
+    words = {"model": model, "count": 2, "num_inference_steps": 1, "device": "cpu"}
+    words |= {"metrics": ("reconstruction", "given", "alignment")}
+    reports = []
+    for name in ("none", offload):
+        evaluate(EvalConfig(**words, offload=name, output=str(tmp_path / name)))
+        reports.append(json.loads((tmp_path / name / "eval.json").read_text()))
+    plain, held = reports
+    assert held["suites"] == plain["suites"] and len(plain["suites"]["world"]["videos"]) == 2
+    assert held["protocol"]["weights"] == plain["protocol"]["weights"]
+    assert held["protocol"].pop("offload") == offload
+    films = [
+        load_file(*sorted((tmp_path / name / "clips").iterdir())) for name in ("none", offload)
+    ]
+    assert all(torch.equal(film, films[1][key]) for key, film in films[0].items())
+
+
+def test_kept_videos_of_eight_bits_are_not_those_of_all_bits(model, tmp_path):
+    words = {"model": model, "count": 1, "num_inference_steps": 1, "device": "cpu"}
+    words |= {"metrics": ("reconstruction",), "offload": "group", "clips_kept": str(tmp_path / "c")}
+    keys = set()
+    for quantize in ("none", "transformer=fp8"):
+        evaluate(EvalConfig(**words, quantize=quantize, output=str(tmp_path / quantize)))
+        report = json.loads((tmp_path / quantize / "eval.json").read_text())
+        keys.add(report["suites"]["world"]["videos"][0]["key"])
+    assert len(keys) == 2

@@ -39,7 +39,7 @@ if (film) {
   }
   film.addEventListener("timeupdate", () => {
     const here = marks.findLast((mark) => Number(mark.dataset.begins) <= film.currentTime);
-    for (const mark of marks) mark.toggleAttribute("aria-current", mark === here);
+    for (const mark of marks) mark.setAttribute("aria-current", String(mark === here));
   });
 }
 

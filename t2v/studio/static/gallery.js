@@ -32,7 +32,7 @@ function watch(card) {
   const poster = posterOf(card);
   for (const [begin, end] of [["pointerenter", "pointerleave"], ["focus", "blur"]]) {
     poster.addEventListener(begin, (event) => {
-      if (event.pointerType !== "touch" && !quiet.matches) play(poster);
+      if (event.pointerType !== "touch" && !quiet.matches && !isTouched.matches) play(poster);
     });
     poster.addEventListener(end, (event) => {
       if (event.pointerType !== "touch") rest(poster);

@@ -86,7 +86,7 @@ async function showFilm(video) {
   film.addEventListener("timeupdate", () => {
     const all = [...marks.querySelectorAll("button")];
     const here = all.findLast((mark) => Number(mark.dataset.begins) <= film.currentTime + 1e-3);
-    for (const mark of all) mark.toggleAttribute("aria-current", mark === here);
+    for (const mark of all) mark.setAttribute("aria-current", String(mark === here));
   });
 }
 

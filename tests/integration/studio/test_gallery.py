@@ -113,6 +113,14 @@ def test_one_video_has_its_settings_star_and_neighbours(studio, page):
     assert recipe.json()["settings"]["num_frames"] == FRAMES
     assert str(studio.folder) not in recipe.text()
     assert str(studio.folder) not in page.content()
+    page.click("#delete")
+    page.click("#undo button")
+    assert page.locator("#undo").is_hidden()
+    assert page.request.get(studio.url + f"/videos/{new}").ok
+    page.click("#delete")
+    page.keyboard.press("ArrowRight")  # who leaves has not taken it back
+    page.wait_for_url(f"**/videos/{old}")
+    assert page.request.get(studio.url + f"/videos/{new}").status == 404
 
 
 @pytest.mark.slow
@@ -132,6 +140,27 @@ def test_one_video_leads_to_the_form_to_a_clip_and_to_a_comparison(studio, page)
     page.press("#q", "Enter")
     page.click(f"[data-id={two}] .prompt a")
     page.wait_for_url(f"**/compare?ids={one},{two}")
+
+
+@pytest.mark.slow
+def test_on_a_phone_a_tap_plays_and_another_opens_and_nothing_is_wider_than_it(studio, browser):
+    one, two = (finished(studio.queue, f"tapped {'word' * 60}", age=4e6 + n) for n in range(2))
+    context = browser.new_context(
+        viewport={"width": 360, "height": 700}, has_touch=True, is_mobile=True
+    )
+    page = context.new_page()
+    page.goto(studio.url + "/gallery?q=tapped")
+    page.tap(f"[data-id={one}] .poster")
+    until(page, f"document.querySelector('[data-id={one}] video').currentTime > 0")
+    page.tap(f"[data-id={two}] .poster")
+    until(page, f"!document.querySelector('[data-id={one}] video')")
+    page.tap(f"[data-id={two}] .poster")
+    page.wait_for_url(f"**/videos/{two}")
+    for path in ("/gallery", f"/videos/{one}", f"/compare?ids={one},{two}", "/story"):
+        page.goto(studio.url + path)
+        page.wait_for_timeout(300)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360, path
+    context.close()
 
 
 @pytest.mark.slow

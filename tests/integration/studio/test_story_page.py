@@ -97,7 +97,7 @@ def test_a_story_is_made_plays_and_its_scenes_are_clicked(start, page):
     marks.nth(1).wait_for()
     assert marks.all_inner_texts() == ["a red ball bounces on grass", HOSTILE]
     marks.nth(1).click()
-    until(page, "document.querySelectorAll('.marks button')[1].hasAttribute('aria-current')")
+    page.wait_for_selector(".marks li:nth-child(2) [aria-current=true]")
     (job,) = studio.queue.jobs()
     assert job.settings["seed"] == 3
     assert [scene["prompt"] for scene in job.values["story"]["scenes"]][1] == HOSTILE

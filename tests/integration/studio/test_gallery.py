@@ -47,10 +47,12 @@ def test_videos_are_found_played_and_deleted_unless_that_is_taken_back(studio, p
     page.goto(studio.url + f"/videos/{cube}")  # who leaves the page has not taken it back
     assert page.title() != "got in"
     assert page.locator("h1").inner_text() == HOSTILE
-    until(page, "document.getElementById('film').readyState > 1")
+    until(page, "!document.querySelector('time').textContent.endsWith('Z')")  # scripts have run
+    until(page, "!film.paused && film.currentTime > 0")
     page.keyboard.press(".")
     page.keyboard.press(".")
-    until(page, "Math.abs(film.currentTime * 8 % 1 - 0.5) < 0.01 && film.paused")
+    until(page, "film.paused")
+    until(page, "Math.abs(film.currentTime * 8 % 1 - 0.5) < 0.01")
     assert page.request.get(studio.url + f"/v1/videos/{ball}").status == 404
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,10 @@ from typing import Any
 
 import pytest
 import yaml
+
+from t2v.cli.commands import COMMANDS
+from t2v.cli.parser import command_name, overrides_of, parser_of
+from t2v.config.load import load_config
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "docs/notebooks").glob("*.ipynb"))
@@ -72,6 +77,24 @@ def test_every_link_of_a_notebook_is_there(notebook):
     assert targets
     for target in targets:
         assert (notebook.parent / target).exists(), target
+
+
+def commands(notebook: Path) -> list[list[str]]:
+    """The words behind `t2v` of every command of a notebook, without what the shell takes."""
+    shell = [cell for cell in cells(notebook, "code") if cell.startswith("%%bash\n")]
+    lines = [line for cell in shell for line in cell.replace("\\\n", "").splitlines()]
+    words = [shlex.split(re.split(r" 2?> ", line)[0]) for line in lines if line.startswith("t2v ")]
+    return [each[1:] for each in words]
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_every_command_of_a_notebook_is_understood(notebook):
+    assert commands(notebook)
+    for words in commands(notebook):
+        name = command_name(words)
+        args = parser_of(name).parse_intermixed_args(words[len(name.split()) :])
+        command = COMMANDS[name]
+        assert load_config(command.schema, args.config, overrides_of(command, args))
 
 
 FILES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "mkdocs.yml")  # beside the folders

@@ -31,6 +31,7 @@ from t2v.serve.offered import shown_model
 from t2v.serve.pictures import VARIANTS, Variant, picture_of
 from t2v.serve.shown import STATUS
 from t2v.serve.tokens import Counters
+from t2v.serve.uploads import ENDINGS
 from t2v.serve.videos import Videos
 
 THREADS = 4  # that wait for pictures of videos; others answer in the meantime
@@ -127,10 +128,21 @@ class Endpoints:
             raise Refused(400, f"The video {why}, and has no content here.", "video_not_ready")
         return job, path
 
-    def input(self, request: Request) -> Response:
-        """A file that a client sent for a video."""
-        path = self.videos.upload(self._job(request), request.path_params["name"])
-        return File(path)
+    async def input(self, request: Request) -> Response:
+        """A file that a client sent for a video, or of a clip a small picture."""
+        job = await run_sync(self._job, request)
+        name = request.path_params["name"]
+        path = await run_sync(self.videos.upload, job, name)
+        variant = request.query_params.get("variant")
+        if variant not in (None, "thumbnail"):
+            raise Refused(400, "variant must be thumbnail.", "invalid_value", "variant")
+        if variant is None or path.suffix == ENDINGS["picture"]:
+            return File(path)
+        folder = job.files / f"{name}-{path.stem}"  # another clip may come in its place
+        folder.mkdir(parents=True, exist_ok=True)
+        kind: Variant = "thumbnail"
+        small = await run_sync(picture_of, path, folder, kind, limiter=self.threads)
+        return File(small, media_type=VARIANTS[kind][1])
 
     async def follow(self, request: Request) -> StreamingResponse:
         """The events of a video, as they come."""

@@ -60,8 +60,12 @@ def test_a_clip_is_kept_frame_by_frame_as_it_came(server, tmp_path, ending):
         asked = {"fps": fps, "size": (32, 48), "fit": "crop", "most": 100}
         assert (read_film(kept, **asked)[0] == read_film(path, **asked)[0]).all()
     assert set(job.settings) == {"model", "seed", "video"}
+    status, headers, content = server.ask("GET", f"{url}?variant=thumbnail")
+    assert (status, headers["Content-Type"], content[8:12]) == (200, "image/webp", b"WEBP")
+    assert server.refused("GET", f"{url}?variant=x") == (400, "invalid_value")
 
 
+@slow
 def test_a_clip_is_edited_where_a_mask_is_white(server, tmp_path):
     mask = {"image_url": "data:image/png;base64," + png_text()}
     video = server.client.videos.create(
@@ -168,9 +172,13 @@ def test_a_field_that_is_wrong_is_named(server, fields, param):
 @pytest.mark.parametrize(
     ("name", "kind", "fields", "message"),
     [
-        ("input_reference", "long", {}, "a clip of 5.0 s, and 4 s are taken"),
+        pytest.param(
+            *("input_reference", "long", {}, "a clip of 5.0 s, and 4 s are taken"), marks=slow
+        ),
         ("input_reference", "playlist", {}, "no picture or clip that can be read"),
-        ("input_reference", "short", {}, "gives 3 s and 2.125 s are asked for"),
+        pytest.param(
+            *("input_reference", "short", {}, "gives 3 s and 2.125 s are asked for"), marks=slow
+        ),
         pytest.param("input_reference", "short", {"reference_start": 5}, "lasts 3 s", marks=slow),
         pytest.param("mask", "black", {}, "goes with a clip", marks=slow),
         pytest.param("video", "short", {"seconds": 8}, "seconds and the clip are 11 s", marks=slow),
@@ -237,7 +245,10 @@ def told(server, content, code=200):
     return json.loads(answer)
 
 
-@pytest.mark.parametrize("ending", [".mp4", pytest.param(".gif", marks=slow), ".json"])
+@pytest.mark.parametrize(
+    "ending",
+    [".mp4", pytest.param(".gif", marks=slow), pytest.param(".json", marks=slow)],
+)
 def test_the_fields_of_a_file_are_those_of_its_recipe(server, tmp_path, ending):
     path, recipe = tmp_path / f"x{ending}", {"prompt": PROMPT, "settings": SETTINGS}
     frames = np.zeros((3, 32, 48, 3), np.uint8)
@@ -256,6 +267,7 @@ def test_the_fields_of_a_file_are_those_of_its_recipe(server, tmp_path, ending):
     }
 
 
+@slow
 def test_the_scenes_of_a_story_come_back(server):
     recipe = {"prompt": "a ball", "settings": {"later": 1, "num_frames": 17}, "story": STORY}
     assert told(server, json.dumps(recipe).encode()) == {
@@ -272,12 +284,12 @@ def test_the_scenes_of_a_story_come_back(server):
 @pytest.mark.parametrize(
     "content",
     [
-        b"nothing",
         b'{"prompt": "a", "settings": {"seed": "much"}}',
         *(
             pytest.param(content, marks=slow)
             for content in (
                 b"",
+                b"nothing",
                 b"{" * 10_000,
                 b'{"prompt": "a"}',
                 b'{"prompt": "a", "settings": {"seed": NaN}}',

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import PurePath
@@ -36,6 +37,7 @@ APART = (
     *("output", "width", "height", "num_frames", "duration", "fps", "upscale", "overwrite"),
     *("device", "dtype", "offload", "num_videos_per_prompt"),
 )
+UPLOADED = re.compile(r"([0-9a-f]{8})[0-9a-f]{24}\.\w+")  # the name of a file that a client sent
 USUAL = asdict(SampleConfig())
 
 
@@ -81,7 +83,7 @@ def rows_of(recipe: Mapping[str, Any], video: Mapping[str, Any]) -> dict[str, st
     for name, words in WORDS.items():
         value = settings.get(name)
         if name in ("seed", "model") or not _is_usual(name, value):
-            rows[words] = _in_words(value)
+            rows[words] = UPLOADED.sub(r"\1", _in_words(value))
     if (scale := settings.get("upscale")) not in (None, 1):
         rows["Enlarged"] = f"{scale} times, from {settings.get('width')}x{settings.get('height')}"
     for name, value in settings.items():

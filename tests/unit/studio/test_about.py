@@ -16,7 +16,7 @@ SETTINGS = {
     "output": "/home/ann/queue/videos/one.mp4",
     "lora": ["/home/ann/loras/ink.safetensors"],
     "lora_scale": 0.5,
-    "image": "/home/ann/queue/uploads/seen.png",
+    "image": f"/home/ann/queue/uploads/{'5e' * 16}.png",
     "negative_prompt": "/blurry/",
     "num_frames": 17,
     "fps": 8.0,
@@ -60,6 +60,7 @@ def test_a_table_tells_settings_in_words_and_leaves_out_the_usual(recipe):
     assert rows["Length"] == "2.125 s, 17 frames at 8 a second"
     assert (rows["Size"], rows["Model"], rows["Seed"]) == ("64x48", "Wan", "3")
     assert (rows["LoRA"], rows["Strength of LoRA"]) == ("ink.safetensors", "0.5")
+    assert rows["Begins with"] == "5e5e5e5e"  # of a name that says nothing
     assert "Best of" not in rows
     assert rate_of(recipe) == 8
 

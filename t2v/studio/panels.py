@@ -16,6 +16,7 @@ WINDOWS = (1, 5, 11, 25, 51, 101, 251, 501, 1001, 2501, 5001)
 FIRST = ("loss", "grad_norm", "lr_factor", "psnr")  # panels shown where nobody chose
 COLOURS = 8  # of `runs.css`
 ROWS = 25  # of the table
+LEAST_WINDOWS = 5  # of a curve: a mean over most of a short training would say nothing of it
 UNTUNED = "_untuned"  # ends figures of before the first step, in the lines of a training
 # they belong to other figures, or are none
 _APART = {"step", "val_change", "val_chance", "val_forgotten_chance"}
@@ -118,6 +119,7 @@ def _measured(
 ) -> list[Curve]:
     known = np.isfinite(values)
     x, y = across[known], values[known]
+    window = min(window, max(1, len(y) // LEAST_WINDOWS))
     if window == 1:
         return [Curve(label, colour, x, y)]
     return [Curve(label, colour, x, y, is_faint=True), Curve(label, colour, x, smoothed(y, window))]

@@ -371,3 +371,15 @@ def test_an_answer_that_does_not_get_there_is_sent_again(studio, measured, page)
     assert "does not answer" not in page.inner_text("#count")
     page.reload()
     assert page.locator("fieldset").nth(3).locator("input[value=same]").is_checked()
+
+
+@pytest.mark.slow
+def test_no_page_is_wider_than_a_phone(studio, measured, page):
+    page.set_viewport_size({"width": 360, "height": 700})
+    for path in (
+        *("/runs", "/runs/night/a?with=" + quote(HOSTILE), "/evals", "/evals/eval"),
+        *("/votes/steps", "/votes/steps/result"),
+    ):
+        page.goto(studio.url + path)
+        page.wait_for_timeout(500)
+        assert page.evaluate("document.documentElement.scrollWidth") == 360, path

@@ -65,6 +65,16 @@ def test_the_mean_is_that_of_the_neighbours_and_of_fewer_at_the_ends():
     assert smoothed(values, 1) is values
 
 
+def test_of_a_short_training_the_mean_is_over_few_steps(path):
+    write(path, [{"step": s, "loss": float(s)} for s in range(1, 21)])
+    shown, wide = [Shown("", Records().of(path), {})], View((), False, "auto", 501, 560)
+    raw, mean = curves_of("loss", shown, wide)
+    assert raw.is_faint and mean.y.tolist()[5:15] == raw.y.tolist()[5:15] and mean.y[0] == 2
+    write(path, [{"step": 1, "loss": 1.0}], mode="w")
+    (only,) = curves_of("loss", [Shown("", Records().of(path), {})], wide)
+    assert only.y.tolist() == [1.0]
+
+
 def test_a_peak_of_one_step_in_a_hundred_thousand_is_drawn(path):
     values = np.ones(100_000)
     values[54_321] = 7.0

@@ -23,7 +23,8 @@ export function counter(place, prompt, model) {
       last = ""; // the next key asks again
       return tell("", false);
     }
-    if (prompt() !== text || told.tokens === null) return;
+    if (prompt() !== text || model() !== name) return; // the next count is under way
+    if (told.tokens === null) return tell("", false); // this model counts none
     const over = told.most === null ? 0 : told.tokens - told.most;
     const parts = [told.most === null ? `${told.tokens} tokens` : `${told.tokens} of ${told.most} tokens`];
     if (over > 0) parts.push(`${over} more than the model takes`);

@@ -116,9 +116,13 @@ def still_copy(video: Tensor) -> Tensor:
 
 def blurred_copy(video: Tensor, size: int = 5) -> Tensor:
     """Return videos with every frame under a mean filter of `size` x `size` pixels."""
-    n = len(video)
-    frames = video.flatten(0, 1).movedim(-1, 1).float()
+    return torch.stack([torch.cat([_blurred(each, size) for each in v.split(32)]) for v in video])
+
+
+def _blurred(frames: Tensor, size: int) -> Tensor:
+    """`blurred_copy` of frames `t h w c`."""
     pad = size // 2
-    padded = torch.nn.functional.pad(frames, (pad, pad, pad, pad), mode="replicate")
-    soft = torch.nn.functional.avg_pool2d(padded, size, 1)
-    return soft.movedim(1, -1).round().to(torch.uint8).unflatten(0, (n, -1))
+    padded = torch.nn.functional.pad(
+        frames.movedim(-1, 1).float(), (pad, pad, pad, pad), mode="replicate"
+    )
+    return torch.nn.functional.avg_pool2d(padded, size, 1).movedim(1, -1).round().to(torch.uint8)

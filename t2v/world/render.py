@@ -25,6 +25,7 @@ COLOUR = {
 
 
 FARTHEST = 0.34  # of a single thing's centre from the middle
+AT_ONCE = 32  # frames: as numbers they take many times what they take as pixels
 PAN_END = 22 / 16  # the camera comes to rest before a thing in the middle leaves the frame
 LIGHT = torch.nn.functional.normalize(torch.tensor([-0.45, 0.62, 0.64]), dim=0)
 
@@ -45,14 +46,15 @@ def render(
     """
     story = Story(scenes=(story,)) if isinstance(story, Scene) else story
     moves = [runs(story, slot) for slot in range(len(story.scenes[0].things))]
-    shots = []
+    pieces = []
     for number, (start, end) in enumerate(story.spans(num_frames)):
-        frames = torch.arange(start, end, device=device)
         acting = [each[number] for each in moves]
-        shots.append(_shot(story.scenes[number], acting, frames, height, width))
-    image, coverage = (torch.cat(parts) for parts in zip(*shots, strict=True))
-    video = rearrange(image.clamp(0, 1) * 255, "t c h w -> t h w c").round().to(torch.uint8)
-    return video, (coverage * 255).round().to(torch.uint8)
+        for frames in torch.arange(start, end, device=device).split(AT_ONCE):
+            image, coverage = _shot(story.scenes[number], acting, frames, height, width)
+            video = rearrange(image.clamp(0, 1) * 255, "t c h w -> t h w c").round()
+            pieces.append((video.to(torch.uint8), (coverage * 255).round().to(torch.uint8)))
+    video, mask = (torch.cat(parts) for parts in zip(*pieces, strict=True))
+    return video, mask
 
 
 def _shot(

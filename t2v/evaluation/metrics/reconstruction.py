@@ -16,6 +16,7 @@ from t2v.nets.features import FrameNet
 
 HIGHEST_PSNR = 100.0  # dB, for equal videos, whose ratio is infinite
 WINDOW = 7
+FRAMES = 32  # whose windows are compared at once
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def psnr(video: Tensor, real: Tensor, where: Tensor | None = None) -> Tensor:
     squares = torch.cat(
         [
             (ours.float() - theirs.float()).square().mean(-1)
-            for ours, theirs in zip(video.split(16), real.split(16), strict=True)
+            for ours, theirs in zip(video.split(1), real.split(1), strict=True)
         ]
     ).double()  # n t h w
     counts = torch.ones_like(squares) if where is None else where.double()
@@ -110,10 +111,14 @@ def ssim(video: Tensor, real: Tensor) -> Tensor:
     Args:
         video, real: `n t h w c`, uint8, at least 7 pixels high and wide.
     """
-    return torch.stack([_ssim(a, b) for a, b in zip(video, real, strict=True)])
+    pieces = [
+        zip(a.split(FRAMES), b.split(FRAMES), strict=True) for a, b in zip(video, real, strict=True)
+    ]
+    return torch.stack([torch.cat([_ssim(*each) for each in piece]).mean() for piece in pieces])
 
 
 def _ssim(video: Tensor, real: Tensor) -> Tensor:
+    """The similarity of each window of frames `t h w c`, `t c y x`."""
     x, y = (rearrange(each.double(), "t h w c -> t c h w") for each in (video, real))
     mean_x, mean_y = _window_mean(x), _window_mean(y)
     unbiased = WINDOW**2 / (WINDOW**2 - 1)
@@ -122,7 +127,7 @@ def _ssim(video: Tensor, real: Tensor) -> Tensor:
     both = unbiased * (_window_mean(x * y) - mean_x * mean_y)
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     above = (2 * mean_x * mean_y + c1) * (2 * both + c2)
-    return (above / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))).mean()
+    return above / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))
 
 
 def _window_mean(x: Tensor) -> Tensor:

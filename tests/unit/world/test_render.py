@@ -3,7 +3,16 @@
 import pytest
 import torch
 
-from t2v.world.grammar import BACKGROUNDS, CAMERAS, COLOURS, MOTIONS, SHAPES, Scene, Thing
+from t2v.world.grammar import (
+    BACKGROUNDS,
+    CAMERAS,
+    COLOURS,
+    MOTIONS,
+    SHAPES,
+    Scene,
+    Thing,
+    random_scene,
+)
 from t2v.world.landscape import Backdrop, landscape
 from t2v.world.render import COLOUR, render
 
@@ -152,3 +161,10 @@ def test_spinning_shows():
         video = render(_scene(shape=shape, motion="spin"))[0].float()
         assert (video[2] - video[0]).abs().max() > 20
     assert "spin" in MOTIONS
+
+
+def test_a_clip_rendered_a_few_frames_at_a_time_is_the_clip_rendered_at_once(monkeypatch):
+    scene = random_scene(torch.Generator().manual_seed(5))
+    parts = render(scene, 70, 32, 32)
+    monkeypatch.setattr("t2v.world.render.AT_ONCE", 70)
+    assert all(torch.equal(*pair) for pair in zip(parts, render(scene, 70, 32, 32), strict=True))

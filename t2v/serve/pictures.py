@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
-from itertools import islice
+from collections.abc import Callable, Sequence
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Literal
 
@@ -43,13 +43,18 @@ def picture_of(video: Path, folder: Path, variant: Variant) -> Path:
     return path
 
 
-def draw(videos: Sequence[tuple[Path, Path]], variant: Variant) -> None:
+def draw(
+    videos: Sequence[tuple[Path, Path]],
+    variant: Variant,
+    is_ending: Callable[[], bool] = lambda: False,
+) -> None:
     """Make the pictures of videos that have none, all in one process, which takes a second itself.
 
     What cannot be read gets none.
 
     Args:
         videos: each with the folder where its picture is kept.
+        is_ending: true when the rest is left.
     """
     name = VARIANTS[variant][0]
     with _one:
@@ -57,8 +62,9 @@ def draw(videos: Sequence[tuple[Path, Path]], variant: Variant) -> None:
         wanted = [each for each in wanted if not each[1].is_file()]  # another request made it
         if not wanted:
             return
+        items = takewhile(lambda _: not is_ending(), wanted)
         for number, result in work(
-            _write_small, wanted, workers=1, seconds=SECONDS, memory_gb=MEMORY_GB
+            _write_small, items, workers=1, seconds=SECONDS, memory_gb=MEMORY_GB
         ):
             if isinstance(result, Failure):
                 logger.warning("%s: %s", wanted[number][0].name, result.reason)

@@ -43,7 +43,8 @@ def gallery_of(pages: Pages, finished: Finished) -> list[BaseRoute]:
             newest=newest,
         )
         # one by one, as the browser asks for them, each would take a process of its own
-        answer.background = BackgroundTask(draw, finished.files(part), "thumbnail")
+        is_ending = request.app.state.is_ending
+        answer.background = BackgroundTask(draw, finished.files(part), "thumbnail", is_ending)
         return answer
 
     def newest(request: Request) -> JSONResponse:

@@ -37,6 +37,7 @@ async function make() {
   let made = 0;
   try {
     const fields = form.fields();
+    if (files.seconds !== null) fields.seconds ??= files.seconds.toFixed(3);
     const seeds = seedsOf(fields.seed, wanted);
     const first = await ask("POST", "/v1/videos", bodyOf({ ...fields, seed: seeds[0] }));
     for (made = 1; made < wanted; made++) {

@@ -21,6 +21,8 @@ export class Files {
     this.offered = {}; // field -> kinds of files that the model takes for it
     this.needs = []; // fields that it makes nothing without
     this.goesOn = true; // a clip alone is gone on from
+    this.own = null; // seconds of a video by itself
+    this.most = Infinity; // seconds that are taken
     place("pick").addEventListener("click", () => place("file").click());
     place("file").addEventListener("change", () => {
       this.addAll([...place("file").files]);
@@ -45,8 +47,10 @@ export class Files {
   }
 
   // The files that a model takes; those that it does not take stay, and are refused when it is made.
-  offer({ files, needs, goes_on: goesOn }) {
+  offer({ files, needs, goes_on: goesOn, defaults, limits }) {
     this.offered = files;
+    this.own = defaults.seconds;
+    this.most = limits.seconds;
     this.needs = needs;
     this.goesOn = goesOn;
     this.tell();
@@ -120,6 +124,10 @@ export class Files {
     shown.muted = true;
     const choice = element("select", { "aria-label": `What ${file.name} is for` });
     const entry = { file, kind, role, choice, url };
+    shown.addEventListener("loadedmetadata", () => {
+      entry.seconds = shown.duration;
+      this.tell();
+    });
     choice.addEventListener("change", () => {
       entry.role = choice.value;
       this.tell();
@@ -142,7 +150,8 @@ export class Files {
     place("needs").hidden = missing.length === 0;
     place("needs").textContent = `This model needs ${missing.map(needed).join(" and ")}.`;
     const hasClip = this.entries.some((entry) => entry.kind === "clip" && entry.role === "input_reference");
-    const isEdited = !this.goesOn || place("strength").value !== "" || this.has("mask");
+    const isEdited = this.isEdited, seconds = this.seconds ?? this.own;
+    place("seconds").placeholder = seconds === null ? "auto" : `${seconds.toFixed(3) / 1}`;
     place("strength").closest(".field").hidden = !hasClip;
     place("strength").placeholder = this.goesOn && !this.has("mask") ? "not: go on from it" : "";
     for (const { kind, role, choice } of this.entries) {
@@ -150,6 +159,18 @@ export class Files {
       choice.replaceChildren(...[...new Set([...roles, role])].map((each) =>
         element("option", { value: each, selected: each === role }, words(each, kind, isEdited))));
     }
+  }
+
+  get isEdited() {
+    return !this.goesOn || place("strength").value !== "" || this.has("mask");
+  }
+
+  // The length of a video where none is typed and it goes on from a clip, which is its beginning:
+  // as much is made anew as the model makes by itself. Else null.
+  get seconds() {
+    const clip = this.entries.find((entry) => entry.role === "input_reference" && entry.seconds > 0);
+    if (!clip || this.isEdited || this.own === null || !Number.isFinite(clip.seconds)) return null;
+    return Math.min(this.most, clip.seconds + this.own);
   }
 
   has(role) {

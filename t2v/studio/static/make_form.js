@@ -95,7 +95,7 @@ export class Form {
     const size = this.size;
     place("size").replaceChildren(...sizes(facts));
     this.size = size;
-    for (const field of ["seconds", "num_inference_steps", "guidance_scale"]) {
+    for (const field of ["num_inference_steps", "guidance_scale"]) {
       const value = facts.defaults[field];
       place(field).placeholder = value === null ? "auto" : `${Number(value).toFixed(3) / 1}`;
     }

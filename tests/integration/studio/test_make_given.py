@@ -131,9 +131,14 @@ def test_a_film_of_ours_gives_its_settings_or_is_gone_on_from(studio, at_page, f
     page.click("#offer >> text=Go on from it")
     page.wait_for_selector("#files video")
     assert page.inner_text("#files option >> nth=0") == "Go on from it"
+    assert page.input_value("#seconds") == "2.125"  # of the settings; without them more is made
+    page.fill("#seconds", "")
+    waited(lambda: page.get_attribute("#seconds", "placeholder") == "4.25")
     on = made(studio, page)
+    assert on.settings["duration"] == 4.25
     assert on.settings["video"].startswith(str(studio.folder / "uploads"))
     page.fill("#strength", "0.4")
+    assert page.get_attribute("#seconds", "placeholder") == "2.125"
     assert page.inner_text("#files option >> nth=0") == "Change it"
     assert made(studio, page).settings["strength"] == 0.4
     page.click("#files >> text=Remove")

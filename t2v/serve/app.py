@@ -217,7 +217,7 @@ def application(
     """
     endpoints = Endpoints(videos, config, metrics, is_ending)
     app = Starlette(
-        routes=[*endpoints.routes(), *Changes(videos, config).routes(), *pages],
+        routes=[*endpoints.routes(), *Changes(videos, config, endpoints.counters).routes(), *pages],
         exception_handlers={
             Refused: on_refused,
             UserError: on_mistake,

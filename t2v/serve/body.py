@@ -50,6 +50,9 @@ async def read(request: Request, most: int, known: Sequence[str]) -> dict[str, A
     return values
 
 
+NO_LIST = "is no list of objects, as docs/serve.md shows it"
+
+
 def _object(body: bytes) -> dict[str, Any]:
     try:
         values = json.loads(body)
@@ -103,9 +106,9 @@ def listed(value: Any, name: str, most: int) -> list[dict[str, Any]]:
         try:
             value = json.loads(value)
         except (ValueError, RecursionError) as error:
-            raise wrong(name, "is no JSON") from error
+            raise wrong(name, NO_LIST) from error
     if not isinstance(value, list) or not all(isinstance(each, dict) for each in value):
-        raise wrong(name, "is no list of objects")
+        raise wrong(name, NO_LIST)
     if len(value) > most:
         raise wrong(name, f"has {len(value):,} entries, and {most} are taken")
     return value

@@ -16,12 +16,13 @@ from t2v.config.serve import ServeConfig
 from t2v.queue.folder import WrongState
 from t2v.queue.job import Job
 from t2v.serve.body import read
-from t2v.serve.checks import whole_of
+from t2v.serve.checks import whole_of, words_of, wrong
 from t2v.serve.contents import Contents, before, like, without_output
 from t2v.serve.errors import Refused
-from t2v.serve.fields import FIELDS, wanted_of
+from t2v.serve.fields import FIELDS, Wanted, wanted_of
 from t2v.serve.recipes import told_of
 from t2v.serve.shown import STATUS
+from t2v.serve.tokens import Counters
 from t2v.serve.uploads import upload_of
 from t2v.serve.videos import Videos
 
@@ -32,10 +33,15 @@ PLACES = {"first": 1, "last": sys.maxsize}
 
 
 class Changes:
-    """The answers to requests that add a video, or change one."""
+    """The answers to requests that add a video, or change one.
 
-    def __init__(self, videos: Videos, config: ServeConfig) -> None:
+    Args:
+        counters: of the tokens of prompts.
+    """
+
+    def __init__(self, videos: Videos, config: ServeConfig, counters: Counters) -> None:
         self.videos, self.config, self.contents = videos, config, Contents(videos, config)
+        self.counters = counters
         self.large = anyio.Semaphore(LARGE_AT_ONCE)
         self.threads = anyio.CapacityLimiter(THREADS)
 
@@ -61,9 +67,15 @@ class Changes:
         return await self._with_fields(request, self._create)
 
     def _create(self, values: dict[str, Any]) -> Job:
-        wanted = wanted_of(values, self.config, self.videos.offer)
+        wanted = self._wanted(values)
         with self.contents.of(wanted) as content:
             return self.videos.add(content)
+
+    def _wanted(self, values: dict[str, Any], before: Wanted | None = None) -> Wanted:
+        wanted = wanted_of(values, self.config, self.videos.offer, before)
+        if not wanted.settings.get("truncate"):
+            self.counters.check(wanted, self.videos.offer.by_setting(wanted.settings))
+        return wanted
 
     async def edit_clip(self, request: Request) -> JSONResponse:
         """Add a video that is the edit of a clip, or of a finished video."""
@@ -79,7 +91,7 @@ class Changes:
         def added(values: dict[str, Any]) -> Job:
             fields, source = self.contents.of_clip(values, is_longer)
             asked = None if source is None else like(source)
-            wanted = wanted_of(fields, self.config, self.videos.offer, asked)
+            wanted = self._wanted(fields, asked)
             id = None if source is None else source.id
             with self.contents.of(wanted, id, is_longer) as content:
                 return self.videos.add(content)
@@ -102,7 +114,7 @@ class Changes:
     def _edit(self, job: Job, values: dict[str, Any]) -> Job:
         if job.state in ("running", "done"):  # before anything is decoded
             raise _unchangeable(STATUS[job.state])
-        wanted = wanted_of(values, self.config, self.videos.offer, before(job))
+        wanted = self._wanted(values, before(job))
         source = job.values.get("remixed_from")
         with self.contents.of(wanted, source) as content:
             try:
@@ -151,7 +163,7 @@ class Changes:
                     raise Refused(400, f"{name} is missing.", "missing_required_parameter", name)
             if not values:
                 return self.videos.add_after(job, without_output(job))
-            wanted = wanted_of(values, self.config, self.videos.offer, before(job))
+            wanted = self._wanted(values, before(job))
             wanted.settings.pop("output", None)
             with self.contents.of(wanted, job.id) as content:
                 return self.videos.add_after(job, content)
@@ -175,7 +187,11 @@ class Changes:
             message = "position is missing; give first, last or a number from 1."
             raise Refused(400, message, "missing_required_parameter", "position")
         position = PLACES[name] if name in ("first", "last") else None
-        position = position or whole_of(values, "position", sys.maxsize)
+        try:
+            position = position or whole_of(values, "position", sys.maxsize)
+        except Refused:
+            allowed = "give first, last or a number from 1"
+            raise wrong("position", f"is {words_of(name)}; {allowed}") from None
         return JSONResponse(await run_sync(self._move, request, position))
 
     def _move(self, request: Request, position: int) -> dict[str, Any]:

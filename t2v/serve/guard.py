@@ -7,15 +7,16 @@ import re
 import time
 from collections.abc import Collection
 from ipaddress import ip_address
+from urllib.parse import quote
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import URL, Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from t2v.serve.errors import Refused, answer
 from t2v.serve.metrics import Metrics
-from t2v.serve.session import COOKIE, LOGIN, session_of
+from t2v.serve.session import LOGIN, cookie_of, session_of
 
 # answered without a token: they tell nothing, or have a secret of their own, that of a vote
 VOTE = r"/vote/[\w-]{43}(/films/\d{1,6}|/answers)?"
@@ -73,7 +74,10 @@ class Guard:
         try:
             self._check_site(headers)
             if self._is_page(scope, headers) and not self._is_known(scope, headers):
-                await RedirectResponse(LOGIN, 303)(scope, receive, answered)
+                asked = URL(scope=scope)
+                there = quote(asked.path + (f"?{asked.query}" if asked.query else ""))
+                login = RedirectResponse(f"{LOGIN}?next={there}", 303)
+                await login(scope, receive, answered)
                 return
             if not OPEN.fullmatch(scope["path"]) and not self._is_known(scope, headers):
                 raise _unknown(headers)
@@ -120,7 +124,7 @@ class Guard:
         kind, _, given = headers.get("authorization", "").partition(" ")
         if kind.lower() == "bearer":
             return hmac.compare_digest(given.strip().encode(), self.token.encode())
-        cookie = HTTPConnection(scope).cookies.get(COOKIE, "") if self.has_pages else ""
+        cookie = HTTPConnection(scope).cookies.get(cookie_of(scope), "") if self.has_pages else ""
         return hmac.compare_digest(cookie.encode(), session_of(self.token).encode())
 
     def _counted(self, headers: Headers, receive: Receive) -> Receive:

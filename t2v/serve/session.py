@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import hmac
+from collections.abc import Mapping
+from typing import Any
 
-COOKIE = "t2v_session"
 LOGIN = "/login"  # where a browser gives the token for the cookie
+
+
+def cookie_of(scope: Mapping[str, Any]) -> str:
+    """The name of the cookie: browsers send those of one port to all others of a host."""
+    server = scope.get("server") or (None, None)
+    return f"t2v_session_{server[1]}"
 
 
 def session_of(token: str) -> str:

@@ -8,6 +8,8 @@ from typing import Any
 
 from t2v.io.prompt_words import clean_prompt, words_of
 from t2v.io.text_files import read_json
+from t2v.serve.checks import wrong
+from t2v.serve.fields import Wanted
 from t2v.serve.models import Model
 
 
@@ -64,6 +66,24 @@ class Counters:
             "most": model.max_tokens,
             "unknown": [] if counter is None else counter.unknown_words(prompt),
         }
+
+    def check(self, wanted: Wanted, model: Model | None) -> None:
+        """Refuse texts of more tokens than a model takes, before the video waits.
+
+        Raises:
+            Refused: one has more; it says how many.
+        """
+        if model is None or model.max_tokens is None:
+            return
+        scenes = wanted.story.scenes if wanted.story else ()
+        texts = [("scenes", each.prompt) for each in scenes] or [("prompt", wanted.prompt)]
+        negative = wanted.settings.get("negative_prompt")
+        texts += [("negative_prompt", negative)] if isinstance(negative, str) else []
+        for name, text in texts:
+            count = self.told(model, text)["tokens"]
+            if count is not None and count > model.max_tokens:
+                many = f"{count:,} tokens, and the model takes {model.max_tokens:,}"
+                raise wrong(name, f"has a text of {many}; shorten it")
 
     def _of(self, model: Model) -> Counter | None:
         if model.folder is None:

@@ -19,6 +19,7 @@ RENAMED = {"video_start": "reference_start", "video_end": "reference_end"}
 TEXTS = ("negative_prompt", "fit")
 OUR_OWN = ("output", "device", "offload", "dtype")  # of whoever makes a video, and of no client
 USUAL = SampleConfig()
+EXACT = 2**53  # from here on browsers read a number of JSON as another one, and text as it is
 
 
 def fields_of(
@@ -51,6 +52,8 @@ def fields_of(
     for setting, name in {**dict(zip(SAME, SAME, strict=True)), **RENAMED}.items():
         if setting in rest and isinstance(rest[setting], str if name in TEXTS else int | float):
             fields[name] = rest.pop(setting)
+    if abs(fields["seed"]) >= EXACT:
+        fields["seed"] = str(fields["seed"])
     loras = _loras(settings, offer)
     if loras:
         fields["lora"] = loras

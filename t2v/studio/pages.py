@@ -12,8 +12,9 @@ from typing import Any
 import jinja2
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
-from starlette.routing import BaseRoute, Mount
+from starlette.routing import BaseRoute, Match, Mount, Route
 from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
 
 from t2v.evaluation.report.html import HERE as REPORT
 from t2v.evaluation.report.table import cell_text
@@ -82,6 +83,20 @@ class Pages:
                 return self.page(request, "refused.html.j2", error.status, message=error.message)
 
         return told
+
+
+class Elsewhere(Route):
+    """Addresses below which there is nothing, but those of the endpoint, which it answers."""
+
+    def __init__(self, pages: Pages) -> None:
+        def nothing(request: Request) -> Response:
+            raise Refused(404, f"There is no page {request.url.path[:100]} here.")
+
+        super().__init__("/{path:path}", pages.told(nothing), methods=["GET"])
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """No match for an address of the endpoint."""
+        return (Match.NONE, {}) if scope["path"].startswith("/v1/") else super().matches(scope)
 
 
 def _wants_page(request: Request) -> bool:

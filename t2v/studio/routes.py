@@ -17,7 +17,7 @@ from t2v.studio.gallery import gallery_of
 from t2v.studio.login import login_of
 from t2v.studio.make import make_of
 from t2v.studio.page_films import PageFilms
-from t2v.studio.pages import Pages, files
+from t2v.studio.pages import Elsewhere, Pages, files
 from t2v.studio.runs import Trainings
 from t2v.studio.shelf import Shelf
 from t2v.studio.story import story_of
@@ -48,6 +48,7 @@ def routes(
         *compare_of(pages, finished),
         *story_of(pages, videos, config),
         *_runs(config, pages),
+        Elsewhere(pages),
     ]
 
 

@@ -132,12 +132,30 @@ def test_scenes_become_a_story(server):
     assert plain["prompt"] == PROMPT
 
 
+def test_a_seed_that_browsers_would_round_is_told_as_text_and_taken_so(server):
+    for seed in (2**53 - 1, 2**53 + 1, 2**63 - 1):
+        _, _, content = server.ask(
+            *("POST", "/v1/videos", json.dumps({"prompt": PROMPT, "seed": seed})), Content_Type=JSON
+        )
+        video = json.loads(content)
+        told = video["settings"]["seed"]
+        assert (told, video["seed"]) == ((seed if seed < 2**53 else str(seed)),) * 2
+        (job,) = server.queue.jobs()
+        fields = json.dumps({"prompt": "a blue cube spins", "seed": told})
+        server.ask("PATCH", f"/v1/videos/{video['id']}", fields, Content_Type=JSON)
+        assert server.queue.job(job.id).settings["seed"] == seed
+        server.queue.delete(job.id, "deleted")
+
+
 SCENE = {"prompt": "a", "seconds": 1}
 
 
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
+        ({"prompt": "ball " * 90}, "prompt"),  # more tokens than the 64 that the model takes
+        ({"negative_prompt": "ball " * 90}, "negative_prompt"),
+        ({"scenes": [SCENE, {"prompt": "ball " * 90}]}, "scenes"),
         ({"fps": 0}, "fps"),
         ({"fps": 60, "seconds": 9}, "fps"),
         ({"best_of": 3}, "best_of"),

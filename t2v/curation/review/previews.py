@@ -104,15 +104,19 @@ class Previews:
         path = self.folder / f"{_name(clip)}{SUFFIX[kind]}"
         with self._turns[kind]:
             with self._lock:
-                is_known = path.name in self._used
+                reason = self._used.get(path.name)
+                # a folder of the system for what passes may be cleared while its user is alive
+                is_known = reason is not None and (bool(reason) or path.exists())
                 if is_known:
                     self._used.move_to_end(path.name)
-            reason = self._used[path.name] if is_known else self._made(clip, kind, path)
+            if reason is None or not is_known:
+                reason = self._made(clip, kind, path)
         if reason:
             raise Unshowable(reason)
         return path
 
     def _made(self, clip: Clip, kind: Kind, path: Path) -> str:
+        self.folder.mkdir(exist_ok=True)
         try:
             at_hand(clip.path)
             ((_, result),) = self._pools[kind].results([(clip, path)], count=1)

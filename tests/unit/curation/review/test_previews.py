@@ -1,5 +1,7 @@
 """What a browser is shown of clips: pixels that were decoded, or the reason why there are none."""
 
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -88,6 +90,17 @@ def test_the_least_used_files_make_room(shown, clips, monkeypatch):
     assert set(shown.folder.glob("*.jpg")) == {paths[0], paths[3]}
     assert shown.file(b, "picture") == paths[1]
     assert paths[1].is_file()
+
+
+def test_a_folder_that_was_cleared_is_filled_again(clips, tmp_path):
+    made = Previews(tmp_path / "cleared")
+    try:
+        first = made.file(read_manifest(clips)[0], "picture")
+        shutil.rmtree(tmp_path / "cleared")
+        assert made.file(read_manifest(clips)[0], "picture") == first
+        assert first.stat().st_size
+    finally:
+        made.close()
 
 
 def test_a_file_that_was_replaced_is_shown_anew(shown, tmp_path):

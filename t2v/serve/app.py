@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -12,7 +12,7 @@ from anyio.to_thread import run_sync
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from t2v.config.serve import ServeConfig
@@ -23,7 +23,7 @@ from t2v.serve.changes import Changes
 from t2v.serve.checks import text_of
 from t2v.serve.content import File
 from t2v.serve.errors import Refused, on_bug, on_disk, on_http, on_mistake, on_refused
-from t2v.serve.events import events
+from t2v.serve.events import Stream, events
 from t2v.serve.guard import Guard
 from t2v.serve.metrics import Metrics
 from t2v.serve.models import Model
@@ -144,26 +144,11 @@ class Endpoints:
         small = await run_sync(picture_of, path, folder, kind, limiter=self.threads)
         return File(small, media_type=VARIANTS[kind][1])
 
-    async def follow(self, request: Request) -> StreamingResponse:
+    async def follow(self, request: Request) -> Stream:
         """The events of a video, as they come."""
         job = await run_sync(self._job, request)
-        if self.metrics.streams >= self.config.max_streams:
-            raise Refused(
-                503,
-                f"{self.config.max_streams} event streams are open, as many as may; ask for the "
-                "video itself from time to time.",
-                "too_many_streams",
-                headers={"Retry-After": "5"},
-            )
-        return StreamingResponse(self._followed(job), media_type="text/event-stream")
-
-    async def _followed(self, job: Job) -> AsyncIterator[str]:
-        self.metrics.streams += 1  # not before: of a client that has left, this never runs
-        try:
-            async for event in events(self.videos, job.id, self.is_ending):
-                yield event
-        finally:
-            self.metrics.streams -= 1
+        told = events(self.videos, job.id, self.is_ending)
+        return Stream(told, self.metrics, self.config.max_streams)
 
     def models(self, request: Request) -> JSONResponse:
         """The models that may be asked for."""

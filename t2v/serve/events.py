@@ -11,12 +11,42 @@ from typing import Any
 
 import anyio
 from anyio.to_thread import run_sync
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from t2v.serve.errors import Refused
+from t2v.serve.metrics import Metrics
 from t2v.serve.videos import Videos
 
 POLL, QUIET = 0.25, 15.0  # seconds between two looks, and without a word
 MOST_PREVIEW = 2**20  # bytes
+
+
+class Stream(StreamingResponse):
+    """Events as they come; refused where as many streams are open as may.
+
+    Args:
+        most: streams that may be open at a time.
+    """
+
+    def __init__(self, events: AsyncIterator[str], metrics: Metrics, most: int) -> None:
+        super().__init__(events, media_type="text/event-stream")
+        self.metrics, self.most = metrics, most
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self.metrics.streams >= self.most:
+            raise Refused(
+                503,
+                f"{self.most} event streams are open, as many as may; ask for the video itself "
+                "from time to time.",
+                "too_many_streams",
+                headers={"Retry-After": "5"},
+            )
+        self.metrics.streams += 1
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self.metrics.streams -= 1
 
 
 async def events(videos: Videos, id: str, is_ending: Callable[[], bool]) -> AsyncIterator[str]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 from anyio.to_thread import run_sync
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from t2v.config.serve import StudioConfig
-from t2v.serve.errors import Refused
+from t2v.serve.events import Stream
 from t2v.serve.videos import Videos
 from t2v.studio.feed import Feed, events
 from t2v.studio.pages import Pages
@@ -29,25 +27,9 @@ def make_of(pages: Pages, videos: Videos, config: StudioConfig) -> list[BaseRout
         models = [*videos.models.values()]
         return pages.page(request, "make.html.j2", models=models, limits=config, examples=EXAMPLES)
 
-    async def stream(request: Request) -> StreamingResponse:
-        metrics = request.app.state.metrics
-        if metrics.streams >= config.max_streams:
-            raise Refused(
-                503,
-                f"{config.max_streams} event streams are open, as many as may.",
-                "too_many_streams",
-                headers={"Retry-After": "5"},
-            )
-
-        async def followed() -> AsyncIterator[str]:
-            metrics.streams += 1  # not before: of a client that has left, this never runs
-            try:
-                async for event in events(Feed(videos), request.app.state.is_ending):
-                    yield event
-            finally:
-                metrics.streams -= 1
-
-        return StreamingResponse(followed(), media_type="text/event-stream")
+    async def stream(request: Request) -> Stream:
+        state = request.app.state
+        return Stream(events(Feed(videos), state.is_ending), state.metrics, config.max_streams)
 
     async def queue(request: Request) -> JSONResponse:
         return JSONResponse(await run_sync(Feed(videos).look))

@@ -57,9 +57,9 @@ function showChosen() {
   bar.hidden = count === 0;
   list.classList.toggle("picking", count > 0);
   for (const card of cards()) card.classList.toggle("picked", boxOf(card).checked);
-  document.getElementById("count").textContent = `${count} selected`;
+  const compared = count > 4 ? "; two to four are compared" : "";
+  document.getElementById("count").textContent = `${count} selected${compared}`;
   bar.querySelector("[name=compare]").disabled = count < 2 || count > 4;
-  bar.querySelector("[name=compare]").title = count > 4 ? "Two to four videos are compared" : "";
 }
 
 function pick(card, isOn, isRange = false) {

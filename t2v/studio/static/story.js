@@ -133,7 +133,8 @@ async function open(file) {
   });
   if (!answer) return;
   if (answer.scenes.length) change(answer.scenes.map(read));
-  if (answer.wrong) refuse(answer.wrong.message, answer.wrong.scene);
+  say("");
+  if (answer.wrong) refuse(answer.wrong.message.replaceAll("story.yaml", file.name), answer.wrong.scene);
   else say(`${file.name}: ${answer.scenes.length} scenes.`);
 }
 

@@ -97,18 +97,44 @@ def test_a_size_is_enlarged_where_that_is_nearer_to_what_the_model_makes():
     assert plain.made_at(512, 256) == {"width": 512, "height": 256, "upscale": 1}
 
 
-def test_a_client_that_leaves_before_its_first_event_takes_no_place():
+def test_no_more_streams_are_open_than_may_and_none_of_a_client_that_has_left():
     pytest.importorskip("starlette", reason="the extra `serve` is not installed")
     import asyncio
     from types import SimpleNamespace
 
-    from t2v.serve.app import Endpoints
+    from t2v.serve.errors import Refused
+    from t2v.serve.events import Stream
 
-    async def leave() -> int:
-        videos, metrics = SimpleNamespace(job=lambda id: None), SimpleNamespace(streams=0)
-        endpoints = Endpoints(videos, config_of(max_streams=1), metrics, lambda: False)
+    async def follow() -> tuple[list[int], int]:
+        metrics, opened = SimpleNamespace(streams=0), []
+        has_left = asyncio.Event()
+
+        async def endless():
+            while True:
+                yield "event: progress\n\n"
+                await asyncio.sleep(0)
+
+        async def receive():
+            await has_left.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message):
+            if message["type"] == "http.response.start":
+                opened.append(message["status"])
+            await asyncio.sleep(0)
+
+        def asked():
+            scope = {"type": "http", "asgi": {"spec_version": "2.3"}}
+            return Stream(endless(), metrics, 2)(scope, receive, send)
+
+        streams = [asyncio.create_task(asked()) for _ in range(2)]
+        await asyncio.sleep(0.01)
         for _ in range(3):
-            await endpoints.follow(SimpleNamespace(path_params={"id": "x"}))
-        return metrics.streams
+            with pytest.raises(Refused, match="2 event streams are open"):
+                await asked()
+        has_left.set()
+        await asyncio.gather(*streams)
+        await asked()  # of a client that had left before
+        return opened, metrics.streams
 
-    assert asyncio.run(leave()) == 0
+    assert asyncio.run(follow()) == ([200, 200, 200], 0)

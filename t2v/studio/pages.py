@@ -58,7 +58,8 @@ class Pages:
             lstrip_blocks=True,
         )
         self.environment.globals["tabs"] = tabs
-        self.environment.filters |= {"instant": instant, "duration": duration, "cell": cell_text}
+        self.environment.filters |= {"instant": instant, "duration": duration}
+        self.environment.filters |= {"cell": cell_text, "plain": plain}
 
     def page(self, request: Request, template: str, status: int = 200, **values: Any) -> Response:
         """A page of a template, see `templates/base.html.j2` for the blocks that it may fill."""
@@ -101,6 +102,11 @@ class Elsewhere(Route):
 
 def _wants_page(request: Request) -> bool:
     return "text/html" in request.headers.get("accept", "")
+
+
+def plain(message: str) -> str:
+    """A message without the marks of code that a terminal has."""
+    return message.replace("`", "")
 
 
 def instant(seconds: float) -> str:

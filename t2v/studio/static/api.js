@@ -1,5 +1,7 @@
 // Requests to the server, and what people are told of them.
 
+const AWAY = "The server does not answer. Start t2v studio again; nothing is lost.";
+
 // The answer of the server, as JSON; of a refusal its message is thrown.
 export async function ask(method, path, body) {
   const sent = { method, headers: { Accept: "application/json" } };
@@ -12,16 +14,31 @@ export async function ask(method, path, body) {
   try {
     answer = await fetch(path, sent);
   } catch {
-    throw new Error("The server does not answer. Start `t2v studio` again; nothing is lost.");
+    throw new Error(AWAY);
   }
   if (answer.status === 401) location.assign("/login");
   const told = await answer.json().catch(() => ({}));
   if (!answer.ok) {
-    const error = new Error(told.error?.message ?? `The server answered ${answer.status}.`);
-    error.param = told.error?.param;
+    const error = new Error(plain(told.error?.message ?? `The server answered ${answer.status}.`));
+    Object.assign(error, { param: told.error?.param, code: told.error?.code });
     throw error;
   }
   return told;
+}
+
+// A message as pages show it, without the marks of code that a terminal has.
+export const plain = (message) => String(message ?? "").replaceAll("`", "");
+
+// Say that the server is away, wherever nothing else says it.
+export const sayAway = () => say(AWAY, true);
+
+// Take back what was said of that, as it is there again.
+export function tellBack() {
+  for (const each of document.querySelectorAll(".wrong")) {
+    if (!each.textContent.includes(AWAY)) continue;
+    if (each.id === "said") say("");
+    else each.hidden = true;
+  }
 }
 
 let saying = 0; // the timer that ends what is said

@@ -1,5 +1,5 @@
 // Pages that ask the server for nothing by themselves still say when it is away, and back.
-import { say } from "./api.js";
+import { say, sayAway, tellBack } from "./api.js";
 
 const LOOK = 3000; // milliseconds
 let isAway = false;
@@ -9,12 +9,13 @@ async function look() {
   try {
     await fetch("/health"); // whatever it answers, it is there
     if (isAway) {
+      tellBack();
       say("The server is back.");
       setTimeout(() => say(""), LOOK);
     }
     isAway = false;
   } catch {
-    say("The server does not answer. Start `t2v studio` again; nothing is lost.", true);
+    sayAway();
     isAway = true;
   }
 }

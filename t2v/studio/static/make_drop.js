@@ -1,6 +1,9 @@
 // Pictures and clips of the form: dropped, pasted or picked; shown small, each with what it is for.
 
 import { ask, element, say } from "./api.js";
+import { reading } from "./make_busy.js";
+import { kindOf, megabytes } from "./make_content.js";
+import { Offers } from "./make_offer.js";
 
 const place = (id) => document.getElementById(id);
 const KINDS = { picture: "pictures", clip: "clips" };
@@ -14,10 +17,15 @@ function words(role, kind, isEdited) {
 }
 
 export class Files {
-  // `use(recipe)` fills the form with the settings that a film holds.
+  // `use(recipe, drop)` fills the form with the settings that a film holds; files that came before
+  // that drop are not of it.
   constructor(use) {
     this.use = use;
-    this.entries = []; // { file, kind, role, choice, row, url }
+    this.entries = []; // { file, kind, role, choice, row, url, drop }
+    this.offers = new Offers(place("offer"));
+    this.drops = 0;
+    this.last = Promise.resolve(); // file that is read
+    this.bytes = Infinity; // of a file
     this.offered = {}; // field -> kinds of files that the model takes for it
     this.needs = []; // fields that it makes nothing without
     this.goesOn = true; // a clip alone is gone on from
@@ -51,6 +59,7 @@ export class Files {
     this.offered = files;
     this.own = defaults.seconds;
     this.most = limits.seconds;
+    this.bytes = limits.upload_bytes;
     this.needs = needs;
     this.goesOn = goesOn;
     this.tell();
@@ -66,56 +75,47 @@ export class Files {
     place("drop").classList.toggle("over", isOver);
   }
 
+  // Take files one after the other, so that they stand in their order.
   addAll(files) {
+    const drop = ++this.drops;
+    place("files-wrong").hidden = true;
     for (const file of files) {
-      if (file.type.startsWith("image/") && file.type !== "image/gif") this.add(file, "picture");
-      else if (file.type.startsWith("video/") || file.type === "image/gif") this.drop(file);
-      else this.refuse(`${file.name} is no picture and no clip.`);
+      const former = this.last;
+      this.last = reading(file.name, async () => {
+        await former;
+        return this.read(file, drop);
+      });
     }
   }
 
-  // A clip; one that holds its recipe offers its settings instead.
-  async drop(file) {
-    place("files-wrong").hidden = true;
-    const offer = place("offer"), body = new FormData();
-    body.append("file", file);
-    offer.replaceChildren(element("p", { class: "quiet", dir: "auto" }, `${file.name} is read…`));
-    offer.hidden = false;
-    let recipe = null;
+  // Add a file if the server will take it, else say why not and give false; of a film that holds its
+  // recipe ask first.
+  async read(file, drop) {
+    const line = this.offers.open(file.name);
     try {
-      recipe = await ask("POST", "/v1/recipes", body);
-    } catch { /* a film of elsewhere has none: it can only be gone on from */ }
-    if (recipe === null) {
-      offer.hidden = true;
-      this.add(file, "clip");
-      return;
+      if (file.size > this.bytes) {
+        return this.refuse(`${file.name} has ${megabytes(file.size)}; ${megabytes(this.bytes)} are taken.`);
+      }
+      const kind = await kindOf(file);
+      if (kind === null) return this.refuse(`${file.name} is no picture or clip that can be read.`);
+      const recipe = kind === "clip" ? await recipeOf(file) : null;
+      if (recipe === null) return this.add(file, kind);
+      this.offers.ask(line, file.name, () => this.take(recipe, drop), () => this.add(file, "clip"));
+      return true;
+    } catch (error) {
+      return this.refuse(`${file.name} is not read. ${error.message}`);
+    } finally {
+      if (!("name" in line.dataset)) this.offers.close(line);
     }
-    const leave = () => {
-      offer.hidden = true;
-      offer.replaceChildren();
-    };
-    const take = element("button", { type: "button", class: "main" }, "Take its settings");
-    const goOn = element("button", { type: "button" }, "Go on from it");
-    take.addEventListener("click", async () => {
-      leave();
-      await this.use(recipe);
-      const unknown = recipe.unknown ?? [];
-      say(unknown.length ? `The form has its settings, but ${unknown.join(", ")}.` : "The form has its settings.");
-    });
-    goOn.addEventListener("click", () => {
-      leave();
-      this.add(file, "clip");
-    });
-    offer.replaceChildren(
-      element("p", {}, `${file.name} tells how it was made.`),
-      element("p", { class: "row" }, take, goOn, element("button", { type: "button", onclick: leave }, "Neither")),
-    );
-    offer.hidden = false;
-    take.focus();
+  }
+
+  async take(recipe, drop) {
+    if (!(await this.use(recipe, drop))) return;
+    const unknown = recipe.unknown ?? [];
+    say(unknown.length ? `The form has its settings, but ${unknown.join(", ")}.` : "The form has its settings.");
   }
 
   add(file, kind, role = this.free(kind)) {
-    place("files-wrong").hidden = true;
     if (role === undefined) return this.refuse(`This model takes no ${KINDS[kind]}.`);
     const url = URL.createObjectURL(file);
     const shown = kind === "clip" && file.type !== "image/gif"
@@ -123,7 +123,7 @@ export class Files {
       : element("img", { src: url, alt: "" });
     shown.muted = true;
     const choice = element("select", { "aria-label": `What ${file.name} is for` });
-    const entry = { file, kind, role, choice, url };
+    const entry = { file, kind, role, choice, url, drop: this.drops };
     shown.addEventListener("loadedmetadata", () => {
       entry.seconds = shown.duration;
       this.tell();
@@ -141,6 +141,7 @@ export class Files {
     this.entries.push(entry);
     place("files").append(entry.row);
     this.tell();
+    return true;
   }
 
   // What each file may be for, and how far a clip may be changed, where there is one.
@@ -192,30 +193,32 @@ export class Files {
     this.tell();
   }
 
-  clear() {
-    for (const entry of [...this.entries]) this.remove(entry);
-  }
-
+  // Say what is not taken, beside what was said of other files; gives false.
   refuse(message) {
-    place("files-wrong").textContent = message;
-    place("files-wrong").hidden = false;
+    const wrong = place("files-wrong");
+    wrong.textContent = wrong.hidden ? message : `${wrong.textContent} ${message}`;
+    wrong.hidden = false;
+    return false;
   }
 
-  // Fill with the files of a video, which its settings name by their addresses.
-  async fill(settings) {
-    this.clear();
+  // Fill with the files of a video, which its settings name by their addresses; false where one is
+  // missing. Files that came with a drop, or after it, stay.
+  async fill(settings, drop = Infinity) {
+    let isWhole = true;
+    for (const entry of this.entries.filter((each) => each.drop < drop)) this.remove(entry);
     for (const role of ["input_reference", "last_reference", "mask"]) {
       const given = settings[role];
       if (!given) continue;
-      const answer = given.url ? await fetch(given.url) : null;
+      const answer = given.url ? await fetch(given.url).catch(() => null) : null;
       if (!answer?.ok) {
-        this.refuse("A picture or clip of this video is kept elsewhere; add it again.");
+        isWhole = this.refuse("A picture or clip of this video cannot be had from the server; add it again.");
         continue;
       }
       const blob = await answer.blob();
       const name = given.kind === "clip" ? "clip.mp4" : "picture.png";
       this.add(new File([blob], name, { type: given.kind === "clip" ? "video/mp4" : "image/png" }), given.kind, role);
     }
+    return isWhole;
   }
 
   // The files as a form holds them; none where there are none. Two for one purpose are refused.
@@ -226,6 +229,18 @@ export class Files {
       }
       body.append(role, file);
     }
+  }
+}
+
+// The recipe that a clip holds; null of one that holds none, which can only be gone on from.
+async function recipeOf(file) {
+  const body = new FormData();
+  body.append("file", file);
+  try {
+    return await ask("POST", "/v1/recipes", body);
+  } catch (error) {
+    if (error.code === "no_recipe") return null;
+    throw error;
   }
 }
 

@@ -1,6 +1,8 @@
 // The settings of a video that waits or was not made, edited in its place.
 
 import { element } from "./api.js";
+import { keepEdit, keptEdit } from "./make_kept.js";
+import { factsOf } from "./make_words.js";
 
 const FIELDS = [
   ["prompt", "Prompt", "textarea"],
@@ -28,26 +30,30 @@ export function editor(video, label, save, close) {
       id, placeholder: kind === "textarea" ? null : name === "seed" ? "random" : "auto", dir: "auto", autocomplete: "off", "aria-describedby": `${id}-wrong`,
       rows: kind === "textarea" ? 2 : null,
     });
-    input.value = before[name] ?? "";
+    input.value = keptEdit(video.id)?.[name] ?? before[name] ?? "";
     const wrong = element("p", { id: `${id}-wrong`, class: "wrong", role: "alert", hidden: true });
     inputs.set(name, input);
     wrongs.set(name, wrong);
-    return element("div", { class: kind === "textarea" ? "field wide" : "field" },
+    return element("div", { class: kind === "textarea" || name === "seed" ? "field wide" : "field" },
       element("label", { for: id }, words), input, wrong);
   });
   const other = element("p", { class: "wrong wide", role: "alert", hidden: true });
   const send = element("button", { class: "main" }, label);
   const leave = element("button", { type: "button", onclick: close }, "Leave it");
   const form = element("form", { class: "edit", novalidate: true }, ...rows, other,
-    element("p", { class: "row wide" }, send, leave));
+    element("p", { class: "row wide ends" }, send, leave));
 
+  tellOwn(video, inputs);
+
+  // The fields that are changed, as they are typed.
+  const changed = () => [...inputs].filter(([name, input]) => input.value !== String(before[name] ?? ""));
+
+  form.addEventListener("input", () =>
+    keepEdit(video.id, Object.fromEntries(changed().map(([name, input]) => [name, input.value]))));
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     for (const wrong of [...wrongs.values(), other]) wrong.hidden = true;
-    const values = {};
-    for (const [name, input] of inputs) {
-      if (input.value !== String(before[name] ?? "")) values[name] = input.value.trim() || null;
-    }
+    const values = Object.fromEntries(changed().map(([name, input]) => [name, input.value.trim() || null]));
     if (Object.keys(values).length === 0 && !form.isGone) return close();
     try {
       await save(values);
@@ -62,7 +68,10 @@ export function editor(video, label, save, close) {
     if (event.key === "Escape") close();
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
   });
-  form.begin = () => rows[0].querySelector("textarea, input").focus();
+  form.begin = () => {
+    form.scrollIntoView({ block: "nearest" });
+    rows[0].querySelector("textarea, input").focus();
+  };
   form.tellGone = () => {
     if (form.isGone) return;
     form.isGone = true;
@@ -71,4 +80,18 @@ export function editor(video, label, save, close) {
     send.textContent = "Make another one";
   };
   return form;
+}
+
+// Show in empty fields what the model has by itself; without its facts they say "auto".
+async function tellOwn(video, inputs) {
+  let facts;
+  try {
+    facts = await factsOf(video.model);
+  } catch {
+    return; // the model is not offered any more, or the server is away
+  }
+  for (const [name, input] of inputs) {
+    const own = facts.defaults[name] ?? null;
+    if (own !== null) input.placeholder = typeof own === "number" ? `${own.toFixed(3) / 1}` : own;
+  }
 }

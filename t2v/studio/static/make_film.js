@@ -145,6 +145,13 @@ function keepSeed(video) {
   say(`The next video has seed ${video.seed}.`);
 }
 
+// Have a film that could not be played shown anew; true where there is one.
+export function tryAgain() {
+  if (place("film").querySelector(":scope > .wrong") === null) return false;
+  shown = null;
+  return true;
+}
+
 // A film that does not play: the server says why.
 async function tellWhy(film, video) {
   try {

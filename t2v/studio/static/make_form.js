@@ -1,9 +1,11 @@
 // The fields of the form: what a model has by itself, what is typed and kept, and what is refused.
 
-import { ask, element } from "./api.js";
+import { element } from "./api.js";
+import { faults } from "./make_check.js";
+import { keepForm, keptForm } from "./make_kept.js";
 import { LoRAs } from "./make_loras.js";
+import { factsOf } from "./make_words.js";
 
-const KEPT = "t2v.make"; // in this browser's storage
 const TEXTS = ["prompt", "model", "seconds", "seed", "count", "negative_prompt",
   "num_inference_steps", "guidance_scale", "best_of", "strength"];
 const SENT = TEXTS.filter((name) => name !== "count");
@@ -26,7 +28,6 @@ export class Form {
     place("forget-seed").addEventListener("click", () => this.set("seed", ""));
     place("reset").addEventListener("click", () => this.fill({ prompt: this.get("prompt"), settings: { model: this.get("model") } }));
     place("more").addEventListener("toggle", () => this.keep());
-    addEventListener("storage", (event) => event.key === KEPT && document.hidden && this.restore());
   }
 
   get(name) {
@@ -55,14 +56,22 @@ export class Form {
     if (isOther && isFocused) place("other-size").focus();
   }
 
-  // The fields that are given, as the endpoint takes them. What is not valid is thrown.
+  // What is typed into a field; undefined where it is empty or hidden.
+  given(name) {
+    if (name === "size") return place("size").value === "" ? undefined : this.size;
+    if (place(name).closest("[hidden]") !== null) return undefined;
+    return place(name).validity.badInput ? "no number" : this.get(name) || undefined;
+  }
+
+  // The fields that are given, as the endpoint takes them; null where some are wrong, which is told.
   fields() {
+    const wrong = this.facts ? faults((name) => this.given(name), this.facts.limits) : [];
+    for (const fault of wrong.reverse()) this.refuse(fault); // the first one gets the focus
+    if (wrong.length) return null;
     const found = {};
-    for (const name of SENT) {
-      if (place(name).validity.badInput) throw refusal(name, "This is no number.");
-      if (place(name).closest("[hidden]") === null && this.get(name)) found[name] = this.get(name);
+    for (const name of [...SENT, "size"]) {
+      if (this.given(name) !== undefined) found[name] = this.given(name);
     }
-    if (this.size) found.size = this.size;
     const loras = this.loras.values();
     if (loras.length) found.lora = loras;
     return found;
@@ -90,7 +99,7 @@ export class Form {
   // What the model has by itself where a field is empty.
   async readFacts() {
     const name = this.get("model");
-    const facts = await ask("GET", `/v1/models/${name.split("/").map(encodeURIComponent).join("/")}`);
+    const facts = await factsOf(name);
     if (this.get("model") !== name) return; // another one was chosen since
     const size = this.size;
     place("size").replaceChildren(...sizes(facts));
@@ -103,6 +112,7 @@ export class Form {
       place(field).closest(".field").hidden = !facts.fields.includes(field);
     }
     this.loras.offer(facts.loras);
+    this.facts = facts;
     this.told(facts);
     this.changed();
   }
@@ -112,13 +122,13 @@ export class Form {
     if (this.isRestoring) return; // half of it would be kept
     const values = Object.fromEntries(TEXTS.map((name) => [name, place(name).value]));
     const all = { ...values, size: this.size, lora: this.loras.values(), more: place("more").open };
-    localStorage.setItem(KEPT, JSON.stringify(all));
+    keepForm(all);
   }
 
   async restore() {
     this.isRestoring = true;
     try {
-      await this.restoreFrom(stored());
+      await this.restoreFrom(keptForm());
     } finally {
       this.isRestoring = false;
     }
@@ -151,21 +161,10 @@ export class Form {
     if (place("more").contains(wrong)) place("more").open = true;
     const field = wrong.id === `${name}-wrong` ? place(name) : null;
     field?.setAttribute("aria-invalid", "true");
-    if (field?.type !== "hidden") field?.focus();
-    wrong.scrollIntoView({ block: "nearest" });
+    const target = error.place ?? field;
+    if (target?.type !== "hidden") target?.focus();
+    if (!error.place) wrong.scrollIntoView({ block: "nearest" });
   }
-}
-
-function stored() {
-  try {
-    return JSON.parse(localStorage.getItem(KEPT)) ?? {};
-  } catch {
-    return {}; // what is no JSON was not written here
-  }
-}
-
-function refusal(param, message) {
-  return Object.assign(new Error(message), { param });
 }
 
 // The sizes to choose from: the model's own, those it was trained to make, else about its own area in

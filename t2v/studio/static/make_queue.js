@@ -1,7 +1,8 @@
 // The queue: what waits, moved, edited and cancelled in its place; and what was not made, and why.
 
-import { ask, attempt, element, say } from "./api.js";
+import { ask, attempt, element, plain, say } from "./api.js";
 import { editor } from "./make_edit.js";
+import { keepEdit, keptEdit } from "./make_kept.js";
 import { about, again, asks, at } from "./make_words.js";
 import { keep } from "./make_rows.js";
 
@@ -83,7 +84,7 @@ function buildFailed(first) {
     tell(video);
     const isWrong = video.error?.code !== "cancelled";
     why.classList.toggle("wrong", isWrong);
-    why.textContent = isWrong ? video.error?.message : "Cancelled";
+    why.textContent = isWrong ? plain(video.error?.message) : "Cancelled";
   };
   return row;
 }
@@ -99,6 +100,7 @@ function buildRow(others, { label, save }) {
   const row = element("li", {}, body);
 
   function close() {
+    keepEdit(video.id, null);
     form.remove();
     form = null;
     edit.setAttribute("aria-expanded", "false");
@@ -106,8 +108,7 @@ function buildRow(others, { label, save }) {
     else row.remove();
   }
 
-  edit.addEventListener("click", () => {
-    if (form !== null) return close();
+  function open() {
     form = editor(video, label, async (values) => {
       const isGone = row.classList.contains("gone");
       await (isGone ? again(video, values) : save(values));
@@ -116,10 +117,17 @@ function buildRow(others, { label, save }) {
     }, close);
     body.append(form);
     edit.setAttribute("aria-expanded", "true");
+  }
+
+  edit.addEventListener("click", () => {
+    if (form !== null) return close();
+    open();
     form.begin();
   });
   row.update = (told) => {
+    const isNew = video === null;
     video = told;
+    if (isNew && keptEdit(video.id) !== null) open(); // it was open before the page was left
     prompt.textContent = video.prompt;
     words.textContent = about(video);
   };

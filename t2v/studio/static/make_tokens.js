@@ -4,8 +4,9 @@ import { ask } from "./api.js";
 
 const PAUSE = 250; // milliseconds without a key
 
-// Count the tokens of a text in `place`; `prompt()` gives it, and `model()` the name of its model.
-export function counter(place, prompt, model) {
+// Count the tokens of a text in `place`; `prompt()` gives it, `model()` the name of its model, and
+// `most()` how many characters are taken.
+export function counter(place, prompt, model, most) {
   let timer = 0, last = "";
 
   async function count() {
@@ -13,6 +14,11 @@ export function counter(place, prompt, model) {
     if (!text.trim()) {
       last = "";
       return tell("", false);
+    }
+    const length = [...text].length;
+    if (length > most()) {
+      last = "";
+      return tell(`${[length, most()].map((each) => each.toLocaleString("en")).join(" of ")} characters`, true);
     }
     if (`${name}\n${text}` === last) return;
     last = `${name}\n${text}`;

@@ -9,6 +9,10 @@ export function at(video, more = "") {
   return `/v1/videos/${encodeURIComponent(video.id)}${more}`;
 }
 
+// What a model takes and has by itself.
+export const factsOf = (name) =>
+  ask("GET", `/v1/models/${name.split("/").map(encodeURIComponent).join("/")}`);
+
 // Size, length, seed: what tells videos of one prompt apart.
 export function about(video) {
   const { num_inference_steps: steps } = video.settings ?? {};

@@ -1,5 +1,5 @@
 // The story: scenes in a row, kept in this browser, made into one film.
-import { ask, attempt, element, say } from "./api.js";
+import { ask, attempt, element, plain, say } from "./api.js";
 import "./away.js";
 import { cardOf } from "./story_scene.js";
 import { follow } from "./story_film.js";
@@ -128,13 +128,13 @@ async function open(file) {
   const answer = await attempt(async () => {
     const sent = await fetch("/story/open", { method: "POST", body: file });
     const told = await sent.json();
-    if (!sent.ok) throw new Error(told.error?.message ?? `The server answered ${sent.status}.`);
+    if (!sent.ok) throw new Error(plain(told.error?.message ?? `The server answered ${sent.status}.`));
     return told;
   });
   if (!answer) return;
   if (answer.scenes.length) change(answer.scenes.map(read));
   say("");
-  if (answer.wrong) refuse(answer.wrong.message.replaceAll("story.yaml", file.name), answer.wrong.scene);
+  if (answer.wrong) refuse(plain(answer.wrong.message).replaceAll("story.yaml", file.name), answer.wrong.scene);
   else say(`${file.name}: ${answer.scenes.length} scenes.`);
 }
 

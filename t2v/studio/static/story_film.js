@@ -1,5 +1,5 @@
 // The film of a story: its progress scene by scene, then the film with its scenes to click.
-import { ask, element, say } from "./api.js";
+import { ask, element, plain, say } from "./api.js";
 
 const LOOK = 700; // milliseconds
 const place = document.getElementById("film");
@@ -38,7 +38,7 @@ function show(video) {
   const words = {
     queued: `The film waits at position ${video.position}.`,
     in_progress: `${video.progress} % of the film is made.`,
-    failed: video.error?.code === "cancelled" ? "The film was cancelled." : `It failed: ${video.error?.message}`,
+    failed: video.error?.code === "cancelled" ? "The film was cancelled." : `It failed: ${plain(video.error?.message)}`,
   }[video.status];
   if (place.dataset.words === words) return;
   place.dataset.words = words;

@@ -85,10 +85,10 @@ def test_refusals_stand_beside_their_fields(studio, at_page):
     assert page.evaluate("document.activeElement.id") == "prompt"
     page.fill("#prompt", "a red ball")
     for field, value, said in (
-        ("seconds", "99", "seconds"),
-        ("seed", "-1", "seed"),
-        ("num_inference_steps", "1000", "num_inference_steps"),
-        ("guidance_scale", "-3", "guidance_scale"),
+        ("seconds", "99", "at most 10"),
+        ("seed", "-1", "a whole number from 0"),
+        ("num_inference_steps", "1000", "a whole number from 1 to 100"),
+        ("guidance_scale", "-3", "a number from 0 to 100"),
     ):
         page.evaluate("document.querySelector('#more').open = false")
         page.evaluate(

@@ -42,6 +42,7 @@ async function make() {
   const button = place("go"), isFocused = document.activeElement === button;
   if (button.disabled) return;
   button.disabled = true;
+  say(""); // of the one before
   form.clear();
   try {
     await allRead((words) => (button.textContent = `Reading ${words}…`));

@@ -9,6 +9,14 @@ from t2v.config.checks import at_least_one
 from t2v.errors import UserError
 
 
+def is_local(host: str) -> bool:
+    """True for an address or name by which a machine reaches itself alone."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 @dataclass(frozen=True, kw_only=True)
 class ServeConfig:
     """`t2v serve FOLDER`: OpenAI's endpoint for videos, over a queue and its workers."""
@@ -70,10 +78,7 @@ class ServeConfig:
     @property
     def is_local(self) -> bool:
         """True where only this machine reaches the server."""
-        try:
-            return ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host == "localhost"
+        return is_local(self.host)
 
 
 @dataclass(frozen=True, kw_only=True)

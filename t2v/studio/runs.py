@@ -96,6 +96,8 @@ class Trainings:
             return _tagged(self.pages.page(request, "run_part.html.j2", **values), tag)
         others = [each.name for each in self.shelf.runs("training") if each != run]
         values |= {"others": others, "beside": [each.name for each in beside], "view": view}
+        here = {run.name, *values["beside"]}
+        values["gone"] = [name for name in query.getlist("with") if name and name not in here]
         values |= {"windows": WINDOWS, "settings": _settings(run, beside)}
         return self.pages.page(request, "run.html.j2", **values)
 
@@ -107,13 +109,15 @@ class Trainings:
         return FileResponse(path, media_type="image/png", headers={"Cache-Control": "no-cache"})
 
     def _beside(self, run: Run, query: QueryParams) -> list[Run]:
+        """The trainings that stand beside one, without those that are gone."""
         names = [
             name for name in dict.fromkeys(query.getlist("with")) if name not in ("", run.name)
         ]
         if len(names) > MOST_BESIDE:
             message = f"At most {MOST_BESIDE} trainings stand beside another."
             raise Refused(400, message, "invalid_value", "with")
-        return [self.shelf.run("training", name) for name in names]
+        known = {each.name: each for each in self.shelf.runs("training")}
+        return [known[name] for name in names if name in known]
 
     def _shown(self, runs: Sequence[Run]) -> list[Shown]:
         try:

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from t2v.config.serve import is_local
 from t2v.evaluation.votes import ANSWERS, PAGE, counted, missing_words
 from t2v.serve.errors import Refused
 from t2v.studio.ballots import FOLDER, Ballots
@@ -120,6 +121,7 @@ class Votes:
         values |= {"rows": counted(ballot, found.files)}
         values |= {"voters": voters, "refused": found.refused, "folder": FOLDER}
         values |= {"link": None if word is None else f"{host}/vote/{word}"}
+        values["is_local"] = is_local(request.url.hostname or "")
         return self.pages.page(request, "vote_result.html.j2", **values)
 
     async def share(self, request: Request) -> Response:

@@ -41,6 +41,21 @@ export function tellBack() {
   }
 }
 
+// What makes a video (`data-once`) is asked once by a double click, however fast the first click is
+// answered, and by a key that is held.
+const once = (target) => target.closest?.("[data-once]") ?? target.form?.querySelector("[data-once]");
+addEventListener("click", (event) => {
+  if (event.detail < 2 || !event.target.closest?.("[data-once]")) return;
+  event.preventDefault();
+  event.stopPropagation();
+}, true);
+addEventListener("keydown", (event) => {
+  const isTyped = event.target.tagName === "TEXTAREA" && !event.ctrlKey && !event.metaKey;
+  if (!event.repeat || event.key !== "Enter" || isTyped || !once(event.target)) return;
+  event.preventDefault();
+  event.stopPropagation();
+}, true);
+
 let saying = 0; // the timer that ends what is said
 
 // Tell people something at the foot of the page, and those who listen; what is wrong stays longer.

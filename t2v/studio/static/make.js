@@ -92,8 +92,6 @@ place("make").addEventListener("submit", (event) => {
   event.preventDefault();
   make();
 });
-// the second click of two asks for nothing, however fast the first was answered
-place("go").addEventListener("click", (event) => event.detail > 1 && event.preventDefault());
 addEventListener("keydown", (event) => {
   const isElsewhere = event.target.closest?.("form") && event.target.closest("form") !== place("make");
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !isElsewhere) {

@@ -13,7 +13,8 @@ export function faults(value, limits) {
   };
   const over = (high) => (text) => (Number(text) > 0 && Number(text) <= high ? "" : `Give a number over 0, and at most ${high}.`);
   const checks = {
-    prompt: (text) => promptFault(text ?? "", limits.prompt),
+    prompt: (text = "") => (text ? textFault("The prompt", text, limits.prompt) : "The prompt is empty; say what the video shows."),
+    negative_prompt: (text) => textFault("The text", text, limits.prompt),
     size: (text) => sizeFault(text, limits.pixels),
     seconds: over(limits.seconds),
     seed: (text) => seedFault(text, Number(value("count"))),
@@ -33,10 +34,9 @@ export function neighbours(typed, count) {
   return Array.from({ length: count }, (_, number) => `${BigInt(typed) + BigInt(number)}`);
 }
 
-function promptFault(text, most) {
+function textFault(what, text, most) {
   const length = [...text].length; // as the server counts: a picture of a face is one
-  if (!text.trim()) return "The prompt is empty; say what the video shows.";
-  return length > most ? `The prompt has ${length.toLocaleString("en")} characters; ${most.toLocaleString("en")} are taken.` : "";
+  return length > most ? `${what} has ${length.toLocaleString("en")} characters; ${most.toLocaleString("en")} are taken.` : "";
 }
 
 function sizeFault(text, most) {

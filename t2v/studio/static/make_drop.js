@@ -223,6 +223,11 @@ export class Files {
 
   // The files as a form holds them; none where there are none. Two for one purpose are refused.
   into(body) {
+    const bytes = this.entries.reduce((sum, { file }) => sum + file.size, 0);
+    if (bytes > this.bytes) {
+      const message = `The files have ${megabytes(bytes)} together; ${megabytes(this.bytes)} are taken.`;
+      throw Object.assign(new Error(message), { param: "input_reference" });
+    }
     for (const { file, role } of this.entries) {
       if (body.has(role)) {
         throw Object.assign(new Error("Two files are for the same; choose another purpose for one."), { param: role });

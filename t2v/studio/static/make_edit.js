@@ -26,9 +26,10 @@ export function editor(video, label, save, close) {
   const fields = FIELDS.filter(([name]) => !before.scenes || !OF_SCENES.includes(name));
   const rows = fields.map(([name, words, kind = "input"]) => {
     const id = `edit-${number}-${name}`;
+    const empty = name === "seed" ? "random" : "auto";
     const input = element(kind, {
-      id, placeholder: kind === "textarea" ? null : name === "seed" ? "random" : "auto", dir: "auto", autocomplete: "off", "aria-describedby": `${id}-wrong`,
-      rows: kind === "textarea" ? 2 : null,
+      id, dir: "auto", autocomplete: "off", "aria-describedby": `${id}-wrong`,
+      ...(kind === "textarea" ? { rows: 2 } : { placeholder: empty }),
     });
     input.value = keptEdit(video.id)?.[name] ?? before[name] ?? "";
     const wrong = element("p", { id: `${id}-wrong`, class: "wrong", role: "alert", hidden: true });
@@ -38,7 +39,7 @@ export function editor(video, label, save, close) {
       element("label", { for: id }, words), input, wrong);
   });
   const other = element("p", { class: "wrong wide", role: "alert", hidden: true });
-  const send = element("button", { class: "main" }, label);
+  const send = element("button", { class: "main", "data-once": true }, label);
   const leave = element("button", { type: "button", onclick: close }, "Leave it");
   const form = element("form", { class: "edit", novalidate: true }, ...rows, other,
     element("p", { class: "row wide ends" }, send, leave));
@@ -52,9 +53,11 @@ export function editor(video, label, save, close) {
     keepEdit(video.id, Object.fromEntries(changed().map(([name, input]) => [name, input.value]))));
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
+    if (send.disabled) return;
     for (const wrong of [...wrongs.values(), other]) wrong.hidden = true;
     const values = Object.fromEntries(changed().map(([name, input]) => [name, input.value.trim() || null]));
     if (Object.keys(values).length === 0 && !form.isGone) return close();
+    send.disabled = true;
     try {
       await save(values);
     } catch (error) {
@@ -62,6 +65,8 @@ export function editor(video, label, save, close) {
       place.textContent = error.message;
       place.hidden = false;
       inputs.get(error.param)?.focus();
+    } finally {
+      send.disabled = false;
     }
   });
   form.addEventListener("keydown", (event) => {

@@ -1,6 +1,7 @@
 // The fields of the form: what a model has by itself, what is typed and kept, and what is refused.
 
 import { element } from "./api.js";
+import { reading } from "./make_busy.js";
 import { faults } from "./make_check.js";
 import { keepForm, keptForm } from "./make_kept.js";
 import { LoRAs } from "./make_loras.js";
@@ -24,9 +25,10 @@ export class Form {
       if (event.target.type !== "file") this.keep();
     });
     place("size").addEventListener("change", () => this.showOther(true));
-    place("model").addEventListener("change", () => this.readFacts());
+    place("model").addEventListener("change", () => reading("the model", () => this.readFacts()));
     place("forget-seed").addEventListener("click", () => this.set("seed", ""));
-    place("reset").addEventListener("click", () => this.fill({ prompt: this.get("prompt"), settings: { model: this.get("model") } }));
+    const own = () => this.fill({ prompt: this.get("prompt"), settings: { model: this.get("model") } });
+    place("reset").addEventListener("click", () => reading("the model", own));
     place("more").addEventListener("toggle", () => this.keep());
   }
 
@@ -65,14 +67,17 @@ export class Form {
 
   // The fields that are given, as the endpoint takes them; null where some are wrong, which is told.
   fields() {
+    const loras = this.loras.values();
     const wrong = this.facts ? faults((name) => this.given(name), this.facts.limits) : [];
+    if (loras.some(({ strength }) => Math.abs(strength) > 2)) {
+      wrong.push({ param: "lora", message: "Give strengths from -2 to 2." });
+    }
     for (const fault of wrong.reverse()) this.refuse(fault); // the first one gets the focus
     if (wrong.length) return null;
     const found = {};
     for (const name of [...SENT, "size"]) {
       if (this.given(name) !== undefined) found[name] = this.given(name);
     }
-    const loras = this.loras.values();
     if (loras.length) found.lora = loras;
     return found;
   }

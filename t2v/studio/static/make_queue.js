@@ -10,6 +10,11 @@ const FAILED = 12;
 const place = (id) => document.getElementById(id);
 let dragged = null;
 
+// what is typed for a video that does not wait any more has no row after a reload
+addEventListener("beforeunload", (event) => {
+  if (document.querySelector(".gone .edit") !== null) event.preventDefault();
+});
+
 export function tellQueued(videos) {
   keep(place("queued"), videos, buildWaiting);
   place("queue-none").hidden = place("queued").children.length > 0;

@@ -31,13 +31,17 @@ export function time(seconds) {
 
 // A button that asks something of the server, and tells where that is refused.
 export function asks(label, attributes, doing, done = "") {
-  const button = element("button", { type: "button", ...attributes }, label);
-  button.addEventListener("click", () =>
-    attempt(async () => {
+  const button = element("button", { type: "button", "data-once": true, ...attributes }, label);
+  let isAsked = false;
+  button.addEventListener("click", async () => {
+    if (isAsked) return;
+    isAsked = true;
+    await attempt(async () => {
       await doing();
       if (done) say(done);
-    }),
-  );
+    });
+    isAsked = false;
+  });
   return button;
 }
 

@@ -183,7 +183,7 @@ form.addEventListener("submit", (event) => {
 form.addEventListener("input", keep);
 form.addEventListener("change", (event) => event.target.name === "model" && draw());
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) make();
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !event.repeat) make();
 });
 place("undo-edit").addEventListener("click", undo);
 place("empty").addEventListener("click", () => change([fresh()], 0));

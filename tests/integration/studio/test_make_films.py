@@ -79,7 +79,7 @@ def test_a_prompt_becomes_previews_and_a_film_that_plays(studio, at_page, tmp_pa
     ask(page, "a red ball bounces on grass", seed=3, num_inference_steps=30)
     seen = page.wait_for_selector("#running img:not([hidden])").get_attribute("src")
     assert seen.startswith("data:image/png;base64,")
-    assert "Step" in page.inner_text("#running .quiet")
+    page.wait_for_selector("#running .quiet:text('Step')")
     page.fill("#prompt", "a blue ball")  # nothing is frozen while it runs
     film = page.wait_for_selector("#film video")
     page.wait_for_function("() => document.querySelector('#film video').currentTime > 0.3")

@@ -112,6 +112,16 @@ def test_two_presses_make_one_video(studio, at_page):
     page.wait_for_selector("#go:enabled:text('Make')")
     waited(lambda: len(studio.queue.jobs()) == 3)
     assert len(requests) == 2
+    page.unroute("**/v1/videos")
+    page.focus("#seed")
+    for _ in range(3):
+        page.keyboard.down("Enter")
+    page.keyboard.up("Enter")
+    waited(lambda: len(studio.queue.jobs()) == 4)
+    page.locator("#queued >> text=Duplicate").first.dblclick()
+    page.wait_for_selector("#said:text('It waits once more.')")
+    page.locator("#queued >> text=Duplicate").first.click(delay=600)
+    waited(lambda: len(studio.queue.jobs()) == 6)
 
 
 def test_files_that_the_server_would_not_take_are_told_at_the_drop(studio, at_page, tmp_path):

@@ -76,10 +76,11 @@ def test_a_clip_that_is_read_and_a_question_are_waited_for(studio, at_page, film
     assert job.settings["video"].startswith(str(studio.folder / "uploads"))
 
 
-def test_settings_that_are_under_way_are_waited_for(studio, at_page):
+@pytest.mark.parametrize(("name", "more"), [("from", ""), ("continue", "/content")])
+def test_what_the_address_names_is_waited_for(studio, at_page, name, more):
     id = studio.queue.add({"prompt": "a green ring", "settings": {"seed": 5}})
-    page, requests = at_page, held(at_page, f"**/v1/videos/video_{id}")
-    page.goto(f"{studio.url}/?from=video_{id}")
+    page, requests = at_page, held(at_page, f"**/v1/videos/video_{id}{more}")
+    page.goto(f"{studio.url}/?{name}=video_{id}")
     waited(lambda: page.evaluate("1") and requests)
     page.fill("#prompt", "typed before it came")
     page.press("#prompt", "Control+Enter")
@@ -235,7 +236,8 @@ def test_what_was_said_of_a_server_that_was_away_goes_when_it_is_back(start, pag
     page.goto(studio.url + "/")
     page.wait_for_selector("#nothing:not([hidden])")
     page.fill("#prompt", "a red ball")
-    page.fill("#seed", "3")
+    page.select_option("#size", "other")
+    page.fill("#other-size", "64x64")
     page.evaluate("document.querySelector('#more').open = true")
     page.fill("#num_inference_steps", "30")
     page.click("#go")
@@ -250,3 +252,9 @@ def test_what_was_said_of_a_server_that_was_away_goes_when_it_is_back(start, pag
     studio.start()
     page.wait_for_selector("#away", state="hidden")
     page.wait_for_selector("#form-wrong", state="hidden")
+    page.wait_for_selector("#film video", timeout=240_000)
+    studio.stop()
+    page.evaluate("document.querySelector('#film video').src += '?anew'")
+    page.wait_for_selector("#film > .wrong:text('does not answer')")
+    studio.start()
+    page.wait_for_selector("#film video")

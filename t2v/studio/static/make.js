@@ -11,6 +11,7 @@ import { tellFailed, tellQueued, tellWaiting } from "./make_queue.js";
 import { counter } from "./make_tokens.js";
 import { tellWaits } from "./make_waits.js";
 import { at, drawn } from "./make_words.js";
+import { toStory } from "./handed.js";
 
 const place = (id) => document.getElementById(id);
 const lists = { queued: null, running: null, done: null };
@@ -28,6 +29,7 @@ const count = counter(
 
 // Fill the form with what a video, or the recipe in a film that was dropped, was made with.
 function use({ prompt, settings, seed }, drop) {
+  if (settings.scenes) return toStory({ ...settings, seed: settings.seed ?? seed });
   return reading("the settings", async () => {
     await form.fill({ prompt, settings: { ...settings, seed: settings.seed ?? seed } });
     const isWhole = await files.fill(settings, drop);

@@ -3,6 +3,7 @@ import { ask, attempt, element, plain, say } from "./api.js";
 import "./away.js";
 import { cardOf } from "./story_scene.js";
 import { follow } from "./story_film.js";
+import { taken } from "./handed.js";
 
 const KEPT = "t2v-story";
 const MOST_UNDO = 50;
@@ -211,6 +212,14 @@ if (address.has("from")) {
     keep();
     history.replaceState(null, "", "/story"); // what is typed from now on outlives a reload
   }
+} else if (address.has("handed")) {
+  const given = taken();
+  if (given) {
+    change(given.scenes.map(read));
+    fill(given);
+    keep();
+  }
+  history.replaceState(null, "", "/story");
 } else if (address.has("video")) {
   const video = await attempt(() => ask("GET", `/v1/videos/${encodeURIComponent(address.get("video"))}`));
   if (video) follow(video);

@@ -106,3 +106,7 @@ def test_a_story_is_made_plays_and_its_scenes_are_clicked(start, page):
     page.goto(f"{studio.url}/story?from=video_{job.id}")
     assert prompts(page) == ["a red ball bounces on grass", HOSTILE]
     assert page.input_value("#seed") == "3"
+    page.goto(f"{studio.url}/?from=video_{job.id}")  # the form of one video has no scenes
+    page.wait_for_url(studio.url + "/story")
+    assert prompts(page) == ["a red ball bounces on grass", HOSTILE]
+    assert page.input_value("#seed") == "3"

@@ -80,7 +80,8 @@ async function fetchChosen(use) {
   try {
     const video = await ask("GET", at({ id }));
     if (chosen() === id && video.status === "completed") show(video, use);
-  } catch {
+  } catch (error) {
+    if (error.code !== "video_not_found") return; // the server is away: the address stays
     history.replaceState(null, "", location.pathname); // it is deleted: the latest is shown
   }
 }

@@ -110,3 +110,8 @@ def test_a_story_is_made_plays_and_its_scenes_are_clicked(start, page):
     page.wait_for_url(studio.url + "/story")
     assert prompts(page) == ["a red ball bounces on grass", HOSTILE]
     assert page.input_value("#seed") == "3"
+    page.goto(studio.url + "/")
+    page.set_input_files("#file", job.output)
+    page.click("#offer >> text=Take its settings")
+    page.wait_for_url(studio.url + "/story")
+    assert prompts(page) == ["a red ball bounces on grass", HOSTILE]

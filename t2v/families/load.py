@@ -19,7 +19,7 @@ from diffusers.utils.torch_utils import get_module_execution_device
 
 from t2v.errors import UserError
 from t2v.io.text_files import read_json
-from t2v.models.attention import check_backend
+from t2v.models.attention.layer import check_backend
 from t2v.models.device import DTYPES, check_memory
 from t2v.models.folder import read_index
 from t2v.models.folder_check import check_folder, loading_folder, pipeline_class

@@ -9,8 +9,8 @@ from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockR
 from diffusers.models.normalization import FP32LayerNorm
 from torch import Tensor, nn
 
-from t2v.models.attention import Attention
-from t2v.models.attention_layouts import Layout
+from t2v.models.attention.layer import Attention
+from t2v.models.attention.layouts import Layout
 from t2v.models.kv_cache import KVCache
 from t2v.models.layers import FeedForward, add_gated, in_fp32, modulate
 

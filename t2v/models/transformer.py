@@ -28,8 +28,8 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from t2v.errors import UserError
-from t2v.models.attention import check_backend
-from t2v.models.attention_layouts import LAYOUTS, layout_of
+from t2v.models.attention.layer import check_backend
+from t2v.models.attention.layouts import LAYOUTS, layout_of
 from t2v.models.block import T2VTransformerBlock, zero
 from t2v.models.conditions import Conditioning
 from t2v.models.layers import (

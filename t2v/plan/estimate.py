@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from diffusers.models.attention_dispatch import AttentionBackendName
 
-from t2v.models.attention import check_backend
+from t2v.models.attention.layer import check_backend
 from t2v.models.folder import model_folder
 from t2v.plan.figures import Estimate, PhaseTrace, Tiled
 from t2v.plan.parts import part_of

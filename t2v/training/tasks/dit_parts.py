@@ -16,7 +16,7 @@ from t2v.data.captions import Captions
 from t2v.data.dataset import Dataset, load_latents
 from t2v.data.rng import keyed_generator
 from t2v.errors import UserError
-from t2v.models.attention import check_backend
+from t2v.models.attention.layer import check_backend
 from t2v.models.conditions import input_channels
 from t2v.models.device import pick_device, sent
 from t2v.models.diffusion import Objective, build_scheduler

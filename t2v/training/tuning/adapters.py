@@ -17,7 +17,7 @@ from t2v.config.finetune import FinetuneConfig, LoRAConfig
 from t2v.data.rng import keyed_generator
 from t2v.errors import UserError, shortened
 from t2v.io.text_files import read_json
-from t2v.models.attention_layouts import layout_of
+from t2v.models.attention.layouts import layout_of
 from t2v.models.device import DTYPES, pick_device
 from t2v.models.hold import PROBED, Kind, quantize
 from t2v.models.kernels.precision import picked_precision

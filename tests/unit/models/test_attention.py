@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from t2v.errors import UserError
-from t2v.models.attention import Attention, portable_mask, refusals
+from t2v.models.attention.layer import Attention, portable_mask, refusals
 from t2v.models.kernels.names import operator_of
 from t2v.models.transformer import T2VTransformer3DModel
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from t2v.config.models import TransformerConfig
 from t2v.errors import UserError
-from t2v.models.attention_layouts import LAYOUTS
+from t2v.models.attention.layouts import LAYOUTS
 from t2v.models.kv_cache import KVCache
 from t2v.models.transformer import T2VTransformer3DModel, T2VTransformerBlock
 

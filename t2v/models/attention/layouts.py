@@ -14,7 +14,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from t2v.errors import UserError
-from t2v.models.attention import Attention
+from t2v.models.attention.layer import Attention
 from t2v.models.layers import add_gated, in_fp32
 
 Grid = Mapping[str, int]  # `t`, `h` and `w` in tokens

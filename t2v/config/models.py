@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from t2v.errors import UserError
 
@@ -47,8 +47,12 @@ class VAEConfig:
 class TransformerConfig:
     """Keywords of `T2VTransformer3DModel`; the defaults build the embedded model's transformer."""
 
-    # full: over space and time at once; factorized: within each frame, then along time
-    attention: str = "full"
+    ONE_OR_MORE: ClassVar[tuple[str, ...]] = ("attention",)
+
+    # who attends to whom, one word or several that the layers take in turn: full; factorized
+    # (within each frame, then along time); factorized_heads; window (window:-1x4x4: all frames of
+    # 4x4 places); axial; strided, fixed (strided:64: their stride); message; roll; swap
+    attention: tuple[str, ...] = ("full",)
     patch_size: tuple[int, int, int] = (1, 2, 2)  # latent frames, height, width of one token
     num_attention_heads: int = 6  # heads; width = heads * attention_head_dim
     attention_head_dim: int = 64  # channels of a head, even

@@ -264,6 +264,7 @@ class DiffusionConfig(TrainConfig):
 class TrainDiTConfig(DiffusionConfig):
     """`t2v train`"""
 
+    ONE_OR_MORE: ClassVar[tuple[str, ...]] = ("model.attention",)
     # paths that a file of settings may tell from its own folder
     BESIDE_FILE: ClassVar[tuple[str, ...]] = ("vae", "text", "start_from")
 

@@ -10,7 +10,7 @@ from diffusers.models.normalization import FP32LayerNorm
 from torch import Tensor, nn
 
 from t2v.models.attention.layer import Attention
-from t2v.models.attention.layouts import Layout
+from t2v.models.attention.layout import Chosen
 from t2v.models.kv_cache import KVCache
 from t2v.models.layers import FeedForward, add_gated, in_fp32, modulate
 
@@ -24,14 +24,14 @@ class T2VTransformerBlock(nn.Module):
         heads: int,
         ffn_dim: int,
         *,
-        layout: Layout,
+        chosen: Chosen,
         qk_norm: str,
         cross_attn_norm: bool,
         eps: float,
         added_kv_proj_dim: int | None = None,
     ) -> None:
         super().__init__()
-        self.layout = layout
+        self.chosen = chosen
         self.norm1 = FP32LayerNorm(dim, eps, elementwise_affine=False)
         self.attn1 = Attention(dim, heads, dim // heads, qk_norm=qk_norm, eps=eps)
         self.attn2 = Attention(
@@ -47,16 +47,21 @@ class T2VTransformerBlock(nn.Module):
         self.ffn = FeedForward(dim, ffn_dim)
         self.norm3 = FP32LayerNorm(dim, eps, elementwise_affine=False)
         self.scale_shift_table = nn.Parameter(torch.randn(1, 6, dim) / dim**0.5)
-        for name, part in layout.parts(dim, heads, qk_norm=qk_norm, eps=eps).items():
+        for name, part in chosen.layout.parts(dim, heads, qk_norm=qk_norm, eps=eps).items():
             self.add_module(name, part)
         self.zero_layout()
+
+    @property
+    def turn(self) -> int:
+        """The form that this layer's layout takes."""
+        return self.chosen.turn
 
     def forward(
         self,
         hidden_states: Tensor,
         encoder_hidden_states: Tensor,
         temb: Tensor,
-        rotary_emb: Any,
+        view: Any,
         encoder_attention_mask: Tensor | None = None,
         kv_cache: KVCache | None = None,
         encoder_hidden_states_image: Tensor | None = None,
@@ -66,7 +71,7 @@ class T2VTransformerBlock(nn.Module):
         modulation = (self.scale_shift_table.unsqueeze(0) + temb.float()).unbind(2)
         shift1, scale1, gate1, shift3, scale3, gate3 = modulation  # b 1|n d
         h = modulate(self.norm1, x, scale1, shift1)
-        x = self.layout.attend(self, x, h, gate1, rotary_emb)
+        x = self.chosen.layout.attend(self, x, h, gate1, view)
         h = in_fp32(self.norm2, x)
         x = x + self.attn2(
             h,
@@ -81,7 +86,7 @@ class T2VTransformerBlock(nn.Module):
 
     def zero_layout(self) -> None:
         """Set the outputs of what the layout adds to zero."""
-        for name in self.layout.zero_start:
+        for name in self.chosen.layout.zero_start:
             zero(getattr(self, name).to_out[0])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -29,7 +30,7 @@ from torch import Tensor, nn
 
 from t2v.errors import UserError
 from t2v.models.attention.layer import check_backend
-from t2v.models.attention.layouts import LAYOUTS, layout_of
+from t2v.models.attention.layouts import NORMS, in_config, stack, views_of
 from t2v.models.block import T2VTransformerBlock, zero
 from t2v.models.conditions import Conditioning
 from t2v.models.layers import (
@@ -57,7 +58,8 @@ class T2VTransformer3DModel(
         image_dim: width of `encoder_hidden_states_image`. None: the model takes none.
         added_kv_proj_dim: with `image_dim`, the width of the model: keys and values for the image.
         pos_embed_seq_len: tokens of a first and a last picture together (FLF2V).
-        attention: the layout of attention among the video tokens, a name in `LAYOUTS`.
+        attention: the layout of attention among the video tokens, a name in `LAYOUTS`, or several,
+            which the layers take one after the other, from the first again.
         qk_norm: "rms_norm_across_heads", "rms_norm" (per head) or "none".
         rope_theta: base of the rotary frequencies.
         pooled_text: add the text, summed over its tokens, to the time embedding.
@@ -81,7 +83,7 @@ class T2VTransformer3DModel(
         "norm1",
         "norm2",
         "norm3",
-        *(norm for layout in LAYOUTS.values() for norm in layout.norms),
+        *NORMS,
     ]
     _keys_to_ignore_on_load_unexpected = ["norm_added_q"]  # noqa: RUF012
     _cp_plan: Any = {  # noqa: RUF012
@@ -113,7 +115,7 @@ class T2VTransformer3DModel(
         added_kv_proj_dim: int | None = None,
         rope_max_seq_len: int = 1024,
         pos_embed_seq_len: int | None = None,
-        attention: str = "full",
+        attention: str | Sequence[str] = "full",
         rope_theta: float = 10000.0,
         pooled_text: bool = False,
         sincos_positions: bool = False,
@@ -121,7 +123,7 @@ class T2VTransformer3DModel(
         picture_tokens: bool = False,
     ) -> None:
         super().__init__()
-        self.layout = layout_of(attention)
+        self.register_to_config(attention=in_config(attention))
         dim = num_attention_heads * attention_head_dim
         _check_image_parts(dim, image_dim, added_kv_proj_dim, pos_embed_seq_len)
         self.rope = RotaryEmbedding(attention_head_dim, patch_size, rope_max_seq_len, rope_theta)
@@ -139,13 +141,13 @@ class T2VTransformer3DModel(
                 dim,
                 num_attention_heads,
                 ffn_dim,
-                layout=self.layout,
+                chosen=chosen,
                 qk_norm=qk_norm,
                 cross_attn_norm=cross_attn_norm,
                 eps=eps,
                 added_kv_proj_dim=added_kv_proj_dim,
             )
-            for _ in range(num_layers)
+            for chosen in stack(attention, num_layers, num_attention_heads)
         )
         self.norm_out = FP32LayerNorm(dim, eps, elementwise_affine=False)
         self.proj_out = Linear(dim, (out_channels or in_channels) * math.prod(patch_size))
@@ -153,8 +155,32 @@ class T2VTransformer3DModel(
         self.gradient_checkpointing = False
         if picture_tokens:
             self._add_picture_embedding()
-        if not self.layout.can_split:
-            self._cp_plan = None
+        self._set_split()
+
+    def set_attention(
+        self, attention: str | Sequence[str], generator: torch.Generator | None = None
+    ) -> None:
+        """Let the tokens attend by other layouts; weights that stay do not change.
+
+        Args:
+            attention: as in the constructor.
+            generator: of the weights of parts that the layouts need and this model has not. Their
+                outputs are zero, and their other weights those of `attn1` where they fit.
+
+        Raises:
+            UserError: see `stack` and `change_layouts`.
+        """
+        from t2v.models.attention.change import change_layouts  # few models change
+
+        config = self.config
+        layers = stack(attention, config.num_layers, config.num_attention_heads)
+        change_layouts(self, layers, generator)
+        self.register_to_config(attention=in_config(attention))
+        self._set_split()
+
+    def _set_split(self) -> None:
+        splits = all(block.chosen.layout.can_split for block in self.blocks)
+        self._cp_plan = type(self)._cp_plan if splits else None
 
     def take_known(self, *, picture_tokens: bool) -> None:
         """Let known latents in as tokens, and pictures beside them; without them no bit changes."""
@@ -252,7 +278,7 @@ class T2VTransformer3DModel(
         elif self.config.picture_tokens and torch.is_grad_enabled():
             x = x + 0 * self.picture_embedding  # processes agree on which weights have a gradient
         all_tokens = grid if pictures is None else {**grid, "t": grid["t"] + pictures.shape[2]}
-        rotary_emb = self.layout.rotary(rotations, all_tokens)
+        views = views_of([block.chosen for block in self.blocks], rotations, all_tokens)
         kv_cache = (attention_kwargs or {}).get("kv_cache")
         temb, modulation, text = self.condition_embedder(
             timestep, encoder_hidden_states, encoder_attention_mask, kv_cache
@@ -260,12 +286,12 @@ class T2VTransformer3DModel(
         image = encoder_hidden_states_image
         if image is not None:
             image = self.condition_embedder.embed_image(image, kv_cache)
-        given = (text, modulation, rotary_emb, encoder_attention_mask, kv_cache, image)
-        for block in self.blocks:
+        given = (encoder_attention_mask, kv_cache, image)
+        for block, view in zip(self.blocks, views, strict=True):
             if torch.is_grad_enabled() and self.gradient_checkpointing:
-                x = self._gradient_checkpointing_func(block, x, *given)
+                x = self._gradient_checkpointing_func(block, x, text, modulation, view, *given)
             else:
-                x = block(x, *given)
+                x = block(x, text, modulation, view, *given)
         # temb lies on the first device when the blocks are spread over several
         table = self.scale_shift_table.unsqueeze(0).to(temb.device) + temb.unsqueeze(2)
         shift, scale = table.to(x.device).unbind(2)  # b 1|n d

@@ -23,6 +23,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from t2v.errors import UserError
+from t2v.models.attention.sight import Sight, attend_in_sight
 from t2v.models.kernels.attention import attend, attention_kernel
 from t2v.models.kv_cache import KVCache, cached
 from t2v.models.layers import Linear, RMSNorm, apply_rotary
@@ -34,7 +35,7 @@ _MASK_2D = {"xformers", "flash_varlen", "flash_varlen_hub", "sage_varlen"} | {
     "_flash_varlen_3",
     "_flash_3_varlen_hub",
 }
-
+LARGE = 256  # queries of a group
 
 PAIRS = (
     "xformers 0.0.35 of PyPI runs with torch 2.10.0 of CUDA 12.8 alone: its library wants CUDA 12, "
@@ -58,10 +59,15 @@ class T2VAttnProcessor:
         rotary_emb: Tensor | None = None,
         kv_cache: KVCache | None = None,
         encoder_hidden_states_image: Tensor | None = None,
+        sights: tuple[Sight, ...] | None = None,
     ) -> Tensor:
         query, key, value = attn.project(hidden_states, encoder_hidden_states, kv_cache)  # b n k d
         if rotary_emb is not None:
             query, key = apply_rotary(query, rotary_emb), apply_rotary(key, rotary_emb)
+        if sights is not None:
+            x = attend_in_sight(query, key, value, sights, self._attend_groups)
+            x = rearrange(x, "b n k d -> b n (k d)")
+            return attn.to_out[1](attn.to_out[0](x))
         # text is whole on every device, so only self-attention is split
         parallel_config = self._parallel_config if encoder_hidden_states is None else None
         mask = portable_mask(attention_mask, self._attention_backend)
@@ -71,6 +77,16 @@ class T2VAttnProcessor:
             x = x + self._attend(query, key, value)
         return attn.to_out[1](attn.to_out[0](x))
 
+    def _attend_groups(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        """Attention of many small groups, `b n k d`."""
+        mask = portable_mask(mask, self._attention_backend)
+        # the other kernels of a CPU take one sample after the other, which pays for large ones
+        is_large = query.shape[1] >= LARGE
+        x = self._attend(query, key, value, mask, is_large=is_large)
+        return rearrange(x, "b n (k d) -> b n k d", k=query.shape[2])
+
     def _attend(
         self,
         query: Tensor,
@@ -78,8 +94,10 @@ class T2VAttnProcessor:
         value: Tensor,
         mask: Tensor | None = None,
         parallel_config: Any = None,
+        is_large: bool = True,
     ) -> Tensor:
-        if mask is None and parallel_config is None and _is_native(self._attention_backend):
+        is_plain = mask is None and parallel_config is None
+        if is_plain and is_large and _is_native(self._attention_backend):
             kernel = attention_kernel(query, key)
             if kernel != "sdpa":
                 x = attend(query, key, value, kernel)
@@ -154,6 +172,7 @@ class Attention(nn.Module, AttentionModuleMixin):
         rotary_emb: Tensor | None = None,
         kv_cache: KVCache | None = None,
         encoder_hidden_states_image: Tensor | None = None,
+        sights: tuple[Sight, ...] | None = None,
     ) -> Tensor:
         """Attend from `hidden_states` (`b n d`) to itself or to `encoder_hidden_states` (`b m d`).
 
@@ -162,6 +181,7 @@ class Attention(nn.Module, AttentionModuleMixin):
             rotary_emb: rotations from `RotaryEmbedding`, `1 n 1 d`, for self-attention.
             kv_cache: keeps the keys and values of `encoder_hidden_states` and of the image.
             encoder_hidden_states_image: image tokens, `b m d`, whose attention is added.
+            sights: who sees whom, for all heads or for equal parts of them; None: each sees all.
         """
         return self.processor(
             self,
@@ -171,6 +191,7 @@ class Attention(nn.Module, AttentionModuleMixin):
             rotary_emb,
             kv_cache,
             encoder_hidden_states_image,
+            sights,
         )
 
     def project(
@@ -242,7 +263,7 @@ def _is_native(backend: AttentionBackendName | None) -> bool:
 
 
 def portable_mask(mask: Tensor | None, backend: AttentionBackendName | None) -> Tensor | None:
-    """A boolean key mask (`b m`, true: attend to it) in the form that `backend` expects.
+    """A boolean mask (`b m`, or `b q m` by queries; true: attend) in the form `backend` expects.
 
     Raises:
         UserError: the backend does not support masks.
@@ -251,13 +272,14 @@ def portable_mask(mask: Tensor | None, backend: AttentionBackendName | None) -> 
         return None
     name = (backend or _AttentionBackendRegistry.get_active_backend()[0]).value
     if name in _MASK_4D:
-        return rearrange(mask, "b m -> b 1 1 m")
-    if name in _MASK_2D:
+        return rearrange(mask, "b m -> b 1 1 m" if mask.ndim == 2 else "b q m -> b 1 q m")
+    if name in _MASK_2D and mask.ndim == 2:
         return mask
     raise UserError(
-        f'The attention backend "{name}" does not support masks, but encoder_attention_mask was '
-        'given. Use the backend "native", or omit the mask and set the padded text embeddings to '
-        "zero."
+        f'The attention backend "{name}" does not support masks, which a text\'s '
+        "encoder_attention_mask is, and a layout of attention has (strided always, others where "
+        'sides do not divide). Use the backend "native", or omit the mask of the text and set its '
+        "padded embeddings to zero."
     )
 
 

@@ -1,147 +1,168 @@
-"""The layouts of attention: who attends to whom among the tokens of a video.
+"""The table of layouts: who attends to whom among the tokens of a video, one row a word.
 
-To add one: its functions, in a file of their own where they are long, and a row in `LAYOUTS`.
+To add one: a file of its own in this folder, and a row in `LAYOUTS`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from diffusers.models.normalization import FP32LayerNorm
-from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 
 from t2v.errors import UserError
-from t2v.models.attention.layer import Attention
-from t2v.models.layers import add_gated, in_fp32
+from t2v.models.attention.layout import Chosen, Grid, Layout, attend_fully
 
-Grid = Mapping[str, int]  # `t`, `h` and `w` in tokens
-
-
-class MakeParts(Protocol):
-    """A function that makes the parts a block has for a layout, besides `attn1`, by name."""
-
-    def __call__(
-        self, dim: int, heads: int, *, qk_norm: str, eps: float
-    ) -> dict[str, nn.Module]: ...
+FULL = Layout(attend=attend_fully, motion=("attn1",), can_split=True)
 
 
-class Attend(Protocol):
-    """A function that adds the output of self-attention to the tokens of a block.
+# few models have another layout, and a video of the others need not wait for its code
+def _factorized() -> Layout:
+    from t2v.models.attention.factorized import FACTORIZED
 
-    Args:
-        block: its `attn1`, and the parts that the layout added.
-        x: tokens, `b n d`, in the order of `t`, `h`, `w`.
-        h: `x`, normalised and modulated.
-        gate: the weight of the output of `attn1`, `b 1|n d`.
-        rotary_emb: as the layout's `rotary` gives it.
-    """
-
-    def __call__(
-        self, block: Any, x: Tensor, h: Tensor, gate: Tensor, rotary_emb: Any
-    ) -> Tensor: ...
+    return FACTORIZED
 
 
-def all_rotations(rotations: Tensor, grid: Grid) -> Tensor:
-    """The rotations of all tokens, unchanged."""
-    return rotations
+def _factorized_heads() -> Layout:
+    from t2v.models.attention.heads import FACTORIZED_HEADS
+
+    return FACTORIZED_HEADS
 
 
-def no_parts(dim: int, heads: int, *, qk_norm: str, eps: float) -> dict[str, nn.Module]:
-    """Nothing besides `attn1`."""
-    return {}
+def _window() -> Layout:
+    from t2v.models.attention.window import WINDOW
+
+    return WINDOW
 
 
-@dataclass(frozen=True, kw_only=True)
-class Layout:
-    """One way in which video tokens attend to each other.
+def _axial() -> Layout:
+    from t2v.models.attention.axial import AXIAL
 
-    Args:
-        attend: the self-attention of a block.
-        motion: the parts of a block that mix frames, the ones that `method=frozen_spatial` trains.
-        can_split: may the tokens be split over devices (context parallelism)?
-        rotary: the rotations (`1 n 1 d`) of all tokens in the form that `attend` takes.
-        parts: what a block needs besides `attn1`.
-        norms: the norms among `parts`; they stay in float32 in a model of half precision.
-        zero_start: the attention layers among `parts` whose output is initialised to zero.
-    """
-
-    attend: Attend
-    motion: tuple[str, ...]
-    can_split: bool
-    rotary: Callable[[Tensor, Grid], Any] = all_rotations
-    parts: MakeParts = no_parts
-    norms: tuple[str, ...] = ()
-    zero_start: tuple[str, ...] = ()
+    return AXIAL
 
 
-def attend_fully(block: Any, x: Tensor, h: Tensor, gate: Tensor, rotary_emb: Tensor) -> Tensor:
-    """Let every token attend to all tokens of the video."""
-    return add_gated(x, block.attn1(h, None, None, rotary_emb), gate)
+def _strided() -> Layout:
+    from t2v.models.attention.sparse import STRIDED
+
+    return STRIDED
 
 
-def temporal_parts(dim: int, heads: int, *, qk_norm: str, eps: float) -> dict[str, nn.Module]:
-    """The attention along time and its norm."""
-    return {
-        "norm_temporal": FP32LayerNorm(dim, eps),
-        "attn_temporal": Attention(dim, heads, dim // heads, qk_norm=qk_norm, eps=eps),
-    }
+def _fixed() -> Layout:
+    from t2v.models.attention.sparse import FIXED
+
+    return FIXED
 
 
-def rotations_within_and_along(rotations: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
-    """The rotations of one frame and of one position; the others differ from them by a constant."""
-    positions = grid["h"] * grid["w"]
-    return rotations[:, :positions], rotations[:, ::positions]
+def _roll() -> Layout:
+    from t2v.models.attention.roll import ROLL
+
+    return ROLL
 
 
-def attend_within_and_along(
-    block: Any, x: Tensor, h: Tensor, gate: Tensor, rotary_emb: tuple[Tensor, Tensor]
-) -> Tensor:
-    """Let tokens attend within their frame, then along time at their position.
+def _message() -> Layout:
+    from t2v.models.attention.message import MESSAGE
 
-    As in xGen-VideoSyn-1 (arXiv 2408.12590, 3.2). The temporal output is initialised to zero, so
-    a new block treats every frame as its own clip.
-    """
-    in_space, in_time = rotary_emb
-    x = add_gated(x, _within_frames(block.attn1, h, in_space), gate)
-    h = in_fp32(block.norm_temporal, x)
-    return x + _along_time(block.attn_temporal, h, in_time)
+    return MESSAGE
 
 
-def _within_frames(attn: nn.Module, x: Tensor, rotary_emb: Tensor) -> Tensor:
-    h = rearrange(x, "b (t p) d -> (b t) p d", p=rotary_emb.shape[1])
-    h = attn(h, None, None, rotary_emb)
-    return rearrange(h, "(b t) p d -> b (t p) d", b=len(x))
+def _swap() -> Layout:
+    from t2v.models.attention.swap import SWAP
+
+    return SWAP
 
 
-def _along_time(attn: nn.Module, x: Tensor, rotary_emb: Tensor) -> Tensor:
-    h = rearrange(x, "b (t p) d -> (b p) t d", t=rotary_emb.shape[1])
-    h = attn(h, None, None, rotary_emb)
-    return rearrange(h, "(b p) t d -> b (t p) d", b=len(x))
-
-
-LAYOUTS: dict[str, Layout] = {
-    "full": Layout(attend=attend_fully, motion=("attn1",), can_split=True),
-    "factorized": Layout(
-        attend=attend_within_and_along,
-        motion=("attn_temporal", "norm_temporal"),
-        can_split=False,  # a frame cut in two could not attend within itself
-        rotary=rotations_within_and_along,
-        parts=temporal_parts,
-        norms=("norm_temporal",),
-        zero_start=("attn_temporal",),
-    ),
+LAYOUTS: dict[str, Callable[[], Layout]] = {
+    "full": lambda: FULL,
+    "factorized": _factorized,
+    "factorized_heads": _factorized_heads,
+    "window": _window,
+    "axial": _axial,
+    "strided": _strided,
+    "fixed": _fixed,
+    "roll": _roll,
+    "message": _message,
+    "swap": _swap,
 }
+# parts that layouts add to a block, by their names: the norms stay in fp32 in a model of half
+# precision, and a model without any of them may become one with them
+NORMS = ("norm_temporal", "norm_message", "norm_swap_query", "norm_swap_key")
+ADDED = (*NORMS, "attn_temporal", "to_message", "attn_message", "attn_swap")
 
 
-def layout_of(name: str) -> Layout:
-    """The layout of that name.
+def stack(attention: str | Sequence[str], num_layers: int, heads: int) -> list[Chosen]:
+    """The layout of each layer: the words one after the other, from the first again.
+
+    A word that takes turns counts its own layers: those of `axial` in `[axial, full]` go along
+    time, along rows, along columns.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such word, or no such option, or too few heads.
     """
+    words = [attention] if isinstance(attention, str) else list(attention)
+    if not words:
+        raise UserError(f"No layout of attention: name at least one of {', '.join(LAYOUTS)}.")
+    read = [_read(word, heads) for word in words]
+    seen: dict[str, int] = {}
+    layers = []
+    for number in range(num_layers):
+        chosen = read[number % len(read)]
+        name = chosen.word.partition(":")[0]
+        turn = seen.get(name, 0)
+        seen[name] = turn + 1
+        layers.append(
+            Chosen(chosen.word, chosen.layout, chosen.options, turn % chosen.layout.turns)
+        )
+    return layers
+
+
+def in_config(attention: str | Sequence[str]) -> str | list[str]:
+    """The words as a config holds them: one alone is a text, as it always was."""
+    if isinstance(attention, str):
+        return attention
+    return attention[0] if len(attention) == 1 else list(attention)
+
+
+def views_of(layers: Sequence[Chosen], rotations: Tensor, grid: Grid) -> list[Any]:
+    """For each layer, what its layout is told of the tokens; the same for equal ones.
+
+    Args:
+        rotations: of all tokens, `1|b n 1 d`.
+    """
+    made: dict[tuple[str, int], Any] = {}
+    for chosen in layers:
+        key = chosen.word, chosen.turn
+        if key not in made:
+            made[key] = chosen.layout.view(rotations, grid, chosen.options, chosen.turn)
+    return [made[chosen.word, chosen.turn] for chosen in layers]
+
+
+def _read(word: str, heads: int) -> Chosen:
+    name, colon, numbers = word.partition(":")
     if name not in LAYOUTS:
-        raise UserError(f"attention={name!r} is unknown. Choose one of {', '.join(LAYOUTS)}.")
-    return LAYOUTS[name]
+        raise UserError(
+            f"The layout of attention {word!r} is unknown. Choose among {', '.join(LAYOUTS)}."
+        )
+    layout = LAYOUTS[name]()
+    if heads < layout.heads:
+        raise UserError(
+            f"The layout of attention {word} divides the heads of a layer into {layout.heads} "
+            f"kinds, and this model has {heads}. Choose another layout."
+        )
+    if not colon:
+        return Chosen(word, layout, layout.options)
+    given = re.fullmatch("(-1|[0-9]{1,6})(x(-1|[0-9]{1,6}))*", numbers)
+    options = tuple(map(int, numbers.split("x"))) if given else ()
+    if not options or len(options) != len(layout.options) or 0 in options:
+        takes = {
+            0: f"{name} takes no numbers. Give {name}",
+            1: f"{name} takes its stride, a number of tokens of at least 1: {name}:64. Or {name}",
+            3: f"{name} takes frames, rows and columns of its windows, each at least 1, or -1 for "
+            f"all: {name}:-1x4x4. Or {name}",
+        }[len(layout.options)]
+        raise UserError(f"The layout of attention {word!r}: {takes} alone.")
+    if len(options) == 1 and options[0] < 1:
+        raise UserError(
+            f"The layout of attention {word}: the stride must be at least 1, such as {name}:64."
+        )
+    return Chosen(word, layout, options)

@@ -13,8 +13,10 @@ from t2v.errors import UserError
 from t2v.io.checkpoint import MANIFEST, newest_checkpoint, verify_checkpoint
 from t2v.io.files import REFERENCE
 from t2v.io.tensor_files import TensorFile
+from t2v.models.attention.change import adopt_projections
+from t2v.models.attention.layouts import ADDED
 from t2v.models.load import load_network
-from t2v.models.transformer import ADDED_AT_ZERO
+from t2v.models.transformer import ADDED_AT_ZERO, T2VTransformer3DModel
 from t2v.training.engine.task import Task
 
 
@@ -35,7 +37,7 @@ def start_from(folder: Path, task: Task) -> None:
         own |= {f"{part}.{name}": value for name, value in module.named_parameters()}
         given |= {f"{part}.{name}": value for name, value in saved.named_parameters()}
     fitting = [name for name in own if name in given and given[name].shape == own[name].shape]
-    added = [name for name in own if name not in given and name.endswith(ADDED_AT_ZERO)]
+    added = [name for name in own if name not in given and _may_be_added(name)]
     if not len(fitting) == len(own) - len(added) == len(given):
         raise UserError(
             f"start_from={folder} is another model: of {len(given)} weights {len(fitting)} "
@@ -43,6 +45,14 @@ def start_from(folder: Path, task: Task) -> None:
         )
     for name in fitting:
         own[name].copy_(given[name])
+    for module in task.parts.values():
+        if isinstance(module, T2VTransformer3DModel):
+            adopt_projections(module, {name.split(".", 1)[1] for name in added})
+
+
+def _may_be_added(name: str) -> bool:
+    """Return whether a model may lack this weight: it adds nothing at first, or its part does."""
+    return name.endswith(ADDED_AT_ZERO) or bool({*name.split(".")} & {*ADDED})
 
 
 @torch.no_grad()

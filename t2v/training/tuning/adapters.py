@@ -17,7 +17,6 @@ from t2v.config.finetune import FinetuneConfig, LoRAConfig
 from t2v.data.rng import keyed_generator
 from t2v.errors import UserError, shortened
 from t2v.io.text_files import read_json
-from t2v.models.attention.layouts import layout_of
 from t2v.models.device import DTYPES, pick_device
 from t2v.models.hold import PROBED, Kind, quantize
 from t2v.models.kernels.precision import picked_precision
@@ -89,8 +88,12 @@ def _chosen(config: FinetuneConfig, transformer: T2VTransformer3DModel) -> Calla
         return lambda name: name in added  # peft froze the rest
     if config.method in ("concept", "soft_prompt"):
         return lambda name: False
-    motion = layout_of(transformer.config.attention).motion
-    return lambda name: any(f".{part}." in name for part in motion)
+    starts = tuple(
+        f"blocks.{number}.{part}."
+        for number, block in enumerate(transformer.blocks)
+        for part in block.chosen.motion
+    )
+    return lambda name: name.startswith(starts)
 
 
 def add_adapter(transformer: T2VTransformer3DModel, config: FinetuneConfig) -> None:

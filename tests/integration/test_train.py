@@ -180,6 +180,33 @@ def test_both_layouts_learn_every_objective(dit_config, attention, objective):
     assert task.validate().figures["val_loss"] < 0.97 * before
 
 
+@pytest.mark.parametrize("attention", [("full", "window"), ("message", "swap")])
+def test_a_model_with_other_layouts_starts_from_a_full_one_and_goes_on(
+    dit_config, tmp_path, attention
+):
+    plain = train_dit(replace(dit_config, output=str(tmp_path / "plain"), steps=1))
+    config = replace(
+        dit_config,
+        output=str(tmp_path / "other"),
+        start_from=str(plain),
+        steps=2,
+        save_every=1,
+        model=replace(dit_config.model, attention=attention),
+    )
+    first = train_dit(replace(config, steps=1))
+    before, after = (
+        T2VPipeline.from_pretrained(each).transformer.state_dict() for each in (plain, first)
+    )
+    assert before.keys() <= after.keys()
+    assert all((after[name] - before[name]).abs().max() < 0.2 for name in before)
+    went_on = T2VPipeline.from_pretrained(train_dit(config)).transformer
+    assert tuple(went_on.config.attention) == attention
+    last = went_on.blocks[-1]
+    if attention[1] == "swap":  # its projections are those of attn1, moved by two steps
+        moved = last.attn_swap.to_q.weight - before["blocks.1.attn1.to_q.weight"]
+        assert moved.abs().max() < 0.2 and last.attn_swap.to_out[0].weight.any()
+
+
 def test_a_transformer_checkpoint_is_a_pipeline_that_draws_the_same_sheet(dit_config):
     checkpoint = train_dit(dit_config)
     pipe = T2VPipeline.from_pretrained(checkpoint)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers.hooks._helpers import (
@@ -23,10 +23,12 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from t2v.errors import UserError
-from t2v.models.attention.sight import Sight, attend_in_sight
 from t2v.models.kernels.attention import attend, attention_kernel
 from t2v.models.kv_cache import KVCache, cached
 from t2v.models.layers import Linear, RMSNorm, apply_rotary
+
+if TYPE_CHECKING:
+    from t2v.models.attention.sight import Sight
 
 # The mask forms that give the right answer, as tests found: xformers adds a 4-D boolean mask to the
 # scores as numbers, and flex takes a 2-D one for one row per query.
@@ -65,6 +67,8 @@ class T2VAttnProcessor:
         if rotary_emb is not None:
             query, key = apply_rotary(query, rotary_emb), apply_rotary(key, rotary_emb)
         if sights is not None:
+            from t2v.models.attention.sight import attend_in_sight  # few models have any
+
             x = attend_in_sight(query, key, value, sights, self._attend_groups)
             x = rearrange(x, "b n k d -> b n (k d)")
             return attn.to_out[1](attn.to_out[0](x))

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from t2v.config.curation import CurateConfig
 from t2v.config.data import EncodeConfig
+from t2v.config.distill import DistillConfig
 from t2v.config.evaluation import CompareConfig, EvalConfig, FootageEvalConfig
 from t2v.config.finetune import FinetuneConfig
 from t2v.config.scorer import ScorerConfig
@@ -38,6 +39,7 @@ OUTPUTS: dict[type, Output] = {
     TrainDiTConfig: Output("t2v train", _TRAINING),
     TrainUpscalerConfig: Output("t2v train-upscaler", _TRAINING),
     FinetuneConfig: Output("t2v finetune", _TRAINING),
+    DistillConfig: Output("t2v distill", _TRAINING),
     ScorerConfig: Output("t2v scorer", (*_TRAINING, "report.json")),
     EncodeConfig: Output(
         "t2v encode", ("manifest.jsonl", "report.json", "report.txt", "sheet.png")

@@ -136,6 +136,11 @@ COMMANDS = {
         "t2v.training.tasks.family:finetune_any",
         "fine-tune a saved pipeline on new footage",
     ),
+    "distill": Command(
+        "t2v.config.distill:DistillConfig",
+        "t2v.training.tasks.distill:distill",
+        "train a student that needs few steps and no guidance; writes a pipeline folder",
+    ),
     "encode": Command(
         "t2v.config.data:EncodeConfig",
         "t2v.data.encode:encode",

@@ -35,7 +35,7 @@ RANGES: dict[str, tuple[float, float]] = {
     # what is done once for each
     **dict.fromkeys(("num_videos_per_prompt", "best_of", "draws"), (1, 10**6)),
     **dict.fromkeys(("workers", "retries"), (0, 1000)),
-    "num_inference_steps": (1, 10**6),
+    **dict.fromkeys(("num_inference_steps", "student_steps"), (1, 10**6)),
     **dict.fromkeys(("repeats", "warmup"), (0, 10**6)),
     "batch_size": (1, 2**30),
     **dict.fromkeys(("max_new_tokens", "max_tokens", "text_tokens"), (1, 2**20)),

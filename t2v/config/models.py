@@ -73,6 +73,8 @@ class TransformerConfig:
     # known frames: none, as tokens with a time of their own, or as channels beside the noisy ones
     conditioning: Literal["none", "tokens", "channels"] = "none"
     picture_tokens: bool = False  # pictures at any place, as tokens beside those of the video
+    # of a student, which `t2v distill` makes: the numbers of steps that it makes videos in
+    distilled_steps: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.attention_head_dim < 1 or self.attention_head_dim % 2:

@@ -80,18 +80,27 @@ class WorldClipsConfig:
         Raises:
             UserError: `shapes` names something else.
         """
-        return tuple(map(_shape, self.shapes)) or ((self.num_frames, self.height, self.width),)
+        shapes = tuple(shape_of("shapes", text) for text in self.shapes)
+        return shapes or ((self.num_frames, self.height, self.width),)
 
 
-def _shape(text: str) -> tuple[int, int, int]:
+def shape_of(setting: str, text: str) -> tuple[int, int, int]:
+    """The frames, height and width that a text such as "33x48x64" names.
+
+    Args:
+        setting: what holds it, for messages.
+
+    Raises:
+        UserError: it names something else.
+    """
     if not (found := SHAPE.fullmatch(text)):
         raise UserError(
-            f"shapes={shortened(text)}: no shape of a clip. Give frames x height x width, for "
-            "example shapes=[17x64x64, 33x48x64]."
+            f"{setting}={shortened(text)}: no shape of a clip. Give frames x height x width, for "
+            f"example {setting}=[17x64x64, 33x48x64]."
         )
     frames, height, width = map(int, found.groups())
     for name, value in (("num_frames", frames), ("height", height), ("width", width)):
-        within_range(f"shapes.{name}", value)
+        within_range(f"{setting}.{name}", value)
     return frames, height, width
 
 

@@ -200,6 +200,7 @@ def check_config(what: str, kind: Any, folder: Path) -> None:
     taken = inspect.signature(kind).parameters  # what is not saved is as the network has it
     unsaved = {name: each.default for name, each in taken.items() if each.default is not each.empty}
     known = settings(schema)
+    unsaved = {name: list(v) if isinstance(v, tuple) else v for name, v in unsaved.items()}
     stored = {name: each for name, each in (unsaved | config).items() if name in known}
     try:
         load_config(schema, None, (), stored)

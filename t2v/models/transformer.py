@@ -67,6 +67,8 @@ class T2VTransformer3DModel(
             positions are relative and a small model learns absolute ones slowly.
         conditioning: how known latents enter, see `t2v.models.known`.
         picture_tokens: also take pictures as tokens beside those of the video.
+        distilled_steps: of a student of `t2v distill`, the numbers of steps that it makes videos
+            in, without guidance. Empty: it is none.
 
     Raises:
         UserError: the keywords require a part that this class does not have.
@@ -121,6 +123,7 @@ class T2VTransformer3DModel(
         sincos_positions: bool = False,
         conditioning: Conditioning = "none",
         picture_tokens: bool = False,
+        distilled_steps: Sequence[int] = (),
     ) -> None:
         super().__init__()
         self.register_to_config(attention=in_config(attention))

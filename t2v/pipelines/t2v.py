@@ -21,7 +21,7 @@ from t2v.errors import UserError
 from t2v.models.alone import alone
 from t2v.models.conditions import Conditions
 from t2v.models.guidance import CFGMode, Guidance
-from t2v.models.inputs import check_prompts, count_frames, latent_shape, warn_outside
+from t2v.models.inputs import check_distilled, check_prompts, count_frames, latent_shape, warn_outside
 from t2v.models.known import softened
 from t2v.models.lora import LoraLoader
 from t2v.models.schedule import edit_sigmas, noised, sample_generators, set_timesteps
@@ -337,6 +337,12 @@ class T2VPipeline(SavedPipeline, LoraLoader, PromptEncoding, VisualEncoding, Lat
         """
         warn_outside(self.config, self._warned, height=height, width=width, num_frames=num_frames)
         guidance = guidance or make_guidance(self)
+        check_distilled(
+            self.transformer.config.get("distilled_steps", ()),
+            num_inference_steps,
+            is_guided=guidance_scale > 1 or getattr(guidance, "guider", None) is not None,
+            strength=strength,
+        )
         self._guidance_scale, self._attention_kwargs = guidance_scale, guidance.attention_kwargs
         self._image_guidance_scale = image_guidance_scale
         self._current_timestep, self._interrupt = None, False

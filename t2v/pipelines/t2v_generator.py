@@ -14,7 +14,7 @@ from torch import Tensor
 from t2v.config.visual_tasks import taken
 from t2v.errors import UserError
 from t2v.models.finite import refuse_bad
-from t2v.models.inputs import latent_shape
+from t2v.models.inputs import check_distilled, latent_shape
 from t2v.models.schedule import edit_sigmas
 from t2v.models.upscaler import check_scale
 from t2v.pipelines.generator import Request, Start, Step, Watcher, as_frames
@@ -85,6 +85,12 @@ class T2VGenerator:
         height, width = cast(int, request.height), cast(int, request.width)
         self.pipeline.check_inputs(prompt, request.negative_prompt, height, width)
         check_scale(request.upscale, self.pipeline.upscaler, "upscale")
+        check_distilled(
+            self.pipeline.transformer.config.get("distilled_steps", ()),
+            cast(int, request.num_inference_steps),
+            is_guided=cast(float, request.guidance_scale) > 1,
+            strength=request.strength,
+        )
         for name, text in (("prompt", prompt), ("negative_prompt", request.negative_prompt)):
             count, limit = self.pipeline.count_tokens(text)
             if count > limit and not request.truncate:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from t2v.io.addresses import shown
@@ -73,6 +75,40 @@ def save_learned(
         else:
             save_adapter(transformer, folder / ADAPTER)
     (folder / REFERENCE).write_text(json.dumps(asdict(base), indent=1) + "\n")
+
+
+def save_student(
+    folder: Path,
+    pipeline: T2VPipeline,
+    base: Base,
+    place: Path,
+    dtype: torch.dtype,
+    *,
+    whole: bool,
+) -> None:
+    """Write a pipeline folder with a transformer of its own, and the other parts of its teacher.
+
+    Args:
+        base, place: as in `save_learned`, of the teacher.
+        dtype: of the transformer's weights in the file.
+        whole: write the other parts too, in place of the reference.
+    """
+    pipeline.save_config(folder)
+    transformer = copy.deepcopy(pipeline.transformer).to("cpu", dtype)
+    transformer.save_pretrained(folder / "transformer")
+    for name in SMALL:
+        if (part := getattr(pipeline, name, None)) is not None:
+            part.save_pretrained(folder / name)
+    for name, kind in network_classes(f"model={folder}", folder).items():
+        if name == "transformer":
+            continue
+        if whole:
+            _copy_part(place, name, kind, folder)
+            continue
+        (folder / name).mkdir()
+        shutil.copyfile(place / name / "config.json", folder / name / "config.json")
+    if not whole:
+        (folder / REFERENCE).write_text(json.dumps(asdict(base), indent=1) + "\n")
 
 
 def make_whole(folder: Path) -> None:

@@ -36,9 +36,9 @@ class DistillConfig(TrainConfig):
     # how much an error of the latents counts by what it changes in pixels: 0 not at all, 1 entirely
     pixel_weight: float = 0.8
     cache: str | None = None  # folder of the teacher's films; null: `pairs` in the output
-    # checkpoints hold: student: its transformer, and where the teacher is; full: all weights
+    # checkpoints hold: student: what it changes in its teacher's weights, in 8 bits, and where the
+    # teacher is; full: all weights
     save: Literal["student", "full"] = "student"
-    save_dtype: Literal["fp32", "fp16"] = "fp16"  # of the saved transformer
     attention: str = "native"  # kernel of the training steps; samples use the default
     steps: int = 3000
     batch_size: int = 24

@@ -37,9 +37,10 @@ EMBEDDED = "t2v-tiny"  # the model that comes with t2v
 # what a training leaves of its own beside a reference to its base model
 LORA, ADAPTER, WORDS = "pytorch_lora_weights.safetensors", "adapter", "words.safetensors"
 ADAPTER_FILES = "adapter_config.json", "adapter_model.safetensors"  # as peft names them
+DELTA = "delta.safetensors"  # of a student: what it changes in its teacher, in 8 bits
 HIGH, LOW = "lora_high.safetensors", "lora_low.safetensors"  # of two transformers, by their noise
 LORAS = {"transformer": (LORA, HIGH), "transformer_2": (LOW,)}
-LEARNED = (LORA, HIGH, LOW, *(f"{ADAPTER}/{name}" for name in ADAPTER_FILES), WORDS)
+LEARNED = (LORA, HIGH, LOW, *(f"{ADAPTER}/{name}" for name in ADAPTER_FILES), WORDS, DELTA)
 KEY = 32  # hex digits of a name in a cache: 128 bits
 _NAME = 48  # characters of a name in that of its partial file: names end at 255 bytes
 _HOST = f"{zlib.crc32(socket.gethostname().encode()):08x}"

@@ -277,9 +277,6 @@ def weights_hash(folder: Path) -> str:
     for name in LEARNED:
         if (folder / name).is_file():
             total.update(f"{name} {file_hash(folder / name)}\n".encode())
-    own = {name for name in parts - {"upscaler"} if any((folder / name).glob("*.safetensors"))}
-    if own:  # a student's transformer
-        total.update(_parts_hash(folder, own).encode())
     return total.hexdigest()
 
 

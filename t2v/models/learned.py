@@ -12,11 +12,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from t2v.io.files import ADAPTER, ADAPTER_FILES, LORAS, WORDS
+from t2v.errors import UserError
+from t2v.io.files import ADAPTER, ADAPTER_FILES, DELTA, LORAS, WORDS
 from t2v.io.text_files import read_json
 from t2v.models.lora_file import require_peft
 
 TRANSFORMER, TEXT_ENCODER = "transformer", "text_encoder"
+LARGEST, SMALLEST = 127, 6e-8  # of whole numbers in 8 bits; of scales in half precision
+SCALE = ".scale"  # after the name of a weight: of its rows
 DENOISERS = TRANSFORMER, "transformer_2"
 
 
@@ -31,14 +34,16 @@ def learned_in(folder: Path, part: str) -> bool:
     """Return whether the files of a checkpoint change a part of its base model."""
     if part == TEXT_ENCODER:
         return (folder / WORDS).is_file()
-    has_adapter = part == TRANSFORMER and (folder / ADAPTER).is_dir()
-    return has_adapter or _lora_of(folder, part) is not None
+    is_changed = part == TRANSFORMER and ((folder / ADAPTER).is_dir() or (folder / DELTA).is_file())
+    return is_changed or _lora_of(folder, part) is not None
 
 
 def learned_file(folder: Path, part: str) -> Path:
     """The file of a checkpoint, or the folder of its adapter, that changes a part of its base."""
     if part == TEXT_ENCODER:
         return folder / WORDS
+    if part == TRANSFORMER and (folder / DELTA).is_file():
+        return folder / DELTA
     return folder / (_lora_of(folder, part) or ADAPTER)
 
 
@@ -62,6 +67,9 @@ def add_learned(network: Any, folder: Path, part: str, share: float) -> None:
         return
     if part == TEXT_ENCODER:
         _add_words(network, folder / WORDS)
+        return
+    if part == TRANSFORMER and (folder / DELTA).is_file():
+        _add_delta(network, folder / DELTA, share)
         return
     require_peft()
     if (name := _lora_of(folder, part)) is not None:
@@ -87,6 +95,26 @@ def save_adapter(transformer: Any, folder: Path) -> None:
         name: each.contiguous() for name, each in get_peft_model_state_dict(transformer).items()
     }
     save_file(tensors, folder / ADAPTER_FILES[1])
+
+
+@torch.no_grad()
+def save_delta(network: nn.Module, base: nn.Module, file: Path) -> None:
+    """Write what a network's weights have more than those of its base, in about a byte each.
+
+    Matrices are rounded to whole numbers up to 127, by a scale for each row; the rest lies in half
+    precision.
+    """
+    own, kept = dict(base.named_parameters()), dict[str, Tensor]()
+    for name, weight in network.named_parameters():
+        change = (weight.float().cpu() - own[name].float().cpu()).contiguous()
+        if change.ndim < 2:
+            kept[name] = change.half()
+            continue
+        rows = change.flatten(1)
+        scale = (rows.abs().amax(1, keepdim=True) / LARGEST).clamp(min=SMALLEST).half()
+        kept[name] = (rows / scale.float()).round().to(torch.int8).view_as(change)
+        kept[name + SCALE] = scale[:, 0]
+    save_file(kept, file)
 
 
 def save_words(table: nn.Embedding, ids: list[int], file: Path) -> None:
@@ -152,14 +180,30 @@ def _fuse_layer(layer: Any, share: float) -> None:
 
 
 def _take_known(network: Any, config: Path) -> None:
-    """Let a model of text alone take known frames, where the checkpoint was tuned to."""
+    """Let a model of text alone take known frames, where the checkpoint was tuned to; or make a
+    student of it."""
     if "conditioning" not in network.config:
         return  # another package's
     saved = read_json(config)
+    if saved.get("distilled_steps"):
+        network.become_student(saved["distilled_steps"])
+        return
     if saved.get("conditioning", "none") != network.config.conditioning:
         network.take_known(picture_tokens=False)
     if saved.get("picture_tokens", False) != network.config.picture_tokens:
         network.take_known(picture_tokens=True)
+
+
+def _add_delta(network: nn.Module, file: Path, share: float) -> None:
+    change = load_file(file)
+    weights = dict(network.named_parameters())
+    if missing := sorted(weights.keys() - change.keys()):
+        raise UserError(f"{file.name} has no change of {missing[0]}, so it is of another model.")
+    for name, weight in weights.items():
+        added = change[name].float()
+        if (scale := change.get(name + SCALE)) is not None:
+            added = (added.flatten(1) * scale.float()[:, None]).view_as(weight)
+        weight += share * added.to(weight)
 
 
 def _add_adapter(network: Any, folder: Path) -> None:

@@ -192,6 +192,13 @@ class T2VTransformer3DModel(
             self.register_to_config(picture_tokens=True)
             self._add_picture_embedding()
 
+    def become_student(self, distilled_steps: Sequence[int]) -> None:
+        """Make videos of text alone, in the given numbers of steps and without guidance."""
+        if self.config.picture_tokens:
+            del self.picture_embedding
+        self.register_to_config(conditioning="none", picture_tokens=False)
+        self.register_to_config(distilled_steps=list(distilled_steps))
+
     def _add_picture_embedding(self) -> None:
         """Add what tells a picture's tokens from those of the video."""
         if self.config.patch_size[0] != 1:

@@ -21,7 +21,13 @@ from t2v.errors import UserError
 from t2v.models.alone import alone
 from t2v.models.conditions import Conditions
 from t2v.models.guidance import CFGMode, Guidance
-from t2v.models.inputs import check_distilled, check_prompts, count_frames, latent_shape, warn_outside
+from t2v.models.inputs import (
+    check_distilled,
+    check_prompts,
+    count_frames,
+    latent_shape,
+    warn_outside,
+)
 from t2v.models.known import softened
 from t2v.models.lora import LoraLoader
 from t2v.models.schedule import edit_sigmas, noised, sample_generators, set_timesteps

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from einops import rearrange, reduce
+from einops import reduce
 from torch import Tensor, nn
 
 from t2v.config.distill import DistillConfig
@@ -23,8 +25,7 @@ from t2v.models.diffusion import NUM_TRAIN_TIMESTEPS, build_scheduler, objective
 from t2v.models.folder import model_folder, weights_hash
 from t2v.models.inputs import latent_shape
 from t2v.models.schedule import set_timesteps
-from t2v.models.transformer import T2VTransformer3DModel
-from t2v.pipelines.generator import Generator, Request
+from t2v.pipelines.generator import Request
 from t2v.pipelines.t2v import T2VPipeline
 from t2v.pipelines.t2v_generator import T2VGenerator
 from t2v.training.engine.example import Size
@@ -33,8 +34,8 @@ from t2v.training.engine.optim import split_parameters
 from t2v.training.engine.run import train
 from t2v.training.engine.significance import HELD_OUT, TRAINING
 from t2v.training.engine.task import SHEET_FRAMES, ParameterGroup, Validation
+from t2v.training.tasks.distill_films import FilmBatch, Films, films_of, prompts_of
 from t2v.training.tasks.dit_parts import merged_sizes
-from t2v.training.tasks.distill_films import FilmBatch, Films, Sizes, films_of, prompts_of
 from t2v.training.tasks.finetune import load_base
 from t2v.training.tuning.saving import reference, save_student
 
@@ -94,13 +95,8 @@ def build_distill(config: DistillConfig) -> DistillTask:
 def student_of(pipeline: T2VPipeline, config: DistillConfig, shift: float) -> T2VPipeline:
     """The pipeline of a student that has learned nothing: its teacher's weights, and defaults of
     its own."""
-    teacher = pipeline.transformer
-    settings = dict(teacher.config) | {"conditioning": "none", "picture_tokens": False}
-    settings = {name: value for name, value in settings.items() if not name.startswith("_")}
-    steps = sorted(config.student_steps)
-    transformer = T2VTransformer3DModel(**settings | {"distilled_steps": steps})
-    own = transformer.state_dict().keys()
-    transformer.load_state_dict({n: t for n, t in teacher.state_dict().items() if n in own})
+    transformer = copy.deepcopy(pipeline.transformer)
+    transformer.become_student(sorted(config.student_steps))
     saved = pipeline.config
     sizes = [list(each) for each in config.film_sizes()]
     return T2VPipeline(
@@ -204,7 +200,7 @@ class DistillTask:
         steps, done = self._place_in_run(generator)
         times, x = self.times[steps], batch.noise
         with autocast(self.config):
-            for now, following in zip(times[:done], times[1:], strict=False):
+            for now, following in pairwise(times[: done + 1]):
                 with torch.no_grad():
                     x = x + (following - now) * self._velocity(x, now, batch.text)
             film = x - times[done] * self._velocity(x, times[done], batch.text)
@@ -241,8 +237,10 @@ class DistillTask:
     def save(self, folder: Path) -> None:
         """Write a pipeline folder: all of it, or the student and where its teacher is."""
         base, place = self.taught_by
-        dtype = {"fp32": torch.float32, "fp16": torch.float16}[self.config.save_dtype]
-        save_student(folder, self.pipeline, base, place, dtype, whole=self.config.save == "full")
+        if self.config.save == "full":
+            self.pipeline.save_pretrained(folder)
+        else:
+            save_student(folder, self.pipeline, base, place)
 
     def _place_in_run(self, generator: torch.Generator) -> tuple[int, int]:
         """A number of steps, and how many of them are done."""
@@ -292,7 +290,7 @@ class DistillTask:
             moved[:, channel] += change.to(device)
             pixels = pipeline.decode_latents(moved) - before
             found.append(pixels.square().mean().cpu() / change.square().mean())
-        return rearrange(torch.stack(found), "c -> c")
+        return torch.stack(found)
 
 
 def _times(pipeline: T2VPipeline, steps: int) -> list[float]:

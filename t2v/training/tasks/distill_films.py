@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -111,7 +111,7 @@ class Films:
         request: Request,
         tokenizer: PreTrainedTokenizerBase,
         max_length: int,
-        shapes: dict[Sizes, tuple[int, ...]],
+        shapes: Mapping[Sizes, tuple[int, ...]],
     ) -> None:
         self.config, self.films, self.max_length, self.shapes = config, films, max_length, shapes
         self.folder = Path(config.cache or Path(config.output, "pairs"))
@@ -162,9 +162,7 @@ class Films:
         counts = torch.tensor([float(len(group)) for group in self.groups])
         chosen = keyed_generator(config.seed, step, "size")
         group = self.groups[int(torch.multinomial(counts, 1, generator=chosen))]
-        place = step_indices(
-            len(group), config.batch_size, config.seed, step, rank, world_size
-        )
+        place = step_indices(len(group), config.batch_size, config.seed, step, rank, world_size)
         return self.read(group[place].tolist())
 
     def read(self, indices: Sequence[int]) -> FilmBatch:

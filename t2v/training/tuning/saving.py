@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import shutil
 from collections.abc import Sequence
@@ -10,11 +9,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from t2v.io.addresses import shown
-from t2v.io.files import ADAPTER, LORA, LORAS, REFERENCE, WORDS
+from t2v.io.files import ADAPTER, DELTA, LORA, LORAS, REFERENCE, WORDS
 from t2v.models.folder import (
     EMBEDDED,
     Base,
@@ -23,7 +21,7 @@ from t2v.models.folder import (
     read_base,
     read_index,
 )
-from t2v.models.learned import denoisers, learned_in, save_adapter, save_words
+from t2v.models.learned import denoisers, learned_in, save_adapter, save_delta, save_words
 from t2v.models.load import load_network, network_classes
 from t2v.models.lora_file import WEIGHTS, sort_metadata
 from t2v.models.transformer import T2VTransformer3DModel
@@ -77,38 +75,25 @@ def save_learned(
     (folder / REFERENCE).write_text(json.dumps(asdict(base), indent=1) + "\n")
 
 
-def save_student(
-    folder: Path,
-    pipeline: T2VPipeline,
-    base: Base,
-    place: Path,
-    dtype: torch.dtype,
-    *,
-    whole: bool,
-) -> None:
-    """Write a pipeline folder with a transformer of its own, and the other parts of its teacher.
+def save_student(folder: Path, pipeline: T2VPipeline, base: Base, place: Path) -> None:
+    """Write a pipeline folder whose transformer is its teacher's with a change, in 8 bits.
 
     Args:
-        base, place: as in `save_learned`, of the teacher.
-        dtype: of the transformer's weights in the file.
-        whole: write the other parts too, in place of the reference.
+        folder, base, place: as in `save_learned`, of the teacher.
+        pipeline: of the student.
     """
+    what = f"model={place}"
     pipeline.save_config(folder)
-    transformer = copy.deepcopy(pipeline.transformer).to("cpu", dtype)
-    transformer.save_pretrained(folder / "transformer")
+    for name in network_classes(f"model={folder}", folder):
+        (folder / name).mkdir()
+        shutil.copyfile(place / name / "config.json", folder / name / "config.json")
+    pipeline.transformer.save_config(folder / "transformer")
     for name in SMALL:
         if (part := getattr(pipeline, name, None)) is not None:
             part.save_pretrained(folder / name)
-    for name, kind in network_classes(f"model={folder}", folder).items():
-        if name == "transformer":
-            continue
-        if whole:
-            _copy_part(place, name, kind, folder)
-            continue
-        (folder / name).mkdir()
-        shutil.copyfile(place / name / "config.json", folder / name / "config.json")
-    if not whole:
-        (folder / REFERENCE).write_text(json.dumps(asdict(base), indent=1) + "\n")
+    teacher = load_network(what, T2VTransformer3DModel, place, "transformer")
+    save_delta(pipeline.transformer, teacher, folder / DELTA)
+    (folder / REFERENCE).write_text(json.dumps(asdict(base), indent=1) + "\n")
 
 
 def make_whole(folder: Path) -> None:
@@ -128,7 +113,8 @@ def make_whole(folder: Path) -> None:
         else:
             _copy_part(place, name, kind, folder)
     (folder / REFERENCE).unlink()
-    (folder / WORDS).unlink(missing_ok=True)
+    for name in (WORDS, DELTA):
+        (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / ADAPTER, ignore_errors=True)
 
 

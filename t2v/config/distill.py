@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from t2v.config.checks import at_least_one
+from t2v.config.checks import at_least_one, not_negative
 from t2v.config.training import OptimConfig, TrainConfig
 from t2v.config.world import shape_of
 from t2v.errors import UserError
@@ -35,12 +35,14 @@ class DistillConfig(TrainConfig):
     first_step: float = 0.5
     # how much an error of the latents counts by what it changes in pixels: 0 not at all, 1 entirely
     pixel_weight: float = 0.8
+    # loss weight of how much less films of one prompt differ than the teacher's
+    variety_weight: float = 1.0
     cache: str | None = None  # folder of the teacher's films; null: `pairs` in the output
     # checkpoints hold: student: what it changes in its teacher's weights, in 8 bits, and where the
     # teacher is; full: all weights
     save: Literal["student", "full"] = "student"
     attention: str = "native"  # kernel of the training steps; samples use the default
-    steps: int = 3000
+    steps: int = 1000
     batch_size: int = 24
     held_out: int = 32  # films kept for validation: the last ones
     optim: OptimConfig = field(
@@ -71,13 +73,10 @@ class DistillConfig(TrainConfig):
                 f"num_inference_steps={self.num_inference_steps} is not among "
                 f"student_steps={list(steps)}, which the student learns. Give one of them."
             )
+        not_negative(self, "variety_weight")
         for name in ("first_step", "pixel_weight"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name}={getattr(self, name):g}: it must be from 0 to 1.")
-        if self.start_from is not None:
-            raise UserError(
-                f"start_from={self.start_from}: the student starts from model=FOLDER, its teacher."
-            )
 
     def film_sizes(self) -> tuple[tuple[int, int, int], ...]:
         """Frames, height and width of the films, in turn; none: as the model is saved.

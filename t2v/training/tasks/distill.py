@@ -41,6 +41,7 @@ from t2v.training.tuning.saving import reference, save_student
 
 SHEET_FILMS = 3
 PROBED_FILMS, PROBED_FRAMES = 4, 2  # of what tells how much each channel changes pixels
+VARIED = 3  # one film in so many is compared with one of another noise
 PROBE = 0.3  # the change of a channel, in its standard deviations
 
 
@@ -124,6 +125,11 @@ class DistillTask:
     here the teacher's whole run is the target at once, as in knowledge distillation of samplers
     (arXiv 2101.02388), and guidance is in it (arXiv 2210.03142).
 
+    The mean square alone pays for the mean of what may follow from a noise, so films of a prompt
+    become alike. A second term asks that a film is as far from the student's film of another noise
+    as the teacher's is; it is 0 where both have one distribution, as in the energy distance
+    (arXiv 1705.10743).
+
     Args:
         pipeline: of the student, frozen parts included.
         films: what the teacher made.
@@ -196,16 +202,21 @@ class DistillTask:
     def loss(
         self, batch: FilmBatch, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The weighted squared error of the film that one step is heading for."""
+        """The weighted squared error of the film that one step is heading for, and its variety."""
         steps, done = self._place_in_run(generator)
-        times, x = self.times[steps], batch.noise
-        with autocast(self.config):
-            for now, following in pairwise(times[: done + 1]):
-                with torch.no_grad():
-                    x = x + (following - now) * self._velocity(x, now, batch.text)
-            film = x - times[done] * self._velocity(x, times[done], batch.text)
+        film = self._heading(batch.noise, batch.text, steps, done)
         error = reduce((film - batch.latents).square(), "b c t h w -> c", "mean")
-        return (error * self.weights.to(error)).mean(), {"mse": error.mean().detach()}
+        loss = (error * self.weights.to(error)).mean()
+        metrics = {"mse": error.mean().detach()}
+        if weight := self.config.variety_weight:
+            few = slice(0, -(-len(film) // VARIED))
+            noise = torch.randn(film[few].shape, generator=generator).to(film)
+            with torch.no_grad():
+                other = self._heading(noise, batch.text[few], steps, done)
+            missing = self._distance(film[few], other) - self._distance(batch.latents[few], other)
+            loss = loss + weight * missing.square()
+            metrics["variety"] = missing.detach()
+        return loss, metrics
 
     @torch.no_grad()
     def validate(self) -> Validation:
@@ -254,6 +265,20 @@ class DistillTask:
         n = rows[min(int(draws[1] * len(rows)), len(rows) - 1)]
         return n, 1 + int(torch.randint(n - 1, (), generator=generator))
 
+    def _heading(self, noise: Tensor, text: Tensor, steps: int, done: int) -> Tensor:
+        """The film that the student is heading for, `done` steps of its own from the noise."""
+        times, x = self.times[steps], noise
+        with autocast(self.config):
+            for now, following in pairwise(times[: done + 1]):
+                with torch.no_grad():
+                    x = x + (following - now) * self._velocity(x, now, text)
+            return x - times[done] * self._velocity(x, times[done], text)
+
+    def _distance(self, films: Tensor, others: Tensor) -> Tensor:
+        """The root mean square difference of films, a mean over them."""
+        square = reduce((films - others).square(), "b c t h w -> b c", "mean")
+        return (square * self.weights.to(square)).mean(1).sqrt().mean()
+
     def _velocity(self, x: Tensor, time: float, text: Tensor) -> Tensor:
         at = torch.full((len(x),), NUM_TRAIN_TIMESTEPS * time, device=x.device)
         return self.model["transformer"](x, at, text, return_dict=False)[0].float()
@@ -261,7 +286,7 @@ class DistillTask:
     def _made(
         self, own: T2VGenerator, batch: FilmBatch, indices: Sequence[int], steps: int
     ) -> Tensor:
-        """What the student makes of the same noise in `steps`, on the CPU."""
+        """The student's films of the same noise in `steps`, on the CPU."""
         frames, height, width = self.films.films[indices[0]].sizes
         request = replace(
             self.asked,

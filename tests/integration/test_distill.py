@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DiffusionPipeline
+from diffusers import DDIMScheduler, DiffusionPipeline, UniPCMultistepScheduler
 from safetensors.torch import load_file
 
 from t2v.cli import main
@@ -209,6 +209,31 @@ def test_at_a_shell_a_student_makes_a_film_and_refuses_in_a_line(
 def test_what_cannot_work_is_one_message(config, wrong, words):
     with pytest.raises(UserError, match=words):
         build_distill(replace(config, **wrong))
+
+
+def test_a_model_of_wan_teaches_with_its_own_scheduler(config, wan, tmp_path):
+    wan.register_modules(
+        scheduler=UniPCMultistepScheduler(
+            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
+        )
+    )
+    wan.save_pretrained(tmp_path / "wan")
+    main(["convert", str(tmp_path / "wan"), str(tmp_path / "ours")])
+    told = {"model": str(tmp_path / "ours"), "sizes": ("5x16x16",), "teacher_steps": 3}
+    config = replace(config, **told, pairs=4, held_out=1, steps=1, batch_size=2)
+    films = build_distill(config).films
+    teacher = T2VPipeline.from_pretrained(config.model)
+    teacher.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(films.films[0].seed)
+    size = {"num_frames": 5, "height": 16, "width": 16, "num_inference_steps": 3}
+    whole = teacher(PROMPTS[0], generator=generator, output_type="latent", **size).frames
+    torch.testing.assert_close(films.read([0]).latents, whole, atol=2e-3, rtol=2e-3)
+    student = T2VPipeline.from_pretrained(distill(config))
+    assert student.scheduler.config.shift == 3.0  # the times that its teacher was trained with
+    latents = student(
+        "a red ball", output_type="latent", **size | {"num_inference_steps": 2}
+    ).frames
+    assert latents.shape == whole.shape
 
 
 def test_a_teacher_that_is_no_flow_is_refused(config, pipe):

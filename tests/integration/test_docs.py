@@ -29,6 +29,7 @@ TINY = {
     "train-vae": f"{BRIEF} held_out=2",
     "train-upscaler": f"{BRIEF} held_out=1 pool=1 window=16 window_frames=3",
     "finetune": f"{BRIEF} held_out=1 base_prompts=null base_ratio=0",
+    "distill": f"{BRIEF} pairs=4 held_out=1 teacher_steps=1 sizes=[5x16x16]",
     "scorer": f"{BRIEF} held_out=4 count=8",
     "encode": "sheet_clips=1",
     "eval": "suites=[motion] count=2 num_frames=5 num_inference_steps=1 batch_size=2",

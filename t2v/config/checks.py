@@ -33,7 +33,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "dissolve_seconds": (0, 1000),
     "durations": (0, 1e7),
     # what is done once for each
-    **dict.fromkeys(("num_videos_per_prompt", "best_of", "draws"), (1, 10**6)),
+    **dict.fromkeys(("num_videos_per_prompt", "best_of", "draws", "seeds"), (1, 10**6)),
     **dict.fromkeys(("workers", "retries"), (0, 1000)),
     **dict.fromkeys(("num_inference_steps", "student_steps"), (1, 10**6)),
     **dict.fromkeys(("repeats", "warmup"), (0, 10**6)),

@@ -35,8 +35,8 @@ class EvalConfig:
     # edit; via_image: with a picture that the model made of the prompt; story: films of five scenes
     suites: tuple[str, ...] = ("world",)
     count: int = 512  # prompts of each suite, at most
-    # tables to make: world, given, story, alignment, caption back, dynamics, fidelity,
-    # reconstruction; empty: all that the suite and the networks allow
+    # tables to make: world, given, story, alignment, caption back, dynamics, fidelity, teacher,
+    # variety, reconstruction; empty: all that the suite and the networks allow
     metrics: tuple[str, ...] = ()
     oracle: str | None = None  # folder of `t2v world oracle`, which reads attributes of scenes
     # network of perceptual distance: vae (the model's own) or an image model of transformers
@@ -49,6 +49,10 @@ class EvalConfig:
     # encoder of transformers that compares captions with prompts; null: by the words they share
     sentences: str | None = None
     training: str | None = None  # folder of the training clips, to find copies of them
+    # model whose videos of the same prompts from the same noise stand beside these (a folder or a
+    # Hub id): what a student or a faster setting is to be like; with its own steps and guidance
+    teacher: str | None = None
+    seeds: int = 1  # videos of each prompt, 4 for example: more than 1 show how they vary
     clips_kept: str | None = None  # folder that keeps sampled videos; null: `clips` in the output
     page_videos: int = 60  # videos of each suite on the page, the worst first
     seed: int = 0  # of the first prompt; prompt i takes seed + i
@@ -78,12 +82,25 @@ class EvalConfig:
     def __post_init__(self) -> None:
         kinds_of(self.quantize)
         check_workers(self)
-        at_least_one(self, "count", "batch_size", "page_videos")
+        at_least_one(self, "count", "batch_size", "page_videos", "seeds")
         if not 0 < self.strength <= 1:
             raise UserError(f"strength={self.strength}: it must be more than 0 and at most 1.")
         if self.sentences is not None and self.captioner is None:
             raise UserError(
                 f"sentences={self.sentences}: compares captions with prompts. Give captioner=MODEL."
+            )
+        if "teacher" in self.metrics and self.teacher is None:
+            raise UserError(
+                "metrics=[teacher]: compares with the videos of another model. Give teacher=MODEL."
+            )
+        if "variety" in self.metrics and self.seeds == 1:
+            raise UserError(
+                "metrics=[variety] seeds=1: compares videos of one prompt. Give seeds=4, or more."
+            )
+        if self.seeds > 1 and self.metrics and "variety" not in self.metrics:
+            raise UserError(
+                f"seeds={self.seeds}: the others are for variety alone. Add variety to metrics, or "
+                "leave seeds out."
             )
         if not self.suites:
             raise UserError("suites=[]: name at least one, for example suites=[world].")

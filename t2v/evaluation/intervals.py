@@ -74,6 +74,23 @@ def bootstrap(values: Tensor, generator: torch.Generator) -> tuple[float, float]
     return ends[0], ends[1]
 
 
+def ratio(x: Tensor, y: Tensor, generator: torch.Generator) -> Interval:
+    """Return mean(x) / mean(y) of pairs with its 95 % interval; nan where mean(y) is 0.
+
+    BCa over the linearised ratio, whose mean is the ratio itself (Cochran 1977, Sampling
+    Techniques, 6.4). A mean of ratios would follow the pairs in which y is nearly 0.
+
+    Args:
+        x, y: `n`; a pair that is nan in either does not count.
+    """
+    known = ~(x.isnan() | y.isnan())
+    x, y = x[known].double(), y[known].double()
+    if len(x) == 0 or y.mean() == 0:
+        return Interval(math.nan, math.nan, math.nan, len(x))
+    value = (x.mean() / y.mean()).item()
+    return Interval(value, *bootstrap(value + (x - value * y) / y.mean(), generator), len(x))
+
+
 def paired_p(differences: Tensor, generator: torch.Generator) -> float:
     """Return the two-sided p-value of a mean difference.
 

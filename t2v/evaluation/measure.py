@@ -17,6 +17,8 @@ from t2v.evaluation.metrics import (
     given,
     reconstruction,
     stories,
+    teacher,
+    variety,
 )
 from t2v.evaluation.networks import Networks
 from t2v.evaluation.rows import (
@@ -28,8 +30,10 @@ from t2v.evaluation.rows import (
     GUESS,
     HOLD,
     MODEL,
+    OTHER_SEED,
     REAL,
     STILL,
+    TEACHER,
     TEXT,
 )
 from t2v.evaluation.types import Kind, Measurements, Videos
@@ -63,7 +67,7 @@ METRICS: dict[str, Metric[Any]] = {
     "world": Metric(
         attributes.load,
         attributes.measure,
-        (MODEL, CEILING, REAL, TEXT, *COPIES),
+        (MODEL, TEACHER, CEILING, REAL, TEXT, *COPIES),
         guess=attributes.guess,
     ),
     "given": Metric(
@@ -71,17 +75,19 @@ METRICS: dict[str, Metric[Any]] = {
     ),
     "story": Metric(stories.load, stories.measure, (MODEL, CEILING, REAL, CHANCE), of=("story",)),
     "alignment": Metric(
-        alignment.load, alignment.measure, (MODEL, CEILING, REAL, CHANCE), of=CLIPS
+        alignment.load, alignment.measure, (MODEL, TEACHER, CEILING, REAL, CHANCE), of=CLIPS
     ),
     "caption back": Metric(
-        caption_back.load, caption_back.measure, (MODEL, REAL, CHANCE), of=CLIPS
+        caption_back.load, caption_back.measure, (MODEL, TEACHER, REAL, CHANCE), of=CLIPS
     ),
     "dynamics": Metric(
-        dynamics.load, dynamics.measure, (MODEL, CEILING, REAL, STILL, BLUR), of=CLIPS
+        dynamics.load, dynamics.measure, (MODEL, TEACHER, CEILING, REAL, STILL, BLUR), of=CLIPS
     ),
     "fidelity": Metric(
-        fidelity.load, fidelity.measure, (MODEL, CEILING, REAL, STILL, BLUR), of=CLIPS
+        fidelity.load, fidelity.measure, (MODEL, TEACHER, CEILING, REAL, STILL, BLUR), of=CLIPS
     ),
+    "teacher": Metric(teacher.load, teacher.measure, (MODEL, OTHER_SEED), of=("plain",)),
+    "variety": Metric(variety.load, variety.measure, (MODEL, TEACHER, REAL, CHANCE), of=("plain",)),
     "reconstruction": Metric(
         reconstruction.load, reconstruction.measure, (CEILING, BLUR, CHANCE), of=("plain",)
     ),

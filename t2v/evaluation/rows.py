@@ -4,9 +4,12 @@ MODEL, CEILING, REAL = "model", "real clips through the VAE", "real clips"
 CHANCE, GUESS = "another real clip", "most common answer"
 STILL, BLUR = "real clips standing still", "real clips blurred"
 TEXT = "text only"
+TEACHER, OTHER_SEED = "teacher", "teacher, another seed"
 HOLD, FADE, AS_GIVEN = "given frames held", "given frames cross-faded", "given clip unchanged"
 ROWS = {
     MODEL: "the videos that the model sampled",
+    TEACHER: "the videos that `teacher=` sampled of the same prompts, from the same noise",
+    OTHER_SEED: "the teacher's videos of the same prompts from other noise: chance",
     CEILING: "the clips that the prompts describe, through the model's VAE: the ceiling",
     REAL: "those clips as they are",
     CHANCE: "the clip of another prompt: chance",

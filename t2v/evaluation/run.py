@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +15,24 @@ from t2v.config.load import save_config
 from t2v.data.world_shards import read_rendered
 from t2v.errors import UserError
 from t2v.evaluation.measure import check_metrics, load_networks, measure
+from t2v.evaluation.plain import Maker, check_plain, load_teacher, make_plain, rows_beside, teaching
 from t2v.evaluation.report.page import write_page
 from t2v.evaluation.report.suite import suite_report
 from t2v.evaluation.report.table import markdown
 from t2v.evaluation.rows import MODEL, REAL, ROWS
 from t2v.evaluation.samples import (
-    cache_keys,
     load_model,
     protocol,
     request_of,
-    rows_of,
-    sample_suite,
     sampling_workers,
 )
 from t2v.evaluation.sanity_checks import suspicions
 from t2v.evaluation.stories import check_tells, make_story
 from t2v.evaluation.suites import Suite, load_suite
 from t2v.evaluation.types import Videos
-from t2v.evaluation.visuals import Made, check_takes, make_given
+from t2v.evaluation.visuals import check_takes, make_given
 from t2v.io.engine import require_engine
 from t2v.io.files import write_text
-from t2v.io.workers import Pool
 from t2v.models.upscaler import check_scale
 from t2v.outputs import output_folder
 from t2v.pipelines.generator import Generator, Request, rate_of
@@ -62,38 +58,36 @@ def evaluate(config: EvalConfig) -> str:
 def _evaluate(config: EvalConfig) -> str:
     suites = [load_suite(name, config.count, config.seed) for name in config.suites]
     _check_settings(suites, config)
+    check_plain(suites, config)
     generator = load_model(config, "t2v eval")
     _check_scale(suites, generator, config.upscale)
     check_takes(generator, suites)
     check_tells(generator, suites, config)
-    _check_memory(suites, request_of(generator, config), type(generator.pipeline).__name__)
+    own = request_of(generator, config)
+    _check_memory(suites, own, type(generator.pipeline).__name__, config)
+    teacher = load_teacher(config, generator)
     nets = load_networks(config, generator)
     save_config(config, Path(config.output, "config.yaml"))
     report: dict[str, Any] = {"protocol": protocol(config, generator), "suites": {}}
     videos: dict[str, dict[str, Tensor]] = {}
     weights = list(report["protocol"]["weights"].values())
-    with sampling_workers(config, generator, weights) as workers:
+    with (
+        sampling_workers(config, generator, weights) as workers,
+        teaching(config, generator, teacher) as teacher_maker,
+    ):
+        maker = Maker(generator, config, tuple(weights), workers)
+        if teacher_maker is not None:
+            report["protocol"]["teacher"] = teacher_maker.told()
         for suite in suites:
             logger.info("suite %s: %d prompts", suite.name, len(suite.prompts))
-            make = make_story if suite.scene_prompts else make_given if suite.task else _make
-            made = make(suite, generator, config, weights, workers)
+            if suite.kind == "plain":
+                made = make_plain(suite, maker, teacher_maker)
+            else:
+                make = make_story if suite.scene_prompts else make_given
+                made = make(suite, generator, config, weights, workers)
             report["suites"][suite.name] = measure_suite(suite, made.rows, nets, made.keys, config)
             videos[suite.name] = made.films
     return _write_report(report, videos, generator, config)
-
-
-def _make(
-    suite: Suite,
-    generator: Generator,
-    config: EvalConfig,
-    weights: Sequence[str],
-    workers: Pool | None,
-) -> Made:
-    """Make the videos of a suite that gives nothing but prompts."""
-    keys = cache_keys(generator, suite.prompts, config, weights=weights)
-    sampled = sample_suite(generator, suite.prompts, keys, config, workers=workers)
-    rows = rows_of(suite, sampled, generator, config.seed)
-    return Made(rows, keys, {name: rows[name].video for name in (MODEL, REAL) if name in rows})
 
 
 def measure_suite(
@@ -157,7 +151,7 @@ def _check_scale(suites: list[Suite], generator: Generator, upscale: int) -> Non
         )
 
 
-def _check_memory(suites: list[Suite], own: Request, pipeline: str) -> None:
+def _check_memory(suites: list[Suite], own: Request, pipeline: str, config: EvalConfig) -> None:
     if own.num_frames is None or own.height is None or own.width is None:
         raise UserError(
             f"A {pipeline} does not say how many frames it makes and of "
@@ -172,6 +166,7 @@ def _check_memory(suites: list[Suite], own: Request, pipeline: str) -> None:
     for suite in suites:
         # where there are real clips: those, their copies, masks and others
         rows = 16 if suite.task else 9 if suite.scenes else 1
+        rows += rows_beside(suite, config)
         frames = suite.story_frames if suite.scene_prompts else own.num_frames
         need = frame * frames * len(suite.prompts) * rows
         if need > room:

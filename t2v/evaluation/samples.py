@@ -28,6 +28,7 @@ from t2v.evaluation.rows import BLUR, CEILING, CHANCE, MODEL, REAL, STILL, TEXT
 from t2v.evaluation.suites import STORY, Suite, load_suite
 from t2v.evaluation.types import Videos, blurred_copy, still_copy
 from t2v.families.load import load_generator
+from t2v.families.record import spatial
 from t2v.io.engine import model_pool, succeeded
 from t2v.io.files import digest
 from t2v.io.progress import progress
@@ -132,6 +133,7 @@ def protocol(config: EvalConfig, generator: Generator) -> dict[str, Any]:
         "steps": request.num_inference_steps,
         "guidance": request.guidance_scale,
         "seeds": f"{config.seed} + number of the prompt",
+        **({"seeds of each prompt": config.seeds} if config.seeds > 1 else {}),
         "fps": request.fps,
         "size": [request.num_frames, request.height, request.width],
         **({"upscale": request.upscale} if request.upscale != 1 else {}),
@@ -238,6 +240,7 @@ def rows_of(
     seed: int,
     given: Given | None = None,
     text: Tensor | None = None,
+    upscale: int = 1,
 ) -> dict[str, Videos]:
     """Return the model's videos, and where the prompts have real clips, the rows beside them.
 
@@ -246,16 +249,20 @@ def rows_of(
         seed: the seed of the evaluation, from which real clips of other scenes follow.
         given: what was given of each clip; its copies stand beside the videos.
         text: videos of the same prompts and seeds without it.
+        upscale: how many times as high and wide they are as the model made them.
     """
     prompts, fps = suite.prompts, rate_of(generator)
+    side = spatial(generator.pipeline)
+    block = side * upscale if side > 1 else None
     rendered = suite.real(*sampled.shape[1:4])
     if rendered is None:
-        return {MODEL: Videos(sampled, prompts, fps)}
+        return {MODEL: Videos(sampled, prompts, fps, block=block)}
     real, mask = rendered
     size = (int(real.shape[1]), int(real.shape[2]), int(real.shape[3]))
     others = load_suite("world", len(prompts), seed + 1_000).real(*size)
     assert others is not None
-    model = Videos(sampled, prompts, fps, real, mask, others[0], suite.truths(), given)
+    truths = suite.truths()
+    model = Videos(sampled, prompts, fps, real, mask, others[0], truths, given, block=block)
     rows = {MODEL: model}
     if generator.vae is not None:
         rows[CEILING] = model.showing(through_vae(generator.vae, real))

@@ -20,6 +20,21 @@ Better = Literal["higher", "lower", ""]  # "": a fact, neither good nor bad
 
 
 @dataclass(frozen=True)
+class Taught:
+    """The videos that a teacher made of the same prompts, from the same noise.
+
+    Args:
+        name: its weights, steps and guidance, for methods.
+        video: `n t h w c` uint8.
+        draws: those of the other seeds, `k n t h w c`, where there are any.
+    """
+
+    name: str
+    video: Tensor
+    draws: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Videos:
     """The videos of one row of a table, with what is known of their prompts.
 
@@ -36,6 +51,9 @@ class Videos:
     truths: tuple[dict[str, Any], ...] | None = None  # the scene of each prompt
     given: Given | None = None  # what was given of each clip
     joints: Joints | None = None  # where scenes and windows of stories begin
+    block: int | None = None  # pixels, each way, that a latent stands for; None: unknown
+    draws: Tensor | None = None  # videos of the same prompts by other seeds, k n t h w c
+    taught: Taught | None = None  # what they are to be like
 
     def __post_init__(self) -> None:
         if self.real is not None and self.real.shape != self.video.shape:
@@ -53,8 +71,8 @@ class Videos:
         return "story" if self.joints else "given" if self.given else "plain"
 
     def showing(self, video: Tensor) -> Videos:
-        """Return other videos for the same prompts."""
-        return replace(self, video=video)
+        """Return other videos for the same prompts, whose other seeds are not known."""
+        return replace(self, video=video, draws=None)
 
     def pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield videos and real clips, a few at a time."""

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from t2v.evaluation.metrics.motion import MOVES, motion
+from t2v.evaluation.metrics.reconstruction import edge_jumps
 from t2v.evaluation.networks import Networks
 from t2v.evaluation.types import CHUNK, Better, Measurements, NotRun, PerVideo, Videos, at_least
 from t2v.nets.features import FrameNet, perceptual_distance
@@ -55,7 +56,29 @@ def measure(videos: Videos, net: FrameNet | None) -> Measurements:
             found[name] = NotRun(f"{count} frames last less than a second of {second}")
         else:
             found[name] = NotRun("no network is named: perceptual=vae or a model")
-    return found
+    return found | _blocks(videos)
+
+
+def _blocks(videos: Videos) -> Measurements:
+    if videos.block is None:
+        return {"block_edges": NotRun("the model does not say how large its latents are")}
+    values = block_edges(videos.video, videos.block)
+    return {"block_edges": PerVideo(values, "lower", block_words(videos.block))}
+
+
+def block_edges(video: Tensor, block: int) -> Tensor:
+    """Return the jumps of the grey frames at the edges of latents over those elsewhere, `n`.
+
+    Args:
+        video: `n t h w c`, uint8.
+        block: pixels, each way, that a latent stands for.
+    """
+    return torch.cat([edge_jumps(each.float().mean(-1), block) for each in video.split(CHUNK)])
+
+
+def block_words(block: int) -> str:
+    """Return how `block_edges` is measured, in words."""
+    return f"jumps at every {block} pixels, where latents meet, over those elsewhere; 1: none shows"
 
 
 def _chunk(video: Tensor, fps: float, net: FrameNet | None) -> dict[str, Tensor]:

@@ -142,9 +142,18 @@ def seam(video: Tensor, real: Tensor, block: int) -> Tensor:
         video, real: `n t h w c`, uint8.
         block: pixels between two borders, in height and width.
     """
-    error = (video.float() - real.float()).mean(-1)  # n t h w
-    across = rearrange(error.diff(dim=3).abs(), "n t h w -> n w (t h)").mean(2)
-    down = rearrange(error.diff(dim=2).abs(), "n t h w -> n h (t w)").mean(2)
+    return edge_jumps((video.float() - real.float()).mean(-1), block)
+
+
+def edge_jumps(grey: Tensor, block: int) -> Tensor:
+    """Return the jumps at the borders of blocks over those elsewhere, `n`; 1: no block shows.
+
+    Args:
+        grey: `n t h w`; nan where no border of a block is inside.
+        block: pixels between two borders, in height and width.
+    """
+    across = rearrange(grey.diff(dim=3).abs(), "n t h w -> n w (t h)").mean(2)
+    down = rearrange(grey.diff(dim=2).abs(), "n t h w -> n h (t w)").mean(2)
     jumps = torch.cat((across, down), dim=1)
     border = torch.cat([torch.arange(1, n.shape[1] + 1) % block == 0 for n in (across, down)])
     return _ratio(jumps, border)

@@ -25,6 +25,7 @@ RANKING = (
     "caption back.similarity",
     "alignment.sim_weighed",
     "alignment.sim",
+    "teacher.psnr",
     "dynamics.subject",
 )
 

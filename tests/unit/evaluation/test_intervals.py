@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from t2v.evaluation.intervals import bootstrap, holm, paired_p, summary
+from t2v.evaluation.intervals import bootstrap, holm, paired_p, ratio, summary
 from t2v.evaluation.shares import wilson
 
 
@@ -26,6 +26,19 @@ def test_bootstrap_intervals_cover_the_mean_of_a_skewed_source(generator):
 def test_two_values_have_an_interval_as_far_to_both_sides(generator):
     low, high = bootstrap(torch.tensor([0.0, 1.0], dtype=torch.double), generator)
     assert low == 0 and high == 1
+
+
+def test_a_ratio_of_means_is_covered_and_exact_where_all_pairs_have_it(generator):
+    covered = 0
+    for _ in range(200):
+        y = torch.empty(60, dtype=torch.double).exponential_(1.0, generator=generator)
+        x = 1.5 * y + 0.5 * torch.randn(60, dtype=torch.double, generator=generator)
+        found = ratio(x, y, generator)
+        covered += found.low <= 1.5 <= found.high
+    assert 178 <= covered <= 198
+    whole = ratio(torch.tensor([2.0, 6.0, math.nan, 0]), torch.tensor([1.0, 3, 5, 0]), generator)
+    assert (whole.value, whole.n) == (2, 3) and whole.low == whole.high == 2
+    assert math.isnan(ratio(torch.ones(3), torch.zeros(3), generator).value)
 
 
 def test_one_video_has_no_interval_and_unknown_values_do_not_count(generator):

@@ -401,9 +401,9 @@ def test_a_model_without_towers_and_sizes_that_differ_are_refused(real, tmp_path
 
 
 def test_every_metric_of_dynamics_has_one_value_a_video(real, vae):
-    found = dynamics.measure(Videos(real, ("a",) * 3, 8), vae_frames(vae))
+    found = dynamics.measure(Videos(real, ("a",) * 3, 8, block=8), vae_frames(vae))
     assert set(found) == {
         "motion", "warp_error", "frozen", "flickering", "jerk", "sharpness", "subject",
-        "background", "max_running",
+        "background", "max_running", "block_edges",
     }  # fmt: skip
     assert all(isinstance(each, PerVideo) and each.values.shape == (3,) for each in found.values())

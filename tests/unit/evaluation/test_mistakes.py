@@ -74,12 +74,13 @@ def test_each_model_that_is_none_is_named_by_its_setting(setting, words, pipe, t
 def test_what_does_not_fit_the_machine_or_is_too_short_is_refused_with_figures(pipe):
     suites = [load_suite("world", 50, 0), load_suite("general", 50, 0)]
     request = T2VGenerator(pipe).defaults
-    _check_memory(suites, request, "T2VPipeline")
+    config = EvalConfig(output="x")
+    _check_memory(suites, request, "T2VPipeline", config)
     with pytest.raises(UserError, match="num_frames=2: dynamics need at least 3"):
-        _check_memory(suites, replace(request, num_frames=2), "T2VPipeline")
+        _check_memory(suites, replace(request, num_frames=2), "T2VPipeline", config)
     large = replace(request, num_frames=100_001, height=4096, width=4096)
     with pytest.raises(UserError, match=r"50 prompts of suite world at 100001 frames 4096x4096"):
-        _check_memory(suites, large, "T2VPipeline")
+        _check_memory(suites, large, "T2VPipeline", config)
 
 
 def test_retrieval_among_few_videos_is_not_run(clip_folder):

@@ -27,6 +27,8 @@ class EvalConfig:
         "draws": Retired(FOOTAGE, neutral=(8,)),
     } | {f"clips.{name}": Retired(FOOTAGE, (each,)) for name, each in asdict(ClipsConfig()).items()}
 
+    ONE_OR_MORE: ClassVar[tuple[str, ...]] = ("versus",)
+
     model: str = "t2v-tiny"  # the embedded model, a pipeline folder or a Hub id
     output: str  # folder of tables, page and sampled videos
     overwrite: bool = False  # replace files in the output that are not this command's own
@@ -53,6 +55,9 @@ class EvalConfig:
     # Hub id): what a student or a faster setting is to be like; with its own steps and guidance
     teacher: str | None = None
     seeds: int = 1  # videos of each prompt, 4 for example: more than 1 show how they vary
+    # other settings to make the same evaluation with and to compare it with, a text as on the
+    # command line or a list of texts: ["num_inference_steps=4 guidance_scale=1", "quantize=int8"]
+    versus: tuple[str, ...] = ()
     clips_kept: str | None = None  # folder that keeps sampled videos; null: `clips` in the output
     page_videos: int = 60  # videos of each suite on the page, the worst first
     seed: int = 0  # of the first prompt; prompt i takes seed + i

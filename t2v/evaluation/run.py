@@ -14,6 +14,7 @@ from t2v.config.evaluation import EvalConfig
 from t2v.config.load import save_config
 from t2v.data.world_shards import read_rendered
 from t2v.errors import UserError
+from t2v.evaluation.compare import compare
 from t2v.evaluation.measure import check_metrics, load_networks, measure
 from t2v.evaluation.plain import Maker, check_plain, load_teacher, make_plain, rows_beside, teaching
 from t2v.evaluation.report.page import write_page
@@ -30,6 +31,7 @@ from t2v.evaluation.sanity_checks import suspicions
 from t2v.evaluation.stories import check_tells, make_story
 from t2v.evaluation.suites import Suite, load_suite
 from t2v.evaluation.types import Videos
+from t2v.evaluation.versus import comparison, variants
 from t2v.evaluation.visuals import check_takes, make_given
 from t2v.io.engine import require_engine
 from t2v.io.files import write_text
@@ -45,14 +47,21 @@ def evaluate(config: EvalConfig) -> str:
 
     Writes `eval.json` (protocol, tables, every video's values), `eval.md`, `page.html` and the
     sampled videos. Rows of real clips stand beside the model wherever prompts have any. The same
-    command again samples nothing and gives the same figures.
+    command again samples nothing and gives the same figures. With `versus` the evaluations of other
+    settings go into folders of the output, the comparison into `compared`, and its tables are
+    returned.
 
     Raises:
         UserError: a model or a file is missing or of another kind.
     """
     require_engine(config)
-    with output_folder(config) as config:
-        return _evaluate(config)
+    others = variants(config)
+    with output_folder(config) as kept:
+        text = _evaluate(kept)
+        for other in others:
+            with output_folder(other) as each:
+                _evaluate(each)
+    return compare(comparison(config, others)) if others else text
 
 
 def _evaluate(config: EvalConfig) -> str:

@@ -49,6 +49,7 @@ RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("layers_per_block", "decoder_layers_per_block"), (1, 1000)),
     **dict.fromkeys(("patch_size", "resample_taps"), (1, 64)),
     "rope_max_seq_len": (1, 2**20),
+    "token_merging": (0, 0.75),  # every fourth token is one that others merge into
     "rope_theta": (1, 1e12),
     "eps": (0, 1),
     # training

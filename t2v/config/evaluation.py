@@ -75,6 +75,7 @@ class EvalConfig:
     # where weights wait until they are used, as in `t2v sample`: none, group (of a block) or leaf
     # (of a layer), in main memory beside a GPU, else on the disk
     offload: Literal["none", "group", "leaf"] = "none"
+    token_merging: float = 0.0  # share of tokens that middle blocks merge, as in `t2v sample`
     batch_size: int = 16  # videos sampled at once
     engine: Literal["local", "ray"] = "local"  # processes of this machine, or a Ray cluster
     # processes that each hold the model and sample a batch at a time; null: this one

@@ -83,6 +83,9 @@ class SampleConfig:
     # compile the blocks of the transformer: faster steps after a first one that takes minutes more;
     # pixels change by rounding
     compile: bool = False
+    # share of the tokens that the middle blocks of the transformer do without, from 0 to 0.75:
+    # those most alike are computed as one; it changes the video
+    token_merging: float = 0.0
     # what processes that torchrun starts split: auto (guidance between two halves where there is
     # any, then the sequence), guidance (of two processes), sequence (tokens, by diffusers' context
     # parallelism)
@@ -155,6 +158,11 @@ class SampleConfig:
             raise UserError(
                 f"compile=true offload={self.offload}: blocks whose weights move in pieces are not "
                 "compiled. Give offload=none, text or model, or leave compile out."
+            )
+        if self.compile and self.token_merging:
+            raise UserError(
+                f"compile=true token_merging={self.token_merging:g}: which tokens merge is found "
+                "in every pass, and that is not compiled. Leave one out."
             )
         self._check_base()
         check_workers(self)

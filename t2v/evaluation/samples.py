@@ -27,7 +27,7 @@ from t2v.evaluation.given import Given
 from t2v.evaluation.rows import BLUR, CEILING, CHANCE, MODEL, REAL, STILL, TEXT
 from t2v.evaluation.suites import STORY, Suite, load_suite
 from t2v.evaluation.types import Videos, blurred_copy, still_copy
-from t2v.families.load import load_generator
+from t2v.families.load import load_generator, merge_tokens_of
 from t2v.families.record import spatial
 from t2v.io.engine import model_pool, succeeded
 from t2v.io.files import digest
@@ -61,7 +61,10 @@ def load_model(
         keep_digest(part, held_kind(name, hold))
 
     adapt = keep if hold.offload != "none" else None
-    return load_generator(config.model, folder, device, dtype, command, needs, hold, adapt)
+    generator = load_generator(config.model, folder, device, dtype, command, needs, hold, adapt)
+    if config.token_merging:
+        merge_tokens_of(generator.pipeline, config.token_merging)
+    return generator
 
 
 def request_of(generator: Generator, config: EvalConfig) -> Request:
@@ -110,6 +113,8 @@ def cache_keys(
     same += (scale if scale is None else float(scale),)
     if request.upscale != 1:
         same += (request.upscale,)
+    if config.token_merging:
+        same += (f"token_merging={config.token_merging:g}",)
     if pipeline._execution_device.type != "cpu":  # another device sums in another order
         same += (pipeline._execution_device.type,)
     if not generator.is_trainable:  # the keys of ours have never held the name of their class
@@ -142,6 +147,7 @@ def protocol(config: EvalConfig, generator: Generator) -> dict[str, Any]:
         "device": pipeline._execution_device.type,
         "dtype": str(pipeline.dtype),
         **({"quantize": config.quantize} if config.quantize != "none" else {}),
+        **({"token_merging": config.token_merging} if config.token_merging else {}),
         **({"offload": config.offload} if config.offload != "none" else {}),
         "clips": str(kept_in(config).resolve()),
         "versions": {name: version(name) for name in ("torch", "diffusers", "transformers")},

@@ -14,7 +14,7 @@ ROWS = 4096  # tokens compared at a time, so that memory grows with the count an
 
 
 class Merge(NamedTuple):
-    """Which of `n` tokens become which of `m`.
+    """The matching of `n` tokens with the `m` that stand for them.
 
     Args:
         kept: places of the tokens that others merge into or that stay alone, ascending, `b m`.
@@ -87,7 +87,7 @@ def merge_tokens(x: Tensor, merge: Merge) -> Tensor:
 
 
 def take_tokens(x: Tensor, merge: Merge) -> Tensor:
-    """What `x` (`b n ...`) holds for the tokens that stay, `b m ...`."""
+    """The rows of `x` (`b n ...`) of the tokens that stay, `b m ...`."""
     rows = _rows(merge.kept, x.shape[1])
     return x.flatten(0, 1).index_select(0, rows).unflatten(0, merge.kept.shape)
 

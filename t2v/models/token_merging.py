@@ -31,7 +31,7 @@ ATTENTION_HOOK = "t2v_token_merging_sizes"
 
 @dataclass(frozen=True, kw_only=True)
 class TokenMergingConfig:
-    """What merges; every default is where the trained model lost least for the time it won.
+    """The settings of merging; each default is where a trained model lost least for its time.
 
     Args:
         ratio: share of the tokens that the merged blocks do without, from 0 (the hooks are not
@@ -68,7 +68,7 @@ class TokenMergingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Tokens:
-    """Where a class of block has what belongs to its video tokens.
+    """The arguments of a class of block that belong to its video tokens.
 
     Args:
         rotary: its argument with their rotary positions.
@@ -99,7 +99,7 @@ TOKENS: dict[str, Tokens] = {
 
 
 class _Shared:
-    """What the blocks of one transformer have in common during a forward pass."""
+    """The state that the blocks of one transformer share during a forward pass."""
 
     def __init__(self, config: TokenMergingConfig) -> None:
         self.config = config

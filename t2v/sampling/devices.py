@@ -206,6 +206,11 @@ def check_shared(config: SampleConfig) -> None:
             f"compile=true with {count} processes: what they exchange is not compiled. Leave it "
             "out, or start one process."
         )
+    if config.token_merging:
+        raise UserError(
+            f"token_merging={config.token_merging:g} with {count} processes: tokens that merge are "
+            "not split. Leave it out, or start one process."
+        )
     if config.device not in ("auto", "cpu", "cuda"):
         raise UserError(
             f"device={config.device} with {count} processes: each takes the GPU of its number on "

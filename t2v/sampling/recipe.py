@@ -34,6 +34,7 @@ UNSAID: dict[str, Any] = {
     "grid": False,
     "base": None,
     "compile": False,
+    "token_merging": 0.0,
     "parallel": "auto",
     "engine": "local",
     "workers": None,

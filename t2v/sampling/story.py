@@ -52,7 +52,7 @@ TAKEN = (
     *("model", "output", "overwrite", "negative_prompt", "seed", "height", "width", "fps"),
     *("num_inference_steps", "guidance_scale", "attention", "device", "dtype", "sheet"),
     *("truncate", "lora", "lora_scale", "lora_part", "lora_fit", "lora_preset", "shift"),
-    *("offload", "quantize", "vae_tiling", "compile", "parallel"),
+    *("offload", "quantize", "vae_tiling", "compile", "parallel", "token_merging"),
 )
 
 Load = Callable[[SampleConfig, Sequence[str], Embed], tuple[Generator, str]]

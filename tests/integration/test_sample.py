@@ -192,6 +192,17 @@ def test_a_video_that_does_not_fit_whole_is_decoded_by_tiles(run, monkeypatch):
     assert (read_video("a.mp4")[0] == read_video("tiles.mp4")[0]).all()
 
 
+def test_merged_tokens_make_another_video_and_the_recipe_makes_it_again(run):
+    assert run(PROMPT, "-o", "whole.mp4")[0] == 0
+    assert run(PROMPT, "token_merging=0.5", "-o", "merged.mp4")[0] == 0
+    assert run("--recipe", "merged.mp4", "-o", "again.mp4")[0] == 0
+    assert "token_merging" not in json.loads(Path("whole.json").read_text())
+    whole, merged, again = (read_video(f"{name}.mp4")[0] for name in ("whole", "merged", "again"))
+    assert (merged == again).all() and (merged != whole).any()
+    code, _, err = run(PROMPT, "token_merging=0.5", "compile=true", "-o", "x.mp4")
+    assert code == 2 and "Leave one out" in err
+
+
 def test_a_run_whose_scheduler_remembers_starts_anew(run, model, pipe, monkeypatch):
     pipe.scheduler = UniPCMultistepScheduler(
         prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0

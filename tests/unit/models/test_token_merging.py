@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import logging
+import statistics
+import time
 from typing import Any
 
 import pytest
@@ -322,3 +325,34 @@ def test_what_it_does_not_know_is_refused(wake):
 def test_numbers_out_of_range_are_refused(wrong):
     with pytest.raises(UserError, match="ive "):
         TokenMergingConfig(**wrong)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [T2VTransformer3DModel, WanTransformer3DModel])
+def test_a_pass_over_2880_tokens_takes_three_quarters_of_the_time(kind, wake):
+    """CPU seconds of one thread, in interleaved pairs, so that other work does not count."""
+    wide = {**WAN, "num_attention_heads": 6, "attention_head_dim": 64, "text_dim": 512}
+    model = wake(kind(**{**wide, "ffn_dim": 1536, "num_layers": 12})).eval()
+    given = {
+        "hidden_states": noise(1, 4, 5, 48, 48),
+        "timestep": torch.tensor([500.0]),
+        "encoder_hidden_states": noise(1, 64, 512),
+    }
+
+    def seconds() -> float:
+        began = time.thread_time()
+        predict(model, given)
+        return time.thread_time() - began
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    seconds()
+    ratios = []
+    for _ in range(5):
+        whole = seconds()
+        apply_token_merging(model, TokenMergingConfig(ratio=0.3))
+        ratios.append(whole / seconds())
+        remove_token_merging(model)
+    torch.set_num_threads(threads)
+    logging.getLogger(__name__).info("%s: %s times as fast", kind.__name__, sorted(ratios))
+    assert statistics.median(ratios) >= 1.3, ratios

@@ -89,7 +89,7 @@ class Tokens:
 
 # A block that is not here is refused: tokens would be without their positions in silence.
 TOKENS: dict[str, Tokens] = {
-    "T2VTransformerBlock": Tokens(rotary="rotary_emb", mask="b m -> b m"),
+    "T2VTransformerBlock": Tokens(rotary="view", mask="b m -> b m"),
     "WanTransformerBlock": Tokens(rotary="rotary_emb"),
     "LTXVideoTransformerBlock": Tokens(rotary="image_rotary_emb", temb_axes=3, mask="b m -> b 1 m"),
     "CogVideoXBlock": Tokens(
@@ -248,6 +248,12 @@ def apply_token_merging(transformer: nn.Module, config: TokenMergingConfig) -> N
     layers = _layers(config, len(blocks))
     if config.ratio == 0:
         return
+    if any(_attends_by_place(blocks[layer]) for layer in layers):
+        raise UserError(
+            f"token merging: a block among {layers} attends by place (attention other than full), "
+            "and tokens that merge leave their places. Take a model with attention=full, or name "
+            "layers of that kind."
+        )
     shared = _Shared(config)
     every = config.match_every or len(blocks)
     for number, layer in enumerate(layers):
@@ -285,18 +291,12 @@ def _blocks(transformer: nn.Module) -> list[Any]:
             f"{', '.join(sorted(unknown)) or '(none found)'}. Those whose tokens it can merge: "
             f"{', '.join(TOKENS)}."
         )
-    if any(not getattr(each, "layout", _Free).can_split for each in found):
-        raise UserError(
-            "token merging: this model attends by place (attention other than full), and tokens "
-            "that merge leave their places. Take a model with attention=full."
-        )
     return found
 
 
-class _Free:
-    """A layout where tokens need no place: that of blocks which have no layout."""
-
-    can_split = True
+def _attends_by_place(block: Any) -> bool:
+    chosen = getattr(block, "chosen", None)  # the layout of a block of ours
+    return chosen is not None and not chosen.layout.can_split
 
 
 def _tokens(block: nn.Module) -> Tokens:

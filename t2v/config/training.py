@@ -159,6 +159,32 @@ class TasksConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MaskingConfig:
+    """Tokens that training steps leave out, for cheaper steps; samples always see all of them."""
+
+    ratio: float = 0.0  # share of a clip's tokens that is left out of a step; 0: none
+    # route: past the middle blocks, and all tokens are learned; drop: past all blocks, and only
+    # those that are left in are learned
+    form: Literal["route", "drop"] = "route"
+    # tubes: a place is left out of all frames of a clip; tokens: of each frame on its own
+    shape: Literal["tubes", "tokens"] = "tubes"
+    whole_blocks: tuple[int, int] = (1, 1)  # of form=route: first and last blocks that see all
+    words: float = 0.0  # share of a caption's tokens that is left out before it is embedded
+    until: float = 0.8  # share of the steps after which nothing is left out
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.ratio < 1 and 0 <= self.words < 1 and 0 <= self.until <= 1):
+            raise UserError(
+                f"masking.ratio={self.ratio} masking.words={self.words} masking.until={self.until}:"
+                " shares of tokens from 0 to below 1, and of the steps from 0 to 1."
+            )
+        if min(self.whole_blocks) < 0:
+            raise UserError(
+                f"masking.whole_blocks={list(self.whole_blocks)}: numbers of blocks, 0 or more."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class SheetConfig:
     """The samples on the contact sheet of each validation."""
 
@@ -237,6 +263,7 @@ class DiffusionConfig(TrainConfig):
     tasks: TasksConfig = field(default_factory=TasksConfig)
     known_dropout: float = 0.1  # share of the clips that are given nothing after all, for guidance
     known_noise: float = 0.0  # latest time, in [0, 1), that what is given is noised to
+    masking: MaskingConfig = field(default_factory=MaskingConfig)  # tokens that steps leave out
     sheet: SheetConfig = field(default_factory=SheetConfig)  # samples of each validation
 
     def __post_init__(self) -> None:
@@ -245,6 +272,11 @@ class DiffusionConfig(TrainConfig):
             raise UserError(
                 f"known_dropout={self.known_dropout} known_noise={self.known_noise}: both must be "
                 "at least 0 and below 1."
+            )
+        if self.masking.words and self.cache_text and not self.train_text_encoder:
+            raise UserError(
+                f"masking.words={self.masking.words}: captions whose words change are embedded "
+                "again in each step. Give cache_text=false too, or leave it out."
             )
         if self.tasks.image and (self.clips.image_ratio or self.clips.stages):
             raise UserError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import diffusers
 import torch
@@ -41,6 +41,9 @@ from t2v.models.layers import (
     sincos_at,
     sincos_table,
 )
+
+if TYPE_CHECKING:
+    from t2v.models.routing import Route
 
 # weights that start at zero and add nothing: a model without them may become one with them
 ADDED_AT_ZERO = ("picture_embedding",)
@@ -251,6 +254,7 @@ class T2VTransformer3DModel(
         attention_kwargs: dict[str, Any] | None = None,
         pictures: Tensor | None = None,
         picture_positions: Tensor | None = None,
+        route: Route | None = None,
     ) -> Transformer2DModelOutput | tuple[Tensor]:
         """Predict the velocity (noise - data) of noisy latents.
 
@@ -266,6 +270,7 @@ class T2VTransformer3DModel(
                 holds the text's keys and values.
             pictures: normalised latents of single frames, `b c k h w`, given at time 0.
             picture_positions: the place of each in time, `b k`, in latent frames.
+            route: blocks that see a part of the tokens, in training with `attention="full"`.
 
         Returns:
             `sample`, `b c t h w`, in a `Transformer2DModelOutput`, or in a tuple without
@@ -297,11 +302,20 @@ class T2VTransformer3DModel(
         if image is not None:
             image = self.condition_embedder.embed_image(image, kv_cache)
         given = (encoder_attention_mask, kv_cache, image)
-        for block, view in zip(self.blocks, views, strict=True):
-            if torch.is_grad_enabled() and self.gradient_checkpointing:
-                x = self._gradient_checkpointing_func(block, x, text, modulation, view, *given)
-            else:
-                x = block(x, text, modulation, view, *given)
+
+        def run(first: int, last: int, x: Tensor, modulation: Tensor, views: list[Any]) -> Tensor:
+            for number in range(first, last):
+                block, view = self.blocks[number], views[number]
+                if torch.is_grad_enabled() and self.gradient_checkpointing:
+                    x = self._gradient_checkpointing_func(block, x, text, modulation, view, *given)
+                else:
+                    x = block(x, text, modulation, view, *given)
+            return x
+
+        if route is None:
+            x = run(0, len(self.blocks), x, modulation, views)
+        else:
+            x = route.through(run, len(self.blocks), x, modulation, views)
         # temb lies on the first device when the blocks are spread over several
         table = self.scale_shift_table.unsqueeze(0).to(temb.device) + temb.unsqueeze(2)
         shift, scale = table.to(x.device).unbind(2)  # b 1|n d

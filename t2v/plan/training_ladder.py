@@ -10,7 +10,7 @@ from t2v.plan.figures import Correction, Estimate
 from t2v.plan.ladder import Link, Rung, fastest_first
 from t2v.plan.shapes import Target
 from t2v.plan.validation import EMBED
-from t2v.plan.workload import ENCODE, STEPS
+from t2v.plan.workload import ENCODE, STEPS, UPDATE
 from t2v.training.engine.example import Size
 
 AT_ONCE = 2  # blocks whose weights are on the device while others wait, of `swap_blocks`
@@ -70,8 +70,8 @@ def _rung(changes: Mapping[str, Any], estimate: Estimate, correction: Correction
 def _step(estimate: Estimate, correction: Correction) -> float:
     """Seconds of one step: all of its batches, and the update."""
     phases = [each for each in estimate.phases if each.name in STEPS]
-    fewest = min(each.times for each in phases)
-    return sum(estimate.seconds(each, correction).value * each.times / fewest for each in phases)
+    steps = next(each.times for each in phases if each.name == UPDATE)
+    return sum(estimate.seconds(each, correction).value * each.times / steps for each in phases)
 
 
 def _swapped(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from math import prod
+from functools import partial
+from math import ceil, prod
 from typing import Any, cast
 
 import torch
@@ -47,7 +48,8 @@ from t2v.training.tuning.adapters import held_in
 
 ENCODE, UPDATE = "encode a clip", "update"
 BACKWARD, MORE = "forward and backward", "with gradients held"
-STEPS = (BACKWARD, MORE, UPDATE)
+MASKED = "with tokens left out"
+STEPS = (MASKED, BACKWARD, MORE, UPDATE)
 
 
 def build(target: Target, size: Size, layers: int | None = None) -> Workload:
@@ -152,24 +154,35 @@ def _train(
     state = start_state(task, config)
     trained = [p for p in task.model.parameters() if p.requires_grad]
 
-    def backward() -> None:
+    def backward(example: Callable[[Size], Any] = task.example_batch) -> None:
         with kernel(task):
             generator = torch.Generator().manual_seed(0)
-            (task.loss(task.example_batch(size), generator)[0] / config.accumulate).backward()
+            (task.loss(example(size), generator)[0] / config.accumulate).backward()
 
     def update() -> None:
         nn.utils.clip_grad_norm_(trained, config.optim.clip_norm)
         state.optimizer.step(1.0)
         state.ema.update(0)
 
-    phases = [Phase(BACKWARD, backward, config.steps)]
-    if config.accumulate > 1:
-        more = config.steps * (config.accumulate - 1)
-        phases.append(Phase(MORE, backward, more))
+    masked = masked_steps(config) if isinstance(task, DiTTask) else 0
+    whole, phases = config.steps - masked, []
+    if masked and isinstance(task, DiTTask):
+        some = partial(backward, task.masked_example)
+        phases.append(Phase(MASKED, some, masked * config.accumulate))
+    if whole:
+        phases.append(Phase(BACKWARD, backward, whole))
+    if whole and config.accumulate > 1:
+        phases.append(Phase(MORE, backward, whole * (config.accumulate - 1)))
     phases.append(Phase(UPDATE, update, config.steps))
     if config.parallel == "fsdp":
         absent.append("parallel=fsdp, which splits the weights: all is in one process here")
     return Workload(parts, phases, 0, state, absent)
+
+
+def masked_steps(config: Any) -> int:
+    """The steps of a run that leave tokens out."""
+    masking = config.masking
+    return min(config.steps, ceil(masking.until * config.steps)) if masking.ratio else 0
 
 
 class _ZerosBeside(FramesBeside):

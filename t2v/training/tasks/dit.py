@@ -30,8 +30,7 @@ from t2v.models.conditions import Conditions
 from t2v.models.device import pick_device, ready, sent
 from t2v.models.diffusion import diffusion_loss
 from t2v.models.inputs import latent_shape
-from t2v.models.known import softened
-from t2v.models.latents import frame_latents, normalize_latents
+from t2v.models.latents import normalize_latents
 from t2v.models.learned import denoisers
 from t2v.models.text import encode_tokens, pad_text
 from t2v.pipelines.t2v import T2VPipeline
@@ -54,7 +53,8 @@ from t2v.training.tasks.dit_parts import (
     merged_sizes,
 )
 from t2v.training.tasks.experts import Experts
-from t2v.training.tasks.known import Given, GivenChoice, frame_times
+from t2v.training.tasks.known import GivenChoice, frame_times
+from t2v.training.tasks.masking import Masking
 from t2v.training.tasks.sheet import Sheet
 
 VALIDATION_BINS = 4
@@ -128,6 +128,7 @@ class DiTTask:
         self.experts = Experts(parts.defaults.get("boundary_ratio"))
         self.parts = dict(self.model.items())
         parts.text_encoder.requires_grad_(config.train_text_encoder)
+        self.masking = Masking(config.masking, config.seed, config.steps, parts.transformer)
         self.choose_given = GivenChoice(
             config.tasks,
             parts.transformer.config.patch_size,
@@ -226,8 +227,11 @@ class DiTTask:
             )
             if given is not None:
                 goes_on = torch.tensor([task == "prefix" for task in given.tasks]) & (starts > 0)
-        tokens, lengths = self.captions.pick(clips, choice[0], dropped, goes_on)
-        return self._batch(items, tokens, lengths)._replace(given=given)
+        texts = self.captions.pick(clips, choice[0], dropped, goes_on)
+        batch = self._batch(items, *self.masking.words(*texts, step, rank))
+        known = None if given is None else given.mask
+        kept = self.masking.kept(batch.latents.shape, known, step, rank)
+        return batch._replace(given=given, kept=kept)
 
     def example_batch(self, size: Size) -> DiTBatch:
         """Latents of zeros, and captions of `size.tokens` tokens each.
@@ -239,12 +243,16 @@ class DiTTask:
         shape = latent_shape(self.model["transformer"], self.vae, size.batch, *sides)
         tokens = torch.zeros(size.batch, size.tokens, dtype=torch.long, device=device)
         lengths = torch.full((size.batch,), size.tokens, device=device)
-        given = None
-        if self.config.tasks.gives_known:  # a time a token takes more memory than one a clip
-            mask = torch.zeros(shape[0], 1, *shape[2:])
-            mask[:, :, :1] = shape[2] > 1
-            given = Given(mask, None, None, ("first",) * size.batch)
+        # a time a token takes more memory than one a clip
+        given = self.choose_given.example(shape)
         return DiTBatch(torch.zeros(shape, device=device), tokens, lengths, given)
+
+    def masked_example(self, size: Size) -> DiTBatch:
+        """The batch of `example_batch` as steps see it that leave tokens out."""
+        batch = self.example_batch(size)
+        known = int(batch.given is not None and batch.latents.shape[2] > 1)
+        kept = self.masking.example(batch.latents.shape, known)
+        return batch._replace(kept=None if kept is None else kept.to(batch.latents.device))
 
     def loss(self, batch: DiTBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         t = self.experts.times(self.objective, len(batch.latents), self.shift, generator)
@@ -343,30 +351,22 @@ class DiTTask:
         if self.beside is not None:
             conditions = replace(conditions, **self.beside(batch.latents))
         if given is not None:
-            conditions = self._with_given(conditions, batch.latents, given, noise)
+            about = conditions, batch.latents, given, noise, self.vae
+            conditions = self.choose_given.added_to(*about)
             t = frame_times(t, given, self.shift)
             unknown = given.mask <= 1 - rearrange(t, "b ... -> b 1 (...) 1 1")  # held till then
             weight = sent(unknown.float(), device)
+        shape, beside = batch.latents.shape, conditions.pictures
+        route = self.masking.route(batch.kept, shape, 0 if beside is None else beside.shape[2])
+        if batch.kept is not None:
+            weight = self.masking.weight(batch.kept, shape, weight)
 
         def predict(noisy: Tensor, timestep: Tensor) -> Tensor:
-            return self.experts.predict(self.model, noisy, timestep, conditions, t)
+            return self.experts.predict(self.model, noisy, timestep, conditions, t, route)
 
         with attention_backend(self.config.attention):
             given_noise = batch.latents, noise, sent(t, device)
             return diffusion_loss(self.objective, predict, *given_noise, weight, self.schedule)
-
-    def _with_given(
-        self, conditions: Conditions, latents: Tensor, given: Given, noise: Tensor
-    ) -> Conditions:
-        device = latents.device
-        if given.mask.any():
-            conditions = replace(conditions, known=latents, known_mask=sent(given.mask, device))
-            conditions = softened(conditions, noise, given.mask)
-        if given.frames is not None:
-            positions = sent(self.choose_given.positions(given.frames), device)
-            pictures = frame_latents(self.vae, latents, given.frames)
-            conditions = replace(conditions, pictures=pictures, picture_positions=positions)
-        return conditions
 
     def _shape(self, items: BatchItems) -> tuple[int, ...]:
         """The shape `b c t h w` of the latents of a batch."""

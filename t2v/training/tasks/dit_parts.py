@@ -64,11 +64,13 @@ class DiTBatch(NamedTuple):
     lengths: Tensor  # b, tokens before the padding
     given: Given | None = None  # besides the captions
     text: Tensor | None = None  # b m d, the captions embedded, where that is done once
+    kept: Tensor | None = None  # b k, the video tokens that a masked step keeps; None: all
 
     def on(self, device: torch.device) -> DiTBatch:
-        """The batch with its latents and embeddings on `device`."""
+        """The batch with its latents, embeddings and kept tokens on `device`."""
         text = None if self.text is None else sent(self.text, device)
-        return self._replace(latents=sent(self.latents, device), text=text)
+        kept = None if self.kept is None else sent(self.kept, device)
+        return self._replace(latents=sent(self.latents, device), text=text, kept=kept)
 
 
 def fresh_parts(config: TrainDiTConfig) -> DiTParts:

@@ -14,6 +14,7 @@ from t2v.models.device import sent
 from t2v.models.diffusion import NUM_TRAIN_TIMESTEPS, Objective, logit_normal_between, random_times
 from t2v.models.known import transformer_inputs
 from t2v.models.learned import DENOISERS, denoisers
+from t2v.models.routing import Route
 
 HIGH, LOW = DENOISERS  # by their noise
 Which = Literal["both", "high", "low"]
@@ -56,21 +57,24 @@ class Experts(NamedTuple):
         timestep: Tensor,
         conditions: Conditions,
         t: Tensor,
+        route: Route | None = None,
     ) -> Tensor:
         """The prediction for each sample by the transformer of its time, `b c t h w`.
 
         Args:
             timestep: as the transformer takes it.
             t: times of the samples, `b`, on the CPU, where a choice waits for no device.
+            route: of a batch whose tokens do not all go through every block.
         """
         if self.boundary is None:
-            return _predicted(model[HIGH], noisy, timestep, conditions)
+            return _predicted(model[HIGH], noisy, timestep, conditions, route)
         edge = torch.tensor(self.boundary).item() * NUM_TRAIN_TIMESTEPS
         is_high = NUM_TRAIN_TIMESTEPS * t >= edge
         found = torch.zeros_like(noisy)
         for name, mine in ((HIGH, is_high), (LOW, ~is_high)):
             if mine.all():
-                return _predicted(model[name], noisy, timestep, conditions)
+                return _predicted(model[name], noisy, timestep, conditions, route)
+            assert route is None  # a batch that is trained on lies in one part
             if mine.any():
                 rows = sent(mine.nonzero()[:, 0], noisy.device)
                 each = _predicted(model[name], noisy[rows], timestep[rows], conditions.rows(rows))
@@ -79,9 +83,15 @@ class Experts(NamedTuple):
 
 
 def _predicted(
-    transformer: nn.Module, noisy: Tensor, timestep: Tensor, conditions: Conditions
+    transformer: nn.Module,
+    noisy: Tensor,
+    timestep: Tensor,
+    conditions: Conditions,
+    route: Route | None = None,
 ) -> Tensor:
     inputs = transformer_inputs(transformer, noisy, timestep, conditions)
+    if route is not None:
+        return transformer(return_dict=False, route=route, **inputs)[0]
     return transformer(return_dict=False, **inputs)[0]
 
 

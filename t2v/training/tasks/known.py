@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import NamedTuple
+from dataclasses import asdict, replace
+from typing import Any, NamedTuple
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
 from t2v.config.training import TasksConfig
-from t2v.models.known import picture_position
+from t2v.models.conditions import Conditions
+from t2v.models.device import sent
+from t2v.models.known import picture_position, softened
+from t2v.models.latents import frame_latents
 
 WITH_PICTURES = ("ends", "pictures")  # a whole batch: pictures make its sequences longer
 
@@ -94,6 +97,37 @@ class GivenChoice:
             mask[dropped] = 0
         spread = times if "frames" in tasks else None
         return Given(mask, frames, spread, tasks)
+
+    def added_to(
+        self, conditions: Conditions, latents: Tensor, given: Given, noise: Tensor, vae: Any
+    ) -> Conditions:
+        """The conditions of a batch with what its clips are given.
+
+        Args:
+            latents: clean, `b c t h w`, on the device of the batch, as `noise` is.
+            vae: makes latents of the frames that are given as pictures.
+        """
+        device = latents.device
+        if given.mask.any():
+            conditions = replace(conditions, known=latents, known_mask=sent(given.mask, device))
+            conditions = softened(conditions, noise, given.mask)
+        if given.frames is not None:
+            positions = sent(self.positions(given.frames), device)
+            pictures = frame_latents(vae, latents, given.frames)
+            conditions = replace(conditions, pictures=pictures, picture_positions=positions)
+        return conditions
+
+    def example(self, shape: Sequence[int]) -> Given | None:
+        """Stand for what a batch is given in an estimate of work: the first frames, if any are.
+
+        Args:
+            shape: of the latents, `b c t h w`.
+        """
+        if self.is_text_alone:
+            return None
+        mask = torch.zeros(shape[0], 1, *shape[2:])
+        mask[:, :, :1] = shape[2] > 1
+        return Given(mask, None, None, ("first",) * shape[0])
 
     def positions(self, frames: Tensor) -> Tensor:
         """The places of pictures in time, `b k`."""

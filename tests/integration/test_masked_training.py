@@ -9,6 +9,9 @@ from safetensors.torch import load_file
 
 from t2v.config.training import MaskingConfig, TasksConfig
 from t2v.pipelines.t2v import T2VPipeline
+from t2v.plan.estimate import estimate
+from t2v.plan.trace import UNKNOWN
+from t2v.training.engine.example import Size
 from t2v.training.tasks.dit import build_dit, train_dit
 
 
@@ -21,6 +24,7 @@ def same(one, other):
     return all(torch.equal(a, b) for a, b in zip(weights_of(one), weights_of(other), strict=True))
 
 
+SOME, ALL = "with tokens left out", "forward and backward"
 MASKING = MaskingConfig(ratio=0.5, whole_blocks=(0, 1), words=0.3, until=0.7)
 
 
@@ -46,3 +50,16 @@ def test_the_last_steps_see_everything(dit_config):
     assert [each is None for each in kept] == [False] * 7 + [True] * 3
     sizes = task.read(0).latents.shape
     assert kept[0].shape[1] * 2 == sizes[2] * sizes[3] * sizes[4] // 4
+
+
+def test_a_plan_counts_the_masked_steps_and_the_whole_ones(dit_config):
+    size = Size(batch=2, frames=5, height=32, width=32, tokens=6)
+    model = replace(dit_config.model, num_layers=4, conditioning="tokens")
+    config = replace(dit_config, model=model, tasks=TasksConfig(first=1), steps=10, accumulate=2)
+    phases = estimate(replace(config, masking=MASKING), size, UNKNOWN).phases
+    masked, whole = (next(each for each in phases if each.name == name) for name in (SOME, ALL))
+    assert (masked.times, whole.times) == (14, 3)
+    assert 0.5 < masked.flop / whole.flop < 0.9 and masked.peak < whole.peak
+    always = replace(config, masking=replace(MASKING, until=1.0, form="drop"), tasks=TasksConfig())
+    names = {each.name: each.times for each in estimate(always, size, UNKNOWN).phases}
+    assert names[SOME] == 20 and ALL not in names

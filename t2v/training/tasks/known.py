@@ -26,6 +26,7 @@ class Given(NamedTuple):
     frames: Tensor | None  # b k: the frames that are given as pictures
     times: Tensor | None  # b t: times of single latent frames, NaN where the clip's own holds
     tasks: tuple[str, ...]  # of each clip
+    is_blank: bool = False  # the mask is 0 everywhere; asking it would need its numbers
 
 
 class GivenChoice:
@@ -96,7 +97,7 @@ class GivenChoice:
             frames = self._frames(tasks[0], count, (t - 1) * self.temporal + 1, generator)
             mask[dropped] = 0
         spread = times if "frames" in tasks else None
-        return Given(mask, frames, spread, tasks)
+        return Given(mask, frames, spread, tasks, not mask.any())
 
     def added_to(
         self, conditions: Conditions, latents: Tensor, given: Given, noise: Tensor, vae: Any
@@ -108,9 +109,10 @@ class GivenChoice:
             vae: makes latents of the frames that are given as pictures.
         """
         device = latents.device
-        if given.mask.any():
+        if not given.is_blank:
             conditions = replace(conditions, known=latents, known_mask=sent(given.mask, device))
-            conditions = softened(conditions, noise, given.mask)
+            if self.known_noise:
+                conditions = softened(conditions, noise, given.mask)
         if given.frames is not None:
             positions = sent(self.positions(given.frames), device)
             pictures = frame_latents(vae, latents, given.frames)
@@ -127,7 +129,7 @@ class GivenChoice:
             return None
         mask = torch.zeros(shape[0], 1, *shape[2:])
         mask[:, :, :1] = shape[2] > 1
-        return Given(mask, None, None, ("first",) * shape[0])
+        return Given(mask, None, None, ("first",) * shape[0], shape[2] == 1)
 
     def positions(self, frames: Tensor) -> Tensor:
         """The places of pictures in time, `b k`."""

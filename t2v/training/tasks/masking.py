@@ -165,5 +165,5 @@ def kept_tokens(held: Tensor, config: MaskingConfig, generator: torch.Generator)
 
 
 def _left(places: int, ratio: float) -> int:
-    """How many of some places are kept."""
+    """The number of places that are kept."""
     return max(1, round((1 - ratio) * places)) if places else 0

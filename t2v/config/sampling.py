@@ -88,8 +88,8 @@ class SampleConfig:
     token_merging: float = 0.0
     # what processes that torchrun starts split: auto (guidance between two halves where there is
     # any, then the sequence), guidance (of two processes), sequence (tokens, by diffusers' context
-    # parallelism)
-    parallel: Literal["auto", "guidance", "sequence"] = "auto"
+    # parallelism: Ulysses, which exchanges heads), ring (likewise; keys and values go round)
+    parallel: Literal["auto", "guidance", "sequence", "ring"] = "auto"
     vae_tiling: bool = False  # decode in tiles that are blended, in less memory
     engine: Literal["local", "ray"] = "local"  # processes of this machine, or a Ray cluster
     # processes that each hold the model and make a video at a time; null: this one

@@ -185,8 +185,14 @@ class T2VTransformer3DModel(
         self._set_split()
 
     def _set_split(self) -> None:
-        splits = all(block.chosen.layout.can_split for block in self.blocks)
-        self._cp_plan = type(self)._cp_plan if splits else None
+        layouts = [block.chosen.layout for block in self.blocks]
+        splits = all(layout.can_split for layout in layouts)
+        # one table of rotations serves all blocks
+        kinds = {layout.splits_rotations for layout in layouts}
+        plan = type(self)._cp_plan if splits and len(kinds) == 1 else None
+        if plan is not None and kinds == {False}:
+            plan = {name: each for name, each in plan.items() if name != "rope"}
+        self._cp_plan = plan
 
     def take_known(self, *, picture_tokens: bool) -> None:
         """Let known latents in as tokens, and pictures beside them; without them no bit changes."""

@@ -153,7 +153,7 @@ class Calls:
     With guidance split, one half of the processes takes the first rows of a batch and the other
     half the rest: what is predicted with the prompt and without. Within a half, each process takes
     its part of the tokens, and attention exchanges what it needs (diffusers' context parallelism,
-    Ulysses: arXiv 2309.14509).
+    see `Split`).
 
     Args:
         networks: of this process, by name; the same ones everywhere.
@@ -170,10 +170,11 @@ class Calls:
         self.outbox, self.half = Outbox(), Half(rank() // split.sequence)
         self.configs: dict[str, ContextParallelConfig] = {}
         if split.sequence > 1:
-            sizes, names = (split.guidance, 1, split.sequence), ("guidance", "ring", "ulysses")
+            parts = (split.sequence, 1) if split.ring else (1, split.sequence)
+            sizes, names = (split.guidance, *parts), ("guidance", "ring", "ulysses")
             mesh = init_device_mesh(device.type, sizes, mesh_dim_names=names)["ring", "ulysses"]
             for name, network in networks.items():
-                config = ContextParallelConfig(ulysses_degree=split.sequence, mesh=mesh)
+                config = ContextParallelConfig(*parts, mesh=mesh)
                 self.configs[name] = config
                 _split_tokens(network, config)
         self.forwards = {name: network.forward for name, network in networks.items()}
@@ -204,7 +205,9 @@ class Calls:
     def _answer(self, name: str, args: Any, options: Any, fits: bool) -> Any:
         """The output of a network; in the first process of all its rows and tokens."""
         if name in self.configs:  # uneven parts take an exchange of their sizes in each layer
-            self.configs[name].ulysses_anything = not fits
+            config = self.configs[name]
+            config.ring_anything = not fits and self.split.ring
+            config.ulysses_anything = not fits and not self.split.ring
         batch = len(_hidden_states(args, options))
         is_halved = self.split.guidance == 2 and batch % 2 == 0
         if is_halved:
@@ -245,18 +248,19 @@ class Calls:
                 f"{tokens * self.split.guidance} processes, or ask for a larger video."
             )
         split: Any = dict(network._cp_plan or {}).get("", {})
-        sizes = [tokens, config.get("num_attention_heads", 1)]
+        exchanges_heads = not self.split.ring and config.get("attention") != "factorized"
+        sizes = [tokens, config.get("num_attention_heads", 1) if exchanges_heads else parts]
         for each, plan in split.items():
             given = options.get(each)
             if isinstance(given, Tensor) and given.ndim == plan.expected_dims:
                 sizes.append(given.shape[plan.split_dim])
         fits = not any(size % parts for size in sizes)
         if not fits and self.device.type == "cpu":
+            heads = f" and {config.get('num_attention_heads')} heads" if exchanges_heads else ""
             raise UserError(
-                f"{parts} parts of a sequence: {tokens} tokens and "
-                f"{config.get('num_attention_heads')} heads are not all multiples of {parts}, and "
-                "on a CPU parts are equal. Start another number of processes, or ask for another "
-                "size."
+                f"{parts} parts of a sequence: {tokens} tokens{heads} are not all multiples of "
+                f"{parts}, and on a CPU parts are equal. Start another number of processes, or ask "
+                "for another size."
             )
         return fits
 

@@ -37,6 +37,7 @@ PATIENCE = timedelta(days=7)  # how long the others wait while the first one dec
 # transformers whose tokens diffusers' plans split, as tests found; that of LTX has a mask for each
 # head, which Ulysses takes for that of its own heads
 SPLIT = ("T2VTransformer3DModel", "WanTransformer3DModel")
+LOG_SUMS = ("_native_flash", "_native_cudnn", "flash")  # backends that give them
 READ = ("model", "base", "lora")  # settings that name weights of transformers
 HELD = ("auto", "none", "text")  # of offload: weights stay on the device while they are used
 
@@ -239,17 +240,32 @@ def split_for(generator: Generator, config: SampleConfig, count: int) -> Split:
             else f"a {kind} is guided by diffusers' own code, which is not split"
         )
         raise UserError(f"parallel=guidance: {why}. Give parallel=sequence, or leave it out.")
-    halves = 2 if can_halve and config.parallel != "sequence" and count % 2 == 0 else 1
-    split = Split(guidance=halves, sequence=count // halves)
+    takes_all = config.parallel in ("sequence", "ring")
+    halves = 2 if can_halve and not takes_all and count % 2 == 0 else 1
+    split = Split(guidance=halves, sequence=count // halves, ring=config.parallel == "ring")
     if split.sequence > 1:
+        _check_ring(config, networks)
         whole = [type(n).__name__ for n in networks if not _can_split_tokens(n)] or [kind]
         if not networks or not all(map(_can_split_tokens, networks)):
             raise UserError(
                 f"{count} processes: the tokens of a {whole[0]} are not split; those of "
-                f"{' and '.join(SPLIT)} are, but with attention=factorized. Start "
+                f"{' and '.join(SPLIT)} are, but for some layouts of attention. Start "
                 f"{'two processes, for guidance,' if can_halve else 'one'} instead."
             )
     return split
+
+
+def _check_ring(config: SampleConfig, networks: Sequence[nn.Module]) -> None:
+    """Raise `UserError` where no kernel gives what the parts of a ring are put together by."""
+    if config.parallel != "ring" or config.attention in LOG_SUMS:
+        return
+    ours = all(type(each).__name__ == SPLIT[0] for each in networks)
+    if not ours or pick_device(config.device).type != "cpu" or config.attention != "native":
+        raise UserError(
+            f"parallel=ring attention={config.attention}: the parts of a ring are put together by "
+            f"the sums of their scores, which {', '.join(LOG_SUMS)} give on a GPU, and native with "
+            f"a {SPLIT[0]} on a CPU. Give one of those, or parallel=sequence."
+        )
 
 
 def _can_split_tokens(network: nn.Module) -> bool:

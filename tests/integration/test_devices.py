@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from t2v.cli import main
+from t2v.models.transformer import T2VTransformer3DModel
 from t2v.pipelines.t2v import T2VPipeline
 from t2v.pipelines.t2v_generator import T2VGenerator
 
@@ -292,3 +293,32 @@ def test_a_split_of_one_process_is_refused(model, capsys):
     assert (
         "parallel=sequence: one process makes the video. Start several" in capsys.readouterr().err
     )
+
+
+def test_a_ring_of_two_processes_makes_the_video_of_one_and_says_so(model):
+    plain, seen = [*model, "-o"], [*model, *PICTURES, "-o"]
+    assert ends(started(1, [*plain, "plain/"], [*seen, "seen/"])) == [0]
+    pair = started(2, [*plain, "ring/", "parallel=ring"], [*seen, "round/", "parallel=ring"])
+    assert ends(pair) == [0, 0], said(0) + said(1)
+    assert_near("ring", "plain")
+    assert_near("round", "seen")
+    assert processes_of("ring") == "2 (guidance=1 sequence=2 ring)"
+
+
+def test_two_processes_attend_within_frames_and_along_time_in_turn(
+    components, pipe, wake, tmp_path, monkeypatch
+):
+    """Three latent frames of 6 places, and 4 frames: the first are no equal parts of two."""
+    monkeypatch.chdir(tmp_path)
+    settings = dict(components["transformer"].config) | {"attention": "factorized"}
+    pipe.register_modules(transformer=wake(T2VTransformer3DModel.from_config(settings)))
+    pipe.save_pretrained("tiny")
+    words = ["--model", "tiny", "--steps", "2", "-o"]
+    longer = ["--frames", "13"]
+    assert ends(started(1, [*words, "one/"], [*words, "long/", *longer])) == [0]
+    for way in ("sequence", "ring"):
+        split = f"parallel={way}"
+        pair = [*words, f"{way}/", split], [*words, f"{way}-long/", split, *longer]
+        assert ends(started(2, *pair)) == [0, 0], said(0) + said(1)
+        assert_near(way, "one")
+        assert_near(f"{way}-long", "long")

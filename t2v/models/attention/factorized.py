@@ -7,6 +7,7 @@ from typing import Any
 from diffusers.models.normalization import FP32LayerNorm
 from torch import Tensor, nn
 
+from t2v.models.attention.exchange import by_frames, by_places
 from t2v.models.attention.layer import Attention
 from t2v.models.attention.layout import (
     Layout,
@@ -34,14 +35,17 @@ def attend_within_and_along(
     a new block treats every frame as its own clip.
     """
     in_space, in_time = view
-    x = add_gated(x, within_frames(block.attn1, h, in_space), gate)
+    frames, places = in_time.shape[1], in_space.shape[1]
+    x = add_gated(x, by_frames(within_frames, block.attn1, h, in_space, frames), gate)
     h = in_fp32(block.norm_temporal, x)
-    return x + along_time(block.attn_temporal, h, in_time)
+    return x + by_places(along_time, block.attn_temporal, h, in_time, places)
 
 
 FACTORIZED = Layout(
     attend=attend_within_and_along,
     motion=("attn_temporal", "norm_temporal"),
+    can_split=True,  # by frames and by places in turn
+    splits_rotations=False,
     view=view_within_and_along,
     parts=temporal_parts,
     zero_start=("attn_temporal",),

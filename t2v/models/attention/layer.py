@@ -106,6 +106,12 @@ class T2VAttnProcessor:
             if kernel != "sdpa":
                 x = attend(query, key, value, kernel)
                 return rearrange(x, "b n k d -> b n (k d)")
+        if parallel_config is not None:
+            from t2v.models.attention.exchange import is_ring_on_cpu, ring_on_cpu  # of few runs
+
+            if is_ring_on_cpu(parallel_config, query):
+                x = ring_on_cpu(query, key, value, parallel_config)
+                return rearrange(x, "b n k d -> b n (k d)").type_as(query)
         x = dispatch_attention_fn(
             query,
             key,

@@ -70,6 +70,7 @@ class Layout:
         attend: the self-attention of a block.
         motion: the parts of a block that mix frames, the ones that `method=frozen_spatial` trains.
         can_split: may the tokens be split over devices (context parallelism)?
+        splits_rotations: is each of them told the rotations of its tokens, or those of all?
         view: what `attend` is told of the tokens.
         parts: what a block needs besides `attn1`.
         zero_start: the attention layers among `parts` whose output is initialised to zero.
@@ -82,6 +83,7 @@ class Layout:
     attend: Attend
     motion: tuple[str, ...]
     can_split: bool = False  # a group of tokens cut in two could not attend within itself
+    splits_rotations: bool = True
     view: View = all_rotations
     parts: MakeParts = no_parts
     zero_start: tuple[str, ...] = ()

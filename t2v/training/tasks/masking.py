@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from einops import rearrange, reduce, repeat
@@ -36,13 +37,14 @@ class Masking:
         if not config.ratio:
             return
         first, after = config.whole_blocks if config.form == "route" else (0, 0)
-        self.span = first, settings.num_layers - after
-        if self.span[0] >= self.span[1]:
+        blocks = list(getattr(transformer, "blocks", ()))
+        self.span = first, len(blocks) - after
+        if blocks and self.span[0] >= self.span[1]:
             raise UserError(
-                f"masking.whole_blocks={list(config.whole_blocks)} of {settings.num_layers} blocks "
-                "leave none that sees fewer tokens. Give smaller numbers."
+                f"masking.whole_blocks={list(config.whole_blocks)} of {len(blocks)} blocks leave "
+                "none that sees fewer tokens. Give smaller numbers."
             )
-        if not _attend_fully(transformer, *self.span):
+        if not _attend_fully(blocks[first : len(blocks) - after]):
             raise UserError(
                 f"masking.ratio={config.ratio}: tokens are left out of blocks of ours that attend "
                 f"fully, and this is a {type(transformer).__name__} of attention="
@@ -133,9 +135,8 @@ class Masking:
         return seen if weight is None else seen * weight
 
 
-def _attend_fully(transformer: nn.Module, first: int, last: int) -> bool:
-    """True where all blocks from `first` to before `last` let every token see all others."""
-    blocks = list(getattr(transformer, "blocks", ()))[first:last]
+def _attend_fully(blocks: Sequence[Any]) -> bool:
+    """True where every token sees all others in some blocks, one at least."""
     layouts = [getattr(block, "chosen", None) for block in blocks]
     return bool(layouts) and all(each is not None and each.word == "full" for each in layouts)
 

@@ -455,9 +455,11 @@ def test_a_grid_beyond_the_known_positions_is_refused():
         predict(build(rope_max_seq_len=4), **inputs((5, 4, 4)))
 
 
-def test_a_factorized_model_refuses_to_be_split_over_devices():
-    assert build(attention="factorized")._cp_plan is None
-    assert T2VTransformer3DModel._cp_plan is not None
+def test_a_factorized_model_is_split_over_devices_with_whole_rotations():
+    plan = T2VTransformer3DModel._cp_plan
+    factorized = build(attention="factorized")._cp_plan
+    assert factorized == {name: each for name, each in plan.items() if name != "rope"}
+    assert "rope" in plan
 
 
 def test_loading_keeps_rotary_positions_in_fp32(tmp_path: Path):

@@ -49,6 +49,8 @@ def test_the_own_rows_of_a_tensor_are_the_same_tensor_until_it_is_written_to():
         (4, {}, Split(guidance=2, sequence=2)),
         (3, {}, Split(sequence=3)),
         (4, {"parallel": "sequence"}, Split(sequence=4)),
+        (4, {"parallel": "ring", "device": "cpu"}, Split(sequence=4, ring=True)),
+        (2, {"parallel": "ring", "device": "cpu", "attention": "_native_math"}, "sums of their"),
         (2, {"guidance_scale": 1}, Split(sequence=2)),
         (2, {"image": "x.png", "image_guidance_scale": 2}, Split(sequence=2)),
         (2, {"parallel": "guidance", "guidance_scale": 1}, "guidance_scale=1 .* take 1 pass a"),
@@ -65,7 +67,7 @@ def test_guidance_is_split_first_and_then_the_sequence(pipe, count, settings, wa
 
 
 def test_a_layout_whose_tokens_are_not_split_takes_two_processes(pipe):
-    pipe.transformer._cp_plan = None  # as with attention=factorized
+    pipe.transformer._cp_plan = None  # as with some layouts of attention
     assert split_for(T2VGenerator(pipe), SampleConfig(), 2) == Split(guidance=2)
     with pytest.raises(UserError, match=r"of a T2VTransformer3DModel are not split.*Start two"):
         split_for(T2VGenerator(pipe), SampleConfig(), 4)

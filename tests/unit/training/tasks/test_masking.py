@@ -164,7 +164,7 @@ def test_what_cannot_be_masked_is_told():
     settings = {"num_attention_heads": 1, "attention_head_dim": 8, "num_layers": 2, "ffn_dim": 8}
     settings |= {"text_dim": 8, "freq_dim": 8, "in_channels": 1, "out_channels": 1}
     factorized = T2VTransformer3DModel(attention="factorized", **settings)
-    with pytest.raises(UserError, match="attention=full"):
+    with pytest.raises(UserError, match="attention=factorized"):
         masks(factorized, ratio=0.5)
     assert masks(factorized).kept(SHAPE, None, 0, 0) is None
     with pytest.raises(UserError, match=r"whole_blocks=\[1, 1\] of 2 blocks"):

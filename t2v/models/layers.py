@@ -279,6 +279,23 @@ class TimeTextEmbedding(nn.Module):
         return cached(kv_cache, self.image_embedder, image, self.image_embedder)
 
 
+def check_image_parts(
+    dim: int, image_dim: int | None, added_kv_proj_dim: int | None, pos_embed_seq_len: int | None
+) -> None:
+    """Raise `UserError` where the parts for an image do not make a whole."""
+    if (image_dim is None) != (added_kv_proj_dim is None) or added_kv_proj_dim not in (None, dim):
+        raise UserError(
+            f"image_dim={image_dim}, added_kv_proj_dim={added_kv_proj_dim}: the image enters by "
+            f"both, with added_kv_proj_dim={dim}, the width of the model, or by none. Set both, or "
+            "neither."
+        )
+    if pos_embed_seq_len is not None and image_dim is None:
+        raise UserError(
+            f"pos_embed_seq_len={pos_embed_seq_len} counts the tokens of two pictures, but "
+            "image_dim is not set. Set image_dim, or leave it out."
+        )
+
+
 class ImageEmbedding(nn.Module):
     """The hidden states of an image encoder as tokens of the transformer's width (Wan 2.1 I2V).
 

@@ -37,6 +37,7 @@ from t2v.models.layers import (
     Linear,
     RotaryEmbedding,
     TimeTextEmbedding,
+    check_image_parts,
     modulate,
     sincos_at,
     sincos_table,
@@ -131,7 +132,7 @@ class T2VTransformer3DModel(
         super().__init__()
         self.register_to_config(attention=in_config(attention))
         dim = num_attention_heads * attention_head_dim
-        _check_image_parts(dim, image_dim, added_kv_proj_dim, pos_embed_seq_len)
+        check_image_parts(dim, image_dim, added_kv_proj_dim, pos_embed_seq_len)
         self.rope = RotaryEmbedding(attention_head_dim, patch_size, rope_max_seq_len, rope_theta)
         self.patch_embedding = nn.Conv3d(in_channels, dim, patch_size, stride=patch_size)
         self.condition_embedder = TimeTextEmbedding(
@@ -387,23 +388,6 @@ def _with_pictures(timestep: Tensor, count: int, total: int) -> Tensor:
     if timestep.ndim == 1:
         timestep = repeat(timestep, "b -> b n", n=count)
     return torch.nn.functional.pad(timestep, (0, total - count))
-
-
-def _check_image_parts(
-    dim: int, image_dim: int | None, added_kv_proj_dim: int | None, pos_embed_seq_len: int | None
-) -> None:
-    """Raise `UserError` where the parts for an image do not make a whole."""
-    if (image_dim is None) != (added_kv_proj_dim is None) or added_kv_proj_dim not in (None, dim):
-        raise UserError(
-            f"image_dim={image_dim}, added_kv_proj_dim={added_kv_proj_dim}: the image enters by "
-            f"both, with added_kv_proj_dim={dim}, the width of the model, or by none. Set both, or "
-            "neither."
-        )
-    if pos_embed_seq_len is not None and image_dim is None:
-        raise UserError(
-            f"pos_embed_seq_len={pos_embed_seq_len} counts the tokens of two pictures, but "
-            "image_dim is not set. Set image_dim, or leave it out."
-        )
 
 
 def _execution_device(model: ModelMixin) -> torch.device:

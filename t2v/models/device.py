@@ -157,3 +157,17 @@ def ready(module: nn.Module) -> torch.device:
             if plain and weight.data_ptr() % ALIGNMENT:
                 weight.data = weight.data.clone()
     return device
+
+
+def execution_device(model: Any) -> torch.device:
+    """The device that a model computes on, which is not the one that holds offloaded weights."""
+    from diffusers.hooks.group_offloading import (  # most users of this file need no diffusers
+        _get_group_onload_device,
+        _is_group_offload_enabled,
+    )
+
+    if _is_group_offload_enabled(model):
+        return _get_group_onload_device(model)
+    hook = getattr(model, "_hf_hook", None)
+    device = getattr(hook, "execution_device", None)
+    return model.device if device is None else torch.device(device)

@@ -10,10 +10,6 @@ from typing import TYPE_CHECKING, Any
 import diffusers
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.hooks.group_offloading import (
-    _get_group_onload_device,
-    _is_group_offload_enabled,
-)
 from diffusers.loaders import FromOriginalModelMixin, PeftAdapterMixin
 from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
 from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffusers
@@ -33,6 +29,7 @@ from t2v.models.attention.layer import check_backend
 from t2v.models.attention.layouts import NORMS, in_config, stack, views_of
 from t2v.models.block import T2VTransformerBlock, zero
 from t2v.models.conditions import Conditioning
+from t2v.models.device import execution_device
 from t2v.models.layers import (
     Linear,
     RotaryEmbedding,
@@ -187,13 +184,10 @@ class T2VTransformer3DModel(
 
     def _set_split(self) -> None:
         layouts = [block.chosen.layout for block in self.blocks]
-        splits = all(layout.can_split for layout in layouts)
-        # one table of rotations serves all blocks
-        kinds = {layout.splits_rotations for layout in layouts}
-        plan = type(self)._cp_plan if splits and len(kinds) == 1 else None
-        if plan is not None and kinds == {False}:
-            plan = {name: each for name, each in plan.items() if name != "rope"}
-        self._cp_plan = plan
+        splits = all(each.can_split for each in layouts)
+        kinds = {each.splits_rotations for each in layouts}  # one table of rotations serves all
+        plan = {k: v for k, v in type(self)._cp_plan.items() if k != "rope" or kinds == {True}}
+        self._cp_plan = plan if splits and len(kinds) == 1 else None
 
     def take_known(self, *, picture_tokens: bool) -> None:
         """Let known latents in as tokens, and pictures beside them; without them no bit changes."""
@@ -308,27 +302,33 @@ class T2VTransformer3DModel(
         image = encoder_hidden_states_image
         if image is not None:
             image = self.condition_embedder.embed_image(image, kv_cache)
-        given = (encoder_attention_mask, kv_cache, image)
-
-        def run(first: int, last: int, x: Tensor, modulation: Tensor, views: list[Any]) -> Tensor:
-            for number in range(first, last):
-                block, view = self.blocks[number], views[number]
-                if torch.is_grad_enabled() and self.gradient_checkpointing:
-                    x = self._gradient_checkpointing_func(block, x, text, modulation, view, *given)
-                else:
-                    x = block(x, text, modulation, view, *given)
-            return x
-
-        if route is None:
-            x = run(0, len(self.blocks), x, modulation, views)
-        else:
-            x = route.through(run, len(self.blocks), x, modulation, views)
+        run = partial(self._run_blocks, text, (encoder_attention_mask, kv_cache, image))
+        go = partial(run, 0) if route is None else partial(route.through, run)
+        x = go(len(self.blocks), x, modulation, views)
         # temb lies on the first device when the blocks are spread over several
         table = self.scale_shift_table.unsqueeze(0).to(temb.device) + temb.unsqueeze(2)
         shift, scale = table.to(x.device).unbind(2)  # b 1|n d
         x = self.proj_out(modulate(self.norm_out, x, scale, shift))[:, :count]
         sample = self._unpatchify(x, grid)
         return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
+
+    def _run_blocks(
+        self,
+        text: Tensor,
+        given: tuple[Any, ...],
+        first: int,
+        last: int,
+        x: Tensor,
+        modulation: Tensor,
+        views: list[Any],
+    ) -> Tensor:
+        for number in range(first, last):
+            block, also = self.blocks[number], (text, modulation, views[number], *given)
+            if torch.is_grad_enabled() and self.gradient_checkpointing:
+                x = self._gradient_checkpointing_func(block, x, *also)
+            else:
+                x = block(x, *also)
+        return x
 
     def set_residual_dtype(self, dtype: torch.dtype) -> None:
         """Choose the dtype of the tokens that go from block to block, under autocast."""
@@ -340,7 +340,7 @@ class T2VTransformer3DModel(
         Raises:
             UserError: the backend does not run on the model's device.
         """
-        check_backend(backend, self.config.attention_head_dim, _execution_device(self), self.dtype)
+        check_backend(backend, self.config.attention_head_dim, execution_device(self), self.dtype)
         with attention_backend(backend):  # restores the process-wide choice super() overwrites
             super().set_attention_backend(backend)
 
@@ -388,15 +388,6 @@ def _with_pictures(timestep: Tensor, count: int, total: int) -> Tensor:
     if timestep.ndim == 1:
         timestep = repeat(timestep, "b -> b n", n=count)
     return torch.nn.functional.pad(timestep, (0, total - count))
-
-
-def _execution_device(model: ModelMixin) -> torch.device:
-    """The device the model computes on, which is not the one that holds offloaded weights."""
-    if _is_group_offload_enabled(model):
-        return _get_group_onload_device(model)
-    hook = getattr(model, "_hf_hook", None)
-    device = getattr(hook, "execution_device", None)
-    return model.device if device is None else torch.device(device)
 
 
 # `from_single_file` looks every class in its table up as an attribute of diffusers

@@ -12,6 +12,8 @@ from t2v.evaluation.networks import Networks
 from t2v.evaluation.types import Measurements, NotRun, PerVideo, Videos
 from t2v.nets.features import FrameNet, perceptual_distance
 
+FRAMES = 5  # of each video, evenly spaced, that features are taken of
+
 
 def load(networks: Networks) -> FrameNet | None:
     """Return the network of perceptual distance; None: none is named."""
@@ -31,7 +33,7 @@ def measure(videos: Videos, net: FrameNet | None) -> Measurements:
         _perceptual(torch.cat((video[None], draws)), net)
         for video, draws in zip(videos.video, videos.draws.unbind(1), strict=True)
     ]
-    method = f"perceptual distance {pairs}, {net.name}"
+    method = f"perceptual distance in {FRAMES} frames {pairs}, {net.name}"
     return found | {"perceptual": PerVideo(torch.stack(distances), "higher", method)}
 
 
@@ -53,7 +55,9 @@ def apart(video: Tensor, draws: Tensor) -> Tensor:
 
 def _perceptual(videos: Tensor, net: FrameNet) -> Tensor:
     """The mean perceptual distance of pairs of videos `k t h w c`."""
-    layers = net.maps(videos)  # k t d y x each
+    length = videos.shape[1]
+    frames = torch.linspace(0, length - 1, min(FRAMES, length)).round().long()
+    layers = net.maps(videos[:, frames])  # k t d y x each
     distances = [
         perceptual_distance([each[[a]] for each in layers], [each[[b]] for each in layers])
         for a, b in combinations(range(len(videos)), 2)

@@ -101,6 +101,18 @@ def test_a_teacher_of_other_latents_is_refused(model, wan, tmp_path):
     assert not Path(tmp_path, "out", "clips").exists()
 
 
+def test_pipelines_of_other_packages_have_teachers_too(report_of, wan, tmp_path):
+    folder = str(tmp_path / "wan")
+    wan.save_pretrained(folder)
+    own = {"height": 32, "width": 48, "num_frames": 5, "num_inference_steps": 1}
+    words = {"model": folder, "teacher": folder, "perceptual": None, "count": 1, **own}
+    found = report_of("wan", **words, metrics=("teacher", "variety"))
+    table = found["suites"]["world"]["tables"]["teacher"]["model"]
+    assert found["protocol"]["teacher"]["steps"] == 50  # of its call
+    assert table["psnr"]["value"] < 100 and table["block_edges"]["n"] == 1
+    assert found["suites"]["world"]["tables"]["variety"]["model"]["pixels"]["n"] == 1
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [

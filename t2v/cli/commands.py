@@ -185,6 +185,12 @@ COMMANDS = {
         "count the votes that people gave on the page of a comparison",
         ("votes",),
     ),
+    "calibrate": Command(
+        "t2v.config.calibrate:CalibrateConfig",
+        "t2v.cli.calibrate:calibrate",
+        "measure what a model's videos may leave out, for max_error= of t2v sample",
+        ("model",),
+    ),
     "scorer": Command(
         "t2v.config.scorer:ScorerConfig",
         "t2v.training.tasks.scorer:train_scorer",

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 from string import ascii_uppercase
 from typing import ClassVar, Literal
 
+from t2v.config.caching import check_acceleration
 from t2v.config.checks import at_least_one, check_workers, kinds_of
 from t2v.config.data import ClipsConfig
 from t2v.config.retired import Retired
@@ -66,6 +67,10 @@ class EvalConfig:
     width: int | None = None  # pixels; null: the model's own
     num_inference_steps: int | None = None  # denoising steps; null: the model's own
     guidance_scale: float | None = None  # weight of the prompt, 1: no guidance; null: the model's
+    # what is left out, as in `t2v sample`; `t2v eval compare` shows what it costs
+    cache: str = "none"
+    cache_ratios: tuple[float, ...] = ()  # of cache=mag
+    guidance_interval: tuple[float, ...] = ()  # shares of the steps with guidance; empty: all
     strength: float = 0.6  # of suite edit: how far from the clip, from 0 to 1 (a new video)
     windows: WindowsConfig = field(default_factory=WindowsConfig)  # of suite story: how they join
     device: str = "auto"  # auto (cuda, mps or cpu), cpu, cuda, cuda:1, mps
@@ -91,6 +96,13 @@ class EvalConfig:
         at_least_one(self, "count", "batch_size", "page_videos", "seeds")
         if not 0 < self.strength <= 1:
             raise UserError(f"strength={self.strength}: it must be more than 0 and at most 1.")
+        check_acceleration(self)
+        if "story" in self.suites and (self.cache != "none" or self.guidance_interval):
+            raise UserError(
+                f"suites={list(self.suites)} cache={self.cache} guidance_interval="
+                f"{list(self.guidance_interval)}: films of scenes are made exactly. Leave story "
+                "out, or the others."
+            )
         if self.sentences is not None and self.captioner is None:
             raise UserError(
                 f"sentences={self.sentences}: compares captions with prompts. Give captioner=MODEL."

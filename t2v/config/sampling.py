@@ -24,6 +24,10 @@ OUTPUTS = {
 }
 FIRST = ("image", "video", "via_image")  # how a video begins
 CHANGES = ("last_image", "mask", "strength", "interpolate")  # what becomes of a clip
+# what leaves work of the denoising out
+ACCELERATION = (
+    *("max_error", "min_psnr", "calibration", "cache", "cache_ratios", "guidance_interval"),
+)
 # settings that only mean something beside pictures and clips, or make them
 VISUAL = (
     *(*INPUTS, "video_start", "video_end", "strength", "interpolate", "fit"),
@@ -62,6 +66,17 @@ class SampleConfig:
     num_inference_steps: int | None = None  # denoising steps; null: the model's own
     guidance_scale: float | None = None  # weight of the prompt, 1: no guidance; null: the model's
     shift: float | None = None  # shift of the steps' times towards noise; null: the model's own
+    # largest error of the latents to the exact ones, relative, such as 0.05: the fastest settings
+    # whose bound in the table of `t2v calibrate` is below it are taken
+    max_error: float | None = None
+    min_psnr: float | None = None  # least dB of the frames to the exact film, by the same table
+    calibration: str | None = None  # file of that table; null: the one in the model's folder
+    # work that steps reuse: none, or a cache of diffusers and its value: first_block:0.1, mag:0.06,
+    # taylor:3, pyramid:2, faster:2; it changes the video
+    cache: str = "none"
+    cache_ratios: tuple[float, ...] = ()  # of cache=mag: the model's, as `t2v calibrate` fits them
+    # shares of the steps between which there is guidance, as [0,0.5]; empty: in all
+    guidance_interval: tuple[float, ...] = ()
     num_videos_per_prompt: int = 1  # videos of each prompt
     best_of: int = 1  # seeds tried for each video; the scorer keeps the best
     # with best_of or grid: folder of `t2v scorer`, or a CLIP of transformers; null: the embedded
@@ -186,6 +201,11 @@ class SampleConfig:
             raise UserError(f"seed={self.seed}: it must be from 0 to 2^63 - 1.")
         self._check_output()
         self._check_visuals()
+        if any(getattr(self, name) not in (None, "none", ()) for name in ACCELERATION):
+            from t2v.config.caching import check_acceleration, check_budget  # few have any
+
+            check_acceleration(self)
+            check_budget(self)
 
     def _check_base(self) -> None:
         is_file = self.model.endswith((".safetensors", ".gguf"))

@@ -227,17 +227,15 @@ def _side_by_side(videos: dict[str, dict[str, Any]], names: list[str]) -> dict[s
 def _cheapest(report: dict[str, Any], runs: dict[str, dict[str, Any]]) -> str | None:
     """Of the runs that are nowhere worse than A, the cheapest, in words; None of several models.
 
-    The cost of a step is known only relative to the same network: two passes with guidance.
+    The cost of a step is known only relative to the same network: two passes with guidance, one
+    outside its interval. What a cache leaves out is not known.
     """
     protocols = {side: run["protocol"] for side, run in runs.items()}
     if len({json.dumps(each["weights"], sort_keys=True) for each in protocols.values()}) > 1:
         return None
-    if any(each["steps"] is None for each in protocols.values()):
+    if any(each["steps"] is None or "cache" in each for each in protocols.values()):
         return None
-    passes = {
-        side: each["steps"] * (2 if (each["guidance"] or 0) > 1 else 1)
-        for side, each in protocols.items()
-    }
+    passes = {side: _passes(each) for side, each in protocols.items()}
     worse = {
         side
         for suite in report["suites"].values()
@@ -254,10 +252,23 @@ def _cheapest(report: dict[str, Any], runs: dict[str, dict[str, Any]]) -> str | 
     )
 
 
+def _passes(protocol: dict[str, Any]) -> int:
+    """The passes of the transformer for a video."""
+    steps: int = protocol["steps"]
+    if (protocol["guidance"] or 0) <= 1:
+        return steps
+    first, last = (round(share * steps) for share in protocol.get("guidance_interval", (0, 1)))
+    return steps + last - first
+
+
 def _sampling(protocol: dict[str, Any]) -> str:
     """The settings of sampling that runs differ by, in words."""
     named = (("steps", "steps"), ("guidance", "guidance"))
     said = [f"{word} {protocol[key]:g}" for word, key in named if protocol[key] is not None]
+    if "cache" in protocol:
+        said.append(f"cache {protocol['cache']}")
+    if "guidance_interval" in protocol:
+        said.append("guidance from {:g} to {:g}".format(*protocol["guidance_interval"]))
     usual = asdict(WindowsConfig())
     windows = protocol.get("windows", usual)
     said += [f"{name} {each}" for name, each in windows.items() if each != usual.get(name)]

@@ -39,7 +39,10 @@ from t2v.models.hold import Hold, held_kind
 from t2v.pipelines.generator import Ability, Generator, Request, rate_of, sample_videos
 from t2v.pipelines.visuals import VisualInputs
 
-ASKED = ("height", "width", "num_frames", "num_inference_steps", "guidance_scale", "upscale")
+ASKED = (
+    *("height", "width", "num_frames", "num_inference_steps", "guidance_scale", "upscale"),
+    *("cache", "cache_ratios", "guidance_interval"),
+)
 PARTS = ("transformer", "text_encoder", "vae")  # in the order that keys have always hashed them
 
 
@@ -115,6 +118,9 @@ def cache_keys(
         same += (request.upscale,)
     if config.token_merging:
         same += (f"token_merging={config.token_merging:g}",)
+    left_out = _left_out(request)
+    if left_out:
+        same += (tuple(left_out.items()),)
     if pipeline._execution_device.type != "cpu":  # another device sums in another order
         same += (pipeline._execution_device.type,)
     if not generator.is_trainable:  # the keys of ours have never held the name of their class
@@ -123,6 +129,13 @@ def cache_keys(
     if given:
         return [digest(*each, seen) for each, seen in zip(parts, given, strict=True)]
     return [digest(*each) for each in parts]
+
+
+def _left_out(request: Request) -> dict[str, Any]:
+    """What a request leaves out of the denoising, by name."""
+    names = {"cache": "none", "cache_ratios": (), "guidance_interval": ()}
+    values = {name: (getattr(request, name), usual) for name, usual in names.items()}
+    return {name: value for name, (value, usual) in values.items() if value != usual}
 
 
 def protocol(config: EvalConfig, generator: Generator) -> dict[str, Any]:
@@ -137,6 +150,7 @@ def protocol(config: EvalConfig, generator: Generator) -> dict[str, Any]:
         "scheduler": type(pipeline.components.get("scheduler")).__name__,
         "steps": request.num_inference_steps,
         "guidance": request.guidance_scale,
+        **_left_out(request),
         "seeds": f"{config.seed} + number of the prompt",
         **({"seeds of each prompt": config.seeds} if config.seeds > 1 else {}),
         "fps": request.fps,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
@@ -181,8 +182,9 @@ class FamilyGenerator:
         start: Start | None = None,
     ) -> Tensor:
         """Latents `b c t h w`, as the loop has them; else frames `b t h w c` in [0, 1]."""
-        if any(visuals is not None for _, visuals in conditions) and len(conditions) > 1:
-            # what is seen has no axis of videos in such pipelines
+        sees = any(visuals is not None for _, visuals in conditions)
+        if (sees or request.cache != "none") and len(conditions) > 1:
+            # what is seen has no axis of videos in such pipelines, and a cache decides for all rows
             alone = [
                 self.generate([each], request, [seed], watch)
                 for each, seed in zip(conditions, seeds, strict=True)
@@ -196,13 +198,39 @@ class FamilyGenerator:
             assert self.family is not None and self.family.guider is not None
             guider = self._guider.new(guidance_scale=request.guidance_scale)
             setattr(self.pipeline, self.family.guider, guider)
-        output = self._call(given, generators, request, watch, start)
+        with self._accelerated(request, len(seeds), start):
+            output = self._call(given, generators, request, watch, start)
         if not self.gives_latents:
             return self._frames(output, request)
         assert self.family is not None
         latents = self.family.unpack(self.pipeline, output, request)
         refuse_bad(type(self.pipeline).__name__, latents, self.pipeline.dtype)
         return latents
+
+    @contextmanager
+    def _accelerated(self, request: Request, videos: int, start: Start | None) -> Iterator[None]:
+        """Have the pipeline leave out what a request says while the block calls it."""
+        with ExitStack() as stack:
+            if request.cache != "none":
+                from t2v.config.caching import cache_of  # most videos are exact
+                from t2v.models.caching import cached, refuse_start
+
+                refuse_start(request.cache, start)
+                cache, steps = cache_of(request.cache), request.num_inference_steps
+                assert cache is not None
+                stack.enter_context(cached(self.pipeline, cache, request.cache_ratios, steps))
+            if request.guidance_interval:
+                from t2v.families.interval import guided_in
+
+                if not self.can_resume:
+                    why = "t2v does not know its family" if self.family is None else self.family.why
+                    raise UserError(
+                        f"guidance_interval={list(request.guidance_interval)}: the steps of a "
+                        f"{type(self.pipeline).__name__} cannot be told apart ({why}). "
+                        "Leave it out."
+                    )
+                stack.enter_context(guided_in(self.pipeline, request.guidance_interval, videos))
+            yield
 
     def _call(
         self,

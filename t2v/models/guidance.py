@@ -68,6 +68,8 @@ class Guidance:
             (`PyramidAttentionBroadcast`, `FasterCache`) and where processes share the batch.
         guider: takes the place of classifier-free guidance.
         attention_kwargs: handed to the transformer.
+        guided: the indices of the steps that classifier-free guidance is in (arXiv 2404.07724);
+            in others the negative is not predicted. None: all.
     """
 
     def __init__(
@@ -76,10 +78,12 @@ class Guidance:
         mode: CFGMode | None = None,
         guider: BaseGuidance | None = None,
         attention_kwargs: dict[str, Any] | None = None,
+        guided: range | None = None,
     ) -> None:
         caches = _stateful_hooks(transformer)
         if caches:
             transformer._reset_stateful_cache()  # an interrupted run leaves its own behind
+        self.guided, self.leaves_out = guided, bool(caches)
         self.transformer = transformer
         self.guider = guider
         self.attention_kwargs = attention_kwargs or {}
@@ -123,7 +127,8 @@ class Guidance:
             return self._guide_both(
                 latents, (positive, negative), (scale, visual_scale), step, groups
             )
-        if negative is None or scale <= 1:
+        is_guided = self.guided is None or step.index in self.guided
+        if negative is None or scale <= 1 or not is_guided:
             return self._predict("cond", latents, (positive,), step, groups)
         if self.batched:
             both = torch.cat([latents, latents])

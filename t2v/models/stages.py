@@ -33,6 +33,11 @@ class StagedGuidance:
         """The keywords that both transformers are handed."""
         return self.noisy.attention_kwargs
 
+    @property
+    def leaves_out(self) -> bool:
+        """True where a cache leaves passes out."""
+        return self.noisy.leaves_out
+
     def __call__(
         self,
         latents: Tensor,
@@ -59,18 +64,19 @@ def make_guidance(
     guider: BaseGuidance | None = None,
     attention_kwargs: dict[str, Any] | None = None,
     guidance_scale_2: float | None = None,
+    guided: range | None = None,
 ) -> Guidance | StagedGuidance:
     """The guidance of a pipeline's transformer, or of its two.
 
     Args:
-        mode, guider, attention_kwargs: see `Guidance`.
+        mode, guider, attention_kwargs, guided: see `Guidance`.
         guidance_scale_2: the scale of the second transformer. None: as saved with the pipeline, or
             else that of the first.
 
     Raises:
         UserError: a scale for a second transformer that is not there.
     """
-    guidance = Guidance(pipeline.transformer, mode, guider, attention_kwargs)
+    guidance = Guidance(pipeline.transformer, mode, guider, attention_kwargs, guided)
     if pipeline.transformer_2 is None:
         if guidance_scale_2 is not None:
             raise UserError(
@@ -78,7 +84,7 @@ def make_guidance(
                 "guidance_scale alone. Leave it out."
             )
         return guidance
-    second = Guidance(pipeline.transformer_2, mode, guider, attention_kwargs)
+    second = Guidance(pipeline.transformer_2, mode, guider, attention_kwargs, guided)
     boundary = pipeline.config.boundary_ratio * pipeline.scheduler.config.num_train_timesteps
     saved = pipeline.config.guidance_scale_2
     scale = saved if guidance_scale_2 is None else guidance_scale_2

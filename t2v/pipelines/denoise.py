@@ -92,8 +92,11 @@ def denoise(
     sigmas = scheduler.sigmas.tolist() if hasattr(scheduler, "sigmas") else None
     latents = latents * getattr(scheduler, "init_noise_sigma", 1.0)
     pipeline._num_timesteps = len(timesteps)
-    # a callback may merge adapters, which packed weights would not show; packing costs a step
-    is_worth_it = callback is None and len(timesteps) >= STEPS_TO_PACK_FOR
+    # a callback may merge adapters, which packed weights would not show; packing costs a step, and
+    # a cache leaves too few passes to win it back
+    is_worth_it = (
+        callback is None and len(timesteps) >= STEPS_TO_PACK_FOR and not guidance.leaves_out
+    )
     packed = packed_weights() if is_worth_it else nullcontext()
     with packed, pipeline.progress_bar(total=len(timesteps)) as bar:
         for i, t in enumerate(timesteps):

@@ -45,6 +45,9 @@ class Request:
     upscale: int = 1  # times as high and wide as it is made, by the pipeline's upscaler
     strength: float | None = None  # how far an edit may go from its clip, in (0, 1]
     image_guidance_scale: float = 1.0  # weight of what is given to see; 1: no guidance of its own
+    cache: str = "none"  # work that steps reuse, see `t2v.config.caching`; it changes the video
+    cache_ratios: tuple[float, ...] = ()  # of cache=mag
+    guidance_interval: tuple[float, ...] = ()  # shares of the steps with guidance; empty: all
 
 
 @dataclass(frozen=True, eq=False)

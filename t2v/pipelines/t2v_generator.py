@@ -14,8 +14,10 @@ from torch import Tensor
 from t2v.config.visual_tasks import taken
 from t2v.errors import UserError
 from t2v.models.finite import refuse_bad
+from t2v.models.guidance import CFGMode, Guidance
 from t2v.models.inputs import check_distilled, latent_shape
 from t2v.models.schedule import edit_sigmas
+from t2v.models.stages import StagedGuidance, make_guidance
 from t2v.models.upscaler import check_scale
 from t2v.pipelines.generator import Request, Start, Step, Watcher, as_frames
 from t2v.pipelines.known import Pair
@@ -137,16 +139,54 @@ class T2VGenerator:
         start: Start | None = None,
     ) -> Tensor:
         """Normalised latents `b c t h w`."""
+        if request.cache != "none":
+            return self._generate_cached(conditions, request, seeds, watch, start)
+        return self._generate(conditions, request, seeds, watch, start)
+
+    def _generate_cached(
+        self,
+        conditions: Pair,
+        request: Request,
+        seeds: Sequence[int],
+        watch: Watcher | None,
+        start: Start | None,
+    ) -> Tensor:
+        """Videos of a cache, one by one: what it leaves out is decided by all that it sees."""
+        from t2v.config.caching import cache_of  # most videos are exact
+        from t2v.models.caching import cached, refuse_start
+
+        refuse_start(request.cache, start)
+        cache = cache_of(request.cache)
+        assert cache is not None
+        made = []
+        for number, seed in enumerate(seeds):
+            rows = slice(number, number + 1)
+            positive, negative = conditions
+            alone = positive.rows(rows), None if negative is None else negative.rows(rows)
+            with cached(self.pipeline, cache, request.cache_ratios, request.num_inference_steps):
+                made.append(self._generate(alone, request, [seed], watch, None))
+        return torch.cat(made)
+
+    def _generate(
+        self,
+        conditions: Pair,
+        request: Request,
+        seeds: Sequence[int],
+        watch: Watcher | None,
+        start: Start | None,
+    ) -> Tensor:
         positive, negative = conditions
         steps = cast(int, request.num_inference_steps)
         rest: dict[str, Any] = {"strength": request.strength}
+        if request.cache != "none" or request.guidance_interval:
+            rest["guidance"] = self._guidance(request, 0 if start is None else start.step)
         if start is not None:
             sigmas = np.linspace(1, 1 / steps, steps).tolist()
             if request.strength is not None:
                 sigmas = edit_sigmas(self.pipeline.scheduler, steps, request.strength)
             if start.step >= len(sigmas):
                 return start.latents
-            rest = {"latents": start.latents, "sigmas": sigmas[start.step :]}
+            rest |= {"latents": start.latents, "sigmas": sigmas[start.step :], "strength": None}
         latents = self.pipeline.generate(
             positive,
             negative,
@@ -163,6 +203,20 @@ class T2VGenerator:
         self.pipeline.maybe_free_model_hooks()
         refuse_bad("transformer", latents, self.pipeline.transformer.dtype)
         return latents
+
+    def _guidance(self, request: Request, done: int) -> Guidance | StagedGuidance:
+        """Guidance in a part of the steps, `done` of which are behind; of a cache, in one batch on
+        a CPU, where two passes of one row take half as long again as one of two."""
+        on_cpu = self.pipeline._execution_device.type == "cpu"
+        mode: CFGMode | None = "batched" if on_cpu and request.cache != "none" else None
+        guided = None
+        if request.guidance_interval:
+            steps = cast(int, request.num_inference_steps)
+            if request.strength is not None:
+                steps = len(edit_sigmas(self.pipeline.scheduler, steps, request.strength))
+            first, last = (round(share * steps) for share in request.guidance_interval)
+            guided = range(first - done, last - done)
+        return make_guidance(self.pipeline, mode, guided=guided)
 
     def decode(self, latents: Tensor, num_frames: int | None, upscale: int = 1) -> np.ndarray:
         each = (self.decode_pieces(z, num_frames, upscale) for z in latents.split(1))

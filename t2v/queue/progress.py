@@ -90,7 +90,7 @@ class Progress:
             raise KeyboardInterrupt
 
     def _keep(self, recipe: Recipe, watch: Watch) -> None:
-        if not watch.generator.can_resume or time.monotonic() - self.kept < self.keep_seconds:
+        if not watch.can_resume or time.monotonic() - self.kept < self.keep_seconds:
             return
         assert watch.latents is not None
         if watch.latents.isfinite().all():  # else the end of the job says what is wrong

@@ -298,12 +298,12 @@ def _denoise(
         with memory_errors(_asked(config)):
             (latents,) = sample_videos(generator, prompts, seeds, request, visuals=seen, **about)
     except KeyboardInterrupt:
-        if watch.latents is None or not generator.can_resume:
+        if watch.latents is None or not watch.can_resume:
             raise _interrupt_between(recipe) from None
         raise KeyboardInterrupt(keep_steps(watch, recipe)) from None
     except Exception as error:
         steps_are_good = watch.latents is not None and bool(watch.latents.isfinite().all())
-        if not (watch.has_new_steps and generator.can_resume and steps_are_good):
+        if not (watch.has_new_steps and watch.can_resume and steps_are_good):
             raise
         message = keep_steps(watch, recipe)
         if isinstance(error, UserError):

@@ -38,6 +38,12 @@ UNSAID: dict[str, Any] = {
     "parallel": "auto",
     "engine": "local",
     "workers": None,
+    "max_error": None,
+    "min_psnr": None,
+    "calibration": None,
+    "cache": "none",
+    "cache_ratios": (),
+    "guidance_interval": (),
 }
 PACKAGES = ("t2v", "torch", "diffusers", "transformers")
 

@@ -65,6 +65,11 @@ class Watch:
         return self.step > self._first
 
     @property
+    def can_resume(self) -> bool:
+        """True where the video can go on from its latents: a cache is not kept with them."""
+        return self.generator.can_resume and self.config.cache == "none"
+
+    @property
     def seconds_left(self) -> float | None:
         """The seconds that the steps still to be done will take; None where it is not known."""
         total = self.config.num_inference_steps

@@ -39,7 +39,7 @@ FLOORS = [
     {"models", "distributed"},
     {"pipelines", "data"},
     {"families", "world"},
-    {"nets"},
+    {"nets", "acceleration"},
     {"curation", "sampling"},
     {"evaluation"},
     {"training"},  # it shows what `t2v sample` would make

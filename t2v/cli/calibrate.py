@@ -1,0 +1,130 @@
+"""`t2v calibrate`: a model is measured, and its table kept and shown."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from t2v.acceleration.bounds import CONFIDENCE, SHARE
+from t2v.acceleration.candidates import candidates
+from t2v.acceleration.measure import measure
+from t2v.acceleration.table import FILE, Row, Table, exact_of, write_table
+from t2v.config.calibrate import CalibrateConfig
+from t2v.errors import UserError
+from t2v.evaluation.suites import load_suite
+from t2v.families.load import load_generator
+from t2v.io.prompts import read_prompts
+from t2v.models.device import DTYPES, pick_device, pick_dtype
+from t2v.models.folder import EMBEDDED, model_folder, scheduler_hash, weights_hash
+from t2v.pipelines.generator import Generator, Request
+from t2v.sampling.recipe import versions
+from t2v.world.grammar import caption, random_scene
+from t2v.world.run import clip_generator
+
+logger = logging.getLogger(__name__)
+
+COMMAND = "t2v calibrate"
+
+
+def calibrate(config: CalibrateConfig) -> str:
+    """Measure what a model's videos may leave out; keeps the table with the model, and returns it.
+
+    Raises:
+        UserError: the model, a prompt file or a device is not there, or the table has no place.
+    """
+    folder = model_folder(config.model)
+    path = _place(config, folder)
+    prompts = _prompts(config)
+    device = pick_device(config.device)
+    dtype = pick_dtype(config.dtype, device)
+    generator = load_generator(config.model, folder, device, dtype, COMMAND)
+    generator.pipeline.set_progress_bar_config(disable=True)
+    asked = request_of(generator, config)
+    generator.check(prompts[0], asked)
+    rows = measure(generator, asked, candidates(asked, config.caches), prompts, config.seed)
+    if config.quality:
+        from t2v.evaluation.accelerated import judged  # networks that nothing else needs
+
+        rows = judged(config, rows)
+    name = next(name for name, each in DTYPES.items() if each == generator.pipeline.dtype)
+    table = Table(
+        exact=exact_of(asked, weights_hash(folder), scheduler_hash(folder)),
+        prompts=len(prompts),
+        share=SHARE,
+        confidence=CONFIDENCE,
+        on=f"{device.type} {name}",
+        versions=versions(device.type, getattr(generator.pipeline, "transformer", None)),
+        rows=tuple(rows),
+    )
+    write_table(path, table)
+    return f"{shown(table)}\n\n{path}"
+
+
+def request_of(generator: Generator, config: CalibrateConfig) -> Request:
+    """The exact video of the settings: the model's own, but for what is set."""
+    names = ("height", "width", "num_frames", "num_inference_steps", "guidance_scale")
+    given = {name: getattr(config, name) for name in names}
+    given = {name: value for name, value in given.items() if value is not None}
+    return replace(generator.defaults, upscale=1, negative_prompt=config.negative_prompt, **given)
+
+
+def shown(table: Table) -> str:
+    """The table as Markdown, the fastest row on top and those that do not run at the end."""
+    lines = [
+        f"{table.exact}; {table.prompts} prompts, {table.on}. At most, at least: for "
+        f"{table.share:.0%} of unseen prompts, with a confidence of {table.confidence:.0%}. Speed: "
+        "of denoising, times the exact one's.",
+        "",
+        "| setting | error | at most | dB | at least | speed | interval | worse by the judges |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    return "\n".join((*lines, *map(_line, table.rows)))
+
+
+def _line(row: Row) -> str:
+    if row.measured is None:
+        return f"| {row.setting} | {row.reason} | | | | | | |"
+    found = row.measured
+    worse = [name for name, cell in row.quality.items() if cell["verdict"] == "A is better"]
+    judged = ", ".join(worse) or ("none" if row.quality else "")
+    return (
+        f"| {row.setting} | {found.error:.4f} | {found.most_error:.4f} | {found.psnr:.1f} "
+        f"| {found.least_psnr:.1f} | {found.speed:.2f} "
+        f"| {found.speed_low:.2f}-{found.speed_high:.2f} | {judged} |"
+    )
+
+
+def _place(config: CalibrateConfig, folder: Path) -> Path:
+    """The file of the table.
+
+    Raises:
+        UserError: it has to be named: the model is a Hub id, or its folder cannot be written.
+    """
+    if config.output is not None:
+        return Path(config.output)
+    is_here = config.model == EMBEDDED or Path(config.model).is_dir()
+    if not is_here or not os.access(folder, os.W_OK):
+        why = "its folder cannot be written" if is_here else "it is no folder here"
+        raise UserError(
+            f"model={config.model}: {why}, so the table has no place beside it. Give "
+            f"output=FILE.json, and to `t2v sample` calibration=FILE.json."
+        )
+    return folder / FILE
+
+
+def _prompts(config: CalibrateConfig) -> list[str]:
+    """The prompts to measure: of the file, of the world, or of a suite, as many as are asked for.
+
+    Raises:
+        UserError: the file holds fewer.
+    """
+    if config.prompts is not None:
+        found = read_prompts(Path(config.prompts), "prompts", config.count)
+        return list(dict.fromkeys(found))[: config.count]
+    if config.model == EMBEDDED:
+        generators = [clip_generator(config.seed, "train", i) for i in range(config.count)]
+        return [caption(random_scene(each), each) for each in generators]
+    suite = load_suite("general", 10**6, config.seed).prompts
+    return [suite[i * len(suite) // config.count] for i in range(config.count)]

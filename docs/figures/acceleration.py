@@ -21,8 +21,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
 from t2v.acceleration.measure import accelerated, measure, relative_error
-from t2v.acceleration.table import Setting, read_tables
-from t2v.evaluation.accelerated import worth_it
+from t2v.acceleration.table import Setting, read_tables, worth_it
 from t2v.evaluation.suites import heldout_prompts, load_suite
 from t2v.families.load import load_generator
 from t2v.models.folder import EMBEDDED, model_folder

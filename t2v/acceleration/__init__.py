@@ -1,1 +1,1 @@
-"""What work left out of the denoising costs and brings: measured, kept with a model, looked up."""
+"""The price of work that the denoising leaves out: measured, and kept with a model."""

@@ -28,7 +28,7 @@ MOST_DB = 98.0  # of frames that are equal: their steps are of 1/255
 
 @dataclass
 class _Runs:
-    """What one setting gave, prompt by prompt."""
+    """The figures of one setting, prompt by prompt."""
 
     setting: Setting
     errors: list[float] = field(default_factory=list)

@@ -187,7 +187,7 @@ COMMANDS = {
     ),
     "calibrate": Command(
         "t2v.config.calibrate:CalibrateConfig",
-        "t2v.cli.calibrate:calibrate",
+        "t2v.evaluation.calibrate:calibrate",
         "measure what a model's videos may leave out, for max_error= of t2v sample",
         ("model",),
     ),

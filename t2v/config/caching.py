@@ -1,4 +1,4 @@
-"""What a video may leave out of its denoising: caches by name, guidance in a part of the steps."""
+"""Settings that leave work of the denoising out: caches by name, guidance in some steps."""
 
 from __future__ import annotations
 

@@ -17,9 +17,8 @@ class CalibrateConfig:
     """`t2v calibrate MODEL`: what each way of leaving work out costs and brings."""
 
     model: str = "t2v-tiny"  # the embedded model, a pipeline folder or a Hub id
-    output: str | None = (
-        None  # JSON file of the table; null: acceleration.json in the model's folder
-    )
+    # JSON file of the table; null: acceleration.json in the model's folder
+    output: str | None = None
     # file with one prompt a line; null: scenes of the world for the embedded model, else those of
     # t2v/evaluation/suites
     prompts: str | None = None

@@ -132,7 +132,7 @@ def cache_keys(
 
 
 def _left_out(request: Request) -> dict[str, Any]:
-    """What a request leaves out of the denoising, by name."""
+    """The settings of a request that leave work of the denoising out, by name."""
     names = {"cache": "none", "cache_ratios": (), "guidance_interval": ()}
     values = {name: (getattr(request, name), usual) for name, usual in names.items()}
     return {name: value for name, (value, usual) in values.items() if value != usual}

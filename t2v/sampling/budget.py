@@ -13,18 +13,20 @@ from t2v.errors import UserError
 from t2v.models.folder import model_folder, scheduler_hash
 from t2v.pipelines.generator import Generator
 from t2v.sampling.generate import request_of
-from t2v.sampling.resolve import resolve
 
 logger = logging.getLogger(__name__)
 
 
-def within_budget(config: SampleConfig, generator: Generator, weights: str) -> SampleConfig:
+def settled(
+    config: SampleConfig, full: SampleConfig, generator: Generator, weights: str
+) -> SampleConfig:
     """The settings with `max_error` and `min_psnr` replaced by what is left out for them.
 
     Of the rows of the table whose bounds keep to both, the one that is surely the fastest is taken
     and told; where none does, nothing is left out, and that is told.
 
     Args:
+        full: the settings with everything filled in.
         weights: hash of the model's.
 
     Raises:
@@ -32,7 +34,6 @@ def within_budget(config: SampleConfig, generator: Generator, weights: str) -> S
     """
     folder = model_folder(config.folder)
     path = Path(config.calibration) if config.calibration else folder / FILE
-    full, _ = resolve(generator, config)
     exact = exact_of(request_of(full), weights, scheduler_hash(folder))
     table = _table_of(path, exact, config)
     row = fastest(table, config.max_error, config.min_psnr)

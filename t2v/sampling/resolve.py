@@ -72,6 +72,23 @@ def resolve(
     return full, visuals
 
 
+def within_budget(config: SampleConfig, generator: Generator, weights: str) -> SampleConfig:
+    """The settings with what is left out for `max_error` and `min_psnr`, where they are given.
+
+    Args:
+        weights: hash of the model's.
+
+    Raises:
+        UserError: see `t2v.sampling.budget.settled`.
+    """
+    if config.max_error is None and config.min_psnr is None:
+        return config
+    from t2v.sampling.budget import settled  # most videos are exact
+
+    full, _ = resolve(generator, config)
+    return settled(config, full, generator, weights)
+
+
 def check(
     generator: Generator, prompt: str, full: SampleConfig, visuals: VisualInputs | None
 ) -> None:

@@ -46,7 +46,7 @@ from t2v.sampling.output_paths import (
     result_suffix,
 )
 from t2v.sampling.recipe import Choice, Recipe
-from t2v.sampling.resolve import check, resolve
+from t2v.sampling.resolve import check, resolve, within_budget
 from t2v.sampling.results import FOLDER, PICTURE, read_recipe, spelled
 from t2v.sampling.watch import Follow
 
@@ -119,7 +119,7 @@ def _ready(
     """The model, and what it is to make of all prompts, checked."""
     choice, score = _scorer_of(config)
     generator, weights = (loader or load)(config, prompts)
-    config = _within_budget(config, generator, weights)
+    config = within_budget(config, generator, weights)
     recipes, visuals = _recipes(generator, weights, prompts, config, paths, choice)
     with_pictures = None
     if config.via_image:
@@ -284,14 +284,6 @@ def load(
     return generator, weights
 
 
-def _within_budget(config: SampleConfig, generator: Generator, weights: str) -> SampleConfig:
-    if config.max_error is None and config.min_psnr is None:
-        return config
-    from t2v.sampling.budget import within_budget  # most videos are exact
-
-    return within_budget(config, generator, weights)
-
-
 def _embed(config: SampleConfig, prompts: Sequence[str], generator: Generator) -> None:
     from t2v.pipelines.released import embed_first  # few models are held so
 
@@ -377,7 +369,7 @@ def _load_again(
     from t2v.sampling.again import check_same  # new videos need none
 
     generator, weights = (loader or load)(old.settings, [old.prompt])
-    settings = _within_budget(old.settings, generator, weights)
+    settings = within_budget(old.settings, generator, weights)
     resolved, visuals = resolve(generator, settings)
     check(generator, old.prompt, resolved, visuals)
     new = _recipe(generator, weights, old.prompt, resolved, recipe_files.input_hashes(resolved))

@@ -2,8 +2,7 @@
 
 import pytest
 
-from t2v.acceleration.table import Exact, Measured, Row, Setting, Table
-from t2v.evaluation.accelerated import worth_it
+from t2v.acceleration.table import Exact, Measured, Row, Setting, Table, worth_it
 from t2v.sampling.budget import fastest
 
 

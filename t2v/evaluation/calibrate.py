@@ -1,18 +1,33 @@
-"""`t2v calibrate`: a model is measured, and its table kept and shown."""
+"""`t2v calibrate`: a model is measured, judged where asked, and its table kept and shown."""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 from t2v.acceleration.bounds import CONFIDENCE, SHARE
 from t2v.acceleration.candidates import candidates
 from t2v.acceleration.measure import measure
-from t2v.acceleration.table import FILE, Row, Table, exact_of, write_table
+from t2v.acceleration.table import (
+    FILE,
+    Row,
+    Setting,
+    Table,
+    exact_of,
+    worth_it,
+    write_table,
+)
 from t2v.config.calibrate import CalibrateConfig
+from t2v.config.evaluation import CompareConfig, EvalConfig
 from t2v.errors import UserError
+from t2v.evaluation.compare import compare
+from t2v.evaluation.run import evaluate
 from t2v.evaluation.suites import load_suite
 from t2v.families.load import load_generator
 from t2v.io.prompts import read_prompts
@@ -26,6 +41,8 @@ from t2v.world.run import clip_generator
 logger = logging.getLogger(__name__)
 
 COMMAND = "t2v calibrate"
+WORLD_ORACLE = "assets/world-oracle"
+SHOWN = ("a", "b", "difference", "low", "high", "chance_of_all", "verdict")
 
 
 def calibrate(config: CalibrateConfig) -> str:
@@ -45,8 +62,6 @@ def calibrate(config: CalibrateConfig) -> str:
     generator.check(prompts[0], asked)
     rows = measure(generator, asked, candidates(asked, config.caches), prompts, config.seed)
     if config.quality:
-        from t2v.evaluation.accelerated import judged  # networks that nothing else needs
-
         rows = judged(config, rows)
     name = next(name for name, each in DTYPES.items() if each == generator.pipeline.dtype)
     table = Table(
@@ -60,6 +75,28 @@ def calibrate(config: CalibrateConfig) -> str:
     )
     write_table(path, table)
     return f"{shown(table)}\n\n{path}"
+
+
+def judged(config: CalibrateConfig, rows: Sequence[Row]) -> list[Row]:
+    """The rows, the fastest of those worth their price with columns of `t2v eval compare`.
+
+    The exact videos and those of each such row are evaluated on the same prompts, and each row is
+    compared with the exact videos alone: p-values are adjusted for its own columns.
+
+    Raises:
+        UserError: see `evaluate`.
+    """
+    chosen = worth_it(rows)[: config.judged]
+    with TemporaryDirectory(prefix="t2v-calibrate-") as folder:
+        exact = Path(folder, "exact")
+        evaluate(_evaluation(config, exact, None))
+        found = {}
+        for number, index in enumerate(chosen, 1):
+            logger.info("quality %d/%d: %s", number, len(chosen), rows[index].setting)
+            own = Path(folder, f"row-{index}")
+            evaluate(_evaluation(config, own, rows[index].setting))
+            found[index] = _columns(exact, own, Path(folder, f"compare-{index}"))
+    return [replace(row, quality=found.get(index, {})) for index, row in enumerate(rows)]
 
 
 def request_of(generator: Generator, config: CalibrateConfig) -> Request:
@@ -128,3 +165,26 @@ def _prompts(config: CalibrateConfig) -> list[str]:
         return [caption(random_scene(each), each) for each in generators]
     suite = load_suite("general", 10**6, config.seed).prompts
     return [suite[i * len(suite) // config.count] for i in range(config.count)]
+
+
+def _evaluation(config: CalibrateConfig, output: Path, setting: Setting | None) -> EvalConfig:
+    names = ("model", "height", "width", "num_frames", "guidance_scale", "device", "dtype")
+    same: dict[str, Any] = {name: getattr(config, name) for name in names}
+    left_out = {} if setting is None else asdict(setting)
+    left_out.setdefault("num_inference_steps", config.num_inference_steps)
+    oracle = WORLD_ORACLE if Path(WORLD_ORACLE, "config.json").is_file() else None
+    return EvalConfig(
+        **same, **left_out, output=str(output), suites=("world",), count=config.quality,
+        oracle=oracle, page_videos=1,
+    )  # fmt: skip
+
+
+def _columns(exact: Path, own: Path, output: Path) -> dict[str, dict[str, Any]]:
+    """The columns of each suite, those of a row as B beside the exact ones as A."""
+    compare(CompareConfig(runs=(str(exact), str(own)), output=str(output), page_videos=1))
+    report = json.loads((output / "compare.json").read_text())
+    return {
+        f"{suite}.{name}": {key: cell[key] for key in SHOWN}
+        for suite, about in report["suites"].items()
+        for name, cell in about["columns"]["B"].items()
+    }

@@ -11,14 +11,13 @@ from t2v.acceleration.table import FILE, Exact, Measured, Row, Table, exact_of, 
 from t2v.config.sampling import SampleConfig
 from t2v.errors import UserError
 from t2v.models.folder import model_folder, scheduler_hash
-from t2v.pipelines.generator import Generator
-from t2v.sampling.generate import request_of
+from t2v.pipelines.generator import Generator, Request
 
 logger = logging.getLogger(__name__)
 
 
 def settled(
-    config: SampleConfig, full: SampleConfig, generator: Generator, weights: str
+    config: SampleConfig, asked: Request, generator: Generator, weights: str
 ) -> SampleConfig:
     """The settings with `max_error` and `min_psnr` replaced by what is left out for them.
 
@@ -26,7 +25,7 @@ def settled(
     and told; where none does, nothing is left out, and that is told.
 
     Args:
-        full: the settings with everything filled in.
+        asked: the exact video.
         weights: hash of the model's.
 
     Raises:
@@ -34,7 +33,7 @@ def settled(
     """
     folder = model_folder(config.folder)
     path = Path(config.calibration) if config.calibration else folder / FILE
-    exact = exact_of(request_of(full), weights, scheduler_hash(folder))
+    exact = exact_of(asked, weights, scheduler_hash(folder))
     table = _table_of(path, exact, config)
     row = fastest(table, config.max_error, config.min_psnr)
     exactly: dict[str, Any] = {"max_error": None, "min_psnr": None, "calibration": None}

@@ -86,7 +86,7 @@ def within_budget(config: SampleConfig, generator: Generator, weights: str) -> S
     from t2v.sampling.budget import settled  # most videos are exact
 
     full, _ = resolve(generator, config)
-    return settled(config, full, generator, weights)
+    return settled(config, request_of(full), generator, weights)
 
 
 def check(

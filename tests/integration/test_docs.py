@@ -33,6 +33,7 @@ TINY = {
     "scorer": f"{BRIEF} held_out=4 count=8",
     "encode": "sheet_clips=1",
     "eval": "suites=[motion] count=2 num_frames=5 num_inference_steps=1 batch_size=2",
+    "calibrate": "count=4 num_frames=5 num_inference_steps=2",
     "eval footage": "held_out=2 draws=1",
     "curate": "workers=1",  # a worker is a process, and imports for itself
     "plan sample": "num_frames=33",
@@ -71,8 +72,11 @@ NOT_RUN = {
     "t2v plan sample model=": "config files of the Hub; tests/unit/test_plan_peers.py has some",
     "t2v curate unseen": "films of the reader, curated as those before them",
     "t2v curate footage -o runs/ocr": "needs RapidOCR; tests/unit/curation run a stand-in",
+    "t2v sample max_error": "one step has no table; tests/integration/test_calibrate.py has one",
+    "t2v sample min_psnr": "likewise",
 }
 SLOW = {
+    "t2v calibrate": "four prompts, each made in some thirty ways",
     "t2v plan train ": "a minute each: 28 blocks of published size are traced",
     "t2v plan train-vae": "a minute: two steps are measured",
     "t2v curate footage -o runs/balanced": "every worker loads a tokenizer",

@@ -6,12 +6,14 @@ import pytest
 import torch
 
 from t2v import T2VPipeline
+from t2v.acceleration.table import FILE, read_tables
 from t2v.data.world_shards import pixels
 from t2v.evaluation.metrics.reconstruction import psnr
 from t2v.evaluation.samples import through_vae
 from t2v.evaluation.suites import heldout_prompts
-from t2v.models.folder import embedded_model
+from t2v.models.folder import embedded_model, scheduler_hash, weights_hash
 from t2v.pipelines.visuals import VideoCondition
+from t2v.sampling.budget import fastest
 from t2v.world.grammar import words
 from t2v.world.oracle import load_oracle
 from t2v.world.render import render
@@ -49,6 +51,15 @@ def test_the_folder_holds_a_card_and_at_most_42_mib():
     files = [path for path in embedded_model().rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 42 * 2**20
     assert "README.md" in {path.name for path in files}
+
+
+def test_its_table_is_of_its_weights_and_has_settings_that_are_surely_twice_as_fast():
+    folder = embedded_model()
+    (table,) = read_tables(folder / FILE)
+    assert table.exact.weights == weights_hash(folder) and table.prompts >= 16
+    assert table.exact.scheduler == scheduler_hash(folder)
+    assert fastest(table, 0.12, None).measured.speed_low > 2
+    assert fastest(table, 1e-4, None) is None
 
 
 def test_words_outside_the_world_are_named(pipe):

@@ -2,7 +2,7 @@
 
 python docs/figures/acceleration.py wan FOLDER                  random weights, 30M parameters
 python docs/figures/acceleration.py caches FOLDER [PROMPTS]     each cache at 2,880 tokens
-python docs/figures/acceleration.py unseen MODEL TABLE [COUNT]  is each bound kept on new prompts?
+python docs/figures/acceleration.py unseen MODEL TABLE [COUNT] [ROWS]  is each bound kept on new prompts?
 """
 
 import sys
@@ -98,7 +98,7 @@ def caches(folder: str, count: str = "2") -> None:
         tell(f"{row.setting} {row.reason or row.measured}")
 
 
-def unseen(model: str, table: str, count: str = "64") -> None:
+def unseen(model: str, table: str, count: str = "64", most: str = "99") -> None:
     """The share of prompts, none of which were measured, whose error each row's bound covers."""
     folder = model_folder(model)
     generator = load_generator(model, folder, CPU, torch.float32, "figures")
@@ -113,7 +113,7 @@ def unseen(model: str, table: str, count: str = "64") -> None:
         prompts = heldout_prompts(int(count), 7)[1]
     else:
         prompts = list(load_suite("general", 999, 0).prompts[-int(count) :])
-    rows = [found.rows[index] for index in worth_it(found.rows)]
+    rows = [found.rows[index] for index in worth_it(found.rows)[: int(most)]]
     errors: list[list[float]] = [[] for _ in rows]
     for index, prompt in enumerate(prompts):
         seed = 10_000 + index

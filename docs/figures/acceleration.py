@@ -2,7 +2,7 @@
 
 python docs/figures/acceleration.py wan FOLDER                  random weights, 30M parameters
 python docs/figures/acceleration.py caches FOLDER [PROMPTS]     each cache at 2,880 tokens
-python docs/figures/acceleration.py unseen MODEL TABLE [COUNT] [ROWS]  is each bound kept on new prompts?
+python docs/figures/acceleration.py unseen MODEL TABLE [COUNT] [ROWS]  are bounds kept on new prompts?
 """
 
 import sys

@@ -81,11 +81,13 @@ def check_acceleration(config: Any) -> None:
             "of the model go together; `t2v calibrate` fits them. Give both, or another cache."
         )
     if cache is not None:
-        for name, refused in (("compile", (True,)), ("offload", ("group", "leaf", "sequential"))):
-            if getattr(config, name, None) in refused:
+        alone: dict[str, Any] = {"compile": False, "token_merging": 0, "offload": "none"}
+        for name, usual in alone.items():
+            value = getattr(config, name, usual)
+            if value != usual and value not in ("auto", "text", "model"):
                 raise UserError(
-                    f"{given} {name}={getattr(config, name)}: a cache hooks blocks that are whole "
-                    f"and not compiled. Leave {name} out, or the cache."
+                    f"{given} {name}={value}: a cache hooks blocks that are whole, not compiled "
+                    f"and of all tokens. Leave {name} out, or the cache."
                 )
     interval = config.guidance_interval
     if interval and not (len(interval) == 2 and 0 <= interval[0] < interval[1] <= 1):
@@ -112,6 +114,7 @@ UNMEASURED: dict[str, Any] = {
     "via_image": False,
     "image_guidance_scale": 1.0,
     "quantize": "none",
+    "token_merging": 0.0,
     "base": None,
     "cache": "none",
     "guidance_interval": (),

@@ -144,3 +144,17 @@ def kind_of(quantize: str, part: str) -> Kind:
 def is_spread(config: Any) -> bool:
     """True where settings with `engine` and `workers` give work to others than this process."""
     return config.engine == "ray" or config.workers is not None
+
+
+def check_interpolation(config: Any) -> None:
+    """Raise `UserError` where a clip is not to be interpolated so, or to no length of its own."""
+    if not 2 <= config.interpolate <= 100:
+        raise UserError(
+            f"interpolate={config.interpolate}: it must be from 2, which puts one frame between "
+            "each two, to 100."
+        )
+    if config.duration is not None:
+        raise UserError(
+            f"duration={config.duration}: interpolate={config.interpolate} says how many frames "
+            "there are. Leave duration out."
+        )

@@ -7,7 +7,7 @@ from math import isfinite
 from pathlib import PurePath
 from typing import Any, ClassVar, Literal
 
-from t2v.config.checks import at_least_one, check_workers, kind_of, kinds_of
+from t2v.config.checks import at_least_one, check_interpolation, check_workers, kind_of, kinds_of
 from t2v.errors import UserError
 
 LoRAPresetName = Literal["wan21-lightx2v", "wan22-lightx2v", "causvid"]
@@ -343,20 +343,7 @@ class SampleConfig:
                 f"{' and '.join(changes)}: each is a change of its own. Give one of them."
             )
         if self.interpolate is not None:
-            self._check_interpolation()
-
-    def _check_interpolation(self) -> None:
-        assert self.interpolate is not None
-        if not 2 <= self.interpolate <= 100:
-            raise UserError(
-                f"interpolate={self.interpolate}: it must be from 2, which puts one frame between "
-                "each two, to 100."
-            )
-        if self.duration is not None:
-            raise UserError(
-                f"duration={self.duration}: interpolate={self.interpolate} says how many frames "
-                "there are. Leave duration out."
-            )
+            check_interpolation(self)
 
     @property
     def files(self) -> dict[str, str]:

@@ -1,8 +1,8 @@
 """The figures of docs/acceleration.md: caches on Wan-shaped weights, and bounds on unseen prompts.
 
-python docs/figures/acceleration.py wan FOLDER                  random weights, 30M parameters
-python docs/figures/acceleration.py caches FOLDER [PROMPTS]     each cache at 2,880 tokens
-python docs/figures/acceleration.py unseen MODEL TABLE [COUNT] [ROWS]  are bounds kept on new prompts?
+python docs/figures/acceleration.py wan FOLDER             random weights, 30M parameters
+python docs/figures/acceleration.py caches FOLDER [COUNT]  each cache at 2,880 tokens
+python docs/figures/acceleration.py unseen MODEL TABLE [COUNT] [ROWS]  bounds on new prompts
 """
 
 import sys

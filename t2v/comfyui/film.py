@@ -16,8 +16,9 @@ from t2v.comfyui import host
 from t2v.config.sampling import INPUTS, SampleConfig
 from t2v.errors import UserError
 from t2v.footage.fitting import as_mask, fitted
+from t2v.io.files import EMBEDDED, EMBEDDED_MODELS
 from t2v.models.device import memory_errors, tiled_at_need
-from t2v.models.folder import EMBEDDED, model_folder, weight_bytes
+from t2v.models.folder import model_folder, weight_bytes
 from t2v.pipelines.generator import Generator, Step, sample_videos
 from t2v.pipelines.released import embed_first
 from t2v.pipelines.visuals import VisualInputs
@@ -45,7 +46,7 @@ def local_folder(model: str) -> Path:
     Raises:
         UserError: it is not: workflows come from others, and download nothing.
     """
-    if model != EMBEDDED and not Path(model).is_dir():
+    if model not in EMBEDDED_MODELS and not Path(model).is_dir():
         raise UserError(
             f"model={model}: there is no such folder here, and a workflow downloads nothing. Give "
             f"{EMBEDDED} or the path of a pipeline folder; the docs of t2v say how to get one."

@@ -15,8 +15,7 @@ from t2v.config.sampling import SampleConfig
 from t2v.errors import UserError
 from t2v.evaluation.intervals import Interval, summary
 from t2v.evaluation.report.page import write_page
-from t2v.io.files import read_lines
-from t2v.models.folder import EMBEDDED
+from t2v.io.files import EMBEDDED_MODELS, read_lines
 from t2v.pipelines.generator import Generator
 from t2v.sampling.loras import exchange_loras
 from t2v.sampling.results import read_frames, read_recipe
@@ -180,7 +179,7 @@ def _report(
     tables: dict[str, Any] = {
         "held-out loss": {names[lora]: losses for lora in loras if (losses := held_out(lora))}
     }
-    if config.scorer is not None or config.model == EMBEDDED:
+    if config.scorer is not None or config.model in EMBEDDED_MODELS:
         tables["score"] = _scores(config, shown, videos, listed)
     given = ("model", "seed", "num_frames", "height", "width", "num_inference_steps")
     protocol = {"title": "t2v sample --grid"} | {name: settings[name] for name in given}

@@ -34,6 +34,8 @@ REFERENCE = "base.json"  # names a model that may be moved, so no list of hashes
 MODULAR = "modular_model_index.json"  # the index of a pipeline whose parts lie anywhere
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 EMBEDDED = "t2v-tiny"  # the model that comes with t2v
+STUDENT = "t2v-tiny-distilled"  # its student of few steps, which does too
+EMBEDDED_MODELS = EMBEDDED, STUDENT
 # what a training leaves of its own beside a reference to its base model
 LORA, ADAPTER, WORDS = "pytorch_lora_weights.safetensors", "adapter", "words.safetensors"
 ADAPTER_FILES = "adapter_config.json", "adapter_model.safetensors"  # as peft names them
@@ -55,8 +57,11 @@ class InUse(UserError):
 
 def require_model(model: str) -> None:
     """Raise `UserError` for a model that is neither the embedded one, nor here, nor a Hub id."""
-    if model != EMBEDDED and not Path(model).exists() and not HUB_ID.fullmatch(model):
-        raise UserError(f"model={model}: there is no such folder. The embedded one is {EMBEDDED}.")
+    if model not in EMBEDDED_MODELS and not Path(model).exists() and not HUB_ID.fullmatch(model):
+        raise UserError(
+            f"model={model}: there is no such folder. The embedded ones are "
+            f"{EMBEDDED} and {STUDENT}."
+        )
 
 
 @contextmanager

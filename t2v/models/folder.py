@@ -25,6 +25,7 @@ from t2v.errors import UserError, shortened
 from t2v.io.addresses import is_address
 from t2v.io.files import (
     EMBEDDED,
+    EMBEDDED_MODELS,
     LEARNED,
     MODULAR,
     REFERENCE,
@@ -49,15 +50,18 @@ HASHES = Path(HF_HOME) / "t2v" / "hashes"  # beside the weights that the Hub kee
 LARGE = 2**24  # bytes of a file whose hash is kept; less is read sooner than it is looked up
 
 
-def embedded_model() -> Path:
-    """The pipeline folder that comes with t2v: in the installed package, or in a clone.
+def embedded_model(name: str = EMBEDDED) -> Path:
+    """A pipeline folder that comes with t2v: in the installed package, or in a clone.
+
+    Args:
+        name: the model, or its student.
 
     Raises:
         UserError: this installation does not include it.
     """
-    folder = shipped(EMBEDDED, "model_index.json")
+    folder = shipped(name, "model_index.json")
     if folder is None:
-        raise UserError(f"This installation does not include {EMBEDDED}. Name a --model folder.")
+        raise UserError(f"This installation does not include {name}. Name a --model folder.")
     return folder
 
 
@@ -72,8 +76,8 @@ def model_folder(model: str) -> Path:
 
         model = str(brought_folder(model))
     folder = Path(model)
-    if model == EMBEDDED:
-        return embedded_model()
+    if model in EMBEDDED_MODELS:
+        return embedded_model(model)
     check_readable(folder / "model_index.json", f"model={model}")
     if is_pipeline(folder):
         return standard_folder(folder)
@@ -298,7 +302,14 @@ def single_hash(file: Path, folder: Path) -> str:
 
 
 def upscaler_hash(folder: Path) -> str:
-    """SHA-256 over the weights of the upscaler of a pipeline folder."""
+    """SHA-256 over the weights of the upscaler of a pipeline folder, or of its base model's.
+
+    Raises:
+        UserError: see `base_folder`.
+    """
+    base = read_base(folder)
+    if base is not None and not any((folder / "upscaler").glob("*.safetensors")):
+        return upscaler_hash(base_folder(folder, base))
     return _parts_hash(folder, {"upscaler"})
 
 

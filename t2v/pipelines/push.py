@@ -15,10 +15,10 @@ from huggingface_hub.errors import HTTPError  # httpx's, under whichever name th
 
 from t2v.config.push import PushConfig
 from t2v.errors import UserError, shortened
-from t2v.io.files import LEARNED, REFERENCE
+from t2v.io.files import EMBEDDED_MODELS, LEARNED, REFERENCE
 from t2v.io.model_card import MODEL_CARD, card_of_folder
 from t2v.io.video import read_recipe, shape_of
-from t2v.models.folder import EMBEDDED, read_base, read_index
+from t2v.models.folder import read_base, read_index
 from t2v.models.load import load_network, network_classes
 
 logger = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ def files_of(folder: Path) -> list[Path]:
             f"folder={folder}: {', '.join(secret[:3])} may hold keys. Move it out of the folder."
         )
     base = read_base(folder)
-    if base is not None and base.model != EMBEDDED and (folder / base.model).exists():
+    if base is not None and base.model not in EMBEDDED_MODELS and (folder / base.model).exists():
         raise UserError(
             f"folder={folder}: was trained on {base.model}, a folder here, and holds what was "
             "learned alone. Train with save=full, or push its base and name that in "

@@ -11,7 +11,8 @@ import torch
 from diffusers import DiffusionPipeline
 
 from t2v.io.addresses import is_address
-from t2v.models.folder import EMBEDDED, by_package, embedded_model, read_base
+from t2v.io.files import EMBEDDED_MODELS
+from t2v.models.folder import by_package, embedded_model, read_base
 from t2v.models.load import load_parts
 
 
@@ -20,7 +21,8 @@ class SavedPipeline(DiffusionPipeline):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Any:
-        """Load a pipeline as every diffusers one does; "t2v-tiny" is the embedded model.
+        """Load a pipeline as every diffusers one does; "t2v-tiny" is the embedded model,
+        "t2v-tiny-distilled" its student.
 
         A checkpoint that refers to its base model is loaded with it, in float32 unless told. A VAE
         of Wan's is computed by the class of ours.
@@ -35,8 +37,8 @@ class SavedPipeline(DiffusionPipeline):
             from t2v.io.working_copies import brought_folder  # few models lie at one
 
             pretrained_model_name_or_path = brought_folder(str(pretrained_model_name_or_path))
-        if str(pretrained_model_name_or_path) == EMBEDDED:
-            pretrained_model_name_or_path = embedded_model()
+        if (name := str(pretrained_model_name_or_path)) in EMBEDDED_MODELS:
+            pretrained_model_name_or_path = embedded_model(name)
         folder = Path(pretrained_model_name_or_path)
         if read_base(folder) is not None:
             dtype = kwargs.get("dtype") or kwargs.get("torch_dtype") or torch.float32

@@ -15,7 +15,7 @@ from t2v.config.load import load_config
 from t2v.config.sampling import INPUTS, SampleConfig, one_or_more
 from t2v.config.story import StoryConfig, stored_story
 from t2v.errors import UserError, shortened
-from t2v.io.files import EMBEDDED, HUB_ID
+from t2v.io.files import EMBEDDED_MODELS, HUB_ID
 from t2v.io.text_files import is_text, read_json
 
 State = Literal["queued", "running", "done", "failed", "cancelled"]
@@ -180,7 +180,7 @@ def whole_paths(config: SampleConfig) -> SampleConfig:
 def _is_name(value: str) -> bool:
     """Return whether a value is the embedded model or a Hub id, and no path."""
     is_id = HUB_ID.fullmatch(value) is not None
-    return value == EMBEDDED or (is_id and not Path(value).exists())
+    return value in EMBEDDED_MODELS or (is_id and not Path(value).exists())
 
 
 def _whole(value: str) -> str:

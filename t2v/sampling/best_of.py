@@ -10,7 +10,8 @@ import torch
 
 from t2v.config.sampling import SampleConfig
 from t2v.errors import UserError
-from t2v.models.folder import EMBEDDED, shipped
+from t2v.io.files import EMBEDDED_MODELS
+from t2v.models.folder import shipped
 from t2v.nets.aligner import Aligner
 from t2v.nets.clip import ClipModel
 from t2v.nets.scorer import is_scorer, load_scorer
@@ -29,7 +30,7 @@ def scorer_of(config: SampleConfig) -> str:
     """
     if config.scorer is not None:
         return config.scorer
-    own = shipped(SHIPPED, "towers/config.json") if config.model == EMBEDDED else None
+    own = shipped(SHIPPED, "towers/config.json") if config.model in EMBEDDED_MODELS else None
     if own is None:
         raise UserError(
             f"best_of={config.best_of}: no scorer is named, and {config.model} has none of its "

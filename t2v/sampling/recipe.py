@@ -18,9 +18,9 @@ from t2v.config.sampling import INPUTS, VISUAL, SampleConfig, one_or_more
 from t2v.errors import UserError, shortened
 from t2v.io import text_files
 from t2v.io.addresses import shown_in
-from t2v.io.files import write_text
+from t2v.io.files import EMBEDDED_MODELS, write_text
 from t2v.io.text_files import is_text
-from t2v.models.folder import EMBEDDED, file_hash, is_pipeline
+from t2v.models.folder import file_hash, is_pipeline
 from t2v.models.kernels.names import names_of, operator_of
 from t2v.models.split import split_of
 
@@ -275,7 +275,7 @@ def refuse_fetching(recipe: Recipe, source: Path, renamed: set[str]) -> None:
         UserError: names what to give.
     """
     asked = recipe.settings
-    if "model" not in renamed and asked.model != EMBEDDED:
+    if "model" not in renamed and asked.model not in EMBEDDED_MODELS:
         folder = Path(asked.folder)
         if not is_pipeline(folder):
             raise UserError(

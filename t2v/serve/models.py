@@ -9,7 +9,7 @@ from typing import Any
 
 from t2v.config.visual_tasks import taken
 from t2v.errors import UserError
-from t2v.io.files import EMBEDDED, require_model
+from t2v.io.files import EMBEDDED_MODELS, require_model
 from t2v.io.shipped import shipped
 from t2v.io.text_files import read_json
 
@@ -115,8 +115,8 @@ def known(models: Sequence[str]) -> dict[str, Model]:
 
 def _read(given: str) -> Model:
     require_model(given)
-    if given == EMBEDDED:
-        folder = shipped(EMBEDDED, "model_index.json")
+    if given in EMBEDDED_MODELS:
+        folder = shipped(given, "model_index.json")
         return Model(name=given, setting=given, **({} if folder is None else _told(folder)))
     folder = Path(given)
     if not folder.exists():

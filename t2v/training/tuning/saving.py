@@ -12,9 +12,8 @@ from typing import Any
 from torch import nn
 
 from t2v.io.addresses import shown
-from t2v.io.files import ADAPTER, DELTA, LORA, LORAS, REFERENCE, WORDS
+from t2v.io.files import ADAPTER, DELTA, EMBEDDED_MODELS, LORA, LORAS, REFERENCE, WORDS
 from t2v.models.folder import (
-    EMBEDDED,
     Base,
     base_folder,
     by_package,
@@ -140,7 +139,7 @@ def save_lora(transformer: T2VTransformer3DModel, folder: Path, file: str = WEIG
 
 def reference(model: str, weights: str, share: float) -> Base:
     """The reference of a checkpoint to a model, folders by their whole path."""
-    is_folder = Path(model).is_dir() and model != EMBEDDED
+    is_folder = Path(model).is_dir() and model not in EMBEDDED_MODELS
     return Base(shown(Path(model).absolute()) if is_folder else model, weights, share)
 
 

@@ -16,7 +16,7 @@ class DistillConfig(TrainConfig):
     """`t2v distill`: a student that needs few steps and no guidance learns from a pipeline."""
 
     # paths that a file of settings may tell from its own folder
-    BESIDE_FILE: ClassVar[tuple[str, ...]] = ("prompts",)
+    BESIDE_FILE: ClassVar[tuple[str, ...]] = ("prompts", "start_from")
 
     model: str = "t2v-tiny"  # the teacher: the embedded model, a pipeline folder or a Hub id
     # what the teacher makes films of: a file of prompts, one a line; a manifest or a folder of

@@ -126,8 +126,8 @@ class DistillTask:
     (arXiv 2101.02388), and guidance is in it (arXiv 2210.03142).
 
     The mean square alone pays for the mean of what may follow from a noise, so films of a prompt
-    become alike. A second term asks that a film is as far from the student's film of another noise
-    as the teacher's is; it is 0 where both have one distribution, as in the energy distance
+    become alike. A second term asks that in each channel a film is as far from the student's film of
+    another noise as the teacher's is; it is 0 where both have one distribution, as in the energy distance
     (arXiv 1705.10743).
 
     Args:
@@ -213,9 +213,9 @@ class DistillTask:
             noise = torch.randn(film[few].shape, generator=generator).to(film)
             with torch.no_grad():
                 other = self._heading(noise, batch.text[few], steps, done)
-            missing = self._distance(film[few], other) - self._distance(batch.latents[few], other)
-            loss = loss + weight * missing.square()
-            metrics["variety"] = missing.detach()
+            missing = _spread(film[few], other) - _spread(batch.latents[few], other)
+            loss = loss + weight * missing.square().mean()
+            metrics["variety"] = missing.detach().mean()
         return loss, metrics
 
     @torch.no_grad()
@@ -274,11 +274,6 @@ class DistillTask:
                     x = x + (following - now) * self._velocity(x, now, text)
             return x - times[done] * self._velocity(x, times[done], text)
 
-    def _distance(self, films: Tensor, others: Tensor) -> Tensor:
-        """The root mean square difference of films, a mean over them."""
-        square = reduce((films - others).square(), "b c t h w -> b c", "mean")
-        return (square * self.weights.to(square)).mean(1).sqrt().mean()
-
     def _velocity(self, x: Tensor, time: float, text: Tensor) -> Tensor:
         at = torch.full((len(x),), NUM_TRAIN_TIMESTEPS * time, device=x.device)
         return self.model["transformer"](x, at, text, return_dict=False)[0].float()
@@ -322,6 +317,12 @@ def _times(pipeline: T2VPipeline, steps: int) -> list[float]:
     """The times of a run of so many steps, from 1 to 0."""
     set_timesteps(pipeline.scheduler, steps, 0)
     return pipeline.scheduler.sigmas.tolist()
+
+
+def _spread(films: Tensor, others: Tensor) -> Tensor:
+    """The root mean square difference of films in each channel, `c`, a mean over them."""
+    square = reduce((films - others).square(), "b c t h w -> b c", "mean")
+    return square.clamp(min=1e-12).sqrt().mean(0)  # the root of 0 has no gradient
 
 
 def _error(made: Tensor, wanted: Tensor) -> Tensor:

@@ -126,9 +126,9 @@ class DistillTask:
     (arXiv 2101.02388), and guidance is in it (arXiv 2210.03142).
 
     The mean square alone pays for the mean of what may follow from a noise, so films of a prompt
-    become alike. A second term asks that in each channel a film is as far from the student's film of
-    another noise as the teacher's is; it is 0 where both have one distribution, as in the energy distance
-    (arXiv 1705.10743).
+    become alike. A second term asks that in each channel a film is as far from the student's film
+    of another noise as the teacher's is; it is 0 where both have one distribution, as in the
+    energy distance (arXiv 1705.10743).
 
     Args:
         pipeline: of the student, frozen parts included.

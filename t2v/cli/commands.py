@@ -179,6 +179,18 @@ COMMANDS = {
         "compare evaluations prompt by prompt",
         ("runs",),
     ),
+    "eval probe": Command(
+        "t2v.config.features:ProbeConfig",
+        "t2v.evaluation.probe:probe",
+        "find things in clips by a linear head on features of the denoiser",
+        ("model",),
+    ),
+    "eval words": Command(
+        "t2v.config.features:WordsConfig",
+        "t2v.evaluation.words:show_words",
+        "show where the denoiser looks for words of a film's prompt",
+        ("video",),
+    ),
     "eval votes": Command(
         "t2v.config.evaluation:VotesConfig",
         "t2v.evaluation.votes:count_votes",

@@ -102,6 +102,29 @@ class VisualEncoding:
         """Normalised latents of frames, see the function of this name."""
         return encode_frames(self.vae, frames)
 
+    @alone
+    def features(
+        self,
+        video: Any,
+        layer: int | Sequence[int],
+        time: float,
+        prompt: str = "",
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Hidden states of the denoiser for a film, `b d t h w`, see the function of this name."""
+        from t2v.pipelines.features import features  # few films are looked at
+
+        return features(self, video, layer, time, prompt, generator)
+
+    @alone
+    def attention_maps(
+        self, video: Any, words: Sequence[str], prompt: str, **options: Any
+    ) -> Tensor:
+        """Where the denoiser looks for words, `w t h w`, see the function of this name."""
+        from t2v.pipelines.features import attention_maps
+
+        return attention_maps(self, video, words, prompt, **options)
+
 
 class FrameEncoder:
     """The encoder of what is given, for one pipeline and one size of video.

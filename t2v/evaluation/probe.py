@@ -176,8 +176,8 @@ def best_threshold(scores: Tensor, things: Tensor) -> float:
 
 def overlap(found: Tensor, things: Tensor) -> Tensor:
     """Intersection over union of each clip, `n`; nan where there is neither."""
-    both = reduce((found & things).double(), "n ... -> n", "sum")
-    return both / reduce((found | things).double(), "n ... -> n", "sum")
+    both, either = (found & things).flatten(1).sum(1), (found | things).flatten(1).sum(1)
+    return both.double() / either
 
 
 def _table(rows: dict[str, Interval], config: ProbeConfig, learned: int, tested: int) -> str:

@@ -17,6 +17,7 @@ from einops import rearrange, reduce
 from torch import Tensor, nn
 
 from t2v.errors import UserError
+from t2v.models.attention.layouts import FULL
 from t2v.models.token_matching import (
     Merge,
     match_tokens,
@@ -296,7 +297,7 @@ def _blocks(transformer: nn.Module) -> list[Any]:
 
 def _attends_by_place(block: Any) -> bool:
     chosen = getattr(block, "chosen", None)  # the layout of a block of ours
-    return chosen is not None and not chosen.layout.can_split
+    return chosen is not None and chosen.layout is not FULL
 
 
 def _tokens(block: nn.Module) -> Tokens:

@@ -29,7 +29,7 @@ HALF = 127  # of 255, the coverage from which a pixel belongs to a thing
 
 @dataclass(frozen=True)
 class Probed:
-    """What is known of clips: `n p d` for `p` patches of a clip, each a token of the denoiser.
+    """Features and masks of clips, `n p d` for `p` patches of a clip, each one token.
 
     Args:
         given: features, by their name.

@@ -60,7 +60,7 @@ def _keep(found: dict[int, Tensor], layer: int, _: nn.Module, __: Any, output: T
 
 @contextmanager
 def looks_at_text(transformer: nn.Module, layers: Sequence[int]) -> Iterator[list[Tensor]]:
-    """How much each token of the video looks at each of the text, `b n m`, the mean over heads.
+    """Weights with which tokens of the video look at the text's, `b n m`, the mean over heads.
 
     One tensor for each block of `layers` and pass, in the order of the passes; those of a row sum
     to 1. The weights are computed a second time beside the block's own, which stay as they are.

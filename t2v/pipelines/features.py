@@ -13,7 +13,6 @@ from torch import Tensor
 from t2v.errors import UserError
 from t2v.models.diffusion import add_noise, objective_of
 from t2v.models.taps import block_outputs, check_layers, looks_at_text
-from t2v.pipelines.known import encode_frames
 
 Frames = np.ndarray | Tensor
 
@@ -65,7 +64,7 @@ def attention_maps(
     times: Sequence[float] = (0.3, 0.5, 0.7),
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """How much each place of a film looks at words of its prompt, `w t h w`, a map for each word.
+    """Maps of how much each place of a film looks at words of its prompt, `w t h w`.
 
     The weights of cross-attention for the word's tokens, over their mean in the film, averaged over
     heads, `layers` and `times`: 1 is what every place looks in the mean (as in DAAM, arXiv
@@ -120,7 +119,7 @@ def tokens_of(tokenizer: Any, prompt: str, word: str) -> list[int]:
 
 
 def _spans(text: str, word: str) -> list[tuple[int, int]]:
-    """Where a whole word stands in a text."""
+    """The places of a whole word in a text."""
     import re
 
     found = re.finditer(rf"(?<!\w){re.escape(word)}(?!\w)", text) if word else ()
@@ -140,7 +139,7 @@ def latents_of(pipeline: Any, video: Frames) -> Tensor:
             "in [0, 1]."
         )
     frames = frames.float() / 255 if frames.dtype == torch.uint8 else frames.float()
-    latents = encode_frames(pipeline.vae, rearrange(frames, "t h w c -> t c h w"))
+    latents = pipeline.encode_frames(rearrange(frames, "t h w c -> t c h w"))
     taken = pipeline.transformer.config.in_channels
     if latents.shape[1] != taken:
         raise UserError(

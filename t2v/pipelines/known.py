@@ -120,7 +120,7 @@ class VisualEncoding:
     def attention_maps(
         self, video: Any, words: Sequence[str], prompt: str, **options: Any
     ) -> Tensor:
-        """Where the denoiser looks for words, `w t h w`, see the function of this name."""
+        """Maps of where the denoiser looks for words, `w t h w`, see the function of this name."""
         from t2v.pipelines.features import attention_maps
 
         return attention_maps(self, video, words, prompt, **options)

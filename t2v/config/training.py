@@ -263,6 +263,8 @@ class DiffusionConfig(TrainConfig):
     tasks: TasksConfig = field(default_factory=TasksConfig)
     known_dropout: float = 0.1  # share of the clips that are given nothing after all, for guidance
     known_noise: float = 0.0  # latest time, in [0, 1), that what is given is noised to
+    # clips of any shape in a batch, as one sequence in which none sees another; false: of one shape
+    pack: bool = False
     masking: MaskingConfig = field(default_factory=MaskingConfig)  # tokens that steps leave out
     sheet: SheetConfig = field(default_factory=SheetConfig)  # samples of each validation
 
@@ -272,6 +274,12 @@ class DiffusionConfig(TrainConfig):
             raise UserError(
                 f"known_dropout={self.known_dropout} known_noise={self.known_noise}: both must be "
                 "at least 0 and below 1."
+            )
+        if self.pack and (self.masking.ratio or self.tasks.gives_pictures or self.compile):
+            raise UserError(
+                f"pack=true masking.ratio={self.masking.ratio} compile={self.compile}: packed "
+                "clips are whole, not compiled, and given no pictures beside them (tasks.ends, "
+                "tasks.pictures). Leave pack out, or those."
             )
         if self.masking.words and self.cache_text and not self.train_text_encoder:
             raise UserError(

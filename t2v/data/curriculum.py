@@ -119,8 +119,20 @@ class Curriculum:
 
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> BatchItems:
         """The items of a step and how many of their frames it takes."""
+        stage, since = self._at(step)
+        return stage.batch(since, rank, world_size)
+
+    def mixed(self, step: int, rank: int = 0, world_size: int = 1) -> tuple[BatchItems, ...]:
+        """The items of a step whose batch holds clips of any shape, those of each shape together.
+
+        Single frames are a step's alone here too, of one shape.
+        """
+        stage, since = self._at(step)
+        return stage.mixed(since, rank, world_size)
+
+    def _at(self, step: int) -> tuple[_Stage, int]:
         stage = next(each for each in reversed(self.stages) if step >= each.config.from_step)
-        return stage.batch(step - stage.config.from_step, rank, world_size)
+        return stage, step - stage.config.from_step
 
 
 class _Stage:
@@ -153,13 +165,22 @@ class _Stage:
                     "Give footage that fits it, or another image_ratio."
                 )
         self.frames = {number: cuts[number] for number in self.videos.tolist()}
-        self.video_order = BatchOrder(
-            [items[number].bucket._replace(num_frames=cut) for number, cut in self.frames.items()],
-            *(batch_size, seed),
-        )
+        self.shapes = {
+            number: items[number].bucket._replace(num_frames=cut)
+            for number, cut in self.frames.items()
+        }
+        self.video_order = BatchOrder([*self.shapes.values()], batch_size, seed)
+        self.mixed_order = BatchOrder([None] * len(self.shapes), batch_size, seed)
         self.image_order = BatchOrder(
             [items[number].bucket[1:] for number in usable], batch_size, seed
         )
+
+    def mixed(self, step: int, rank: int, world_size: int) -> tuple[BatchItems, ...]:
+        images = math.floor(step * self.ratio)  # before this step
+        if math.floor((step + 1) * self.ratio) > images:
+            return (self.batch(step, rank, world_size),)
+        chosen = self.videos[self.mixed_order.batch(step - images, rank, world_size)].tolist()
+        return by_shape([(number, self.shapes[number]) for number in chosen], len(chosen))
 
     def batch(self, step: int, rank: int, world_size: int) -> BatchItems:
         images = math.floor(step * self.ratio)  # before this step

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from diffusers.hooks._helpers import (
@@ -46,6 +46,40 @@ PAIRS = (
 )
 
 
+class Pack(NamedTuple):
+    """Sequences one after another in one, in groups of equal ones: each attends to its own keys.
+
+    Args:
+        queries: rows and tokens of each group.
+        keys: likewise, as many rows.
+        rotations: of all tokens, `1 n 1 d`, for self-attention.
+    """
+
+    queries: tuple[tuple[int, int], ...]
+    keys: tuple[tuple[int, int], ...]
+    rotations: Tensor | None
+
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, attend: Callable[..., Tensor]
+    ) -> Tensor:
+        """The output of `attend` for each group of `1 n k d`, `1 n (k d)`."""
+        parts = zip(
+            _rows(query, self.queries),
+            _rows(key, self.keys),
+            _rows(value, self.keys),
+            strict=True,
+        )
+        return torch.cat([rearrange(attend(*each), "r n d -> 1 (r n) d") for each in parts], 1)
+
+
+def _rows(x: Tensor, groups: Sequence[tuple[int, int]]) -> list[Tensor]:
+    sizes = [rows * tokens for rows, tokens in groups]
+    return [
+        rearrange(part, "1 (r n) k d -> r n k d", r=rows)
+        for part, (rows, _) in zip(x.split(sizes, dim=1), groups, strict=True)
+    ]
+
+
 class T2VAttnProcessor:
     """The computation of a layer: project, normalise, rotate and attend by diffusers' kernels."""
 
@@ -57,13 +91,19 @@ class T2VAttnProcessor:
         attn: Attention,
         hidden_states: Tensor,
         encoder_hidden_states: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        rotary_emb: Tensor | None = None,
+        attention_mask: Tensor | Pack | None = None,
+        rotary_emb: Tensor | Pack | None = None,
         kv_cache: KVCache | None = None,
         encoder_hidden_states_image: Tensor | None = None,
         sights: tuple[Sight, ...] | None = None,
     ) -> Tensor:
         query, key, value = attn.project(hidden_states, encoder_hidden_states, kv_cache)  # b n k d
+        if isinstance(rotary_emb, Pack) or isinstance(attention_mask, Pack):
+            pack: Any = rotary_emb if isinstance(rotary_emb, Pack) else attention_mask
+            if pack.rotations is not None:
+                query, key = (apply_rotary(each, pack.rotations) for each in (query, key))
+            x = pack.attend(query, key, value, self._attend)
+            return attn.to_out[1](attn.to_out[0](x))
         if rotary_emb is not None:
             query, key = apply_rotary(query, rotary_emb), apply_rotary(key, rotary_emb)
         if sights is not None:

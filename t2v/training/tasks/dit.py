@@ -38,7 +38,6 @@ from t2v.pipelines.t2v_generator import T2VGenerator
 from t2v.pipelines.visuals import VisualInputs
 from t2v.training.engine.example import Size
 from t2v.training.engine.loop import autocast
-from t2v.training.engine.optim import split_parameters
 from t2v.training.engine.run import train
 from t2v.training.engine.significance import BASE, HELD_OUT, TRAINING, copies
 from t2v.training.engine.task import SHEET_FRAMES, ParameterGroup, Validation
@@ -49,12 +48,15 @@ from t2v.training.tasks.dit_parts import (
     DiTParts,
     check_frames,
     fresh_parts,
+    latents_shape,
     load_data,
     merged_sizes,
+    parameter_groups,
 )
 from t2v.training.tasks.experts import Experts
 from t2v.training.tasks.known import GivenChoice, frame_times
 from t2v.training.tasks.masking import Masking
+from t2v.training.tasks.packing import PackedBatch, check_packing, packed_losses
 from t2v.training.tasks.sheet import Sheet
 
 VALIDATION_BINS = 4
@@ -115,6 +117,7 @@ class DiTTask:
             name: getattr(parts, name) for name in ("image_encoder", "image_processor")
         }
         check_frames(config, parts.objective)
+        check_packing(config, parts)
         self.data, self.captions = data
         self.needs_given = torch.tensor([bool(row.get(NEEDS_GIVEN)) for row in self.data.rows])
         self.sources = dict(self.data.sources)
@@ -177,19 +180,7 @@ class DiTTask:
         return self.config.cache_text and not any(p.requires_grad for p in encoder.parameters())
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        config = self.config
-        named = dict(self.model.named_parameters())
-        text = {name: p for name, p in named.items() if name.startswith("text_encoder.")}
-        learning = {name: p for name, p in text.items() if p.requires_grad}
-        groups = split_parameters(
-            {name: p for name, p in named.items() if name not in text},
-            config.optim,
-            # tables, embedders and the first and last projection are not hidden matrices
-            is_matrix=lambda name: ".blocks." in name and name.endswith(".weight"),
-        )
-        if learning:
-            groups.append(ParameterGroup(learning, "adamw", config.text_lr))
-        return groups
+        return parameter_groups(self.model, self.config)
 
     def sample_bytes(self) -> int:
         """Latents, noise, their mixture and the prediction; and the output of each block."""
@@ -202,28 +193,33 @@ class DiTTask:
     def leaves_unused(self) -> bool:
         return self.experts.boundary is not None  # a step is of one of the two
 
-    def batch(self, step: int, rank: int = 0, world_size: int = 1) -> DiTBatch:
+    def batch(self, step: int, rank: int = 0, world_size: int = 1) -> Any:
         """The batch that `read` gives, on the device."""
         return self.place(self.read(step, rank, world_size))
 
-    def place(self, batch: DiTBatch) -> DiTBatch:
+    def place(self, batch: Any) -> Any:
         return batch.on(pick_device(self.config.device))
 
-    def read(self, step: int, rank: int = 0, world_size: int = 1) -> DiTBatch:
+    def read(self, step: int, rank: int = 0, world_size: int = 1) -> DiTBatch | PackedBatch:
         """Clips in the epoch's order, each with one of its captions or, at times, with none, and
         with what its task gives."""
+        if self.config.pack:
+            parts = enumerate(self.data.train.mixed(step, rank, world_size))
+            return PackedBatch(tuple(self._read(each, step, rank, n) for n, each in parts))
+        return self._read(self.data.train.batch(step, rank, world_size), step, rank)
+
+    def _read(self, items: BatchItems, step: int, rank: int, *part: int) -> DiTBatch:
         config = self.config
-        items = self.data.train.batch(step, rank, world_size)
-        generator = keyed_generator(config.seed, step, rank, "captions")
+        generator = keyed_generator(config.seed, step, rank, *part, "captions")
         choice = torch.rand(2, len(items.indices), generator=generator)
         dropped = choice[1] < config.caption_dropout
         clips, given, goes_on = self.data.clips(items), None, None
         if not self.choose_given.is_text_alone:
             starts = self.captions.scene_starts[clips]
             starts = starts.where(starts < items.num_frames, 0)
-            generator = keyed_generator(config.seed, step, rank, "tasks")
+            generator = keyed_generator(config.seed, step, rank, *part, "tasks")
             given = self.choose_given(
-                self._shape(items), starts, self.needs_given[clips], generator
+                latents_shape(self.data, items), starts, self.needs_given[clips], generator
             )
             if given is not None:
                 goes_on = torch.tensor([task == "prefix" for task in given.tasks]) & (starts > 0)
@@ -254,7 +250,10 @@ class DiTTask:
         kept = self.masking.example(batch.latents.shape, known)
         return batch._replace(kept=None if kept is None else kept.to(batch.latents.device))
 
-    def loss(self, batch: DiTBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, batch: Any, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        if isinstance(batch, PackedBatch):
+            with autocast(self.config):
+                return packed_losses(self, batch, generator).mean(), {}
         t = self.experts.times(self.objective, len(batch.latents), self.shift, generator)
         noise = torch.randn(batch.latents.shape, generator=generator)
         with autocast(self.config):
@@ -344,10 +343,11 @@ class DiTTask:
         latents = self.data.read(items).to(pick_device(self.config.device)).float()
         return normalize_latents(latents, self.vae.config)
 
-    def _losses(self, batch: DiTBatch, noise: Tensor, t: Tensor) -> Tensor:
-        device, weight = batch.latents.device, None
-        noise = sent(noise, device)
-        conditions, given = self._conditions(batch), batch.given
+    def prepared(
+        self, batch: DiTBatch, noise: Tensor, t: Tensor
+    ) -> tuple[Conditions, Tensor | None, Tensor]:
+        """The conditions of a batch, the weights of its latents (None: equal), and its times."""
+        conditions, given, weight = self._conditions(batch), batch.given, None
         if self.beside is not None:
             conditions = replace(conditions, **self.beside(batch.latents))
         if given is not None:
@@ -355,23 +355,23 @@ class DiTTask:
             conditions = self.choose_given.added_to(*about)
             t = frame_times(t, given, self.shift)
             unknown = given.mask <= 1 - rearrange(t, "b ... -> b 1 (...) 1 1")  # held till then
-            weight = sent(unknown.float(), device)
-        shape, beside = batch.latents.shape, conditions.pictures
-        route = self.masking.route(batch.kept, shape, 0 if beside is None else beside.shape[2])
+            weight = sent(unknown.float(), batch.latents.device)
         if batch.kept is not None:
-            weight = self.masking.weight(batch.kept, shape, weight)
+            weight = self.masking.weight(batch.kept, batch.latents.shape, weight)
+        return conditions, weight, t
+
+    def _losses(self, batch: DiTBatch, noise: Tensor, t: Tensor) -> Tensor:
+        shape, noise = batch.latents.shape, sent(noise, batch.latents.device)
+        conditions, weight, t = self.prepared(batch, noise, t)
+        beside = conditions.pictures
+        route = self.masking.route(batch.kept, shape, 0 if beside is None else beside.shape[2])
 
         def predict(noisy: Tensor, timestep: Tensor) -> Tensor:
             return self.experts.predict(self.model, noisy, timestep, conditions, t, route)
 
         with attention_backend(self.config.attention):
-            given_noise = batch.latents, noise, sent(t, device)
+            given_noise = batch.latents, noise, sent(t, batch.latents.device)
             return diffusion_loss(self.objective, predict, *given_noise, weight, self.schedule)
-
-    def _shape(self, items: BatchItems) -> tuple[int, ...]:
-        """The shape `b c t h w` of the latents of a batch."""
-        c, _, h, w = self.data.tensors[int(items.indices[0])].shape
-        return len(items.indices), c, (items.num_frames - 1) // self.data.temporal + 1, h, w
 
     def _conditions(self, batch: DiTBatch) -> Conditions:
         """Return the conditions of the transformer: the batch's captions, embedded."""

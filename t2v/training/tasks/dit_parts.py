@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 
 import torch
 from diffusers import AutoencoderKLWan, SchedulerMixin
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from t2v.config.training import DiffusionConfig, TrainDiTConfig
 from t2v.data.captions import Captions
+from t2v.data.curriculum import BatchItems
 from t2v.data.dataset import Dataset, load_latents
 from t2v.data.rng import keyed_generator
 from t2v.errors import UserError
@@ -26,7 +27,9 @@ from t2v.models.load import load_text
 from t2v.models.transformer import T2VTransformer3DModel
 from t2v.models.vae import AutoencoderKLT2V
 from t2v.models.vae_folder import load_vae
+from t2v.training.engine.optim import split_parameters
 from t2v.training.engine.sharding import shapes_alone
+from t2v.training.engine.task import ParameterGroup
 from t2v.training.tasks.known import Given
 
 
@@ -135,6 +138,28 @@ def load_data(
     head_dim = parts.transformer.config.attention_head_dim
     check_backend(config.attention, head_dim, device, torch.float32)
     return DiTData(latents, captions)
+
+
+def parameter_groups(model: nn.Module, config: DiffusionConfig) -> list[ParameterGroup]:
+    """The parameters of transformers and a text encoder by the optimizer that steps them."""
+    named = dict(model.named_parameters())
+    text = {name: p for name, p in named.items() if name.startswith("text_encoder.")}
+    learning = {name: p for name, p in text.items() if p.requires_grad}
+    groups = split_parameters(
+        {name: p for name, p in named.items() if name not in text},
+        config.optim,
+        # tables, embedders and the first and last projection are not hidden matrices
+        is_matrix=lambda name: ".blocks." in name and name.endswith(".weight"),
+    )
+    if learning:
+        groups.append(ParameterGroup(learning, "adamw", config.text_lr))
+    return groups
+
+
+def latents_shape(data: Dataset, items: BatchItems) -> tuple[int, ...]:
+    """The shape `b c t h w` of the latents of a batch."""
+    c, _, h, w = data.tensors[int(items.indices[0])].shape
+    return len(items.indices), c, (items.num_frames - 1) // data.temporal + 1, h, w
 
 
 def check_frames(config: DiffusionConfig, objective: Objective) -> None:

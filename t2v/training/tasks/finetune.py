@@ -40,6 +40,7 @@ from t2v.training.engine.task import Validation
 from t2v.training.tasks.dit import DiTBatch, DiTTask
 from t2v.training.tasks.dit_parts import DiTData, DiTParts, load_data
 from t2v.training.tasks.experts import check_trainable, learners
+from t2v.training.tasks.packing import PackedBatch
 from t2v.training.tuning.adapters import (
     add_adapter,
     check_peft,
@@ -197,7 +198,7 @@ class FinetuneTask(DiTTask):
     def released(self, text_encoder: PreTrainedModel) -> None:
         """Nothing: it is the base model's."""
 
-    def read(self, step: int, rank: int = 0, world_size: int = 1) -> DiTBatch:
+    def read(self, step: int, rank: int = 0, world_size: int = 1) -> DiTBatch | PackedBatch:
         """New footage, or in `base_ratio` of the steps what the base model made."""
         ratio = self.config.base_ratio
         if self.prior is None or not self.prior.is_turn(step, ratio):

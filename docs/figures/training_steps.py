@@ -1,7 +1,10 @@
-"""Measure training steps that leave tokens out, beside whole ones: CPU time and memory.
+"""Measure training steps that leave tokens out or are packed, beside plain ones.
 
 python docs/figures/training_steps.py masked            the embedded model's size, 1,296 tokens
 python docs/figures/training_steps.py masked --tiny     the same with 80 tokens, 16 clips at once
+python docs/figures/training_steps.py packed            clips of 4 shapes at once, or shape by shape
+python docs/figures/training_steps.py unpadded          512 places of text, 30 of them taken
+python docs/figures/training_steps.py unpadded --tiny   64 places of text, 10 of them taken
 
 One thread; all kinds in turn in each round, every other round backwards; CPU time of the process,
 which other programs do not count in. Each line: the median, the ratio to a whole step with its
@@ -25,6 +28,7 @@ from t2v.config.models import TransformerConfig
 from t2v.config.training import MaskingConfig
 from t2v.data.rng import keyed_generator
 from t2v.models.diffusion import diffusion_loss
+from t2v.models.packing import predict_packed
 from t2v.models.routing import Route
 from t2v.models.transformer import T2VTransformer3DModel
 from t2v.training.tasks.masking import Masking
@@ -39,7 +43,7 @@ def main(what: str, tiny: bool) -> None:
     torch.set_num_threads(1)
     transformer = T2VTransformer3DModel(**asdict(TransformerConfig()))
     transformer.initialize(keyed_generator(0, "weights"))
-    table({"masked": masked}[what](transformer, tiny))
+    table({"masked": masked, "packed": packed, "unpadded": unpadded}[what](transformer, tiny))
 
 
 def masked(transformer: T2VTransformer3DModel, tiny: bool) -> dict[str, Run]:
@@ -71,6 +75,51 @@ def masked(transformer: T2VTransformer3DModel, tiny: bool) -> dict[str, Run]:
     return runs
 
 
+def packed(transformer: T2VTransformer3DModel, tiny: bool) -> dict[str, Run]:
+    """The same clips shape by shape, as buckets have them, and as one sequence."""
+    shapes = [(5, 8, 8), (3, 8, 8), (5, 6, 10), (1, 8, 8)]
+    count = 1 if tiny else 4
+    batches = [_inputs(count, shape, 64, 64) for shape in shapes]
+
+    def buckets() -> None:
+        for given in batches:
+            (transformer(**given).sample.square().mean() / len(batches)).backward()
+        transformer.zero_grad()
+
+    def pack() -> None:
+        found = predict_packed(transformer, batches)
+        (sum(each.square().mean() for each in found) / len(found)).backward()
+        transformer.zero_grad()
+
+    return {"shape by shape": buckets, "packed": pack}
+
+
+def unpadded(transformer: T2VTransformer3DModel, tiny: bool) -> dict[str, Run]:
+    """Text with a mask over its padding, and without its padding."""
+    given = _inputs(8, (5, 8, 8), 64, 10) if tiny else _inputs(2, (5, 24, 24), 512, 30)
+
+    def padded() -> None:
+        transformer(**given).sample.square().mean().backward()
+        transformer.zero_grad()
+
+    def own() -> None:
+        predict_packed(transformer, [given])[0].square().mean().backward()
+        transformer.zero_grad()
+
+    return {"masked padding": padded, "no padding": own}
+
+
+def _inputs(count: int, shape: tuple[int, ...], places: int, taken: int) -> dict[str, torch.Tensor]:
+    """A batch of noise with texts of `taken` of `places` tokens, with a mask where not all are."""
+    generator = torch.Generator().manual_seed(0)
+    text = torch.randn(count, places, 192, generator=generator)
+    mask = torch.arange(places).expand(count, -1) < taken
+    given = {"timestep": torch.full((count,), 500.0)}
+    given["hidden_states"] = torch.randn(count, 16, *shape, generator=generator)
+    given["encoder_hidden_states"] = text * mask.unsqueeze(-1)
+    return given | ({"encoder_attention_mask": mask} if taken < places else {})
+
+
 def table(runs: dict[str, Run]) -> None:
     """Print a line a run; the first one is what the others are compared with."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
@@ -94,7 +143,7 @@ def table(runs: dict[str, Run]) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["masked"])
+    parser.add_argument("what", choices=["masked", "packed", "unpadded"])
     parser.add_argument("--tiny", action="store_true")
     given = parser.parse_args()
     main(given.what, given.tiny)

@@ -35,7 +35,8 @@ class ScorerConfig(TrainConfig):
     text_lr: float = 2e-4  # learning rate of the text encoder; 0 keeps it as it is
     count: int = 8192  # clips read, at most; one takes 200 kB of memory
     masked: float = 0.3  # share of a video's tokens left out while training
-    unmasked_from: float = 0.6  # share of the steps after which no token is left out
+    masked_words: float = 0.0  # share of a caption's words left out while training
+    unmasked_from: float = 0.6  # share of the steps after which no token or word is left out
     wrong_captions: int = 4  # hard negatives of each clip: its caption with one phrase exchanged
     wrong_clips: float = 0.25  # share of a batch shown again shuffled or backwards, as negatives
     steps: int = 1000
@@ -53,13 +54,12 @@ class ScorerConfig(TrainConfig):
                 f"model.channels={self.model.channels} model.width={self.model.width}: give "
                 "multiples of 8."
             )
-        if not (
-            0 <= self.masked < 1 and 0 <= self.unmasked_from <= 1 and 0 < self.wrong_clips <= 1
-        ):
+        shares_are_right = 0 <= self.masked < 1 and 0 <= self.masked_words < 1
+        if not (shares_are_right and 0 <= self.unmasked_from <= 1 and 0 < self.wrong_clips <= 1):
             raise UserError(
-                f"masked={self.masked} unmasked_from={self.unmasked_from} "
-                f"wrong_clips={self.wrong_clips}: shares from 0 to 1; some tokens must be left, "
-                "and some clips run wrong."
+                f"masked={self.masked} masked_words={self.masked_words} unmasked_from="
+                f"{self.unmasked_from} wrong_clips={self.wrong_clips}: shares from 0 to 1; some "
+                "tokens and words must be left, and some clips run wrong."
             )
         if self.clips != ClipsConfig():
             raise UserError("clips.*: the scorer takes every clip at one size and length. Omit it.")

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -65,11 +65,12 @@ FOOTAGE = Transform(
 
 
 class ScorerBatch(NamedTuple):
-    """Clips, one caption of each, and the share of tokens left out."""
+    """Clips, one caption of each, and the shares of tokens and words left out."""
 
     video: Tensor  # b t h w c, uint8
     captions: list[str]
     masked: float
+    masked_words: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -178,8 +179,9 @@ class ScorerTask:
         )
         generator = keyed_generator(config.seed, step, rank, "captions")
         captions = [pick(self.trained.captions[i], generator) for i in chosen.tolist()]
-        masked = config.masked if step < config.unmasked_from * config.steps else 0.0
-        return ScorerBatch(self.trained.video[chosen], captions, masked)
+        is_masked = step < config.unmasked_from * config.steps
+        masks = (config.masked, config.masked_words) if is_masked else (0.0, 0.0)
+        return ScorerBatch(self.trained.video[chosen], captions, *masks)
 
     def example_batch(self, size: Size) -> ScorerBatch:
         """Black clips with empty captions."""
@@ -216,7 +218,7 @@ class ScorerTask:
             keep = sent(keep, device)
         with autocast(config):
             videos = scorer.towers.embed_video(pixels(sent(shown, device)), keep).float()
-            texts = scorer.embed_text([*captions, *(text for _, text in wrong)]).float()
+            texts = scorer.embed_text(_shown_texts(batch, wrong, generator)).float()
         logits = scorer.towers.logits(videos, texts)
         meanings = [meaning(caption) for caption in captions]
         same = torch.tensor([[one == other for other in meanings] for one in meanings])
@@ -267,6 +269,38 @@ class ScorerTask:
 
     def save(self, folder: Path) -> None:
         self.model.save(folder)
+
+
+def _shown_texts(
+    batch: ScorerBatch, wrong: Sequence[tuple[int, str]], generator: torch.Generator
+) -> list[str]:
+    """The captions of a batch, and wrong ones with the clips they are wrong of, as they are read.
+
+    Where words are left out (SimVTP's text masks, arXiv 2212.03490), what makes a caption wrong
+    stays: without it nobody could tell, and length alone would if only true ones were cut.
+    """
+    if not batch.masked_words:
+        return [*batch.captions, *(text for _, text in wrong)]
+    share = batch.masked_words
+    own = [set(caption.split()) for caption in batch.captions]
+    shown = [fewer_words(caption, share, generator) for caption in batch.captions]
+    return shown + [
+        fewer_words(text, share, generator, set(text.split()) - own[i]) for i, text in wrong
+    ]
+
+
+def fewer_words(
+    text: str, share: float, generator: torch.Generator, spared: Set[str] = frozenset()
+) -> str:
+    """A text without a share of its words, in their order; at least one is left.
+
+    Args:
+        spared: words that stay.
+    """
+    words = text.split()
+    kept = (torch.rand(len(words), generator=generator) >= share).tolist()
+    chosen = [word for word, keep in zip(words, kept, strict=True) if keep or word in spared]
+    return " ".join(chosen or words[:1])
 
 
 def build_scorer(config: ScorerConfig) -> Scorer:

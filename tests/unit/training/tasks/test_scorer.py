@@ -162,3 +162,27 @@ def test_what_cannot_be_trained_is_named(config, clips):
         replace(config, wrong_clips=0.0)
     with pytest.raises(UserError, match="one size and length"):
         replace(config, clips=ClipsConfig(fps=4))
+
+
+def test_left_out_words_are_not_read_and_what_makes_a_caption_wrong_stays(config, pairs):
+    task = build_task(replace(config, precision="fp32", masked_words=0.5, wrong_captions=8), pairs)
+    says = ["a red ball bounces on the grass"] * 8
+    batch = task.read(0)._replace(captions=says)
+    read = []
+    embed = task.model.embed_text
+    task.model.embed_text = lambda texts: read.append(texts) or embed(texts)
+    losses = task.losses(batch, torch.Generator().manual_seed(0))
+    assert batch.masked_words == 0.5 and task.read(3).masked_words == 0
+    assert all(each.isfinite().all() for each in losses.values())
+    texts = [text.split() for text in read[0]]
+    for shown, whole in zip(texts, says, strict=False):
+        rest = iter(whole.split())
+        assert shown and all(word in rest for word in shown)
+    assert len(texts) > 30 and all(set(text) - set(says[0].split()) for text in texts[8:])
+    counts = [len(text) for text in texts[:8]]
+    assert 1 < sum(counts) / 8 < 6
+    torch.testing.assert_close(
+        task.losses(batch, torch.Generator().manual_seed(0)), losses
+    )  # a function of the generator
+    with pytest.raises(UserError, match=r"masked_words=1\.0"):
+        replace(config, masked_words=1.0)

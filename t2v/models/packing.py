@@ -36,10 +36,15 @@ def predict_packed(
     """
     parts = [_embedded(model, **each) for each in inputs]
     tokens, rotations, modulations, tembs, texts, groups = zip(*parts, strict=True)
-    queries, lengths = [], []
+    queries: list[tuple[int, int]] = []
+    lengths: list[tuple[int, int]] = []
     for (count, size), text in zip(groups, texts, strict=True):
         queries += [(count, size)] if isinstance(text, Tensor) else [(1, size)] * count
-        lengths += [text.shape[:2]] if isinstance(text, Tensor) else [(1, len(t)) for t in text]
+        lengths += (
+            [(len(text), text.shape[1])]
+            if isinstance(text, Tensor)
+            else [(1, len(t)) for t in text]
+        )
     text = torch.cat([row for each in texts for row in each])[None]  # 1 m d
     within = Pack(groups, groups, torch.cat(rotations, 1))
     across = Pack(tuple(queries), tuple(lengths), None)

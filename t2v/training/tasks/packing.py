@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from diffusers.models.attention_dispatch import attention_backend
@@ -16,9 +16,6 @@ from t2v.models.diffusion import add_noise, random_times
 from t2v.models.known import transformer_inputs
 from t2v.models.packing import predict_packed
 from t2v.training.tasks.dit_parts import DiTBatch, DiTParts
-
-if TYPE_CHECKING:
-    from t2v.training.tasks.dit import DiTTask
 
 
 class PackedBatch(NamedTuple):
@@ -46,8 +43,12 @@ def check_packing(config: DiffusionConfig, parts: DiTParts) -> None:
         )
 
 
-def packed_losses(task: DiTTask, batch: PackedBatch, generator: torch.Generator) -> Tensor:
-    """The loss of each clip of a batch, `b`, those of one shape after the other."""
+def packed_losses(task: Any, batch: PackedBatch, generator: torch.Generator) -> Tensor:
+    """The loss of each clip of a batch, `b`, those of one shape after the other.
+
+    Args:
+        task: a `DiTTask`.
+    """
     samples, weights, inputs = [], [], []
     for part in batch.parts:
         t = random_times(task.objective, len(part.latents), task.shift, generator)

@@ -28,6 +28,7 @@ class LoRAConfig:
 class FinetuneConfig(DiffusionConfig):
     """`t2v finetune`: a saved pipeline learns new footage."""
 
+    ONE_OR_MORE: ClassVar[tuple[str, ...]] = ("attention_layout",)
     # paths that a file of settings may tell from its own folder
     BESIDE_FILE: ClassVar[tuple[str, ...]] = ("base_prompts", "peft")
 
@@ -36,6 +37,9 @@ class FinetuneConfig(DiffusionConfig):
     # temporal attention, or all self-attention where space and time share one; concept: new words
     # alone; soft_prompt: that alone
     method: Literal["lora", "peft", "full", "frozen_spatial", "concept", "soft_prompt"] = "lora"
+    # who attends to whom, one word or several that the layers take in turn, as model.attention of
+    # `t2v train`; what a layout needs begins at zero, and is learned; empty: as the model has it
+    attention_layout: tuple[str, ...] = ()
     lora: LoRAConfig = field(default_factory=LoRAConfig)
     # of two transformers, one for the noisier times (Wan 2.2 A14B), those that learn
     experts: Literal["both", "high", "low"] = "both"
@@ -77,6 +81,12 @@ class FinetuneConfig(DiffusionConfig):
             raise UserError(f"start_from={self.start_from}: fine-tuning starts from model=FOLDER.")
         if self.train_text_encoder and self.method != "full":
             raise UserError(f"train_text_encoder=true goes with method=full, not {self.method}.")
+        if self.attention_layout and not self.learns_whole() and self.save != "full":
+            raise UserError(
+                f"attention_layout={','.join(self.attention_layout)} with method={self.method} "
+                "save=adapter: an adapter would be put into a model of another layout. Give "
+                "save=full, or method=full."
+            )
         not_negative(self, "swap_blocks")
         if self.swap_blocks and (self.learns_whole() or self.parallel == "fsdp"):
             raise UserError(

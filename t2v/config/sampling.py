@@ -84,6 +84,9 @@ class SampleConfig:
     scorer: str | None = None
     keep_draws: bool = False  # with best_of, keep every candidate too, as X.seed-S.mp4
     attention: str = "native"  # attention backend, by diffusers' names, such as xformers
+    # layout of attention, one or several that the layers take in turn, as in [full, window]: who
+    # attends to whom; a model that was trained with another one makes other videos; empty: its own
+    attention_layout: tuple[str, ...] = ()
     device: str = "auto"  # auto (cuda, mps or cpu), cpu, cuda, cuda:1, mps
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # of the weights
     # where weights wait until they are used: none (on the device), text (prompts are embedded
@@ -149,7 +152,9 @@ class SampleConfig:
     via_image: bool = False  # sample a picture of the prompt first, X.png, and begin with it
 
     # settings that take one value, or a list
-    ONE_OR_MORE: ClassVar[tuple[str, ...]] = ("lora", "lora_scale", "lora_part")
+    ONE_OR_MORE: ClassVar[tuple[str, ...]] = (
+        *("lora", "lora_scale", "lora_part", "attention_layout"),
+    )
 
     def __post_init__(self) -> None:
         for name in (

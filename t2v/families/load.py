@@ -246,6 +246,24 @@ def _class_of(
     return found
 
 
+def set_layout(pipeline: Any, words: Sequence[str]) -> None:
+    """Have the tokens of the transformer, or of both, attend by the layouts of those names.
+
+    Raises:
+        UserError: the transformer is not ours, or has not the weights of such a layout.
+    """
+    if not words:
+        return
+    second = getattr(pipeline, "transformer_2", None)
+    for transformer in (pipeline.transformer, *([second] if second is not None else [])):
+        if not hasattr(transformer, "set_attention"):
+            raise UserError(
+                f"attention_layout={','.join(words)}: it is for a T2VTransformer3DModel, and this "
+                f"model has a {type(transformer).__name__}. Leave it out."
+            )
+        transformer.set_attention(words if len(words) > 1 else words[0])
+
+
 def set_attention(pipeline: DiffusionPipeline, backend: str) -> None:
     """Set the attention backend of the transformer, or of both, by its name in diffusers.
 

@@ -9,6 +9,7 @@ import torch
 from diffusers.models.attention_dispatch import AttentionBackendName
 
 from t2v.models.attention.layer import check_backend
+from t2v.models.attention.layouts import stack
 from t2v.models.folder import model_folder
 from t2v.plan.figures import Estimate, PhaseTrace, Tiled
 from t2v.plan.parts import part_of
@@ -37,9 +38,24 @@ def estimate(target: Any, size: Size, rates: Rates) -> Estimate:
     layers = _layers(target)
     if layers <= MANY_LAYERS:
         return traced_whole(target, size, rates)
-    few = 2 + layers % 2  # kinds of layers may take turns
-    fewer, more = (_traced_with(target, size, rates, count) for count in (few, few + 2))
-    return _onward(fewer, more, (layers - few - 2) // 2)
+    every = max(2, _period(target, layers))  # kinds of layers may take turns
+    few = every + layers % every
+    if few + every > layers:
+        return traced_whole(target, size, rates)
+    fewer, more = (_traced_with(target, size, rates, count) for count in (few, few + every))
+    return _onward(fewer, more, (layers - few - every) // every)
+
+
+def _period(target: Any, layers: int) -> int:
+    """After so many layers their layouts of attention are the same again."""
+    attention = getattr(target, "attention_layout", ())
+    if not isinstance(target.model, str):
+        attention = target.model.attention
+    elif not attention:
+        config = saved(model_folder(target.model) / "transformer", "config.json")
+        attention = config.get("attention", "full")
+    kinds = [(each.word, each.turn) for each in stack(attention, layers, layers)]
+    return next(n for n in range(1, layers + 1) if kinds[n:] == kinds[: layers - n])
 
 
 def _layers(target: Any) -> int:

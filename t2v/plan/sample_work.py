@@ -15,7 +15,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from t2v.config.sampling import SampleConfig
-from t2v.families.load import generator_class
+from t2v.families.load import generator_class, set_layout
 from t2v.models.conditions import Conditions
 from t2v.models.device import pick_device, pick_dtype
 from t2v.models.folder import model_folder
@@ -55,6 +55,7 @@ def sample_work(config: SampleConfig, size: Size, layers: int | None = None) -> 
             **_optional(folder, index, layers),
         }
     pipeline = T2VPipeline(tokenizer=None, scheduler=None, **parts)
+    set_layout(pipeline, config.attention_layout)
     upscale = check_scale(config.upscale, pipeline.upscaler, "upscale")
     guidance = Guidance(transformer)
     scale = index["guidance_scale"] if config.guidance_scale is None else config.guidance_scale

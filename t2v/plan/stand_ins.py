@@ -35,7 +35,7 @@ from t2v.plan.shapes import (
 from t2v.training.engine.example import Size
 from t2v.training.tasks.dit_parts import DiTParts, check_match, saved_defaults
 from t2v.training.tasks.experts import check_trainable, learners
-from t2v.training.tuning.adapters import add_adapter
+from t2v.training.tuning.adapters import add_adapter, lay_out
 
 # in a pipeline folder, that a step or a sample depends on
 SAVED = ("max_sequence_length", "boundary_ratio", "num_inference_steps", "guidance_scale")
@@ -133,6 +133,8 @@ def finetune_parts(
     vae = _vae(folder, transformer.config.out_channels, size, absent)
     text_encoder = _text_encoder(folder, transformer.config.text_dim, absent)
     with torch.device("meta"):  # peft moves what it adds elsewhere, and a trace has no elsewhere
+        for each in denoisers(both).values():
+            lay_out(each, config)
         for each in learners(both, config.experts).values():
             add_adapter(each, config)
     for each in denoisers(both).values():

@@ -22,7 +22,7 @@ from t2v.config.places import brought
 from t2v.config.sampling import INPUTS, SampleConfig
 from t2v.distributed import check_launcher, local_rank, rank, world_size
 from t2v.errors import UserError
-from t2v.families.load import Embed, is_denoiser, load_denoisers, set_attention
+from t2v.families.load import Embed, is_denoiser, load_denoisers, set_attention, set_layout
 from t2v.models.device import is_memory_error, pick_device, pick_dtype, ready
 from t2v.models.folder import model_folder
 from t2v.models.hold import Hold
@@ -323,6 +323,7 @@ def denoisers_of(config: SampleConfig, device: torch.device) -> dict[str, nn.Mod
         from t2v.models.lora import scale_loras
 
         scale_loras(parts, config.lora, config.lora_scale, config.lora_part)
+    set_layout(parts, config.attention_layout)
     set_attention(parts, config.attention)
     for network in networks.values():
         ready(network)

@@ -27,6 +27,7 @@ from t2v.models.split import split_of
 MOST_JSON = 2**24  # bytes of a recipe: one has some thousand
 # settings that a recipe holds where they are otherwise, as earlier recipes have none
 UNSAID: dict[str, Any] = {
+    "attention_layout": None,
     "lora_part": None,
     "lora_fit": "strict",
     "lora_preset": None,

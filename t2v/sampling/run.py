@@ -19,6 +19,7 @@ from t2v.families.load import (
     load_generator,
     merge_tokens_of,
     set_attention,
+    set_layout,
 )
 from t2v.io.addresses import address_of, remove
 from t2v.io.video import ENLARGED
@@ -276,6 +277,7 @@ def load(
         about["adapt"] = adapt
         generator = load_generator(config.model, folder, device, dtype, COMMAND, **about)
         settle(generator.pipeline, config)
+    set_layout(generator.pipeline, config.attention_layout)
     set_attention(generator.pipeline, config.attention)
     if config.compile:
         compile_blocks(generator.pipeline, device)

@@ -53,6 +53,7 @@ TAKEN = (
     *("num_inference_steps", "guidance_scale", "attention", "device", "dtype", "sheet"),
     *("truncate", "lora", "lora_scale", "lora_part", "lora_fit", "lora_preset", "shift"),
     *("offload", "quantize", "vae_tiling", "compile", "parallel", "token_merging"),
+    "attention_layout",
 )
 
 Load = Callable[[SampleConfig, Sequence[str], Embed], tuple[Generator, str]]

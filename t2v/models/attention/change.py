@@ -93,7 +93,7 @@ def _begin(part: nn.Module, generator: torch.Generator) -> None:
     """Set the weights of a part as `T2VTransformer3DModel.initialize` does."""
     for module in part.modules():
         if isinstance(module, nn.Linear):
-            drawn = torch.empty(module.weight.shape)
+            drawn = torch.empty(module.weight.shape, device="cpu")
             nn.init.xavier_uniform_(drawn, generator=generator)
             module.weight.copy_(drawn)
             if module.bias is not None:

@@ -110,6 +110,7 @@ def _check(config: FinetuneConfig, name: str) -> None:
         f"method={config.method}": config.method != "lora",
         "tasks": config.tasks.gives_known,
         "base_prompts": config.base_prompts is not None,
+        "attention_layout": bool(config.attention_layout),
         "cache_text=false": not config.cache_text,
         f"experts={config.experts}": config.experts != "both",
     }

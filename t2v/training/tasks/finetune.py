@@ -48,6 +48,7 @@ from t2v.training.tuning.adapters import (
     held_in,
     hold_base,
     interpolated,
+    lay_out,
 )
 from t2v.training.tuning.block_swap import BlockSwap
 from t2v.training.tuning.prior_preservation import TIMES, Prior, sample_prior
@@ -102,6 +103,8 @@ def build_finetune(config: FinetuneConfig) -> FinetuneTask:
     tokenizer = add_words(pipeline.tokenizer, pipeline.text_encoder, config)
     if config.tasks.gives_known:
         take_known(pipeline, config)
+    for transformer in denoisers(pipeline).values():
+        lay_out(transformer, config)
     for transformer in learners(pipeline, config.experts).values():
         add_adapter(transformer, config)
     if config.peft is not None:

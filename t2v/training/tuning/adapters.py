@@ -96,6 +96,18 @@ def _chosen(config: FinetuneConfig, transformer: T2VTransformer3DModel) -> Calla
     return lambda name: name.startswith(starts)
 
 
+def lay_out(transformer: T2VTransformer3DModel, config: FinetuneConfig) -> None:
+    """Have tokens attend by `config.attention_layout`, if it is given, and add what that needs.
+
+    Raises:
+        UserError: there is no such layout, or its parts would not learn.
+    """
+    if config.attention_layout:
+        learns = config.learns_whole()
+        generator = keyed_generator(config.seed, "attention_layout") if learns else None
+        transformer.set_attention(config.attention_layout, generator)
+
+
 def add_adapter(transformer: T2VTransformer3DModel, config: FinetuneConfig) -> None:
     """Put the adapter of `config.method`, if it has one, beside the layers.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,8 @@ from typing import Any
 from t2v.errors import UserError
 from t2v.io.files import locked, write_text
 from t2v.io.text_files import read_json
+
+FIGURES = {"stages", "curation", "peers", "layouts"}  # the tables of reports
 
 Report = dict[str, Any]
 
@@ -36,7 +38,7 @@ def _refuse_to_replace(file: Path) -> None:
     """Raise `UserError` where a file lies that `bench` did not write."""
     with suppress(UserError, TypeError, KeyError, AttributeError):  # no JSON, or another
         report = read_json(file)
-        if isinstance(report["config"], dict) and report.keys() & {"stages", "curation", "peers"}:
+        if isinstance(report["config"], dict) and report.keys() & FIGURES:
             return
     if file.exists():
         raise UserError(
@@ -45,11 +47,18 @@ def _refuse_to_replace(file: Path) -> None:
         )
 
 
-def print_table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> None:
-    """The columns of `rows`, numbers to the right; what was not measured is a dash."""
-    print("".join(f"{column:>12}" for column in columns))
+def print_table(
+    rows: Sequence[dict[str, Any]], columns: Sequence[str], wide: Collection[str] = ()
+) -> None:
+    """The columns of `rows`, numbers to the right; what was not measured is a dash.
+
+    Args:
+        wide: columns of long words.
+    """
+    widths = {column: 20 if column in wide else 12 for column in columns}
+    print("".join(f"{column:>{width}}" for column, width in widths.items()))
     for row in rows:
-        print("".join(f"{_shown(row[column]):>12}" for column in columns))
+        print("".join(f"{_shown(row[column]):>{width}}" for column, width in widths.items()))
 
 
 def _shown(value: Any) -> str:

@@ -232,6 +232,11 @@ COMMANDS = {
         "t2v.bench.peers:bench",
         "measure our networks beside diffusers' Wan classes on the same weights",
     ),
+    "bench attention": Command(
+        "t2v.config.bench:BenchAttentionConfig",
+        "t2v.bench.attention:bench",
+        "measure the layouts of attention over the number of tokens",
+    ),
     "bench curate": Command(
         "t2v.config.bench:BenchCurateConfig",
         "t2v.bench.curation:bench",

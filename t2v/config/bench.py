@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, fields
 from typing import ClassVar, Literal
 
@@ -81,6 +82,38 @@ class BenchPeersConfig:
                 raise UserError(f"{name}={value}: it must be a multiple of {step}{more}.")
         if not self.cases or not self.dtypes:
             raise UserError("cases= and dtypes= must each name at least one.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchAttentionConfig:
+    """`t2v bench attention`: the layouts of attention over the number of tokens."""
+
+    # layouts beside full, by the words of model.attention
+    layouts: tuple[str, ...] = (
+        *("factorized", "factorized_heads", "window", "axial", "strided", "fixed"),
+        *("roll", "message", "swap"),
+    )
+    # sizes, as frames x rows x columns of tokens; 21x38x38 has 30,324 of them
+    grids: tuple[str, ...] = ("5x4x4", "5x8x8", "5x16x16", "9x24x24")
+    dim: int = 384  # width of the layer, in heads of 64
+    dtype: Literal["fp32", "bf16"] = "fp32"  # number format
+    backward: bool = False  # measure a step of training, forward and backward
+    repeats: int = 5  # rounds in which every layout and the probe run once
+    device: str = "auto"  # auto (cuda, mps or cpu), cpu, cuda, cuda:1, mps
+    json: str | None = None  # file to write the figures to
+    overwrite: bool = False  # replace that file even if `t2v bench` did not write it
+
+    def __post_init__(self) -> None:
+        at_least_one(self, "repeats")
+        if self.dim < 128 or self.dim % 64:
+            raise UserError(f"dim={self.dim}: it must be a multiple of 64, of at least 128.")
+        if not self.grids:
+            raise UserError("grids=[]: name at least one size, such as 5x16x16.")
+        for grid in self.grids:
+            if not re.fullmatch("[1-9][0-9]{0,3}(x[1-9][0-9]{0,3}){2}", grid):
+                raise UserError(
+                    f"grids={grid}: a size is frames x rows x columns of tokens, such as 5x16x16."
+                )
 
 
 @dataclass(frozen=True, kw_only=True)

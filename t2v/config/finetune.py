@@ -81,12 +81,6 @@ class FinetuneConfig(DiffusionConfig):
             raise UserError(f"start_from={self.start_from}: fine-tuning starts from model=FOLDER.")
         if self.train_text_encoder and self.method != "full":
             raise UserError(f"train_text_encoder=true goes with method=full, not {self.method}.")
-        if self.attention_layout and not self.learns_whole() and self.save != "full":
-            raise UserError(
-                f"attention_layout={','.join(self.attention_layout)} with method={self.method} "
-                "save=adapter: an adapter would be put into a model of another layout. Give "
-                "save=full, or method=full."
-            )
         not_negative(self, "swap_blocks")
         if self.swap_blocks and (self.learns_whole() or self.parallel == "fsdp"):
             raise UserError(

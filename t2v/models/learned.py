@@ -63,6 +63,8 @@ def add_learned(network: Any, folder: Path, part: str, share: float) -> None:
     """
     if part == TRANSFORMER:
         _take_known(network, folder / part / "config.json")
+    if part in DENOISERS:
+        _take_layout(network, folder / part / "config.json")
     if not learned_in(folder, part):
         return
     if part == TEXT_ENCODER:
@@ -177,6 +179,15 @@ def _fuse_layer(layer: Any, share: float) -> None:
     layer.merge()
     for name, weight in before.items():
         own[name].data.copy_(weight.lerp(own[name].data, share))
+
+
+def _take_layout(network: Any, file: Path) -> None:
+    """Have the tokens attend as those of the saved model do, whose config is `file`."""
+    if not file.is_file() or not hasattr(network, "set_attention"):
+        return
+    attention = read_json(file).get("attention", "full")
+    if attention != network.config.attention:
+        network.set_attention(attention)
 
 
 def _take_known(network: Any, config: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from t2v.bench.attention import bench as bench_attention
 from t2v.bench.curation import bench as bench_curation
 from t2v.bench.pairs import rounds, utilisation, verdict
 from t2v.bench.peers import COLUMNS, transformers, vaes
@@ -17,7 +18,7 @@ from t2v.bench.peers import bench as bench_peers
 from t2v.bench.pipeline import bench, stages
 from t2v.bench.report import print_table
 from t2v.bench.stopwatch import count_flop, peak_memory
-from t2v.config.bench import BenchConfig, BenchCurateConfig, BenchPeersConfig
+from t2v.config.bench import BenchAttentionConfig, BenchConfig, BenchCurateConfig, BenchPeersConfig
 from t2v.config.load import load_config
 from t2v.errors import UserError
 from t2v.models.kernels.choice import processor
@@ -198,3 +199,42 @@ def test_peers_have_equal_weights_and_their_cases_nearly_equal_results(tmp_path,
 def test_a_size_that_no_peer_has_is_named(wrong):
     with pytest.raises(UserError, match=wrong.partition("=")[0]):
         load_config(BenchPeersConfig, None, [wrong])
+
+
+SMALL_LAYERS = BenchAttentionConfig(
+    device="cpu",
+    grids=("2x4x4", "4x8x8"),
+    dim=128,
+    layouts=("window", "axial", "strided:8", "swap"),
+    repeats=2,
+)
+
+
+def test_layouts_are_measured_over_tokens_and_their_flop_are_those_of_their_pairs(tmp_path, capsys):
+    file = tmp_path / "attention.json"
+    report = bench_attention(replace(SMALL_LAYERS, json=str(file)))
+    assert json.loads(file.read_text()) == json.loads(json.dumps(report))
+    words = ["full", "window", "axial", "strided:8", "swap"]
+    assert [row["layout"] for row in report["layouts"]] == words * 2
+    for row in report["layouts"]:
+        assert 0 < row["ms_min"] <= row["ms_median"] <= row["ms_max"]
+        assert row["low"] <= row["by_full"] <= row["high"]
+    gflop = {row["layout"]: row["gflop"] for row in report["layouts"] if row["tokens"] == 256}
+    tokens, dim = 256, 128
+    products = 4 * 2 * tokens * dim**2
+    pairs = {"full": tokens, "window": 64, "axial": (4 + 8 + 8) / 3, "strided:8": (16 + 32) / 2}
+    for word, seen in pairs.items():
+        assert gflop[word] * 1e9 == pytest.approx(products + 4 * tokens * seen * dim)
+    exponents = {row["layout"]: row["flop_last"] for row in report["exponents"]}
+    assert exponents["full"] > exponents["axial"] > 0.9
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in (*words, "exponent"))
+    bench_attention(replace(SMALL_LAYERS, grids=("1x2x2",), json=str(file), backward=True))
+    assert json.loads(file.read_text())["exponents"][0]["time"] is None
+
+
+def test_a_size_or_a_layout_that_is_none_is_named_before_anything_is_measured():
+    with pytest.raises(UserError, match="frames x rows x columns"):
+        load_config(BenchAttentionConfig, None, ["grids=[5x4]"])
+    with pytest.raises(UserError, match="'rows' is unknown"):
+        bench_attention(replace(SMALL_LAYERS, layouts=("rows",)))

@@ -13,7 +13,9 @@ from torch import Tensor
 from t2v.models.attention.layout import Grid, Layout, attend_to_seen
 from t2v.models.attention.sight import Sight, within
 
-SUMMARY = 8  # one of so many places of a block is a summary, which all tokens see
+# one of so many places of a block is a summary, which all tokens see, and at most so many are: with
+# a share alone, all would see a share of all tokens
+SHARE, MOST = 8, 8
 
 
 def stride_of(grid: Grid, options: tuple[int, ...]) -> int:
@@ -70,11 +72,11 @@ def blocks(count: int, stride: int, device: torch.device) -> Sight:
 
 
 def summaries(count: int, stride: int, device: torch.device) -> Sight:
-    """The sight of the last eighth of every block, by all tokens.
+    """The sight of the last eighth of every block, of 8 tokens at most, by all tokens.
 
     The last block may be short: it is summed up by its own last tokens, or no other block saw it.
     """
-    size = max(1, stride // SUMMARY)
+    size = max(1, min(MOST, stride // SHARE))
     first = torch.arange(0, count, stride, device=device)
     end = (first + stride).clamp(max=count)
     keys = rearrange(end, "g -> g 1") - size + torch.arange(size, device=device)

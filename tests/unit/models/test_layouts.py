@@ -150,11 +150,11 @@ def test_strided_sees_neighbours_and_every_stride_th_token(stride, grid):
 
 
 @pytest.mark.parametrize("grid", GRIDS)
-@pytest.mark.parametrize("stride", [3, 4, 17, 500])
-def test_fixed_sees_its_block_and_the_last_eighth_of_all_blocks(stride, grid):
+@pytest.mark.parametrize("stride", [3, 17, 68])
+def test_fixed_sees_its_block_and_the_last_tokens_of_all_blocks(stride, grid):
     count = math.prod(grid)
     stride_used = min(stride, count)
-    ends = max(1, stride_used // 8)
+    ends = max(1, min(8, stride_used // 8))
 
     def sees(a: Place, b: Place, i: int, j: int) -> bool:
         end = min((j // stride_used + 1) * stride_used, count)

@@ -399,9 +399,11 @@ def test_the_parts_of_a_layout_are_known_by_name(word):
     assert set(layout.motion) <= {"attn1", *parts}
 
 
-def test_only_full_layers_are_split_over_devices():
-    assert build()._cp_plan is not None
-    for attention in (*(word for word in LAYOUTS if word != "full"), ["full", "window"]):
+def test_layers_that_attend_by_groups_are_not_split_over_devices():
+    for word in ("full", "factorized"):
+        assert build(attention=word)._cp_plan is not None
+    others = [word for word in LAYOUTS if word not in ("full", "factorized")]
+    for attention in (*others, ["full", "window"], ["full", "factorized"]):
         assert build(attention=attention)._cp_plan is None
 
 

@@ -303,8 +303,10 @@ class T2VTransformer3DModel(
         if image is not None:
             image = self.condition_embedder.embed_image(image, kv_cache)
         run = partial(self._run_blocks, text, (encoder_attention_mask, kv_cache, image))
-        go = partial(run, 0) if route is None else partial(route.through, run)
-        x = go(len(self.blocks), x, modulation, views)
+        if route is not None:
+            x = route.through(run, len(self.blocks), x, modulation, views)
+        for number in range(len(self.blocks) if route is None else 0):  # one by one: one call
+            x = run(number, number + 1, x, modulation, views)  # would hold the first tokens on
         # temb lies on the first device when the blocks are spread over several
         table = self.scale_shift_table.unsqueeze(0).to(temb.device) + temb.unsqueeze(2)
         shift, scale = table.to(x.device).unbind(2)  # b 1|n d

@@ -85,7 +85,6 @@ SLOW = {
     "t2v curate footage -o runs/balanced": "every worker loads a tokenizer",
     "python docs/figures/upscale.py": "minutes: clips are rendered at 256x256 and enlarged",
     "t2v bench": "every stage of sampling or curation, several times",
-    "python docs/figures/training_steps.py": "minutes: steps of several kinds are timed",
     "python docs/figures/make.py page": "a Chromium, which CI has not",
 }
 

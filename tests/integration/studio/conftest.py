@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import pytest
 
@@ -37,6 +39,8 @@ class Studio:
         with self.process.stdout as told:  # the address is all that it says
             self.url = told.readline().strip()
         assert self.url, (self.folder.parent / "log.txt").read_text()
+        with suppress(HTTPError):  # once it answers, a signal ends it in order
+            urlopen(self.url, timeout=60).close()
 
     def kill(self):
         """End the studio and its workers as a power cut does."""

@@ -11,7 +11,7 @@ from mkdocs.structure.pages import Page
 
 BESIDE = (
     *("README.md", "CONTRIBUTING.md", "CHANGELOG.md"),
-    *("assets/t2v-tiny/README.md", "assets/world-scorer/README.md"),
+    *(f"assets/{name}/README.md" for name in ("t2v-tiny", "t2v-tiny-distilled", "world-scorer")),
 )
 
 

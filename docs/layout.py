@@ -10,8 +10,12 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 BESIDE = (
-    *("README.md", "CONTRIBUTING.md", "CHANGELOG.md"),
-    *(f"assets/{name}/README.md" for name in ("t2v-tiny", "t2v-tiny-distilled", "world-scorer")),
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "assets/t2v-tiny/README.md",
+    "assets/t2v-tiny-distilled/README.md",
+    "assets/world-scorer/README.md",
 )
 
 

@@ -55,6 +55,8 @@ def test_every_page_of_the_docs_and_every_notebook_is_in_the_menu_once():
     assert sorted(menu) == sorted(wanted + beside)
     assert menu[0] == "README.md"
     assert all((ROOT / place).exists() for place in beside)
+    (laid,) = re.findall(r"BESIDE = (\(.*?\n\))", (ROOT / "docs" / "layout.py").read_text(), re.S)
+    assert set(beside) == set(ast.literal_eval(laid))  # importing it takes mkdocs
 
 
 def test_fonts_are_the_readers():

@@ -31,17 +31,17 @@ from t2v.evaluation.run import evaluate
 from t2v.evaluation.suites import load_suite
 from t2v.families.load import load_generator
 from t2v.io.prompts import read_prompts
+from t2v.io.shipped import shipped
 from t2v.models.device import DTYPES, pick_device, pick_dtype
 from t2v.models.folder import EMBEDDED, model_folder, scheduler_hash, weights_hash
 from t2v.pipelines.generator import Generator, Request
 from t2v.sampling.recipe import versions
-from t2v.world.grammar import caption, random_scene
-from t2v.world.run import clip_generator
+from t2v.world.prompts import random_prompts
 
 logger = logging.getLogger(__name__)
 
 COMMAND = "t2v calibrate"
-WORLD_ORACLE = "assets/world-oracle"
+WORLD_ORACLE = "world-oracle"  # in a clone, which a wheel is not
 SHOWN = ("a", "b", "difference", "low", "high", "chance_of_all", "verdict")
 
 
@@ -161,8 +161,7 @@ def _prompts(config: CalibrateConfig) -> list[str]:
         found = read_prompts(Path(config.prompts), "prompts", config.count)
         return list(dict.fromkeys(found))[: config.count]
     if config.model == EMBEDDED:
-        generators = [clip_generator(config.seed, "train", i) for i in range(config.count)]
-        return [caption(random_scene(each), each) for each in generators]
+        return random_prompts(config.count, config.seed)
     suite = load_suite("general", 10**6, config.seed).prompts
     return [suite[i * len(suite) // config.count] for i in range(config.count)]
 
@@ -172,10 +171,12 @@ def _evaluation(config: CalibrateConfig, output: Path, setting: Setting | None) 
     same: dict[str, Any] = {name: getattr(config, name) for name in names}
     left_out = {} if setting is None else asdict(setting)
     left_out.setdefault("num_inference_steps", config.num_inference_steps)
-    oracle = WORLD_ORACLE if Path(WORLD_ORACLE, "config.json").is_file() else None
+    oracle = shipped(WORLD_ORACLE, "config.json")
+    if oracle is None and setting is None:  # once, of the exact videos
+        logger.warning("quality: this installation has no %s, so no attributes", WORLD_ORACLE)
     return EvalConfig(
         **same, **left_out, output=str(output), suites=("world",), count=config.quality,
-        oracle=oracle, page_videos=1,
+        oracle=None if oracle is None else str(oracle), page_videos=1,
     )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from t2v.config.serve import ServeConfig
-from t2v.io.files import EMBEDDED
+from t2v.io.files import EMBEDDED_MODELS
 from t2v.serve.fields import FIELDS
 from t2v.serve.models import Model
 from t2v.serve.uploads import FILES
@@ -26,10 +26,10 @@ NEEDED: dict[str, tuple[str, ...]] = {
 def shown_model(model: Model, config: ServeConfig, loras: Mapping[str, str]) -> dict[str, Any]:
     """A model as OpenAI's `Model`, with what a form of it needs."""
     takes = model.takes
-    if model.name == EMBEDDED or takes is None:
+    if model.name in EMBEDDED_MODELS or takes is None:
         fields = list(FIELDS)
     else:
-        fields = [name for name in FIELDS if name != "best_of"]  # the scorer is the embedded one's
+        fields = [name for name in FIELDS if name != "best_of"]  # the scorer is the embedded ones'
     if takes is not None:
         fields = [name for name in fields if _is_taken(name, takes)]
     if not loras:

@@ -2,12 +2,15 @@
 
 import json
 import os
+from dataclasses import replace
 
 import pytest
 from diffusers import FlowMatchEulerDiscreteScheduler
 
-from t2v.acceleration.table import FILE
+from t2v.acceleration.table import FILE, Measured, Row, Setting
 from t2v.cli import main
+from t2v.config.calibrate import CalibrateConfig
+from t2v.evaluation import calibrate
 from t2v.io.video import read_video
 
 PROMPT = "a red ball rolls on the grass"
@@ -138,3 +141,23 @@ def test_what_cannot_be_measured_is_told_before_it_is(model, run, monkeypatch):
     monkeypatch.setattr(os, "access", lambda *_: False)
     code, _, told = run("calibrate", model)
     assert code == 2 and "its folder cannot be written" in told and "output=FILE.json" in told
+
+
+def test_the_fastest_row_that_pays_is_judged_beside_the_exact_videos(pipe, model):
+    pipe.register_to_config(max_sequence_length=32)  # for prompts of the world
+    pipe.save_pretrained(model)
+    row = Row(
+        setting=Setting(num_inference_steps=1),
+        measured=Measured(
+            error=0.1, most_error=0.2, psnr=30, least_psnr=25, speed=2, speed_low=2, speed_high=2
+        ),
+    )
+    slower = replace(row, measured=replace(row.measured, speed_low=0.9))
+    asked = CalibrateConfig(
+        model=str(model), count=4, quality=4, judged=2, device="cpu", num_inference_steps=2
+    )
+    judged, left = calibrate.judged(asked, [row, slower])
+    assert {"world.world.all", "world.dynamics.jerk"} <= judged.quality.keys()
+    assert judged.quality["world.dynamics.jerk"]["difference"] != 0  # of two numbers of steps
+    assert not left.quality  # it does not pay
+    assert replace(judged, quality={}) == row

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from t2v.cli import main
 from t2v.config.distill import DistillConfig
+from t2v.config.finetune import FinetuneConfig
 from t2v.config.training import OptimConfig
 from t2v.data.rng import keyed_generator
 from t2v.errors import UserError
@@ -19,6 +20,7 @@ from t2v.models.folder import weights_hash
 from t2v.pipelines.t2v import T2VPipeline
 from t2v.training.engine.loop import fit, start_state
 from t2v.training.tasks.distill import build_distill, distill
+from t2v.training.tasks.finetune import build_finetune
 
 PROMPTS = ("a red ball", "a blue box", "the ball under the sky", "a box on the snow")
 
@@ -192,6 +194,8 @@ def test_at_a_shell_a_student_makes_a_film_and_refuses_in_a_line(
     assert capsys.readouterr().err.count("t2v: ") == 1
     with pytest.raises(UserError, match="is a student already"):
         build_distill(replace(config, model=str(checkpoint)))
+    with pytest.raises(UserError, match="is a student of few steps"):
+        build_finetune(FinetuneConfig(model=str(checkpoint), data="clips", output="tuned"))
 
 
 @pytest.mark.parametrize(

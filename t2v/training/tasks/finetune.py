@@ -89,6 +89,11 @@ def build_finetune(config: FinetuneConfig) -> FinetuneTask:
     check_package("base_dtype", config.base_dtype)
     folder = model_folder(config.model)
     generator = load_base(config.model, folder)
+    if generator.pipeline.transformer.config.distilled_steps:
+        raise UserError(
+            f"model={config.model} is a student of few steps, which tuning would teach to take "
+            "many again. Tune its teacher, and teach a new student: t2v distill."
+        )
     has_second = generator.pipeline.transformer_2 is not None
     check_trainable(config.model, config.method, config.experts, has_second=has_second)
     check_held_out(config.data, config.held_out)  # before minutes of sampling

@@ -27,7 +27,7 @@ from t2v.families.load import load_generator
 from t2v.models.folder import EMBEDDED, model_folder
 
 CPU, STEPS, TEXT = torch.device("cpu"), 8, 512
-CACHES = ("first_block:0.2", "mag:0.12", "taylor:2", "taylor:3", "pyramid:2", "faster:2")
+CACHES = ("first_block:1.2", "mag:0.12", "taylor:2", "taylor:3", "pyramid:2", "faster:2")
 
 
 def tell(line: str) -> None:

@@ -16,7 +16,7 @@ class DistillConfig(TrainConfig):
     """`t2v distill`: a student that needs few steps and no guidance learns from a pipeline."""
 
     # paths that a file of settings may tell from its own folder
-    BESIDE_FILE: ClassVar[tuple[str, ...]] = ("prompts", "start_from")
+    BESIDE_FILE: ClassVar[tuple[str, ...]] = ("prompts", "start_from", "average_with")
 
     model: str = "t2v-tiny"  # the teacher: the embedded model, a pipeline folder or a Hub id
     # what the teacher makes films of: a file of prompts, one a line; a manifest or a folder of
@@ -37,6 +37,9 @@ class DistillConfig(TrainConfig):
     pixel_weight: float = 0.8
     # loss weight of how much less films of one prompt differ than the teacher's
     variety_weight: float = 1.0
+    # what the student's noise is divided by in training; above 1 its films differ more, at the cost
+    # of how near each is to the teacher's
+    noise_scale: float = 1.0
     cache: str | None = None  # folder of the teacher's films; null: `pairs` in the output
     # checkpoints hold: student: what it changes in its teacher's weights, in 8 bits, and where the
     # teacher is; full: all weights
@@ -74,6 +77,10 @@ class DistillConfig(TrainConfig):
                 f"student_steps={list(steps)}, which the student learns. Give one of them."
             )
         not_negative(self, "variety_weight")
+        if not 0.5 <= self.noise_scale <= 2:
+            raise UserError(
+                f"noise_scale={self.noise_scale:g}: it must be from 0.5 to 2, such as 1.04."
+            )
         for name in ("first_step", "pixel_weight"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name}={getattr(self, name):g}: it must be from 0 to 1.")

@@ -144,6 +144,16 @@ def _read_file(path: Path, option: str) -> Iterator[tuple[str, Any, str]]:
         yield name, value, f"{path}, {shortened(name)}: {shortened(_as_written(value))}"
 
 
+def given_names(file: Path | None, overrides: Sequence[str], option: str = "--config") -> set[str]:
+    """The names of the settings that a file and overrides give.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    in_file = {name for name, *_ in _read_file(file, option)} if file else set()
+    return in_file | {each.partition("=")[0] for each in overrides}
+
+
 def _beside(file: Path, value: Any) -> Any:
     """A path in a file of settings, from that file's folder where it is there, else as it stands.
 

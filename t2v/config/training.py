@@ -62,6 +62,7 @@ class TrainConfig:
     held_out: int = 256  # clips kept for validation: the last of the data
     clips: ClipsConfig = field(default_factory=ClipsConfig)  # how those of a manifest are batched
     start_from: str | None = None  # pipeline folder or checkpoint to take the first weights from
+    average_with: str | None = None  # another one; the first weights are the mean of both
     loader_workers: int | None = None  # processes that read batches ahead; null: 2 beside a GPU
 
     def __post_init__(self) -> None:
@@ -81,6 +82,11 @@ class TrainConfig:
             )
         if self.compile_mode != "default" and not self.compile:
             raise UserError(f"compile_mode={self.compile_mode} is of compile=true. Give both.")
+        if self.average_with and not self.start_from:
+            raise UserError(
+                f"average_with={self.average_with} is the second of two folders whose weights are "
+                "averaged. Give the first one as start_from."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +130,11 @@ class TrainVAEConfig(TrainConfig):
         not_negative(self, "perceptual_weight")
         if not self.train_encoder and self.start_from is None:
             raise UserError("train_encoder=false keeps a trained encoder: name it by start_from.")
+        if not self.train_encoder and self.average_with:
+            raise UserError(
+                f"average_with={self.average_with} train_encoder=false: a mean of two encoders "
+                "makes other latents. Leave average_with out, or train the encoder."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -306,7 +317,7 @@ class TrainDiTConfig(DiffusionConfig):
 
     ONE_OR_MORE: ClassVar[tuple[str, ...]] = ("model.attention",)
     # paths that a file of settings may tell from its own folder
-    BESIDE_FILE: ClassVar[tuple[str, ...]] = ("vae", "text", "start_from")
+    BESIDE_FILE: ClassVar[tuple[str, ...]] = ("vae", "text", "start_from", "average_with")
 
     model: TransformerConfig = field(default_factory=TransformerConfig)
     vae: str  # a VAE folder or a checkpoint of `t2v train-vae`

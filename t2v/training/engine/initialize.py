@@ -21,8 +21,13 @@ from t2v.training.engine.task import Task
 
 
 @torch.no_grad()
-def start_from(folder: Path, task: Task) -> None:
+def start_from(
+    folder: Path, task: Task, share: float = 1.0, option: str = "start_from"
+) -> None:
     """Give the task's model the weights saved in `folder`; of a training run, its average.
+
+    Below 1, `share` is theirs in a mean with the weights that the model has; that of two runs with
+    one beginning is often better than either (arXiv 2203.05482).
 
     `folder` is a pipeline folder, a folder of the one part that is trained, a checkpoint, or the
     output of a run, which stands for its newest checkpoint.
@@ -33,18 +38,19 @@ def start_from(folder: Path, task: Task) -> None:
     own: dict[str, nn.Parameter] = {}
     given: dict[str, nn.Parameter] = {}
     for part, module in task.parts.items():
-        saved = _load(starting_part(folder, part), type(module))
+        place = starting_part(folder, part, option)
+        saved = _load(place, type(module), option)
         own |= {f"{part}.{name}": value for name, value in module.named_parameters()}
         given |= {f"{part}.{name}": value for name, value in saved.named_parameters()}
     fitting = [name for name in own if name in given and given[name].shape == own[name].shape]
     added = [name for name in own if name not in given and _may_be_added(name)]
     if not len(fitting) == len(own) - len(added) == len(given):
         raise UserError(
-            f"start_from={folder} is another model: of {len(given)} weights {len(fitting)} "
+            f"{option}={folder} is another model: of {len(given)} weights {len(fitting)} "
             f"fit the {len(own)} of this one. Give the model settings it was trained with."
         )
     for name in fitting:
-        own[name].copy_(given[name])
+        own[name].lerp_(given[name].to(own[name]), share)
     for module in task.parts.values():
         if isinstance(module, T2VTransformer3DModel):
             adopt_projections(module, {name.split(".", 1)[1] for name in added})
@@ -90,7 +96,7 @@ def _read(folder: Path, name: str) -> Tensor:
     )
 
 
-def starting_part(folder: Path, part: str) -> Path:
+def starting_part(folder: Path, part: str, option: str = "start_from") -> Path:
     """Return the folder of `part`, such as "transformer", under `folder`; a checkpoint is verified.
 
     Raises:
@@ -103,10 +109,10 @@ def starting_part(folder: Path, part: str) -> Path:
         if (found / "config.json").is_file():
             return found
     raise UserError(
-        f"start_from={folder} holds no {part}/. Give a pipeline folder, a checkpoint or the "
+        f"{option}={folder} holds no {part}/. Give a pipeline folder, a checkpoint or the "
         "output of a training, or omit it."
     )
 
 
-def _load(folder: Path, kind: Any) -> nn.Module:
-    return load_network(f"start_from={folder}", kind, folder.parent, folder.name)
+def _load(folder: Path, kind: Any, option: str) -> nn.Module:
+    return load_network(f"{option}={folder}", kind, folder.parent, folder.name)

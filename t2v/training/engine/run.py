@@ -131,6 +131,8 @@ def run(task: Task, config: TrainConfig) -> Path:
         resume_from(checkpoint, task)
     elif config.start_from:
         start_from(Path(config.start_from), task)
+        if config.average_with:
+            start_from(Path(config.average_with), task, 0.5, "average_with")
     with first_rank_first():
         task.prepare()
     state = start_state(task, config)

@@ -128,7 +128,9 @@ class DistillTask:
     The mean square alone pays for the mean of what may follow from a noise, so films of a prompt
     become alike. A second term asks that in each channel a film is as far from the student's film
     of another noise as the teacher's is; it is 0 where both have one distribution, as in the
-    energy distance (arXiv 1705.10743).
+    energy distance (arXiv 1705.10743). Both hold for films it knows; of other prompts they still
+    vary less. `config.noise_scale` is for those: a student that learned from smaller noise takes
+    noise of the usual size for a larger one, and goes farther from the mean.
 
     Args:
         pipeline: of the student, frozen parts included.
@@ -204,7 +206,7 @@ class DistillTask:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted squared error of the film that one step is heading for, and its variety."""
         steps, done = self._place_in_run(generator)
-        film = self._heading(batch.noise, batch.text, steps, done)
+        film = self._heading(batch.noise / self.config.noise_scale, batch.text, steps, done)
         error = reduce((film - batch.latents).square(), "b c t h w -> c", "mean")
         loss = (error * self.weights.to(error)).mean()
         metrics = {"mse": error.mean().detach()}

@@ -256,6 +256,21 @@ def test_a_new_run_begins_with_the_average_of_another(config, tmp_path):
     assert torch.equal(task.model.map.weight, average)
 
 
+def test_a_new_run_begins_with_the_mean_of_two_folders(config, tmp_path):
+    for name, value in (("one", 0.5), ("two", 0.25)):
+        saved = Line()
+        nn.init.constant_(saved.map.weight, value)
+        saved.save_pretrained(tmp_path / name)
+    task = LineTask()
+    both = replace(config, start_from=str(tmp_path / "one"), average_with=str(tmp_path / "two"))
+    run(task, replace(both, steps=0))
+    assert (task.model.map.weight == 0.375).all()
+    with pytest.raises(UserError, match="average_with=nowhere holds no line/"):
+        run(LineTask(), replace(both, output=str(tmp_path / "other"), average_with="nowhere"))
+    with pytest.raises(UserError, match="Give the first one as start_from"):
+        replace(both, start_from=None)
+
+
 @pytest.mark.parametrize("place", [".", "line"])
 def test_a_new_run_begins_with_a_plain_folder_of_weights(config, tmp_path, place):
     saved = Line()

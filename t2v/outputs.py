@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from t2v.config.captioner import CaptionerConfig
 from t2v.config.curation import CurateConfig
 from t2v.config.data import EncodeConfig
 from t2v.config.distill import DistillConfig
@@ -41,6 +42,7 @@ OUTPUTS: dict[type, Output] = {
     FinetuneConfig: Output("t2v finetune", _TRAINING),
     DistillConfig: Output("t2v distill", _TRAINING),
     ScorerConfig: Output("t2v scorer", (*_TRAINING, "report.json")),
+    CaptionerConfig: Output("t2v train-captioner", (*_TRAINING, "report.json")),
     EncodeConfig: Output(
         "t2v encode", ("manifest.jsonl", "report.json", "report.txt", "sheet.png")
     ),

@@ -208,6 +208,11 @@ COMMANDS = {
         "t2v.training.tasks.scorer:train_scorer",
         "train a CLIP-style video-text scorer",
     ),
+    "train-captioner": Command(
+        "t2v.config.captioner:CaptionerConfig",
+        "t2v.training.tasks.captioner:train_captioner",
+        "train a model that describes videos, for captions and for eval",
+    ),
     "plan": Command(
         "t2v.config.plan:PlanConfig",
         "t2v.cli.plan:plan",

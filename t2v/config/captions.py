@@ -17,11 +17,12 @@ class CaptionConfig:
     """The authors of captions, and the rule that picks one.
 
     `authors`, the most trusted first: `sidecar` (x.txt beside x.mp4, one caption a line), `table`
-    (the caption of the input's table), `folder`, `filename`, `model:FOLDER_OR_HUB_ID` (of
-    transformers) and `https://HOST/v1#MODEL` (an OpenAI-compatible endpoint).
+    (the caption of the input's table), `subtitles` (x.srt, x.vtt and tracks of the film, in the
+    clip's time), `folder`, `filename`, `model:FOLDER_OR_HUB_ID` (of transformers) and
+    `https://HOST/v1#MODEL` (an OpenAI-compatible endpoint).
     """
 
-    # who writes captions, the most trusted first: sidecar, table, folder, filename,
+    # who writes captions, the most trusted first: sidecar, table, subtitles, folder, filename,
     # model:FOLDER_OR_HUB_ID, https://HOST/v1#MODEL
     authors: tuple[str, ...] = ("sidecar", "table", "filename")
     rule: str = "{name}"  # caption made by filename and folder; {name} is the name in words
@@ -33,7 +34,9 @@ class CaptionConfig:
     timeout: float = 60.0  # seconds to wait for an endpoint's answer
     retries: int = 4  # retries of an endpoint that is busy, after 1, 2, 4, ... seconds
     key_variable: str = "OPENAI_API_KEY"  # environment variable with the endpoint's key
-    scorer: str = ""  # CLIP-like model that picks the caption; empty: agreement of authors picks
+    # what picks the caption: a CLIP-like model, or a folder of `t2v scorer`; empty: agreement of
+    # authors picks
+    scorer: str = ""
     min_match: float = -1.0  # with a scorer, least cosine of caption and frames
     merge: bool = False  # add to the caption what another candidate says beyond it
     tokenizer: str = ""  # pipeline or tokenizer (folder, Hub id) that counts tokens; empty: none
@@ -79,7 +82,7 @@ class CaptionConfig:
 
 
 def _check_author(author: str) -> None:
-    plain = author in ("sidecar", "table", "folder", "filename")
+    plain = author in ("sidecar", "table", "subtitles", "folder", "filename")
     model = author.startswith("model:") and len(author) > len("model:")
     url, _, name = author.partition("#")
     endpoint = url.startswith(("http://", "https://")) and name
@@ -88,7 +91,7 @@ def _check_author(author: str) -> None:
     if not (plain or model or endpoint):
         raise UserError(
             f"caption.authors: {_without_secrets(author)!r} is not an author. Allowed: sidecar, "
-            "table, folder, filename, model:FOLDER_OR_HUB_ID, https://HOST/v1#MODEL."
+            "table, subtitles, folder, filename, model:FOLDER_OR_HUB_ID, https://HOST/v1#MODEL."
         )
 
 
@@ -125,7 +128,9 @@ class TopicsConfig:
     max_count: int = 30  # most topics, without `count`
     apart: float = 0.93  # least mean cosine distance of two topics; planted ones have .97
     encoder: str = ""  # text encoder of transformers; empty: TF-IDF
-    scorer: str = ""  # CLIP-like model that checks clips against topics; empty: captions alone
+    # what checks clips against topics: a CLIP-like model, or a folder of `t2v scorer`; empty:
+    # captions alone
+    scorer: str = ""
     min_match: float = -1.0  # drop clips that fit their topic less
     device: str = "auto"  # of models: auto (cuda, mps or cpu), cpu, cuda, cuda:1, mps
     seed: int = 0  # of the clustering

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterator
 from functools import cache
 from typing import NamedTuple
@@ -91,6 +92,11 @@ def _pattern() -> re.Pattern[str]:
 
 def _found(caption: str) -> list[tuple[re.Match[str], Phrase]]:
     return [(match, _lexicon()[match[0]]) for match in _pattern().finditer(caption)]
+
+
+def attributes(caption: str) -> Counter[tuple[str, str]]:
+    """Return the attributes that a caption names in the world's words: kind and class, counted."""
+    return Counter((phrase.kind, phrase.name) for _, phrase in _found(caption))
 
 
 def counterfactual(

@@ -11,13 +11,15 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from t2v.models.load import load_part, loading
+from t2v.nets import video_tower  # noqa: F401  transformers learns of our encoder by it
 
 
 class Captioner:
     """Any image- or video-to-text model of transformers, from a folder or the Hub.
 
     A model with a chat template is shown all frames at once, as a video where it takes one, with
-    the prompt. One without (BLIP, GIT) is shown one frame after the other, without prompt.
+    the prompt. One without is shown no prompt: a model of videos (one of `t2v train-captioner`, a
+    GIT of videos) the frames it was made for, others (BLIP) one frame after the other.
 
     Args:
         name: the model.
@@ -35,11 +37,15 @@ class Captioner:
             model = load_part(what, AutoModelForImageTextToText, name, heads=True)
             self.model = model.to(device).eval()
         self.takes_chat = bool(getattr(self.processor, "chat_template", None))
+        # of a model of videos without chat: how many frames it looks at, more or less confuse it
+        self.num_frames = None if self.takes_chat else _frames_at_once(model.config)
         self.takes_video = self.takes_chat and hasattr(self.processor, "video_processor")
 
     def describe(self, frames: Sequence[np.ndarray], prompt: str, max_new_tokens: int) -> list[str]:
         """Return one caption of all frames, `h w c` uint8 RGB, or one a frame."""
-        if not self.takes_chat:
+        if self.num_frames:
+            each = [self._clip(frames)]
+        elif not self.takes_chat:
             each = [self.processor(images=frame, return_tensors="pt") for frame in frames]
         elif self.takes_video:
             text = self._chat(prompt, [{"type": "video"}])
@@ -49,6 +55,13 @@ class Captioner:
             text = self._chat(prompt, [{"type": "image"}] * len(frames))
             each = [self.processor(text=[text], images=[list(frames)], return_tensors="pt")]
         return [self._generate(inputs, max_new_tokens) for inputs in each]
+
+    def _clip(self, frames: Sequence[np.ndarray]) -> Any:
+        """The frames that a model of videos looks at, evenly spread; few are shown repeatedly."""
+        chosen = np.linspace(0, len(frames) - 1, self.num_frames).round().astype(int)
+        inputs = self.processor(images=[frames[i] for i in chosen], return_tensors="pt")
+        inputs["pixel_values"] = inputs["pixel_values"].flatten(0, -4)[None]  # 1 t c h w
+        return inputs
 
     def _chat(self, prompt: str, media: list[dict[str, str]]) -> str:
         turn = {"role": "user", "content": [*media, {"type": "text", "text": prompt}]}
@@ -62,6 +75,12 @@ class Captioner:
         if torch.equal(tokens[: len(asked)], asked):  # some models repeat the prompt
             tokens = tokens[len(asked) :]
         return str(self.processor.decode(tokens, skip_special_tokens=True)).strip()
+
+
+def _frames_at_once(config: Any) -> int | None:
+    """The number of frames of a video that GIT, or the encoder of an encoder-decoder, takes."""
+    count = getattr(config, "num_image_with_embedding", None)
+    return count or getattr(getattr(config, "encoder", None), "num_frames", None)
 
 
 @lru_cache(maxsize=4)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,6 @@ from transformers import AutoModel, AutoProcessor
 
 from t2v.data.cache import weights_digest
 from t2v.data.world_shards import pixels
-from t2v.errors import UserError
 from t2v.models.load import load_part, loading
 from t2v.nets.preprocessing import preprocessing, sample_frames
 
@@ -33,6 +32,8 @@ class ClipModel:
     Raises:
         UserError: it cannot be loaded, or has no such towers.
     """
+
+    num_frames: int | None = None  # as many as one likes
 
     def __init__(self, name: str, setting: str = "clip", device: str = "cpu") -> None:
         with loading(f"{setting}={name}"):
@@ -89,19 +90,3 @@ class ClipModel:
 def _vectors(output: Any) -> Tensor:
     """The features of one tower: transformers 5 gives an output where 4 gave a tensor."""
     return (output if isinstance(output, Tensor) else output.pooler_output).float()
-
-
-@lru_cache(maxsize=2)
-def scoring_clip(name: str, device: str) -> ClipModel:
-    """Return the model that `scorer` names, loaded once a process.
-
-    Raises:
-        UserError: it cannot be loaded, or takes videos only.
-    """
-    model = ClipModel(name, "scorer", device)
-    if model.takes_videos:
-        raise UserError(
-            f"scorer={name}: compares whole videos with texts. Name a model of images, such as "
-            "CLIP or SigLIP."
-        )
-    return model

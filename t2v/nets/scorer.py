@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
@@ -58,7 +59,12 @@ class ScorerTowers(ModelMixin, ConfigMixin):
         self.bias = nn.Parameter(torch.tensor(-10.0))
 
     def embed_video(self, video: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Return unit vectors of videos, `b d`.
+        """Return unit vectors of videos, `b d`; the arguments are those of `read_video`."""
+        x = self.read_video(video, keep)
+        return F.normalize(self.video_head(torch.cat((x.mean(1), x.amax(1)), -1)), dim=-1)
+
+    def read_video(self, video: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Return what is seen in videos, `b n d`: `TOKENS` places and times of each.
 
         Args:
             video: `b c t h w` in [-1, 1], any length and size.
@@ -71,8 +77,8 @@ class ScorerTowers(ModelMixin, ConfigMixin):
         x = rearrange(x, "b d t h w -> b (t h w) d") + self.place
         if keep is not None:
             x = x.gather(1, keep.unsqueeze(-1).expand(-1, -1, x.shape[2]))
-        x = self.norm(self.blocks(x))
-        return F.normalize(self.video_head(torch.cat((x.mean(1), x.amax(1)), -1)), dim=-1)
+        seen: Tensor = self.norm(self.blocks(x))
+        return seen
 
     def embed_text(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """Return unit vectors of texts, `b d`.
@@ -97,6 +103,8 @@ def _layer(inputs: int, outputs: int, stride: tuple[int, int, int]) -> list[nn.M
 
 class Scorer(nn.Module):
     """An `Aligner`: the towers with the tokenizer and the text encoder."""
+
+    num_frames: int | None = FRAMES
 
     def __init__(
         self, towers: ScorerTowers, tokenizer: PreTrainedTokenizerBase, encoder: PreTrainedModel
@@ -131,6 +139,20 @@ class Scorer(nn.Module):
             texts: one for each.
         """
         return (self.embed_video(video).squeeze(1) * self.embed_text(texts)).sum(-1)
+
+    @torch.inference_mode()
+    def match(self, frames: Sequence[np.ndarray], texts: Sequence[str]) -> list[float]:
+        """Return the cosine of each text with a clip's frames, `h w c` uint8 RGB, cropped square.
+
+        Training crops footage so too.
+        """
+        video = rearrange(torch.from_numpy(np.stack(list(frames))), "t h w c -> t c h w")
+        side = min(video.shape[2:])
+        top, left = ((each - side) // 2 for each in video.shape[2:])
+        square = video[..., top : top + side, left : left + side].float()
+        small = F.interpolate(square, (SIDE, SIDE), mode="bicubic", antialias=True)
+        levels = rearrange(small.round().clamp(0, 255).byte(), "t c h w -> 1 t h w c")
+        return (self.embed_text(texts) @ self.embed_video(levels)[0, 0]).tolist()
 
     def save(self, folder: str | Path) -> None:
         """Write `towers/`, `tokenizer/` and `text_encoder/` into a folder."""

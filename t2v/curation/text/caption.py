@@ -16,6 +16,8 @@ from t2v.curation.stages import Score, Stage
 from t2v.curation.text.clean import defects, unrepeated
 from t2v.curation.text.endpoint import NoAnswer, ask
 from t2v.curation.text.selection import NAMES, Candidate, agreement, choose, merged, without_names
+from t2v.curation.text.subtitles import AUTHOR as SUBTITLES
+from t2v.curation.text.subtitles import subtitles
 from t2v.data.words import words
 from t2v.errors import UserError
 from t2v.footage.containers import Unreadable
@@ -45,6 +47,10 @@ class Stills:
             self.times = [time for time, _ in shown]
             self._frames = [frame for _, frame in shown]
         return self._frames
+
+    def with_count(self, count: int | None) -> Stills:
+        """These stills, or others of the clip, as many as a model is made for."""
+        return self if count in (None, self.count) else Stills(self.clip, count, self.max_side)
 
 
 def caption(clip: Clip, config: CaptionConfig) -> Clip:
@@ -136,6 +142,8 @@ def _spread(clip: Clip, count: int, max_side: int) -> list[tuple[float, np.ndarr
 
 def _candidates(name: str, clip: Clip, stills: Stills, config: CaptionConfig) -> list[Candidate]:
     """The captions of one author; a model or endpoint without an answer gives an empty one."""
+    if name == SUBTITLES:
+        return subtitles(clip)
     if name in _PLAIN:
         try:
             texts = _PLAIN[name](clip, config)
@@ -154,6 +162,7 @@ def _ask_model(name: str, stills: Stills, config: CaptionConfig) -> list[Candida
     from t2v.nets.captioner import captioner
 
     model = captioner(name.removeprefix("model:"), _device(config))
+    stills = stills.with_count(model.num_frames)
     frames = stills.frames
     try:
         texts = model.describe(frames, config.prompt, config.max_new_tokens)
@@ -221,10 +230,11 @@ def _scored(
     """The candidates, the usable ones with a score, and the name of that score."""
     usable = [each for each in candidates if not each.verdict]
     if config.scorer and usable:
-        from t2v.nets.clip import scoring_clip
+        from t2v.nets.matcher import matcher
 
         texts = [each.text for each in usable]
-        scores = scoring_clip(config.scorer, _device(config)).match(stills.frames, texts)
+        scorer = matcher(config.scorer, _device(config))
+        scores = scorer.match(stills.with_count(scorer.num_frames).frames, texts)
         kind = "caption_match"
     elif sum(each.author not in NAMES for each in usable) > 1:
         scores, kind = agreement(usable), "caption_agreement"

@@ -168,11 +168,12 @@ def _by_caption(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def _by_pictures(clips: Sequence[Clip], names: Sequence[str], config: TopicsConfig) -> np.ndarray:
     """The cosine of each clip's pictures with each topic's name, `n k`."""
     from t2v.models.device import pick_device
-    from t2v.nets.clip import scoring_clip
+    from t2v.nets.matcher import matcher
 
-    scorer = scoring_clip(config.scorer, str(pick_device(config.device)))
+    scorer = matcher(config.scorer, str(pick_device(config.device)))
     texts = [f"a video of {name}" for name in names]
-    return np.array([scorer.match(Stills(clip, STILLS, SIDE).frames, texts) for clip in clips])
+    count = scorer.num_frames or STILLS
+    return np.array([scorer.match(Stills(clip, count, SIDE).frames, texts) for clip in clips])
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ from t2v.nets.captioner import Captioner
 from t2v.nets.preprocessing import sample_frames
 from t2v.nets.sentences import SentenceEncoder
 
-FRAMES = 8  # that a captioner is shown
+FRAMES = 8  # that a captioner is shown, unless it is made for another number
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Describer:
     def describe(self, video: Tensor) -> list[str]:
         """Return captions of a video `t h w c` uint8: one, or one a frame."""
         config = CaptionConfig()
-        frames = sample_frames(video[None], min(FRAMES, len(video)))[0]
+        frames = sample_frames(video[None], min(frames_of(self.captioner), len(video)))[0]
         return self.captioner.describe(list(frames.numpy()), config.prompt, config.max_new_tokens)
 
     def similarity(self, prompt: str, captions: Sequence[str]) -> Tensor:
@@ -40,6 +40,11 @@ class Describer:
         if self.sentences is None:
             return shared_words(prompt, captions)
         return self.sentences.similarity(prompt, captions)
+
+
+def frames_of(captioner: Captioner) -> int:
+    """Return the number of frames that a captioner is shown."""
+    return captioner.num_frames or FRAMES
 
 
 def load(networks: Networks) -> Describer | None:
@@ -54,7 +59,9 @@ def load(networks: Networks) -> Describer | None:
     captioner = Captioner(name, networks.device, f"captioner={name}")
     sentences = SentenceEncoder(config.sentences, networks.device) if config.sentences else None
     by = sentences.name if sentences else "shared words"
-    described = f"{name} {weights_digest(captioner.model)[:8]}, {FRAMES} frames, by {by}"
+    described = (
+        f"{name} {weights_digest(captioner.model)[:8]}, {frames_of(captioner)} frames, by {by}"
+    )
     return Describer(described, captioner, sentences)
 
 

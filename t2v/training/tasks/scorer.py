@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import math
 from collections.abc import Sequence, Set
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,8 +16,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from t2v.config.scorer import ScorerConfig
-from t2v.data.buckets import Unfit
-from t2v.data.decode import Transform, read_clip
 from t2v.data.rng import keyed_generator, step_indices
 from t2v.data.world_shards import pixels
 from t2v.distributed import rank
@@ -33,14 +30,11 @@ from t2v.evaluation.hard_negatives import (
 )
 from t2v.evaluation.scorer_benchmark import benchmark, benchmark_table
 from t2v.io.files import write_text
-from t2v.io.manifest import read_manifest
-from t2v.io.progress import progress
 from t2v.io.video import contact_sheet
 from t2v.models.device import pick_device, sent
 from t2v.models.folder import EMBEDDED, embedded_model
 from t2v.models.load import load_text
-from t2v.nets.preprocessing import sample_frames
-from t2v.nets.scorer import FRAMES, SIDE, TOKENS, Scorer, ScorerTowers, load_scorer
+from t2v.nets.scorer import TOKENS, Scorer, ScorerTowers, load_scorer
 from t2v.outputs import output_folder
 from t2v.training.engine.example import Size
 from t2v.training.engine.loop import autocast
@@ -48,20 +42,11 @@ from t2v.training.engine.optim import split_parameters
 from t2v.training.engine.run import train
 from t2v.training.engine.significance import HELD_OUT, TRAINING
 from t2v.training.engine.task import SHEET_FRAMES, ParameterGroup, Validation
+from t2v.training.tasks.captioned import Captioned, read_captioned
 from t2v.world.grammar import pick
-
-logger = logging.getLogger(__name__)
 
 VALIDATED = 256  # clips of each kind
 SHEET_CLIPS = 6
-FOOTAGE = Transform(
-    fps=8,
-    sizes=((SIDE, SIDE),),
-    lengths=(5, 9, 13, 17),
-    sampling="sparse",
-    max_upscale=8,
-    max_repeat=8,
-)
 
 
 class ScorerBatch(NamedTuple):
@@ -71,17 +56,6 @@ class ScorerBatch(NamedTuple):
     captions: list[str]
     masked: float
     masked_words: float = 0.0
-
-
-@dataclass(frozen=True)
-class Captioned:
-    """Clips of one size, and all captions of each."""
-
-    video: Tensor  # n t h w c, uint8
-    captions: list[tuple[str, ...]]
-
-    def __getitem__(self, span: slice) -> Captioned:
-        return Captioned(self.video[span], self.captions[span])
 
 
 def train_scorer(config: ScorerConfig) -> str:
@@ -333,36 +307,3 @@ def wrong_clips(
     usable = differs(few, mixed) & ~torch.tensor([rests(caption) for caption in captions[:count]])
     rows = usable.nonzero().squeeze(1)
     return rows, mixed[rows]
-
-
-def read_captioned(data: str, count: int) -> Captioned:
-    """At most `count` clips of one size, and their captions.
-
-    Raises:
-        UserError: no such data, or clips without captions.
-    """
-    clips = [clip for clip in read_manifest(data) if not clip.dropped][:count]
-    if mute := [clip.path for clip in clips if not clip.texts()]:
-        raise UserError(
-            f"{data}: {len(mute)} of its {len(clips)} clips have no caption, first {mute[0]}. "
-            "Write them, or leave those clips out."
-        )
-    video = torch.empty(0)
-    captions: list[tuple[str, ...]] = []
-    for clip in progress(clips, "read", "clips"):
-        try:
-            frames = torch.from_numpy(read_clip(clip, FOOTAGE))
-        except Unfit as reason:
-            logger.warning("%s is left out: %s", clip.path, reason)
-            continue
-        if not clip.is_rendered:  # rendered clips keep their own length
-            if len(frames) == 1:
-                raise UserError(f"{clip.path}: is a picture. Give videos only.")
-            frames = sample_frames(frames[None], FRAMES)[0]
-        if not captions:  # filled in place: two copies may not fit the memory
-            video = frames.new_empty(len(clips), *frames.shape)
-        video[len(captions)] = frames
-        captions.append(clip.texts())
-    if not captions:
-        raise UserError(f"{data}: none of its {len(clips)} clips can be used.")
-    return Captioned(video[: len(captions)], captions)

@@ -17,7 +17,8 @@ from t2v.curation.text.caption import caption
 from t2v.errors import UserError
 from t2v.io.manifest import Clip
 from t2v.io.video import write_video
-from t2v.nets.clip import ClipModel, scoring_clip
+from t2v.nets.clip import ClipModel
+from t2v.nets.matcher import matcher
 
 TEXTS = ["a red ball", "the blue box on the grass"]
 
@@ -95,11 +96,11 @@ def test_a_model_of_videos_gives_one_vector_a_video_and_scores_no_frames(xclip_f
     assert embedded.shape == (2, 1, 16)
     torch.testing.assert_close(embedded.norm(dim=-1), torch.ones(2, 1))
     with pytest.raises(UserError, match="compares whole videos"):
-        scoring_clip(xclip_folder, "cpu")
+        matcher(xclip_folder, "cpu")
 
 
 def test_what_is_no_model_is_named_by_its_setting(tmp_path):
     with pytest.raises(UserError, match=r"scorer=.*cannot be loaded"):
-        scoring_clip(str(tmp_path / "nothing"), "cpu")
+        matcher(str(tmp_path / "nothing"), "cpu")
     with pytest.raises(UserError, match=r"clip=.*cannot be loaded"):
         ClipModel(str(tmp_path / "nothing"))

@@ -1,0 +1,89 @@
+"""The benchmark of a captioner on clips it was not trained on."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from t2v.data.rng import keyed_generator
+from t2v.data.words import content_words, overlap
+from t2v.evaluation.hard_negatives import KINDS, attributes, meaning
+from t2v.evaluation.intervals import Interval, ratio, summary
+
+NAMED = tuple(kind for kind in KINDS if kind not in ("direction", "binding"))
+
+
+def benchmark(
+    said: Sequence[str], captions: Sequence[tuple[str, ...]], seed: int
+) -> dict[str, dict[str, float]]:
+    """Return how well captions of clips say what theirs say, each figure with a 95 % interval.
+
+    `words` is the mean F1 of content words with the clip's first caption. Where captions speak of
+    the synthetic world, `attributes` is the F1 of all attributes named (each clip's counted, then
+    added up), `attributes: colour` that of one kind, and `meaning` the share of captions that say
+    the same in other words. The chance is the score of another clip's caption, and the ceiling
+    that of another caption of the same clip.
+    """
+    truth = [each[0] for each in captions]
+    order = torch.randperm(len(truth), generator=keyed_generator(seed, "benchmark", "others"))
+    other = [truth[i] for i in order.tolist()]
+    second = [each[min(1, len(each) - 1)] for each in captions]
+    found = [_figures(texts, truth, seed) for texts in (said, other, second)]
+    return {
+        name: asdict(figure) | {"chance": found[1][name].value, "ceiling": found[2][name].value}
+        for name, figure in found[0].items()
+        if figure.n
+    }
+
+
+def _figures(said: Sequence[str], truth: Sequence[str], seed: int) -> dict[str, Interval]:
+    pairs = list(zip(said, truth, strict=True))
+    words = torch.tensor([overlap(content_words(a), content_words(b)) for a, b in pairs])
+    figures = {"words": summary(words, keyed_generator(seed, "benchmark", "words"), is_part=True)}
+    named = [(attributes(a), attributes(b)) for a, b in pairs]
+    for name, kinds in [("attributes", NAMED), *((f"attributes: {k}", (k,)) for k in NAMED)]:
+        counts = torch.tensor([_shared(a, b, kinds) for a, b in named])
+        figures[name] = _f1(counts, keyed_generator(seed, "benchmark", name))
+    of_world = [bool(b) for _, b in named]
+    same = torch.tensor([float(meaning(a) == meaning(b)) for a, b in pairs])
+    same[~torch.tensor(of_world)] = math.nan
+    figures["meaning"] = summary(same, torch.Generator(), is_share=True)
+    return figures
+
+
+def _f1(counts: Tensor, generator: torch.Generator) -> Interval:
+    """The F1 of clips together, from twice what was right and all that was named, `n 2`."""
+    told = counts[counts[:, 1] > 0]
+    return ratio(told[:, 0].float(), told[:, 1].float(), generator)
+
+
+def _shared(
+    one: Counter[tuple[str, str]], other: Counter[tuple[str, str]], kinds: Sequence[str]
+) -> tuple[int, int]:
+    """Twice the attributes of some kinds that both name, and the number that each names, added."""
+    a, b = (Counter({k: n for k, n in each.items() if k[0] in kinds}) for each in (one, other))
+    return 2 * (a & b).total(), a.total() + b.total()
+
+
+def benchmark_table(report: dict[str, Any]) -> str:
+    """Return the report of `benchmark` as a Markdown table."""
+    lines = [
+        "| test | F1 or share, % | chance, % | ceiling, % | n |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for name, each in report.items():
+        if isinstance(each, dict):
+            value, low, high, chance, ceiling = (
+                100 * each[key] for key in ("value", "low", "high", "chance", "ceiling")
+            )
+            lines.append(
+                f"| {name} | {value:.1f} [{low:.1f}, {high:.1f}] | {chance:.1f} | {ceiling:.1f} "
+                f"| {each['n']} |"
+            )
+    return "\n".join(lines) + "\n"

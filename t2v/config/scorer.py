@@ -37,7 +37,9 @@ class ScorerConfig(TrainConfig):
     masked: float = 0.3  # share of a video's tokens left out while training
     masked_words: float = 0.0  # share of a caption's words left out while training
     unmasked_from: float = 0.6  # share of the steps after which no token or word is left out
-    wrong_captions: int = 4  # hard negatives of each clip: its caption with one phrase exchanged
+    # hard negatives of each clip: candidates in its manifest's row that were not taken, then its
+    # caption with one phrase exchanged
+    wrong_captions: int = 4
     wrong_clips: float = 0.25  # share of a batch shown again shuffled or backwards, as negatives
     steps: int = 1000
     batch_size: int = 48

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import stat
 from collections.abc import Iterator
@@ -64,6 +65,21 @@ def opened(path: str | Path) -> Iterator[Any]:
     except (av.FFmpegError, OSError, ValueError, MemoryError) as error:
         why = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise Unreadable(path, "not a video", why) from error
+    with container:
+        yield container
+
+
+@contextmanager
+def opened_text(text: str, kind: str) -> Iterator[Any]:
+    """Open a text as a container of one format, such as subtitles; it can name no other file.
+
+    Raises:
+        Unreadable: it is not of that format.
+    """
+    try:
+        container = av.open(io.BytesIO(text.encode("utf-8", errors="replace")), format=kind)
+    except (av.FFmpegError, ValueError) as error:
+        raise Unreadable(Path(kind), f"not {kind}", str(error)) from error
     with container:
         yield container
 

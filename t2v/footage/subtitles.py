@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import html
-import io
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import av
 
-from t2v.footage.containers import Unreadable, opened
+from t2v.footage.containers import opened, opened_text
 
 FORMATS = {".srt": "srt", ".vtt": "webvtt"}  # what FFmpeg calls them
 OF_PICTURES = ("hdmv_pgs_subtitle", "dvd_subtitle", "dvb_subtitle", "xsub", "dvb_teletext")
@@ -50,12 +50,8 @@ def read_cues(text: str, suffix: str) -> tuple[Cue, ...]:
     Raises:
         Unreadable: it is not in that format.
     """
-    source = io.BytesIO(text.encode("utf-8", errors="replace"))
-    try:
-        with av.open(source, format=FORMATS[suffix]) as container:
-            return _cleaned(_decoded(container, container.streams.subtitles))
-    except (av.FFmpegError, ValueError, IndexError) as error:
-        raise Unreadable(Path(f"x{suffix}"), "no subtitles", str(error)) from error
+    with opened_text(text, FORMATS[suffix]) as container:
+        return _cleaned(_decoded(container, container.streams.subtitles))
 
 
 def read_tracks(path: Path, start: float, end: float) -> list[Track]:
@@ -116,11 +112,13 @@ def _until(
 
 
 def _decoded(container: Any, streams: Any) -> Iterator[Cue]:
-    for number, packet in enumerate(container.demux(*streams)):
-        if packet.pts is not None and number < MOST_CUES:
-            time = float(packet.pts * packet.time_base)
-            for text in _texts(packet):
-                yield Cue(time, time + _duration(packet), text)
+    packets = container.demux(*streams)
+    with suppress(av.FFmpegError, ValueError):  # what stands before the damage counts
+        for number, packet in enumerate(packets):
+            if packet.pts is not None and number < MOST_CUES:
+                time = float(packet.pts * packet.time_base)
+                for text in _texts(packet):
+                    yield Cue(time, time + _duration(packet), text)
 
 
 def _duration(packet: Any) -> float:

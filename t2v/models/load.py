@@ -44,6 +44,7 @@ IN_VAIN = (
     "Expected input tensor to have ",  # a time of all tokens is not split with them
     "`timesteps` were passed without `sigmas`",  # by pipelines of its own
     "`CLIPImageProcessor` requires torchvision",  # and goes on with Pillow
+    "We strongly recommend passing in an `attention_mask`",  # of captions that have ended
 )
 WEIGHT_FILE = re.compile(
     r"(?P<stem>diffusion_pytorch_model|model|pytorch_model)(\.(?P<variant>\w+))?"

@@ -10,8 +10,11 @@ import numpy as np
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from t2v.models.load import load_part, loading
+from t2v.io.checkpoint import newest_checkpoint
+from t2v.models.load import load_part, loading, quiet_bars, quiet_warnings
 from t2v.nets import video_tower  # noqa: F401  transformers learns of our encoder by it
+
+PART = "captioner"  # the folder of a training's checkpoint that holds one
 
 
 class Captioner:
@@ -22,7 +25,7 @@ class Captioner:
     GIT of videos) the frames it was made for, others (BLIP) one frame after the other.
 
     Args:
-        name: the model.
+        name: the model; the output of `t2v train-captioner` stands for its newest checkpoint.
         device: where it computes.
         what: the setting that names it, for the message.
 
@@ -32,6 +35,10 @@ class Captioner:
 
     def __init__(self, name: str, device: str, what: str = "") -> None:
         what = what or f"caption.authors: model:{name}"
+        quiet_bars()
+        quiet_warnings()
+        if checkpoint := newest_checkpoint(name):
+            name = str(checkpoint / PART)
         with loading(what):
             self.processor = AutoProcessor.from_pretrained(name)
             model = load_part(what, AutoModelForImageTextToText, name, heads=True)
@@ -44,7 +51,7 @@ class Captioner:
     def describe(self, frames: Sequence[np.ndarray], prompt: str, max_new_tokens: int) -> list[str]:
         """Return one caption of all frames, `h w c` uint8 RGB, or one a frame."""
         if self.num_frames:
-            each = [self._clip(frames)]
+            each = [self._clip(frames, self.num_frames)]
         elif not self.takes_chat:
             each = [self.processor(images=frame, return_tensors="pt") for frame in frames]
         elif self.takes_video:
@@ -56,9 +63,9 @@ class Captioner:
             each = [self.processor(text=[text], images=[list(frames)], return_tensors="pt")]
         return [self._generate(inputs, max_new_tokens) for inputs in each]
 
-    def _clip(self, frames: Sequence[np.ndarray]) -> Any:
+    def _clip(self, frames: Sequence[np.ndarray], count: int) -> Any:
         """The frames that a model of videos looks at, evenly spread; few are shown repeatedly."""
-        chosen = np.linspace(0, len(frames) - 1, self.num_frames).round().astype(int)
+        chosen = np.linspace(0, len(frames) - 1, count).round().astype(int)
         inputs = self.processor(images=[frames[i] for i in chosen], return_tensors="pt")
         inputs["pixel_values"] = inputs["pixel_values"].flatten(0, -4)[None]  # 1 t c h w
         return inputs

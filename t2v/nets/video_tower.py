@@ -27,7 +27,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from t2v.config.captioner import DecoderConfig
 from t2v.errors import UserError
-from t2v.models.load import load_part
+from t2v.models.load import load_part, quiet_bars, quiet_warnings
 from t2v.nets.scorer import FRAMES, SIDE, ScorerTowers, is_scorer
 
 PAD, BEGIN, END = "<pad>", "<s>", "</s>"
@@ -129,6 +129,8 @@ def build_captioner(
     tower: VideoTower, tokenizer: PreTrainedTokenizerFast, config: DecoderConfig, seed: int
 ) -> VisionEncoderDecoderModel:
     """Return a GPT-2 with new weights that reads what the tower sees by cross-attention."""
+    quiet_bars()
+    quiet_warnings()
     marks = {
         "pad_token_id": tokenizer.pad_token_id,
         "bos_token_id": tokenizer.bos_token_id,

@@ -15,7 +15,15 @@ from t2v.config.captions import CaptionConfig
 from t2v.curation.stages import Score, Stage
 from t2v.curation.text.clean import defects, unrepeated
 from t2v.curation.text.endpoint import NoAnswer, ask
-from t2v.curation.text.selection import NAMES, Candidate, agreement, choose, merged, without_names
+from t2v.curation.text.selection import (
+    MISMATCH,
+    NAMES,
+    Candidate,
+    agreement,
+    choose,
+    merged,
+    without_names,
+)
 from t2v.curation.text.subtitles import AUTHOR as SUBTITLES
 from t2v.curation.text.subtitles import subtitles
 from t2v.data.words import words
@@ -252,7 +260,7 @@ def _scored(
 def _refused_below(candidate: Candidate, least: float) -> Candidate:
     if candidate.score is None or candidate.score >= least:
         return candidate
-    return replace(candidate, verdict=f"matches the pictures by {candidate.score} < {least}")
+    return replace(candidate, verdict=f"{MISMATCH} {candidate.score} < {least}")
 
 
 def _merged(chosen: Candidate, candidates: list[Candidate], config: CaptionConfig) -> str:

@@ -10,6 +10,7 @@ from t2v.curation.text.clean import sentences
 from t2v.data.words import content_words, overlap
 
 NAMES = ("filename", "folder")  # the name of a file, not a description of its pictures
+MISMATCH = "matches the pictures by"  # the beginning of the verdict of a scorer
 NEW = 0.5  # least share of a sentence's words that must be new to the caption for it to be added
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from t2v.curation.text.selection import MISMATCH, NAMES
 from t2v.data.buckets import Unfit
 from t2v.data.decode import Transform, read_clip
 from t2v.errors import UserError
-from t2v.io.manifest import read_manifest
+from t2v.io.manifest import Clip, read_manifest
 from t2v.io.progress import progress
 from t2v.nets.preprocessing import sample_frames
 from t2v.nets.scorer import FRAMES, SIDE
@@ -30,13 +31,18 @@ FOOTAGE = Transform(
 
 @dataclass(frozen=True)
 class Captioned:
-    """Clips of one size, and all captions of each."""
+    """Clips of one size, and all captions of each.
+
+    `rejected` are candidates that curation or a person did not take, of each clip; it is empty
+    where nothing is known of any.
+    """
 
     video: Tensor  # n t h w c, uint8
     captions: list[tuple[str, ...]]
+    rejected: list[tuple[str, ...]] = field(default_factory=list)
 
     def __getitem__(self, span: slice) -> Captioned:
-        return Captioned(self.video[span], self.captions[span])
+        return Captioned(self.video[span], self.captions[span], self.rejected[span])
 
 
 def read_captioned(data: str, count: int) -> Captioned:
@@ -53,6 +59,7 @@ def read_captioned(data: str, count: int) -> Captioned:
         )
     video = torch.empty(0)
     captions: list[tuple[str, ...]] = []
+    rejected: list[tuple[str, ...]] = []
     for clip in progress(clips, "read", "clips"):
         try:
             frames = torch.from_numpy(read_clip(clip, FOOTAGE))
@@ -73,6 +80,21 @@ def read_captioned(data: str, count: int) -> Captioned:
             )
         video[len(captions)] = frames
         captions.append(clip.texts())
+        rejected.append(_rejected(clip))
     if not captions:
         raise UserError(f"{data}: none of its {len(clips)} clips can be used.")
-    return Captioned(video[: len(captions)], captions)
+    return Captioned(video[: len(captions)], captions, rejected if any(rejected) else [])
+
+
+def _rejected(clip: Clip) -> tuple[str, ...]:
+    """The usable candidates of a clip that are none of its captions; a name of a file is none."""
+    candidates = clip.extra.get("candidates")
+    texts = [
+        each["text"]
+        for each in (candidates if isinstance(candidates, list) else ())
+        if isinstance(each, dict)
+        and isinstance(each.get("text"), str)
+        and each.get("author") not in NAMES
+        and (not each.get("verdict") or str(each["verdict"]).startswith(MISMATCH))
+    ]
+    return tuple(dict.fromkeys(text for text in texts if text and text not in clip.texts()))

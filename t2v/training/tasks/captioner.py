@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +29,7 @@ from t2v.io.progress import progress
 from t2v.io.shipped import shipped
 from t2v.io.video import contact_sheet
 from t2v.models.device import pick_device, sent
-from t2v.nets.captioner import Captioner
+from t2v.nets.captioner import PART, Captioner
 from t2v.nets.video_tower import (
     VideoTower,
     build_captioner,
@@ -46,7 +47,6 @@ from t2v.training.engine.task import SHEET_FRAMES, ParameterGroup, Validation
 from t2v.training.tasks.captioned import Captioned, read_captioned
 from t2v.world.grammar import pick
 
-PART = "captioner"  # the folder of a checkpoint that holds it
 VALIDATED = 128  # clips
 SHEET_CLIPS = 6
 CHUNK = 32  # clips that are described, or looked at for the last time, at once
@@ -56,9 +56,20 @@ UNREAD = -100  # a token that the loss passes over
 class CaptionerBatch(NamedTuple):
     """Clips, as they are or as the tower sees them, and the tokens of a caption of each."""
 
-    seen: Tensor  # b t h w c uint8, or b n d
+    seen: Tensor  # b t h w c uint8, or b j d
     tokens: Tensor  # b m
     mask: Tensor  # b m, 1 where there is text
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Clips, and what the network is given of them: their frames, or what the tower sees."""
+
+    clips: Captioned
+    given: Tensor  # n t h w c uint8, or n j d
+
+    def __len__(self) -> int:
+        return len(self.given)
 
 
 def train_captioner(config: CaptionerConfig) -> str:
@@ -141,20 +152,23 @@ class CaptionerTask:
                 "numbers."
             )
         self.longest = _check_lengths(config, tokenizer, data)
-        self.trained, self.held_out = data[:count], data[count:]
+        self.trained, self.held_out = (
+            Seen(part, part.video) for part in (data[:count], data[count:])
+        )
         captions = hashlib.sha256(repr(data.captions).encode())
         self.sources = {"captions": captions.hexdigest()[:16], "encoder": weights_digest(tower)}
         self.captioner = build_captioner(tower, tokenizer, config.model, config.seed)
         self.model: nn.Module = self.captioner
         self.captioner.encoder.requires_grad_(config.encoder_lr > 0)
         self.parts = {PART: self.captioner}
-        self.seen: dict[int, Tensor] = {}  # what the tower sees in a set of clips, by its identity
 
     def prepare(self) -> None:
         """See all clips once, where the tower is kept as it is."""
         if self.config.encoder_lr == 0:
-            for clips in (self.trained, self.held_out):
-                self.seen[id(clips)] = self._look(clips.video)
+            self.trained, self.held_out = (
+                Seen(part.clips, self._look(part.clips.video))
+                for part in (self.trained, self.held_out)
+            )
 
     @torch.no_grad()
     def _look(self, video: Tensor) -> Tensor:
@@ -180,23 +194,22 @@ class CaptionerTask:
     def sample_bytes(self) -> int:
         """The clip as it is shown, or as it is seen."""
         if self.config.encoder_lr:
-            return 4 * self.trained.video[0].numel()
+            return 4 * self.trained.given[0].numel()
         return 4 * self.longest * self.config.model.width
 
     def read(self, step: int, rank: int = 0, world_size: int = 1) -> CaptionerBatch:
         """Clips in the epoch's order, each with one of its captions."""
         config = self.config
         chosen = step_indices(
-            len(self.trained.video), config.batch_size, config.seed, step, rank, world_size
+            len(self.trained), config.batch_size, config.seed, step, rank, world_size
         )
         generator = keyed_generator(config.seed, step, rank, "captions")
-        texts = [pick(self.trained.captions[i], generator) for i in chosen.tolist()]
+        texts = [pick(self.trained.clips.captions[i], generator) for i in chosen.tolist()]
         return self._batch(self.trained, chosen, texts)
 
-    def _batch(self, clips: Captioned, chosen: Tensor, texts: Sequence[str]) -> CaptionerBatch:
+    def _batch(self, part: Seen, chosen: Tensor, texts: Sequence[str]) -> CaptionerBatch:
         tokens = self.tokenizer(list(texts), padding=True, return_tensors="pt")
-        seen = self.seen.get(id(clips), clips.video)[chosen]
-        return CaptionerBatch(seen, tokens.input_ids, tokens.attention_mask)
+        return CaptionerBatch(part.given[chosen], tokens.input_ids, tokens.attention_mask)
 
     def place(self, batch: CaptionerBatch) -> CaptionerBatch:
         device = pick_device(self.config.device)
@@ -239,14 +252,14 @@ class CaptionerTask:
     def validate(self) -> Validation:
         """The F1 of words of some held-out clips' captions, and a sheet of those that fit worst."""
         self.model.eval()
-        clips = self.held_out
-        count = min(VALIDATED, len(clips.video))
-        said = self._said(clips, count)
+        clips = self.held_out.clips
+        count = min(VALIDATED, len(self.held_out))
+        said = self._said(self.held_out, count)
         truth = [each[0] for each in clips.captions[:count]]
         pairs = zip(said, truth, strict=True)
         fits = torch.tensor([overlap(content_words(a), content_words(b)) for a, b in pairs])
         losses = {
-            HELD_OUT: self._losses_of(clips, count),
+            HELD_OUT: self._losses_of(self.held_out, count),
             TRAINING: self._losses_of(self.trained, count),
         }
         self.model.train()
@@ -255,21 +268,19 @@ class CaptionerTask:
         sheet = contact_sheet(clips.video[worst].numpy(), columns=SHEET_FRAMES)
         return Validation(figures, sheet, losses)
 
-    def _said(self, clips: Captioned, count: int) -> list[str]:
+    def _said(self, part: Seen, count: int) -> list[str]:
         said = []
         for chosen in torch.arange(count).split(CHUNK):
-            batch = self.place(self._batch(clips, chosen, [""] * len(chosen)))
+            batch = self.place(self._batch(part, chosen, [""] * len(chosen)))
             given = self._given(batch.seen)
             said += describe(self.captioner, self.tokenizer, given, self.longest)
         return said
 
-    def _losses_of(self, clips: Captioned, count: int) -> Tensor:
+    def _losses_of(self, part: Seen, count: int) -> Tensor:
         found = []
-        for first in range(0, count, CHUNK):
-            chosen = torch.arange(first, min(first + CHUNK, count, len(clips.video)))
-            texts = [clips.captions[i][0] for i in chosen.tolist()]
-            if texts:
-                found.append(self.losses(self.place(self._batch(clips, chosen, texts))).cpu())
+        for chosen in torch.arange(min(count, len(part))).split(CHUNK):
+            texts = [part.clips.captions[i][0] for i in chosen.tolist()]
+            found.append(self.losses(self.place(self._batch(part, chosen, texts))).cpu())
         return torch.cat(found)
 
     def save(self, folder: Path) -> None:

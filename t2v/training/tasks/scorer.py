@@ -56,6 +56,7 @@ class ScorerBatch(NamedTuple):
     captions: list[str]
     masked: float
     masked_words: float = 0.0
+    rejected: tuple[tuple[str, ...], ...] = ()  # candidates of each clip that were not taken
 
 
 def train_scorer(config: ScorerConfig) -> str:
@@ -95,7 +96,8 @@ class ScorerTask:
     """Say of every pair of clip and caption in a batch whether they belong together (Zhai et al.
     2023, SigLIP, arXiv 2303.15343).
 
-    Each caption must also beat itself with one phrase exchanged, and some clips themselves in
+    Each caption must also beat itself with one phrase exchanged, and candidates of its clip that
+    were not taken, and some clips themselves in
     disorder or backwards. Most steps attend to a part of a video's tokens, the last ones to all of
     them (InternVid's ViCLIP, arXiv 2307.06942).
     """
@@ -155,7 +157,8 @@ class ScorerTask:
         captions = [pick(self.trained.captions[i], generator) for i in chosen.tolist()]
         is_masked = step < config.unmasked_from * config.steps
         masks = (config.masked, config.masked_words) if is_masked else (0.0, 0.0)
-        return ScorerBatch(self.trained.video[chosen], captions, *masks)
+        rejected = tuple(self.trained.rejected[i] for i in chosen.tolist() if self.trained.rejected)
+        return ScorerBatch(self.trained.video[chosen], captions, *masks, rejected)
 
     def example_batch(self, size: Size) -> ScorerBatch:
         """Black clips with empty captions."""
@@ -180,8 +183,7 @@ class ScorerTask:
         wrong = [
             (i, text)
             for i, caption in enumerate(captions)
-            for _ in range(config.wrong_captions)
-            if (text := counterfactual(caption, generator)) is not None
+            for text in _wrong_captions(caption, batch.rejected[i : i + 1], config, generator)
         ]
         rows, mixed = wrong_clips(video, captions, config.wrong_clips, generator)
         shown = torch.cat((video, mixed))
@@ -243,6 +245,23 @@ class ScorerTask:
 
     def save(self, folder: Path) -> None:
         self.model.save(folder)
+
+
+def _wrong_captions(
+    caption: str,
+    rejected: Sequence[tuple[str, ...]],
+    config: ScorerConfig,
+    generator: torch.Generator,
+) -> list[str]:
+    """Captions that are wrong of a clip, at most `wrong_captions`: candidates that were not taken
+    first (Panda-70M, arXiv 2402.19479), then its caption with one phrase exchanged."""
+    known = [text for texts in rejected for text in texts]
+    order = torch.randperm(len(known), generator=generator).tolist() if known else []
+    found = [known[i] for i in order[: config.wrong_captions]]
+    for _ in range(config.wrong_captions - len(found)):
+        if (text := counterfactual(caption, generator)) is not None:
+            found.append(text)
+    return found
 
 
 def _shown_texts(

@@ -15,6 +15,9 @@ from transformers import (
     BlipProcessor,
     CLIPImageProcessor,
     CLIPVisionConfig,
+    GitConfig,
+    GitForCausalLM,
+    GitProcessor,
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaOnevisionConfig,
@@ -134,6 +137,18 @@ def onevision(tmp_path_factory) -> str:
     return str(folder)
 
 
+@pytest.fixture(scope="module")
+def git(tmp_path_factory) -> str:
+    """A GIT of videos, which looks at three frames."""
+    folder = tmp_path_factory.mktemp("git")
+    text = TOWER | {"vocab_size": len(WORDS) + 4, "bos_token_id": 2, "eos_token_id": 3}
+    config = GitConfig(vision_config=VISION, **text, num_image_with_embedding=3, pad_token_id=0)
+    awake(GitForCausalLM(config)).save_pretrained(folder)
+    sizes = {"size": {"shortest_edge": 16}, "crop_size": {"height": 16, "width": 16}}
+    GitProcessor(CLIPImageProcessor(**sizes), words()).save_pretrained(folder)
+    return str(folder)
+
+
 @pytest.fixture
 def frames() -> list[np.ndarray]:
     generator = np.random.default_rng(0)
@@ -170,6 +185,22 @@ def test_a_video_model_with_chat_is_shown_a_video(onevision, frames):
     model.describe(frames, "describe this", 1)
     hook.remove()
     assert inputs[0].shape == (3, 3, 16, 16)
+
+
+def test_a_model_of_videos_without_chat_says_one_thing_of_the_frames_it_is_made_for(git, clip):
+    name = f"model:{git}"
+    done = caption(clip, CaptionConfig(authors=(name,), frames=1, max_new_tokens=4))
+    [row] = done.extra["candidates"]
+    assert row["author"] == name and 0 < len(row["text"].split()) <= 4
+    captioner, seen = Captioner(git, "cpu"), []
+    captioner.model.git.image_encoder.register_forward_pre_hook(
+        lambda module, args: seen.append(args[0])
+    )
+    frame = np.zeros((24, 32, 3), np.uint8)
+    captioner.describe([frame, frame + 99], "", 1)
+    shown = torch.cat(seen)
+    assert shown.shape == (3, 3, 16, 16)  # in time, one of two repeated
+    assert len({each.mean().item() for each in shown}) == 2
 
 
 def test_an_image_model_with_chat_is_shown_every_frame_and_adds_to_no_prompt(llava, frames):

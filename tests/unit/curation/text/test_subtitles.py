@@ -1,6 +1,7 @@
 """Subtitles become captions of the shots in whose time they are said, whatever is in the files."""
 
 import io
+from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -86,7 +87,7 @@ def test_every_sentence_belongs_to_the_one_shot_that_holds_its_middle():
     assert [said(cues, *shot) for shot in shots] == ["One two three.", "Four five.", "Six"]
     edges = np.random.default_rng(0).uniform(0, 9, 20).tolist()
     cuts = [0, *sorted(edges), 9]
-    parts = [said(cues, *shot) for shot in zip(cuts, cuts[1:], strict=False)]
+    parts = [said(cues, *shot) for shot in pairwise(cuts)]
     assert " ".join(filter(None, parts)) == "One two three. Four five. Six"
 
 

@@ -15,7 +15,8 @@ from t2v.io.checkpoint import newest_checkpoint
 from t2v.nets.scorer import FRAMES, SIDE, load_scorer
 from t2v.training.engine.example import Size
 from t2v.training.engine.loop import fit, start_state
-from t2v.training.tasks.scorer import Captioned, ScorerBatch, build_task, train_scorer, wrong_clips
+from t2v.training.tasks.captioned import Captioned, read_captioned
+from t2v.training.tasks.scorer import ScorerBatch, build_task, train_scorer, wrong_clips
 from t2v.world.render import render
 
 WORDS = ["red", "blue", "ball", "box", "grass", "snow"]
@@ -186,3 +187,33 @@ def test_left_out_words_are_not_read_and_what_makes_a_caption_wrong_stays(config
     )  # a function of the generator
     with pytest.raises(UserError, match=r"masked_words=1\.0"):
         replace(config, masked_words=1.0)
+
+
+def test_candidates_that_were_not_taken_are_learned_to_be_worse(config, pairs, clips):
+    says = ["an old dog laughs"] * 3
+    rejected = (("a young dog laughs", "an old cat laughs"), (), ("a red box",))
+    task = build_task(replace(config, precision="fp32", wrong_captions=2), pairs)
+    batch = ScorerBatch(pairs.video[:3], says, 0.0, rejected=rejected)
+    optimizer = torch.optim.Adam(task.model.parameters(), lr=3e-3)
+    first = None
+    for _ in range(12):
+        found = task.losses(batch, torch.Generator().manual_seed(0))["captions"]
+        first = found.detach() if first is None else first
+        optimizer.zero_grad()
+        found.sum().backward()
+        optimizer.step()
+    assert first[1] == 0  # nothing is known to be wrong of it
+    assert (found[[0, 2]] < 0.5 * first[[0, 2]]).all()
+    manifest = clips / "manifest.jsonl"
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    rows[0]["candidates"] = [
+        {"author": "model:a", "text": rows[0]["caption"]},
+        {"author": "model:b", "text": "a cat"},
+        {"author": "filename", "text": "film 1"},
+        {"author": "model:c", "text": "a dog", "verdict": "matches the pictures by 0.1 < 0.2"},
+        {"author": "model:d", "text": "frame 1: a dog", "verdict": "frame by frame"},
+        {"text": 3},
+        "nonsense",
+    ]
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert read_captioned(str(clips), 12).rejected[:2] == [("a cat", "a dog"), ()]

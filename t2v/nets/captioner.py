@@ -77,6 +77,9 @@ class Captioner:
     @torch.inference_mode()
     def _generate(self, inputs: Any, max_new_tokens: int) -> str:
         inputs = inputs.to(self.model.device)
+        decoder = getattr(self.model.config, "decoder", None)
+        if decoder is not None:  # it has no places for more, and its answer begins with a mark
+            max_new_tokens = min(max_new_tokens, decoder.max_position_embeddings - 1)
         tokens = self.model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)[0]
         asked = inputs["input_ids"][0] if "input_ids" in inputs else tokens[:0]
         if torch.equal(tokens[: len(asked)], asked):  # some models repeat the prompt

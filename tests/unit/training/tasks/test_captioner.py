@@ -86,8 +86,8 @@ def test_the_command_trains_and_its_folder_describes_a_clip_as_training_does(con
     spread = torch.linspace(0, 4, FRAMES).round().long()
     wanted = rearrange(frames[spread].float() / 127.5 - 1, "t h w c -> 1 t c h w")
     torch.testing.assert_close(inputs["pixel_values"], wanted)
-    [said] = captioner.describe(list(frames.numpy()), "ignored", 5)
-    assert isinstance(said, str)
+    [said] = captioner.describe(list(frames.numpy()), "ignored", 128)
+    assert said == captioner.describe(list(frames.numpy()), "", 31)[0]  # there is no room for more
 
 
 def test_one_and_one_steps_equal_two_to_the_bit(config, clips):

@@ -40,6 +40,10 @@ class FinetuneConfig(DiffusionConfig):
     # who attends to whom, one word or several that the layers take in turn, as model.attention of
     # `t2v train`; what a layout needs begins at zero, and is learned; empty: as the model has it
     attention_layout: tuple[str, ...] = ()
+    # with method=full: tokens, learned from all of them, that the middle blocks compute in their
+    # place from now on; 0: as the model has it
+    learned_tokens: int = 0
+    whole_blocks: tuple[int, int] = (2, 1)  # with learned_tokens: first and last that compute all
     lora: LoRAConfig = field(default_factory=LoRAConfig)
     # of two transformers, one for the noisier times (Wan 2.2 A14B), those that learn
     experts: Literal["both", "high", "low"] = "both"

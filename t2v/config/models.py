@@ -75,6 +75,9 @@ class TransformerConfig:
     picture_tokens: bool = False  # pictures at any place, as tokens beside those of the video
     # of a student, which `t2v distill` makes: the numbers of steps that it makes videos in
     distilled_steps: tuple[int, ...] = ()
+    # tokens, learned from all of them, that the middle blocks compute in their place; 0: all tokens
+    learned_tokens: int = 0
+    whole_blocks: tuple[int, int] = (2, 1)  # with learned_tokens: first and last that compute all
 
     def __post_init__(self) -> None:
         if self.attention_head_dim < 1 or self.attention_head_dim % 2:

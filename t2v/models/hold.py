@@ -26,7 +26,7 @@ M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
 NEEDS = {"int8": "torchao", "nf4": "bitsandbytes"}  # packages that hold weights so
 # names of layers that stay as they are: rounding would harm them most, and T5 casts what goes into
 # `wo` to the number format of its weights
-KEPT = ("norm", "embed", "shared", "lora_", r"\.changes\.", r"\.wo$")
+KEPT = ("norm", "embed", "shared", "lora_", r"\.changes\.", r"\.wo$", "token_learner")
 
 
 @dataclass(frozen=True, kw_only=True)

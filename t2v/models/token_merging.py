@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from t2v.errors import UserError
 from t2v.models.attention.layouts import FULL
+from t2v.models.token_learner import NAME as TOKEN_LEARNER
 from t2v.models.token_matching import (
     Merge,
     match_tokens,
@@ -249,6 +250,11 @@ def apply_token_merging(transformer: nn.Module, config: TokenMergingConfig) -> N
     layers = _layers(config, len(blocks))
     if config.ratio == 0:
         return
+    if hasattr(transformer, TOKEN_LEARNER):
+        raise UserError(
+            "token merging: middle blocks of this transformer compute learned tokens, which are "
+            "few already. Leave it out."
+        )
     if any(_attends_by_place(blocks[layer]) for layer in layers):
         raise UserError(
             f"token merging: a block among {layers} attends by place (attention other than full), "

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from t2v.errors import UserError
 from t2v.models.attention.layer import check_backend
 from t2v.models.attention.layouts import NORMS, in_config, stack, views_of
-from t2v.models.block import T2VTransformerBlock, zero
+from t2v.models.block import T2VTransformerBlock
 from t2v.models.conditions import Conditioning
 from t2v.models.device import execution_device
 from t2v.models.layers import (
@@ -70,6 +70,9 @@ class T2VTransformer3DModel(
         picture_tokens: also take pictures as tokens beside those of the video.
         distilled_steps: of a student of `t2v distill`, the numbers of steps that it makes videos
             in, without guidance. Empty: it is none.
+        learned_tokens: compute so many, learned from all tokens, in the middle blocks
+            (`t2v.models.token_learner`). 0: all tokens, in all blocks.
+        whole_blocks: with `learned_tokens`, the first and last blocks that compute all tokens.
 
     Raises:
         UserError: the keywords require a part that this class does not have.
@@ -125,6 +128,8 @@ class T2VTransformer3DModel(
         conditioning: Conditioning = "none",
         picture_tokens: bool = False,
         distilled_steps: Sequence[int] = (),
+        learned_tokens: int = 0,
+        whole_blocks: Sequence[int] = (2, 1),
     ) -> None:
         super().__init__()
         self.register_to_config(attention=in_config(attention))
@@ -159,6 +164,10 @@ class T2VTransformer3DModel(
         self.gradient_checkpointing = False
         if picture_tokens:
             self._add_picture_embedding()
+        if learned_tokens:
+            from t2v.models.token_learner import give_learner  # few models have one
+
+            give_learner(self, learned_tokens)
         self._set_split()
 
     def set_attention(
@@ -178,13 +187,16 @@ class T2VTransformer3DModel(
 
         config = self.config
         layers = stack(attention, config.num_layers, config.num_attention_heads)
+        if config.learned_tokens:
+            self.token_learner.check(layers)
         change_layouts(self, layers, generator)
         self.register_to_config(attention=in_config(attention))
         self._set_split()
 
     def _set_split(self) -> None:
         layouts = [block.chosen.layout for block in self.blocks]
-        splits = all(each.can_split for each in layouts)
+        # learned tokens are means of all
+        splits = all(each.can_split for each in layouts) and not self.config.learned_tokens
         kinds = {each.splits_rotations for each in layouts}  # one table of rotations serves all
         plan = {k: v for k, v in type(self)._cp_plan.items() if k != "rope" or kinds == {True}}
         self._cp_plan = plan if splits and len(kinds) == 1 else None
@@ -214,34 +226,17 @@ class T2VTransformer3DModel(
         zeros = torch.zeros(weight.shape[1], dtype=weight.dtype, device=weight.device)
         self.picture_embedding = nn.Parameter(zeros)
 
-    @torch.no_grad()
     def initialize(self, generator: torch.Generator) -> None:
         """Initialise the weights for training from scratch, as a function of the generator.
 
         Matrices are Xavier-uniform and the time and text embedders normal with 0.02, as in Wan. The
         outputs of cross- and temporal attention and the last projection are zero, so the first
         prediction is zero. The gates start open at +0.5: closed ones (adaLN-Zero) learn late
-        when the run is short.
+        when the run is short. Learned tokens begin as `TokenLearner.begin` says.
         """
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Conv3d):
-                nn.init.xavier_uniform_(module.weight.flatten(1), generator=generator)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-            elif isinstance(module, FP32LayerNorm | nn.RMSNorm):
-                module.reset_parameters()
-        embedder = self.condition_embedder
-        for part in (embedder.time_embedder, embedder.text_embedder):
-            nn.init.normal_(part.linear_1.weight, std=0.02, generator=generator)
-            nn.init.normal_(part.linear_2.weight, std=0.02, generator=generator)
-        std = self.scale_shift_table.shape[-1] ** -0.5
-        nn.init.normal_(self.scale_shift_table, std=std, generator=generator)
-        for block in self.blocks:
-            nn.init.normal_(block.scale_shift_table, std=std, generator=generator)
-            block.scale_shift_table[:, [2, 5]] += 0.5  # the two gates
-            zero(block.attn2.to_out[0])
-            block.zero_layout()
-        zero(self.proj_out)
+        from t2v.models.initial import initialize  # most models are loaded
+
+        initialize(self, generator)
 
     @apply_lora_scale("attention_kwargs")
     def forward(
@@ -303,9 +298,10 @@ class T2VTransformer3DModel(
         if image is not None:
             image = self.condition_embedder.embed_image(image, kv_cache)
         run = partial(self._run_blocks, text, (encoder_attention_mask, kv_cache, image))
-        if route is not None:
-            x = route.through(run, len(self.blocks), x, modulation, views)
-        for number in range(len(self.blocks) if route is None else 0):  # one by one: one call
+        way = route or (self.token_learner if self.config.learned_tokens else None)
+        if way is not None:
+            x = way.through(run, len(self.blocks), x, modulation, views)
+        for number in range(len(self.blocks) if way is None else 0):  # one by one: one call
             x = run(number, number + 1, x, modulation, views)  # would hold the first tokens on
         # temb lies on the first device when the blocks are spread over several
         table = self.scale_shift_table.unsqueeze(0).to(temb.device) + temb.unsqueeze(2)

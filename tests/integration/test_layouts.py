@@ -12,7 +12,7 @@ from t2v.bench.stopwatch import count_flop
 from t2v.cli import main
 from t2v.config.finetune import FinetuneConfig, LoRAConfig
 from t2v.config.sampling import SampleConfig
-from t2v.config.training import OptimConfig
+from t2v.config.training import MaskingConfig, OptimConfig
 from t2v.errors import UserError
 from t2v.pipelines.t2v import T2VPipeline
 from t2v.plan.estimate import _period, estimate, traced_whole
@@ -94,6 +94,21 @@ def test_a_layout_is_tuned_saved_and_read_again(config, attention):
         assert block.chosen.word == chosen
         for name in block.chosen.layout.zero_start:
             assert getattr(block, name).to_out[0].weight.any()  # it has learned
+
+
+def test_learned_tokens_are_planned_tuned_saved_and_read_again(config):
+    config = replace(config, method="full", learned_tokens=3, whole_blocks=(1, 0))
+    planned = traced_whole(config, Size(2, 5, 32, 48, 8), UNKNOWN)
+    plain = traced_whole(replace(config, learned_tokens=0), Size(2, 5, 32, 48, 8), UNKNOWN)
+    transformer = T2VPipeline.from_pretrained(finetune(config)).transformer
+    added = sum(weight.nbytes for weight in transformer.token_learner.parameters())
+    assert planned.weights - plain.weights == added
+    assert (transformer.config.learned_tokens, list(transformer.config.whole_blocks)) == (3, [1, 0])
+    assert transformer.token_learner.to_all.weight.any()  # it has learned
+    with pytest.raises(UserError, match="have to learn"):
+        build_finetune(replace(config, method="lora"))
+    with pytest.raises(UserError, match="learned tokens, which are of all"):
+        build_finetune(replace(config, masking=MaskingConfig(ratio=0.5, whole_blocks=(0, 0))))
 
 
 @pytest.mark.parametrize("save", ["adapter", "full"])

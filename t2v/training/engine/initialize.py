@@ -16,6 +16,7 @@ from t2v.io.tensor_files import TensorFile
 from t2v.models.attention.change import adopt_projections
 from t2v.models.attention.layouts import ADDED
 from t2v.models.load import load_network
+from t2v.models.token_learner import NAME as TOKEN_LEARNER
 from t2v.models.transformer import ADDED_AT_ZERO, T2VTransformer3DModel
 from t2v.training.engine.task import Task
 
@@ -58,7 +59,7 @@ def start_from(
 
 def _may_be_added(name: str) -> bool:
     """Return whether a model may lack this weight: it adds nothing at first, or its part does."""
-    return name.endswith(ADDED_AT_ZERO) or bool({*name.split(".")} & {*ADDED})
+    return name.endswith(ADDED_AT_ZERO) or bool({*name.split(".")} & {*ADDED, TOKEN_LEARNER})
 
 
 @torch.no_grad()

@@ -111,6 +111,7 @@ def _check(config: FinetuneConfig, name: str) -> None:
         "tasks": config.tasks.gives_known,
         "base_prompts": config.base_prompts is not None,
         "attention_layout": bool(config.attention_layout),
+        "learned_tokens": bool(config.learned_tokens),
         "cache_text=false": not config.cache_text,
         f"experts={config.experts}": config.experts != "both",
     }

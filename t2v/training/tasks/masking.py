@@ -50,6 +50,12 @@ class Masking:
                 f"fully, and this is a {type(transformer).__name__} of attention="
                 f"{settings.get('attention', 'its own')}. Leave masking.ratio out."
             )
+        if settings.get("learned_tokens"):
+            raise UserError(
+                f"masking.ratio={config.ratio}: blocks of this transformer compute "
+                f"{settings.learned_tokens} learned tokens, which are of all. Leave masking.ratio "
+                "out."
+            )
 
     def is_on(self, step: int) -> bool:
         """True for steps that leave something out: all but the last ones."""

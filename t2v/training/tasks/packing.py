@@ -33,13 +33,15 @@ def check_packing(config: DiffusionConfig, parts: DiTParts) -> None:
     if not config.pack:
         return
     settings: Any = parts.transformer.config
-    is_full = settings.get("attention") == "full"
+    is_full = settings.get("attention") == "full" and not settings.get("learned_tokens")
     if not is_full or settings.conditioning == "channels" or parts.transformer_2 is not None:
         raise UserError(
-            f"pack=true: clips are packed for one transformer of ours with attention=full that "
-            f"takes no frames as channels, and this is a {type(parts.transformer).__name__} with "
+            f"pack=true: clips are packed for one transformer of ours with attention=full and "
+            "without learned tokens that takes no frames as channels, and this is a "
+            f"{type(parts.transformer).__name__} with "
             f"attention={settings.get('attention', 'its own')} conditioning="
-            f"{settings.get('conditioning')}. Leave pack out."
+            f"{settings.get('conditioning')} learned_tokens={settings.get('learned_tokens', 0)}. "
+            "Leave pack out."
         )
 
 

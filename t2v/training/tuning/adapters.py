@@ -97,11 +97,18 @@ def _chosen(config: FinetuneConfig, transformer: T2VTransformer3DModel) -> Calla
 
 
 def lay_out(transformer: T2VTransformer3DModel, config: FinetuneConfig) -> None:
-    """Have tokens attend by `config.attention_layout`, if it is given, and add what that needs.
+    """Have tokens attend by `config.attention_layout`, and some blocks compute
+    `config.learned_tokens`, where they are given, and add what that needs.
 
     Raises:
         UserError: there is no such layout, or its parts would not learn.
     """
+    if config.learned_tokens:
+        from t2v.models.token_learner import add_learner  # few models have one
+
+        learns = config.method == "full"
+        drawn = keyed_generator(config.seed, "learned_tokens") if learns else None
+        add_learner(transformer, config.learned_tokens, config.whole_blocks, drawn)
     if config.attention_layout:
         learns = config.learns_whole()
         generator = keyed_generator(config.seed, "attention_layout") if learns else None

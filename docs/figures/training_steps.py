@@ -2,6 +2,9 @@
 
 python docs/figures/training_steps.py masked            the embedded model's size, 1,296 tokens
 python docs/figures/training_steps.py masked --tiny     the same with 80 tokens, 16 clips at once
+python docs/figures/training_steps.py learned           forward passes of learned tokens, of 2,880
+python docs/figures/training_steps.py learned --tiny    likewise, of 80
+python docs/figures/training_steps.py scorer            steps of a scorer that leave tokens out
 python docs/figures/training_steps.py packed            clips of 4 shapes at once, or shape by shape
 python docs/figures/training_steps.py unpadded          512 places of text, 30 of them taken
 python docs/figures/training_steps.py unpadded --tiny   64 places of text, 10 of them taken
@@ -25,12 +28,14 @@ import torch
 from t2v.bench.pairs import verdict
 from t2v.bench.stopwatch import peak_memory
 from t2v.config.models import TransformerConfig
+from t2v.config.scorer import TowersConfig
 from t2v.config.training import MaskingConfig
 from t2v.data.rng import keyed_generator
 from t2v.models.diffusion import diffusion_loss
 from t2v.models.packing import predict_packed
 from t2v.models.routing import Route
 from t2v.models.transformer import T2VTransformer3DModel
+from t2v.nets.scorer import FRAMES, SIDE, TOKENS, ScorerTowers
 from t2v.training.tasks.masking import Masking
 
 ROUNDS = 9
@@ -43,7 +48,7 @@ def main(what: str, tiny: bool) -> None:
     torch.set_num_threads(1)
     transformer = T2VTransformer3DModel(**asdict(TransformerConfig()))
     transformer.initialize(keyed_generator(0, "weights"))
-    table({"masked": masked, "packed": packed, "unpadded": unpadded}[what](transformer, tiny))
+    table(KINDS[what](transformer, tiny))
 
 
 def masked(transformer: T2VTransformer3DModel, tiny: bool) -> dict[str, Run]:
@@ -73,6 +78,41 @@ def masked(transformer: T2VTransformer3DModel, tiny: bool) -> dict[str, Run]:
         for ratio in (0.25, 0.5, 0.75):
             runs[f"{form} {ratio}"] = of(MaskingConfig(ratio=ratio, form=form, until=1.0))
     return runs
+
+
+def learned(transformer: T2VTransformer3DModel, tiny: bool) -> dict[str, Run]:
+    """Forward passes of all tokens, and with 8 and 32 learned ones in two of five blocks."""
+    given = _inputs(1, (5, 8, 8) if tiny else (5, 48, 48), 64, 64)
+
+    def of(count: int) -> Run:
+        model = transformer
+        if count:
+            model = T2VTransformer3DModel(**asdict(TransformerConfig(learned_tokens=count)))
+            model.initialize(keyed_generator(0, "weights"))
+        return torch.no_grad()(lambda: model(**given))
+
+    return {f"{count} learned" if count else "all tokens": of(count) for count in (0, 8, 32)}
+
+
+def scorer(_: T2VTransformer3DModel, tiny: bool) -> dict[str, Run]:
+    """Forward and backward of a scorer's video tower on 8 clips, or 2, with shares of its tokens
+    left out."""
+    torch.manual_seed(0)
+    towers = ScorerTowers(**asdict(TowersConfig()), text_dim=192)
+    generator = torch.Generator().manual_seed(0)
+    clips = torch.rand(2 if tiny else 8, 3, FRAMES, SIDE, SIDE, generator=generator)
+
+    def of(share: float) -> Run:
+        kept = max(1, round(TOKENS * (1 - share)))
+        keep = torch.rand(len(clips), TOKENS, generator=generator).argsort(1)[:, :kept]
+
+        def step() -> None:
+            towers.embed_video(clips, keep if share else None).square().sum().backward()
+            towers.zero_grad()
+
+        return step
+
+    return {f"masked={share:g}": of(share) for share in (0, 0.3, 0.5, 0.75, 0.9)}
 
 
 def packed(transformer: T2VTransformer3DModel, tiny: bool) -> dict[str, Run]:
@@ -141,9 +181,17 @@ def table(runs: dict[str, Run]) -> None:
         )
 
 
+KINDS = {
+    "masked": masked,
+    "learned": learned,
+    "scorer": scorer,
+    "packed": packed,
+    "unpadded": unpadded,
+}
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["masked", "packed", "unpadded"])
+    parser.add_argument("what", choices=KINDS)
     parser.add_argument("--tiny", action="store_true")
     given = parser.parse_args()
     main(given.what, given.tiny)

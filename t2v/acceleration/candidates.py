@@ -16,14 +16,15 @@ CACHES = (
 )
 SHARES_OF_STEPS = (0.75, 0.625, 0.5, 0.375, 0.25)
 INTERVALS = ((0.0, 0.75), (0.0, 0.5), (0.25, 0.75), (0.0, 0.25))
+MERGED = (0.1, 0.3, 0.5)
 # together with fewer steps, or with a cache that has no count of steps
 MIXED_SHARES, MIXED_INTERVALS = (0.75, 0.5), ((0.0, 0.75), (0.25, 0.75))
-MIXED_CACHES = ("first_block:0.2", "taylor:2")
+MIXED_CACHES, MIXED_MERGED = ("first_block:0.2", "taylor:2"), 0.3
 
 
 def candidates(asked: Request, more: Sequence[str] = ()) -> list[Setting]:
     """The settings to measure for a video: caches, fewer steps, guidance in a part of the steps,
-    and some of them together.
+    fewer tokens, and some of them together.
 
     Args:
         asked: the exact video.
@@ -33,6 +34,7 @@ def candidates(asked: Request, more: Sequence[str] = ()) -> list[Setting]:
     is_guided = asked.guidance_scale is not None and asked.guidance_scale > 1
     names = tuple(dict.fromkeys((*CACHES, *more)))
     found = [Setting(num_inference_steps=steps, cache=name) for name in names if name != "none"]
+    found += [Setting(num_inference_steps=steps, token_merging=ratio) for ratio in MERGED]
     fewer = [] if steps is None else _fewer(steps, SHARES_OF_STEPS)
     found += [Setting(num_inference_steps=each) for each in fewer]
     if is_guided:
@@ -52,6 +54,7 @@ def candidates(asked: Request, more: Sequence[str] = ()) -> list[Setting]:
         Setting(num_inference_steps=each, cache=name)
         for each, name in product(some[:1], MIXED_CACHES)
     ]
+    found += [Setting(num_inference_steps=each, token_merging=MIXED_MERGED) for each in some]
     return found
 
 

@@ -120,6 +120,7 @@ def accelerated(asked: Request, setting: Setting) -> Request:
         cache=setting.cache,
         cache_ratios=setting.cache_ratios,
         guidance_interval=setting.guidance_interval,
+        token_merging=setting.token_merging,
     )
 
 

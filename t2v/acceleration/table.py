@@ -25,12 +25,15 @@ class Setting:
     cache: str = "none"
     cache_ratios: tuple[float, ...] = ()
     guidance_interval: tuple[float, ...] = ()
+    token_merging: float = 0.0
 
     def __str__(self) -> str:
         said = [f"{self.num_inference_steps} steps"]
         said += [self.cache] if self.cache != "none" else []
         if self.guidance_interval:
             said.append("guidance from {:g} to {:g}".format(*self.guidance_interval))
+        if self.token_merging:
+            said.append(f"token_merging={self.token_merging:g}")
         return ", ".join(said)
 
 

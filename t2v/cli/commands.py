@@ -96,7 +96,7 @@ COMMANDS = {
         ("queue",),
     ),
     "upscale": Command(
-        "t2v.config.sampling:UpscaleConfig",
+        "t2v.config.upscale:UpscaleConfig",
         "t2v.sampling.upscale:upscale",
         "enlarge a video or picture 2 or 4 times",
         ("input",),
@@ -149,7 +149,7 @@ COMMANDS = {
         ("engine",),
     ),
     "convert": Command(
-        "t2v.config.sampling:ConvertConfig",
+        "t2v.config.upscale:ConvertConfig",
         "t2v.models.convert:convert",
         "convert a Wan pipeline folder to this package, or the names in a LoRA file",
         ("src", "dst"),

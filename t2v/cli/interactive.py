@@ -18,6 +18,7 @@ from t2v.io.addresses import shown
 PER_LINE = (
     *("seed", "height", "width", "num_frames", "duration", "fps", "num_inference_steps"),
     *("guidance_scale", "upscale", "best_of", "num_videos_per_prompt", "output", "overwrite"),
+    *("max_error", "min_psnr", "calibration", "guidance_interval", "token_merging"),
 )
 SETTING = re.compile(r"(\w+)=(\S*)")
 LONGEST = 4000  # characters of a message

@@ -114,7 +114,6 @@ UNMEASURED: dict[str, Any] = {
     "via_image": False,
     "image_guidance_scale": 1.0,
     "quantize": "none",
-    "token_merging": 0.0,
     "base": None,
     "cache": "none",
     "guidance_interval": (),

@@ -8,7 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from t2v.config.sampling import OUTPUTS, SampleConfig, UpscaleConfig
+from t2v.config.sampling import OUTPUTS, SampleConfig
+from t2v.config.upscale import UpscaleConfig
 from t2v.errors import UserError
 from t2v.io.addresses import address_of
 

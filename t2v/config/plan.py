@@ -13,7 +13,7 @@ class PlanConfig:
     """`t2v plan COMMAND`: the memory, time and disk that COMMAND will take with its settings."""
 
     # the command to plan; models: what fits of public models that are not here yet
-    command: Literal["sample", "train", "train-vae", "finetune", "models"]
+    command: Literal["sample", "train", "train-vae", "finetune", "distill", "models"]
     height: int | None = None  # pixels; null: the model's own, or those of the first clip
     width: int | None = None  # pixels; null: the model's own, or those of the first clip
     num_frames: int | None = None  # null: the model's own, or those of the first clip

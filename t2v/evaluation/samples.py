@@ -27,7 +27,7 @@ from t2v.evaluation.given import Given
 from t2v.evaluation.rows import BLUR, CEILING, CHANCE, MODEL, REAL, STILL, TEXT
 from t2v.evaluation.suites import STORY, Suite, load_suite
 from t2v.evaluation.types import Videos, blurred_copy, still_copy
-from t2v.families.load import load_generator, merge_tokens_of
+from t2v.families.load import load_generator
 from t2v.families.record import spatial
 from t2v.io.engine import model_pool, succeeded
 from t2v.io.files import digest
@@ -41,7 +41,7 @@ from t2v.pipelines.visuals import VisualInputs
 
 ASKED = (
     *("height", "width", "num_frames", "num_inference_steps", "guidance_scale", "upscale"),
-    *("cache", "cache_ratios", "guidance_interval"),
+    *("cache", "cache_ratios", "guidance_interval", "token_merging"),
 )
 PARTS = ("transformer", "text_encoder", "vae")  # in the order that keys have always hashed them
 
@@ -64,10 +64,7 @@ def load_model(
         keep_digest(part, held_kind(name, hold))
 
     adapt = keep if hold.offload != "none" else None
-    generator = load_generator(config.model, folder, device, dtype, command, needs, hold, adapt)
-    if config.token_merging:
-        merge_tokens_of(generator.pipeline, config.token_merging)
-    return generator
+    return load_generator(config.model, folder, device, dtype, command, needs, hold, adapt)
 
 
 def request_of(generator: Generator, config: EvalConfig) -> Request:

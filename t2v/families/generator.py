@@ -219,6 +219,12 @@ class FamilyGenerator:
                 cache, steps = cache_of(request.cache), request.num_inference_steps
                 assert cache is not None
                 stack.enter_context(cached(self.pipeline, cache, request.cache_ratios, steps))
+            if request.token_merging:
+                from t2v.models.caching import denoisers
+                from t2v.models.token_merging import tokens_merged
+
+                merged = tokens_merged(denoisers(self.pipeline), request.token_merging)
+                stack.enter_context(merged)
             if request.guidance_interval:
                 from t2v.families.interval import guided_in
 

@@ -286,19 +286,6 @@ def set_attention(pipeline: DiffusionPipeline, backend: str) -> None:
         raise UserError(f"attention={backend}: not usable here. {error}") from error
 
 
-def merge_tokens_of(pipeline: DiffusionPipeline, ratio: float) -> None:
-    """Have the middle blocks of the transformers do without a share of their tokens.
-
-    Raises:
-        UserError: a transformer is not one whose tokens can be merged.
-    """
-    from t2v.models.token_merging import TokenMergingConfig, apply_token_merging  # few ask
-
-    for name, part in pipeline.components.items():
-        if is_denoiser(name) and isinstance(part, torch.nn.Module):
-            apply_token_merging(part, TokenMergingConfig(ratio=ratio))
-
-
 def compile_blocks(pipeline: DiffusionPipeline, device: torch.device) -> None:
     """Have the blocks of the transformers compiled when they are first called.
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from t2v.models.attention.layer import Attention
 from t2v.models.attention.layout import Chosen
 from t2v.models.kv_cache import KVCache
-from t2v.models.layers import FeedForward, add_gated, in_fp32, modulate
+from t2v.models.layers import FeedForward, add_gated, in_fp32, modulate, zero
 
 
 class T2VTransformerBlock(nn.Module):
@@ -88,12 +88,6 @@ class T2VTransformerBlock(nn.Module):
         """Set the outputs of what the layout adds to zero."""
         for name in self.chosen.layout.zero_start:
             zero(getattr(self, name).to_out[0])
-
-
-def zero(layer: nn.Module) -> None:
-    """Set the weights of a layer to zero."""
-    for parameter in layer.parameters():
-        nn.init.zeros_(parameter)
 
 
 TransformerBlockRegistry.register(

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from t2v.config.sampling import ConvertConfig
+from t2v.config.upscale import ConvertConfig
 from t2v.errors import UserError
 from t2v.io.files import complete, locked
 from t2v.models.conditions import Conditioning

@@ -8,7 +8,7 @@ import torch
 from diffusers.models.normalization import FP32LayerNorm
 from torch import nn
 
-from t2v.models.block import zero
+from t2v.models.layers import zero
 
 
 @torch.no_grad()

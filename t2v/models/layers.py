@@ -194,6 +194,12 @@ def modulate(norm: FP32LayerNorm, x: Tensor, scale: Tensor, shift: Tensor) -> Te
     return (norm(x.float()) * (1 + scale) + shift).type_as(x)
 
 
+def zero(layer: nn.Module) -> None:
+    """Set the weights of a layer to zero."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+
+
 def in_fp32(norm: nn.Module, x: Tensor) -> Tensor:
     """`norm(x)`, computed in fp32, in the dtype of `x` (`b n d`)."""
     if isinstance(norm, FP32LayerNorm):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers.models.normalization import FP32LayerNorm
@@ -11,12 +11,14 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from t2v.errors import UserError
-from t2v.models.attention.layout import Chosen
-from t2v.models.attention.layouts import FULL
 from t2v.models.layers import Linear, in_fp32
 from t2v.models.routing import Run
 
+if TYPE_CHECKING:
+    from t2v.models.attention.layout import Chosen
+
 NAME = "token_learner"  # of the part of a transformer
+FULL = "full"  # the layout of attention that asks for no places
 
 
 class TokenLearner(nn.Module):
@@ -90,7 +92,7 @@ class TokenLearner(nn.Module):
     def check(self, layers: Sequence[Chosen]) -> None:
         """Raise `UserError` where a layer between attends by places, which the tokens have not."""
         between = layers[slice(*self.span)]
-        if any(each.layout is not FULL for each in between):
+        if any(each.word != FULL for each in between):
             words = ",".join(dict.fromkeys(each.word for each in between))
             raise UserError(
                 f"learned_tokens={self.mix.in_features} attention={words}: blocks {self.span[0]} "

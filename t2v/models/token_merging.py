@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -281,6 +283,21 @@ def remove_token_merging(transformer: nn.Module) -> None:
     for name in (BLOCK_HOOK, ATTENTION_HOOK):
         registry.remove_hook(name, recurse=True)
     registry.invalidate_child_registries_cache()
+
+
+@contextmanager
+def tokens_merged(transformers: Iterable[nn.Module], ratio: float) -> Iterator[None]:
+    """Have transformers compute fewer tokens while the block runs.
+
+    Raises:
+        UserError: see `TokenMergingConfig` and `apply_token_merging`.
+    """
+    config = TokenMergingConfig(ratio=ratio)
+    with ExitStack() as stack:
+        for transformer in transformers:
+            apply_token_merging(transformer, config)
+            stack.callback(remove_token_merging, transformer)
+        yield
 
 
 def _blocks(transformer: nn.Module) -> list[Any]:

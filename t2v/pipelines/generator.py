@@ -48,6 +48,7 @@ class Request:
     cache: str = "none"  # work that steps reuse, see `t2v.config.caching`; it changes the video
     cache_ratios: tuple[float, ...] = ()  # of cache=mag
     guidance_interval: tuple[float, ...] = ()  # shares of the steps with guidance; empty: all
+    token_merging: float = 0.0  # share of the tokens that middle blocks do without
 
 
 @dataclass(frozen=True, eq=False)

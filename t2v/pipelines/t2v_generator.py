@@ -141,6 +141,12 @@ class T2VGenerator:
         """Normalised latents `b c t h w`."""
         if request.cache != "none":
             return self._generate_cached(conditions, request, seeds, watch, start)
+        if request.token_merging:
+            from t2v.models.caching import denoisers  # most videos are exact
+            from t2v.models.token_merging import tokens_merged
+
+            with tokens_merged(denoisers(self.pipeline), request.token_merging):
+                return self._generate(conditions, request, seeds, watch, start)
         return self._generate(conditions, request, seeds, watch, start)
 
     def _generate_cached(

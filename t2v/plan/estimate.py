@@ -17,8 +17,7 @@ from t2v.plan.peer_work import peer_estimate
 from t2v.plan.shapes import Target, saved
 from t2v.plan.sizes import is_peer
 from t2v.plan.trace import Rates, Trace, traced
-from t2v.plan.validation import EMBED
-from t2v.plan.work import TiledDecode, Workload
+from t2v.plan.work import EMBED, TiledDecode, Workload
 from t2v.plan.workload import ENCODE, UPDATE, build
 from t2v.training.engine.example import Size
 

@@ -123,7 +123,7 @@ def _plan(config: PlanConfig, target: Target, advises: bool) -> Plan:
         return _rungs(config, target, device, smaller)[-1].needs
 
     rendered = _rendered(target)
-    clips = config.clips or rendered
+    clips = config.clips or rendered or getattr(target, "pairs", None)
     done = Plan(
         config=config,
         target=target,
@@ -267,6 +267,8 @@ def _disk(target: Any, whole: Estimate, clips: int | None) -> dict[str, int]:
     # weights, their average, the optimizer
     alone = getattr(target, "save", "full") == "adapter" and target.method in LEARNS_BESIDE
     one = (whole.gradients if alone else whole.weights) + 2 * whole.average + whole.optimizer
+    if getattr(target, "save", "full") == "student":  # a byte for each weight that learns
+        one += whole.gradients // 4 - whole.weights
     disk = {"a checkpoint": one}
     disk[f"{target.keep_checkpoints} kept, one being written"] = (1 + target.keep_checkpoints) * one
     if whole.latents:

@@ -14,6 +14,7 @@ from transformers import (
     CLIPVisionModel,
 )
 
+from t2v.config.distill import DistillConfig
 from t2v.config.finetune import FinetuneConfig
 from t2v.config.sampling import SampleConfig
 from t2v.config.training import TrainDiTConfig, TrainVAEConfig
@@ -26,7 +27,7 @@ from t2v.models.vae_folder import VAES
 from t2v.pipelines.generator import FLOAT_FRAMES
 from t2v.pipelines.latent_videos import LatentVideos
 
-Target = SampleConfig | TrainDiTConfig | TrainVAEConfig | FinetuneConfig
+Target = SampleConfig | TrainDiTConfig | TrainVAEConfig | FinetuneConfig | DistillConfig
 
 
 def saved(folder: Path, name: str) -> dict[str, Any]:

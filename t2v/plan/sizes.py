@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from t2v.config.distill import DistillConfig
 from t2v.config.sampling import SampleConfig
 from t2v.data.world_shards import rendered_clips
 from t2v.errors import UserError
@@ -31,7 +32,12 @@ def planned_size(target: Target, asked: dict[str, int | None], tokens: int | Non
         known = known_sizes(model_folder(str(target.model)))
     elif saved_model:
         known = saved(model_folder(str(target.model)), "model_index.json")
-    known |= _data_size(target, tuple(asked)) if hasattr(target, "clips") else _size(target, known)
+    if isinstance(target, DistillConfig):
+        known |= _film_size(target, tuple(asked))
+    elif hasattr(target, "clips"):
+        known |= _data_size(target, tuple(asked))
+    else:
+        known |= _size(target, known)
     sizes: dict[str, Any] = {name: value or known.get(name) for name, value in asked.items()}
     if missing := [name for name, value in sizes.items() if not value]:
         raise UserError(
@@ -84,6 +90,12 @@ def _size(target: SampleConfig, known: dict[str, Any]) -> dict[str, Any]:
     frames = count_frames(target.num_frames, target.duration, fps or 1.0, known["num_frames"])
     sides = {side: getattr(target, side) or known[side] for side in ("height", "width")}
     return {"num_frames": frames} | sides
+
+
+def _film_size(target: DistillConfig, names: Sequence[str]) -> dict[str, Any]:
+    """Return the largest size of a distillation's films, if settings name any."""
+    named = [dict(zip(names, each, strict=True)) for each in target.film_sizes()]
+    return max(named, key=_pixels, default={})
 
 
 def _data_size(target: Any, names: Sequence[str]) -> dict[str, Any]:

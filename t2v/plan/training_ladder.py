@@ -9,7 +9,7 @@ from typing import Any
 from t2v.plan.figures import Correction, Estimate
 from t2v.plan.ladder import Link, Rung, fastest_first
 from t2v.plan.shapes import Target
-from t2v.plan.validation import EMBED
+from t2v.plan.work import EMBED
 from t2v.plan.workload import ENCODE, STEPS, UPDATE
 from t2v.training.engine.example import Size
 

@@ -12,28 +12,13 @@ from t2v.models.guidance import Groups, Guidance, SchedulerStep
 from t2v.models.inputs import latent_shape
 from t2v.pipelines.t2v import T2VPipeline
 from t2v.plan.shapes import decode_pieces
-from t2v.plan.work import Phase
+from t2v.plan.work import Phase, validations
 from t2v.training.engine.example import Size
-from t2v.training.engine.loop import autocast
 from t2v.training.tasks.dit import DiTTask
 from t2v.training.tasks.dit_parts import DiTParts
 
-EMBED, VALIDATE = "embed a caption", "validate a batch"
+VALIDATE = "validate a batch"
 DRAW, DECODE = "sample, a step", "sample, decode"
-
-
-def embed_phase(task: DiTTask, encoder: Any, size: Size) -> Phase:
-    """The embedding of one caption, as captions are embedded before the first step."""
-
-    @torch.no_grad()
-    def run() -> None:
-        tokens = torch.zeros(
-            1, size.tokens, dtype=torch.long, device=pick_device(task.config.device)
-        )
-        with autocast(task.config):
-            encoder(input_ids=tokens, attention_mask=torch.ones_like(tokens))
-
-    return Phase(EMBED, run, 0, once=True)
 
 
 def validate_phase(task: DiTTask, size: Size) -> Phase:
@@ -43,7 +28,7 @@ def validate_phase(task: DiTTask, size: Size) -> Phase:
     def run() -> None:
         task.loss(task.example_batch(size), torch.Generator().manual_seed(0))
 
-    return Phase(VALIDATE, run, _validations(task))
+    return Phase(VALIDATE, run, validations(task.config))
 
 
 def sheet_phases(task: DiTTask, parts: DiTParts, size: Size, prompts: int) -> list[Phase]:
@@ -70,11 +55,6 @@ def sheet_phases(task: DiTTask, parts: DiTParts, size: Size, prompts: int) -> li
     def decode() -> None:
         decode_pieces(pipeline, torch.zeros(shape, device=device), frames, 1)
 
-    samples = _validations(task) * prompts
+    samples = validations(task.config) * prompts
     steps = asked.steps or task.defaults.get("num_inference_steps", 50)
     return [Phase(DRAW, draw, samples * steps), Phase(DECODE, decode, samples)]
-
-
-def _validations(task: DiTTask) -> int:
-    """The validations of a run: before its first step, and every `validate_every`."""
-    return 1 + -(-task.config.steps // task.config.validate_every)

@@ -1,4 +1,4 @@
-"""A work to plan: its networks, and the phases it goes through."""
+"""A work to plan: its networks, the phases it goes through, and those that trainings share."""
 
 from __future__ import annotations
 
@@ -6,10 +6,16 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from t2v.config.training import TrainConfig
+from t2v.models.device import pick_device
 from t2v.plan.tiles import Tiles
-from t2v.training.engine.loop import TrainState
+from t2v.training.engine.example import Size
+from t2v.training.engine.loop import TrainState, autocast
+
+EMBED = "embed a caption"
 
 
 @dataclass(frozen=True)
@@ -80,3 +86,20 @@ class Workload:
     def _parameters(self) -> Iterator[Tensor]:
         for part in self.parts.values():
             yield from part.parameters()
+
+
+def embed_phase(config: TrainConfig, encoder: Any, size: Size) -> Phase:
+    """The embedding of one caption, as captions are embedded before the first step."""
+
+    @torch.no_grad()
+    def run() -> None:
+        tokens = torch.zeros(1, size.tokens, dtype=torch.long, device=pick_device(config.device))
+        with autocast(config):
+            encoder(input_ids=tokens, attention_mask=torch.ones_like(tokens))
+
+    return Phase(EMBED, run, 0, once=True)
+
+
+def validations(config: TrainConfig) -> int:
+    """The validations of a run: before its first step, and every `validate_every`."""
+    return 1 + -(-config.steps // config.validate_every)

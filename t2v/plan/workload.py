@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from t2v.config.distill import DistillConfig
 from t2v.config.finetune import FinetuneConfig
 from t2v.config.sampling import SampleConfig
 from t2v.config.training import TrainConfig, TrainDiTConfig, TrainVAEConfig
@@ -18,10 +19,9 @@ from t2v.models.device import pick_device
 from t2v.models.inputs import latent_shape
 from t2v.models.kernels.precision import picked_precision
 from t2v.models.learned import denoisers
+from t2v.plan.distill_work import distill_work
 from t2v.plan.sample_work import given_beside, sample_work
-from t2v.plan.shapes import (
-    Target,
-)
+from t2v.plan.shapes import Target
 from t2v.plan.stand_ins import (
     NOTHING,
     AbsentTextEncoder,
@@ -33,8 +33,8 @@ from t2v.plan.stand_ins import (
     hold_base,
     quantize_base,
 )
-from t2v.plan.validation import embed_phase, sheet_phases, validate_phase
-from t2v.plan.work import Phase, Workload
+from t2v.plan.validation import sheet_phases, validate_phase
+from t2v.plan.work import Phase, Workload, embed_phase
 from t2v.training.engine.example import Size, black
 from t2v.training.engine.loop import start_state
 from t2v.training.engine.parallel import kernel
@@ -132,7 +132,7 @@ def _train_transformer(task: DiTTask, parts: DiTParts, size: Size, absent: list[
         phases[1:1] = [replace(each, away=text, gone=gone) for each in sheet]
     denoising = tuple(name for name in modules if name not in ("vae", "text_encoder"))
     if caches and not isinstance(parts.text_encoder, AbsentTextEncoder):
-        embed = embed_phase(task, parts.text_encoder, size)
+        embed = embed_phase(config, parts.text_encoder, size)
         phases.insert(0, replace(embed, away=denoising))
     if hasattr(parts.vae, "encode"):
         phases.insert(0, Phase(ENCODE, encode, 0, away=(*denoising, "text_encoder"), once=True))
@@ -201,4 +201,5 @@ WORKLOADS: dict[type, Callable[[Any, Size, int | None], Workload]] = {
     TrainDiTConfig: _train_dit,
     FinetuneConfig: _finetune,
     TrainVAEConfig: _train_vae,
+    DistillConfig: partial(distill_work, train=_train),
 }

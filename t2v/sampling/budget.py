@@ -22,7 +22,8 @@ def settled(
     """The settings with `max_error` and `min_psnr` replaced by what is left out for them.
 
     Of the rows of the table whose bounds keep to both, the one that is surely the fastest is taken
-    and told; where none does, nothing is left out, and that is told.
+    and told; where none does, nothing is left out, and that is told. Rows that do not go with other
+    settings are passed by; with `token_merging` the rows are those of that ratio.
 
     Args:
         asked: the exact video.
@@ -35,14 +36,18 @@ def settled(
     path = Path(config.calibration) if config.calibration else folder / FILE
     exact = exact_of(asked, weights, scheduler_hash(folder))
     table = _table_of(path, exact, config)
-    row = fastest(table, config.max_error, config.min_psnr)
+    rows = _merged(table, config) if config.token_merging else table.rows
     exactly: dict[str, Any] = {"max_error": None, "min_psnr": None, "calibration": None}
+    exactly["token_merging"] = 0.0
+    config, budget = replace(config, **exactly), config
+    table = replace(table, rows=tuple(row for row in rows if goes_with(row, config)))
+    row = fastest(table, budget.max_error, budget.min_psnr)
     if row is None:
-        logger.info("%s: %s The video is made exactly.", _budget(config), _nearest(table))
-        return replace(config, **exactly)
+        logger.info("%s: %s The video is made exactly.", _budget(budget), _nearest(table))
+        return config
     assert row.measured is not None
-    logger.info("%s: %s; %s", _budget(config), row.setting, _price(row.measured, table, generator))
-    return replace(config, **exactly, **asdict(row.setting))
+    logger.info("%s: %s; %s", _budget(budget), row.setting, _price(row.measured, table, generator))
+    return replace(config, **asdict(row.setting))
 
 
 def fastest(table: Table, max_error: float | None, min_psnr: float | None) -> Row | None:
@@ -79,6 +84,34 @@ def _table_of(path: Path, exact: Exact, config: SampleConfig) -> Table:
         has = "; ".join(str(each.exact) for each in same)
         raise UserError(f"{_budget(config)}: {path} has no table of {exact}, but of {has}. {how}")
     return found[0]
+
+
+def _merged(table: Table, config: SampleConfig) -> tuple[Row, ...]:
+    """The rows of a table with the `token_merging` that is asked for."""
+    ratio = config.token_merging
+    found = tuple(row for row in table.rows if row.setting.token_merging == ratio)
+    if found:
+        return found
+    has = sorted({row.setting.token_merging for row in table.rows} - {0.0})
+    raise UserError(
+        f"{_budget(config)} token_merging={ratio:g}: the table has "
+        + (
+            f"rows of token_merging={', '.join(f'{each:g}' for each in has)}. Give one of these, "
+            "or leave it out."
+            if has
+            else "no rows with merged tokens. Leave it out, or measure them: "
+            f"t2v calibrate {config.model}{_asked(config)}"
+        )
+    )
+
+
+def goes_with(row: Row, config: SampleConfig) -> bool:
+    """True where a row's setting goes with what else is asked for, such as `compile=true`."""
+    try:
+        replace(config, **asdict(row.setting))
+    except UserError:
+        return False
+    return True
 
 
 def _asked(config: SampleConfig) -> str:

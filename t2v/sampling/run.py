@@ -17,7 +17,6 @@ from t2v.families.load import (
     check_room,
     compile_blocks,
     load_generator,
-    merge_tokens_of,
     set_attention,
     set_layout,
 )
@@ -281,8 +280,6 @@ def load(
     set_attention(generator.pipeline, config.attention)
     if config.compile:
         compile_blocks(generator.pipeline, device)
-    if config.token_merging:
-        merge_tokens_of(generator.pipeline, config.token_merging)
     return generator, weights
 
 

@@ -14,7 +14,7 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
-from t2v.config.sampling import UpscaleConfig
+from t2v.config.upscale import UpscaleConfig
 from t2v.errors import UserError
 from t2v.footage.containers import Unreadable
 from t2v.footage.fitting import is_picture

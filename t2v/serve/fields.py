@@ -29,6 +29,8 @@ GOVERNED: dict[str, tuple[str, ...]] = {
     "negative_prompt": ("negative_prompt",),
     "num_inference_steps": ("num_inference_steps",),
     "guidance_scale": ("guidance_scale",),
+    "max_error": ("max_error",),
+    "min_psnr": ("min_psnr",),
     "seed": ("seed",),
     "input_reference": ("image", "video", "via_image"),
     "reference_start": ("video_start",),
@@ -43,10 +45,12 @@ GOVERNED: dict[str, tuple[str, ...]] = {
 FIELDS = ("prompt", *GOVERNED, "scenes")
 FITS = ("crop", "pad", "outpaint")
 MOST_FPS, MOST_LORAS, MOST_STRENGTH = 60, 8, 2
+MOST_ERROR, MOST_DB = 10, 200
 USUAL_FPS = 24.0  # of a model whose files tell none
 EDITS = ("mask", "strength", "reference_start", "reference_end")  # what goes with a clip alone
 CHANGES = ("last_reference", "mask", "strength")  # what becomes of a clip
-NOT_IN_STORIES = ("seconds", *FILES, *EDITS, "fit", "best_of")
+BUDGETS = ("max_error", "min_psnr")
+NOT_IN_STORIES = ("seconds", *FILES, *EDITS, "fit", "best_of", *BUDGETS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +145,8 @@ def _readers(
         "negative_prompt": lambda given, name: {name: text_of(given, name, config.max_prompt)},
         "num_inference_steps": whole("num_inference_steps", config.max_steps),
         "guidance_scale": number("guidance_scale", 0, 100),
+        "max_error": number("max_error", 1e-6, MOST_ERROR),
+        "min_psnr": number("min_psnr", 0.001, MOST_DB),
         "seed": whole("seed", 2**63 - 1, least=0),
         "reference_start": number("video_start", 0, 1e6),
         "reference_end": number("video_end", 0.001, 1e6),

@@ -13,7 +13,7 @@ from t2v.serve.uploads import FILES
 
 SAME = (
     *("negative_prompt", "num_inference_steps", "guidance_scale", "seed", "fps"),
-    *("strength", "fit", "best_of"),
+    *("strength", "fit", "best_of", "max_error", "min_psnr"),
 )
 RENAMED = {"video_start": "reference_start", "video_end": "reference_end"}
 TEXTS = ("negative_prompt", "fit")

@@ -10,6 +10,7 @@ import torch
 from diffusers import DDIMScheduler, DiffusionPipeline, UniPCMultistepScheduler
 from safetensors.torch import load_file
 
+from t2v.bench.stopwatch import count_flop
 from t2v.cli import main
 from t2v.config.distill import DistillConfig
 from t2v.config.finetune import FinetuneConfig
@@ -18,10 +19,17 @@ from t2v.data.rng import keyed_generator
 from t2v.errors import UserError
 from t2v.models.folder import weights_hash
 from t2v.pipelines.t2v import T2VPipeline
+from t2v.plan.distill_work import DECODE, FILMS, OWN, PASS
+from t2v.plan.estimate import estimate
+from t2v.plan.sizes import planned_size
+from t2v.plan.trace import UNKNOWN
+from t2v.plan.work import EMBED
+from t2v.plan.workload import BACKWARD, UPDATE
 from t2v.training.engine.loop import fit, start_state
 from t2v.training.tasks.distill import build_distill, distill
 from t2v.training.tasks.finetune import build_finetune
 
+SIDES = ("num_frames", "height", "width")
 PROMPTS = ("a red ball", "a blue box", "the ball under the sky", "a box on the snow")
 
 
@@ -68,6 +76,30 @@ def test_films_are_those_of_the_teacher_at_their_seed_and_are_drawn_once(config)
     assert {path: path.stat().st_mtime_ns for path in files} == files  # four are new
     other = build_distill(replace(config, guidance_scale=3.0)).films
     assert not set(other.keys) & set(films.keys)
+
+
+def test_a_plan_counts_what_teacher_and_student_do(config, capsys, monkeypatch):
+    target = replace(config, batch_size=4, student_steps=(1, 2, 4))
+    planned = estimate(target, planned_size(target, {**dict.fromkeys(SIDES)}, None), UNKNOWN)
+    phases = {phase.name: phase for phase in planned.phases}
+    times = {name: phase.times for name, phase in phases.items()}
+    # 4 steps of 10 films in one batch; 4 batches, half of them after 1 step or, of 4, 2 on average
+    assert (times[FILMS], times[OWN], times[UPDATE], times[EMBED]) == (4, 3, 4, 4)
+    assert (times[PASS], times[DECODE]) == (3 * (1 + 2 + 4 + 2), 3 * 3 * 4)
+    task = build_distill(target)
+    whole = sum(p.nbytes for p in task.model.parameters())
+    assert (planned.gradients, planned.average) == (whole, whole)
+    batch = task.batch(0)
+    monkeypatch.setattr(task, "place_in_run", lambda generator: (1, 0))
+    step = count_flop(lambda: task.loss(batch, torch.Generator().manual_seed(0))[0].backward())
+    assert phases[BACKWARD].flop == pytest.approx(step, rel=0.02)
+    given = [f"{name}={getattr(target, name)}" for name in ("model", "prompts", "output")]
+    asked = ["plan", "distill", *given, "pairs=10", "held_out=3", "device=cpu", "precision=fp32"]
+    assert main([*asked, "tflops=1", "bandwidth=10"]) == 0
+    told = capsys.readouterr().out
+    assert "the student's own step" in told and "latents of 10 clips" in told
+    assert main([*asked, "model=t2v-tiny-distilled"]) == 2
+    assert "is a student already" in capsys.readouterr().err
 
 
 def test_every_size_comes_and_a_batch_has_one(config):

@@ -15,9 +15,10 @@ from t2v.config.data import CurriculumStage, EncodeConfig
 from t2v.config.finetune import FinetuneConfig
 from t2v.config.load import load_config, save_config
 from t2v.config.retired import Retired
-from t2v.config.sampling import ConvertConfig, SampleConfig
+from t2v.config.sampling import SampleConfig
 from t2v.config.schema import settings, type_words
 from t2v.config.training import OptimConfig, TasksConfig, TrainDiTConfig, TrainVAEConfig
+from t2v.config.upscale import ConvertConfig
 from t2v.errors import UserError
 
 ROOT = Path(__file__).parents[2]

@@ -30,7 +30,8 @@ from t2v.plan.remedies import smaller
 from t2v.plan.report import RUN, comparison, report
 from t2v.plan.run import micro_steps, plan
 from t2v.plan.trace import UNKNOWN, Rates, traced
-from t2v.plan.validation import DRAW, EMBED
+from t2v.plan.validation import DRAW
+from t2v.plan.work import EMBED
 from t2v.plan.workload import ENCODE, UPDATE, build
 from t2v.sampling.run import load
 from t2v.training.engine.example import Size

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from t2v.acceleration.candidates import CACHES, candidates
+from t2v.acceleration.candidates import CACHES, MERGED, candidates
 from t2v.acceleration.measure import MOST_DB, accelerated, decibels, measure, relative_error
 from t2v.acceleration.table import Setting
 from t2v.errors import UserError
@@ -30,6 +30,7 @@ def draw(generator, asked, seeds=(3,), **others):
 def test_the_candidates_are_caches_fewer_steps_and_guidance_in_a_part(ours):
     found = candidates(ours[1], ["taylor:5"])
     assert {each.cache for each in found} >= {*CACHES, "taylor:5"}
+    assert {each.token_merging for each in found} == {0, *MERGED}
     assert all(each.num_inference_steps <= 6 for each in found) and len(set(found)) == len(found)
     assert any(each.guidance_interval for each in found)
     plain = candidates(replace(ours[1], guidance_scale=1.0))
@@ -69,6 +70,7 @@ def test_rows_have_figures_or_a_reason_and_the_exact_setting_costs_nothing(ours)
     settings = [
         Setting(num_inference_steps=6),
         Setting(num_inference_steps=3),
+        Setting(num_inference_steps=6, token_merging=0.5),
         Setting(num_inference_steps=6, cache="mag:1"),
         Setting(num_inference_steps=6, cache="mag:0.5", guidance_interval=(0.0, 0.5)),
         # its first block keeps rows of two predictions, and one comes
@@ -80,6 +82,7 @@ def test_rows_have_figures_or_a_reason_and_the_exact_setting_costs_nothing(ours)
     half = rows.pop(settings[1]).measured
     assert 0 < half.error < half.most_error and half.least_psnr < half.psnr
     assert half.speed_low <= half.speed <= half.speed_high and half.speed > 1.2
+    assert rows.pop(settings[2]).measured.error > 0
     (mag,) = [row for each, row in rows.items() if each.cache == "mag:1"]
     assert len(mag.setting.cache_ratios) == 6 and mag.setting.cache_ratios[0] == 1
     assert mag.measured.error > 0

@@ -30,7 +30,6 @@ def test_other_values_are_told_with_those_that_are_allowed(text):
         ({"cache": "taylor:3", "compile": True}, "hooks blocks that are whole"),
         ({"cache": "taylor:3", "offload": "group"}, "Leave offload out"),
         ({"cache": "taylor:3", "token_merging": 0.3}, "Leave token_merging out"),
-        ({"max_error": 0.1, "token_merging": 0.3}, "Leave token_merging out"),
         ({"guidance_interval": (0.5,)}, "two shares"),
         ({"guidance_interval": (0.5, 0.5)}, "two shares"),
         (

@@ -1,9 +1,12 @@
 """The row that a budget takes: the surely fastest of those whose bounds keep within it."""
 
+from dataclasses import replace
+
 import pytest
 
 from t2v.acceleration.table import Exact, Measured, Row, Setting, Table, worth_it
-from t2v.sampling.budget import fastest
+from t2v.config.sampling import SampleConfig
+from t2v.sampling.budget import fastest, goes_with
 
 
 def row(steps, most_error, least_psnr, speed, reason=None):
@@ -50,6 +53,16 @@ TABLE = Table(
 def test_the_surely_fastest_row_within_both_budgets_is_taken(max_error, min_psnr, steps):
     found = fastest(TABLE, max_error, min_psnr)
     assert (None if found is None else found.setting.num_inference_steps) == steps
+
+
+def test_rows_that_do_not_go_with_other_settings_are_told_apart():
+    merged, cached = (
+        replace(ROWS[1], setting=replace(ROWS[1].setting, **changes))
+        for changes in ({"token_merging": 0.3}, {"cache": "taylor:2"})
+    )
+    assert all(goes_with(each, SampleConfig()) for each in (merged, cached, ROWS[1]))
+    compiled = SampleConfig(compile=True)
+    assert [goes_with(each, compiled) for each in (merged, cached, ROWS[1])] == [0, 0, 1]
 
 
 def test_rows_worth_their_price_are_bettered_by_no_faster_one():

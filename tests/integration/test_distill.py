@@ -132,7 +132,7 @@ def test_the_loss_of_a_later_step_starts_where_the_students_own_steps_led(config
 
     found = {}
     for seed in range(80):
-        place = task._place_in_run(keyed_generator(seed))
+        place = task.place_in_run(keyed_generator(seed))
         found.setdefault(place, []).append(seed)
         if len(found[place]) > 1:
             continue

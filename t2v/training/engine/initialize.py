@@ -22,9 +22,7 @@ from t2v.training.engine.task import Task
 
 
 @torch.no_grad()
-def start_from(
-    folder: Path, task: Task, share: float = 1.0, option: str = "start_from"
-) -> None:
+def start_from(folder: Path, task: Task, share: float = 1.0, option: str = "start_from") -> None:
     """Give the task's model the weights saved in `folder`; of a training run, its average.
 
     Below 1, `share` is theirs in a mean with the weights that the model has; that of two runs with

@@ -8,6 +8,7 @@ import shlex
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -33,8 +34,10 @@ from t2v.curation.sources import Source, find_sources
 from t2v.curation.stages import Stage, load_stages
 from t2v.curation.stories import STORIES, find_stories
 from t2v.curation.text.caption import NO_ANSWER, UNANSWERED
+from t2v.curation.text.subtitles import AUTHOR as SUBTITLES
+from t2v.curation.text.subtitles import subtitle_files
 from t2v.io import engine
-from t2v.io.files import KEY, remove_partials, sha256, write_text
+from t2v.io.files import KEY, file_sha256, remove_partials, sha256, write_text
 from t2v.io.manifest import MANIFEST, Clip, write_manifest
 from t2v.io.workers import Failure
 from t2v.outputs import output_folder
@@ -214,7 +217,20 @@ def _key(clip: Clip, settings: Any, hashes: dict[str, str]) -> str:
     """The journal key of a clip's result: a hash of clip, settings and models' files."""
     # the device does not change the result: journals have always been keyed as of the CPU
     values = asdict(settings) | ({"device": "cpu"} if hasattr(settings, "device") else {})
-    return sha256(json.dumps([RULES, values, hashes, asdict(clip)], sort_keys=True))
+    known = [RULES, values, hashes, asdict(clip), *_read_beside(clip, settings)]
+    return sha256(json.dumps(known, sort_keys=True))
+
+
+def _read_beside(clip: Clip, settings: Any) -> list[str]:
+    """Hashes of the files of subtitles that a caption depends on: where one is edited, it is not
+    taken from the journal."""
+    if not isinstance(settings, CaptionConfig) or SUBTITLES not in settings.authors:
+        return []
+    found = []
+    for path in subtitle_files(Path(clip.path)):
+        with suppress(OSError):  # its candidate tells that it cannot be read
+            found.append(f"{path.name} {file_sha256(path)}")
+    return found
 
 
 def _device(settings: Any) -> str:

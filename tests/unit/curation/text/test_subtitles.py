@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from t2v.config.captions import CaptionConfig
+from t2v.curation.run import _key
 from t2v.curation.text.caption import caption
 from t2v.curation.text.subtitles import said, subtitles
 from t2v.footage.subtitles import Cue, read_cues, read_tracks
@@ -107,6 +108,17 @@ def test_an_edited_file_is_read_again(clip):
     first = heard(clip)
     beside(clip, ".srt", SRT.replace("brown", "black and white"))
     assert "black and white dog" in heard(clip)[0][1] and heard(clip) != first
+
+
+def test_the_journal_does_not_answer_for_an_edited_file(clip):
+    def key(*authors: str) -> str:
+        return _key(clip, CaptionConfig(authors=authors), {})
+
+    beside(clip, ".srt", SRT)
+    before, other = key("subtitles"), key("table")
+    assert key("subtitles") == before
+    beside(clip, ".srt", SRT.replace("brown", "black"))
+    assert key("subtitles") != before and key("table") == other
 
 
 @pytest.mark.parametrize(

@@ -227,6 +227,13 @@ COMMANDS = {
         ("input",),
         ("engine",),
     ),
+    "trace": Command(
+        "t2v.config.trace:TraceConfig",
+        "t2v.curation.trace:trace",
+        "find the clips of a collection that a film shows, or that two collections share",
+        ("video", "collection"),
+        ("engine",),
+    ),
     "bench": Command(
         "t2v.config.bench:BenchConfig",
         "t2v.bench.pipeline:bench",

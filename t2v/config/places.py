@@ -14,7 +14,7 @@ from t2v.errors import UserError
 from t2v.io.addresses import address_of
 
 WRITTEN = {"output", "dst", "clips_kept", "cache", "json"}  # settings that name what is written
-DATA = {"data", "test", "training"}  # and those that name a manifest, whose clips come when read
+DATA = {"data", "test", "training", "collection"}  # and a manifest, whose clips come when read
 FILES = (*(each for each in OUTPUTS if each != "/"), ".json", ".safetensors")
 
 

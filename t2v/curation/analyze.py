@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from t2v.config.curation import CurateConfig
-from t2v.curation.frames.dedup import fingerprint
+from t2v.curation.copies.prints import fingerprint
 from t2v.curation.frames.scenes import CUT_SIZE, SceneFinder
 from t2v.curation.frames.thumbnails import Thumbnailer, downscaled
 from t2v.curation.journal import Analysis
@@ -131,10 +131,14 @@ def _refusal(probed: Probe, config: CurateConfig) -> str:
     return ""
 
 
-def _identified(clip: Clip) -> Clip:
+def clip_id(clip: Clip) -> str:
+    """Return a hash of the file's bytes, the span and the crop of a clip."""
     facts = [clip.sha256 or clip.path, clip.start, clip.end, clip.extra.get("crop")]
-    name = sha256(repr(facts))[:KEY]
-    return replace(clip, extra=clip.extra | {"id": name})
+    return sha256(repr(facts))[:KEY]
+
+
+def _identified(clip: Clip) -> Clip:
+    return replace(clip, extra=clip.extra | {"id": clip_id(clip)})
 
 
 class _Pass:
@@ -272,7 +276,7 @@ class _Pass:
         self.found.clips.append(clip)
         if not clip.dropped:
             with self.clock.of("dedup"):
-                self.found.prints[name] = fingerprint(replace(shot, clip=clip))
+                self.found.prints[name] = fingerprint(shot.grey, clip)
         strip = shot.stills[np.linspace(0, len(shot.stills) - 1, 3).astype(int)]
         height = 96
         width = max(1, round(strip.shape[2] * height / strip.shape[1]))

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from t2v.config.curation import DedupConfig
-from t2v.curation.frames.dedup import dedup, fingerprint
+from t2v.curation.copies.prints import fingerprint
+from t2v.curation.frames.dedup import dedup
 from t2v.curation.journal import WORK, Analysis, save_analysis
 
 
@@ -40,7 +41,7 @@ def kept(shot, tmp_path):
             rate = 12.0 if name == "half the rate" else 24.0
             made = shot(np.ascontiguousarray(film), name, rate)
             clips.append(replace(made.clip, path=f"/{name}.mp4"))
-            prints[name] = fingerprint(made)
+            prints[name] = fingerprint(made.grey, made.clip)
         save_analysis(tmp_path, "key", Analysis(clips, prints))
         done = dedup(clips, DedupConfig(**settings), tmp_path)
         assert [clip.path for clip in done] == [clip.path for clip in clips]
@@ -97,7 +98,7 @@ def test_of_equal_copies_the_cleaner_one_stays_and_not_the_sharper(scene, shot, 
     for name, marked in marks.items():
         made = shot(film, name)
         clips.append(replace(made.clip, path=f"/{name}.mp4", **marked))
-        prints[name] = fingerprint(made)
+        prints[name] = fingerprint(made.grey, made.clip)
     save_analysis(tmp_path, "key", Analysis(clips, prints))
     done = dedup(clips, DedupConfig(), tmp_path)
     assert [clip.extra["id"] for clip in done if not clip.dropped] == ["d clean"]

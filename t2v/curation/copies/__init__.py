@@ -1,0 +1,1 @@
+"""Near copies of films: fingerprints, what selects likely pairs, and how alike a pair is."""

@@ -86,10 +86,12 @@ def find(ours: Collection, theirs: Collection, config: TraceConfig) -> list[Foun
     pairs = candidates(ours.summaries, theirs.summaries, config.overlap, speeds)
     found = []
     for a, b, speed in pairs:
-        match = mine(a, speed).match(other(b), config.overlap)
-        if match.correlation >= config.correlation:
+        # coarse pictures may mistake a crop or a trim for another speed
+        matches = {each: mine(a, each).match(other(b), config.overlap) for each in {speed, 1.0}}
+        speed = max(matches, key=lambda each: (matches[each].correlation, each == 1))
+        if matches[speed].correlation >= config.correlation:
             length = len(mine(a, speed).light), len(other(b).light)
-            found.append(_found(ours.parts[a], theirs.parts[b], match, speed, *length))
+            found.append(_found(ours.parts[a], theirs.parts[b], matches[speed], speed, *length))
     return sorted(found, key=lambda each: (-each.correlation, each.theirs.clip.path, each.our_span))
 
 
@@ -99,7 +101,7 @@ def _found(ours: Part, theirs: Part, match: Match, speed: float, mine: int, othe
     our_span = ours.start + first * step, min(ours.end, ours.start + last * step)
     their_first = theirs.start + (first + match.offset) / MOTION_RATE
     their_span = their_first, min(theirs.end, their_first + (last - first) / MOTION_RATE)
-    words = [match.kind, "" if speed == 1 else f"{1 / speed:.2g} times as fast"]
+    words = [match.kind, "" if speed == 1 else f"{1 / speed:.3g} times as fast"]
     kind = ", ".join(filter(None, words))
     if ours.sha256 == theirs.sha256 and not kind:
         kind = "the same file"

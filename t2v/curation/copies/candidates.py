@@ -9,16 +9,17 @@ import numpy as np
 from einops import rearrange
 
 from t2v.curation.copies.correlation import correlate
-from t2v.curation.copies.prints import COARSE, COARSE_CHANGES
+from t2v.curation.copies.prints import COARSE, COARSE_CHANGES, CROPS
 from t2v.curation.copies.summaries import MIRROR, Summaries
 
-LAYOUT = 0.84  # least cosine of the layouts of a pair; copies have .86 and more
+LAYOUT = 0.88  # least cosine of the layouts of a pair; copies have .97, with a large logo .88
 COARSE_CORRELATION = 0.5  # least of their coarse changes; copies have .55 and more
-EXACT = 4e8  # pairs of layouts up to which all are compared
+EXACT = 1e9  # pairs of layouts up to which all are compared
 BLOCK = 2_000_000  # pairs of layouts at a time
 CHUNK = 512  # pairs of clips whose changes are compared at a time
 BUCKET = 128  # layouts of one bucket that each is compared with
-LIKE, MISSED = 0.93, 0.01  # share of the pairs of layouts so alike that no table may find
+LIKE, MISSED = 0.93, 0.05  # share of the pairs of layouts so alike that no table may find
+OTHER_SPEED = 0.03  # how much more alike another speed has to make two clips
 FINE = 10  # bits that order the layouts of a bucket
 
 
@@ -73,7 +74,8 @@ def _changing_alike(
         how = {"overlap": overlap, "least": COARSE_CHANGES}
         values = [correlate(mine, each, lengths, counts, **how)[0] for each in both]
         found.append(np.maximum(*values))
-    best = np.stack(found)  # speeds n
+    slower = np.where(np.array(speeds) == 1, 0, OTHER_SPEED)[:, None]
+    best = np.stack(found) - slower  # speeds n
     fast = np.array(speeds)[best.argmax(0)]
     likely = ours.static[a] | (best.max(0) > COARSE_CORRELATION)
     rows = zip(a[likely].tolist(), b[likely].tolist(), fast[likely].tolist(), strict=True)
@@ -81,40 +83,51 @@ def _changing_alike(
 
 
 def _alike(ours: Summaries, theirs: Summaries | None) -> Pairs:
-    """Pairs of clips with layouts alike: whole or middle, mirrored or not; some pairs repeat."""
+    """Pairs of clips with layouts alike, one of them cropped or mirrored; some pairs repeat."""
     among = ours if theirs is None else theirs
-    views = [(0, 0), (1, 0)] if theirs is None else [(0, 0), (1, 0), (0, 1)]
-    queries, entries = len(ours.layouts) * 2 * len(views), len(among.layouts)
-    search = _all_near if queries * entries <= EXACT else _hashed_near
-    for mine, other in views:
-        for signs in (1.0, MIRROR):
-            layouts = ours.layouts[:, mine] * np.float32(signs)
-            for a, b in search(layouts, among.layouts[:, other]):
-                yield ours.owners[a], among.owners[b]
+    searches = [(ours, among)] if theirs is None else [(ours, among), (among, ours)]
+    for turn, (some, others) in enumerate(searches):
+        entries = others.layouts[:, 0]
+        exact = len(some.layouts) * len(CROPS) * 2 * len(entries) <= EXACT
+        for a, b in (_all_near if exact else _hashed_near)(some.layouts, entries):
+            pair = some.owners[a], others.owners[b]
+            yield pair[::-1] if turn else pair
 
 
-def _all_near(a: np.ndarray, b: np.ndarray) -> Pairs:
-    rows = max(1, BLOCK // max(1, len(b)))
-    for at in range(0, len(a), rows):
-        first, second = np.nonzero(a[at : at + rows] @ b.T > LAYOUT)
-        yield first + at, second
+def _views(layouts: np.ndarray) -> Iterator[np.ndarray]:
+    """The layouts of `m v c` within each crop, mirrored or not, `m c` each."""
+    for number in range(layouts.shape[1]):
+        yield np.ascontiguousarray(layouts[:, number])
+        yield layouts[:, number] * MIRROR
 
 
-def _hashed_near(a: np.ndarray, b: np.ndarray) -> Pairs:
+def _all_near(queries: np.ndarray, entries: np.ndarray) -> Pairs:
+    rows = max(1, BLOCK // max(1, len(entries)))
+    for view in _views(queries):
+        for at in range(0, len(view), rows):
+            first, second = np.nonzero(view[at : at + rows] @ entries.T > LAYOUT)
+            yield first + at, second
+
+
+def _hashed_near(queries: np.ndarray, entries: np.ndarray) -> Pairs:
     """Pairs that share a bucket of a table of random hyperplanes (Charikar, 2002), and are alike.
 
     The tables are as many as it takes to miss `MISSED` of the pairs with a cosine of `LIKE`.
     """
-    bits = min(max(8, round(math.log2(len(b))) - 2), b.shape[1] - 1)
+    width = entries.shape[1]
+    bits = min(max(8, round(math.log2(len(entries))) - 2), width - 1)
     agree = (1 - math.acos(LIKE) / math.pi) ** bits
-    tables = math.ceil(math.log(MISSED) / math.log1p(-agree))
     generator = np.random.default_rng(0)
-    for _ in range(tables):
-        axes = np.linalg.qr(generator.standard_normal((b.shape[1], b.shape[1])))[0]
+    for _ in range(math.ceil(math.log(MISSED) / math.log1p(-agree))):
+        axes = np.linalg.qr(generator.standard_normal((width, width)))[0]
         axes = axes[:, : bits + 1].astype(np.float32)
-        keys = _keys(b, axes)
+        keys = _keys(entries, axes)
         order = np.argsort(keys, kind="stable")
-        yield from _bucketed(a, b, _keys(a, axes), keys[order], order)
+        table = keys[order]
+        for view in _views(queries):
+            wanted = _keys(view, axes)
+            asked = np.argsort(wanted)  # in order, since that is several times as fast
+            yield from _bucketed(view, entries, asked, wanted[asked], table, order)
 
 
 def _keys(layouts: np.ndarray, axes: np.ndarray) -> np.ndarray:
@@ -126,23 +139,32 @@ def _keys(layouts: np.ndarray, axes: np.ndarray) -> np.ndarray:
 
 
 def _bucketed(
-    a: np.ndarray, b: np.ndarray, wanted: np.ndarray, keys: np.ndarray, order: np.ndarray
+    queries: np.ndarray,
+    entries: np.ndarray,
+    asked: np.ndarray,
+    wanted: np.ndarray,
+    table: np.ndarray,
+    order: np.ndarray,
 ) -> Pairs:
-    """Pairs alike of one table: `keys` are sorted, `order` tells whose they are."""
+    """Pairs alike of one table: `wanted` and `table` are sorted keys of `asked` and `order`."""
     bucket = wanted >> FINE
-    place = np.searchsorted(keys, wanted)
-    first = np.maximum(np.searchsorted(keys, bucket << FINE), place - BUCKET // 2)
-    last = np.minimum(np.searchsorted(keys, (bucket + 1) << FINE), place + BUCKET // 2)
-    counts = np.maximum(last - first, 0)
-    running = np.cumsum(counts)
+    place = np.searchsorted(table, wanted)
+    first = np.maximum(np.searchsorted(table, bucket << FINE), place - BUCKET // 2)
+    last = np.minimum(np.searchsorted(table, (bucket + 1) << FINE), place + BUCKET // 2)
+    running = np.cumsum(last - first)
     at = 0
-    while at < len(a):
+    while at < len(asked):
         done = running[at - 1] if at else 0
         end = max(at + 1, int(np.searchsorted(running, done + BLOCK, side="right")))
-        some = counts[at:end]
-        ours = np.repeat(np.arange(at, end), some)
-        steps = np.arange(len(ours)) - np.repeat(np.cumsum(some) - some, some)
-        theirs = order[first[ours] + steps]
-        near = np.einsum("nc,nc->n", a[ours], b[theirs]) > LAYOUT
-        yield ours[near], theirs[near]
+        a, b = asked[at:end], order[_ranges(first[at:end], last[at:end])]
+        a = np.repeat(a, (last - first)[at:end])
+        near = np.einsum("nc,nc->n", queries[a], entries[b]) > LAYOUT
+        yield a[near], b[near]
         at = end
+
+
+def _ranges(first: np.ndarray, last: np.ndarray) -> np.ndarray:
+    """All whole numbers from each `first` to before each `last`, one after the other."""
+    counts = last - first
+    behind = np.cumsum(counts) - counts
+    return np.repeat(first - behind, counts) + np.arange(int(counts.sum()))

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from t2v.curation.analyze import clip_id
-from t2v.curation.copies.prints import COARSE, SIZE
+from t2v.curation.copies.prints import COARSE, CROPS, SIZE
 from t2v.curation.copies.reading import Piece, is_whole, read_pieces
 from t2v.curation.copies.summaries import SPREAD, Summaries
 from t2v.curation.journal import load_prints
@@ -304,7 +304,7 @@ def _load(path: Path) -> _Segment:
     files = {path: (int(a), int(b), str(c)) for path, (a, b, c) in rows["files"].items()}
     count = sum(map(len, clips.values()))
     summaries = Summaries(
-        _checked(arrays["layouts"], np.float32, 3, (2, len(SPREAD))),
+        _checked(arrays["layouts"], np.float32, 3, (len(CROPS), len(SPREAD))),
         _checked(arrays["owners"], np.int64, 1, ()),
         _checked(arrays["changes"], np.float16, 2, (COARSE[0] * COARSE[1],)),
         _checked(arrays["lengths"], np.int64, 1, ()),

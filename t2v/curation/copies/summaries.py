@@ -8,22 +8,22 @@ from dataclasses import dataclass
 import numpy as np
 from einops import rearrange
 
-from t2v.curation.copies.prints import COARSE, SIZE, coarse, is_static
+from t2v.curation.copies.prints import COARSE, CROPS, SIZE, Crop, coarse, is_static
 
-WAVES = (4, 5)  # cosines down and across that tell a layout
-WINDOW, STEP = 16, 8  # pictures: a clip whose picture moves on has the layout of each 2 s
+WAVES = (5, 6)  # cosines down and across that tell a layout
+WINDOW, STEP = 16, 4  # pictures: a clip whose picture moves on has layouts of every 2 s
 NEW = 0.9  # cosine to the layouts before, below which one of a window is another
 FLAT = 0.5  # of 255: the contrast of a layout below which there is none
-MIDDLE = 0.05  # share cropped off each side in the second layout of a picture
 # The usual size of each cosine at unit contrast, measured on simulated pictures whose amplitudes
 # fall with frequency as those of natural ones do (Field, 1987), many of them brighter at the top.
 # Divided by it the few that are large everywhere do not make all clips look alike.
 SPREAD = np.array(
     [
-        [1.00, 0.41, 0.29, 0.21, 0.16],
-        [0.61, 0.24, 0.20, 0.16, 0.12],
-        [0.18, 0.16, 0.14, 0.12, 0.11],
-        [0.14, 0.11, 0.10, 0.09, 0.08],
+        [1.00, 0.39, 0.28, 0.20, 0.15, 0.12],
+        [0.60, 0.23, 0.19, 0.15, 0.12, 0.10],
+        [0.18, 0.15, 0.14, 0.12, 0.10, 0.09],
+        [0.13, 0.10, 0.10, 0.09, 0.08, 0.07],
+        [0.08, 0.07, 0.07, 0.07, 0.06, 0.06],
     ],
     np.float32,
 ).ravel()[1:]
@@ -35,7 +35,7 @@ class Summaries:
     """The summaries of `n` clips, one after the other in flat arrays.
 
     Args:
-        layouts: `m 2 c` float32 of length 1, of the whole picture and of its middle; zero: flat.
+        layouts: `m v c` float32 of length 1, of the picture within each of `CROPS`; zero: flat.
         owners: the clip of each layout, `m`; a clip has one or more.
         changes: coarse pictures less their mean over time, `t d` float16, of all clips.
         lengths: pictures of each clip, `n`.
@@ -62,7 +62,7 @@ class Summaries:
             changes.append(seen.astype(np.float16))
             static.append(is_static(pictures))
         return Summaries(
-            np.concatenate([np.zeros((0, 2, len(SPREAD)), np.float32), *layouts]),
+            np.concatenate([np.zeros((0, len(CROPS), len(SPREAD)), np.float32), *layouts]),
             np.repeat(np.arange(len(layouts)), [len(each) for each in layouts]),
             np.concatenate([np.zeros((0, COARSE[0] * COARSE[1]), np.float16), *changes]),
             np.array([len(each) for each in changes], np.int64),
@@ -115,7 +115,7 @@ def _within(counts: np.ndarray, some: np.ndarray) -> np.ndarray:
 
 
 def _layouts(light: np.ndarray) -> np.ndarray:
-    """The layout of a clip's mean picture, and of windows that look otherwise, `m 2 c`."""
+    """The layout of a clip's mean picture, and of windows that look otherwise, `m v c`."""
     means = [light.mean(0)]
     if len(light) > WINDOW:
         starts = sorted({*range(0, len(light) - WINDOW, STEP), len(light) - WINDOW})
@@ -129,28 +129,28 @@ def _layouts(light: np.ndarray) -> np.ndarray:
 
 
 def _told(pictures: np.ndarray) -> np.ndarray:
-    """The layouts of pictures and of their middles, `n 2 c`."""
+    """The layouts of pictures within each of `CROPS`, `n v c`."""
     raw = rearrange(pictures, "n h w -> n (h w)") @ _COSINES
-    raw = rearrange(raw, "n (v c) -> n v c", v=2)
+    raw = rearrange(raw, "n (v c) -> n v c", v=len(CROPS))
     contrast = np.linalg.norm(raw, axis=2, keepdims=True)
     even = raw / np.maximum(contrast, 1e-6) / SPREAD
     even /= np.maximum(np.linalg.norm(even, axis=2, keepdims=True), 1e-6)
     return np.where(contrast < FLAT * np.sqrt(SIZE[0] * SIZE[1]), 0, even).astype(np.float32)
 
 
-def _cosines(crop: float) -> np.ndarray:
-    """The cosines of `WAVES` over a picture without `crop` of it at each side, `(h w) c`."""
-    down, across = (_waves(SIZE[1 - axis], count, crop) for axis, count in enumerate(WAVES))
+def _cosines(crop: Crop) -> np.ndarray:
+    """The cosines of `WAVES` over a picture within a crop, `(h w) c`."""
+    left, top, right, bottom = crop
+    down, across = _waves(SIZE[1], WAVES[0], top, bottom), _waves(SIZE[0], WAVES[1], left, right)
     return rearrange(np.einsum("ky,lx->yxkl", down, across), "y x k l -> (y x) (k l)")[:, 1:]
 
 
-def _waves(length: int, count: int, crop: float) -> np.ndarray:
+def _waves(length: int, count: int, before: float, behind: float) -> np.ndarray:
     """Cosines of unit length over pixels, each weighted by how much of it is within the crop."""
-    edges = (np.arange(length + 1) / length - crop) / (1 - 2 * crop)
-    inside = np.diff(np.clip(edges, 0, 1))
-    middles = (np.clip(edges[1:], 0, 1) + np.clip(edges[:-1], 0, 1)) / 2
-    waves = np.cos(np.pi * np.outer(np.arange(count), middles)) * inside
-    return np.where(np.arange(count) > 0, np.sqrt(2), 1.0)[:, None] * waves * np.sqrt(length)
+    edges = np.clip((np.arange(length + 1) / length - before) / (1 - before - behind), 0, 1)
+    waves = np.cos(np.pi * np.outer(np.arange(count), (edges[1:] + edges[:-1]) / 2))
+    size = np.where(np.arange(count) > 0, 2 * length, length)[:, None] ** 0.5
+    return size * waves * np.diff(edges)
 
 
-_COSINES = np.concatenate([_cosines(0.0), _cosines(MIDDLE)], 1).astype(np.float32)
+_COSINES = np.concatenate([_cosines(crop) for crop in CROPS], 1).astype(np.float32)

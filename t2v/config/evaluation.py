@@ -51,7 +51,8 @@ class EvalConfig:
     captioner: str | None = None  # image- or video-to-text model of transformers, for captions back
     # encoder of transformers that compares captions with prompts; null: by the words they share
     sentences: str | None = None
-    training: str | None = None  # folder of the training clips, to find copies of them
+    # training clips, to find copies of them: a manifest, a folder of videos or of `t2v world`
+    training: str | None = None
     # model whose videos of the same prompts from the same noise stand beside these (a folder or a
     # Hub id): what a student or a faster setting is to be like; with its own steps and guidance
     teacher: str | None = None

@@ -66,8 +66,8 @@ def trace(config: TraceConfig) -> str:
         UserError: nothing can be read, or fingerprints or `json` cannot be written.
     """
     engine.require_engine(config)
-    theirs = _collected(config.collection, "collection", config)
-    ours = _collected(config.video, "video", config)
+    theirs = collected(config.collection, "collection", config)
+    ours = collected(config.video, "video", config)
     found = find(ours, theirs, config)
     if config.json is not None:
         rows = [each.row() for each in found]
@@ -109,8 +109,15 @@ def _found(ours: Part, theirs: Part, match: Match, speed: float, mine: int, othe
     return Found(ours, theirs, spans[0], spans[1], match.correlation, kind)
 
 
-def _collected(given: str, name: str, config: TraceConfig) -> Collection:
-    """The fingerprints of a film, or of the clips of a manifest or folder that are not dropped."""
+def collected(given: str, name: str, config: TraceConfig) -> Collection:
+    """Return the fingerprints of a film, or of the clips of a manifest or folder that are kept.
+
+    Args:
+        name: of the setting that gave it, for messages.
+
+    Raises:
+        UserError: there is nothing to compare, or fingerprints cannot be written.
+    """
     path = Path(given)
     if not path.exists():
         raise UserError(f"{name}={given}: there is no such file or folder.")
@@ -146,7 +153,7 @@ def _unread(collection: Collection) -> list[str]:
 def _counts(
     found: Sequence[Found], ours: Collection, theirs: Collection
 ) -> dict[str, int | float | list[str]]:
-    """What a set of matches comes to: clips, and seconds of film."""
+    """The sums of a set of matches: clips, and seconds of film."""
     clips = {_clip(part) for part in ours.parts}
     copied = {_clip(each.ours) for each in found}
     total = sum(part.end - part.start for part in ours.parts)

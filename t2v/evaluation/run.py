@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import os
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from t2v.config.evaluation import EvalConfig
 from t2v.config.load import save_config
-from t2v.data.world_shards import read_rendered
 from t2v.errors import UserError
 from t2v.evaluation.compare import compare
 from t2v.evaluation.measure import check_metrics, load_networks, measure
@@ -38,6 +38,9 @@ from t2v.io.files import write_text
 from t2v.models.upscaler import check_scale
 from t2v.outputs import output_folder
 from t2v.pipelines.generator import Generator, Request, rate_of
+
+if TYPE_CHECKING:
+    from t2v.evaluation.copies import TrainingClips
 
 logger = logging.getLogger(__name__)
 
@@ -110,8 +113,17 @@ def measure_suite(
         keys: the key of each of the model's videos in the cache.
     """
     found = measure(rows, nets)
-    suspicious = suspicions(rows[MODEL], rows.get(REAL), found.get("dynamics"), config.training)
+    training = training_clips(config.training) if config.training is not None else None
+    suspicious = suspicions(rows[MODEL], rows.get(REAL), found.get("dynamics"), training)
     return suite_report(suite, found, suspicious, keys, config.seed)
+
+
+@lru_cache(1)
+def training_clips(training: str) -> TrainingClips:
+    """Return the fingerprints of training clips, which several suites are compared with."""
+    from t2v.evaluation.copies import TrainingClips  # it loads OpenCV: few evaluations ask for it
+
+    return TrainingClips(training)
 
 
 def _write_report(
@@ -147,7 +159,7 @@ def _check_settings(suites: list[Suite], config: EvalConfig) -> None:
             f"{list(config.suites)} describes none. Add world, or leave the oracle out."
         )
     if config.training is not None:
-        read_rendered(config.training)
+        training_clips(config.training)
 
 
 def _check_scale(suites: list[Suite], generator: Generator, upscale: int) -> None:

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
-from einops import rearrange
 from torch import Tensor
-from torch.nn import functional as F
 
-from t2v.data.world_shards import read_rendered, read_shards
 from t2v.evaluation.rows import MODEL, REAL
 from t2v.evaluation.shares import wilson
 from t2v.evaluation.types import Measurements, PerVideo, Videos
+
+if TYPE_CHECKING:  # it loads OpenCV, for which few evaluations ask
+    from t2v.evaluation.copies import Nearest, TrainingClips
 
 MOVES = 1.0  # % of the shorter side a second above which a real clip counts as moving
 STILL_SHARE = 0.1  # of the real clip's motion
 ALWAYS_FROZEN = 0.9
 BLURRED_SHARE = 0.5  # of the real clip's sharpness
-GRID = (5, 16, 16)  # clips are compared as means over so many parts of time, height and width
 
 Marks = dict[str, Tensor]  # of each check, whether a video fails it, `n` bool
 
@@ -36,14 +36,14 @@ def suspicions(
     model: Videos,
     real: Videos | None,
     dynamics: dict[str, Measurements] | None,
-    training: str | None,
+    training: TrainingClips | None,
 ) -> Suspicions:
     """Check the model's videos, against their real clips where there are any.
 
     Args:
         dynamics: measurements of `metrics.dynamics` by row, those of `MODEL` and `REAL` among them;
             None: nothing is checked.
-        training: folder of the training clips; None: copying is not checked.
+        training: the training clips; None: copying is not checked.
     """
     if dynamics is None:
         return Suspicions({}, [])
@@ -55,24 +55,35 @@ def suspicions(
         return found.values
 
     motion, frozen = values(MODEL, "motion"), values(MODEL, "frozen")
-    if real is None:
-        marks = {"still": still(motion, frozen, None)}
-        return Suspicions(marks, warnings(marks, len(motion)))
-    real_motion = values(REAL, "motion")
-    marks = {
-        "still": still(motion, frozen, real_motion),
-        "blurred": blurred(values(MODEL, "sharpness"), values(REAL, "sharpness")),
-    }
+    marks: Marks = {}
     texts: dict[str, tuple[str, ...]] = {}
     if training is not None:
-        distance, captions = nearest_training(model.video, training)
-        new, _ = nearest_training(real.video, training)
-        marks["copied"] = copied(distance, new)
-        texts["nearest training clip"] = tuple(
-            f"{each:.1f} grey levels from '{caption}'; new clips are {new.min():.1f} or more away"
-            for each, caption in zip(distance.tolist(), captions, strict=True)
-        )
+        marks["copied"], texts["nearest training clip"] = _copies(model, real, training)
+    if real is None:
+        marks["still"] = still(motion, frozen, None)
+        return Suspicions(marks, warnings(marks, len(motion)), texts)
+    real_motion = values(REAL, "motion")
+    marks["still"] = still(motion, frozen, real_motion)
+    marks["blurred"] = blurred(values(MODEL, "sharpness"), values(REAL, "sharpness"))
     return Suspicions(marks, warnings(marks, int((real_motion > MOVES).sum())), texts)
+
+
+def _copies(
+    model: Videos, real: Videos | None, training: TrainingClips
+) -> tuple[Tensor, tuple[str, ...]]:
+    """Which videos are copies of training clips, and words for each."""
+    nearest = training.nearest(model)
+    new = _distances(training.nearest(real)) if real is not None else None
+    beside = "" if new is None else f"; new clips are {new.min():.2f} or more away"
+    texts = tuple(
+        f"{each.distance:.2f} from '{each.clip}'{beside}" if each.clip else f"none is near{beside}"
+        for each in nearest
+    )
+    return copied(_distances(nearest), new, training.distance), texts
+
+
+def _distances(nearest: list[Nearest]) -> Tensor:
+    return torch.tensor([each.distance for each in nearest])
 
 
 def still(motion: Tensor, frozen: Tensor, real_motion: Tensor | None) -> Tensor:
@@ -92,38 +103,15 @@ def blurred(sharpness: Tensor, real_sharpness: Tensor) -> Tensor:
     return sharpness < BLURRED_SHARE * real_sharpness
 
 
-def copied(distance: Tensor, real_distance: Tensor) -> Tensor:
-    """Return which videos are nearer to a training clip than any new real clip is, `n`."""
-    return distance < real_distance.min()
-
-
-def nearest_training(video: Tensor, folder: str) -> tuple[Tensor, list[str]]:
-    """Return the distance of each video to the nearest training clip, and that clip's caption.
-
-    The root mean square difference of coarse clips, 5 x 16 x 16 colours, in grey levels.
+def copied(distance: Tensor, real_distance: Tensor | None, least: float) -> Tensor:
+    """Return which videos are copies: near a training clip, and nearer than any new real clip, `n`.
 
     Args:
-        video: `n t h w c`, uint8.
-        folder: clips of `t2v world`.
-
-    Raises:
-        UserError: see `read_shards`.
+        distance, real_distance: of videos and of new real clips to their nearest training clip.
+        least: the distance up to which a video is a copy.
     """
-    clips = read_rendered(folder)
-    ours, found = _coarse(video), []
-    for shard, _ in read_shards(folder):
-        found.append(torch.cdist(ours, _coarse(shard)))
-    distance, index = torch.cat(found, dim=1).min(1)
-    captions = [clips[i].caption for i in index.tolist()]
-    return distance / ours.shape[1] ** 0.5, captions
-
-
-def _coarse(video: Tensor) -> Tensor:
-    parts = [
-        F.adaptive_avg_pool3d(rearrange(each.float(), "n t h w c -> n c t h w"), GRID)
-        for each in video.split(64)
-    ]
-    return torch.cat(parts).flatten(1)
+    near = distance <= least
+    return near if real_distance is None else near & (distance < real_distance.min())
 
 
 def warnings(marks: Marks, moving: int) -> list[str]:
@@ -146,7 +134,7 @@ def warnings(marks: Marks, moving: int) -> list[str]:
         ),
         (
             "copied",
-            "COPIED CLIPS: {} of {} videos are nearer to a training clip than any new clip is.",
+            "COPIED CLIPS: {} of {} videos show what a training clip shows, as `t2v trace` finds.",
         ),
     ):
         if name in marks:

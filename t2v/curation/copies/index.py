@@ -165,6 +165,12 @@ def _collection(
     return Collection(parts, joined.taken(at), places, unread)
 
 
+def memory_collection(parts: list[Part], prints: list[np.ndarray]) -> Collection:
+    """Return the collection of fingerprints that are at hand, `t h w` uint8 each."""
+    segment = _Segment({}, {}, Summaries.of(prints), prints)
+    return Collection(parts, segment.summaries, [(segment, i) for i in range(len(prints))], {})
+
+
 def _key(clip: Clip, sha256: str) -> str:
     where = "whole" if is_whole(clip) else (clip.start, clip.end, clip.extra.get("crop"))
     return digest(RULES, sha256, where, clip.extra.get("index") if clip.is_rendered else None)

@@ -1,4 +1,4 @@
-"""What a search keeps of each fingerprint: the layout of its pictures and how they change."""
+"""Summaries of fingerprints for a search: the layout of their pictures and how they change."""
 
 from __future__ import annotations
 

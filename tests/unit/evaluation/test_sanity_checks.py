@@ -79,7 +79,7 @@ def test_blurred_videos_are_marked(report_of):
 def test_copied_training_clips_are_marked(report_of, training):
     _, page = report_of(lambda real: load_clips(training).video[: len(real)])
     assert "COPIED CLIPS: 8 of 8" in page
-    assert "0.0 grey levels from" in page
+    assert "0.00 from" in page
 
 
 def test_honest_clips_are_not_marked(report_of):

@@ -53,9 +53,9 @@ class ScenesConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DedupConfig:
-    """The similarity from which two clips are one: copies lie above .78, others below .5."""
+    """The similarity from which two clips are one: copies lie above .85, others below .6."""
 
-    correlation: float = 0.7  # of their thumbnails, from which two clips are the same
+    correlation: float = 0.75  # of their thumbnails, from which two clips are the same
     overlap: float = 0.6  # share of the shorter clip that two clips must have in common
 
 

@@ -21,7 +21,7 @@ class TraceConfig:
     collection: str  # manifest or folder of clips, or a folder of `t2v world`; also written in=
     json: str | None = None  # file to write with every match
     index: str | None = None  # folder of fingerprints; null: `prints` beside the collection
-    correlation: float = 0.7  # of thumbnails, from which two clips are copies; 0 to 1
+    correlation: float = 0.75  # of thumbnails, from which two clips are copies; 0 to 1
     overlap: float = 0.45  # share of the shorter clip that two clips must have in common
     # how many times as fast as a clip the film may play
     speeds: tuple[float, ...] = (0.5, 0.67, 0.75, 0.8, 0.9, 0.96, 1.0, 1.04, 1.1, 1.25, 1.5, 2.0)

@@ -66,6 +66,8 @@ def trace(config: TraceConfig) -> str:
         UserError: nothing can be read, or fingerprints or `json` cannot be written.
     """
     engine.require_engine(config)
+    if config.json is not None:  # before films are read for an hour
+        Path(config.json).parent.mkdir(parents=True, exist_ok=True)
     theirs = collected(config.collection, "collection", config)
     ours = collected(config.video, "video", config)
     found = find(ours, theirs, config)

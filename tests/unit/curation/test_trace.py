@@ -72,7 +72,7 @@ def test_a_copy_is_traced_to_its_clip_and_what_is_new_in_it_to_none(
 ):
     shots = [films["film 2"][12:, 14:-14, ::-1], scene(9, 48, pan=2)[:, :116]]
     write_video(tmp_path / "copy.mp4", np.concatenate(shots), 24)
-    report = tmp_path / "found.json"
+    report = tmp_path / "new" / "found.json"
     words = ["trace", str(tmp_path / "copy.mp4"), f"in={collection}", "workers=1"]
     assert main([*words, f"json={report}"]) == 0
     shown, found = capsys.readouterr().out, json.loads(report.read_text())

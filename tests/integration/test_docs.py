@@ -39,6 +39,7 @@ TINY = {
     "eval words": "times=[0.5] overwrite=true",
     "eval footage": "held_out=2 draws=1",
     "curate": "workers=1",  # a worker is a process, and imports for itself
+    "trace": "workers=1",
     "plan sample": "num_frames=33",
     "bench attention": "grids=[1x2x2] dim=128 repeats=1",
     "bench": "warmup=0 repeats=1 memory_frames=[5]",

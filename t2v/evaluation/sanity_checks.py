@@ -71,7 +71,7 @@ def suspicions(
 def _copies(
     model: Videos, real: Videos | None, training: TrainingClips
 ) -> tuple[Tensor, tuple[str, ...]]:
-    """Which videos are copies of training clips, and words for each."""
+    """Mark videos that are copies of training clips, and give words for each."""
     nearest = training.nearest(model)
     new = _distances(training.nearest(real)) if real is not None else None
     beside = "" if new is None else f"; new clips are {new.min():.2f} or more away"

@@ -56,6 +56,7 @@ FLAGS = {
     "--sheet": "sheet",
     "--gif": "gif",
     "--truncate": "truncate",
+    "--prompt-syntax": "prompting.syntax",
     "--overwrite": "overwrite",
 }
 

@@ -87,7 +87,7 @@ def _check_author(author: str) -> None:
     url, _, name = author.partition("#")
     endpoint = url.startswith(("http://", "https://")) and name
     if "://" in url:
-        _check_address(url)
+        check_address(url, "caption.authors", "caption.key_variable")
     if not (plain or model or endpoint):
         raise UserError(
             f"caption.authors: {_without_secrets(author)!r} is not an author. Allowed: sidecar, "
@@ -99,9 +99,17 @@ def _without_secrets(author: str) -> str:
     return re.sub(r"\?.*", "?...", re.sub(r".*@", "...@", author, flags=re.S), flags=re.S)
 
 
-def _check_address(url: str) -> None:
+def check_address(url: str, setting: str, key_setting: str) -> None:
     """Refuse an address that may hold a secret, without showing it: it would be stored, in
-    `config.yaml`, in the manifest and in the report."""
+    `config.yaml`, in manifests, reports and recipes.
+
+    Args:
+        setting: that names it.
+        key_setting: that names the environment variable for a key.
+
+    Raises:
+        UserError: it has more than a scheme, a host, a port and a path.
+    """
     what = ""
     try:
         parts = urlsplit(url)
@@ -115,8 +123,8 @@ def _check_address(url: str) -> None:
         what = "no valid host, or no port from 1 to 65535"
     if what:
         raise UserError(
-            f"caption.authors: an address has {what}. Allowed: https://HOST:PORT/v1#MODEL; "
-            "the key goes into the environment variable that caption.key_variable names."
+            f"{setting}: an address has {what}. Allowed: https://HOST:PORT/v1#MODEL; "
+            f"the key goes into the environment variable that {key_setting} names."
         )
 
 

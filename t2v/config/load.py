@@ -42,7 +42,7 @@ def load_config(
         overrides: `name=value` with dotted names. Text is taken as it stands; anything else is
             read as YAML 1.2 (`optim.lr=1e-3 height=null model.patch_size=[1,2,2]`). Nothing is
             interpolated: `${x}` is these four letters.
-        stored: values as JSON holds them, by dotted name.
+        stored: values as JSON holds them, by dotted name or nested.
         option: what named the file, for messages. A file that another option than `--config` names
             holds all settings, and every message names it.
 
@@ -53,7 +53,7 @@ def load_config(
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    known, stored = settings(schema), stored or {}
+    known, stored = settings(schema), dict(stored or {})
     lists, paths = (getattr(schema, name, ()) for name in ("ONE_OR_MORE", "BESIDE_FILE"))
     retired = getattr(schema, "RETIRED", {})
     merged = deepcopy(_defaults(cast(type, schema)))
@@ -61,7 +61,7 @@ def load_config(
     from_file = list(_read_file(file, option)) if file else []
     in_files = [
         *from_file,
-        *((name, _as_parsed(each), f"{name}={shortened(each)}") for name, each in stored.items()),
+        *((name, _as_parsed(each), f"{name}={shortened(each)}") for name, each in _leaves(stored)),
     ]
     places: dict[str, str] = {}
     for number, (old, value, given) in enumerate(

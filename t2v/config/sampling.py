@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import PurePath
 from typing import Any, ClassVar, Literal
 
 from t2v.config.checks import at_least_one, check_interpolation, check_workers, kind_of, kinds_of
+from t2v.config.prompting import PromptingConfig
 from t2v.errors import UserError
 
 LoRAPresetName = Literal["wan21-lightx2v", "wan22-lightx2v", "causvid"]
@@ -117,6 +118,7 @@ class SampleConfig:
     gif: bool = False  # also write each video as a GIF
     preview_every: int = 0  # steps between two preview pictures; 0: none
     truncate: bool = False  # cut a prompt that is too long instead of refusing it
+    prompting: PromptingConfig = field(default_factory=PromptingConfig)
     # LoRA file, or a folder (such as a checkpoint) that holds one; of several: [A, B]
     lora: tuple[str, ...] = ()
     # strength of each LoRA, or one for all; 0 is the model without it, bit for bit

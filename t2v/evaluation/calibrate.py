@@ -35,7 +35,7 @@ from t2v.io.shipped import shipped
 from t2v.models.device import DTYPES, pick_device, pick_dtype
 from t2v.models.folder import EMBEDDED, model_folder, scheduler_hash, weights_hash
 from t2v.pipelines.generator import Generator, Request
-from t2v.sampling.recipe import versions
+from t2v.sampling.versions import versions
 from t2v.world.prompts import random_prompts
 
 logger = logging.getLogger(__name__)

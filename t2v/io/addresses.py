@@ -31,7 +31,7 @@ OUTSIDE = "outside"  # beside the schemes: paths that a manifest names and that 
 # settings whose texts are no places, whatever they begin with
 PROSE = {
     *("prompt", "prompts", "negative_prompt", "caption", "authors", "rule", "concept"),
-    *("soft_prompt", "queue"),
+    *("soft_prompt", "queue", "rewrite", "instruction"),
 }
 
 _given: list[bool] = []
@@ -157,7 +157,7 @@ def local_in(value: Any, name: str = "") -> Any:
         return {key: local_in(each, key) for key, each in value.items()}
     if isinstance(value, tuple):
         return tuple(local_in(each, name) for each in value)
-    if not isinstance(value, str) or name in PROSE or not is_address(value):
+    if not isinstance(value, str) or name.rpartition(".")[2] in PROSE or not is_address(value):
         return value
     try:
         return local(value)

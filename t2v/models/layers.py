@@ -16,7 +16,7 @@ from diffusers.models.embeddings import (
     get_3d_sincos_pos_embed,
 )
 from diffusers.models.normalization import FP32LayerNorm
-from einops import rearrange, reduce, repeat
+from einops import einsum, rearrange, reduce, repeat
 from torch import Tensor, nn
 
 from t2v.errors import UserError
@@ -153,6 +153,41 @@ def sincos_at(positions: Tensor, dim: int, h: int, w: int) -> Tensor:
         dim=-1,
     )
     return rearrange(table, "(b k) n d -> b (k n) d", b=count)
+
+
+def with_pictures(timestep: Tensor, count: int, total: int) -> Tensor:
+    """The times of all tokens, `b n`: those of the video, and 0 for those of pictures."""
+    if timestep.ndim == 1:
+        timestep = repeat(timestep, "b -> b n", n=count)
+    return F.pad(timestep, (0, total - count))
+
+
+def mask_of_tokens(
+    mask: Tensor, count: int, t: int, h: int, w: int, positions: Tensor | None
+) -> Tensor:
+    """A mask of the text by latent frames, `b frames m`, as one by tokens, `b count m`.
+
+    Args:
+        t, h, w: patches of the video; one of several frames sees what its first one does.
+        positions: places of pictures in time, `b k`: a picture sees what the frame there does.
+    """
+    frames = mask[:, :: mask.shape[1] // t]
+    if positions is not None:
+        there = positions.round().long().clamp(0, mask.shape[1] - 1)
+        beside = mask.gather(1, repeat(there, "b k -> b k m", m=mask.shape[2]))
+        frames = torch.cat([frames, beside], dim=1)
+    tokens = repeat(frames, "b t m -> b (t places) m", places=h * w)
+    assert tokens.shape[1] == count
+    return tokens
+
+
+def refuse_mask(way: object, mask: Tensor | None) -> None:
+    """Raise `UserError` where blocks see other tokens than the video's, which have no mask each."""
+    if way is not None and mask is not None and mask.ndim == 3:
+        raise UserError(
+            "prompt: has scenes by time, and the middle blocks of this model see learned tokens, "
+            "which belong to no frame. Leave the times out, or tell a story."
+        )
 
 
 def apply_rotary(x: Tensor, rotations: Tensor) -> Tensor:
@@ -333,6 +368,11 @@ class ImageEmbedding(nn.Module):
 
 
 def _pool(text: Tensor, text_mask: Tensor | None) -> Tensor:
+    """The text's sum over its tokens, `b 1 d`; over those that each of the video's sees, `b n d`,
+    with a mask `b n m`."""
+    if text_mask is not None and text_mask.ndim == 3:
+        pooled = einsum(text_mask.type_as(text), text, "b n m, b m d -> b n d")
+        return F.rms_norm(pooled, pooled.shape[-1:], eps=1e-6)
     if text_mask is not None:
         text = text * rearrange(text_mask, "b m -> b m 1")
     pooled = reduce(text, "b m d -> b 1 d", "sum")  # padding is zero, so it adds nothing

@@ -32,6 +32,8 @@ from t2v.models.token_matching import (
 BLOCK_HOOK = "t2v_token_merging"
 ATTENTION_HOOK = "t2v_token_merging_sizes"
 
+TEXT_MASK = "encoder_attention_mask"  # of blocks that take one
+
 
 @dataclass(frozen=True, kw_only=True)
 class TokenMergingConfig:
@@ -166,6 +168,9 @@ class TokenMergingHook(ModelHook):
         """The arguments that belong to tokens, for those that stay."""
         made: dict[str, Any] = {}
         temb, rotary = self._of_each(given, count), given.get(self.tokens.rotary)
+        mask = given.get(TEXT_MASK)
+        if mask is not None and mask.ndim == 3:  # of the text that each token sees, `b n m`
+            made[TEXT_MASK] = take_tokens(mask, merge)
         if temb is not None:
             made[self.tokens.temb] = take_tokens(temb, merge)
         if rotary is not None:

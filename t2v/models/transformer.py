@@ -21,7 +21,7 @@ from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.normalization import FP32LayerNorm
 from diffusers.utils import apply_lora_scale
-from einops import rearrange, repeat
+from einops import rearrange
 from torch import Tensor, nn
 
 from t2v.errors import UserError
@@ -35,9 +35,12 @@ from t2v.models.layers import (
     RotaryEmbedding,
     TimeTextEmbedding,
     check_image_parts,
+    mask_of_tokens,
     modulate,
+    refuse_mask,
     sincos_at,
     sincos_table,
+    with_pictures,
 )
 
 if TYPE_CHECKING:
@@ -258,8 +261,8 @@ class T2VTransformer3DModel(
             hidden_states: normalised latents, `b c t h w`; sizes are multiples of the patch.
             timestep: 1000 * sigma, in [0, 1000]; `b`, or `b n` for one time per token (Wan 2.2).
             encoder_hidden_states: text embeddings with zeros past the prompt's end, `b m text_dim`.
-            encoder_attention_mask: boolean, `b m`, true where a token may be attended to. None: all
-                may, as Wan was trained.
+            encoder_attention_mask: boolean, true where a token may be attended to, `b m`, or
+                `b t m` by the latent frame that attends. None: all may, as Wan was trained.
             encoder_hidden_states_image: hidden states of an image encoder, `b m image_dim`; those
                 of several pictures one after the other.
             attention_kwargs: `scale` is the weight of the LoRA adapters; `kv_cache`, a `KVCache`,
@@ -285,20 +288,24 @@ class T2VTransformer3DModel(
         if pictures is not None:
             assert picture_positions is not None
             x = torch.cat([x, self._embed_pictures(pictures, picture_positions)], dim=1)
-            timestep = _with_pictures(timestep, count, x.shape[1])
+            timestep = with_pictures(timestep, count, x.shape[1])
         elif self.config.picture_tokens and torch.is_grad_enabled():
             x = x + 0 * self.picture_embedding  # processes agree on which weights have a gradient
+        mask = encoder_attention_mask
+        if mask is not None and mask.ndim == 3:
+            mask = mask_of_tokens(mask, x.shape[1], **grid, positions=picture_positions)
         all_tokens = grid if pictures is None else {**grid, "t": grid["t"] + pictures.shape[2]}
         views = views_of([block.chosen for block in self.blocks], rotations, all_tokens)
         kv_cache = (attention_kwargs or {}).get("kv_cache")
         temb, modulation, text = self.condition_embedder(
-            timestep, encoder_hidden_states, encoder_attention_mask, kv_cache
+            timestep, encoder_hidden_states, mask, kv_cache
         )
         image = encoder_hidden_states_image
         if image is not None:
             image = self.condition_embedder.embed_image(image, kv_cache)
-        run = partial(self._run_blocks, text, (encoder_attention_mask, kv_cache, image))
+        run = partial(self._run_blocks, text, (mask, kv_cache, image))
         way = route or (self.token_learner if self.config.learned_tokens else None)
+        refuse_mask(way, mask)
         if way is not None:
             x = way.through(run, len(self.blocks), x, modulation, views)
         for number in range(len(self.blocks) if way is None else 0):  # one by one: one call
@@ -379,13 +386,6 @@ class T2VTransformer3DModel(
 def _cast_tokens(dtype: torch.dtype, block: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
     x, *others = given
     return (x.to(dtype) if torch.is_autocast_enabled(x.device.type) else x, *others)
-
-
-def _with_pictures(timestep: Tensor, count: int, total: int) -> Tensor:
-    """The times of all tokens, `b n`: those of the video, and 0 for those of pictures."""
-    if timestep.ndim == 1:
-        timestep = repeat(timestep, "b -> b n", n=count)
-    return torch.nn.functional.pad(timestep, (0, total - count))
 
 
 # `from_single_file` looks every class in its table up as an attribute of diffusers

@@ -14,6 +14,7 @@ import numpy as np
 from diffusers import DiffusionPipeline, ModelMixin
 from torch import Tensor
 
+from t2v.config.prompting import PromptingConfig
 from t2v.errors import UserError
 from t2v.pipelines.visuals import VisualInputs
 
@@ -49,6 +50,7 @@ class Request:
     cache_ratios: tuple[float, ...] = ()  # of cache=mag
     guidance_interval: tuple[float, ...] = ()  # shares of the steps with guidance; empty: all
     token_merging: float = 0.0  # share of the tokens that middle blocks do without
+    prompting: PromptingConfig = field(default_factory=PromptingConfig)  # how prompts are read
 
 
 @dataclass(frozen=True, eq=False)

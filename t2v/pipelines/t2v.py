@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import CLIPVisionModel, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.image_processing_utils import BaseImageProcessor
 
+from t2v.config.prompting import PromptingConfig
 from t2v.errors import UserError
 from t2v.models.alone import alone
 from t2v.models.conditions import Conditions
@@ -36,8 +37,7 @@ from t2v.models.transformer import T2VTransformer3DModel
 from t2v.models.upscaler import VideoUpscaler, check_scale
 from t2v.models.vae import AutoencoderKLT2V
 from t2v.pipelines.denoise import TENSORS, Function, StepCallback, Watch, denoise, step_callback
-from t2v.pipelines.generator import Request
-from t2v.pipelines.known import Pair, VisualEncoding
+from t2v.pipelines.known import VisualEncoding
 from t2v.pipelines.latent_videos import Generators, LatentVideos
 from t2v.pipelines.prompts import PromptEncoding, Prompts
 from t2v.pipelines.registration import SavedPipeline, register
@@ -216,6 +216,7 @@ class T2VPipeline(SavedPipeline, LoraLoader, PromptEncoding, VisualEncoding, Lat
         scene_seconds: Sequence[float] | None = None,
         windows: "WindowsConfig | None" = None,
         upscale: int | None = None,
+        prompting: PromptingConfig | None = None,
     ) -> Any:
         """Make videos of prompts. Arguments that are None are as saved with the pipeline.
 
@@ -231,6 +232,8 @@ class T2VPipeline(SavedPipeline, LoraLoader, PromptEncoding, VisualEncoding, Lat
             guidance_scale_2: `guidance_scale` of the second transformer.
             scene_seconds, windows: one video of all prompts, see `story_of_call`.
             upscale: 1 for videos as they are decoded; None: enlarged where there is an upscaler.
+            prompting: how prompts are read, such as `PromptingConfig(syntax=True)`, see
+                `encode_read`.
 
         Returns `T2VPipelineOutput`, or `(frames,)` without `return_dict`. Raises `UserError` for
         what does not fit the model, and for NaN or infinite values, except in latents that are
@@ -264,6 +267,8 @@ class T2VPipeline(SavedPipeline, LoraLoader, PromptEncoding, VisualEncoding, Lat
             negative_prompt_embeds=negative_prompt_embeds,
             max_sequence_length=max_sequence_length,
             truncate=truncate,
+            prompting=prompting,
+            film=(num_frames, fps),
         )
         positive, negative = self.add_visuals(
             conditions_of_text, [visuals], num_frames, height, width, strength
@@ -287,23 +292,6 @@ class T2VPipeline(SavedPipeline, LoraLoader, PromptEncoding, VisualEncoding, Lat
         frames = self._frames(latents, num_frames, output_type, upscale)
         self.maybe_free_model_hooks()  # also empties the caches
         return T2VPipelineOutput(frames=frames, fps=fps) if return_dict else (frames,)
-
-    def encode_conditions(self, prompts: Sequence[str], request: Request) -> Pair:
-        """The conditions of videos of `prompts`, and for guidance those of the negative prompt."""
-        assert request.guidance_scale is not None
-        return self._encode(
-            prompt=list(prompts),
-            negative_prompt=request.negative_prompt,
-            do_classifier_free_guidance=request.guidance_scale > 1
-            or request.image_guidance_scale != 1,
-            truncate=request.truncate,
-        )
-
-    def _encode(self, **prompts: Any) -> Pair:
-        """Make the transformer's conditions of what `encode_prompt` takes."""
-        text, negative_text = self.encode_prompt(**prompts, dtype=self.transformer.dtype)
-        positive = Conditions(text=text)
-        return positive, None if negative_text is None else positive.with_text(negative_text)
 
     @alone
     @torch.no_grad()

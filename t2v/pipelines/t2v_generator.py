@@ -21,6 +21,7 @@ from t2v.models.stages import StagedGuidance, make_guidance
 from t2v.models.upscaler import check_scale
 from t2v.pipelines.generator import Request, Start, Step, Watcher, as_frames
 from t2v.pipelines.known import Pair
+from t2v.pipelines.prompts import refuse_split
 from t2v.pipelines.t2v import T2VPipeline
 from t2v.pipelines.visuals import VisualInputs
 
@@ -93,6 +94,9 @@ class T2VGenerator:
             is_guided=cast(float, request.guidance_scale) > 1,
             strength=request.strength,
         )
+        if request.prompting.reads:
+            self._check_read(prompt, request)
+            return
         for name, text in (("prompt", prompt), ("negative_prompt", request.negative_prompt)):
             count, limit = self.pipeline.count_tokens(text)
             if count > limit and not request.truncate:
@@ -102,6 +106,20 @@ class T2VGenerator:
                 )
         if prompt not in self._told:
             logger.info("%r: tokens %d/%d", prompt, *self.pipeline.count_tokens(prompt))
+        self._told.add(prompt)
+
+    def _check_read(self, prompt: str, request: Request) -> None:
+        """Raise `UserError` where a prompt whose signs are read does not fit, as `check` does."""
+        reader = self.pipeline.reader(request.prompting, request.truncate)
+        scenes = reader.check(prompt)
+        reader.check_negative(request.negative_prompt)
+        times = self.pipeline.film_times(cast(int, request.num_frames), cast(float, request.fps))
+        times.scenes(scenes)
+        if len(scenes) > 1:
+            refuse_split(self.pipeline.transformer)
+        if prompt not in self._told:
+            tokens = [reader.count(scene) for scene in scenes]
+            logger.info("%r: tokens %s/%d", prompt, "+".join(map(str, tokens)), reader.limit)
         self._told.add(prompt)
 
     @torch.no_grad()

@@ -16,10 +16,29 @@ from t2v.nets.aligner import Aligner
 from t2v.nets.clip import ClipModel
 from t2v.nets.scorer import is_scorer, load_scorer
 from t2v.sampling import recipe as recipe_files
-from t2v.sampling.recipe import Recipe
+from t2v.sampling.generate import Score
+from t2v.sampling.recipe import Choice, Recipe
 from t2v.sampling.results import read_recipe
 
 SHIPPED = "world-scorer"
+
+
+def chosen_by(config: SampleConfig) -> tuple[Choice, Score]:
+    """The choice that `best_of` asks for, still without a seed, and the score that decides it.
+
+    Raises:
+        UserError: see `load_score`.
+    """
+    scorer = scorer_of(config)
+    name, score = load_score(scorer)
+    choice = Choice(
+        best_of=config.best_of,
+        first_seed=0,
+        scorer=scorer,
+        name=name,
+        keep_draws=config.keep_draws,
+    )
+    return choice, score
 
 
 def scorer_of(config: SampleConfig) -> str:

@@ -186,7 +186,7 @@ def _make_best(
         plain = partial(generator.decode, latents, own.settings.num_frames)
         with clock(seconds, "decode"):
             frames = _tiled_at_need(generator, own.settings, plain)[0]
-        choice = choice.scored(seed, score(own.prompt, frames))
+        choice = choice.scored(seed, score(own.words, frames))
         done, value = len(choice.scores), choice.scores[str(seed)]
         logger.info("sample %d/%d: seed %d scores %.4f", done, choice.best_of, seed, value)
         name = str(path.with_suffix(f".seed-{seed}{path.suffix}"))

@@ -7,13 +7,11 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, cast
 
-import torch
-
 from t2v.config.load import load_config
+from t2v.config.prompting import PromptingConfig
 from t2v.config.sampling import INPUTS, VISUAL, SampleConfig, one_or_more
 from t2v.errors import UserError, shortened
 from t2v.io import text_files
@@ -21,8 +19,6 @@ from t2v.io.addresses import shown_in
 from t2v.io.files import EMBEDDED_MODELS, write_text
 from t2v.io.text_files import is_text
 from t2v.models.folder import file_hash, is_pipeline
-from t2v.models.kernels.names import names_of, operator_of
-from t2v.models.split import split_of
 
 MOST_JSON = 2**24  # bytes of a recipe: one has some thousand
 # settings that a recipe holds where they are otherwise, as earlier recipes have none
@@ -45,8 +41,8 @@ UNSAID: dict[str, Any] = {
     "cache": "none",
     "cache_ratios": (),
     "guidance_interval": (),
+    "prompting": {},
 }
-PACKAGES = ("t2v", "torch", "diffusers", "transformers")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +94,7 @@ class Recipe:
         versions: of t2v and the packages that do the arithmetic; on a CPU also its `threads`.
         choice: the samples it was chosen from, with `best_of`.
         inputs: SHA-256 of each picture and clip, by the setting that names it.
+        written: the prompt before an alternative of it was picked, or a model wrote it anew.
     """
 
     prompt: str
@@ -110,12 +107,22 @@ class Recipe:
     scheduler: str | None = None
     choice: Choice | None = None
     inputs: dict[str, str] = field(default_factory=dict)
+    written: str | None = None
 
     @property
     def path(self) -> Path:
         """The file of the video."""
         assert self.settings.output is not None
         return Path(self.settings.output)
+
+    @property
+    def words(self) -> str:
+        """The prompt without its signs."""
+        if not self.settings.prompting.reads:
+            return self.prompt
+        from t2v.prompting.embed import words_of  # few prompts have any
+
+        return words_of(self.prompt, self.settings.prompting)
 
     def with_seed(self, seed: int, choice: Choice) -> Recipe:
         """The recipe of one of the samples of a choice."""
@@ -134,10 +141,13 @@ class Recipe:
         values["lora"] = one_or_more(self.lora)
         for name in SampleConfig.ONE_OR_MORE:
             values["settings"][name] = one_or_more(values["settings"][name])
-        for name, usual in UNSAID.items():
-            if values["settings"][name] == usual:
+        usual = asdict(PromptingConfig())
+        told = values["settings"]["prompting"].items()
+        values["settings"]["prompting"] = {n: each for n, each in told if each != usual[n]}
+        for name, unsaid in UNSAID.items():
+            if values["settings"][name] == unsaid:
                 del values["settings"][name]
-        for name in ("upscaler", "scheduler"):
+        for name in ("upscaler", "scheduler", "written"):
             if values[name] is None:
                 del values[name]
         return values | {"settings": shown_in(values["settings"])}
@@ -202,6 +212,7 @@ def _are_hashes(value: Any) -> bool:
 HASH = re.compile("[0-9a-f]{64}")
 FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "prompt": (lambda value: is_text(value) and bool(value.strip()), "a text"),
+    "written": (lambda value: value is None or is_text(value), "a text"),
     "weights": (_is_hash, "64 hexadecimal digits"),
     "device": (lambda value: is_text(value) and len(value) < 100, "a text, such as cpu"),
     "versions": (_are_versions, "the version of each package, as texts"),
@@ -216,7 +227,13 @@ FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
         f"64 hexadecimal digits for each of {', '.join(INPUTS)}",
     ),
 }
-OPTIONAL = ("lora", "upscaler", "scheduler", "inputs")  # recipes of before there were any have none
+OPTIONAL = (
+    "lora",
+    "upscaler",
+    "scheduler",
+    "inputs",
+    "written",
+)  # recipes of before there were any have none
 
 
 def _choice(values: Any) -> Choice:
@@ -357,35 +374,3 @@ def write_values(path: Path, values: dict[str, Any]) -> None:
         write_text(path, json.dumps(values, indent=1) + "\n")
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}).") from error
-
-
-def versions(
-    device: str = "cpu", denoiser: Any = None, attention: str = "native"
-) -> dict[str, str]:
-    """Return the versions of the packages that compute, and the operator of the attention of a
-    `denoiser`; on a CPU also the number of threads, and the kernels of a `denoiser` of ours; of one
-    that processes share, how.
-
-    With another number of threads matrix products are summed in other parts, and so with another
-    number of processes.
-
-    Args:
-        attention: the backend, by diffusers' names.
-    """
-    named = {name: _version(name) for name in PACKAGES}
-    if denoiser is not None:
-        named["attention"] = operator_of(denoiser, attention, torch.device(device))
-    if device == "cpu":
-        named["threads"] = str(torch.get_num_threads())
-        if type(denoiser).__name__ == "T2VTransformer3DModel":
-            named["kernels"] = names_of(denoiser.dtype)
-    if (split := split_of(denoiser)) is not None:
-        named["processes"] = f"{split.processes} ({split})"
-    return named
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"  # t2v itself, run from a clone

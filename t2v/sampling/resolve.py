@@ -54,7 +54,7 @@ def resolve(
         filled["num_frames"] = config.num_frames  # the clip may say how many
     dtype = next((name for name, each in DTYPES.items() if each == own_dtype), config.dtype)
     # these are asked for once, and no part of a recipe
-    filled |= {"overwrite": False, "parallel": "auto"}
+    filled |= {"overwrite": False, "parallel": "auto", "prompting": config.prompting.as_made()}
     filled |= {"fps": fps, "duration": None, "dtype": dtype}
     filled["offload"] = "none" if config.offload == "auto" else config.offload
     full = replace(config, **filled)

@@ -48,7 +48,9 @@ from t2v.sampling.output_paths import (
 from t2v.sampling.recipe import Choice, Recipe
 from t2v.sampling.resolve import check, resolve, within_budget
 from t2v.sampling.results import FOLDER, PICTURE, read_recipe, spelled
+from t2v.sampling.versions import versions
 from t2v.sampling.watch import Follow
+from t2v.sampling.wording import Wording, refuse_rewording, rewritten, wordings
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +86,8 @@ def sample(
     Raises:
         UserError: something given cannot work; nothing was made.
     """
-    with places(config, len(prompts) * config.num_videos_per_prompt) as paths:
+    found = wordings(config, prompts)
+    with places(config, len(found)) as paths:
         recipe_files.input_hashes(config)  # a missing file is named before weights are read
         if is_spread(config):
             if loader is not None or follow is not None:
@@ -102,10 +105,11 @@ def sample(
             from t2v.sampling.spread import make_on_workers  # most videos are made here
 
             alone = replace(config, engine="local", workers=None)  # which is how a worker works
-            return make_on_workers(config, partial(_ready, alone, prompts, paths), paths)
+            found = rewritten(config.prompting, found)
+            return make_on_workers(config, partial(_ready, alone, found, paths), paths)
         if loader is not None:
             refuse_too_large(config)
-        ready = _ready(config, prompts, paths, loader)
+        ready = _ready(config, rewritten(config.prompting, found), paths, loader)
         if follow is None:
             return make(ready)
         from t2v.sampling.again import begun  # videos of a command line start over
@@ -114,13 +118,13 @@ def sample(
 
 
 def _ready(
-    config: SampleConfig, prompts: Sequence[str], paths: list[Path], loader: Loader | None = None
+    config: SampleConfig, found: Sequence[Wording], paths: list[Path], loader: Loader | None = None
 ) -> Ready:
     """The model, and what it is to make of all prompts, checked."""
     choice, score = _scorer_of(config)
-    generator, weights = (loader or load)(config, prompts)
+    generator, weights = (loader or load)(config, [each.prompt for each in found])
     config = within_budget(config, generator, weights)
-    recipes, visuals = _recipes(generator, weights, prompts, config, paths, choice)
+    recipes, visuals = _recipes(generator, weights, found, config, paths, choice)
     with_pictures = None
     if config.via_image:
         from t2v.sampling import via_image  # most videos need none
@@ -176,6 +180,7 @@ def repeat_recipe(
     for name in ("num_videos_per_prompt", "best_of"):
         if getattr(old.settings, name) > 1:
             raise UserError(f"A recipe makes one video, whose seed it has: leave {name} out.")
+    refuse_rewording(old.settings.prompting)
     recipe_files.refuse_fetching(replace(old, choice=None), path, renamed)
     refuse_changed(old, renamed)
     with places(old.settings, 1):
@@ -296,64 +301,54 @@ def _scorer_of(config: SampleConfig) -> tuple[Choice | None, Score | None]:
     """The choice that `best_of` asks for, still without a seed, and the score that decides it."""
     if config.best_of == 1:
         return None, None
-    from t2v.sampling.best_of import load_score, scorer_of  # networks that nothing else needs
+    from t2v.sampling.best_of import chosen_by  # networks that nothing else needs
 
-    scorer = scorer_of(config)
-    name, score = load_score(scorer)
-    choice = Choice(
-        best_of=config.best_of,
-        first_seed=0,
-        scorer=scorer,
-        name=name,
-        keep_draws=config.keep_draws,
-    )
-    return choice, score
+    return chosen_by(config)
 
 
 def _recipes(
     generator: Generator,
     weights: str,
-    prompts: Sequence[str],
+    found: Sequence[Wording],
     config: SampleConfig,
     paths: list[Path],
     choice: Choice | None,
 ) -> tuple[list[Recipe], list[VisualInputs | None]]:
-    """The recipes of all videos, `num_videos_per_prompt` a prompt, in the order of `paths`, and
-    what each video is given to see."""
+    """The recipes of all videos, in the order of `paths`, and what each video is given to see."""
     single = replace(
         config, num_videos_per_prompt=1, best_of=1, scorer=None, keep_draws=False, overwrite=False
     )
-    recipes, count = [], config.num_videos_per_prompt
     resolved, visuals = resolve(generator, single)
     inputs = recipe_files.input_hashes(resolved)
-    for i, prompt in enumerate(prompts):
+    for prompt in dict.fromkeys(each.prompt for each in found):
         check(generator, prompt, resolved, visuals)
-        for j, path in enumerate(paths[i * count : (i + 1) * count]):
-            seed = config.seed + j * config.best_of
-            own = replace(resolved, output=spelled(path), seed=seed)
-            chosen = choice and replace(choice, first_seed=seed)
-            recipes.append(_recipe(generator, weights, prompt, own, inputs, chosen))
+    recipes = []
+    for each, path in zip(found, paths, strict=True):
+        own = replace(resolved, output=spelled(path), seed=each.seed)
+        chosen = choice and replace(choice, first_seed=each.seed)
+        recipes.append(_recipe(generator, weights, each, own, inputs, chosen))
     return recipes, [visuals] * len(recipes)
 
 
 def _recipe(
     generator: Generator,
     weights: str,
-    prompt: str,
+    wording: Wording,
     resolved: SampleConfig,
     inputs: dict[str, str],
     choice: Choice | None = None,
 ) -> Recipe:
     device = generator.pipeline._execution_device.type
     return Recipe(
-        prompt=prompt,
+        prompt=wording.prompt,
+        written=wording.written,
         settings=resolved,
         weights=weights,
         lora=recipe_files.lora_hashes(resolved),
         upscaler=None if resolved.upscale == 1 else upscaler_hash(model_folder(resolved.folder)),
         scheduler=scheduler_hash(model_folder(resolved.folder)),
         device=device,
-        versions=recipe_files.versions(
+        versions=versions(
             device, getattr(generator.pipeline, "transformer", None), resolved.attention
         ),
         choice=choice,
@@ -371,7 +366,8 @@ def _load_again(
     settings = within_budget(old.settings, generator, weights)
     resolved, visuals = resolve(generator, settings)
     check(generator, old.prompt, resolved, visuals)
-    new = _recipe(generator, weights, old.prompt, resolved, recipe_files.input_hashes(resolved))
+    wording = Wording(old.prompt, resolved.seed, old.written)
+    new = _recipe(generator, weights, wording, resolved, recipe_files.input_hashes(resolved))
     check_same(old, new, renamed)
     return generator, new, visuals
 

@@ -39,6 +39,7 @@ from t2v.sampling.generate import request_of
 from t2v.sampling.output_paths import FRAMELESS, SHEET, places, result_suffix
 from t2v.sampling.recipe import Recipe
 from t2v.sampling.stops import stops_as_interrupts
+from t2v.sampling.versions import versions
 from t2v.sampling.windows import counted, keep_window, kept_window
 
 if TYPE_CHECKING:
@@ -294,7 +295,7 @@ def _recipe(generator: Generator, weights: str, plan: Plan) -> Recipe:
         weights=weights,
         lora=recipe_files.lora_hashes(plan.settings),
         device=device,
-        versions=recipe_files.versions(
+        versions=versions(
             device, getattr(generator.pipeline, "transformer", None), plan.settings.attention
         ),
     )

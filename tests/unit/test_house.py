@@ -37,6 +37,7 @@ FLOORS = [
     {"config"},
     {"outputs"},
     {"models", "distributed"},
+    {"prompting"},
     {"pipelines", "data"},
     {"families", "world"},
     {"nets", "acceleration"},

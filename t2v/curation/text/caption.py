@@ -14,7 +14,7 @@ import numpy as np
 from t2v.config.captions import CaptionConfig
 from t2v.curation.stages import Score, Stage
 from t2v.curation.text.clean import defects, unrepeated
-from t2v.curation.text.endpoint import NoAnswer, ask
+from t2v.curation.text.endpoint import ask
 from t2v.curation.text.selection import (
     MISMATCH,
     NAMES,
@@ -26,12 +26,13 @@ from t2v.curation.text.selection import (
 )
 from t2v.curation.text.subtitles import AUTHOR as SUBTITLES
 from t2v.curation.text.subtitles import subtitles
-from t2v.data.words import words
 from t2v.errors import UserError
 from t2v.footage.containers import Unreadable
 from t2v.footage.frames import iter_frames
+from t2v.io.chat import NoAnswer
 from t2v.io.manifest import Clip
 from t2v.io.text_files import read_text
+from t2v.io.words import words
 
 LONGEST = 5000  # characters of a caption
 LONGEST_SIDECAR = 2**20  # bytes of an x.txt beside x.mp4

@@ -11,7 +11,7 @@ from t2v.curation.text.defect_rules import (
     TRANSITION,
     TRANSITION_OF_IT,
 )
-from t2v.data.words import words
+from t2v.io.words import words
 
 SENTENCE = re.compile(r"(?<=[.!?;])\s+|\n+")
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from t2v.curation.text.clean import sentences
-from t2v.data.words import content_words, overlap
+from t2v.io.words import content_words, overlap
 
 NAMES = ("filename", "folder")  # the name of a file, not a description of its pictures
 MISMATCH = "matches the pictures by"  # the beginning of the verdict of a scorer

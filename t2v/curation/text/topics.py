@@ -15,9 +15,9 @@ from einops import rearrange
 from t2v.config.captions import TopicsConfig
 from t2v.curation.stages import Score, Stage
 from t2v.curation.text.caption import Stills
-from t2v.data.words import STOP, stem, words
 from t2v.errors import UserError
 from t2v.io.manifest import Clip
+from t2v.io.words import STOP, stem, words
 
 DIMENSIONS = 100  # of a caption
 SAMPLE = 2000  # captions that are clustered; all pairwise distances take n * n * 8 bytes

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from t2v.config.captions import CaptionConfig
 from t2v.data.cache import weights_digest
-from t2v.data.words import content_words, overlap
 from t2v.evaluation.networks import Networks
 from t2v.evaluation.types import Measurements, NotRun, PerVideo, Videos
 from t2v.io.progress import progress
+from t2v.io.words import content_words, overlap
 from t2v.nets.captioner import Captioner
 from t2v.nets.preprocessing import sample_frames
 from t2v.nets.sentences import SentenceEncoder

@@ -18,8 +18,8 @@ from t2v.sampling.recipe import (
     read,
     read_json,
     refuse_fetching,
-    versions,
 )
+from t2v.sampling.versions import versions
 
 RECIPE = Recipe(
     prompt='a "red" ball = ${x}',

@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 
 from t2v.config.captions import CaptionConfig
-from t2v.curation.text import endpoint
-from t2v.curation.text.endpoint import NoAnswer, ask
+from t2v.curation.text.endpoint import ask
 from t2v.errors import UserError
+from t2v.io import chat
+from t2v.io.chat import NoAnswer
 
 FRAMES = [np.full((24, 32, 3), level, np.uint8) for level in (20, 200)]
 CAPTION = {"choices": [{"message": {"content": " A cat. "}}]}
@@ -48,7 +49,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch):
-    monkeypatch.setattr(endpoint, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(chat, "FIRST_WAIT", 0.01)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with Server() as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -126,7 +127,7 @@ KEY = "sk-Very/Secret+123"
 
 @pytest.mark.parametrize("key", ["sk-one\nX-Other: two", "sk one", "sk-\u00e9", "sk\tone", "s\0k"])
 def test_a_key_that_cannot_travel_is_refused_by_the_name_of_its_variable(server, monkeypatch, key):
-    monkeypatch.setattr(endpoint.os, "environ", {"MY_KEY": key})
+    monkeypatch.setattr(chat.os, "environ", {"MY_KEY": key})
     with pytest.raises(UserError, match="MY_KEY") as caught:
         ask(server.address, FRAMES, CaptionConfig(key_variable="MY_KEY"))
     assert key not in str(caught.value)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from t2v.data.words import content_words, overlap
+from t2v.io.words import content_words, overlap
 
 
 def test_forms_of_a_word_are_one_word():

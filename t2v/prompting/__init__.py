@@ -1,0 +1,1 @@
+"""Prompts: signs are read, tokens weighted and blended, words written anew."""

@@ -133,6 +133,10 @@ class FamilyGenerator:
         multiple = 1 if self.family is None else self.family.multiple(self.pipeline)
         check_sides(name, multiple, request.height, request.width)
         self._check_positions(request)
+        if request.prompting.reads:
+            from t2v.families import prompting  # most prompts have no signs
+
+            prompting.check(self.pipeline, request.prompting, prompt, request.negative_prompt)
 
     def _check_positions(self, request: Request) -> None:
         """Raise `UserError` where a video has more tokens along an axis than the model knows."""
@@ -183,7 +187,7 @@ class FamilyGenerator:
     ) -> Tensor:
         """Latents `b c t h w`, as the loop has them; else frames `b t h w c` in [0, 1]."""
         sees = any(visuals is not None for _, visuals in conditions)
-        if (sees or request.cache != "none") and len(conditions) > 1:
+        if (sees or request.cache != "none" or request.prompting.reads) and len(conditions) > 1:
             # what is seen has no axis of videos in such pipelines, and a cache decides for all rows
             alone = [
                 self.generate([each], request, [seed], watch)
@@ -209,7 +213,7 @@ class FamilyGenerator:
 
     @contextmanager
     def _accelerated(self, request: Request, videos: int, start: Start | None) -> Iterator[None]:
-        """Have the pipeline leave out what a request says while the block calls it."""
+        """Have the pipeline do as a request says, beyond its own arguments, while it is called."""
         with ExitStack() as stack:
             if request.cache != "none":
                 from t2v.config.caching import cache_of  # most videos are exact
@@ -236,6 +240,10 @@ class FamilyGenerator:
                         "Leave it out."
                     )
                 stack.enter_context(guided_in(self.pipeline, request.guidance_interval, videos))
+            if request.prompting.reads:
+                from t2v.families.prompting import read_by
+
+                stack.enter_context(read_by(self.pipeline, request.prompting))
             yield
 
     def _call(

@@ -446,3 +446,30 @@ def test_a_lora_is_applied_and_its_file_belongs_to_the_recipe(run, pipe, model, 
     code, _, err = run("--recipe", "a.mp4", use_model=False)
     assert code == 2 and "not the file it was" in err
     assert run(PROMPT, "lora_scale=0.5")[0] == 2
+
+
+def test_the_signs_of_a_prompt_stand_in_its_recipe_and_it_makes_the_video_again(run, pipe):
+    signs = ["--prompt-syntax", "-o", "x.mp4", "num_videos_per_prompt=2", "seed=1"]
+    written = "[0-0.5s] a {red|blue} (ball:1.5) [0.5-1s] the box"
+    code, _, err = run(written, *signs)
+    assert code == 0, err
+    assert "tokens 4+3/12" in err
+    recipes = [read_recipe(Path(name)) for name in ("x.mp4", "x-1.mp4")]
+    assert {each["prompt"] for each in recipes} == {
+        "[0-0.5s] a red (ball:1.5) [0.5-1s] the box",
+        "[0-0.5s] a blue (ball:1.5) [0.5-1s] the box",
+    }
+    assert recipes[0]["written"] == recipes[1]["written"] == written
+    assert recipes[0]["settings"]["prompting"] == {"syntax": True}
+    code, _, err = run("--recipe", "x-1.mp4", use_model=False)
+    assert code == 0, err
+    assert np.array_equal(read_video(Path("x-1.mp4"))[0], read_video(Path("x-1-again.mp4"))[0])
+    assert read_recipe(Path("x-1-again.mp4"))["written"] == written
+    code, _, err = run("--recipe", "x.mp4", "prompting.templates=all", use_model=False)
+    assert code == 2 and "A recipe has its prompt as it was made" in err
+    code, _, err = run(
+        "a {red|blue} ball", "--prompt-syntax", "prompting.templates=all", "-o", "y.mp4"
+    )
+    assert code == 0 and Path("y-1.mp4").exists() and not Path("y-2.mp4").exists()
+    code, _, err = run("[0-1s] a ball [1-9s] a box", "--prompt-syntax", "-o", "z.mp4")
+    assert code == 2 and "duration=9" in err and not Path("z.mp4").exists()

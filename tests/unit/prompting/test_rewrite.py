@@ -96,7 +96,7 @@ def test_a_model_of_transformers_writes_too(tokenizer, tmp_path, caplog):
 
 
 def test_words_survive_with_other_endings():
-    assert not fault("a cube bounces", "Two cubes are bouncing.")
+    assert not fault("a red cube bounces", "One cube is bouncing, red.")
     assert fault("a cube bounces", "A cube rests.").startswith("loses bounc")
 
 

@@ -147,6 +147,8 @@ def check_settings(stored: Mapping[str, Any], overrides: Sequence[str] = ()) -> 
         value = getattr(config, name)
         if value != getattr(usual, name):
             raise UserError(f"{name}={str(value).lower()}: {why}.")
+    if config.prompting.templates == "all":
+        raise UserError("prompting.templates=all: a job makes one video. Give pick, or add jobs.")
     for name in PATHS:
         values = getattr(config, name)
         for value in values if isinstance(values, tuple) else (values,):
@@ -205,6 +207,11 @@ def as_jobs(config: SampleConfig, prompts: Sequence[str]) -> list[dict[str, Any]
     folder. Video j of a prompt has the seed `config.seed + j`, as in `t2v sample`.
     """
     config, jobs = whole_paths(config), list[dict[str, Any]]()
+    if config.prompting.templates == "all":  # a job makes one video
+        from t2v.prompting.templates import all_of
+
+        prompts = [each for prompt in prompts for each in all_of(prompt)]
+        config = replace(config, prompting=replace(config.prompting, templates="pick"))
     for prompt in prompts:
         for number in range(config.num_videos_per_prompt):
             seed, output = config.seed + number * config.best_of, config.output

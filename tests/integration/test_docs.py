@@ -84,6 +84,7 @@ NOT_RUN = {
     "python docs/figures/captions.py": "minutes: hundreds of clips are described",
     "t2v sample max_error": "one step has no table; tests/integration/test_calibrate.py has one",
     "t2v sample min_psnr": "likewise",
+    "t2v sample prompting.rewrite": "an endpoint; tests/unit/prompting/test_rewrite.py has one",
 }
 SLOW = {
     "t2v calibrate": "four prompts, each made in some thirty ways",

@@ -16,7 +16,8 @@ from t2v.config.sampling import SampleConfig
 from t2v.config.schema import settings, type_words
 from t2v.errors import UserError
 from t2v.io.manifest import read_manifest
-from t2v.sampling.recipe import Recipe, read, read_json, versions
+from t2v.sampling.recipe import Recipe, read, read_json
+from t2v.sampling.versions import versions
 
 LONGEST = 3000  # characters of a message
 NUMBERS = [

@@ -18,7 +18,8 @@ from t2v.models.kernels import choice, names, norms, plain, products
 from t2v.models.kernels.precision import faster_dtype, has_half_products
 from t2v.models.layers import FeedForward, Linear
 from t2v.sampling.again import check_same
-from t2v.sampling.recipe import Recipe, read, versions
+from t2v.sampling.recipe import Recipe, read
+from t2v.sampling.versions import versions
 
 HALF, SINGLE = torch.bfloat16, torch.float32
 OF_ONEDNN = {"onednn", "packed", "chunks", *products.GRADIENTS}

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from t2v.data.rng import keyed_generator
-from t2v.data.words import content_words, overlap
 from t2v.evaluation.hard_negatives import KINDS, attributes, meaning
 from t2v.evaluation.intervals import Interval, ratio, summary
+from t2v.io.words import content_words, overlap
 
 NAMED = tuple(kind for kind in KINDS if kind not in ("direction", "binding"))
 

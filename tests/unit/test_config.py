@@ -11,7 +11,6 @@ from typing import ClassVar, Literal, get_args, get_origin
 import pytest
 
 import t2v.config
-from t2v.config.upscale import ConvertConfig
 from t2v.config.data import CurriculumStage, EncodeConfig
 from t2v.config.finetune import FinetuneConfig
 from t2v.config.load import load_config, save_config

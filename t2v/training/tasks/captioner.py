@@ -19,7 +19,6 @@ from transformers.modeling_outputs import BaseModelOutput
 from t2v.config.captioner import CaptionerConfig
 from t2v.data.cache import weights_digest
 from t2v.data.rng import keyed_generator, step_indices
-from t2v.data.words import content_words, overlap
 from t2v.data.world_shards import pixels
 from t2v.distributed import rank
 from t2v.errors import UserError
@@ -28,6 +27,7 @@ from t2v.io.files import write_text
 from t2v.io.progress import progress
 from t2v.io.shipped import shipped
 from t2v.io.video import contact_sheet
+from t2v.io.words import content_words, overlap
 from t2v.models.device import pick_device, sent
 from t2v.nets.captioner import PART, Captioner
 from t2v.nets.video_tower import (

@@ -5,7 +5,6 @@ Settings alone decide, before torch is imported.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection
 from dataclasses import fields, replace
 
@@ -13,8 +12,6 @@ from t2v.config.sampling import SampleConfig
 from t2v.io.files import EMBEDDED, STUDENT
 from t2v.io.shipped import shipped
 from t2v.io.text_files import read_json
-
-logger = logging.getLogger(__name__)
 
 # settings that ask nothing of a model that its student has not learned
 HARMLESS = {
@@ -51,11 +48,4 @@ def with_student(config: SampleConfig, named: Collection[str]) -> SampleConfig:
         frames = 1
     if not any([height, width] == size and frames <= most for most, *size in index["trained"]):
         return config
-    logger.info(
-        "model=%s: the student of %s, %d steps without guidance; --model %s takes its teacher",
-        STUDENT,
-        EMBEDDED,
-        steps or index["num_inference_steps"],
-        EMBEDDED,
-    )
     return replace(config, model=STUDENT)

@@ -169,7 +169,7 @@ class TokenMergingHook(ModelHook):
         made: dict[str, Any] = {}
         temb, rotary = self._of_each(given, count), given.get(self.tokens.rotary)
         mask = given.get(TEXT_MASK)
-        if mask is not None and mask.ndim == 3:  # of the text that each token sees, `b n m`
+        if mask is not None and mask.shape[1:-1] == (count,):  # text that each token sees, `b n m`
             made[TEXT_MASK] = take_tokens(mask, merge)
         if temb is not None:
             made[self.tokens.temb] = take_tokens(temb, merge)

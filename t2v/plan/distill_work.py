@@ -23,7 +23,7 @@ from t2v.plan.shapes import decode_pieces, has_part, saved, untrained, untrained
 from t2v.plan.work import Phase, Workload, embed_phase, validations
 from t2v.training.engine.example import Size
 from t2v.training.engine.loop import autocast
-from t2v.training.tasks.distill_films import BLOCK, WORLD, prompts_of
+from t2v.training.tasks.distill_films import AT_ONCE, WORLD, prompts_of
 from t2v.training.tasks.distill_task import VARIED, DistillTask, check_teacher
 
 FILMS, OWN = "teacher, a step", "the student's own step"
@@ -79,7 +79,7 @@ def distill_work(config: DistillConfig, size: Size, layers: int | None, train: T
 
     work = train(task, config, parts, size, [])
     work.latents = 2 * prod(shape)
-    batch, held = min(BLOCK, config.pairs), min(BLOCK, config.held_out)
+    batch, held = min(AT_ONCE, config.pairs), min(AT_ONCE, config.held_out)
     teacher_steps = config.teacher_steps or index["num_inference_steps"]
     drawn = teacher_steps * -(-config.pairs // batch)
     tested = validations(config) * -(-config.held_out // held)

@@ -157,7 +157,7 @@ def _summary(recipe: Recipe) -> str:
     return (
         f"{_asked(asked)} at {asked.fps:g} fps, "
         f"{asked.num_inference_steps} steps, guidance {asked.guidance_scale}, seed {asked.seed}, "
-        f"{recipe.device} {asked.dtype}"
+        f"{recipe.device} {asked.dtype}, {asked.model}"
     )
 
 

@@ -94,10 +94,10 @@ def test_a_plan_counts_what_teacher_and_student_do(config, capsys, monkeypatch):
     step = count_flop(lambda: task.loss(batch, torch.Generator().manual_seed(0))[0].backward())
     assert phases[BACKWARD].flop == pytest.approx(step, rel=0.02)
     given = [f"{name}={getattr(target, name)}" for name in ("model", "prompts", "output")]
-    asked = ["plan", "distill", *given, "pairs=10", "held_out=3", "device=cpu", "precision=fp32"]
+    asked = ["plan", "distill", *given, "pairs=2", "held_out=1", "device=cpu", "batch_size=2"]
     assert main([*asked, "tflops=1", "bandwidth=10"]) == 0
     told = capsys.readouterr().out
-    assert "the student's own step" in told and "latents of 10 clips" in told
+    assert "the student's own step" in told and "latents of 2 clips" in told
     assert main([*asked, "model=t2v-tiny-distilled"]) == 2
     assert "is a student already" in capsys.readouterr().err
 

@@ -152,7 +152,7 @@ def frames_of(made: tuple[Any, ...]) -> np.ndarray:
 def sampled(folder: Path, *words: str) -> np.ndarray:
     """The frames that `t2v sample` makes, from a folder of PNGs."""
     quick = [f"{name}={value}" for name, value in QUICK.items()]
-    assert main(["sample", *words, "--output", f"{folder}/", *quick]) == 0
+    assert main(["sample", "--model", "t2v-tiny", *words, "--output", f"{folder}/", *quick]) == 0
     return np.stack([np.asarray(Image.open(path)) for path in sorted(folder.glob("*.png"))])
 
 

@@ -34,8 +34,7 @@ class FinetuneConfig(DiffusionConfig):
 
     model: str = "t2v-tiny"  # the embedded model, a pipeline folder or a Hub id
     # what learns: lora; peft: any adapter of peft; full: the whole transformer; frozen_spatial: its
-    # temporal attention, or all self-attention where space and time share one; concept: new words
-    # alone; soft_prompt: that alone
+    # parts that mix frames alone; concept: new words alone; soft_prompt: that alone
     method: Literal["lora", "peft", "full", "frozen_spatial", "concept", "soft_prompt"] = "lora"
     # who attends to whom, one word or several that the layers take in turn, as model.attention of
     # `t2v train`; what a layout needs begins at zero, and is learned; empty: as the model has it

@@ -35,7 +35,7 @@ from t2v.plan.shapes import (
 from t2v.training.engine.example import Size
 from t2v.training.tasks.dit_parts import DiTParts, check_match, saved_defaults
 from t2v.training.tasks.experts import check_trainable, learners
-from t2v.training.tuning.adapters import add_adapter, lay_out
+from t2v.training.tuning.adapters import add_adapter, check_motion, lay_out
 
 # in a pipeline folder, that a step or a sample depends on
 SAVED = ("max_sequence_length", "boundary_ratio", "num_inference_steps", "guidance_scale")
@@ -126,6 +126,7 @@ def finetune_parts(
     if has_part(index, "transformer_2"):
         second = untrained(folder / "transformer_2", layers)
     check_trainable(config.model, config.method, config.experts, has_second=second is not None)
+    check_motion(transformer, config)
     both = {"transformer": transformer, "transformer_2": second}
     image_encoder = None
     if has_part(index, "image_encoder"):

@@ -176,11 +176,15 @@ def test_training_and_fine_tuning_read_one_dataclass_of_settings(config, dit_con
         assert task.config is given  # so that no setting can be left behind on the way
 
 
-def test_frozen_spatial_trains_what_looks_along_time(config, caplog):
+def test_frozen_spatial_trains_what_looks_along_time_alone(config, caplog):
+    alone = replace(config, method="frozen_spatial")
+    with pytest.raises(UserError, match=r"attend by full here.*attention_layout=factorized, or"):
+        build_finetune(alone)
     with caplog.at_level("INFO"):
-        task = build_finetune(replace(config, method="frozen_spatial"))
-    assert learning(task) and all(".attn1." in name for name in learning(task))
-    assert "method=frozen_spatial trains" in caplog.text and "blocks.*.attn1.to_q" in caplog.text
+        task = build_finetune(replace(alone, attention_layout=("factorized",)))
+    assert learning(task) and all("_temporal." in name for name in learning(task))
+    assert "method=frozen_spatial trains" in caplog.text
+    assert "blocks.*.attn_temporal.to_q" in caplog.text
 
 
 def test_a_new_word_alone_learns_and_travels_with_the_pipeline(config, clips):

@@ -19,6 +19,4 @@ def space_and_time_view(rotations: Tensor, grid: Grid, options: tuple[int, ...],
 
 
 # "factorised dot-product attention", model 4 of ViViT (arXiv 2103.15691, 3.3)
-FACTORIZED_HEADS = Layout(
-    attend=attend_to_seen, view=space_and_time_view, motion=("attn1",), heads=2
-)
+FACTORIZED_HEADS = Layout(attend=attend_to_seen, view=space_and_time_view, heads=2)

@@ -68,7 +68,8 @@ class Layout:
 
     Args:
         attend: the self-attention of a block.
-        motion: the parts of a block that mix frames, the ones that `method=frozen_spatial` trains.
+        motion: the parts of a block that mix frames and nothing within one, which
+            `method=frozen_spatial` trains; empty where one attention does both.
         can_split: may the tokens be split over devices (context parallelism)?
         splits_rotations: is each of them told the rotations of its tokens, or those of all?
         view: what `attend` is told of the tokens.
@@ -81,7 +82,7 @@ class Layout:
     """
 
     attend: Attend
-    motion: tuple[str, ...]
+    motion: tuple[str, ...] = ()
     can_split: bool = False  # a group of tokens cut in two could not attend within itself
     splits_rotations: bool = True
     view: View = all_rotations
@@ -110,7 +111,7 @@ class Chosen:
 
     @property
     def motion(self) -> tuple[str, ...]:
-        """The parts of the layer that mix frames."""
+        """The parts of the layer that mix frames alone."""
         return self.layout.motion if self.turn in self.layout.motion_turns else ()
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from t2v.errors import UserError
 from t2v.models.attention.layout import Chosen, Grid, Layout, attend_fully
 
-FULL = Layout(attend=attend_fully, motion=("attn1",), can_split=True)
+FULL = Layout(attend=attend_fully, can_split=True)
 
 
 # few models have another layout, and a video of the others need not wait for its code

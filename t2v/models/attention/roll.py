@@ -27,4 +27,4 @@ def roll_view(rotations: Tensor, grid: Grid, options: tuple[int, ...], turn: int
 # All in One (arXiv 2203.07303, 3.2), which rolls an eighth of the tokens each way. There a token
 # moves for good; a denoiser answers for each place, so the keys and values roll and the queries
 # stay. The eighths are spread over the frame, so that it sees its neighbours coarsely everywhere.
-ROLL = Layout(attend=attend_to_seen, view=roll_view, motion=("attn1",))
+ROLL = Layout(attend=attend_to_seen, view=roll_view)

@@ -97,5 +97,5 @@ def _padded(count: int, stride: int, device: torch.device) -> Tensor:
 # (4.2). Its masks are causal; a denoiser knows no order, so both look before and after, and any
 # token reaches any other in two layers as there: of strided through the neighbour that lies a whole
 # number of strides away, of fixed through a summary.
-STRIDED = Layout(attend=attend_to_seen, view=strided_view, motion=("attn1",), options=(0,), heads=2)
-FIXED = Layout(attend=attend_to_seen, view=fixed_view, motion=("attn1",), options=(0,), heads=2)
+STRIDED = Layout(attend=attend_to_seen, view=strided_view, options=(0,), heads=2)
+FIXED = Layout(attend=attend_to_seen, view=fixed_view, options=(0,), heads=2)

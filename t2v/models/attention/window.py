@@ -19,4 +19,4 @@ def window_view(rotations: Tensor, grid: Grid, options: tuple[int, ...], turn: i
 
 # VidGen-1M (arXiv 2408.02629): its temporal branch sees all frames of 4x4 places. Its code wants
 # sides that are multiples of 4; here the last windows are padded, and padding is masked.
-WINDOW = Layout(attend=attend_to_seen, view=window_view, motion=("attn1",), options=(-1, 4, 4))
+WINDOW = Layout(attend=attend_to_seen, view=window_view, options=(-1, 4, 4))

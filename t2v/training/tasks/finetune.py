@@ -43,6 +43,7 @@ from t2v.training.tasks.experts import check_trainable, learners
 from t2v.training.tasks.packing import PackedBatch
 from t2v.training.tuning.adapters import (
     add_adapter,
+    check_motion,
     check_peft,
     choose_trainable,
     held_in,
@@ -96,6 +97,7 @@ def build_finetune(config: FinetuneConfig) -> FinetuneTask:
         )
     has_second = generator.pipeline.transformer_2 is not None
     check_trainable(config.model, config.method, config.experts, has_second=has_second)
+    check_motion(generator.pipeline.transformer, config)
     check_held_out(config.data, config.held_out)  # before minutes of sampling
     pipeline, weights = generator.pipeline, weights_hash(folder)
     if config.base_prompts and pipeline.transformer.config.conditioning == "channels":

@@ -17,6 +17,7 @@ from t2v.config.finetune import FinetuneConfig, LoRAConfig
 from t2v.data.rng import keyed_generator
 from t2v.errors import UserError, shortened
 from t2v.io.text_files import read_json
+from t2v.models.attention.layouts import stack
 from t2v.models.device import DTYPES, pick_device
 from t2v.models.hold import PROBED, Kind, quantize
 from t2v.models.kernels.precision import picked_precision
@@ -94,6 +95,24 @@ def _chosen(config: FinetuneConfig, transformer: T2VTransformer3DModel) -> Calla
         for part in block.chosen.motion
     )
     return lambda name: name.startswith(starts)
+
+
+def check_motion(transformer: T2VTransformer3DModel, config: FinetuneConfig) -> None:
+    """Raise `UserError` for `method=frozen_spatial` where no weights mix frames alone."""
+    if config.method != "frozen_spatial":
+        return
+    settings = transformer.config
+    words = config.attention_layout or settings.attention
+    layers = stack(words, settings.num_layers, settings.num_attention_heads)
+    if any(chosen.motion for chosen in layers):
+        return
+    given = ",".join(dict.fromkeys(chosen.word for chosen in layers))
+    raise UserError(
+        f"method=frozen_spatial: tokens attend by {given} here, one attention for space and time, "
+        "so no weights are those of time. Add an attention along time with "
+        "attention_layout=factorized, or train all self-attention with method=lora "
+        "lora.target_modules=[attn1.to_q,attn1.to_k,attn1.to_v,attn1.to_out.0]."
+    )
 
 
 def lay_out(transformer: T2VTransformer3DModel, config: FinetuneConfig) -> None:

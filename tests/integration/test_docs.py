@@ -17,6 +17,8 @@ from t2v.cli.parser import command_name
 
 ROOT = Path(__file__).parents[2]
 PAGES = ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
+# pages whose lines take longest; their commands are understood in the quick tests too
+LONG = {"attention", "distill", "evaluate", "finetune", "upscale"}
 # What makes a command quick; settings of its own that a line gives otherwise are replaced.
 BRIEF = "steps=1 batch_size=2 save_every=1 validate_every=1"
 TINY = {
@@ -188,7 +190,13 @@ def run(line: str) -> None:
     assert main([*words[1:behind], *tiny, *words[behind:]]) == 0, line
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=[pytest.mark.slow] if Path(page).stem in LONG else [])
+        for page in PAGES
+    ],
+)
 def test_a_page_runs_from_top_to_bottom(page, clone):
     for language, code in parts(page):
         if code.startswith(ELSEWHERE.get(page, ())):

@@ -210,6 +210,7 @@ SMALL_LAYERS = BenchAttentionConfig(
 )
 
 
+@pytest.mark.slow
 def test_layouts_are_measured_over_tokens_and_their_flop_are_those_of_their_pairs(tmp_path, capsys):
     file = tmp_path / "attention.json"
     report = bench_attention(replace(SMALL_LAYERS, json=str(file)))

@@ -2,7 +2,7 @@
 
 python docs/figures/trained_rows.py layouts DATA FOLDER SECONDS SEEDS [WORD ...]
     the embedded model learned on with each layout of attention
-python docs/figures/trained_rows.py masked DATA FOLDER SECONDS SEEDS
+python docs/figures/trained_rows.py masked DATA FOLDER SECONDS SEEDS [NAME ...]
     a new model of the embedded one's size, with and without masked steps
 python docs/figures/trained_rows.py table FOLDER
     the loss of each row, and its difference to the first row of the folder
@@ -58,11 +58,13 @@ def layouts(
             row("configs/train/layouts.yaml", data, Path(folder), word, float(seconds), settings)
 
 
-def masked(data: str, folder: str, seconds: str, seeds: str) -> None:
+def masked(
+    data: str, folder: str, seconds: str, seeds: str, names: Sequence[str] = tuple(MASKED)
+) -> None:
     """Train a row for each kind of masking and seed."""
     for seed in range(int(seeds)):
-        for name, settings in MASKED.items():
-            given = ("start_from=null", *settings, f"seed={seed}")
+        for name in names:
+            given = ("start_from=null", *MASKED[name], f"seed={seed}")
             row("configs/train/layouts.yaml", data, Path(folder), name, float(seconds), given)
 
 

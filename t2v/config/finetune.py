@@ -107,6 +107,11 @@ class FinetuneConfig(DiffusionConfig):
             raise UserError(
                 f"interpolate={self.interpolate}: it must be from 0 (base) to 1 (tuned model)."
             )
+        if self.interpolate < 1 and self.method in ("concept", "soft_prompt"):
+            raise UserError(
+                f"interpolate={self.interpolate} with method={self.method}: what is learned is "
+                "new, and the base model has nothing that it could lie between. Leave it out."
+            )
         if not 0 <= self.base_ratio < 1 or (self.base_ratio and self.base_prompts is None):
             raise UserError(
                 f"base_ratio={self.base_ratio}: it must be 0 or more and below 1, together with "

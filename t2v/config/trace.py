@@ -43,10 +43,3 @@ class TraceConfig:
                 f"speeds={list(self.speeds)}: give at least one, each from 0.25 to 4, for example "
                 "speeds=[1]."
             )
-        if self.workers < 0:
-            raise UserError(f"workers={self.workers}: it must be at least 0 (0: one a core).")
-        if min(self.seconds_per_file, self.memory_gb) <= 0:
-            raise UserError(
-                f"seconds_per_file={self.seconds_per_file} memory_gb={self.memory_gb}: "
-                "both must be more than 0."
-            )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +21,7 @@ from t2v.io import engine
 from t2v.io.addresses import shown
 from t2v.io.files import write_text
 from t2v.io.manifest import VIDEO_SUFFIXES, Clip, manifest_of, read_manifest
+from t2v.io.text_files import read_json
 
 HELD = 512  # fingerprints in memory at a time
 TOLD = 3  # files that could not be read, named in the answer
@@ -63,10 +65,12 @@ def trace(config: TraceConfig) -> str:
     looked for beside that one. What is found is no error, nor is nothing.
 
     Raises:
-        UserError: nothing can be read, or fingerprints or `json` cannot be written.
+        UserError: nothing can be read, fingerprints or `json` cannot be written, or `json` is a
+            file of something else.
     """
     engine.require_engine(config)
     if config.json is not None:  # before films are read for an hour
+        _refuse_to_replace(Path(config.json))
         Path(config.json).parent.mkdir(parents=True, exist_ok=True)
     theirs = collected(config.collection, "collection", config)
     ours = collected(config.video, "video", config)
@@ -78,6 +82,17 @@ def trace(config: TraceConfig) -> str:
         told = facts | settings | _counts(found, ours, theirs) | {"matches": rows}
         write_text(Path(config.json), json.dumps(told, indent=1) + "\n")
     return "\n".join(_lines(found, ours, theirs, config))
+
+
+def _refuse_to_replace(file: Path) -> None:
+    """Raise `UserError` where a file lies that `t2v trace` did not write."""
+    with suppress(UserError, TypeError):  # no JSON, or another
+        if {"matches", "collection"} <= read_json(file).keys():
+            return
+    if file.exists():
+        raise UserError(
+            f"json={file} holds no matches of `t2v trace` and would be replaced. Name another file."
+        )
 
 
 def find(ours: Collection, theirs: Collection, config: TraceConfig) -> list[Found]:

@@ -281,6 +281,10 @@ def test_what_cannot_work_is_named_before_training(config, change, words, monkey
         ({"base_dtype": "nf4", "method": "full"}, "base_dtype=nf4 with method=full interpolate=1"),
         ({"base_dtype": "int8", "swap_blocks": 1}, "do not move in pieces. Give base_dtype=fp8"),
         ({"interpolate": 2.0}, "interpolate=2.0"),
+        (
+            {"interpolate": 0.5, "method": "concept", "concept": ("<toy>",)},
+            "interpolate=0.5 with method=concept: what is learned is new",
+        ),
         ({"base_prompts": None}, "base_ratio=0.3"),
         ({"concept": ("a", "b"), "concept_from": ("c",)}, "one text for each"),
     ],

@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from t2v.config.captioner import CaptionerConfig
+from t2v.config.scorer import ScorerConfig
 from t2v.curation.text.selection import MISMATCH, NAMES
 from t2v.data.buckets import Unfit
 from t2v.data.decode import Transform, read_clip
+from t2v.distributed import rank
 from t2v.errors import UserError
+from t2v.io.files import write_text
 from t2v.io.manifest import Clip, read_manifest
 from t2v.io.progress import progress
 from t2v.nets.preprocessing import sample_frames
 from t2v.nets.scorer import FRAMES, SIDE
+from t2v.outputs import output_folder
+from t2v.training.engine.run import train
+from t2v.training.engine.task import Task
 
 logger = logging.getLogger(__name__)
+Config = TypeVar("Config", ScorerConfig, CaptionerConfig)
 
 FOOTAGE = Transform(
     fps=8,
@@ -84,6 +97,37 @@ def read_captioned(data: str, count: int) -> Captioned:
     if not captions:
         raise UserError(f"{data}: none of its {len(clips)} clips can be used.")
     return Captioned(video[: len(captions)], captions, rejected if any(rejected) else [])
+
+
+def train_on_captioned(
+    config: Config,
+    task_of: Callable[[Config, Captioned], Task],
+    tested: Callable[[Config, Path, Captioned], dict[str, Any]],
+) -> dict[str, Any]:
+    """Train on the captioned clips of `config.data` and test; the report.
+
+    It is also in `report.json` in the output. Of several processes the first one tests, and the
+    report of the others is empty.
+
+    Args:
+        task_of: the task of settings and clips.
+        tested: the report of the last checkpoint on clips it has not learned from: those of
+            `config.test`, or the last of the data.
+
+    Raises:
+        UserError: see `read_captioned`, `task_of` and `t2v.training.engine.run.run`.
+    """
+    with nullcontext(config) if rank() else output_folder(config) as config:
+        data = read_captioned(config.data, config.count)
+        test = data[-config.held_out :]
+        if config.test:
+            test = read_captioned(config.test, config.count)
+        checkpoint = train(lambda config: task_of(config, data), config)
+        if rank():
+            return {}
+        report = {"test": config.test or config.data} | tested(config, checkpoint, test)
+        write_text(Path(config.output) / "report.json", json.dumps(report, indent=1))
+        return report
 
 
 def _rejected(clip: Clip) -> tuple[str, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +19,8 @@ from t2v.config.captioner import CaptionerConfig
 from t2v.data.cache import weights_digest
 from t2v.data.rng import keyed_generator, step_indices
 from t2v.data.world_shards import pixels
-from t2v.distributed import rank
 from t2v.errors import UserError
 from t2v.evaluation.captioner_benchmark import benchmark, benchmark_table
-from t2v.io.files import write_text
 from t2v.io.progress import progress
 from t2v.io.shipped import shipped
 from t2v.io.video import contact_sheet
@@ -37,14 +34,12 @@ from t2v.nets.video_tower import (
     build_tokenizer,
     load_tower,
 )
-from t2v.outputs import output_folder
 from t2v.training.engine.example import Size
 from t2v.training.engine.loop import autocast
 from t2v.training.engine.optim import split_parameters
-from t2v.training.engine.run import train
 from t2v.training.engine.significance import HELD_OUT, TRAINING
 from t2v.training.engine.task import SHEET_FRAMES, ParameterGroup, Validation
-from t2v.training.tasks.captioned import Captioned, read_captioned
+from t2v.training.tasks.captioned import Captioned, train_on_captioned
 from t2v.world.grammar import pick
 
 VALIDATED = 128  # clips
@@ -81,18 +76,11 @@ def train_captioner(config: CaptionerConfig) -> str:
     Raises:
         UserError: there are too few clips, some have no caption, or what `run` raises.
     """
-    if rank():
-        return _train_captioner(config)
-    with output_folder(config) as config:
-        return _train_captioner(config)
+    report = train_on_captioned(config, build_task, _tested)
+    return benchmark_table(report) if report else ""
 
 
-def _train_captioner(config: CaptionerConfig) -> str:
-    data = read_captioned(config.data, config.count)
-    test = read_captioned(config.test, config.count) if config.test else data[-config.held_out :]
-    checkpoint = train(lambda config: build_task(config, data), config)
-    if rank():
-        return ""
+def _tested(config: CaptionerConfig, checkpoint: Path, test: Captioned) -> dict[str, Any]:
     folder = checkpoint / PART
     saved = Captioner(str(folder), str(pick_device(config.device)), f"output={folder}")
     said = [
@@ -105,10 +93,7 @@ def _train_captioner(config: CaptionerConfig) -> str:
             config.model.max_tokens,
         )
     ]
-    report: dict[str, Any] = {"captioner": str(folder), "test": config.test or config.data}
-    report |= benchmark(said, test.captions, config.seed)
-    write_text(Path(config.output) / "report.json", json.dumps(report, indent=1))
-    return benchmark_table(report)
+    return {"captioner": str(folder), **benchmark(said, test.captions, config.seed)}
 
 
 def build_task(config: CaptionerConfig, data: Captioned) -> CaptionerTask:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Sequence, Set
 from dataclasses import asdict
@@ -18,7 +17,6 @@ from torch.nn import functional as F
 from t2v.config.scorer import ScorerConfig
 from t2v.data.rng import keyed_generator, step_indices
 from t2v.data.world_shards import pixels
-from t2v.distributed import rank
 from t2v.errors import UserError
 from t2v.evaluation.hard_negatives import (
     counterfactual,
@@ -29,20 +27,17 @@ from t2v.evaluation.hard_negatives import (
     shuffled,
 )
 from t2v.evaluation.scorer_benchmark import benchmark, benchmark_table
-from t2v.io.files import write_text
 from t2v.io.video import contact_sheet
 from t2v.models.device import pick_device, sent
 from t2v.models.folder import EMBEDDED, embedded_model
 from t2v.models.load import load_text
 from t2v.nets.scorer import TOKENS, Scorer, ScorerTowers, load_scorer
-from t2v.outputs import output_folder
 from t2v.training.engine.example import Size
 from t2v.training.engine.loop import autocast
 from t2v.training.engine.optim import split_parameters
-from t2v.training.engine.run import train
 from t2v.training.engine.significance import HELD_OUT, TRAINING
 from t2v.training.engine.task import SHEET_FRAMES, ParameterGroup, Validation
-from t2v.training.tasks.captioned import Captioned, read_captioned
+from t2v.training.tasks.captioned import Captioned, train_on_captioned
 from t2v.world.grammar import pick
 
 VALIDATED = 256  # clips of each kind
@@ -67,24 +62,13 @@ def train_scorer(config: ScorerConfig) -> str:
     Raises:
         UserError: there are too few clips, some have no caption, or what `run` raises.
     """
-    if rank():
-        return _train_scorer(config)
-    with output_folder(config) as config:
-        return _train_scorer(config)
+    report = train_on_captioned(config, build_task, _tested)
+    return benchmark_table(report) if report else ""
 
 
-def _train_scorer(config: ScorerConfig) -> str:
-    data = read_captioned(config.data, config.count)
-    test = read_captioned(config.test, config.count) if config.test else data[-config.held_out :]
-    checkpoint = train(lambda config: build_task(config, data), config)
-    if rank():
-        return ""
-    report: dict[str, Any] = {"scorer": str(checkpoint), "test": config.test or config.data}
-    report |= benchmark(
-        load_scorer(str(checkpoint)), test.video, [each[0] for each in test.captions], config.seed
-    )
-    write_text(Path(config.output) / "report.json", json.dumps(report, indent=1))
-    return benchmark_table(report)
+def _tested(config: ScorerConfig, checkpoint: Path, test: Captioned) -> dict[str, Any]:
+    scorer, captions = load_scorer(str(checkpoint)), [each[0] for each in test.captions]
+    return {"scorer": str(checkpoint), **benchmark(scorer, test.video, captions, config.seed)}
 
 
 def build_task(config: ScorerConfig, data: Captioned) -> ScorerTask:

@@ -83,6 +83,11 @@ def test_a_copy_is_traced_to_its_clip_and_what_is_new_in_it_to_none(
     (match,) = found["matches"]
     assert match["caption"] == "a ball rolls" and match["distance"] < 0.2
     assert found["seconds_found"] == pytest.approx(2, abs=0.1)
+    assert main([*words, f"json={report}"]) == 0  # its own
+    report.write_text('{"mine": 1}')
+    assert main([*words, f"json={report}"]) == 2
+    assert "holds no matches of `t2v trace`" in capsys.readouterr().err
+    assert report.read_text() == '{"mine": 1}'
 
 
 def test_what_two_collections_share_is_counted(

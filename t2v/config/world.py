@@ -52,22 +52,29 @@ class WorldClipsConfig:
     # share of clips that play in a made-up picture instead of a landscape; their captions do not
     # tell of it, so training always gives a part of them
     collages: float = 0.0
+    # share of clips whose thing bounces once, twice or three times and rests before and after
+    repeats: float = 0.0
     fps: int = 8  # frames a second
     seed: int = 0  # of the first clip; clip i is a function of seed, split and i
     workers: int = 2  # processes
 
     def __post_init__(self) -> None:
         at_least_one(self, "count", "num_frames", "height", "width", "fps", "workers")
-        not_negative(self, "acts", "speeds", "collages")
-        if self.acts + self.speeds + self.collages > 1:
+        not_negative(self, "acts", "speeds", "collages", "repeats")
+        if self.acts + self.speeds + self.collages + self.repeats > 1:
             raise UserError(
-                f"acts={self.acts:g} speeds={self.speeds:g} collages={self.collages:g}: a clip has "
-                "acts, an unusual speed or a made-up picture, never two of them, so these shares "
-                "add up to at most 1. Lower one."
+                f"acts={self.acts:g} speeds={self.speeds:g} collages={self.collages:g} repeats="
+                f"{self.repeats:g}: a clip has acts, an unusual speed, a made-up picture or a "
+                "number of hops, never two of them, so these shares add up to at most 1. Lower one."
             )
         if self.scenes < 2:
             raise UserError(f"scenes={self.scenes}: a clip of several acts has at least 2.")
         shortest = min(frames for frames, _, _ in self.clip_shapes())
+        if self.repeats and shortest < 17:
+            raise UserError(
+                f"repeats={self.repeats:g}: three hops take 17 frames, and there are clips of "
+                f"{shortest}. Ask for longer clips, or leave repeats out."
+            )
         if self.acts and self.scenes > 2 and shortest < (needed := 16 * self.scenes + 1):
             raise UserError(
                 f"scenes={self.scenes} take {needed} frames, and there are clips of {shortest}. "

@@ -55,6 +55,9 @@ class Phrase(NamedTuple):
     wordings: Phrases
 
 
+Found = tuple[re.Match[str], Phrase]
+
+
 @cache
 def _lexicon() -> dict[str, Phrase]:
     def plain(table: dict[str, tuple[str, ...]]) -> Phrases:
@@ -90,13 +93,14 @@ def _pattern() -> re.Pattern[str]:
     return re.compile(rf"\b(?:{'|'.join(map(re.escape, longest_first))})\b")
 
 
-def _found(caption: str) -> list[tuple[re.Match[str], Phrase]]:
+def phrases(caption: str) -> list[Found]:
+    """Return the phrases of the world in a caption, in the order of the text."""
     return [(match, _lexicon()[match[0]]) for match in _pattern().finditer(caption)]
 
 
 def attributes(caption: str) -> Counter[tuple[str, str]]:
     """Return the attributes that a caption names in the world's words: kind and class, counted."""
-    return Counter((phrase.kind, phrase.name) for _, phrase in _found(caption))
+    return Counter((phrase.kind, phrase.name) for _, phrase in phrases(caption))
 
 
 def counterfactual(
@@ -108,7 +112,7 @@ def counterfactual(
     be. Phrases that would look the same are kept: a ball that spins looks like one that rests.
     VideoCon, arXiv 2311.10111.
     """
-    found = _found(caption)
+    found = phrases(caption)
     choices = [each for each in _exchanges(found) if each[0] in kinds]
     colours = [match for match, phrase in found if phrase.kind == "colour"]
     names = {_lexicon()[each[0]].name for each in colours}
@@ -125,11 +129,16 @@ def counterfactual(
     else:
         wording = pick(others[pick(list(others), generator)], generator)
         text = caption[: match.start()] + wording + caption[match.end() :]
+    return articles(text)
+
+
+def articles(text: str) -> str:
+    """Return a text with `a` or `an` as the next letter asks for."""
     return re.sub(r"\b(a|an) (?=(\w))", _article, text)
 
 
 def _exchanges(
-    found: list[tuple[re.Match[str], Phrase]],
+    found: list[Found],
 ) -> Iterator[tuple[str, re.Match[str], Phrases]]:
     """Yield the phrases that may be exchanged: kind, place, and the classes to choose from."""
     unspun = any(phrase.kind == "shape" and phrase.name in UNSPUN for _, phrase in found)
@@ -153,7 +162,7 @@ def meaning(caption: str) -> str:
 
     A caption that names no background is its own key: it is none of the world's.
     """
-    place = [phrase.name for _, phrase in _found(caption) if phrase.kind == "background"]
+    place = [phrase.name for _, phrase in phrases(caption) if phrase.kind == "background"]
 
     def name(match: re.Match[str]) -> str:
         kind, name, _ = _lexicon()[match[0]]
@@ -167,18 +176,13 @@ def meaning(caption: str) -> str:
 
 def moves(caption: str) -> set[str]:
     """Return the motions of things and camera in a caption, as classes; without resting."""
-    found = {phrase.name for _, phrase in _found(caption) if phrase.kind in ("motion", "camera")}
+    found = {phrase.name for _, phrase in phrases(caption) if phrase.kind in ("motion", "camera")}
     return found - {"still"}
 
 
 def rests(caption: str) -> bool:
     """Return whether the caption describes a scene in which nothing moves."""
-    return not moves(caption) and any(phrase.name == "still" for _, phrase in _found(caption))
-
-
-def has_direction(caption: str) -> bool:
-    """Return whether the caption is false of the reversed clip."""
-    return bool(moves(caption) & set(OPPOSITE))
+    return not moves(caption) and any(phrase.name == "still" for _, phrase in phrases(caption))
 
 
 def shuffled(video: Tensor, generator: torch.Generator) -> Tensor:

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from t2v.data.rng import keyed_generator
+from t2v.evaluation.foils import TIME_KINDS, foil, has_direction, restated
 from t2v.evaluation.hard_negatives import (
     KINDS,
     MOVES,
     counterfactual,
     differs,
-    has_direction,
     meaning,
     moves,
     shuffled,
@@ -33,7 +33,8 @@ def benchmark(scorer: Scorer, video: Tensor, captions: Sequence[str], seed: int)
 
     `video_r1`, ...: the clip of a caption (the caption of a clip: `text_r1`) is the best of its
     gallery of `GALLERY`; the ceiling allows for captions that mean the same. `counterfactual`: the
-    caption beats itself with one phrase exchanged, of any kind and of each. `shuffle`, `reverse`:
+    caption beats itself with one phrase exchanged, of any kind and of each. `time_tests` come where
+    a caption has what they ask. `shuffle`, `reverse`:
     the clip beats itself with its frames shuffled or reversed, where the two look different and
     the caption describes motion; for `reverse`, motion that is false of the reversed clip (a thing
     that bounces or spins does so backwards too).
@@ -44,6 +45,7 @@ def benchmark(scorer: Scorer, video: Tensor, captions: Sequence[str], seed: int)
     videos, texts = scorer.embed_video(video).squeeze(1).cpu(), scorer.embed_text(captions).cpu()
     own = (videos * texts).sum(-1)
     report: dict[str, Any] = {"n": len(video)} | _retrieval(videos, texts, captions)
+    report |= time_tests(scorer, videos, captions, seed)
     for name, kinds in [("counterfactual", KINDS), *((kind, (kind,)) for kind in KINDS)]:
         generator = keyed_generator(seed, "examine", name)  # a key: other words, other captions
         wrong = [counterfactual(text, generator, kinds) for text in captions]
@@ -67,6 +69,36 @@ def benchmark(scorer: Scorer, video: Tensor, captions: Sequence[str], seed: int)
         for group, names in MOVES.items():
             of_group = torch.tensor([bool(moves(caption) & set(names)) for caption in captions])
             report[f"{test}: {group}"] = share(beaten[fair & of_group]) | {"chance": 0.5}
+    return report
+
+
+@torch.inference_mode()
+def time_tests(
+    scorer: Scorer, videos: Tensor, captions: Sequence[str], seed: int
+) -> dict[str, dict[str, float | int | None]]:
+    """Return how often captions beat their foils of time, `foil: KIND`, of each kind that applies.
+
+    `blind: KIND` is the same with another clip, the next one that is asked: chance is .5, and what
+    is above it the scorer has from the text alone. Orders are told in any way that is true.
+
+    Args:
+        videos: `n d`, unit vectors of the clips of the captions.
+    """
+    report = {}
+    for kind in TIME_KINDS:
+        generator = keyed_generator(seed, "examine", kind)
+        right = [restated(text, generator) for text in captions]
+        wrong = [foil(text, kind, generator) for text in right]
+        asked = [i for i, text in enumerate(wrong) if text is not None]
+        if not asked:
+            continue
+        true = scorer.embed_text([right[i] for i in asked]).cpu()
+        false = scorer.embed_text([text for text in wrong if text is not None]).cpu()
+        margin = videos[asked] @ (true - false).mT  # clips by pairs of texts
+        report[f"foil: {kind}"] = share(margin.diagonal() > 0) | {"chance": 0.5}
+        if len(asked) > 1:
+            other = margin.roll(-1, 0).diagonal()
+            report[f"blind: {kind}"] = share(other > 0) | {"chance": 0.5}
     return report
 
 

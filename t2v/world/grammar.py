@@ -77,6 +77,8 @@ SPEEDS: dict[str, tuple[float, tuple[str, ...], tuple[str, ...]]] = {
     "slow": (0.5, ("slowly",), ("slowly",)),
     "fast": (1.5, ("quickly",), ("quickly", "fast")),
 }
+# how often a thing hops in a clip, which then rests
+REPEATS = {1: ("once",), 2: ("twice", "two times"), 3: ("three times",)}
 UNNAMED = ("it", "something", "the thing")
 PREFIXES = ("", "", "", "", "a video where ", "a clip where ")
 NUMBERS = {2: ("two", "a pair of"), 3: ("three",)}
@@ -101,7 +103,9 @@ class Scene:
 
     `things` stand from left to right in the order the caption names them. `offset` moves them
     sideways and `backdrop` moves the landscape, both in [-1, 1] of their range. `speed` is a key
-    of `SPEEDS`; it is of the things, not of the camera. Where `collage` is the seed of a made-up
+    of `SPEEDS`; it is of the things, not of the camera. A thing that hops `times` times, a key of
+    `REPEATS`, rests before and after; `pause`, in [0, 1], is the part of the rest that comes
+    before. Where `collage` is the seed of a made-up
     picture, this takes the place of `background`, and things that are not `named` have colours and
     outlines of its making; no caption tells of either.
     """
@@ -112,11 +116,13 @@ class Scene:
     offset: float = 0.0
     backdrop: float = 0.0
     speed: str = "normal"
+    times: int | None = None
+    pause: float = 0.0
     collage: int | None = None
     named: bool = True
 
     def truth(self) -> dict[str, Any]:
-        """Every attribute that the oracle classifies, and an unusual speed, as plain values."""
+        """Every attribute that the oracle classifies, an unusual speed and a number of hops."""
         known: dict[str, Any] = {
             "background": self.background,
             "camera": self.camera,
@@ -128,6 +134,8 @@ class Scene:
         if not self.named:
             for thing in known["things"]:
                 thing["shape"] = thing["colour"] = None
+        if self.times is not None:
+            known["times"] = self.times
         return known if self.speed == "normal" else known | {"speed": self.speed}
 
 
@@ -196,6 +204,16 @@ def random_paced_scene(generator: torch.Generator, split: str = "train") -> Scen
             return replace(scene, speed=pick(list(SPEEDS)[1:], generator))
 
 
+def random_repeated_scene(generator: torch.Generator, split: str = "train") -> Scene:
+    """Pick a scene of one thing that hops once, twice or three times."""
+    while True:
+        scene = random_scene(generator, split)
+        bounces = [thing.motion for thing in scene.things] == ["bounce"]
+        if bounces and scene.camera == "still":
+            pause = float(torch.rand((), generator=generator))
+            return replace(scene, times=pick(list(REPEATS), generator), pause=pause)
+
+
 def random_collage_scene(generator: torch.Generator, split: str = "train") -> Scene:
     """Pick a scene in a made-up picture; a single thing in it has a name every other time."""
     scene = random_scene(generator, split)
@@ -218,7 +236,8 @@ def _action(scene: Scene, generator: torch.Generator) -> str:
     singular, plural = pick(MOTIONS[first.motion], generator)
     if not others:
         noun = _noun(first, 1, generator) if scene.named else pick(UNNAMED, generator)
-        return f"{noun} {_paced(singular, scene.speed, generator)}"
+        verb = _paced(singular, scene.speed, generator)
+        return f"{noun} {verb}{_repeated(scene.times, generator)}"
     if all(other == first for other in others):
         return f"{_noun(first, len(scene.things), generator)} {plural}"
     second = others[0]
@@ -236,6 +255,10 @@ def _paced(verb: str, speed: str, generator: torch.Generator) -> str:
     _, before, after = SPEEDS[speed]
     options = [f"{word} {verb}" for word in before] + [f"{verb} {word}" for word in after]
     return pick(options, generator)
+
+
+def _repeated(times: int | None, generator: torch.Generator) -> str:
+    return "" if times is None else f" {pick(REPEATS[times], generator)}"
 
 
 def caption(scene: Scene, generator: torch.Generator) -> str:

@@ -9,7 +9,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from t2v.world.grammar import SPEEDS, UNSPUN, Thing
+from t2v.world.grammar import REPEATS, SPEEDS, UNSPUN, Thing
 
 FRAMES_PER_UNIT = 16  # a motion from one side to the other takes one unit of time, in any clip
 RADIUS = {"small": 0.125, "medium": 0.17, "big": 0.225}  # of the frame height
@@ -17,6 +17,8 @@ PAIR_RADIUS = 0.155
 LEAST, MOST = 0.10, 0.25  # radius before and after growing
 TRAVEL, LIFT = 0.56, 0.42  # from the right to the left; of things that rose
 PEAK = 0.88 / 4  # of a bounce
+HOPS = 2  # in a unit of time, of a thing that bounces on and on
+COUNTED_HOPS = max(REPEATS)  # in a unit, of one that bounces a number of times: any number fits
 FAR_ENOUGH = 0.45  # part of a whole way that must be left to be called a motion
 ENDING = ("left", "right", "rise", "fall", "grow", "shrink")  # they reach a limit and stay there
 ON_GROUND = ("still", "bounce", "left", "right", "spin", "grow", "shrink")
@@ -65,10 +67,18 @@ def done_before(motion: str, begin: Pose) -> float:
     return 0.0
 
 
-def poses(motion: str, speed: str, begin: Pose, clock: Tensor) -> tuple[Tensor, ...]:
+def poses(
+    motion: str,
+    speed: str,
+    begin: Pose,
+    clock: Tensor,
+    times: int | None = None,
+    pause: float = 0.0,
+) -> tuple[Tensor, ...]:
     """Radius, travel, lift and turn at each time since the motion began, `t 1 1` each.
 
-    Bouncing and spinning go on for ever; the other motions stay at their end.
+    Bouncing and spinning go on for ever; the other motions stay at their end. A bounce of `times`
+    hops takes as long for each, however many they are, and rests before (`pause`) and after.
     """
     clock = SPEEDS[speed][0] * rearrange(clock, "t -> t 1 1")
     still = torch.zeros_like(clock)
@@ -78,9 +88,13 @@ def poses(motion: str, speed: str, begin: Pose, clock: Tensor) -> tuple[Tensor, 
     way = (clock + done_before(motion, begin)).clamp(max=1)
     match motion:
         case "bounce":
-            hop = (2 * clock) % 1  # two hops a unit, each on the ground at both ends
+            hops, pace = HOPS * clock, SPEEDS[speed][0]
+            if times is not None:
+                hops = (COUNTED_HOPS * clock - pause * (COUNTED_HOPS - times)).clamp(0, times)
+                pace = COUNTED_HOPS / HOPS
+            hop = hops % 1  # on the ground at both ends
             # quick hops are low ones: a thing that crosses its own height in a frame is a smear
-            lift = 4 * PEAK / max(1.0, SPEEDS[speed][0]) * hop * (1 - hop)
+            lift = 4 * PEAK / max(1.0, pace) * hop * (1 - hop)
         case "left":
             travel = TRAVEL * (0.5 - way)
         case "right":

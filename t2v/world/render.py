@@ -78,7 +78,8 @@ def _shot(
     soft = rearrange(2 / (height * zoom), "t -> t 1 1")
     for slot, (place, run) in enumerate(zip(_places(scene), acting, strict=True)):
         since = (frames - run.frame) / FRAMES_PER_UNIT
-        radius, travel, lift, turn = poses(run.motion, run.speed, run.begin, since)
+        how = run.motion, run.speed, run.begin, since, run.times, run.pause
+        radius, travel, lift, turn = poses(*how)
         if narrow < 1:
             radius, squeeze = _squeezed(radius, len(acting), narrow)
             travel = squeeze * (place + travel)

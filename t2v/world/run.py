@@ -24,7 +24,14 @@ from t2v.io.files import complete, write_text
 from t2v.io.manifest import MANIFEST, NEEDS_GIVEN
 from t2v.io.progress import progress
 from t2v.outputs import output_folder
-from t2v.world.grammar import caption, pick, random_collage_scene, random_paced_scene, random_scene
+from t2v.world.grammar import (
+    caption,
+    pick,
+    random_collage_scene,
+    random_paced_scene,
+    random_repeated_scene,
+    random_scene,
+)
 from t2v.world.render import render
 from t2v.world.story import Story, even_starts, random_story, story_caption, story_rows
 
@@ -135,7 +142,7 @@ def draw_story(
     """Draw the story of a clip, mostly of one scene; its captions follow from the generator."""
     generator = clip_generator(config.seed, config.split, index)
     kind = 1.0
-    if config.acts or config.speeds or config.collages:
+    if config.acts or config.speeds or config.collages or config.repeats:
         # else nothing is drawn: clips are those of earlier versions
         kind = float(torch.rand((), generator=generator))
     cuts = [cut for cut in CUTS if num_frames - cut >= LEAST_OF_ACT]
@@ -144,10 +151,13 @@ def draw_story(
         starts = (0, pick(cuts, generator)) if two else even_starts(config.scenes)
         return random_story(generator, starts, config.split), generator
     draw, paced = random_scene, config.acts + config.speeds
+    made_up = paced + config.collages
     if config.acts <= kind < paced:
         draw = random_paced_scene
-    elif paced <= kind < paced + config.collages:
+    elif paced <= kind < made_up:
         draw = random_collage_scene
+    elif made_up <= kind < made_up + config.repeats:
+        draw = random_repeated_scene
     return Story(scenes=(draw(generator, config.split),)), generator
 
 

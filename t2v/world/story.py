@@ -68,12 +68,17 @@ class Story:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A motion that may go on through several scenes: where it begins, and with which frame."""
+    """A motion that may go on through several scenes: where it begins, and with which frame.
+
+    `times` and `pause` are those of a `Scene`.
+    """
 
     motion: str
     speed: str
     begin: Pose
     frame: int
+    times: int | None = None
+    pause: float = 0.0
 
 
 def runs(story: Story, slot: int) -> list[Run]:
@@ -84,7 +89,8 @@ def runs(story: Story, slot: int) -> list[Run]:
     first = story.scenes[0]
     thing = first.things[slot]
     begin = first_pose(thing, len(first.things))
-    found = [Run(motion=thing.motion, speed=first.speed, begin=begin, frame=0)]
+    run = Run(motion=thing.motion, speed=first.speed, begin=begin, frame=0)
+    found = [replace(run, times=first.times, pause=first.pause)]
     for scene, start in zip(story.scenes[1:], story.starts[1:], strict=True):
         found.append(_next_run(found[-1], scene.things[slot].motion, scene.speed, start))
     return found

@@ -24,7 +24,7 @@ BRIEF = "steps=1 batch_size=2 save_every=1 validate_every=1"
 TINY = {
     "sample": "num_inference_steps=1 upscale=1",  # docs/upscale.md enlarges
     "queue add": "num_inference_steps=1 upscale=1",
-    "world": "count=12 num_frames=5 workers=1",
+    "world": "count=12 num_frames=5 repeats=0 workers=1",
     "world text": "count=64 steps=1 batch_size=8",
     "world oracle": "steps=1 batch_size=4",
     "train": f"{BRIEF} held_out=2 num_inference_steps=1 prompts=[red]",
@@ -81,6 +81,7 @@ NOT_RUN = {
     "t2v curate footage -o runs/ocr": "needs RapidOCR; tests/unit/curation run a stand-in",
     "t2v curate footage -o runs/captioned": "needs a captioner; tests/unit/training has one",
     "t2v curate footage -o runs/spoken": "likewise; tests/unit/curation/text has subtitles",
+    "t2v scorer --config configs/scorer/time": "the same command as with tiny.yaml, above it",
     "t2v scorer data=runs/white": "the scorer trains on docs/train.md, the captioner above",
     "t2v train-captioner data=runs/white": "likewise",
     "python docs/figures/captions.py": "minutes: hundreds of clips are described",

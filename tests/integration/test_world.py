@@ -64,6 +64,14 @@ def test_shards_take_the_shapes_in_turn_and_rows_tell_acts(mixed):
     assert set(speeds) == {"slow", "fast"} and 45 < len(speeds) < 95
 
 
+def test_a_share_of_the_clips_hops_a_number_of_times(tmp_path):
+    words = ["count=24", "height=16", "width=16", "repeats=0.5", "workers=1"]
+    assert main(["world", f"output={tmp_path / 'hops'}", *words]) == 0
+    rows = [row.extra["truth"] for row in read_rendered(tmp_path / "hops")]
+    times = [row["times"] for row in rows if "times" in row]
+    assert set(times) == {1, 2, 3} and 6 < len(times) < 18
+
+
 def test_the_latents_of_clips_of_several_shapes_come_in_batches_of_one_shape(mixed, vae, tokenizer):
     data = load_latents(
         str(mixed), ClipsConfig(), vae, tokenizer, precision="fp32", max_length=60,
@@ -94,6 +102,8 @@ def test_clips_of_several_shapes_are_refused_where_one_is_read(mixed):
         (["scenes=1"], "scenes=1: a clip of several acts has at least 2"),
         (["acts=1", "scenes=3"], "scenes=3 take 49 frames, and there are clips of 17"),
         (["acts=-1"], "acts=-1.0: it must be"),
+        (["acts=0.8", "repeats=0.4"], "or a number of hops, never two of them"),
+        (["repeats=0.5", "num_frames=9"], "three hops take 17 frames, and there are clips of 9"),
     ],
 )
 def test_shapes_and_shares_that_are_none_are_refused(tmp_path, capsys, words, message):

@@ -18,14 +18,8 @@ from t2v.config.scorer import ScorerConfig
 from t2v.data.rng import keyed_generator, step_indices
 from t2v.data.world_shards import pixels
 from t2v.errors import UserError
-from t2v.evaluation.hard_negatives import (
-    counterfactual,
-    differs,
-    has_direction,
-    meaning,
-    rests,
-    shuffled,
-)
+from t2v.evaluation.foils import TIME_KINDS, foil, has_direction, restated
+from t2v.evaluation.hard_negatives import counterfactual, differs, meaning, rests, shuffled
 from t2v.evaluation.scorer_benchmark import benchmark, benchmark_table
 from t2v.io.video import contact_sheet
 from t2v.models.device import pick_device, sent
@@ -132,13 +126,16 @@ class ScorerTask:
         return batch
 
     def read(self, step: int, rank: int = 0, world_size: int = 1) -> ScorerBatch:
-        """Clips in the epoch's order, each with one of its captions."""
+        """Clips in the epoch's order, each with one of its captions, the order of events in it
+        told in any way."""
         config = self.config
         chosen = step_indices(
             len(self.trained.video), config.batch_size, config.seed, step, rank, world_size
         )
         generator = keyed_generator(config.seed, step, rank, "captions")
-        captions = [pick(self.trained.captions[i], generator) for i in chosen.tolist()]
+        captions = [
+            restated(pick(self.trained.captions[i], generator), generator) for i in chosen.tolist()
+        ]
         is_masked = step < config.unmasked_from * config.steps
         masks = (config.masked, config.masked_words) if is_masked else (0.0, 0.0)
         rejected = tuple(self.trained.rejected[i] for i in chosen.tolist() if self.trained.rejected)
@@ -238,14 +235,22 @@ def _wrong_captions(
     generator: torch.Generator,
 ) -> list[str]:
     """Captions that are wrong of a clip, at most `wrong_captions`: candidates that were not taken
-    first (Panda-70M, arXiv 2402.19479), then its caption with one phrase exchanged."""
+    first (Panda-70M, arXiv 2402.19479), then its caption with one phrase exchanged; where there are
+    foils of time, every second one is of these."""
     known = [text for texts in rejected for text in texts]
     order = torch.randperm(len(known), generator=generator).tolist() if known else []
     found = [known[i] for i in order[: config.wrong_captions]]
-    for _ in range(config.wrong_captions - len(found)):
-        if (text := counterfactual(caption, generator)) is not None:
+    for number in range(config.wrong_captions - len(found)):
+        text = _untimely(caption, generator) if number % 2 == 0 else None
+        if (text := text or counterfactual(caption, generator)) is not None:
             found.append(text)
     return found
+
+
+def _untimely(caption: str, generator: torch.Generator) -> str | None:
+    """A foil of time of any kind that the caption has."""
+    foils = [text for kind in TIME_KINDS if (text := foil(caption, kind, generator))]
+    return pick(foils, generator) if foils else None
 
 
 def _shown_texts(

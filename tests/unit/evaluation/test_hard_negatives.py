@@ -5,7 +5,6 @@ import torch
 from t2v.evaluation.hard_negatives import (
     KINDS,
     counterfactual,
-    has_direction,
     meaning,
     moves,
     rests,
@@ -62,13 +61,11 @@ def test_a_word_inside_another_phrase_is_left_alone():
     assert counterfactual("an old man laughs", torch.Generator()) is None
 
 
-def test_what_moves_and_what_a_reversed_clip_belies():
+def test_what_moves_and_what_rests():
     assert moves("a ball floats up while a cube spins at dusk") == {"rise", "spin"}
     assert moves("a ball rests, the camera pans left") == {"pan left"}
     assert rests("a ball lies on sand") and not rests("an old man laughs")
     assert not rests("a ball rests at dusk, the camera zooms in")
-    assert has_direction("a ball floats up") and has_direction("it rests, the camera zooms in")
-    assert not has_direction("a cube spins") and not has_direction("a ball bounces on sand")
 
 
 def test_a_shuffled_clip_has_the_same_frames_in_another_order():

@@ -57,6 +57,21 @@ def test_a_scorer_that_knows_is_always_right_and_a_blind_one_never():
     assert "| shuffle: camera | 100.0 [" in benchmark_table(knowing)
 
 
+def test_orders_adverbs_and_counts_are_asked_where_captions_have_them():
+    video, _ = sample()
+    captions = ["a red ball rises, then it falls", "a cube spins slowly", "a star hops twice"]
+    captions += ["a cube slides to the left after it spins", "a ball rests", "a cube spins fast"]
+    video = video[: len(captions)]
+    knowing = benchmark(Knowing(video, captions), video, captions, 0)
+    assert {name: each["n"] for name, each in knowing.items() if name.startswith("foil")} == {
+        "foil: order": 2,
+        "foil: adverb": 2,
+        "foil: repetition": 1,
+    }
+    assert knowing["foil: adverb"]["share"] == knowing["foil: repetition"]["share"] == 1
+    assert knowing["blind: adverb"]["share"] == 0 and "blind: repetition" not in knowing
+
+
 def test_only_clips_that_a_test_can_tell_apart_are_asked():
     video, captions = sample()
     video[:] = video[:, :1]  # nothing moves: disorder and reversal show nothing

@@ -6,12 +6,14 @@ import torch
 from t2v.world.grammar import (
     CAMERA_MOTIONS,
     PAIR_MOTIONS,
+    REPEATS,
     UNSPUN,
     Scene,
     Thing,
     caption,
     is_heldout,
     random_paced_scene,
+    random_repeated_scene,
     random_scene,
     words,
 )
@@ -59,6 +61,19 @@ def test_a_caption_names_an_unusual_speed_and_truth_holds_it():
         seen.add(word)
     assert seen == {"slowly", "quickly", "fast"}
     assert all("speed" not in scene.truth() for scene in _scenes(100))
+
+
+def test_a_caption_tells_how_often_a_thing_hops_and_truth_holds_it():
+    generator = torch.Generator().manual_seed(1)
+    seen = set()
+    for _ in range(60):
+        scene = random_repeated_scene(generator)
+        text = caption(scene, generator)
+        (said,) = [times for times, words in REPEATS.items() if any(word in text for word in words)]
+        assert said == scene.truth()["times"] and 0 <= scene.pause < 1
+        seen.add(said)
+    assert seen == set(REPEATS)
+    assert all("times" not in scene.truth() for scene in _scenes(100))
 
 
 def test_a_caption_uses_only_listed_words():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from t2v.world.grammar import MOTIONS, Thing
+from t2v.world.grammar import MOTIONS, REPEATS, Thing
 from t2v.world.motion import (
     ENDING,
     FRAMES_PER_UNIT,
@@ -44,6 +44,17 @@ def test_slow_is_half_as_far_and_fast_is_as_far_in_two_thirds_of_the_time():
     full = pose_after("left", "normal", begin("left"), 12).travel
     assert pose_after("left", "slow", begin("left"), 24).travel == pytest.approx(full)
     assert pose_after("left", "fast", begin("left"), 8).travel == pytest.approx(full)
+
+
+@pytest.mark.parametrize("times", REPEATS)
+@pytest.mark.parametrize("pause", [0.0, 0.4, 1.0])
+def test_a_number_of_hops_fits_a_clip_and_each_takes_as_long(times, pause):
+    clock = torch.arange(0, 1601) / 1600
+    lift = poses("bounce", "normal", begin("bounce"), clock, times, pause)[2].flatten()
+    flying = (lift > 0.01).long()
+    assert int((flying.diff() == 1).sum()) == times  # counted as they leave the ground
+    assert flying.float().mean().item() == pytest.approx(times / 3, abs=0.04)
+    assert lift[0] == 0 and lift[-1] < 1e-4
 
 
 @pytest.mark.parametrize("motion", MOTIONS)

@@ -38,7 +38,7 @@ def test_a_made_up_picture_takes_the_place_of_the_landscape_and_no_caption_tells
 
 
 def test_shares_of_clips_that_exclude_each_other_add_up_to_one_at_most():
-    with pytest.raises(UserError, match=r"collages=0\.5: a clip has acts, an unusual"):
+    with pytest.raises(UserError, match=r"collages=0\.5 repeats=0: a clip has acts, an unusual"):
         WorldClipsConfig(output="", acts=0.4, speeds=0.2, collages=0.5)
 
 

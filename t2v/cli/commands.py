@@ -191,6 +191,12 @@ COMMANDS = {
         "show where the denoiser looks for words of a film's prompt",
         ("video",),
     ),
+    "eval language": Command(
+        "t2v.config.language:LanguageConfig",
+        "t2v.evaluation.language:examine",
+        "test which captions of clips a scorer tells from wrong ones",
+        ("data",),
+    ),
     "eval votes": Command(
         "t2v.config.evaluation:VotesConfig",
         "t2v.evaluation.votes:count_votes",

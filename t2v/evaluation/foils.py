@@ -7,7 +7,7 @@ sure, there is no foil.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -46,7 +46,7 @@ COUNTED |= {"thrice": 3} | {f"{number} times": number for number in range(2, 11)
 
 PRONOUN = r"(?:it|he|she|they|we|you|someone|something)"
 ARTICLE = r"(?:the|a|an|his|her|its|their|this|that|these|those|another)"
-VERB = r"(?:is|are|was|were|has|have|\w{2,}(?:s|ed))"
+VERB = r"(?:is|are|was|were|has|have|\w+[^\Ws]s|\w{2,}ed)"
 # a clause begins with a pronoun, with an article and a noun that a verb's form follows, or with a
 # verb in -ing; "then" goes without a subject too
 CLAUSE = rf"(?={PRONOUN}\b|{ARTICLE} (?:[\w-]+ ){{1,3}}{VERB}\b|\w{{2,}}ing\b)"
@@ -96,13 +96,12 @@ def foil(caption: str, kind: str, generator: torch.Generator) -> str | None:
     """
     assert kind in TIME_KINDS, kind
     if kind == "order":
-        options = [text for link in links(caption) for text in _disordered(caption, link)]
+        options = list(disordered(caption))
         return pick(options, generator) if options else None
-    found = list((ADVERB if kind == "adverb" else COUNT).finditer(caption))
+    found = list(timely(caption, kind))
     if not found:
         return None
-    match = pick(found, generator)
-    others = _manners(caption, match) if kind == "adverb" else _counts(match[0].lower())
+    match, others = pick(found, generator)
     return caption[: match.start()] + pick(others, generator) + caption[match.end() :]
 
 
@@ -164,14 +163,22 @@ def _gerund(verb: str) -> str:
     return f"{stem}ing"
 
 
-def _disordered(caption: str, link: Link) -> Iterator[str]:
-    exchanged = _exchanged(caption, link)
-    if exchanged is not None:
-        yield exchanged[1]
-    if exchanged is None or exchanged[0] == "motion":
-        # of a thing that changes its colour, "a red ball rises after it turns blue" is no sentence
-        # whose truth is plain
-        yield _turned(caption, link)
+def disordered(caption: str) -> Iterator[str]:
+    """Yield the caption with the events around each connective in the other order."""
+    for link in links(caption):
+        exchanged = _exchanged(caption, link)
+        if exchanged is not None:
+            yield exchanged[1]
+        if exchanged is None or exchanged[0] == "motion":
+            # of a thing that changes its colour, "a red ball rises after it turns blue" is no
+            # sentence whose truth is plain
+            yield _turned(caption, link)
+
+
+def timely(caption: str, kind: str) -> Iterator[tuple[re.Match[str], Sequence[str]]]:
+    """Yield the adverbs or counts of times in a caption, each with what is false in its place."""
+    for match in (ADVERB if kind == "adverb" else COUNT).finditer(caption):
+        yield match, _manners(caption, match) if kind == "adverb" else _counts(match[0].lower())
 
 
 def _turned(caption: str, link: Link) -> str:

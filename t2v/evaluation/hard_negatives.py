@@ -113,7 +113,7 @@ def counterfactual(
     VideoCon, arXiv 2311.10111.
     """
     found = phrases(caption)
-    choices = [each for each in _exchanges(found) if each[0] in kinds]
+    choices = [each for each in exchanges(found) if each[0] in kinds]
     colours = [match for match, phrase in found if phrase.kind == "colour"]
     names = {_lexicon()[each[0]].name for each in colours}
     if "binding" in kinds and len(colours) == len(names) == 2:
@@ -137,7 +137,7 @@ def articles(text: str) -> str:
     return re.sub(r"\b(a|an) (?=(\w))", _article, text)
 
 
-def _exchanges(
+def exchanges(
     found: list[Found],
 ) -> Iterator[tuple[str, re.Match[str], Phrases]]:
     """Yield the phrases that may be exchanged: kind, place, and the classes to choose from."""

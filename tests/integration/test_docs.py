@@ -38,6 +38,7 @@ TINY = {
     "eval": "suites=[motion] count=2 num_frames=5 num_inference_steps=1 batch_size=2",
     "calibrate": "count=4 num_frames=5 num_inference_steps=2",
     "eval probe": "count=4 layers=[1]",
+    "eval language": "count=4",
     "eval words": "times=[0.5] overwrite=true",
     "eval footage": "held_out=2 draws=1",
     "curate": "workers=1",  # a worker is a process, and imports for itself

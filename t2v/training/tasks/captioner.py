@@ -20,6 +20,7 @@ from t2v.data.cache import weights_digest
 from t2v.data.rng import keyed_generator, step_indices
 from t2v.data.world_shards import pixels
 from t2v.errors import UserError
+from t2v.evaluation.captioned import Captioned
 from t2v.evaluation.captioner_benchmark import benchmark, benchmark_table
 from t2v.io.progress import progress
 from t2v.io.shipped import shipped
@@ -39,7 +40,7 @@ from t2v.training.engine.loop import autocast
 from t2v.training.engine.optim import split_parameters
 from t2v.training.engine.significance import HELD_OUT, TRAINING
 from t2v.training.engine.task import SHEET_FRAMES, ParameterGroup, Validation
-from t2v.training.tasks.captioned import Captioned, train_on_captioned
+from t2v.training.tasks.captioned import train_on_captioned
 from t2v.world.grammar import pick
 
 VALIDATED = 128  # clips

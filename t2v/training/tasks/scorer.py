@@ -18,6 +18,7 @@ from t2v.config.scorer import ScorerConfig
 from t2v.data.rng import keyed_generator, step_indices
 from t2v.data.world_shards import pixels
 from t2v.errors import UserError
+from t2v.evaluation.captioned import Captioned
 from t2v.evaluation.foils import TIME_KINDS, foil, has_direction, restated
 from t2v.evaluation.hard_negatives import counterfactual, differs, meaning, rests, shuffled
 from t2v.evaluation.scorer_benchmark import benchmark, benchmark_table
@@ -31,7 +32,7 @@ from t2v.training.engine.loop import autocast
 from t2v.training.engine.optim import split_parameters
 from t2v.training.engine.significance import HELD_OUT, TRAINING
 from t2v.training.engine.task import SHEET_FRAMES, ParameterGroup, Validation
-from t2v.training.tasks.captioned import Captioned, train_on_captioned
+from t2v.training.tasks.captioned import train_on_captioned
 from t2v.world.grammar import pick
 
 VALIDATED = 256  # clips of each kind

@@ -11,6 +11,7 @@ from t2v.config.captioner import CaptionerConfig, DecoderConfig
 from t2v.config.data import ClipsConfig
 from t2v.config.training import OptimConfig
 from t2v.errors import UserError
+from t2v.evaluation.captioned import Captioned
 from t2v.evaluation.captioner_benchmark import benchmark
 from t2v.io.checkpoint import newest_checkpoint
 from t2v.io.tensor_files import TensorFile
@@ -18,7 +19,6 @@ from t2v.nets.captioner import Captioner
 from t2v.nets.scorer import FRAMES, SIDE, Scorer, ScorerTowers
 from t2v.training.engine.example import Size
 from t2v.training.engine.loop import fit, start_state
-from t2v.training.tasks.captioned import Captioned
 from t2v.training.tasks.captioner import build_task, train_captioner
 
 COLOURS = ("red", "green", "blue", "white")

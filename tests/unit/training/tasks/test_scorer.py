@@ -10,12 +10,12 @@ from t2v.config.data import ClipsConfig
 from t2v.config.scorer import ScorerConfig, TowersConfig
 from t2v.config.training import OptimConfig
 from t2v.errors import UserError
+from t2v.evaluation.captioned import Captioned, read_captioned
 from t2v.evaluation.suites import load_suite
 from t2v.io.checkpoint import newest_checkpoint
 from t2v.nets.scorer import FRAMES, SIDE, load_scorer
 from t2v.training.engine.example import Size
 from t2v.training.engine.loop import fit, start_state
-from t2v.training.tasks.captioned import Captioned, read_captioned
 from t2v.training.tasks.scorer import ScorerBatch, build_task, train_scorer, wrong_clips
 from t2v.world.render import render
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 from t2v.cli.commands import brought, collect_garbage, imported
 from t2v.cli.student import with_student
 from t2v.config.load import given_names, load_config
-from t2v.config.sampling import OUTPUTS, SampleConfig
+from t2v.config.sampling import OUTPUTS, REFERENCES, SampleConfig
 from t2v.distributed import rank, world_size
 from t2v.errors import UserError, shortened
 from t2v.io.addresses import address_of, local_in, shown
@@ -70,6 +71,7 @@ def add_options(parser: argparse.ArgumentParser, place: Callable[[str], Path]) -
     for option, setting in OPTIONS.items():
         short = ["-o"] if option == "--output" else []
         parser.add_argument(*short, option, dest=setting)
+    parser.add_argument("--reference", dest=REFERENCES, action="append", metavar="FILE")
     for option, setting in FLAGS.items():
         parser.add_argument(option, dest=setting, action="store_const", const="true")
     parser.add_argument("--prompt-file", type=place, metavar="FILE", help="one prompt a line")
@@ -98,6 +100,8 @@ def add_options(parser: argparse.ArgumentParser, place: Callable[[str], Path]) -
 def chosen(args: argparse.Namespace) -> list[str]:
     """Return the options that were given, as `name=value`."""
     given = {name: getattr(args, name) for name in [*OPTIONS.values(), *FLAGS.values()]}
+    if files := getattr(args, REFERENCES):
+        given[REFERENCES] = f"[{', '.join(map(json.dumps, files))}]"
     return [f"{name}={value}" for name, value in given.items() if value is not None]
 
 

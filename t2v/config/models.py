@@ -73,6 +73,7 @@ class TransformerConfig:
     # known frames: none, as tokens with a time of their own, or as channels beside the noisy ones
     conditioning: Literal["none", "tokens", "channels"] = "none"
     picture_tokens: bool = False  # pictures at any place, as tokens beside those of the video
+    references: int = 0  # of the pictures, the most that show the subjects and are no frames
     # of a student, which `t2v distill` makes: the numbers of steps that it makes videos in
     distilled_steps: tuple[int, ...] = ()
     # tokens, learned from all of them, that the middle blocks compute in their place; 0: all tokens

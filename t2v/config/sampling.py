@@ -13,7 +13,9 @@ from t2v.errors import UserError
 
 LoRAPresetName = Literal["wan21-lightx2v", "wan22-lightx2v", "causvid"]
 
-INPUTS = ("image", "last_image", "video", "mask")  # settings that name files of the user
+REFERENCES = "reference_images"
+# settings that name files of the user; the last one takes several
+INPUTS = ("image", "last_image", "video", "mask", REFERENCES)
 # what a picture of one frame cannot have
 FILM = ("num_frames", "duration", "gif", "image", "last_image", "interpolate", "via_image")
 VIDEOS = {".mp4": "H.264", ".webm": "VP9", ".mov": "ProRes 422 HQ, 10 bits"}
@@ -136,6 +138,8 @@ class SampleConfig:
     lora_fit: Literal["strict", "partial"] = "strict"
     image: str | None = None  # picture that the video begins with
     last_image: str | None = None  # picture that the video ends with
+    # pictures of the video's subjects, in the order of the prompt: files, as A or [A, B]
+    reference_images: tuple[str, ...] = ()
     # clip to go on from; with mask, strength or interpolate: the clip to change
     video: str | None = None
     video_start: float = 0.0  # seconds of the clip to leave out at its beginning
@@ -155,7 +159,7 @@ class SampleConfig:
 
     # settings that take one value, or a list
     ONE_OR_MORE: ClassVar[tuple[str, ...]] = (
-        *("lora", "lora_scale", "lora_part", "attention_layout"),
+        *("lora", "lora_scale", "lora_part", "attention_layout", "reference_images"),
     )
 
     def __post_init__(self) -> None:
@@ -335,7 +339,8 @@ class SampleConfig:
         if self.image_guidance_scale != 1 and not self.has_visuals:
             raise UserError(
                 f"image_guidance_scale={self.image_guidance_scale:g}: it weighs a picture or clip. "
-                "Give image=FILE, last_image=FILE or video=FILE, or leave it out."
+                "Give image=FILE, last_image=FILE, video=FILE or reference_images=FILE, or leave "
+                "it out."
             )
         apart = [name for name in FIRST if getattr(self, name) not in (None, False)]
         if len(apart) > 1:
@@ -355,10 +360,18 @@ class SampleConfig:
     @property
     def files(self) -> dict[str, str]:
         """The pictures and clips that are named, by the setting."""
-        named = {name: getattr(self, name) for name in INPUTS}
+        named = {name: getattr(self, name) for name in INPUTS if name != REFERENCES}
+        named |= {f"{REFERENCES}[{n}]": path for n, path in enumerate(self.reference_images)}
         return {name: path for name, path in named.items() if path is not None}
+
+    @property
+    def sees(self) -> tuple[str, ...]:
+        """The settings that give the video something to see, and are given."""
+        names = (*INPUTS, "strength")
+        return tuple(name for name in names if getattr(self, name) not in (None, ()))
 
     @property
     def has_visuals(self) -> bool:
         """True where a picture or clip is given, or one is made first."""
-        return any(getattr(self, name) not in (None, False) for name in (*FIRST, "last_image"))
+        names = (*FIRST, "last_image", REFERENCES)
+        return any(getattr(self, name) not in (None, False, ()) for name in names)

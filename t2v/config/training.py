@@ -137,6 +137,9 @@ class TrainVAEConfig(TrainConfig):
             )
 
 
+MOST_REFERENCES = 2  # pictures that tasks.references gives a clip
+
+
 @dataclass(frozen=True, kw_only=True)
 class TasksConfig:
     """The shares of what clips are given besides their caption; they need not add up to 1.
@@ -153,6 +156,8 @@ class TasksConfig:
     region: float = 0.0  # all but a box, or a box alone
     frames: float = 0.0  # nothing, and every latent frame has a noise level of its own
     pictures: float = 0.0  # frames anywhere, as pictures
+    # one or two pictures of the clip's subjects, the first frames of other clips that show them
+    references: float = 0.0
 
     def __post_init__(self) -> None:
         not_negative(self, *asdict(self))
@@ -166,7 +171,7 @@ class TasksConfig:
 
     @property
     def gives_pictures(self) -> bool:
-        return self.ends + self.pictures > 0
+        return self.ends + self.pictures + self.references > 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,7 +295,7 @@ class DiffusionConfig(TrainConfig):
             raise UserError(
                 f"pack=true masking.ratio={self.masking.ratio} compile={self.compile}: packed "
                 "clips are whole, not compiled, and given no pictures beside them (tasks.ends, "
-                "tasks.pictures). Leave pack out, or those."
+                "tasks.pictures, tasks.references). Leave pack out, or those."
             )
         if self.masking.words and self.cache_text and not self.train_text_encoder:
             raise UserError(
@@ -346,7 +351,14 @@ class TrainDiTConfig(DiffusionConfig):
             )
         if self.tasks.gives_pictures and not self.model.picture_tokens:
             raise UserError(
-                "tasks.ends and tasks.pictures give pictures. Set model.picture_tokens=true."
+                "tasks.ends, tasks.pictures and tasks.references give pictures. Set "
+                "model.picture_tokens=true."
+            )
+        if self.tasks.references and self.model.references < MOST_REFERENCES:
+            raise UserError(
+                f"tasks.references={self.tasks.references} gives up to {MOST_REFERENCES} pictures, "
+                f"and model.references={self.model.references}. Set model.references="
+                f"{MOST_REFERENCES}."
             )
         if not self.prompts:
             raise UserError("prompts=[]: validations show samples. Give at least one prompt.")

@@ -54,6 +54,9 @@ class WorldClipsConfig:
     collages: float = 0.0
     # share of clips whose thing bounces once, twice or three times and rests before and after
     repeats: float = 0.0
+    # the manifest also has the subjects of each clip, and captions that do not say what they are:
+    # training may then show them by pictures from other clips (`tasks.references`)
+    references: bool = False
     fps: int = 8  # frames a second
     seed: int = 0  # of the first clip; clip i is a function of seed, split and i
     workers: int = 2  # processes

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from t2v.errors import UserError
+from t2v.io.manifest import REFERRING
 from t2v.io.prompt_words import WORD, clean_prompt
 
 
@@ -27,6 +28,7 @@ def token_counts(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> di
 def all_captions(rows: Sequence[dict[str, Any]]) -> list[str]:
     """Every caption of every clip, those of its scenes too."""
     texts = [text for row in rows for text in row.get("captions") or [row["caption"]]]
+    texts += [text for row in rows for text in row.get(REFERRING) or ()]
     return texts + [scene["caption"] for row in rows for scene in row.get("scenes") or []]
 
 
@@ -59,6 +61,9 @@ class Captions:
         scenes = [last_scene(row) for row in rows]
         count = len(texts)
         texts += [clean_prompt(scene[1]) for scene in scenes if scene]
+        referring = [row.get(REFERRING) or () for row in rows]
+        of_references = len(texts)
+        texts += [clean_prompt(text) for texts in referring for text in texts]
         ids = tokenizer([*texts, ""])["input_ids"]
         lengths = [len(each) for each in ids]
         longest = max(lengths)
@@ -75,6 +80,9 @@ class Captions:
         self.starts = self.counts.cumsum(0) - self.counts
         self.scene_starts = torch.tensor([scene[0] if scene else 0 for scene in scenes])
         self.scene_rows = count - 1 + (self.scene_starts > 0).cumsum(0)
+        self.referring_counts = torch.tensor([len(texts) for texts in referring])
+        self.referring_rows = of_references + self.referring_counts.cumsum(0)
+        self.referring_rows -= self.referring_counts
 
     def pick(
         self,
@@ -82,6 +90,7 @@ class Captions:
         choice: Tensor,
         dropped: Tensor,
         of_last_scene: Tensor | None = None,
+        referring: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Pick one caption a clip: ids padded to the longest one, `b m`, and lengths, `b`.
 
@@ -90,10 +99,15 @@ class Captions:
             choice: the caption of each, as a fraction of their number in [0, 1), `b`.
             dropped: true where the empty caption is taken, `b`.
             of_last_scene: true where the caption of the clip's last scene is taken, `b`.
+            referring: true where one is taken that leaves the subjects open, if there is one, `b`.
         """
         row = self.starts[clips] + (choice * self.counts[clips]).long()
         if of_last_scene is not None:
             row = torch.where(of_last_scene, self.scene_rows[clips], row)
+        if referring is not None:
+            counts = self.referring_counts[clips]
+            other = self.referring_rows[clips] + (choice * counts).long()
+            row = torch.where(referring & (counts > 0), other, row)
         row = row.masked_fill(dropped, len(self.tokens) - 1)
         lengths = self.lengths[row]
         return self.tokens[row, : int(lengths.max())].long(), lengths

@@ -25,7 +25,15 @@ from t2v.data.latents import VAE, ClipEncoder, latents_encoder, latents_name
 from t2v.data.prepare import Prepared, Rendered, prepare
 from t2v.errors import UserError
 from t2v.io.files import digest
-from t2v.io.manifest import NEEDS_GIVEN, Clip, is_rendered, manifest_of, read_manifest
+from t2v.io.manifest import (
+    NEEDS_GIVEN,
+    REFERRING,
+    SUBJECTS,
+    Clip,
+    is_rendered,
+    manifest_of,
+    read_manifest,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -293,7 +301,7 @@ def _held_out_last(
 def _row(clip: Clip, texts: Sequence[str]) -> dict[str, Any]:
     row = {"caption": clip.caption, "captions": texts, "source": clip.source}
     row["license"] = clip.license
-    for name in ("scenes", NEEDS_GIVEN):
+    for name in ("scenes", NEEDS_GIVEN, SUBJECTS, REFERRING):
         if value := clip.extra.get(name):
             row[name] = value
     # a shard is no film that its clips were cut from

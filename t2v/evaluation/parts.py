@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from t2v.evaluation.given import Given
 from t2v.evaluation.suites import Suite
-from t2v.evaluation.tasks import EDIT, TASKS, given_frames
+from t2v.evaluation.tasks import EDIT, REFERENCE, TASKS, given_frames
 from t2v.world.grammar import Scene
 from t2v.world.story import Story
 
@@ -35,7 +35,7 @@ def given_of(suite: Suite, real: Tensor, mask: Tensor, stride: tuple[int, int]) 
         kept = torch.zeros(mask.shape, dtype=torch.bool)
         kept[:, frames] = True
         return Given(real, ~kept, kept, moving, tuple(frames))
-    if suite.sources is None:
+    if suite.sources is None or suite.task == REFERENCE:
         return None
     clip, other_mask = suite.given_clips(*real.shape[1:4])
     if suite.task == EDIT:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,19 @@ import torch
 from torch import Tensor
 
 from t2v.errors import UserError
-from t2v.evaluation.tasks import REGION, TASKS, changed, differ
+from t2v.evaluation.tasks import REFERENCE, REGION, TASKS, changed, differ
 from t2v.evaluation.types import Kind
 from t2v.io.prompts import read_prompts
 from t2v.io.text_files import parse_json
-from t2v.world.grammar import Scene, Thing, caption, random_scene
+from t2v.world.grammar import (
+    BACKGROUNDS,
+    Scene,
+    Thing,
+    caption,
+    pick,
+    random_scene,
+    referring_caption,
+)
 from t2v.world.motion import FRAMES_PER_UNIT
 from t2v.world.render import render
 from t2v.world.run import clip_generator
@@ -32,7 +40,8 @@ class Suite:
 
     Args:
         task: a name in `TASKS`; None: nothing is given but the prompt.
-        sources: the scenes of the given clips, where they differ from those that are asked for.
+        sources: the scenes of the given clips, where they differ from those that are asked for; of
+            `reference`, whose first frames are given.
         scene_prompts: of stories, the prompt of each scene; none: the prompts are of one scene.
         story_frames: the length of stories, all of whose scenes begin at the same frames.
     """
@@ -103,6 +112,8 @@ def load_suite(name: str, count: int, seed: int) -> Suite:
         return Suite(name, tuple(prompts), topics, tuple(scenes))
     if name == STORY:
         return _story_suite(count, seed)
+    if name == REFERENCE:
+        return _reference_suite(count, seed)
     if name in TASKS:
         return _given_suite(name, count, seed)
     own = {path.stem: path for path in sorted(FOLDER.glob("*.jsonl"))}
@@ -138,6 +149,25 @@ def _given_suite(name: str, count: int, seed: int) -> Suite:
     if name == REGION:
         topics = tuple("half" if differ(scene) else "box" for scene in scenes)
     return Suite(name, tuple(captions), topics, tuple(asked), name, tuple(scenes))
+
+
+def _reference_suite(count: int, seed: int) -> Suite:
+    """Scenes of one thing that prompts leave open, and others of the same thing elsewhere."""
+    asked, captions, shown = [], [], []
+    for index in range(count):
+        generator = clip_generator(seed + 4_000, "heldout", index)
+        scene = random_scene(generator, "heldout")
+        while len(scene.things) > 1:
+            scene = random_scene(generator, "heldout")
+        asked.append(scene)
+        captions.append(referring_caption(scene, generator))
+        others = [each for each in BACKGROUNDS if each != scene.background]
+        thing = replace(scene.things[0], size="medium", motion="still")
+        offset, backdrop = (2 * torch.rand(2, generator=generator) - 1).tolist()
+        place = {"background": pick(others, generator), "offset": offset, "backdrop": backdrop}
+        shown.append(Scene(things=(thing,), camera="still", **place))
+    topics = tuple(scene.things[0].motion for scene in asked)
+    return Suite(REFERENCE, tuple(captions), topics, tuple(asked), REFERENCE, tuple(shown))
 
 
 def _story_suite(count: int, seed: int) -> Suite:

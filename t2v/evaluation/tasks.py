@@ -40,6 +40,7 @@ def _latents_at_both_ends(count: int, stride: int) -> list[int]:
 
 FIRST, ENDS, CONTINUE, BETWEEN = "first", "ends", "continue", "between"
 INTERPOLATE, REGION, EDIT, VIA_IMAGE = "interpolate", "region", "edit", "via_image"
+REFERENCE = "reference"
 TASKS = {
     FIRST: Task("the first frame", lambda count, stride: [0]),
     ENDS: Task("the first and the last frame", lambda count, stride: [0, count - 1]),
@@ -56,6 +57,7 @@ TASKS = {
     ),
     EDIT: Task("the clip with a thing of another colour", changes=("colour",)),
     VIA_IMAGE: Task("a picture that the model made of the prompt"),
+    REFERENCE: Task("a picture of the thing at another place; the prompt does not say what it is"),
 }
 
 

@@ -24,6 +24,7 @@ from t2v.evaluation.tasks import (
     ENDS,
     FIRST,
     INTERPOLATE,
+    REFERENCE,
     REGION,
     TASKS,
     VIA_IMAGE,
@@ -44,6 +45,7 @@ NEEDS = {
     REGION: ("video", "mask"),
     EDIT: ("video", "strength"),
     VIA_IMAGE: ("image",),
+    REFERENCE: ("reference_images",),
 }
 
 
@@ -89,6 +91,10 @@ def make_given(
         pictures = sample_suite(generator, prompts, keys, config, one, workers=workers)
         inputs = [VisualInputs(image=each[0].numpy()) for each in pictures]
         seen = pictures.expand_as(alone)
+    elif suite.task == REFERENCE:
+        shown, _ = suite.given_clips(1, *alone.shape[2:4])
+        inputs = [VisualInputs(reference_images=[clip.numpy()]) for clip in shown]
+        seen = shown.expand_as(alone)
     else:
         given = _given(suite, generator, alone)
         inputs, seen = visual_inputs(suite.task, given), given.shown()
@@ -169,7 +175,9 @@ def _digest(task: str, inputs: VisualInputs, strength: float) -> str:
     hashed = hashlib.sha256(f"{task} {strength if task == EDIT else ''}".encode())
     if task in (ENDS, INTERPOLATE):
         hashed.update(b"held")  # kept videos of before followed pictures less closely
-    named = [(name, getattr(inputs, name)) for name in inputs.names() if name != "conditions"]
+    several = ("conditions", "reference_images")
+    named = [(name, getattr(inputs, name)) for name in inputs.names() if name not in several]
+    named += [("reference", each) for each in inputs.reference_images]
     named += [(f"frame {each.frame_index}", each.frames) for each in inputs.conditions]
     for name, frames in named:
         hashed.update(f"{name} {frames.shape}".encode())

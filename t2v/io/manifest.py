@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.jsonl"
 NEEDS_GIVEN = "needs_given"  # true in a row: its captions leave the look open (see `GivenChoice`)
+SUBJECTS = "subjects"  # in a row: what its clip shows, in the same words in every row that does
+REFERRING = "referring"  # in a row: captions that leave open what the subjects are ("it moves")
 MOST = 1e15  # of any number of a row; NaN is not below it either
 VIDEO_SUFFIXES = {".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".gif"}
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
@@ -256,6 +258,6 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "scenes": ("a list of scenes with start and end (frames) and caption", _are_scenes),
     NEEDS_GIVEN: ("true or false", lambda value: isinstance(value, bool)),
     **dict.fromkeys(("width", "height", "num_frames"), _COUNT),
-    **dict.fromkeys(("captions", "tags"), _TEXTS),
+    **dict.fromkeys(("captions", "tags", SUBJECTS, REFERRING), _TEXTS),
     **dict.fromkeys(("path", "caption", "source", "license", "sha256", "dropped", "reason"), _TEXT),
 }

@@ -21,6 +21,8 @@ from t2v.models.device import ready, tiled_at_need
 from t2v.models.diffusion import NUM_TRAIN_TIMESTEPS
 from t2v.models.latents import denormalize_latents, normalize_latents
 
+REFERENCE_GAP = 4.0  # latent frames; those of 17 frames span as much
+
 
 def picture_position(frame: int, temporal: int) -> float:
     """The place in time of a frame, in latent frames.
@@ -29,6 +31,12 @@ def picture_position(frame: int, temporal: int) -> float:
     their middle; the first one stands for frame 0 alone.
     """
     return 0.0 if frame == 0 else (frame + (temporal - 1) / 2) / temporal
+
+
+def reference_position(number: int) -> float:
+    """The place in time of a reference picture, the first being 0: before all frames of a video,
+    as far from each other as from its first."""
+    return -REFERENCE_GAP * (number + 1)
 
 
 def frame_at(position: float, temporal: int) -> int:
@@ -83,10 +91,25 @@ def check_taken(transformer: nn.Module, conditions: Conditions) -> None:
             "This model makes videos of a picture, and none is given: give image"
             f"{' and last_image' if config.get('pos_embed_seq_len') is not None else ''}."
         )
+    references = 0
+    if conditions.picture_positions is not None:
+        references = int((conditions.picture_positions[0] < 0).sum())
+    check_references(transformer, references)
     if conditions.pictures is not None and not config.get("picture_tokens", False):
         raise UserError(
             "A picture at another place than the first frame is given, but this "
             f"{type(transformer).__name__} has picture_tokens=false. Give the first frame alone."
+        )
+
+
+def check_references(transformer: nn.Module, count: int) -> None:
+    """Raise `UserError` for more reference pictures than the transformer takes."""
+    config: Any = transformer.config
+    if count > (most := config.get("references", 0)):
+        takes = f"takes {most}" if most else "was trained with none"
+        raise UserError(
+            f"reference_images: {count} given, and this {type(transformer).__name__} {takes}. "
+            f"{'Give fewer' if most else 'Leave them out'}, or use a model trained with more."
         )
 
 
@@ -154,7 +177,7 @@ def pictures_held(vae: Any, latents: Tensor, conditions: Conditions) -> Tensor:
     temporal = vae.config.scale_factor_temporal
     held = []
     for row, places in enumerate(positions.tolist()):  # one by one, as they are decoded
-        # a picture at the first frame is an example of how things look, and no frame of the video
+        # a picture at the first frame, or before it, is an example of how things look
         found = {i: frame_at(place, temporal) for i, place in enumerate(places) if place > 0}
         video = latents[row : row + 1]
         mask = None if conditions.known_mask is None else conditions.known_mask[row : row + 1]

@@ -199,10 +199,11 @@ def _take_known(network: Any, config: Path) -> None:
     if saved.get("distilled_steps"):
         network.become_student(saved["distilled_steps"])
         return
-    if saved.get("conditioning", "none") != network.config.conditioning:
-        network.take_known(picture_tokens=False)
-    if saved.get("picture_tokens", False) != network.config.picture_tokens:
-        network.take_known(picture_tokens=True)
+    names = {"conditioning": "none", "picture_tokens": False, "references": 0}
+    wanted = {name: saved.get(name, usual) for name, usual in names.items()}
+    if any(network.config.get(name) != value for name, value in wanted.items()):
+        del wanted["conditioning"]  # all that learn it take tokens
+        network.take_known(**wanted)
 
 
 def _add_delta(network: nn.Module, file: Path, share: float) -> None:

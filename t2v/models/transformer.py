@@ -71,6 +71,7 @@ class T2VTransformer3DModel(
             positions are relative and a small model learns absolute ones slowly.
         conditioning: how known latents enter, see `t2v.models.known`.
         picture_tokens: also take pictures as tokens beside those of the video.
+        references: of these, the most that show its subjects and are no frames of it.
         distilled_steps: of a student of `t2v distill`, the numbers of steps that it makes videos
             in, without guidance. Empty: it is none.
         learned_tokens: compute so many, learned from all tokens, in the middle blocks
@@ -133,6 +134,7 @@ class T2VTransformer3DModel(
         distilled_steps: Sequence[int] = (),
         learned_tokens: int = 0,
         whole_blocks: Sequence[int] = (2, 1),
+        references: int = 0,
     ) -> None:
         super().__init__()
         self.register_to_config(attention=in_config(attention))
@@ -204,9 +206,9 @@ class T2VTransformer3DModel(
         plan = {k: v for k, v in type(self)._cp_plan.items() if k != "rope" or kinds == {True}}
         self._cp_plan = plan if splits and len(kinds) == 1 else None
 
-    def take_known(self, *, picture_tokens: bool) -> None:
+    def take_known(self, *, picture_tokens: bool, references: int = 0) -> None:
         """Let known latents in as tokens, and pictures beside them; without them no bit changes."""
-        self.register_to_config(conditioning="tokens")
+        self.register_to_config(conditioning="tokens", references=references)
         if picture_tokens and not self.config.picture_tokens:
             self.register_to_config(picture_tokens=True)
             self._add_picture_embedding()
@@ -215,8 +217,8 @@ class T2VTransformer3DModel(
         """Make videos of text alone, in the given numbers of steps and without guidance."""
         if self.config.picture_tokens:
             del self.picture_embedding
-        self.register_to_config(conditioning="none", picture_tokens=False)
-        self.register_to_config(distilled_steps=list(distilled_steps))
+        given = {"conditioning": "none", "picture_tokens": False, "references": 0}
+        self.register_to_config(**given, distilled_steps=list(distilled_steps))
 
     def _add_picture_embedding(self) -> None:
         """Add what tells a picture's tokens from those of the video."""

@@ -20,6 +20,7 @@ from t2v.models.device import ready
 from t2v.models.known import check_taken, picture_position, whole_tokens
 from t2v.models.latents import normalize_latents
 from t2v.pipelines.channels import embed_pictures, encode_beside
+from t2v.pipelines.references import reference_frames, with_references
 from t2v.pipelines.visuals import (
     WHITE,
     VideoCondition,
@@ -151,6 +152,13 @@ class FrameEncoder:
             UserError: it contradicts itself, or does not fit the video.
         """
         check_visuals(visuals, strength)
+        if visuals.reference_images:
+            others = replace(visuals, reference_images=())
+            known = self(others, strength) if others.names() else Known()
+            pictures = reference_frames(visuals, *self.size)
+            references = torch.cat([self._encode(each) for each in pictures], dim=2)
+            beside = with_references(references, known.pictures, known.positions)
+            return replace(known, pictures=beside[0], positions=beside[1])
         video = self._fitted(visuals, "video")
         if video is not None and (strength is not None or visuals.mask is not None):
             if self.beside:

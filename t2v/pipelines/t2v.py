@@ -40,6 +40,7 @@ from t2v.pipelines.denoise import TENSORS, Function, StepCallback, Watch, denois
 from t2v.pipelines.known import VisualEncoding
 from t2v.pipelines.latent_videos import Generators, LatentVideos
 from t2v.pipelines.prompts import PromptEncoding, Prompts
+from t2v.pipelines.references import spoken_all
 from t2v.pipelines.registration import SavedPipeline, register
 from t2v.pipelines.visuals import Fit, Frames, VideoCondition, VisualInputs, whole_length
 
@@ -217,6 +218,7 @@ class T2VPipeline(SavedPipeline, LoraLoader, PromptEncoding, VisualEncoding, Lat
         windows: "WindowsConfig | None" = None,
         upscale: int | None = None,
         prompting: PromptingConfig | None = None,
+        reference_images: Sequence[Frames] = (),
     ) -> Any:
         """Make videos of prompts. Arguments that are None are as saved with the pipeline.
 
@@ -225,8 +227,9 @@ class T2VPipeline(SavedPipeline, LoraLoader, PromptEncoding, VisualEncoding, Lat
             generator: one, or one a sample. Only its seed counts: see `sample_generators`.
             truncate: as in `encode_prompt`.
             cfg_mode, guider: as in `Guidance`.
-            image, last_image, video, mask, conditions, fit: what every video is given to see, see
-                `VisualInputs`; with a mask or strength a video is as long as the clip by default.
+            image, last_image, video, mask, conditions, reference_images, fit: what every video is
+                given to see, see `VisualInputs`; with a mask or strength a video is by default as
+                long as the clip.
             strength: in (0, 1], the time at which the edit of `video` starts; 1 keeps nothing.
             image_guidance_scale: `visual_scale` of `Guidance`.
             guidance_scale_2: `guidance_scale` of the second transformer.
@@ -244,7 +247,8 @@ class T2VPipeline(SavedPipeline, LoraLoader, PromptEncoding, VisualEncoding, Lat
 
             frames, fps = story_of_call(self, locals())
             return T2VPipelineOutput(frames=frames, fps=fps) if return_dict else (frames,)
-        visuals = VisualInputs(image, last_image, video, mask, conditions, fit)
+        visuals = VisualInputs(image, last_image, video, mask, conditions, fit, reference_images)
+        prompt = spoken_all(prompt, len(reference_images))
         if num_frames is None and duration is None:
             num_frames = whole_length(visuals, strength)
         num_frames = self.count_frames(num_frames, duration, fps)

@@ -16,12 +16,14 @@ from t2v.errors import UserError
 from t2v.models.finite import refuse_bad
 from t2v.models.guidance import CFGMode, Guidance
 from t2v.models.inputs import check_distilled, latent_shape
+from t2v.models.known import check_references
 from t2v.models.schedule import edit_sigmas
 from t2v.models.stages import StagedGuidance, make_guidance
 from t2v.models.upscaler import check_scale
 from t2v.pipelines.generator import Request, Start, Step, Watcher, as_frames
 from t2v.pipelines.known import Pair
 from t2v.pipelines.prompts import refuse_split
+from t2v.pipelines.references import spoken
 from t2v.pipelines.t2v import T2VPipeline
 from t2v.pipelines.visuals import VisualInputs
 
@@ -76,7 +78,7 @@ class T2VGenerator:
     @property
     def takes(self) -> frozenset[str]:
         config = self.pipeline.transformer.config
-        return taken(config.conditioning, config.picture_tokens)
+        return taken(config.conditioning, config.picture_tokens, config.get("references", 0))
 
     def check(self, prompt: str, request: Request, visuals: VisualInputs | None = None) -> None:
         goes_on = visuals is not None and visuals.video is not None and request.strength is None
@@ -85,6 +87,9 @@ class T2VGenerator:
                 "video is given without strength, and this model takes a clip to edit only. "
                 "Give strength, such as 0.6, or a model trained to go on from clips."
             )
+        references = 0 if visuals is None else len(visuals.reference_images)
+        check_references(self.pipeline.transformer, references)
+        prompt = spoken(prompt, references)
         height, width = cast(int, request.height), cast(int, request.width)
         self.pipeline.check_inputs(prompt, request.negative_prompt, height, width)
         check_scale(request.upscale, self.pipeline.upscaler, "upscale")
@@ -137,11 +142,14 @@ class T2VGenerator:
                 request.negative_prompt,
                 scale,
             )
-        pair = self.pipeline.encode_conditions(prompts, request)
+        seen = [each or VisualInputs() for each in visuals]
+        shown = [len(each.reference_images) for each in seen] or [0]
+        shown = shown * (len(prompts) // len(shown))
+        read = [spoken(each, count) for each, count in zip(prompts, shown, strict=True)]
+        pair = self.pipeline.encode_conditions(read, request)
         if not any(each is not None for each in visuals):
             return pair
         sizes = cast(tuple[int, int, int], (request.num_frames, request.height, request.width))
-        seen = [each or VisualInputs() for each in visuals]
         return self.pipeline.add_visuals(pair, seen, *sizes, request.strength)
 
     def latent_shape(self, request: Request) -> tuple[int, ...]:

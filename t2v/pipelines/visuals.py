@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -47,6 +47,8 @@ class VisualInputs:
             the strength of a request one that is edited.
         mask: of `video`, one picture or one a frame: white is made anew, black is kept.
         conditions: pictures and clips at any place.
+        reference_images: pictures of the subjects, in the order that the prompt speaks of them;
+            no frame of the video shows them as they are.
         fit: crop the middle to the shape of the video, or pad with black.
     """
 
@@ -56,12 +58,19 @@ class VisualInputs:
     mask: Frames | None = None
     conditions: Sequence[VideoCondition] = ()
     fit: Fit = "crop"
+    reference_images: Sequence[Frames] = ()
 
     def names(self) -> list[str]:
         """The names of what is given."""
         names = ("image", "last_image", "video", "mask")
         given = [name for name in names if getattr(self, name) is not None]
-        return [*given, *(["conditions"] if self.conditions else [])]
+        several = ("conditions", "reference_images")
+        lists = {name: getattr(self, name) for name in several}
+        return [*given, *(n for n, each in lists.items() if not (_is_list(each) and not each))]
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list | tuple)
 
 
 def frames_tensor(frames: Frames, name: str) -> Tensor:
@@ -120,10 +129,15 @@ def fit_frames(frames: Tensor, height: int, width: int, fit: Fit) -> Tensor:
 
 def check_visuals(visuals: VisualInputs, strength: float | None) -> None:
     """Raise `UserError` for arguments that do not go together."""
-    if not isinstance(visuals.conditions, list | tuple):
+    if not _is_list(visuals.conditions):
         raise UserError(
             f"conditions is {type(visuals.conditions).__name__}: give a list of "
             "VideoCondition(frames, frame_index)."
+        )
+    if not _is_list(visuals.reference_images):
+        raise UserError(
+            f"reference_images is {type(visuals.reference_images).__name__}: give a list of "
+            "pictures."
         )
     if visuals.fit not in get_args(Fit):
         raise UserError(f"fit={visuals.fit!r}: give {' or '.join(get_args(Fit))}.")
@@ -135,7 +149,7 @@ def check_visuals(visuals: VisualInputs, strength: float | None) -> None:
     if strength is not None and "video" not in names:
         raise UserError(f"strength={strength} is given without video: give the clip to edit.")
     whole = "mask" in names or strength is not None
-    others = [name for name in names if name not in ("video", "mask")]
+    others = [name for name in names if name not in ("video", "mask", "reference_images")]
     if whole and others:
         raise UserError(
             f"{' and '.join(others)} beside video with a mask or strength: all frames are the "

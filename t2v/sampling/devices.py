@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import nn
 
 from t2v.config.places import brought
-from t2v.config.sampling import INPUTS, SampleConfig
+from t2v.config.sampling import SampleConfig
 from t2v.distributed import check_launcher, local_rank, rank, world_size
 from t2v.errors import UserError
 from t2v.families.load import Embed, is_denoiser, load_denoisers, set_attention, set_layout
@@ -315,7 +315,7 @@ def denoisers_of(config: SampleConfig, device: torch.device) -> dict[str, nn.Mod
             pick_dtype(config.dtype, device),
             hold=Hold(quantize=config.quantize),
             adapt=adapt,
-            sees=[name for name in (*INPUTS, "strength") if getattr(config, name) is not None],
+            sees=config.sees,
             single=None if config.base is None else Path(config.model),
         )
     parts: Any = SimpleNamespace(**{"transformer_2": None, **networks})

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from t2v.config.sampling import INPUTS, SampleConfig
+from t2v.config.sampling import SampleConfig
 from t2v.models.device import free_memory, pick_device, trim
 from t2v.models.folder import model_folder, weight_bytes
 from t2v.pipelines.generator import Generator
@@ -97,7 +97,7 @@ class Engine:
 def _key(config: SampleConfig) -> Key:
     """All that a loaded model depends on: settings, and the state of the files they name."""
     held = tuple(getattr(config, name) for name in HOLDING)
-    sees = tuple(name for name in (*INPUTS, "strength") if getattr(config, name) is not None)
+    sees = config.sees
     places = [model_folder(config.folder), *map(Path, config.lora)]
     if config.base is not None:
         places.append(Path(config.model))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
-from t2v.config.sampling import INPUTS, SampleConfig
+from t2v.config.sampling import INPUTS, REFERENCES, SampleConfig, one_or_more
 from t2v.errors import UserError
 from t2v.pipelines.generator import Generator
 from t2v.pipelines.visuals import VideoCondition, VisualInputs
@@ -26,16 +26,16 @@ def refuse_changed(old: Recipe, renamed: set[str]) -> None:
     """
     for name, found in hashes(old.settings).items():
         known = old.inputs.get(name, "none")
-        if found != known and name not in renamed:
+        if found != known and name.partition("[")[0] not in renamed:
             raise UserError(
-                f"{name}={getattr(old.settings, name)}: not the file it was ({found[:12]}, and the "
+                f"{name}={old.settings.files[name]}: not the file it was ({found[:12]}, and the "
                 f"recipe has {known[:12]}). Put that one back, or name it with {name}=FILE."
             )
 
 
 def check_takes(generator: Generator, config: SampleConfig) -> None:
     """Raise `UserError` where a model cannot use what settings give it to see."""
-    asked = [(name, name) for name in (*INPUTS, "strength") if getattr(config, name) is not None]
+    asked = [(name, name) for name in config.sees]
     if config.interpolate is not None:
         asked = [("interpolate", "conditions")]
     if config.via_image:
@@ -70,6 +70,7 @@ def _only_edits(generator: Generator) -> bool:
 
 
 def _as_given(value: object) -> str:
+    value = one_or_more(value) if isinstance(value, tuple) else value
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -163,5 +164,9 @@ def visuals_of(config: SampleConfig, clip: Clip) -> VisualInputs:
         video = video[: config.num_frames]
         mask = mask if mask is None or len(mask) == 1 else mask[: config.num_frames]
     return VisualInputs(
-        image=frames.get("image"), last_image=frames.get("last_image"), video=video, mask=mask
+        image=frames.get("image"),
+        last_image=frames.get("last_image"),
+        video=video,
+        mask=mask,
+        reference_images=[frames[name] for name in frames if name.startswith(REFERENCES)],
     )

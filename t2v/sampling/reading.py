@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from t2v.config.sampling import SampleConfig
+from t2v.config.sampling import REFERENCES, SampleConfig
 from t2v.errors import UserError
 from t2v.footage.containers import TOO_LARGE, Unreadable, require_file
 from t2v.footage.fitting import (
@@ -36,6 +36,7 @@ SECONDS, GIGABYTES = 300.0, 4.0  # that the reading of one video's files may tak
 KINDS = {
     "image": "Give a picture: PNG, JPEG, WebP, BMP or GIF.",
     "last_image": "Give a picture: PNG, JPEG, WebP, BMP or GIF.",
+    REFERENCES: "Give pictures: PNG, JPEG, WebP, BMP or GIF.",
     "video": "Give a video that plays, or a picture for one frame.",
     "mask": "Give a picture, white where the clip is made anew, or a video of such.",
 }
@@ -117,6 +118,9 @@ def _read(asked: tuple[SampleConfig, int]) -> Clip:
         if name in files:
             with _named(name, files[name]):
                 frames[name] = fitted(read_picture(files[name]), size, fit)[None]
+    for name in (name for name in files if name.startswith(REFERENCES)):
+        with _named(name, files[name]):
+            frames[name] = fitted(read_picture(files[name]), size, fit)[None]
     if "video" not in files:
         return Clip(frames=frames)
     path = files["video"]
@@ -226,7 +230,7 @@ def _named(name: str, path: Path) -> Iterator[None]:
         yield
     except Unreadable as error:
         what = f"{error.fault}{f' ({error.detail})' if error.detail else ''}"
-        do = FAULTS.get(error.fault, KINDS[name])
+        do = FAULTS.get(error.fault, KINDS[name.partition("[")[0]])
         raise UserError(f"{name}={path}: {what}. {do}") from error
     except UserError as error:
         raise UserError(f"{name}={error}") from error

@@ -28,6 +28,7 @@ UNSAID: dict[str, Any] = {
     "lora_fit": "strict",
     "lora_preset": None,
     "shift": None,
+    "reference_images": None,
     "grid": False,
     "base": None,
     "compile": False,
@@ -134,18 +135,18 @@ class Recipe:
         What was made of a prompt alone reads as it did when there was nothing else.
         """
         values = asdict(self)
+        for name in SampleConfig.ONE_OR_MORE:
+            values["settings"][name] = one_or_more(values["settings"][name])
         if not self.inputs:
             del values["inputs"]
             for name in VISUAL:
                 del values["settings"][name]
         values["lora"] = one_or_more(self.lora)
-        for name in SampleConfig.ONE_OR_MORE:
-            values["settings"][name] = one_or_more(values["settings"][name])
         usual = asdict(PromptingConfig())
         told = values["settings"]["prompting"].items()
         values["settings"]["prompting"] = {n: each for n, each in told if each != usual[n]}
         for name, unsaid in UNSAID.items():
-            if values["settings"][name] == unsaid:
+            if values["settings"].get(name, ...) == unsaid:
                 del values["settings"][name]
         for name in ("upscaler", "scheduler", "written"):
             if values[name] is None:
@@ -205,7 +206,7 @@ def _are_versions(value: Any) -> bool:
 
 def _are_hashes(value: Any) -> bool:
     return isinstance(value, dict) and all(
-        name in INPUTS and _is_hash(each) for name, each in value.items()
+        name.partition("[")[0] in INPUTS and _is_hash(each) for name, each in value.items()
     )
 
 

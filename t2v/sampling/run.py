@@ -269,7 +269,7 @@ def load(
     dtype = pick_dtype(config.dtype, device)
     offload: Offload = "none" if config.offload == "auto" else config.offload
     hold = Hold(offload=offload, quantize=config.quantize, vae_tiling=config.vae_tiling)
-    sees = [name for name in (*INPUTS, "strength") if getattr(config, name) is not None]
+    sees = config.sees
     about: dict[str, Any] = {"hold": hold, "sees": sees, "single": single}
     about["embed"] = embed or partial(_embed, config, prompts)
     if not config.lora and config.shift is None:

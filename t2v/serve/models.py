@@ -158,7 +158,9 @@ def _told(folder: Path) -> dict[str, Any]:
     if values.get("_class_name") == "T2VPipeline":
         config = _config(folder, "transformer")
         conditioning = str(config.get("conditioning", "none"))
-        found["takes"] = taken(conditioning, bool(config.get("picture_tokens")))
+        found["takes"] = taken(
+            conditioning, bool(config.get("picture_tokens")), config.get("references", 0)
+        )
         found["sizes"] = _trained(values.get("trained"), found.get("scale", 1))
     return found | {"folder": folder}
 

@@ -238,6 +238,11 @@ def _action(scene: Scene, generator: torch.Generator) -> str:
         noun = _noun(first, 1, generator) if scene.named else pick(UNNAMED, generator)
         verb = _paced(singular, scene.speed, generator)
         return f"{noun} {verb}{_repeated(scene.times, generator)}"
+    if not scene.named and all(other != first for other in others):
+        nouns = pick(UNNAMED, generator), pick(UNNAMED, generator)
+        link = pick(("and", "while"), generator)
+        verbs = singular, pick(MOTIONS[others[0].motion], generator)[0]
+        return f"{nouns[0]} {verbs[0]} {link} {nouns[1]} {verbs[1]}"
     if all(other == first for other in others):
         return f"{_noun(first, len(scene.things), generator)} {plural}"
     second = others[0]
@@ -271,6 +276,21 @@ def caption(scene: Scene, generator: torch.Generator) -> str:
     if pick((False, False, False, True), generator):
         return f"{place}, {action}{ending}"
     return f"{pick(PREFIXES, generator)}{action} {place}{ending}"
+
+
+def referring_caption(scene: Scene, generator: torch.Generator) -> str:
+    """Pick a sentence as `caption` does that leaves open which things the scene shows, so that
+    pictures of them have to tell; empty for several things that are alike."""
+    first, *others = scene.things
+    if any(other == first for other in others):
+        return ""
+    return caption(replace(scene, named=False), generator)
+
+
+def subjects(scene: Scene) -> list[str]:
+    """The things of a scene in the order of its captions, by what a picture of them shows."""
+    different = dict.fromkeys(scene.things)
+    return [f"{thing.colour} {thing.shape}" for thing in different]
 
 
 def words() -> list[str]:

@@ -21,7 +21,7 @@ from t2v.config.world import WorldClipsConfig
 from t2v.errors import UserError
 from t2v.io.addresses import remove
 from t2v.io.files import complete, write_text
-from t2v.io.manifest import MANIFEST, NEEDS_GIVEN
+from t2v.io.manifest import MANIFEST, NEEDS_GIVEN, REFERRING, SUBJECTS
 from t2v.io.progress import progress
 from t2v.outputs import output_folder
 from t2v.world.grammar import (
@@ -31,6 +31,8 @@ from t2v.world.grammar import (
     random_paced_scene,
     random_repeated_scene,
     random_scene,
+    referring_caption,
+    subjects,
 )
 from t2v.world.render import render
 from t2v.world.story import Story, even_starts, random_story, story_caption, story_rows
@@ -186,4 +188,9 @@ def _row(
     }
     if first.collage is not None:
         row[NEEDS_GIVEN] = True
+    elif config.references and not is_story:
+        row[SUBJECTS] = subjects(first)
+        if text := referring_caption(first, generator):
+            more = [referring_caption(first, generator) for _ in range(CAPTIONS_PER_CLIP - 1)]
+            row[REFERRING] = [text, *more]
     return row | {"scenes": story_rows(story, num_frames, generator)} if is_story else row

@@ -30,7 +30,7 @@ COPIES = {
 @pytest.fixture
 def config(pipe, tmp_path):
     """Settings for a model that takes everything: 9 frames of 32x48, one step."""
-    given = {"conditioning": "tokens", "picture_tokens": True}
+    given = {"conditioning": "tokens", "picture_tokens": True, "references": 1}
     transformer = T2VTransformer3DModel.from_config(pipe.transformer.config, **given)
     transformer.load_state_dict(pipe.transformer.state_dict(), strict=False)
     pipe.register_modules(transformer=transformer.eval())
@@ -75,8 +75,9 @@ def test_every_suite_has_its_rows_and_a_second_run_samples_nothing(config, monke
     assert "nothing given" in text and HOLD in report["rows"]
     page = Path(config.output, "page.html").read_text()
     assert page.count("<video ") == 2 * 4 * len(TASKS)  # model, given, text only, real
-    # the prompts alone once for the six suites of the same scenes, then each suite
-    assert len(asked) == 2 * (1 + 2 + len(TASKS) + 1)  # region and edit ask for others; a picture
+    # the prompts alone once for the six suites of the same scenes, then each suite; region, edit
+    # and reference ask for others; a picture
+    assert len(asked) == 2 * (1 + 3 + len(TASKS) + 1)
     asked.clear()
     evaluate(replace(config, suites=("continue", "region")))
     again = read(config.output)["suites"]

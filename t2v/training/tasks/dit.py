@@ -57,6 +57,7 @@ from t2v.training.tasks.experts import Experts
 from t2v.training.tasks.known import GivenChoice, frame_times
 from t2v.training.tasks.masking import Masking
 from t2v.training.tasks.packing import PackedBatch, check_packing, packed_losses
+from t2v.training.tasks.references import References
 from t2v.training.tasks.sheet import Sheet
 
 VALIDATION_BINS = 4
@@ -119,6 +120,8 @@ class DiTTask:
         check_frames(config, parts.objective)
         check_packing(config, parts)
         self.data, self.captions = data
+        shows = config.tasks.references
+        self.references = References(self.data, parts.vae.config) if shows else None
         self.needs_given = torch.tensor([bool(row.get(NEEDS_GIVEN)) for row in self.data.rows])
         self.sources = dict(self.data.sources)
         trained = [*(parts.defaults.get("trained") or []), *self.data.longest()]
@@ -213,7 +216,7 @@ class DiTTask:
         generator = keyed_generator(config.seed, step, rank, *part, "captions")
         choice = torch.rand(2, len(items.indices), generator=generator)
         dropped = choice[1] < config.caption_dropout
-        clips, given, goes_on = self.data.clips(items), None, None
+        clips, given, goes_on, referring = self.data.clips(items), None, None, None
         if not self.choose_given.is_text_alone:
             starts = self.captions.scene_starts[clips]
             starts = starts.where(starts < items.num_frames, 0)
@@ -223,7 +226,9 @@ class DiTTask:
             )
             if given is not None:
                 goes_on = torch.tensor([task == "prefix" for task in given.tasks]) & (starts > 0)
-        texts = self.captions.pick(clips, choice[0], dropped, goes_on)
+                if self.references is not None:
+                    given, referring = self.references.added(given, items, generator)
+        texts = self.captions.pick(clips, choice[0], dropped, goes_on, referring)
         batch = self._batch(items, *self.masking.words(*texts, step, rank))
         known = None if given is None else given.mask
         kept = self.masking.kept(batch.latents.shape, known, step, rank)
@@ -278,7 +283,9 @@ class DiTTask:
             pictures = self.beside.of_prompts(shown, self.data.rows, self.prompts)
         latents, frames = self._drawn(pictures)
         sheet = contact_sheet(frames, columns=SHEET_FRAMES)
-        return Validation(figures | self._copies(latents), sheet, losses)
+        trained = first_items(self.data.training(VALIDATION_BATCH), NEAREST_CLIPS)
+        near = (map(self._latents, each) for each in (trained, self.data.held_out))
+        return Validation(figures | copies(latents, *near), sheet, losses)
 
     def losses(self) -> dict[str, Tensor]:
         """The loss of every held-out clip, and of as many that are trained on, at fixed noise."""
@@ -302,13 +309,6 @@ class DiTTask:
     def _times(self, count: int) -> Tensor:
         order = torch.randperm(count, generator=keyed_generator(self.config.seed, "validation"))
         return (order + 0.5) / count
-
-    def _copies(self, samples: Tensor) -> dict[str, float]:
-        """Return how near samples are to training clips, the first `NEAREST_CLIPS` of them."""
-        trained = first_items(self.data.training(VALIDATION_BATCH), NEAREST_CLIPS)
-        return copies(
-            samples, *(map(self._latents, each) for each in (trained, self.data.held_out))
-        )
 
     def _drawn(self, pictures: Mapping[str, VisualInputs] | None) -> tuple[Tensor, np.ndarray]:
         """The samples of the sheet; the VAE goes back to where it was."""

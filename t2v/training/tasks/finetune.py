@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from t2v.config.data import SIZES
 from t2v.config.finetune import FinetuneConfig
+from t2v.config.training import MOST_REFERENCES
 from t2v.data.captions import Captions, add_known_words, all_captions
 from t2v.data.dataset import Dataset, check_held_out
 from t2v.data.rng import keyed_generator
@@ -307,7 +308,9 @@ def take_known(pipeline: T2VPipeline, config: FinetuneConfig) -> None:
             f"tasks={asdict(config.tasks)} gives known frames as tokens, and {config.model} takes "
             "them as channels. Leave tasks out, or tune a model of conditioning=tokens or none."
         )
-    transformer.take_known(picture_tokens=config.tasks.gives_pictures)
+    known = transformer.config.get("references", 0)
+    references = max(known, MOST_REFERENCES) if config.tasks.references else known
+    transformer.take_known(picture_tokens=config.tasks.gives_pictures, references=references)
 
 
 def _copied(part: nn.Module) -> nn.Module:

@@ -13,10 +13,12 @@ from torch import Tensor
 from t2v.config.training import TasksConfig
 from t2v.models.conditions import Conditions
 from t2v.models.device import sent
-from t2v.models.known import picture_position, softened
+from t2v.models.known import picture_position, reference_position, softened
 from t2v.models.latents import frame_latents
 
-WITH_PICTURES = ("ends", "pictures")  # a whole batch: pictures make its sequences longer
+REFERENCES = "references"
+# of a whole batch, whose sequences they make longer
+WITH_PICTURES = ("ends", "pictures", REFERENCES)
 
 
 class Given(NamedTuple):
@@ -27,6 +29,7 @@ class Given(NamedTuple):
     times: Tensor | None  # b t: times of single latent frames, NaN where the clip's own holds
     tasks: tuple[str, ...]  # of each clip
     is_blank: bool = False  # the mask is 0 everywhere; asking it would need its numbers
+    references: Tensor | None = None  # b c k h w: latents of pictures that are no frames
 
 
 class GivenChoice:
@@ -90,10 +93,12 @@ class GivenChoice:
             if task == "frames":
                 times[row] = torch.randn(t, generator=generator).sigmoid()
             else:
-                mask[row, 0] = self._mask(task, (t, h, w), int(starts[row]), generator)
+                # a clip that has to be given something is not left with pictures of nothing
+                known = "first" if task == REFERENCES and needs[row] else task
+                mask[row, 0] = self._mask(known, (t, h, w), int(starts[row]), generator)
         mask = mask * (1 - self.known_noise * torch.rand(count, 1, 1, 1, 1, generator=generator))
         frames = None
-        if tasks[0] in WITH_PICTURES:
+        if tasks[0] in WITH_PICTURES and tasks[0] != REFERENCES:
             frames = self._frames(tasks[0], count, (t - 1) * self.temporal + 1, generator)
             mask[dropped] = 0
         spread = times if "frames" in tasks else None
@@ -117,6 +122,12 @@ class GivenChoice:
             positions = sent(self.positions(given.frames), device)
             pictures = frame_latents(vae, latents, given.frames)
             conditions = replace(conditions, pictures=pictures, picture_positions=positions)
+        if given.references is not None:
+            count, _, k = given.references.shape[:3]
+            positions = torch.tensor([[reference_position(n) for n in range(k)]] * count)
+            pictures = sent(given.references, device)
+            where = sent(positions, device)
+            conditions = replace(conditions, pictures=pictures, picture_positions=where)
         return conditions
 
     def example(self, shape: Sequence[int]) -> Given | None:
@@ -139,7 +150,7 @@ class GivenChoice:
     def _tasks(self, count: int, t: int, generator: torch.Generator) -> tuple[str, ...]:
         names = list(self.shares)
         if t == 1:
-            names = [name for name in names if name in ("text", "region")] or ["text"]
+            names = [n for n in names if n in ("text", "region", REFERENCES)] or ["text"]
         weights = torch.tensor([float(self.shares.get(name, 1)) for name in names])
         drawn = torch.multinomial(weights, count, replacement=True, generator=generator).tolist()
         if names[drawn[0]] in WITH_PICTURES:
@@ -176,7 +187,7 @@ class GivenChoice:
         known = torch.zeros(t, 1, 1)
         if task == "region":
             return self._region(h, w, generator)[None]
-        if t == 1 or task == "text":
+        if t == 1 or task in ("text", REFERENCES):
             return known
         ends = 1 + torch.randint(max(t - 1, 1), (2,), generator=generator)
         before, after = (int(each) for each in ends)  # 1 to t - 1

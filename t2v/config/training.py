@@ -272,6 +272,8 @@ class DiffusionConfig(TrainConfig):
     shift: float | None = None  # of the times of a flow towards noise; null: the scheduler's
     attention: str = "native"  # kernel of the training steps; samples use the default
     caption_dropout: float = 0.1  # share of the captions replaced by the empty one
+    # half of the captions also tell how much a clip and its camera move, by the tags of curation
+    motion_words: bool = False
     train_text_encoder: bool = False  # let the text encoder learn too
     text_lr: float = 1e-4  # learning rate of the text encoder, new words and the soft prompt
     cache_text: bool = True  # embed each caption once, where the text encoder does not learn

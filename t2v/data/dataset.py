@@ -22,6 +22,7 @@ from t2v.data.captions import token_counts
 from t2v.data.curriculum import BatchItems, Curriculum, Item, by_shape
 from t2v.data.dropped import NO_CAPTION
 from t2v.data.latents import VAE, ClipEncoder, latents_encoder, latents_name
+from t2v.data.motion_words import with_motion
 from t2v.data.prepare import Prepared, Rendered, prepare
 from t2v.errors import UserError
 from t2v.io.files import digest
@@ -118,6 +119,7 @@ def load_latents(
     held_out: int,
     seed: int,
     sizes: Mapping[str, Any] | None = None,
+    motion_words: bool = False,
 ) -> Dataset:
     """Load the latents of clips: posterior means, float16, not normalised.
 
@@ -130,16 +132,17 @@ def load_latents(
         held_out: the number of clips kept for validation, the last ones; where rows of the manifest
             say `"split": "held_out"`, those.
         sizes: `SIZES` of a saved model, which media takes where `clips` gives none.
+        motion_words: each caption stands there again with the words of `with_motion`.
 
     Raises:
-        UserError: see `prepare`; or nothing is left to train or validate on.
+        UserError: see `prepare` and `with_captions`; or nothing is left to train or validate on.
     """
     encoder = latents_encoder(vae, precision)
     rendered = _rendered_latents(data, vae, precision) if is_rendered(data) else None
     if rendered is None and sizes:
         clips = clips.filled(**sizes)
     prepared = prepare(data, clips, encoder, cache_folder(data, clips), rendered)
-    prepared = with_captions(prepared, tokenizer, max_length)
+    prepared = with_captions(prepared, tokenizer, max_length, motion_words=motion_words)
     return _dataset(prepared, clips, encoder, batch_size, held_out, seed)
 
 
@@ -183,13 +186,26 @@ def cache_folder(data: str, clips: ClipsConfig) -> Path:
 
 
 def with_captions(
-    prepared: Prepared, tokenizer: PreTrainedTokenizerBase, max_length: int
+    prepared: Prepared,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    *,
+    motion_words: bool = False,
 ) -> Prepared:
     """Leave out captions that are too long, and clips without any caption left.
 
     Raises:
-        UserError: no clip is left.
+        UserError: no clip is left; or none has tags of motion.
     """
+    if motion_words:
+        told = zip(prepared.texts, prepared.clips, strict=True)
+        told_motion = [with_motion(each, clip.tags) for each, clip in told]
+        if told_motion == prepared.texts:
+            raise UserError(
+                "motion_words=true: no clip has tags of motion. `t2v curate` writes them; or leave "
+                "it out."
+            )
+        prepared = replace(prepared, texts=told_motion)
     counted = token_counts(tokenizer, (text for texts in prepared.texts for text in texts))
     texts, reasons = [], {}
     for number, clip in enumerate(prepared.clips):

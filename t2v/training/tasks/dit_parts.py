@@ -133,6 +133,7 @@ def load_data(
         held_out=config.held_out,
         seed=config.seed,
         sizes=sizes,
+        motion_words=config.motion_words,
     )
     captions = Captions(latents.rows, parts.tokenizer, length)
     head_dim = parts.transformer.config.attention_head_dim

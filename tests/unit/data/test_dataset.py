@@ -18,7 +18,7 @@ from t2v.data.prepare import prepare
 from t2v.data.rng import step_indices
 from t2v.data.world_shards import pixels
 from t2v.errors import UserError
-from t2v.io.manifest import Clip
+from t2v.io.manifest import Clip, read_manifest, write_manifest
 
 CLIPS = ClipsConfig(
     fps=8, resolution=64, num_frames=9, image_ratio=0.25, workers=1, aspects=("5:3", "3:5", "1:1")
@@ -231,6 +231,25 @@ def test_stages_see_each_size_and_images_at_their_ratio(media, load):
 def test_settings_that_leave_nothing_are_named(media, load, clips, message):
     with pytest.raises(UserError, match=message):
         load(media, clips)
+
+
+def test_half_of_the_captions_tell_the_motion_that_curation_measured(media, load, vae):
+    clips = [replace(clip, tags=("pan-left", "motion-high")) for clip in read_manifest(media)]
+    clips[0] = replace(clips[0], tags=("overlay",))
+    manifest = media / "tagged.jsonl"
+    write_manifest(manifest, clips)
+    rows = {
+        row["path"]: row["captions"]
+        for row in load(manifest, motion_words=True, max_length=24).rows
+    }
+    words = ", much motion, the camera pans left"
+    assert rows.pop(clips[0].path) == ("a red ball rolls", "the red ball")
+    for texts in rows.values():
+        plain = [text for text in texts if not text.endswith(words)]
+        assert plain and {*texts} == {*plain, *(text + words for text in plain)}
+    write_manifest(manifest, [replace(clip, tags=()) for clip in clips])
+    with pytest.raises(UserError, match="no clip has tags of motion"):
+        load(manifest, motion_words=True)
 
 
 def test_a_world_folder_is_one_bucket_in_the_order_it_always_had(clips, load):

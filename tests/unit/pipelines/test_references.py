@@ -95,8 +95,8 @@ def test_what_is_no_reference_is_one_message(reference_pipe, given, message):
 
 
 def test_a_model_that_learned_no_references_says_so(pipe):
-    with pytest.raises(UserError, match="reference_images: 1 given, .* trained with none"):
+    with pytest.raises(UserError, match=r"reference_images: 1 given, .* trained with none"):
         latents_of(pipe, reference_images=[picture(0)])
     pipe.transformer.take_known(picture_tokens=True)
-    with pytest.raises(UserError, match="trained with none. Leave them out"):
+    with pytest.raises(UserError, match=r"trained with none\. Leave them out"):
         latents_of(pipe, reference_images=[picture(0)])

@@ -76,6 +76,7 @@ NOT_RUN = {
     "for option in": "an hour: ten evaluations; tests/integration/test_eval_story.py runs two",
     "t2v sample --image": "pictures of the reader; tests/integration/test_sample_conditions.py",
     "t2v sample --video": "clips of the reader; tests/integration/test_sample_conditions.py",
+    "t2v sample --reference": "likewise; tests/integration/test_references.py",
     "t2v plan finetune model=": "likewise; tests/unit/test_plan.py has it at night",
     "t2v plan sample model=": "config files of the Hub; tests/unit/test_plan_peers.py has some",
     "t2v curate unseen": "films of the reader, curated as those before them",

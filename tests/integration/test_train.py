@@ -25,6 +25,7 @@ from t2v.models.vae import AutoencoderKLT2V
 from t2v.models.vae_folder import load_vae
 from t2v.pipelines.t2v import T2VPipeline
 from t2v.training.engine.loop import fit, start_state
+from t2v.training.engine.significance import copies
 from t2v.training.tasks.dit import build_dit, train_dit
 from t2v.training.tasks.vae import build_vae, train_vae
 
@@ -237,11 +238,18 @@ def test_a_sample_of_a_training_is_what_t2v_sample_draws_from_the_checkpoint(
 def test_a_transformer_is_told_how_near_its_samples_are_to_what_it_was_trained_on(dit_config):
     task = build_dit(dit_config)
     trained = task._latents(task.data.training(64)[0])
-    copied = task._copies(trained[:2] + 1e-3)
+    held_out = task._latents(task.data.held_out[0])
+
+    def near(samples):
+        return copies(samples, iter([trained]), iter([held_out]))
+
+    copied = near(trained[:2] + 1e-3)
+    named = {name for name in task.validate().figures if name.startswith("val_")}
+    assert set(copied) <= named
     assert copied["val_memorised"] == 1
     assert copied["val_nearest"] < 2e-3 < copied["val_nearest_held_out"]
-    assert task._copies(trained[:2] + 3)["val_memorised"] == 0
-    assert task._copies(trained[:2, :, :1]) == {}
+    assert near(trained[:2] + 3)["val_memorised"] == 0
+    assert near(trained[:2, :, :1]) == {}
 
 
 def test_latents_are_encoded_by_weights_that_give_the_bits_of_those_saved(dit_config):

@@ -6,6 +6,8 @@ dropped before decoding (as in Phantom, arXiv 2502.11079).
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -35,11 +37,13 @@ def spoken(prompt: str, references: int) -> str:
     return prompt.replace(SIGN, SPOKEN)
 
 
-def spoken_all(prompt: str | list[str] | None, references: int) -> str | list[str] | None:
-    """`spoken` of each prompt of a call."""
-    if prompt is None or isinstance(prompt, str):
-        return prompt and spoken(prompt, references)
-    return [spoken(each, references) for each in prompt]
+def spoken_all(prompt: Any, references: int) -> Any:
+    """`spoken` of each prompt of a call; what is no prompt stays, and is refused where it is."""
+    if isinstance(prompt, str):
+        return spoken(prompt, references)
+    if isinstance(prompt, list | tuple):
+        return [spoken_all(each, references) for each in prompt]
+    return prompt
 
 
 def reference_frames(visuals: VisualInputs, height: int, width: int) -> list[Tensor]:

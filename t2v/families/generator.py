@@ -9,7 +9,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
-from math import ceil
 from typing import Any, ClassVar
 
 import numpy as np
@@ -71,7 +70,7 @@ class FamilyGenerator:
     @property
     def takes(self) -> frozenset[str]:
         refused = frozenset() if self.family is None else self.family.refuses(self.pipeline)
-        return frozenset(pictures.VISUAL) & self.parameters.keys() - refused
+        return pictures.takes(self.pipeline, self.parameters.keys()) - refused
 
     @property
     def _edits(self) -> bool:
@@ -125,11 +124,12 @@ class FamilyGenerator:
         taken |= {each for each in given if self._name(each) in self.parameters}
         if unknown := [each for each in given if each not in taken]:
             raise UserError(f"{name} takes no {' or '.join(unknown)}.")
+        pictures.read(prompt, visuals)
         pictures.refuse_missing(self.pipeline, visuals, request.strength)
         if self._edits and request.strength is None and getattr(visuals, "mask", None) is None:
             raise UserError(f"{name} edits a clip: say how far with strength=, such as 0.8.")
         if self._edits and request.strength and request.num_inference_steps:
-            self._check_steps(request.num_inference_steps, request.strength)
+            pictures.check_steps(request.num_inference_steps, request.strength)
         multiple = 1 if self.family is None else self.family.multiple(self.pipeline)
         check_sides(name, multiple, request.height, request.width)
         self._check_positions(request)
@@ -154,15 +154,6 @@ class FamilyGenerator:
                     f"{name}={value}: {cells // patch} tokens, and the transformer of this "
                     f"{type(self.pipeline).__name__} knows {most} positions. Give less."
                 )
-
-    def _check_steps(self, steps: int, strength: float) -> None:
-        """Raise `UserError` where an edit of that strength has no step to make."""
-        if int(steps * strength) < 1:  # as diffusers counts
-            raise UserError(
-                f"strength={strength:g} num_inference_steps={steps}: an edit takes that share of "
-                f"the steps, and no whole one is left. Give num_inference_steps="
-                f"{ceil(1 / strength)} or more, or strength=1."
-            )
 
     def encode(
         self,
@@ -202,14 +193,23 @@ class FamilyGenerator:
             assert self.family is not None and self.family.guider is not None
             guider = self._guider.new(guidance_scale=request.guidance_scale)
             setattr(self.pipeline, self.family.guider, guider)
+        pictures.refuse_start(conditions[0][1], start)
         with self._accelerated(request, len(seeds), start):
             output = self._call(given, generators, request, watch, start)
         if not self.gives_latents:
             return self._frames(output, request)
-        assert self.family is not None
-        latents = self.family.unpack(self.pipeline, output, request)
+        latents = self._unpacked(output, request)
         refuse_bad(type(self.pipeline).__name__, latents, self.pipeline.dtype)
         return latents
+
+    def _unpacked(self, latents: Tensor, request: Request) -> Tensor:
+        """Latents of the loop as `b c t h w`, without those of reference pictures, which VACE has
+        before the video."""
+        assert self.family is not None
+        latents = self.family.unpack(self.pipeline, latents, request)
+        if pictures.REFERENCES not in self.parameters:
+            return latents
+        return latents[:, :, latents.shape[2] - self.latent_shape(request)[2] :]
 
     @contextmanager
     def _accelerated(self, request: Request, videos: int, start: Start | None) -> Iterator[None]:
@@ -277,10 +277,8 @@ class FamilyGenerator:
         """Hand a step to `watch`, its latents `b c t h w` where the family's are known."""
         if not self.gives_latents:
             return watch(step)
-        assert self.family is not None
-        unpack = self.family.unpack
-        before = None if step.before is None else unpack(self.pipeline, step.before, request)
-        latents = unpack(self.pipeline, step.latents, request)
+        before = None if step.before is None else self._unpacked(step.before, request)
+        latents = self._unpacked(step.latents, request)
         return watch(replace(step, latents=latents, before=before))
 
     def _arguments(self, conditions: list[Asked], request: Request) -> dict[str, Any]:
@@ -292,7 +290,7 @@ class FamilyGenerator:
         elif frames:
             stride = temporal(self.pipeline)
             padded = -(-(frames - 1) // stride) * stride + 1
-        prompts = [prompt for prompt, _ in conditions]
+        prompts = [pictures.read(prompt, seen) for prompt, seen in conditions]
         wanted = {
             "prompt": prompts if len(prompts) > 1 else prompts[0],
             "negative_prompt": request.negative_prompt or None,
@@ -307,7 +305,9 @@ class FamilyGenerator:
             wanted |= self.family.told
             wanted |= {} if self.family.rate is None else {self.family.rate: request.fps}
         if conditions[0][1] is not None:
-            wanted |= pictures.arguments(conditions[0][1], self.takes, padded)
+            seen = conditions[0][1]
+            wanted |= pictures.arguments(seen, self.takes, padded)
+            wanted |= pictures.references(self.pipeline, seen, self.parameters)
         named = {self._name(name): value for name, value in wanted.items()}
         return {
             name: value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from math import ceil
 from typing import Any
 
 from diffusers import DiffusionPipeline
@@ -10,13 +11,47 @@ from einops import rearrange
 from PIL import Image
 
 from t2v.errors import UserError
+from t2v.pipelines.references import spoken
 from t2v.pipelines.visuals import Frames, VisualInputs, frames_tensor
 
 VISUAL = ("image", "last_image", "video", "mask", "strength")
+REFERENCES, IP_ADAPTER = "reference_images", "ip_adapter_image"
 OPTIONS = {name: f"--{name.replace('_', '-')} FILE" for name in VISUAL[:4]}
 # by the names of classes: calls have defaults that they then refuse
 NEEDS = {"ImageToVideo": ("image",), "I2V": ("image",), "VideoToVideo": ("video",)}
 GRAY = (127, 127, 127)  # of a frame that is to be made, as VACE's authors have it
+
+
+def takes(pipeline: DiffusionPipeline, names: Collection[str]) -> frozenset[str]:
+    """The settings of what a call with arguments of these names is given to see."""
+    found = frozenset(VISUAL) & frozenset(names)
+    return found | {REFERENCES} if _references(pipeline, names) else found
+
+
+def _references(pipeline: DiffusionPipeline, names: Collection[str]) -> str | None:
+    """The argument that takes reference pictures: VACE's own, or that of a loaded IP-Adapter."""
+    if REFERENCES in names:
+        return REFERENCES
+    unet = getattr(getattr(pipeline, "unet", None), "config", {})
+    has_adapter = unet.get("encoder_hid_dim_type") == "ip_image_proj"
+    return IP_ADAPTER if has_adapter and IP_ADAPTER in names else None
+
+
+def references(
+    pipeline: DiffusionPipeline, visuals: VisualInputs, names: Collection[str]
+) -> dict[str, Any]:
+    """The reference pictures of a video as the call takes them."""
+    argument = _references(pipeline, names)
+    if argument is None or not visuals.reference_images:
+        return {}
+    pictures: Any = [_images(each, REFERENCES)[0] for each in visuals.reference_images]
+    # the outer list is of adapters, the inner one of the pictures of one
+    return {argument: [pictures] if argument == IP_ADAPTER else pictures}
+
+
+def read(prompt: str, visuals: VisualInputs | None) -> str:
+    """The prompt without its signs for reference pictures, see `spoken`."""
+    return spoken(prompt, 0 if visuals is None else len(visuals.reference_images))
 
 
 def needs(pipeline: DiffusionPipeline) -> tuple[str, ...]:
@@ -42,6 +77,25 @@ def refuse_missing(
     ):
         raise UserError(
             f"{name} makes nothing of a prompt alone: give image or video, such as --image FILE."
+        )
+
+
+def refuse_start(visuals: VisualInputs | None, start: object) -> None:
+    """Raise `UserError` where a video of reference pictures would go on from kept latents."""
+    if start is not None and visuals is not None and visuals.reference_images:
+        raise UserError(
+            "reference_images: this model denoises them before the video, and kept latents are of "
+            "the video alone. Make it again by its recipe."
+        )
+
+
+def check_steps(steps: int, strength: float) -> None:
+    """Raise `UserError` where an edit of that strength has no step to make."""
+    if int(steps * strength) < 1:  # as diffusers counts
+        raise UserError(
+            f"strength={strength:g} num_inference_steps={steps}: an edit takes that share of "
+            f"the steps, and no whole one is left. Give num_inference_steps="
+            f"{ceil(1 / strength)} or more, or strength=1."
         )
 
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import nn
 from t2v.config.sampling import SampleConfig
 from t2v.errors import UserError
 from t2v.families.generator import FamilyGenerator
-from t2v.families.pictures import VISUAL, arguments
+from t2v.families.pictures import VISUAL, arguments, references, takes
 from t2v.families.table import FAMILIES, family_of
 from t2v.models.convert import CONVERTIBLE
 from t2v.pipelines.generator import Request, Start, Step, to_uint8
@@ -318,7 +319,7 @@ def test_a_pipeline_takes_what_its_call_names_and_can_use(text, wake):
         "wan_i2v": {"image"},  # its CLIP sees one
         "wan_flf": {"image", "last_image"},
         "wan_v2v": {"video", "strength"},
-        "vace": {"video", "mask"},
+        "vace": {"video", "mask", "reference_images"},
         "ltx_condition": {"image", "video"},  # strength is how surely they are kept
     }.items():
         assert FamilyGenerator(build(name, text, wake)).takes == taken
@@ -331,3 +332,39 @@ def test_a_clip_that_is_gone_on_from_is_followed_by_gray_where_a_mask_says_so():
     assert [np.asarray(each).max() for each in given["mask"]] == [0, 0, 0, 255, 255]
     assert len(arguments(seen, {"video"}, 5)["video"]) == 3
     assert len(arguments(seen, {"video", "strength"}, 5)["video"]) == 5
+
+
+def test_vace_and_ip_adapters_take_reference_pictures(text, wake):
+    generator = FamilyGenerator(build("vace", text, wake))
+    request = replace(generator.defaults, height=32, width=32, num_frames=9, num_inference_steps=2)
+    shape = generator.latent_shape(request)
+    made = {}
+    for name, pictures in {"none": (), "one": (CLIP[0],), "two": (CLIP[0], 255 - CLIP[1])}.items():
+        seen = VisualInputs(reference_images=pictures)
+        shown = []
+        made[name] = generator.generate(
+            [(PROMPT, seen)], request, [0], lambda step, keep=shown: keep.append(step.latents.shape)
+        )
+        assert made[name].shape == shape and {*shown} <= {shape}  # theirs are not the video's
+    assert not torch.equal(made["none"], made["one"])
+    assert not torch.equal(made["one"], made["two"])
+    own = generator.pipeline(
+        PROMPT, height=32, width=32, num_frames=9, num_inference_steps=2, output_type="latent",
+        reference_images=[Image.fromarray(CLIP[0])], generator=torch.Generator().manual_seed(0),
+    ).frames  # fmt: skip
+    assert torch.equal(made["one"], own[:, :, 1:])
+    with pytest.raises(UserError, match="once for each picture"):
+        generator.check("<image> rolls", request)
+    with pytest.raises(UserError, match="Make it again by its recipe"):
+        generator.generate([(PROMPT, seen)], request, [0], start=object())
+
+
+def test_a_loaded_ip_adapter_is_given_the_pictures_of_one_adapter():
+    unet = SimpleNamespace(config={"encoder_hid_dim_type": "ip_image_proj"})
+    seen = VisualInputs(reference_images=[CLIP[0], CLIP[1]])
+    with_adapter, without = SimpleNamespace(unet=unet), SimpleNamespace()
+    names = {"prompt", "ip_adapter_image"}
+    assert takes(with_adapter, names) == {"reference_images"} and takes(without, names) == set()
+    ((pictures,),) = references(with_adapter, seen, names).values()
+    assert [np.array_equal(each, CLIP[n]) for n, each in enumerate(pictures)] == [True, True]
+    assert references(without, seen, names) == {}

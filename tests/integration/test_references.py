@@ -10,9 +10,11 @@ import torch
 from PIL import Image
 
 from t2v.cli import main
+from t2v.config.data import ClipsConfig
 from t2v.config.load import load_config
 from t2v.config.training import TasksConfig
 from t2v.config.world import WorldClipsConfig
+from t2v.data.retrieval import CaptionIndex, retrieved
 from t2v.data.rng import keyed_generator
 from t2v.errors import UserError
 from t2v.evaluation.rows import MODEL, REAL
@@ -20,7 +22,6 @@ from t2v.evaluation.suites import load_suite
 from t2v.io.video import read_recipe, read_video
 from t2v.pipelines.t2v import T2VPipeline
 from t2v.training.tasks.dit import build_dit, train_dit
-from t2v.training.tasks.references import References
 from t2v.world.grammar import SHAPES
 from t2v.world.run import render_world
 
@@ -118,11 +119,49 @@ def test_a_trained_model_keeps_that_it_takes_them_and_resumes_to_the_bit(referen
 
 
 def test_data_without_two_clips_of_a_subject_is_refused(reference_config, clips):
+    manifest = clips / "manifest.jsonl"
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    rows = [row | {"subjects": [f"thing {number}"]} for number, row in enumerate(rows)]
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(UserError, match="no two clips show the same subject"):
         build_dit(replace(reference_config, data=str(clips)))
     with pytest.raises(UserError, match=r"model.references=0. Set model.references=2"):
         replace(reference_config, model=replace(reference_config.model, references=0))
-    assert References is not None
+
+
+def test_without_subjects_the_nearest_captions_of_other_files_are_shown(reference_config, media):
+    config = replace(
+        reference_config,
+        data=str(media),
+        clips=ClipsConfig(fps=8, resolution=32, num_frames=9, workers=1),
+        held_out=2,
+    )
+    task = build_dit(config)
+    rows, items = task.data.rows, task.data.items
+    assert task.references.index is not None
+    shown = 0
+    for item in range(task.data.count):
+        own = rows[items[item].clip]
+        for other in task.references._nearest(item):
+            found = rows[items[other].clip]
+            assert found["path"] != own["path"]  # itself, or its film, would be a leak
+            assert {*" ".join(found["captions"]).split()} & {*" ".join(own["captions"]).split()}
+            shown += 1
+    assert shown
+    assert task.read(0).given.references is not None
+
+
+def test_examples_of_a_prompt_are_the_nearest_captions(media, shown_clips):
+    (picture,) = retrieved("a box on the snow", media)
+    with Image.open(media / "one.png") as one:
+        assert picture.size == one.size
+    assert [each.size for each in retrieved("it moves", shown_clips, 3)] == [(16, 16)] * 3
+    assert len(retrieved("ball", media, 50)) < 50
+    with pytest.raises(UserError, match="captions shares a word with 'zebra'"):
+        retrieved("zebra", media)
+    index = CaptionIndex(["a red ball", "a blue cube", "the red red ball rolls"])
+    assert index.nearest("red ball", 2) == [0, 2] or index.nearest("red ball", 2) == [2, 0]
+    assert index.nearest("red ball", 3, excluded=(0,)) == [2] and index.nearest("", 3) == []
 
 
 def test_the_world_writes_subjects_and_captions_that_do_not_say_them(tmp_path):

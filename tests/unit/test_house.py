@@ -245,6 +245,7 @@ def test_every_import_is_a_declared_dependency():
     names = [canonical(Requirement(line).name) for line in project()["dependencies"]]
     optional = {
         "peft",
+        "bm25s",
         "xformers",
         "cv2",
         "ray",

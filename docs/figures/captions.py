@@ -12,11 +12,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from t2v.curation.shares import wilson
 from t2v.curation.text.selection import Candidate, agreement
 from t2v.data.world_shards import load_clips
 from t2v.evaluation.hard_negatives import counterfactual
 from t2v.evaluation.metrics.caption_back import FRAMES, shared_words
-from t2v.evaluation.shares import wilson
 from t2v.io.manifest import read_manifest
 from t2v.nets.captioner import Captioner
 from t2v.nets.preprocessing import sample_frames

@@ -140,6 +140,9 @@ class TopicsConfig:
     # captions alone
     scorer: str = ""
     min_match: float = -1.0  # drop clips that fit their topic less
+    # file of what users ask for, one prompt a line: the report tells which of its topics the clips
+    # lack; empty: none
+    prompts: str = ""
     device: str = "auto"  # of models: auto (cuda, mps or cpu), cpu, cuda, cuda:1, mps
     seed: int = 0  # of the clustering
 

@@ -34,11 +34,13 @@ from t2v.curation.sources import Source, find_sources
 from t2v.curation.stages import Stage, load_stages
 from t2v.curation.stories import STORIES, find_stories
 from t2v.curation.text.caption import NO_ANSWER, UNANSWERED
+from t2v.curation.text.demand import demand, demand_line
 from t2v.curation.text.subtitles import AUTHOR as SUBTITLES
 from t2v.curation.text.subtitles import subtitle_files
 from t2v.io import engine
 from t2v.io.files import KEY, file_sha256, remove_partials, sha256, write_text
 from t2v.io.manifest import MANIFEST, Clip, write_manifest
+from t2v.io.prompts import read_prompts
 from t2v.io.workers import Failure
 from t2v.outputs import output_folder
 
@@ -61,6 +63,8 @@ def curate(config: CurateConfig) -> Path:
     if config.overlay.ocr != "none" and "overlay" not in config.skip:
         require_ocr()
     engine.require_engine(config)
+    if config.topics.prompts:  # told before the work, not after it
+        read_prompts(Path(config.topics.prompts), "topics.prompts")
     start = time.monotonic()
     folder = Path(config.output)
     sources = find_sources(config.input, folder)
@@ -82,11 +86,15 @@ def curate(config: CurateConfig) -> Path:
         write_manifest(manifest, clips)
         stats = statistics(clips, seconds, len(sources))
         stats["judges"] = provenance(config, RULES)
+        if config.topics.prompts:
+            stats["demand"] = demand(clips, config.topics)
         stats["wall_seconds"] = round(time.monotonic() - start, 3)
         write_text(folder / STATS, json.dumps(stats, indent=2) + "\n")
         page = write_report(folder, clips, stats, config)
     for line in funnel_lines(stats):
         logger.info("%s", line)
+    if "demand" in stats:
+        logger.info("%s", demand_line(stats["demand"]))
     if stats["unanswered"]:
         message = "%s. To ask again, for these clips only: t2v curate --config %s"
         logger.warning(message, stats["unanswered"], shlex.quote(str(folder / "config.yaml")))

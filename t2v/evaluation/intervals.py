@@ -9,7 +9,7 @@ from statistics import NormalDist
 import torch
 from torch import Tensor
 
-from t2v.evaluation.shares import wilson
+from t2v.curation.shares import wilson
 
 # scipy.stats would buy little: its Wilson interval takes whole counts alone, where proportions have
 # fractions, and a z of 1.95996; its bootstrap resamples in an order of its own, so that published

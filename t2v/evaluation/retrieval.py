@@ -18,10 +18,10 @@ from torch.nn import functional as F
 from t2v.config.data import SIZES
 from t2v.config.evaluation import FootageEvalConfig
 from t2v.config.load import save_config
+from t2v.curation.shares import wilson
 from t2v.data.dataset import Dataset, check_held_out, load_latents
 from t2v.errors import UserError
 from t2v.evaluation.samples import load_model
-from t2v.evaluation.shares import wilson
 from t2v.io.files import write_text
 from t2v.io.video import contact_sheet, save_image
 from t2v.models.kernels.precision import picked_precision

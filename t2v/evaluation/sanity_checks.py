@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from t2v.curation.shares import wilson
 from t2v.evaluation.rows import MODEL, REAL
-from t2v.evaluation.shares import wilson
 from t2v.evaluation.types import Measurements, PerVideo, Videos
 
 if TYPE_CHECKING:  # it loads OpenCV, for which few evaluations ask

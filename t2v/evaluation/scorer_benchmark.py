@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from t2v.curation.shares import wilson
 from t2v.data.rng import keyed_generator
 from t2v.evaluation.foils import TIME_KINDS, foil, has_direction, restated
 from t2v.evaluation.hard_negatives import (
@@ -21,7 +22,6 @@ from t2v.evaluation.hard_negatives import (
     shuffled,
 )
 from t2v.evaluation.metrics.alignment import RANKS, hits
-from t2v.evaluation.shares import wilson
 from t2v.nets.scorer import Scorer
 
 GALLERY = 256  # clips among which the right one is searched

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from t2v.config.evaluation import VotesConfig
+from t2v.curation.shares import wilson
 from t2v.errors import UserError, shortened
-from t2v.evaluation.shares import wilson
 from t2v.evaluation.verdicts import FIRST, NO_DIFFERENCE
 from t2v.io.files import read_lines
 from t2v.io.text_files import check_file, read_json

@@ -39,8 +39,11 @@ def test_footage_becomes_captioned_clips_with_topics_a_page_and_a_card(footage, 
     output = tmp_path / "out"
     settings = ["caption.authors=[sidecar,table]", "topics.count=2", "balance.keep=0.5"]
     loose = ["scenes.min_seconds=0.5", "quality.min_sharpness=0", "skip=[dedup]", "workers=1"]
-    words = ["curate", str(footage), "-o", str(output), *settings, *loose]
+    (tmp_path / "prompts.txt").write_text("a red ball on grass\na chef chops onions\n")
+    asked = f"topics.prompts={tmp_path / 'prompts.txt'}"
+    words = ["curate", str(footage), "-o", str(output), *settings, *loose, asked]
     assert main(words) == 0
+    assert "0 of 2 topics of 2 prompts are rarer in the clips" in capsys.readouterr().err
     clips = read_manifest(output)
     assert [clip.caption for clip in clips] == [
         "A red <b>ball</b> rolls over the grass.",
@@ -59,6 +62,9 @@ def test_footage_becomes_captioned_clips_with_topics_a_page_and_a_card(footage, 
     assert {name for clip in clips for name in clip.scores} <= set(explained)
     stats = json.loads((output / "stats.json").read_text())
     assert [row["dropped"] for row in stats["stages"][-3:]] == [1, 0, 1]
+    shown = {row["examples"][0]: row["clips"] for row in stats["demand"]["topics"]}
+    assert shown == {"a chef chops onions": 0, "a red ball on grass": 1}
+    assert "What users ask for" in page and "a chef chops onions" in page
     assert "| stage | clips in | dropped | out |" in (output / "DATA.md").read_text()
     first = (output / "manifest.jsonl").read_bytes()
     assert main(words) == 0

@@ -45,6 +45,18 @@ def data_card(clips: Sequence[Clip], stats: dict[str, Any]) -> str:
             ("topic", "clips kept"),
             [(row["name"], row["kept"]) for row in tables.topics(clips) if row["kept"]],
         ),
+        *table(
+            ("topic of prompts", "% of the prompts", "% of the clips", "ratio"),
+            [
+                (
+                    row["topic"],
+                    100 * row["prompt_share"],
+                    100 * row["clip_share"],
+                    f"{row['ratio']:.2f}",
+                )
+                for row in stats.get("demand", {}).get("topics", ())
+            ],
+        ),
         *table(("judged by", "version or hash"), tables.provenance_rows(stats)),
     ]
     return "\n".join(lines).rstrip() + "\n"

@@ -65,6 +65,7 @@ def write_report(
         "captioned": _spread([c for c in clips if c.extra.get("candidates")], most),
         "shared": tables.shared_captions(clips),
         "topics": tables.topics(clips),
+        "demand": stats.get("demand"),
         "provenance": tables.provenance_rows(stats),
         "scorers": sorted({str(c.extra["topic_judge"]) for c in clips if "topic_judge" in c.extra}),
         "entropies": _entropies(clips, config),

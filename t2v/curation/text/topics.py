@@ -89,13 +89,13 @@ def clusters(features: np.ndarray, config: TopicsConfig) -> np.ndarray:
             f"topics.count={config.count}: there are {distinct} different captions. "
             "Set at most as many, or topics.count=null."
         )
-    points = _unit(features)
+    points = unit_rows(features)
     every = max(1, math.ceil(len(points) / SAMPLE))
     with threadpool_limits(1):  # sums in one order: the same topics on any machine
         labels = _joined(points[::every], config)
         if every > 1:
             means = [points[::every][labels == label].mean(0) for label in range(labels.max() + 1)]
-            labels = (points @ _unit(np.stack(means)).T).argmax(1)
+            labels = (points @ unit_rows(np.stack(means)).T).argmax(1)
     sizes = Counter(labels.tolist())
     order = sorted(sizes, key=lambda label: (-sizes[label], labels.tolist().index(label)))
     return np.array([order.index(label) for label in labels])
@@ -160,9 +160,9 @@ def _placed(
 
 def _by_caption(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """The cosine of each caption with the mean of each topic, `n k`."""
-    features = _unit(features)
+    features = unit_rows(features)
     means = [features[labels == label].mean(0) for label in range(int(labels.max()) + 1)]
-    return features @ _unit(np.stack(means)).T
+    return features @ unit_rows(np.stack(means)).T
 
 
 def _by_pictures(clips: Sequence[Clip], names: Sequence[str], config: TopicsConfig) -> np.ndarray:
@@ -176,7 +176,7 @@ def _by_pictures(clips: Sequence[Clip], names: Sequence[str], config: TopicsConf
     return np.array([scorer.match(Stills(clip, count, SIDE).frames, texts) for clip in clips])
 
 
-def _unit(vectors: np.ndarray) -> np.ndarray:
+def unit_rows(vectors: np.ndarray) -> np.ndarray:
     """Each row at length 1; a row of zeros stays."""
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
@@ -214,4 +214,4 @@ def _encoded(captions: Sequence[str], config: TopicsConfig) -> np.ndarray:
             hidden = encoder(**dict(tokens)).last_hidden_state
         vectors.append(rearrange(hidden, "1 m d -> m d").mean(0).float().cpu().numpy())
     points = np.stack(vectors)
-    return _unit(points - points.mean(0))
+    return unit_rows(points - points.mean(0))

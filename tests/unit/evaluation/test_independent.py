@@ -12,13 +12,13 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import poly_mmd
 from transformers import CLIPModel, CLIPProcessor
 
+from t2v.curation.shares import wilson
 from t2v.evaluation.intervals import bootstrap, paired_p
 from t2v.evaluation.metrics import alignment
 from t2v.evaluation.metrics.alignment import hits
 from t2v.evaluation.metrics.dynamics import sharpness
 from t2v.evaluation.metrics.fidelity import frechet, kernel_distance
 from t2v.evaluation.metrics.flow import flow, resized
-from t2v.evaluation.shares import wilson
 from t2v.evaluation.types import Videos
 from t2v.nets.clip import ClipModel
 from t2v.nets.features import FrameNet, perceptual_distance

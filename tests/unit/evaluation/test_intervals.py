@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
+from t2v.curation.shares import wilson
 from t2v.evaluation.intervals import bootstrap, holm, paired_p, ratio, summary
-from t2v.evaluation.shares import wilson
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from t2v.config.evaluation import VotesConfig
+from t2v.curation.shares import wilson
 from t2v.errors import UserError
 from t2v.evaluation.ballots import ballot_of, pairs_of
 from t2v.evaluation.report.vote import write_vote_page
-from t2v.evaluation.shares import wilson
 from t2v.evaluation.votes import BALLOT, PAGE, QUESTIONS, count_votes
 
 PROMPTS = [f"prompt <{number}>" for number in range(12)]

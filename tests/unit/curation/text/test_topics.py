@@ -1,6 +1,8 @@
 """Planted topics are found and named, and a clip that belongs elsewhere is noticed."""
 
 import itertools
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import torch
 from sklearn.metrics import adjusted_rand_score
 
 from t2v.config.captions import TopicsConfig
+from t2v.curation.text.demand import demand, demand_line
 from t2v.curation.text.topics import clusters, features_of, name_clusters, topics
 from t2v.errors import UserError
 from t2v.io.manifest import Clip
@@ -150,3 +153,74 @@ def test_an_encoder_the_user_names_is_used(tmp_path, text_encoder, tokenizer):
     np.testing.assert_allclose(features @ features.T, centred @ centred.T, atol=1e-4)
     with pytest.raises(UserError, match=r"topics\.encoder=.*cannot be loaded"):
         features_of(captions, TopicsConfig(encoder=str(Path(tmp_path) / "missing")))
+
+
+PROMPTS, ASKED = planted(24)
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory):
+    file = tmp_path_factory.mktemp("asked") / "prompts.txt"
+    file.write_text("\n".join(PROMPTS))
+    return file
+
+
+def clips_of(sizes):
+    """Clips that tell as many captions of each planted topic."""
+    captions, truth = planted(48)
+    wanted = Counter(dict(enumerate(sizes)))
+    chosen = []
+    for caption, topic in zip(captions, truth, strict=True):
+        if wanted[topic] > 0:
+            wanted[topic] -= 1
+            chosen.append(Clip(path=f"{len(chosen)}.mp4", caption=caption))
+    return chosen
+
+
+def planted_topic(row):
+    """The planted topic of most of a found topic's prompts."""
+    return Counter(ASKED[PROMPTS.index(text)] for text in row["examples"]).most_common(1)[0][0]
+
+
+@pytest.mark.parametrize("missing", range(len(PLANTED)))
+def test_a_topic_that_the_clips_miss_is_the_one_they_lack_most(prompts, missing):
+    sizes = [0 if number == missing else 40 for number in range(len(PLANTED))]
+    found = demand(clips_of(sizes), TopicsConfig(prompts=str(prompts)))
+    first = found["topics"][0]
+    assert planted_topic(first) == missing and first["ratio"] == 0 and first["lacking"]
+    assert first["topic"] in demand_line(found)
+    shares = {number: [0, 0] for number in range(len(PLANTED))}  # of prompts and clips, counted
+    for row in found["topics"]:
+        shares[planted_topic(row)][0] += row["prompts"]
+        shares[planted_topic(row)][1] += row["clips"]
+    ratios = [
+        shown / found["clips"] / (asked / found["prompts"]) for asked, shown in shares.values()
+    ]
+    assert ratios[missing] < 0.3  # "in a crowded street" is near "a cheering crowd"
+    assert all(ratio > 0.9 for number, ratio in enumerate(ratios) if number != missing)
+    assert sum(row["prompts"] for row in found["topics"]) == found["prompts"] == len(PROMPTS)
+    assert sum(row["clips"] for row in found["topics"]) + found["elsewhere"] == found["clips"]
+
+
+def test_clips_about_other_things_belong_to_no_topic_of_the_prompts(tmp_path):
+    captions, truth = planted(24)
+    file = tmp_path / "prompts.txt"
+    file.write_text("\n".join(text for text, topic in zip(captions, truth, strict=True) if topic))
+    found = demand(clips_of([40, 0, 0, 0, 0]), TopicsConfig(prompts=str(file)))
+    assert found["elsewhere"] >= 0.8 * found["clips"]
+
+
+def test_dropped_clips_and_clips_without_caption_do_not_count(prompts):
+    clips = clips_of([8] * len(PLANTED))
+    beside = [replace(clips[0], dropped="dedup"), replace(clips[1], caption="")]
+    config = TopicsConfig(prompts=str(prompts))
+    assert demand([*clips, *beside], config) == demand(clips, config)
+    nothing = demand(beside, config)
+    assert nothing["clips"] == 0 and not any(row["lacking"] for row in nothing["topics"])
+
+
+def test_a_file_without_prompts_is_refused(tmp_path):
+    (tmp_path / "empty.txt").write_text("\n \n")
+    for name, message in (("empty.txt", "holds no prompt"), ("none.txt", "there is no such file")):
+        with pytest.raises(UserError, match=f"topics.prompts .*{name}: {message}"):
+            demand([], TopicsConfig(prompts=str(tmp_path / name)))

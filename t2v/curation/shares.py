@@ -1,4 +1,4 @@
-"""The interval of a share, for what counts votes without torch as well."""
+"""The interval of a share, for what counts without torch."""
 
 from __future__ import annotations
 

@@ -6,8 +6,14 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from t2v.config.checks import at_least_one, not_negative
+from t2v.config.models import MOST_TOKENS
 from t2v.config.training import DiffusionConfig, OptimConfig
 from t2v.errors import UserError
+
+Method = Literal[
+    "lora", "peft", "full", "frozen_spatial", "concept", "soft_prompt", "embedding", "memory"
+]
+TOKENS = ("concept", "soft_prompt", "embedding", "memory")  # methods that train tokens alone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +40,10 @@ class FinetuneConfig(DiffusionConfig):
 
     model: str = "t2v-tiny"  # the embedded model, a pipeline folder or a Hub id
     # what learns: lora; peft: any adapter of peft; full: the whole transformer; frozen_spatial: its
-    # parts that mix frames alone; concept: new words alone; soft_prompt: that alone
-    method: Literal["lora", "peft", "full", "frozen_spatial", "concept", "soft_prompt"] = "lora"
+    # parts that mix frames alone; concept: new words alone; soft_prompt: that alone; embedding:
+    # tokens before the embedded prompt, behind the text encoder; memory: tokens of each block
+    # beside those of the text
+    method: Method = "lora"
     # who attends to whom, one word or several that the layers take in turn, as model.attention of
     # `t2v train`; what a layout needs begins at zero, and is learned; empty: as the model has it
     attention_layout: tuple[str, ...] = ()
@@ -50,9 +58,12 @@ class FinetuneConfig(DiffusionConfig):
     # from its folder
     peft: str | None = None
     soft_prompt: str | None = None  # words that start the learned tokens before every prompt
+    embedding: str | None = None  # words whose embedding the tokens of method=embedding begin as
+    memory_tokens: int = 8  # tokens of each block, with method=memory
     concept: tuple[str, ...] = ()  # new words to learn, as the captions spell them: "<toy>"
     concept_from: tuple[str, ...] = ()  # text that starts each new word; empty: its own letters
-    train_text_encoder: bool = False  # let the text encoder learn too, with method=full
+    # let the text encoder learn too, with method=full, or by a LoRA of its own with method=lora
+    train_text_encoder: bool = False
     # number format of weights that do not learn, with an adapter, new words or a soft prompt; auto:
     # bf16 on CUDA where precision=bf16, else fp32. fp8, int8 and nf4 (QLoRA) round the matrices of
     # the transformer
@@ -82,8 +93,10 @@ class FinetuneConfig(DiffusionConfig):
         super().__post_init__()
         if self.start_from is not None:
             raise UserError(f"start_from={self.start_from}: fine-tuning starts from model=FOLDER.")
-        if self.train_text_encoder and self.method != "full":
-            raise UserError(f"train_text_encoder=true goes with method=full, not {self.method}.")
+        if self.train_text_encoder and self.method not in ("full", "lora"):
+            raise UserError(
+                f"train_text_encoder=true goes with method=full or method=lora, not {self.method}."
+            )
         not_negative(self, "swap_blocks")
         if self.swap_blocks and (self.learns_whole() or self.parallel == "fsdp"):
             raise UserError(
@@ -107,7 +120,7 @@ class FinetuneConfig(DiffusionConfig):
             raise UserError(
                 f"interpolate={self.interpolate}: it must be from 0 (base) to 1 (tuned model)."
             )
-        if self.interpolate < 1 and self.method in ("concept", "soft_prompt"):
+        if self.interpolate < 1 and self.method in TOKENS:
             raise UserError(
                 f"interpolate={self.interpolate} with method={self.method}: what is learned is "
                 "new, and the base model has nothing that it could lie between. Leave it out."
@@ -126,6 +139,10 @@ class FinetuneConfig(DiffusionConfig):
     def learns_whole(self) -> bool:
         """Return whether weights of the transformer itself learn."""
         return self.method in ("full", "frozen_spatial")
+
+    def learns_text(self) -> bool:
+        """Return whether weights of the text encoder learn: of all words, or of new ones."""
+        return self.train_text_encoder or bool(self.concept) or self.soft_prompt is not None
 
     def quantizes(self) -> bool:
         """Return whether the matrices of the transformer are held in fewer than 16 bits."""
@@ -156,6 +173,15 @@ class FinetuneConfig(DiffusionConfig):
             raise UserError('method=concept learns new words: name them, concept=["<toy>"].')
         if self.method == "soft_prompt" and self.soft_prompt is None:
             raise UserError('method=soft_prompt: give soft_prompt="WORDS" to start from.')
+        if (self.method == "embedding") != (self.embedding is not None):
+            raise UserError(
+                f"method={self.method} embedding={self.embedding}: method=embedding and "
+                'embedding="WORDS" to start from go together.'
+            )
+        if not 0 < self.memory_tokens <= MOST_TOKENS:
+            raise UserError(
+                f"memory_tokens={self.memory_tokens}: it must be from 1 to {MOST_TOKENS}."
+            )
         if self.concept_from and len(self.concept_from) != len(self.concept):
             raise UserError(
                 f"concept={list(self.concept)} and concept_from={list(self.concept_from)}: "

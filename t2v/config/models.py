@@ -43,6 +43,9 @@ class VAEConfig:
             raise UserError("mid_attention=true sits in the middle block: set mid_block=true too.")
 
 
+MOST_TOKENS = 1024  # that are learned beside a text
+
+
 @dataclass(frozen=True, kw_only=True)
 class TransformerConfig:
     """Keywords of `T2VTransformer3DModel`; the defaults build the embedded model's transformer."""
@@ -79,8 +82,15 @@ class TransformerConfig:
     # tokens, learned from all of them, that the middle blocks compute in their place; 0: all tokens
     learned_tokens: int = 0
     whole_blocks: tuple[int, int] = (2, 1)  # with learned_tokens: first and last that compute all
+    # tokens that are learned beside the text (`t2v finetune method=memory`): at the end of what the
+    # attention to it sees in each block
+    memory_tokens: int = 0
+    prefix_tokens: int = 0  # likewise (`method=embedding`): before the embedded prompt
 
     def __post_init__(self) -> None:
+        for name in ("memory_tokens", "prefix_tokens"):
+            if not 0 <= (count := getattr(self, name)) <= MOST_TOKENS:
+                raise UserError(f"{name}={count}: it must be from 0 to {MOST_TOKENS}.")
         if self.attention_head_dim < 1 or self.attention_head_dim % 2:
             raise UserError(
                 f"attention_head_dim={self.attention_head_dim}: it must be even, as rotary "

@@ -42,7 +42,12 @@ ADAPTER_FILES = "adapter_config.json", "adapter_model.safetensors"  # as peft na
 DELTA = "delta.safetensors"  # of a student: what it changes in its teacher, in 8 bits
 HIGH, LOW = "lora_high.safetensors", "lora_low.safetensors"  # of two transformers, by their noise
 LORAS = {"transformer": (LORA, HIGH), "transformer_2": (LOW,)}
-LEARNED = (LORA, HIGH, LOW, *(f"{ADAPTER}/{name}" for name in ADAPTER_FILES), WORDS, DELTA)
+TEXT_ADAPTER = "text_adapter"  # the LoRA of the text encoder
+TOKENS = "tokens.safetensors"  # that a transformer learned beside its text
+LEARNED = (  # in the order of hashes, to whose end new ones go
+    *(LORA, HIGH, LOW, *(f"{ADAPTER}/{name}" for name in ADAPTER_FILES), WORDS, DELTA),
+    *(TOKENS, *(f"{TEXT_ADAPTER}/{name}" for name in ADAPTER_FILES)),
+)
 KEY = 32  # hex digits of a name in a cache: 128 bits
 _NAME = 48  # characters of a name in that of its partial file: names end at 255 bytes
 _HOST = f"{zlib.crc32(socket.gethostname().encode()):08x}"

@@ -8,6 +8,7 @@ import torch
 from diffusers.models.normalization import FP32LayerNorm
 from torch import nn
 
+from t2v.models.context_tokens import STD, context_tokens
 from t2v.models.layers import zero
 
 
@@ -34,4 +35,6 @@ def initialize(transformer: Any, generator: torch.Generator) -> None:
         block.zero_layout()
     if transformer.config.learned_tokens:
         transformer.token_learner.begin()
+    for tokens in context_tokens(transformer).values():
+        nn.init.normal_(tokens, std=STD, generator=generator)
     zero(transformer.proj_out)

@@ -20,6 +20,7 @@ from einops import einsum, rearrange, reduce, repeat
 from torch import Tensor, nn
 
 from t2v.errors import UserError
+from t2v.models.context_tokens import ContextTokens
 from t2v.models.kernels.norms import gated, modulated, normed, rms_norm
 from t2v.models.kernels.products import linear, linear_gelu
 from t2v.models.kv_cache import KVCache, cached
@@ -278,6 +279,7 @@ class TimeTextEmbedding(nn.Module):
         self.time_proj = nn.Linear(dim, 6 * dim)
         self.text_embedder = PixArtAlphaTextProjection(text_dim, dim, act_fn="gelu_tanh")
         self.pooled_text = nn.Linear(text_dim, dim) if pooled_text else None
+        self.prefix: ContextTokens | None = None
         self.image_embedder = (
             None if image_dim is None else ImageEmbedding(image_dim, dim, pos_embed_seq_len)
         )
@@ -301,10 +303,21 @@ class TimeTextEmbedding(nn.Module):
             waves = waves.to(weight.dtype)
         temb = rearrange(self.time_embedder(waves).type_as(text), "b ... d -> b (...) d")
         if self.pooled_text is not None:
-            temb = temb + self.pooled_text(_pool(text, text_mask))
+            temb = temb + self.pooled_text(_pool(self._prefixed(text), self.seen(text_mask)))
         modulation = self.time_proj(self.act_fn(temb))
         modulation = rearrange(modulation, "b n (six d) -> b n six d", six=6)
-        return temb, modulation, cached(kv_cache, self, text, self.text_embedder)
+        return temb, modulation, cached(kv_cache, self, text, self._embed_text)
+
+    def _embed_text(self, text: Tensor) -> Tensor:
+        embedded: Tensor = self.text_embedder(self._prefixed(text))
+        return embedded
+
+    def _prefixed(self, text: Tensor) -> Tensor:
+        return text if self.prefix is None else self.prefix.beside(text)
+
+    def seen(self, text_mask: Tensor | None) -> Tensor | None:
+        """The mask of the text, `b m`, with the learned tokens before it."""
+        return text_mask if self.prefix is None else self.prefix.seen(text_mask)
 
     def embed_image(self, image: Tensor, kv_cache: KVCache | None = None) -> Tensor:
         """Embed the hidden states of an image encoder (`b m image_dim`) as `b m d`.

@@ -13,8 +13,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from t2v.errors import UserError
-from t2v.io.files import ADAPTER, ADAPTER_FILES, DELTA, LORAS, WORDS
+from t2v.io.files import (
+    ADAPTER,
+    ADAPTER_FILES,
+    DELTA,
+    LORAS,
+    TEXT_ADAPTER,
+    TOKENS,
+    WORDS,
+)
 from t2v.io.text_files import read_json
+from t2v.models.context_tokens import context_tokens, take_tokens
 from t2v.models.lora_file import require_peft
 
 TRANSFORMER, TEXT_ENCODER = "transformer", "text_encoder"
@@ -32,18 +41,18 @@ def denoisers(parts: Any) -> dict[str, Any]:
 
 def learned_in(folder: Path, part: str) -> bool:
     """Return whether the files of a checkpoint change a part of its base model."""
-    if part == TEXT_ENCODER:
-        return (folder / WORDS).is_file()
-    is_changed = part == TRANSFORMER and ((folder / ADAPTER).is_dir() or (folder / DELTA).is_file())
+    whole = {TEXT_ENCODER: (WORDS, TEXT_ADAPTER), TRANSFORMER: (ADAPTER, DELTA, TOKENS)}
+    is_changed = any((folder / name).exists() for name in whole.get(part, ()))
     return is_changed or _lora_of(folder, part) is not None
 
 
 def learned_file(folder: Path, part: str) -> Path:
     """The file of a checkpoint, or the folder of its adapter, that changes a part of its base."""
     if part == TEXT_ENCODER:
-        return folder / WORDS
-    if part == TRANSFORMER and (folder / DELTA).is_file():
-        return folder / DELTA
+        return folder / (WORDS if (folder / WORDS).is_file() else TEXT_ADAPTER)
+    for name in (DELTA, TOKENS) if part == TRANSFORMER else ():
+        if (folder / name).is_file():
+            return folder / name
     return folder / (_lora_of(folder, part) or ADAPTER)
 
 
@@ -67,13 +76,22 @@ def add_learned(network: Any, folder: Path, part: str, share: float) -> None:
         _take_layout(network, folder / part / "config.json")
     if not learned_in(folder, part):
         return
-    if part == TEXT_ENCODER:
+    if part == TEXT_ENCODER and (folder / WORDS).is_file():
         _add_words(network, folder / WORDS)
+    if part == TEXT_ENCODER and not (folder / TEXT_ADAPTER).is_dir():
         return
     if part == TRANSFORMER and (folder / DELTA).is_file():
         _add_delta(network, folder / DELTA, share)
         return
+    if part == TRANSFORMER and (folder / TOKENS).is_file():
+        _add_tokens(network, folder / TOKENS)
+        return
     require_peft()
+    if part == TEXT_ENCODER:
+        _add_adapter(network, folder / TEXT_ADAPTER)
+        fuse(network, share)
+        _unload(network)
+        return
     if (name := _lora_of(folder, part)) is not None:
         network.load_lora_adapter(folder, weight_name=name, use_safetensors=True)
     else:
@@ -117,6 +135,11 @@ def save_delta(network: nn.Module, base: nn.Module, file: Path) -> None:
         kept[name] = (rows / scale.float()).round().to(torch.int8).view_as(change)
         kept[name + SCALE] = scale[:, 0]
     save_file(kept, file)
+
+
+def save_tokens(transformer: nn.Module, file: Path) -> None:
+    """Write the tokens that a transformer learned beside its text."""
+    save_file({name: p.detach().cpu() for name, p in context_tokens(transformer).items()}, file)
 
 
 def save_words(table: nn.Embedding, ids: list[int], file: Path) -> None:
@@ -191,8 +214,8 @@ def _take_layout(network: Any, file: Path) -> None:
 
 
 def _take_known(network: Any, config: Path) -> None:
-    """Let a model of text alone take known frames, where the checkpoint was tuned to; or make a
-    student of it."""
+    """Let a model of text alone take known frames, or learned tokens, where the checkpoint was
+    tuned to; or make a student of it."""
     if "conditioning" not in network.config:
         return  # another package's
     saved = read_json(config)
@@ -204,6 +227,7 @@ def _take_known(network: Any, config: Path) -> None:
     if any(network.config.get(name) != value for name, value in wanted.items()):
         del wanted["conditioning"]  # all that learn it take tokens
         network.take_known(**wanted)
+    take_tokens(network, saved.get("memory_tokens", 0), saved.get("prefix_tokens", 0))
 
 
 def _add_delta(network: nn.Module, file: Path, share: float) -> None:
@@ -216,6 +240,27 @@ def _add_delta(network: nn.Module, file: Path, share: float) -> None:
         if (scale := change.get(name + SCALE)) is not None:
             added = (added.flatten(1) * scale.float()[:, None]).view_as(weight)
         weight += share * added.to(weight)
+
+
+def _add_tokens(network: Any, file: Path) -> None:
+    tensors, own = load_file(file), context_tokens(network)
+    shapes = ({name: x.shape for name, x in each.items()} for each in (tensors, own))
+    if next(shapes) != next(shapes):
+        raise UserError(
+            f"{file.name} has {len(tensors)} groups of tokens, and the model as its config.json "
+            f"says has {len(own)}, or of other sizes."
+        )
+    for name, tokens in own.items():
+        tokens.copy_(tensors[name])
+
+
+def _unload(network: Any) -> None:
+    """Take the layers of a merged adapter out of a network of transformers."""
+    from diffusers.utils.peft_utils import recurse_remove_peft_layers
+
+    recurse_remove_peft_layers(network)
+    network._hf_peft_config_loaded = False
+    del network.peft_config
 
 
 def _add_adapter(network: Any, folder: Path) -> None:

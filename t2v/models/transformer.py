@@ -29,6 +29,7 @@ from t2v.models.attention.layer import check_backend
 from t2v.models.attention.layouts import NORMS, in_config, stack, views_of
 from t2v.models.block import T2VTransformerBlock
 from t2v.models.conditions import Conditioning
+from t2v.models.context_tokens import take_tokens
 from t2v.models.device import execution_device
 from t2v.models.layers import (
     Linear,
@@ -72,11 +73,11 @@ class T2VTransformer3DModel(
         conditioning: how known latents enter, see `t2v.models.known`.
         picture_tokens: also take pictures as tokens beside those of the video.
         references: of these, the most that show its subjects and are no frames of it.
-        distilled_steps: of a student of `t2v distill`, the numbers of steps that it makes videos
-            in, without guidance. Empty: it is none.
+        distilled_steps: of a student of `t2v distill`, the numbers of its steps. Empty: it is none.
         learned_tokens: compute so many, learned from all tokens, in the middle blocks
             (`t2v.models.token_learner`). 0: all tokens, in all blocks.
         whole_blocks: with `learned_tokens`, the first and last blocks that compute all tokens.
+        memory_tokens, prefix_tokens: see `take_tokens`.
 
     Raises:
         UserError: the keywords require a part that this class does not have.
@@ -135,6 +136,8 @@ class T2VTransformer3DModel(
         learned_tokens: int = 0,
         whole_blocks: Sequence[int] = (2, 1),
         references: int = 0,
+        memory_tokens: int = 0,
+        prefix_tokens: int = 0,
     ) -> None:
         super().__init__()
         self.register_to_config(attention=in_config(attention))
@@ -173,6 +176,7 @@ class T2VTransformer3DModel(
             from t2v.models.token_learner import give_learner  # few models have one
 
             give_learner(self, learned_tokens)
+        take_tokens(self, memory_tokens, prefix_tokens)
         self._set_split()
 
     def set_attention(
@@ -227,9 +231,7 @@ class T2VTransformer3DModel(
                 f"picture_tokens=true with patches of {self.config.patch_size[0]} latent frames: a "
                 "picture is one. Give a patch_size that begins with 1."
             )
-        weight = self.proj_out.weight
-        zeros = torch.zeros(weight.shape[1], dtype=weight.dtype, device=weight.device)
-        self.picture_embedding = nn.Parameter(zeros)
+        self.picture_embedding = nn.Parameter(torch.zeros_like(self.proj_out.weight[0]))
 
     def initialize(self, generator: torch.Generator) -> None:
         """Initialise the weights for training from scratch, as a function of the generator.
@@ -293,7 +295,7 @@ class T2VTransformer3DModel(
             timestep = with_pictures(timestep, count, x.shape[1])
         elif self.config.picture_tokens and torch.is_grad_enabled():
             x = x + 0 * self.picture_embedding  # processes agree on which weights have a gradient
-        mask = encoder_attention_mask
+        mask = self.condition_embedder.seen(encoder_attention_mask)
         if mask is not None and mask.ndim == 3:
             mask = mask_of_tokens(mask, x.shape[1], **grid, positions=picture_positions)
         all_tokens = grid if pictures is None else {**grid, "t": grid["t"] + pictures.shape[2]}

@@ -19,6 +19,7 @@ from t2v.config.finetune import FinetuneConfig
 from t2v.config.training import TrainDiTConfig
 from t2v.data.text_cache import Texts
 from t2v.errors import UserError
+from t2v.models.context_tokens import take_tokens
 from t2v.models.folder import model_folder
 from t2v.models.hold import is_plain
 from t2v.models.learned import denoisers
@@ -35,7 +36,7 @@ from t2v.plan.shapes import (
 from t2v.training.engine.example import Size
 from t2v.training.tasks.dit_parts import DiTParts, check_match, saved_defaults
 from t2v.training.tasks.experts import check_trainable, learners
-from t2v.training.tuning.adapters import add_adapter, check_motion, lay_out
+from t2v.training.tuning.adapters import add_adapter, add_text_lora, check_motion, lay_out
 
 # in a pipeline folder, that a step or a sample depends on
 SAVED = ("max_sequence_length", "boundary_ratio", "num_inference_steps", "guidance_scale")
@@ -136,10 +137,16 @@ def finetune_parts(
     with torch.device("meta"):  # peft moves what it adds elsewhere, and a trace has no elsewhere
         for each in denoisers(both).values():
             lay_out(each, config)
+        if config.method == "memory":
+            take_tokens(transformer, config.memory_tokens, 0)
+        elif config.embedding is not None:
+            take_tokens(transformer, 0, len(config.embedding.split()))  # about as many
         for each in learners(both, config.experts).values():
             add_adapter(each, config)
-    for each in denoisers(both).values():
-        _lay_out(each, each.device)
+        if not isinstance(text_encoder, AbsentTextEncoder):
+            add_text_lora(text_encoder, config)
+    for each in (*denoisers(both).values(), text_encoder):
+        _lay_out(each, transformer.device)
     if config.interpolate < 1:
         absent.append(f"the base model: interpolate={config.interpolate} may keep it too")
     return DiTParts(

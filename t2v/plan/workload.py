@@ -80,7 +80,7 @@ def _finetune(config: FinetuneConfig, size: Size, layers: int | None) -> Workloa
     if dtype != torch.float32:
         for transformer in denoisers(parts).values():
             hold_base(transformer, dtype)
-        if parts.text_encoder is not None and not (config.concept or config.soft_prompt):
+        if parts.text_encoder is not None and not config.learns_text():
             hold_base(parts.text_encoder, dtype, every=True)
     task = FinetuneTask(config, parts, _no_data())
     if task.beside is not None:

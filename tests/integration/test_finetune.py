@@ -16,6 +16,8 @@ from t2v.config.finetune import FinetuneConfig, LoRAConfig
 from t2v.config.training import DiffusionConfig, OptimConfig, SheetConfig, TasksConfig
 from t2v.errors import UserError
 from t2v.io.checkpoint import verify_checkpoint
+from t2v.models.context_tokens import without_tokens
+from t2v.models.folder import weights_hash
 from t2v.models.lora import load_lora
 from t2v.models.lora_file import WEIGHTS
 from t2v.pipelines.t2v import T2VPipeline
@@ -26,6 +28,7 @@ from t2v.training.engine.loop import fit, start_state
 from t2v.training.tasks.dit import build_dit
 from t2v.training.tasks.finetune import build_finetune, finetune
 from t2v.training.tasks.sheet import Sheet
+from t2v.training.tuning.saving import make_whole
 
 PROMPT = "a red ball rolls on the grass"
 BASE_PROMPTS = ("a blue box", "a red box", "the ball under the sky", "a box on the snow")
@@ -45,10 +48,10 @@ def config(pipe, clips, tmp_path):
     )  # fmt: skip
 
 
-def latents(pipe):
+def latents(pipe, prompt=PROMPT, **given):
     pipe.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(0)
-    return pipe(PROMPT, generator=generator, output_type="latent").frames
+    return pipe(prompt, generator=generator, output_type="latent", **given).frames
 
 
 def tensors(folder):
@@ -72,10 +75,21 @@ def adapter(tmp_path):
     return str(file)
 
 
-@pytest.mark.parametrize("method", ["lora", "full", "peft"])
+@pytest.mark.parametrize("method", ["lora", "full", "peft", "memory", "embedding"])
 def test_two_and_two_steps_equal_four_to_the_bit(config, tmp_path, method, adapter):
-    extra = {"peft": adapter, "soft_prompt": "a red ball", "text_lr": 0.05, "base_dtype": "fp8"}
-    config = replace(config, method=method, **(extra if method == "peft" else {}))
+    short = {"base_prompts": None, "base_ratio": 0, "sheet": SheetConfig(steps=1)}
+    extra = {
+        "lora": {"train_text_encoder": True, "text_lr": 0.03},
+        "peft": {
+            "peft": adapter,
+            "soft_prompt": "a red ball",
+            "text_lr": 0.05,
+            "base_dtype": "fp8",
+        },
+        "memory": short,
+        "embedding": {"embedding": "a red ball", **short},
+    }
+    config = replace(config, method=method, **extra.get(method, {}))
     whole = finetune(config)
     other = replace(config, output=str(tmp_path / "other"))
     finetune(replace(other, steps=2))
@@ -248,8 +262,79 @@ def test_a_soft_prompt_begins_as_its_text_learns_alone_and_travels_with_the_pipe
 
 
 @pytest.mark.parametrize(
+    ("method", "given", "groups"),
+    [("memory", {"memory_tokens": 3}, 2), ("embedding", {"embedding": "a red ball"}, 1)],
+)
+def test_tokens_beside_the_text_learn_alone_and_lie_beside_the_base(config, method, given, groups):
+    given |= {"steps": 2, "base_prompts": None, "base_ratio": 0, "sheet": SheetConfig(steps=1)}
+    config = replace(config, method=method, **given)
+    task = build_finetune(config)
+    assert all(name.endswith(".tokens") for name in learning(task))
+    assert len(learning(task)) == groups
+    untouched = weights_hash(Path(config.model))
+    if method == "embedding":
+        base = T2VPipeline.from_pretrained(config.model)
+        prefix = task.model["transformer"].condition_embedder.prefix.tokens
+        begun = base.encode_prompt("a red ball")[0][0][:3]
+        assert len(prefix) == 3 and prefix.dtype == begun.dtype
+    checkpoint = finetune(config)
+    weights = {path.relative_to(checkpoint).parts[0] for path in checkpoint.rglob("*.safetensors")}
+    assert weights == {"tokens.safetensors", "training"}
+    verify_checkpoint(checkpoint)
+    assert weights_hash(Path(config.model)) == untouched != weights_hash(checkpoint)
+    base, tuned = (T2VPipeline.from_pretrained(each) for each in (config.model, checkpoint))
+    assert (latents(tuned) - latents(base)).abs().max() > 1e-3
+    with without_tokens(tuned.transformer):
+        assert torch.equal(latents(tuned), latents(base))
+    positive, negative = tuned.encode_prompt(PROMPT)
+    embeds = {"prompt_embeds": positive, "negative_prompt_embeds": negative}
+    alone = T2VPipeline.from_pretrained(checkpoint, text_encoder=None)
+    assert torch.equal(latents(alone, None, **embeds), latents(tuned))  # no encoder is needed
+    with pytest.raises(UserError, match="has learned tokens beside its text already"):
+        build_finetune(replace(config, model=str(checkpoint)))
+    make_whole(checkpoint)
+    assert torch.equal(latents(DiffusionPipeline.from_pretrained(checkpoint)), latents(tuned))
+    assert not (checkpoint / "tokens.safetensors").exists()
+
+
+def test_a_lora_of_the_text_encoder_learns_beside_that_of_the_transformer(config):
+    given = {"steps": 2, "base_prompts": None, "base_ratio": 0, "sheet": SheetConfig(steps=1)}
+    config = replace(config, train_text_encoder=True, text_lr=0.03, **given)
+    task = build_finetune(config)
+    text = {name for name in learning(task) if name.startswith("text_encoder.")}
+    assert text and all(".lora_" in name for name in learning(task))
+    checkpoint = finetune(config)
+    base, tuned = (T2VPipeline.from_pretrained(each) for each in (config.model, checkpoint))
+    before, after = (each.text_encoder.state_dict() for each in (base, tuned))
+    assert before.keys() == after.keys()
+    changed = [name for name in before if not torch.equal(before[name], after[name])]
+    assert changed and not any("embed" in name or "norm" in name for name in changed)
+    told = json.loads((checkpoint / "text_adapter" / "adapter_config.json").read_text())
+    assert told["base_model_name_or_path"] is None  # no path of this machine
+    make_whole(checkpoint)
+    assert torch.equal(latents(DiffusionPipeline.from_pretrained(checkpoint)), latents(tuned))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"method": "memory"},
+        {"method": "embedding", "embedding": "a red ball"},
+        {"train_text_encoder": True},
+    ],
+)
+def test_a_plan_counts_what_learns(config, given):
+    config = replace(config, base_prompts=None, base_ratio=0, **given)
+    task = build_finetune(config)
+    planned = estimate(config, Size(batch=3, frames=5, height=16, width=32, tokens=12), UNKNOWN)
+    assert planned.gradients == sum(p.nbytes for p in map(task.model.get_parameter, learning(task)))
+
+
+@pytest.mark.parametrize(
     ("change", "words"),
     [
+        ({"embedding": "", "method": "embedding"}, "0 tokens to begin with"),
+        ({"method": "memory", "pack": True}, "has no tokens of its own"),
         ({"lora": LoRAConfig(target_modules=("to_qq",))}, r"called 'to_qq'\. Near: attn\d\.to_q"),
         ({"lora": LoRAConfig(target_modules=())}, "nothing to learn"),
         ({"model": "nowhere"}, "no such folder"),
@@ -275,7 +360,11 @@ def test_what_cannot_work_is_named_before_training(config, change, words, monkey
         ({"method": "soft_prompt"}, "to start from"),
         ({"method": "peft"}, "peft=FILE go together"),
         ({"peft": "x.json"}, "peft=FILE go together"),
-        ({"train_text_encoder": True}, "goes with method=full"),
+        ({"train_text_encoder": True, "method": "memory"}, "goes with method=full or method=lora"),
+        ({"method": "embedding"}, 'embedding="WORDS" to start from go together'),
+        ({"embedding": "a"}, 'embedding="WORDS" to start from go together'),
+        ({"method": "memory", "memory_tokens": 0}, "from 1 to 1024"),
+        ({"method": "memory", "interpolate": 0.5}, "nothing that it could lie between"),
         ({"method": "full", "swap_blocks": 1}, "only frozen weights wait"),
         ({"base_dtype": "bf16"}, "base_dtype=bf16 with method=lora precision=fp32"),
         ({"base_dtype": "nf4", "method": "full"}, "base_dtype=nf4 with method=full interpolate=1"),

@@ -23,6 +23,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from t2v.errors import UserError
+from t2v.models.context_tokens import ContextTokens
 from t2v.models.kernels.attention import attend, attention_kernel
 from t2v.models.kv_cache import KVCache, cached
 from t2v.models.layers import Linear, RMSNorm, apply_rotary
@@ -114,7 +115,8 @@ class T2VAttnProcessor:
             return attn.to_out[1](attn.to_out[0](x))
         # text is whole on every device, so only self-attention is split
         parallel_config = self._parallel_config if encoder_hidden_states is None else None
-        mask = portable_mask(attention_mask, self._attention_backend)
+        mask = attention_mask if attn.memory is None else attn.memory.seen(attention_mask)
+        mask = portable_mask(mask, self._attention_backend)
         x = self._attend(query, key, value, mask, parallel_config)
         if encoder_hidden_states_image is not None:
             key, value = attn.project_image(encoder_hidden_states_image, kv_cache)
@@ -212,6 +214,7 @@ class Attention(nn.Module, AttentionModuleMixin):
             self.add_k_proj = Linear(added_kv_proj_dim, inner_dim)
             self.add_v_proj = Linear(added_kv_proj_dim, inner_dim)
             self.norm_added_k = make_norm()
+        self.memory: ContextTokens | None = None
         self.processor = T2VAttnProcessor()
 
     def forward(
@@ -271,6 +274,8 @@ class Attention(nn.Module, AttentionModuleMixin):
         return key, self._heads(self.add_v_proj(image))
 
     def _key_value(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        if self.memory is not None:
+            context = self.memory.beside(context)
         if self.is_cross_attention and self.fused_projections:
             key, value = self.to_kv(context).chunk(2, dim=-1)
         else:

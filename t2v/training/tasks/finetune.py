@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from t2v.config.data import SIZES
-from t2v.config.finetune import FinetuneConfig
+from t2v.config.finetune import TOKENS, FinetuneConfig
 from t2v.config.training import MOST_REFERENCES
 from t2v.data.captions import Captions, add_known_words, all_captions
 from t2v.data.dataset import Dataset, check_held_out
@@ -44,6 +44,7 @@ from t2v.training.tasks.experts import check_trainable, learners
 from t2v.training.tasks.packing import PackedBatch
 from t2v.training.tuning.adapters import (
     add_adapter,
+    add_text_lora,
     check_motion,
     check_peft,
     choose_trainable,
@@ -53,6 +54,7 @@ from t2v.training.tuning.adapters import (
     lay_out,
 )
 from t2v.training.tuning.block_swap import BlockSwap
+from t2v.training.tuning.context_tokens import add_context_tokens
 from t2v.training.tuning.prior_preservation import TIMES, Prior, sample_prior
 from t2v.training.tuning.saving import add_part, make_whole, reference, save_learned
 from t2v.training.tuning.textual_inversion import add_words
@@ -64,8 +66,8 @@ SHEET_BASE_PROMPTS = 2
 DEFAULTS = (*SIZES, "num_inference_steps", "guidance_scale", "max_sequence_length")
 STAGED = ("boundary_ratio", "guidance_scale_2")  # of two transformers
 TUNED = ("transformer", "text_encoder")
-LEARNS_BESIDE = ("lora", "peft", "concept", "soft_prompt")  # the base model, which stays as it was
 ADAPTERS = ("lora", "peft")  # what lies beside the weights while it learns, and in them when saved
+LEARNS_BESIDE = (*ADAPTERS, *TOKENS)  # the base model, which stays as it was
 
 
 def finetune(config: FinetuneConfig) -> Path:
@@ -111,15 +113,17 @@ def build_finetune(config: FinetuneConfig) -> FinetuneTask:
     tokenizer = add_words(pipeline.tokenizer, pipeline.text_encoder, config)
     if config.tasks.gives_known:
         take_known(pipeline, config)
+    add_context_tokens(pipeline, config)
     for transformer in denoisers(pipeline).values():
         lay_out(transformer, config)
     for transformer in learners(pipeline, config.experts).values():
         add_adapter(transformer, config)
+    add_text_lora(pipeline.text_encoder, config)
     if config.peft is not None:
         check_peft(pipeline.transformer, config.peft)
     for transformer in denoisers(pipeline).values():
         hold_base(transformer, config)
-    if held_in(config) != torch.float32 and not (config.concept or config.soft_prompt is not None):
+    if held_in(config) != torch.float32 and not config.learns_text():
         pipeline.text_encoder.to(held_in(config))
     objective, shift = objective_of(pipeline.scheduler)
     defaults = {name: pipeline.config[name] for name in DEFAULTS}
@@ -148,8 +152,8 @@ def build_finetune(config: FinetuneConfig) -> FinetuneTask:
         prior = Prior(prompts, sampled, tokenizer, length, config.seed)
     _check_concepts(config, data.clips.rows)
     add_known_words(tokenizer, all_captions(data.clips.rows))
-    if config.method == "lora" and (config.concept or config.soft_prompt is not None):
-        logger.warning("New words lie in the checkpoint's text encoder, not in its LoRA.")
+    if config.method == "lora" and config.learns_text():
+        logger.warning("What the text encoder learns is not in the LoRA file: sample the folder.")
     keeps_base = config.interpolate < 1 and config.method not in ADAPTERS
     base = {name: _copied(getattr(parts, name)) for name in TUNED} if keeps_base else None
     task = FinetuneTask(config, parts, data, prior, base)
@@ -246,7 +250,9 @@ class FinetuneTask(DiTTask):
             learns_words = self.config.concept or self.config.soft_prompt is not None
             table = self.model["text_encoder"].get_input_embeddings() if learns_words else None
             is_lora = self.config.method == "lora"
-            save_learned(folder, self._pipeline(), base, place, table, is_lora=is_lora)
+            has_tokens = self.config.method in ("embedding", "memory")
+            given = self._pipeline(), base, place, table
+            save_learned(folder, *given, is_lora=is_lora, has_tokens=has_tokens)
             if self.config.save == "full":
                 make_whole(folder)
         else:
@@ -267,8 +273,11 @@ class FinetuneTask(DiTTask):
         if self.config.method in ADAPTERS:
             with ExitStack() as stack:
                 if held_in(self.config) == torch.float32 and not self.config.quantizes():
-                    for transformer in learners(self.model, self.config.experts).values():
-                        stack.enter_context(fused(transformer, share))
+                    adapted = [*learners(self.model, self.config.experts).values()]
+                    if self.config.train_text_encoder:
+                        adapted.append(self.model["text_encoder"])
+                    for network in adapted:
+                        stack.enter_context(fused(network, share))
                 yield
             return
         trained = dict(self.model.items())

@@ -17,6 +17,8 @@ from t2v.models.known import transformer_inputs
 from t2v.models.packing import predict_packed
 from t2v.training.tasks.dit_parts import DiTBatch, DiTParts
 
+TOKENS = ("learned_tokens", "memory_tokens", "prefix_tokens")  # that belong to no clip of a pack
+
 
 class PackedBatch(NamedTuple):
     """The clips of a step, those of each shape together."""
@@ -33,15 +35,16 @@ def check_packing(config: DiffusionConfig, parts: DiTParts) -> None:
     if not config.pack:
         return
     settings: Any = parts.transformer.config
-    is_full = settings.get("attention") == "full" and not settings.get("learned_tokens")
-    if not is_full or settings.conditioning == "channels" or parts.transformer_2 is not None:
+    learned = {name: settings.get(name, 0) for name in TOKENS}
+    is_one = settings.get("attention") == "full" and parts.transformer_2 is None
+    if not is_one or settings.conditioning == "channels" or any(learned.values()):
+        told = {"attention": "its own", "conditioning": "none", **settings, **learned}
         raise UserError(
-            f"pack=true: clips are packed for one transformer of ours with attention=full and "
-            "without learned tokens that takes no frames as channels, and this is a "
+            "pack=true: clips are packed for one transformer of ours with attention=full that "
+            "takes no frames as channels and has no tokens of its own, and this is a "
             f"{type(parts.transformer).__name__} with "
-            f"attention={settings.get('attention', 'its own')} conditioning="
-            f"{settings.get('conditioning')} learned_tokens={settings.get('learned_tokens', 0)}. "
-            "Leave pack out."
+            f"{' '.join(f'{name}={told[name]}' for name in ('attention', 'conditioning', *TOKENS))}"
+            ". Leave pack out."
         )
 
 

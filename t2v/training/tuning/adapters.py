@@ -12,12 +12,14 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
-from t2v.config.finetune import FinetuneConfig, LoRAConfig
+from t2v.config.finetune import TOKENS, FinetuneConfig, LoRAConfig
 from t2v.data.rng import keyed_generator
 from t2v.errors import UserError, shortened
 from t2v.io.text_files import read_json
 from t2v.models.attention.layouts import stack
+from t2v.models.context_tokens import context_tokens
 from t2v.models.device import DTYPES, pick_device
 from t2v.models.hold import PROBED, Kind, quantize
 from t2v.models.kernels.precision import picked_precision
@@ -50,7 +52,9 @@ def choose_trainable(model: nn.ModuleDict, config: FinetuneConfig) -> None:
         chosen = _chosen(config, transformer)
         for name, parameter in transformer.named_parameters():
             parameter.requires_grad_(chosen(name))
-    text_encoder.requires_grad_(config.train_text_encoder)
+    for name, parameter in text_encoder.named_parameters():
+        is_whole = config.method == "full" or ".lora_" in name
+        parameter.requires_grad_(config.train_text_encoder and is_whole)
     if config.concept or config.soft_prompt is not None:
         text_encoder.get_input_embeddings().weight.requires_grad_(True)
     learning = [name for name, p in model.named_parameters() if p.requires_grad]
@@ -87,8 +91,9 @@ def _chosen(config: FinetuneConfig, transformer: T2VTransformer3DModel) -> Calla
     if config.method in ("lora", "peft"):
         added = {name for name, p in transformer.named_parameters() if p.requires_grad}
         return lambda name: name in added  # peft froze the rest
-    if config.method in ("concept", "soft_prompt"):
-        return lambda name: False
+    if config.method in TOKENS:
+        learned = context_tokens(transformer)
+        return lambda name: name in learned
     starts = tuple(
         f"blocks.{number}.{part}."
         for number, block in enumerate(transformer.blocks)
@@ -169,16 +174,38 @@ def add_lora(transformer: T2VTransformer3DModel, config: LoRAConfig, seed: int) 
             )
     if not config.target_modules:
         raise UserError("lora.target_modules=[] leaves nothing to learn. Name layers: to_q, to_v.")
+    targets = list(config.target_modules)
     transformer.add_adapter(
-        LoraConfig(
-            r=config.rank, lora_alpha=config.alpha, target_modules=list(config.target_modules)
-        )
+        LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=targets)
     )
-    for name, weight in transformer.named_parameters():
+    _begin_lora(transformer, seed, "lora")
+
+
+def add_text_lora(text_encoder: PreTrainedModel, config: FinetuneConfig) -> None:
+    """Put a fresh LoRA beside all linear layers of a text encoder that learns by one.
+
+    Raises:
+        UserError: peft is missing.
+    """
+    if not config.train_text_encoder or config.method != "lora":
+        return
+    require_peft()
+    from peft import LoraConfig
+
+    rank, alpha = config.lora.rank, config.lora.alpha
+    added = LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear")
+    with torch.random.fork_rng(devices=[]):
+        text_encoder.add_adapter(added)
+    added.base_model_name_or_path = None  # a path of this machine
+    text_encoder.eval()
+    _begin_lora(text_encoder, config.seed, "text lora")
+
+
+def _begin_lora(network: nn.Module, seed: int, key: str) -> None:
+    for name, weight in network.named_parameters():
         if ".lora_A." in name:  # peft initialises from the global random state
-            nn.init.kaiming_uniform_(
-                weight.data, a=5**0.5, generator=keyed_generator(seed, "lora", name)
-            )
+            generator = keyed_generator(seed, key, name)
+            nn.init.kaiming_uniform_(weight.data, a=5**0.5, generator=generator)
 
 
 def add_peft(transformer: T2VTransformer3DModel, file: str, seed: int) -> None:

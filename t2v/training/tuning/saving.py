@@ -12,7 +12,17 @@ from typing import Any
 from torch import nn
 
 from t2v.io.addresses import shown
-from t2v.io.files import ADAPTER, DELTA, EMBEDDED_MODELS, LORA, LORAS, REFERENCE, WORDS
+from t2v.io.files import (
+    ADAPTER,
+    DELTA,
+    EMBEDDED_MODELS,
+    LORA,
+    LORAS,
+    REFERENCE,
+    TEXT_ADAPTER,
+    TOKENS,
+    WORDS,
+)
 from t2v.models.folder import (
     Base,
     base_folder,
@@ -20,7 +30,14 @@ from t2v.models.folder import (
     read_base,
     read_index,
 )
-from t2v.models.learned import denoisers, learned_in, save_adapter, save_delta, save_words
+from t2v.models.learned import (
+    denoisers,
+    learned_in,
+    save_adapter,
+    save_delta,
+    save_tokens,
+    save_words,
+)
 from t2v.models.load import load_network, network_classes
 from t2v.models.lora_file import WEIGHTS, sort_metadata
 from t2v.models.transformer import T2VTransformer3DModel
@@ -38,6 +55,7 @@ def save_learned(
     words: nn.Embedding | None,
     *,
     is_lora: bool,
+    has_tokens: bool,
 ) -> None:
     """Write a pipeline folder whose weights are those of its base model but for what was learned.
 
@@ -48,6 +66,7 @@ def save_learned(
         place: the folder of the base model.
         words: the embeddings of the text encoder, if new words or a soft prompt were learned.
         is_lora: write the adapter as a LoRA, which other packages read too.
+        has_tokens: tokens beside the text were learned.
     """
     pipeline.save_config(folder)
     parts = [each for each in network_classes(f"model={place}", place) if each != "upscaler"]
@@ -64,6 +83,10 @@ def save_learned(
         added = pipeline.tokenizer.get_added_vocab().values()
         ids = sorted(each for each in added if each < words.num_embeddings)
         save_words(words, ids, folder / WORDS)
+    if has_tokens:
+        save_tokens(pipeline.transformer, folder / TOKENS)
+    if hasattr(pipeline.text_encoder, "peft_config"):
+        save_adapter(pipeline.text_encoder, folder / TEXT_ADAPTER)
     adapted = {n: each for n, each in denoisers(pipeline).items() if hasattr(each, "peft_config")}
     for name, transformer in adapted.items():
         if is_lora:
@@ -112,9 +135,10 @@ def make_whole(folder: Path) -> None:
         else:
             _copy_part(place, name, kind, folder)
     (folder / REFERENCE).unlink()
-    for name in (WORDS, DELTA):
+    for name in (WORDS, DELTA, TOKENS):
         (folder / name).unlink(missing_ok=True)
-    shutil.rmtree(folder / ADAPTER, ignore_errors=True)
+    for name in (ADAPTER, TEXT_ADAPTER):
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def save_lora(transformer: T2VTransformer3DModel, folder: Path, file: str = WEIGHTS) -> None:

@@ -117,6 +117,7 @@ UNMEASURED: dict[str, Any] = {
     "base": None,
     "cache": "none",
     "guidance_interval": (),
+    "motion": (),
 }
 
 

@@ -37,6 +37,9 @@ VISUAL = (
     *("image_guidance_scale", "via_image"),
 )
 
+# what a film of moved pictures has no use for
+BESIDE_MOTION = ("image", "last_image", "video", "via_image", "preview_every")
+
 
 def one_or_more(values: tuple[Any, ...]) -> Any:
     """The value of a setting that takes one or a list, as it is given and stands in recipes."""
@@ -156,6 +159,9 @@ class SampleConfig:
     # weight of what is given as picture or clip, 1: no guidance of its own
     image_guidance_scale: float = 1.0
     via_image: bool = False  # sample a picture of the prompt first, X.png, and begin with it
+    # of a model that makes pictures, or of ours by its pictures: pixels to the right and down from
+    # each frame to the next, as [2,0]; empty: a video as the model makes it
+    motion: tuple[float, ...] = ()
 
     # settings that take one value, or a list
     ONE_OR_MORE: ClassVar[tuple[str, ...]] = (
@@ -212,6 +218,7 @@ class SampleConfig:
             raise UserError(f"seed={self.seed}: it must be from 0 to 2^63 - 1.")
         self._check_output()
         self._check_visuals()
+        self._check_motion()
         if any(getattr(self, name) not in (None, "none", ()) for name in ACCELERATION):
             from t2v.config.caching import check_acceleration, check_budget  # few have any
 
@@ -356,6 +363,20 @@ class SampleConfig:
             )
         if self.interpolate is not None:
             check_interpolation(self)
+
+    def _check_motion(self) -> None:
+        given = f"motion={list(self.motion)}"
+        if self.motion and (len(self.motion) != 2 or not all(map(isfinite, self.motion))):
+            raise UserError(
+                f"{given}: give two numbers, pixels to the right and down from each frame to the "
+                "next, as motion=[2,0]."
+            )
+        others = [name for name in BESIDE_MOTION if getattr(self, name) not in (None, False, 0)]
+        if self.motion and others:
+            raise UserError(
+                f"{given} and {', '.join(others)}: what moves is a picture of the prompt. Leave "
+                f"motion or {' and '.join(others)} out."
+            )
 
     @property
     def files(self) -> dict[str, str]:

@@ -63,13 +63,24 @@ def generator_class(
     name = str(read_index(folder).get("_class_name"))
     kind = GENERATORS.get(name)
     if kind is None:
-        from t2v.families.generator import FamilyGenerator  # seldom needed
-
-        kind = FamilyGenerator
+        kind = _other_generator(name)
     for ability in needs:
         if not getattr(kind, ability):  # a property depends on the pipeline
             raise lacking(name, ability, f"model={model}", command)
     return kind
+
+
+def _other_generator(name: str) -> type[Generator]:
+    """The generator of another package's pipeline, by the name of its class."""
+    from t2v.pipelines.moving_pictures import makes_pictures  # seldom needed
+
+    if makes_pictures(getattr(diffusers, name, DiffusionPipeline)):
+        from t2v.families.picture_films import PictureFilms
+
+        return PictureFilms
+    from t2v.families.generator import FamilyGenerator
+
+    return FamilyGenerator
 
 
 def load_generator(

@@ -50,6 +50,7 @@ class Request:
     cache_ratios: tuple[float, ...] = ()  # of cache=mag
     guidance_interval: tuple[float, ...] = ()  # shares of the steps with guidance; empty: all
     token_merging: float = 0.0  # share of the tokens that middle blocks do without
+    motion: tuple[float, ...] = ()  # of a model's pictures, pixels right and down a frame; or none
     prompting: PromptingConfig = field(default_factory=PromptingConfig)  # how prompts are read
 
 

@@ -101,7 +101,7 @@ def _key(config: SampleConfig) -> Key:
     places = [model_folder(config.folder), *map(Path, config.lora)]
     if config.base is not None:
         places.append(Path(config.model))
-    return (*held, sees, tuple(state_of(place) for place in places))
+    return (*held, sees, bool(config.motion), tuple(state_of(place) for place in places))
 
 
 def state_of(place: Path) -> tuple[object, ...]:

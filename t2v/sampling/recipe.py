@@ -33,6 +33,7 @@ UNSAID: dict[str, Any] = {
     "base": None,
     "compile": False,
     "token_merging": 0.0,
+    "motion": (),
     "parallel": "auto",
     "engine": "local",
     "workers": None,

@@ -283,6 +283,10 @@ def load(
         settle(generator.pipeline, config)
     set_layout(generator.pipeline, config.attention_layout)
     set_attention(generator.pipeline, config.attention)
+    if config.motion:
+        from t2v.families.picture_films import with_motion  # few videos are made so
+
+        generator = with_motion(generator)
     if config.compile:
         compile_blocks(generator.pipeline, device)
     return generator, weights

@@ -86,6 +86,8 @@ NOT_RUN = {
     "t2v scorer --config configs/scorer/time": "the same command as with tiny.yaml, above it",
     "t2v scorer data=runs/white": "the scorer trains on docs/train.md, the captioner above",
     "t2v train-captioner data=runs/white": "likewise",
+    "t2v sample motion": "one step moves nothing; tests/unit/families/test_picture_films.py films",
+    "python docs/figures/moved.py": "minutes: 32 films, and where each frame of them lies",
     "python docs/figures/captions.py": "minutes: hundreds of clips are described",
     "t2v sample max_error": "one step has no table; tests/integration/test_calibrate.py has one",
     "t2v sample min_psnr": "likewise",

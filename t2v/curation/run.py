@@ -35,6 +35,7 @@ from t2v.curation.stages import Stage, load_stages
 from t2v.curation.stories import STORIES, find_stories
 from t2v.curation.text.caption import NO_ANSWER, UNANSWERED
 from t2v.curation.text.demand import demand, demand_line
+from t2v.curation.text.details import detail_shares
 from t2v.curation.text.subtitles import AUTHOR as SUBTITLES
 from t2v.curation.text.subtitles import subtitle_files
 from t2v.io import engine
@@ -271,6 +272,7 @@ def statistics(clips: list[Clip], seconds: dict[str, float], files: int) -> dict
         "dropped": len(clips) - left - failed,
         "failed": failed,
         "unanswered": unanswered(clips),
+        "details": detail_shares(clip.caption for clip in clips if not clip.dropped),
         "decode_seconds": round(seconds.get("decode", 0.0), 3),
         "stages": rows,
     }

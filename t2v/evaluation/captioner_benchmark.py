@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from t2v.curation.text.details import entities
 from t2v.data.rng import keyed_generator
 from t2v.evaluation.hard_negatives import KINDS, attributes, meaning
 from t2v.evaluation.intervals import Interval, ratio, summary
@@ -24,11 +25,13 @@ def benchmark(
 ) -> dict[str, dict[str, float]]:
     """Return how well captions of clips say what theirs say, each figure with a 95 % interval.
 
-    `words` is the mean F1 of content words with the clip's first caption. Where captions speak of
-    the synthetic world, `attributes` is the F1 of all attributes named (each clip's counted, then
-    added up), `attributes: colour` that of one kind, and `meaning` the share of captions that say
-    the same in other words. The chance is the score of another clip's caption, and the ceiling
-    that of another caption of the same clip.
+    `words` is the mean F1 of content words with the clip's first caption, `entities` the share of
+    the things and places it names that are named (EntityScore's completeness, see
+    `t2v.curation.text.details.entity_recall`; those of all clips counted together). Where captions
+    speak of the synthetic world, `attributes` is the F1 of all attributes named (each clip's
+    counted, then added up), `attributes: colour` that of one kind, and `meaning` the share of
+    captions that say the same in other words. The chance is the score of another clip's caption,
+    and the ceiling that of another caption of the same clip.
     """
     truth = [each[0] for each in captions]
     order = torch.randperm(len(truth), generator=keyed_generator(seed, "benchmark", "others"))
@@ -46,10 +49,13 @@ def _figures(said: Sequence[str], truth: Sequence[str], seed: int) -> dict[str, 
     pairs = list(zip(said, truth, strict=True))
     words = torch.tensor([overlap(content_words(a), content_words(b)) for a, b in pairs])
     figures = {"words": summary(words, keyed_generator(seed, "benchmark", "words"), is_part=True)}
+    things = [(entities(a), entities(b)) for a, b in pairs]
+    counts = torch.tensor([(len(a & b), len(b)) for a, b in things])
+    figures["entities"] = _part(counts, keyed_generator(seed, "benchmark", "entities"))
     named = [(attributes(a), attributes(b)) for a, b in pairs]
     for name, kinds in [("attributes", NAMED), *((f"attributes: {k}", (k,)) for k in NAMED)]:
         counts = torch.tensor([_shared(a, b, kinds) for a, b in named])
-        figures[name] = _f1(counts, keyed_generator(seed, "benchmark", name))
+        figures[name] = _part(counts, keyed_generator(seed, "benchmark", name))
     of_world = [bool(b) for _, b in named]
     same = torch.tensor([float(meaning(a) == meaning(b)) for a, b in pairs])
     same[~torch.tensor(of_world)] = math.nan
@@ -57,8 +63,8 @@ def _figures(said: Sequence[str], truth: Sequence[str], seed: int) -> dict[str, 
     return figures
 
 
-def _f1(counts: Tensor, generator: torch.Generator) -> Interval:
-    """The F1 of clips together, from twice what was right and all that was named, `n 2`."""
+def _part(counts: Tensor, generator: torch.Generator) -> Interval:
+    """The share of the second count that the first is, of clips together, `n 2`."""
     told = counts[counts[:, 1] > 0]
     return ratio(told[:, 0].float(), told[:, 1].float(), generator)
 
@@ -66,7 +72,8 @@ def _f1(counts: Tensor, generator: torch.Generator) -> Interval:
 def _shared(
     one: Counter[tuple[str, str]], other: Counter[tuple[str, str]], kinds: Sequence[str]
 ) -> tuple[int, int]:
-    """Twice the attributes of some kinds that both name, and the number that each names, added."""
+    """Twice the attributes of some kinds that both name, and the number that each names, added:
+    the first over the second is their F1."""
     a, b = (Counter({k: n for k, n in each.items() if k[0] in kinds}) for each in (one, other))
     return 2 * (a & b).total(), a.total() + b.total()
 

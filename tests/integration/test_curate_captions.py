@@ -62,6 +62,8 @@ def test_footage_becomes_captioned_clips_with_topics_a_page_and_a_card(footage, 
     assert {name for clip in clips for name in clip.scores} <= set(explained)
     stats = json.loads((output / "stats.json").read_text())
     assert [row["dropped"] for row in stats["stages"][-3:]] == [1, 0, 1]
+    assert stats["details"]["object"] == 1 and stats["details"]["camera"] == 0
+    assert clips[0].scores["caption_entities"] == 0.6667  # its markup hides the ball
     shown = {row["examples"][0]: row["clips"] for row in stats["demand"]["topics"]}
     assert shown == {"a chef chops onions": 0, "a red ball on grass": 1}
     assert "What users ask for" in page and "a chef chops onions" in page

@@ -63,6 +63,7 @@ def write_report(
         "duplicates": duplicates(clips, folder, most),
         "authors": tables.authors(clips),
         "captioned": _spread([c for c in clips if c.extra.get("candidates")], most),
+        "details": stats.get("details", {}),
         "shared": tables.shared_captions(clips),
         "topics": tables.topics(clips),
         "demand": stats.get("demand"),

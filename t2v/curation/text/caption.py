@@ -21,6 +21,7 @@ from t2v.curation.text.selection import (
     Candidate,
     agreement,
     choose,
+    completeness,
     merged,
     without_names,
 )
@@ -69,7 +70,8 @@ def caption(clip: Clip, config: CaptionConfig) -> Clip:
     `candidates`, the chosen one's author in `caption_author`, and in `unanswered` the authors that
     gave no answer and may the next time. `captions` are the caption and the other usable ones of
     the same author. Scores: `caption_words`, `caption_tokens` with a tokenizer, and
-    `caption_match` with a scorer or else `caption_agreement` with several candidates.
+    `caption_match` with a scorer or else `caption_agreement` with several candidates, and with
+    several authors `caption_entities`, the share of all entities they name that the caption does.
 
     Raises:
         UserError: a model or endpoint cannot be used.
@@ -88,6 +90,7 @@ STAGE = Stage(
         "caption_tokens": Score("tokens in the caption", at_most="max_tokens"),
         "caption_match": Score("cosine of caption and pictures", at_least="min_match"),
         "caption_agreement": Score("words shared with other authors' captions, F1"),
+        "caption_entities": Score("things and places of all candidates that the caption names"),
     },
 )
 
@@ -112,6 +115,8 @@ def _captioned(clip: Clip, config: CaptionConfig) -> Clip:
     scores = clip.scores | _counts(text, config)
     if kind:
         scores[kind] = round(chosen.score or 0.0, 4)
+    if (named := completeness(text, candidates)) is not None:
+        scores["caption_entities"] = round(named, 4)
     return replace(
         clip,
         caption=text,

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from t2v.curation.text.clean import sentences
+from t2v.curation.text.details import entity_recall
 from t2v.io.words import content_words, overlap
 
 NAMES = ("filename", "folder")  # the name of a file, not a description of its pictures
@@ -53,6 +54,17 @@ def choose(candidates: Sequence[Candidate]) -> Candidate | None:
     """The usable candidate with the best score; the first of equals."""
     usable = [each for each in candidates if not each.verdict]
     return max(usable, key=lambda each: each.score or 0.0, default=None)
+
+
+def completeness(caption: str, candidates: Sequence[Candidate]) -> float | None:
+    """The share of the entities that the usable candidates name which a caption names, in [0, 1].
+
+    None where fewer than two authors wrote, or none named an entity (`details.entity_recall`).
+    """
+    usable = [each for each in candidates if not each.verdict]
+    if len({_who(each) for each in usable}) < 2:
+        return None
+    return entity_recall(caption, ". ".join(each.text for each in usable))
 
 
 def without_names(candidates: Sequence[Candidate]) -> list[Candidate]:

@@ -138,4 +138,6 @@ def test_the_benchmark_has_known_answers():
     assert found["attributes: size"]["value"] == 0 and found["attributes: colour"]["value"] == 1
     assert found["meaning"]["value"] == 0.5 and found["attributes"]["ceiling"] == 1
     assert found["words"]["value"] == pytest.approx((6 / 8 + 8 / 10) / 2)
-    assert set(benchmark(["a dog"], [("a cat",)], 0)) == {"words"}
+    assert found["entities"]["value"] == 1  # a sphere is a ball
+    of_others = benchmark(["a dog on a sofa"], [("a cat on a sofa",)], 0)
+    assert set(of_others) == {"words", "entities"} and of_others["entities"]["value"] == 0.5

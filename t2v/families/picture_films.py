@@ -82,8 +82,8 @@ class PictureFilms:
         name = type(self.pipeline).__name__
         if not request.motion:
             raise UserError(
-                f"A {name} makes pictures. Give motion=[RIGHT,DOWN], pixels from each frame to the "
-                "next, such as motion=[2,0], for a film of one that moves."
+                f"A {name} makes pictures. Give motion=[RIGHT,DOWN] of `t2v sample`, pixels from "
+                "each frame to the next, such as motion=[2,0], for a film of one that moves."
             )
         given = {each: getattr(request, each) for each in OTHERS}
         asked = [f"{each}={value}" for each, value in given.items() if value != OTHERS[each]]

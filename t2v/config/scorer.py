@@ -33,6 +33,8 @@ class ScorerConfig(TrainConfig):
     test: str | None = None  # captioned clips of the final test; null: the held-out ones
     text: str = "t2v-tiny"  # folder with the tokenizer and text encoder to start from
     text_lr: float = 2e-4  # learning rate of the text encoder; 0 keeps it as it is
+    # false: the convolutions of start_from stay as they are, and a step takes half the time
+    train_stem: bool = True
     count: int = 8192  # clips read, at most; one takes 200 kB of memory
     masked: float = 0.3  # share of a video's tokens left out while training
     masked_words: float = 0.0  # share of a caption's words left out while training
@@ -47,6 +49,11 @@ class ScorerConfig(TrainConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least_one(self, "count", "held_out", "wrong_captions")
+        if not (self.train_stem or self.start_from):
+            raise UserError(
+                "train_stem=false keeps the convolutions of start_from, and none is given. Add "
+                "start_from=FOLDER, or train the whole."
+            )
         if self.model.width % self.model.heads:
             raise UserError(
                 f"model.width={self.model.width} is no multiple of model.heads={self.model.heads}."

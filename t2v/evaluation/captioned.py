@@ -29,20 +29,26 @@ FOOTAGE = Transform(
 )
 
 
+SceneRow = tuple[int, int, str]
+
+
 @dataclass(frozen=True)
 class Captioned:
     """Clips of one size, and all captions of each.
 
     `rejected` are candidates that curation or a person did not take, of each clip; it is empty
-    where nothing is known of any.
+    where nothing is known of any. `scenes` are those of each clip that has several, as its row
+    tells them: first frame, the frame after its last, and caption.
     """
 
     video: Tensor  # n t h w c, uint8
     captions: list[tuple[str, ...]]
     rejected: list[tuple[str, ...]] = field(default_factory=list)
+    scenes: list[tuple[SceneRow, ...]] = field(default_factory=list)
 
     def __getitem__(self, span: slice) -> Captioned:
-        return Captioned(self.video[span], self.captions[span], self.rejected[span])
+        rows = self.captions[span], self.rejected[span], self.scenes[span]
+        return Captioned(self.video[span], *rows)
 
 
 def read_captioned(data: str, count: int) -> Captioned:
@@ -60,6 +66,7 @@ def read_captioned(data: str, count: int) -> Captioned:
     video = torch.empty(0)
     captions: list[tuple[str, ...]] = []
     rejected: list[tuple[str, ...]] = []
+    scenes: list[tuple[SceneRow, ...]] = []
     for clip in progress(clips, "read", "clips"):
         try:
             frames = torch.from_numpy(read_clip(clip, FOOTAGE))
@@ -81,9 +88,16 @@ def read_captioned(data: str, count: int) -> Captioned:
         video[len(captions)] = frames
         captions.append(clip.texts())
         rejected.append(_rejected(clip))
+        scenes.append(_scenes(clip) if clip.is_rendered else ())
     if not captions:
         raise UserError(f"{data}: none of its {len(clips)} clips can be used.")
-    return Captioned(video[: len(captions)], captions, rejected if any(rejected) else [])
+    known = rejected if any(rejected) else [], scenes if any(scenes) else []
+    return Captioned(video[: len(captions)], captions, *known)
+
+
+def _scenes(clip: Clip) -> tuple[SceneRow, ...]:
+    rows = clip.extra.get("scenes", ())
+    return tuple((row["start"], row["end"], row["caption"]) for row in rows)
 
 
 def _rejected(clip: Clip) -> tuple[str, ...]:

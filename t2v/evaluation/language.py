@@ -17,6 +17,7 @@ from t2v.errors import UserError
 from t2v.evaluation.captioned import read_captioned
 from t2v.evaluation.clauses import Clause, alternatives, audit, clauses
 from t2v.evaluation.details import detailed, hallucinated, rank_correlation
+from t2v.evaluation.events import match_events
 from t2v.evaluation.intervals import summary
 from t2v.evaluation.scorer_benchmark import share, time_tests
 from t2v.io.files import write_text
@@ -28,7 +29,10 @@ Figure = dict[str, float | int | None]
 
 
 def examine(config: LanguageConfig) -> str:
-    """Test a scorer on captioned clips; a table, and all of it in the file `json=`.
+    """Test a scorer on captioned clips by `language` and `match_events`.
+
+    Returns:
+        A table; all figures and trails are in the file `json=`.
 
     Raises:
         UserError: there is no scorer, the clips cannot be read, or the file is another's.
@@ -40,6 +44,7 @@ def examine(config: LanguageConfig) -> str:
     captions = [each[0] for each in data.captions]
     videos = scorer.embed_video(data.video).squeeze(1).cpu()
     figures, trail = language(scorer, videos, captions, config.seed)
+    figures |= match_events(scorer, data.video, data.scenes)
     if config.json:
         asked = {"data": config.data, "scorer": scorer.name, "n": len(captions)}
         told = asked | {"figures": figures, "clips": trail}

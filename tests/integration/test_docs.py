@@ -84,6 +84,7 @@ NOT_RUN = {
     "t2v curate footage -o runs/captioned": "needs a captioner; tests/unit/training has one",
     "t2v curate footage -o runs/spoken": "likewise; tests/unit/curation/text has subtitles",
     "t2v scorer --config configs/scorer/time": "the same command as with tiny.yaml, above it",
+    "t2v scorer --config configs/scorer/order": "likewise; its clips have acts, and need 17 frames",
     "t2v scorer data=runs/white": "the scorer trains on docs/train.md, the captioner above",
     "t2v train-captioner data=runs/white": "likewise",
     "t2v sample motion": "one step moves nothing; tests/unit/families/test_picture_films.py films",

@@ -98,6 +98,7 @@ class ScorerTask:
         self.sources = {"captions": digest.hexdigest()[:16]}
         self.model = scorer
         self.model.encoder.requires_grad_(config.text_lr > 0)
+        self.model.towers.stem.requires_grad_(config.train_stem)
         self.parts = {"towers": self.model.towers, "text_encoder": self.model.encoder}
 
     def prepare(self) -> None:

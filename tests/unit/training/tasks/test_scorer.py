@@ -141,6 +141,20 @@ def test_a_text_encoder_that_does_not_learn_stays_as_it_is(config, pairs):
     assert moved == {"towers"}
 
 
+def test_convolutions_that_do_not_learn_stay_as_they_are(config, clips):
+    config = replace(config, steps=1)
+    train_scorer(config)
+    begun = str(newest_checkpoint(config.output))
+    later = replace(config, output=f"{config.output}-2", start_from=begun, train_stem=False)
+    train_scorer(later)
+    before, after = (
+        load_scorer(str(newest_checkpoint(each.output))).state_dict() for each in (config, later)
+    )
+    kept = {name for name in before if torch.equal(before[name], after[name])}
+    stem = {name for name in before if ".stem." in name}
+    assert stem <= kept and any("towers.blocks" in name for name in before.keys() - kept)
+
+
 def test_media_with_captions_are_learned_from_too(config, media):
     for path in [*media.glob("*.png"), *media.glob("*.jpg")]:
         path.unlink()
@@ -159,6 +173,8 @@ def test_what_cannot_be_trained_is_named(config, clips):
         replace(config, model=TowersConfig(width=40, heads=3))
     with pytest.raises(UserError, match="multiples of 8"):
         replace(config, model=TowersConfig(channels=12))
+    with pytest.raises(UserError, match=r"train_stem=false keeps the convolutions.*Add start_from"):
+        replace(config, train_stem=False)
     with pytest.raises(UserError, match="wrong_clips=0"):
         replace(config, wrong_clips=0.0)
     with pytest.raises(UserError, match="one size and length"):

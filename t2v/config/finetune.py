@@ -11,9 +11,23 @@ from t2v.config.training import DiffusionConfig, OptimConfig
 from t2v.errors import UserError
 
 Method = Literal[
-    "lora", "peft", "full", "frozen_spatial", "concept", "soft_prompt", "embedding", "memory"
+    "lora",
+    "peft",
+    "full",
+    "frozen_spatial",
+    "concept",
+    "soft_prompt",
+    "embedding",
+    "memory",
+    "motion",
 ]
-TOKENS = ("concept", "soft_prompt", "embedding", "memory")  # methods that train tokens alone
+TOKENS = (
+    "concept",
+    "soft_prompt",
+    "embedding",
+    "memory",
+    "motion",
+)  # methods that train tokens alone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +56,7 @@ class FinetuneConfig(DiffusionConfig):
     # what learns: lora; peft: any adapter of peft; full: the whole transformer; frozen_spatial: its
     # parts that mix frames alone; concept: new words alone; soft_prompt: that alone; embedding:
     # tokens before the embedded prompt, behind the text encoder; memory: tokens of each block
-    # beside those of the text
+    # beside those of the text; motion: tokens of each latent frame, of one clip's motion
     method: Method = "lora"
     # who attends to whom, one word or several that the layers take in turn, as model.attention of
     # `t2v train`; what a layout needs begins at zero, and is learned; empty: as the model has it
@@ -58,8 +72,12 @@ class FinetuneConfig(DiffusionConfig):
     # from its folder
     peft: str | None = None
     soft_prompt: str | None = None  # words that start the learned tokens before every prompt
-    embedding: str | None = None  # words whose embedding the tokens of method=embedding begin as
+    # words whose embedding the tokens of method=embedding begin as; those of method=motion begin as
+    # that of the first one, or of `it`
+    embedding: str | None = None
     memory_tokens: int = 8  # tokens of each block, with method=memory
+    motion_tokens: int = 2  # tokens of each latent frame, with method=motion
+    shared_tokens: int = 2  # likewise, tokens that all frames see
     concept: tuple[str, ...] = ()  # new words to learn, as the captions spell them: "<toy>"
     concept_from: tuple[str, ...] = ()  # text that starts each new word; empty: its own letters
     # let the text encoder learn too, with method=full, or by a LoRA of its own with method=lora
@@ -168,12 +186,21 @@ class FinetuneConfig(DiffusionConfig):
                 "move in pieces. Give base_dtype=fp8, or leave swap_blocks out."
             )
 
+    def _check_motion(self) -> None:
+        for name in ("motion_tokens", "shared_tokens"):
+            if not 0 <= (count := getattr(self, name)) <= MOST_TOKENS // 16:
+                raise UserError(f"{name}={count}: it must be from 0 to {MOST_TOKENS // 16}.")
+        if not self.motion_tokens + self.shared_tokens:
+            raise UserError("motion_tokens=0 shared_tokens=0: nothing would learn. Raise one.")
+
     def _check_concept(self) -> None:
         if self.method == "concept" and not self.concept:
             raise UserError('method=concept learns new words: name them, concept=["<toy>"].')
         if self.method == "soft_prompt" and self.soft_prompt is None:
             raise UserError('method=soft_prompt: give soft_prompt="WORDS" to start from.')
-        if (self.method == "embedding") != (self.embedding is not None):
+        if self.method == "motion":
+            self._check_motion()
+        elif (self.method == "embedding") != (self.embedding is not None):
             raise UserError(
                 f"method={self.method} embedding={self.embedding}: method=embedding and "
                 'embedding="WORDS" to start from go together.'

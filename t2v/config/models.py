@@ -86,6 +86,9 @@ class TransformerConfig:
     # attention to it sees in each block
     memory_tokens: int = 0
     prefix_tokens: int = 0  # likewise (`method=embedding`): before the embedded prompt
+    # of these (`method=motion`), latent frames and tokens of each that the frame sees alone, and
+    # the tokens of an empty prompt, which goes without
+    frame_tokens: tuple[int, int, int] = (0, 0, 0)
 
     def __post_init__(self) -> None:
         for name in ("memory_tokens", "prefix_tokens"):

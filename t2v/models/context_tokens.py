@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,10 +22,23 @@ class ContextTokens(nn.Module):
     Args:
         like: a weight of the same device and dtype.
         at_end: they follow the text; else they come before it.
+        of_frames: latent frames, tokens of each, and rows of an empty prompt: so many of the first
+            tokens are seen by one frame of a video alone (Reenact Anything, arXiv 2408.00458,
+            inflates its cross-attention so); all frames see the rest. An empty prompt, as guidance
+            has it, goes without any.
     """
 
-    def __init__(self, count: int, width: int, like: Tensor, *, at_end: bool) -> None:
+    def __init__(
+        self,
+        count: int,
+        width: int,
+        like: Tensor,
+        *,
+        at_end: bool,
+        of_frames: Sequence[int] = (0, 0, 0),
+    ) -> None:
         super().__init__()
+        self.frames, self.each, self.empty = of_frames
         drawn = torch.randn(count, width, dtype=like.dtype, device=like.device)
         self.tokens = nn.Parameter(STD * drawn)
         self.at_end, self.is_used = at_end, True
@@ -37,20 +50,48 @@ class ContextTokens(nn.Module):
         tokens = repeat(self.tokens.to(text), "m d -> b m d", b=len(text))
         return torch.cat([text, tokens] if self.at_end else [tokens, text], dim=1)
 
-    def seen(self, mask: Any) -> Any:
-        """The mask of the text, `b m`, with the tokens, which all see; None: no mask."""
-        if mask is None or not self.is_used:
+    def seen(self, mask: Any, text: Tensor | None = None, frames: int = 0) -> Any:
+        """The mask of the text, `b m` or `b t m`, with the tokens; None: no mask.
+
+        Args:
+            text: embeddings, `b m d`; of use with tokens of frames, as `frames` is.
+            frames: latent frames of the video; a longer or shorter one than the tokens are of has
+                theirs spread over it.
+        """
+        if not self.is_used:
+            return mask
+        if self.frames:
+            assert text is not None
+            rows = (text != 0).any(2)  # b m
+            said = rows.sum(1, keepdim=True) > self.empty  # b 1
+            if mask is None:
+                mask = rows | ~said  # of a prompt, padding would drown the few tokens
+            if mask.ndim == 2:
+                mask = repeat(mask, "b m -> b t m", t=frames)
+            own = self._of_frames(frames).to(mask.device) & said.unsqueeze(2)
+            return torch.cat([own, mask], dim=2)
+        if mask is None:
             return mask
         count = len(self.tokens)
         return F.pad(mask, (0, count) if self.at_end else (count, 0), value=True)
 
+    def _of_frames(self, frames: int) -> Tensor:
+        """Tell which tokens each latent frame of a video sees, `1 t m`."""
+        place = torch.arange(frames) * (self.frames - 1) / max(frames - 1, 1)
+        owner = torch.arange(self.frames).repeat_interleave(self.each)
+        seen = place.round().unsqueeze(1) == owner  # t m
+        return F.pad(seen, (0, len(self.tokens) - len(owner)), value=True)[None]
 
-def take_tokens(transformer: Any, memory: int, prefix: int) -> None:
+
+def take_tokens(
+    transformer: Any, memory: int, prefix: int, of_frames: Sequence[int] = (0, 0, 0)
+) -> None:
     """Give a transformer tokens to learn, where it has none.
 
     Args:
         memory: of the attention to the text in each block, at the end of its keys and values.
         prefix: before the embedded prompt.
+        of_frames: of these, see `ContextTokens`.
 
     Raises:
         UserError: it has another number of them.
@@ -70,8 +111,9 @@ def take_tokens(transformer: Any, memory: int, prefix: int) -> None:
         transformer.register_to_config(memory_tokens=memory)
     if prefix and embedder.prefix is None:
         width, like = transformer.config.text_dim, embedder.time_proj.weight
-        embedder.prefix = ContextTokens(prefix, width, like, at_end=False)
-        transformer.register_to_config(prefix_tokens=prefix)
+        embedder.prefix = ContextTokens(prefix, width, like, at_end=False, of_frames=of_frames)
+        transformer.register_to_config(prefix_tokens=prefix, frame_tokens=list(of_frames))
+        transformer._set_split()
 
 
 @torch.no_grad()

@@ -303,7 +303,7 @@ class TimeTextEmbedding(nn.Module):
             waves = waves.to(weight.dtype)
         temb = rearrange(self.time_embedder(waves).type_as(text), "b ... d -> b (...) d")
         if self.pooled_text is not None:
-            temb = temb + self.pooled_text(_pool(self._prefixed(text), self.seen(text_mask)))
+            temb = temb + self.pooled_text(_pool(self._prefixed(text), text_mask))
         modulation = self.time_proj(self.act_fn(temb))
         modulation = rearrange(modulation, "b n (six d) -> b n six d", six=6)
         return temb, modulation, cached(kv_cache, self, text, self._embed_text)
@@ -315,9 +315,9 @@ class TimeTextEmbedding(nn.Module):
     def _prefixed(self, text: Tensor) -> Tensor:
         return text if self.prefix is None else self.prefix.beside(text)
 
-    def seen(self, text_mask: Tensor | None) -> Tensor | None:
-        """The mask of the text, `b m`, with the learned tokens before it."""
-        return text_mask if self.prefix is None else self.prefix.seen(text_mask)
+    def seen(self, text_mask: Tensor | None, text: Tensor, frames: int) -> Tensor | None:
+        """The mask of the text with the learned tokens before it, see `ContextTokens.seen`."""
+        return text_mask if self.prefix is None else self.prefix.seen(text_mask, text, frames)
 
     def embed_image(self, image: Tensor, kv_cache: KVCache | None = None) -> Tensor:
         """Embed the hidden states of an image encoder (`b m image_dim`) as `b m d`.

@@ -227,7 +227,12 @@ def _take_known(network: Any, config: Path) -> None:
     if any(network.config.get(name) != value for name, value in wanted.items()):
         del wanted["conditioning"]  # all that learn it take tokens
         network.take_known(**wanted)
-    take_tokens(network, saved.get("memory_tokens", 0), saved.get("prefix_tokens", 0))
+    take_tokens(
+        network,
+        saved.get("memory_tokens", 0),
+        saved.get("prefix_tokens", 0),
+        saved.get("frame_tokens", (0, 0, 0)),
+    )
 
 
 def _add_delta(network: nn.Module, file: Path, share: float) -> None:

@@ -77,7 +77,7 @@ class T2VTransformer3DModel(
         learned_tokens: compute so many, learned from all tokens, in the middle blocks
             (`t2v.models.token_learner`). 0: all tokens, in all blocks.
         whole_blocks: with `learned_tokens`, the first and last blocks that compute all tokens.
-        memory_tokens, prefix_tokens: see `take_tokens`.
+        memory_tokens, prefix_tokens, frame_tokens: see `take_tokens`.
 
     Raises:
         UserError: the keywords require a part that this class does not have.
@@ -138,6 +138,7 @@ class T2VTransformer3DModel(
         references: int = 0,
         memory_tokens: int = 0,
         prefix_tokens: int = 0,
+        frame_tokens: Sequence[int] = (0, 0, 0),
     ) -> None:
         super().__init__()
         self.register_to_config(attention=in_config(attention))
@@ -176,7 +177,7 @@ class T2VTransformer3DModel(
             from t2v.models.token_learner import give_learner  # few models have one
 
             give_learner(self, learned_tokens)
-        take_tokens(self, memory_tokens, prefix_tokens)
+        take_tokens(self, memory_tokens, prefix_tokens, frame_tokens)
         self._set_split()
 
     def set_attention(
@@ -204,8 +205,8 @@ class T2VTransformer3DModel(
 
     def _set_split(self) -> None:
         layouts = [block.chosen.layout for block in self.blocks]
-        # learned tokens are means of all
-        splits = all(each.can_split for each in layouts) and not self.config.learned_tokens
+        whole = self.config.learned_tokens or any(self.config.frame_tokens)  # mean or mask of all
+        splits = all(each.can_split for each in layouts) and not whole
         kinds = {each.splits_rotations for each in layouts}  # one table of rotations serves all
         plan = {k: v for k, v in type(self)._cp_plan.items() if k != "rope" or kinds == {True}}
         self._cp_plan = plan if splits and len(kinds) == 1 else None
@@ -239,7 +240,7 @@ class T2VTransformer3DModel(
         Matrices are Xavier-uniform and the time and text embedders normal with 0.02, as in Wan. The
         outputs of cross- and temporal attention and the last projection are zero, so the first
         prediction is zero. The gates start open at +0.5: closed ones (adaLN-Zero) learn late
-        when the run is short. Learned tokens begin as `TokenLearner.begin` says.
+        when the run is short. Of learned tokens see `TokenLearner.begin`.
         """
         from t2v.models.initial import initialize  # most models are loaded
 
@@ -295,15 +296,14 @@ class T2VTransformer3DModel(
             timestep = with_pictures(timestep, count, x.shape[1])
         elif self.config.picture_tokens and torch.is_grad_enabled():
             x = x + 0 * self.picture_embedding  # processes agree on which weights have a gradient
-        mask = self.condition_embedder.seen(encoder_attention_mask)
+        text = encoder_hidden_states
+        mask = self.condition_embedder.seen(encoder_attention_mask, text, grid["t"])
         if mask is not None and mask.ndim == 3:
             mask = mask_of_tokens(mask, x.shape[1], **grid, positions=picture_positions)
         all_tokens = grid if pictures is None else {**grid, "t": grid["t"] + pictures.shape[2]}
         views = views_of([block.chosen for block in self.blocks], rotations, all_tokens)
         kv_cache = (attention_kwargs or {}).get("kv_cache")
-        temb, modulation, text = self.condition_embedder(
-            timestep, encoder_hidden_states, mask, kv_cache
-        )
+        temb, modulation, text = self.condition_embedder(timestep, text, mask, kv_cache)
         image = encoder_hidden_states_image
         if image is not None:
             image = self.condition_embedder.embed_image(image, kv_cache)

@@ -37,6 +37,7 @@ from t2v.training.engine.example import Size
 from t2v.training.tasks.dit_parts import DiTParts, check_match, saved_defaults
 from t2v.training.tasks.experts import check_trainable, learners
 from t2v.training.tuning.adapters import add_adapter, add_text_lora, check_motion, lay_out
+from t2v.training.tuning.motion import motion_tokens
 
 # in a pipeline folder, that a step or a sample depends on
 SAVED = ("max_sequence_length", "boundary_ratio", "num_inference_steps", "guidance_scale")
@@ -139,6 +140,9 @@ def finetune_parts(
             lay_out(each, config)
         if config.method == "memory":
             take_tokens(transformer, config.memory_tokens, 0)
+        elif config.method == "motion":
+            stride = vae.config.scale_factor_temporal
+            take_tokens(transformer, 0, *motion_tokens(config, size.frames, stride, 1))
         elif config.embedding is not None:
             take_tokens(transformer, 0, len(config.embedding.split()))  # about as many
         for each in learners(both, config.experts).values():

@@ -58,6 +58,8 @@ ELSEWHERE = {
 }
 # Lines, by how they begin, that are not run, and why.
 NOT_RUN = {
+    "t2v finetune --config configs/finetune/motion": "one clip; test_finetune_motion.py has one",
+    "t2v sample --model runs/motion": "likewise",
     "t2v encode s3://": "needs a store; tests/integration/test_addresses.py has one in memory",
     "t2v train --config configs/train/tiny.yaml data=https://": "likewise",
     't2v sample "a red ball" --model hf://': "likewise",

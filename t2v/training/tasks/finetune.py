@@ -55,6 +55,7 @@ from t2v.training.tuning.adapters import (
 )
 from t2v.training.tuning.block_swap import BlockSwap
 from t2v.training.tuning.context_tokens import add_context_tokens
+from t2v.training.tuning.motion import of_one_clip
 from t2v.training.tuning.prior_preservation import TIMES, Prior, sample_prior
 from t2v.training.tuning.saving import add_part, make_whole, reference, save_learned
 from t2v.training.tuning.textual_inversion import add_words
@@ -101,6 +102,7 @@ def build_finetune(config: FinetuneConfig) -> FinetuneTask:
     has_second = generator.pipeline.transformer_2 is not None
     check_trainable(config.model, config.method, config.experts, has_second=has_second)
     check_motion(generator.pipeline.transformer, config)
+    frames, config = config.clips.num_frames, of_one_clip(config, generator.pipeline)
     check_held_out(config.data, config.held_out)  # before minutes of sampling
     pipeline, weights = generator.pipeline, weights_hash(folder)
     if config.base_prompts and pipeline.transformer.config.conditioning == "channels":
@@ -113,7 +115,7 @@ def build_finetune(config: FinetuneConfig) -> FinetuneTask:
     tokenizer = add_words(pipeline.tokenizer, pipeline.text_encoder, config)
     if config.tasks.gives_known:
         take_known(pipeline, config)
-    add_context_tokens(pipeline, config)
+    add_context_tokens(pipeline, config, frames)
     for transformer in denoisers(pipeline).values():
         lay_out(transformer, config)
     for transformer in learners(pipeline, config.experts).values():
@@ -250,7 +252,7 @@ class FinetuneTask(DiTTask):
             learns_words = self.config.concept or self.config.soft_prompt is not None
             table = self.model["text_encoder"].get_input_embeddings() if learns_words else None
             is_lora = self.config.method == "lora"
-            has_tokens = self.config.method in ("embedding", "memory")
+            has_tokens = self.config.method in ("embedding", "memory", "motion")
             given = self._pipeline(), base, place, table
             save_learned(folder, *given, is_lora=is_lora, has_tokens=has_tokens)
             if self.config.save == "full":

@@ -2,26 +2,31 @@
 
 python docs/figures/captions.py choice CLIPS SCORER
 python docs/figures/captions.py withheld CLIPS CAPTIONER
+python docs/figures/captions.py timeline CAPTIONER
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from t2v.curation.shares import wilson
 from t2v.curation.text.selection import Candidate, agreement
+from t2v.curation.text.timeline import timeline
 from t2v.data.world_shards import load_clips
-from t2v.evaluation.hard_negatives import counterfactual
+from t2v.evaluation.hard_negatives import attributes, counterfactual
 from t2v.evaluation.metrics.caption_back import FRAMES, shared_words
 from t2v.io.manifest import read_manifest
 from t2v.nets.captioner import Captioner
 from t2v.nets.preprocessing import sample_frames
 from t2v.nets.scorer import load_scorer
-from t2v.world.grammar import MOTIONS, pick
+from t2v.world.grammar import MOTIONS, caption, pick
+from t2v.world.render import render
+from t2v.world.story import even_starts, random_story
 
 OTHERS = 3  # wrong captions beside the right one
 
@@ -82,6 +87,47 @@ def withheld(clips: str, captioner: str) -> None:
     _line(f"in the worst quarter: {_share(worst)} % of {len(worst)}")
 
 
+def acts(captioner: str, stories: int = 16, count: int = 3, window: int = 16) -> None:
+    """Print how many acts of stories of the world are found, and told right, beside chance.
+
+    Chance is as many boundaries drawn evenly, and the captions of another story.
+    """
+    model, generator = Captioner(captioner, "cpu"), torch.Generator().manual_seed(0)
+    near, drawn, right, chance, counted, told = [], [], [], [], [], []
+    for number in range(stories):
+        story = random_story(generator, even_starts(count))
+        num_frames = story.starts[-1] + 17
+        frames = render(story, num_frames)[0]
+        scenes = timeline(lambda a, b, f=frames: _said(model, f[a:b]), num_frames, window)
+        truth = [caption(scene, generator) for scene in story.scenes]
+        starts = [each["start"] for each in scenes]
+        near += [min(abs(s - each) for each in starts) <= 4 for s in story.starts[1:]]
+        drawn.append(1 - (1 - 9 / num_frames) ** (len(starts) - 1))
+        spans = story.spans(num_frames)
+        said = [_of_span(scenes, *span) for span in spans]
+        right += [_f1(a, b) for a, b in zip(said, truth, strict=True)]
+        chance += [_f1(a, b) for a, b in zip(told, truth, strict=False)]
+        counted.append(len(scenes) == count)
+        told = said
+        _line(f"{number}: {starts} of {list(story.starts)}")
+    _line(f"boundaries within 4 frames, %: {_share(near)} of {len(near)}")
+    _line(f"of boundaries drawn evenly, %: {100 * sum(drawn) / len(drawn):.1f}")
+    _line(f"right number of scenes, %: {_share(counted)} of {len(counted)}")
+    _line(f"F1 of attributes: {sum(right) / len(right):.3f} of {len(right)}")
+    _line(f"F1 of attributes of another story: {sum(chance) / len(chance):.3f}")
+
+
+def _of_span(scenes: Sequence[dict[str, Any]], start: int, end: int) -> str:
+    """The caption of the scene that has most of a span."""
+    most = max(scenes, key=lambda each: min(each["end"], end) - max(each["start"], start))
+    return str(most["caption"])
+
+
+def _f1(one: str, other: str) -> float:
+    a, b = attributes(one), attributes(other)
+    return 2 * (a & b).total() / max(a.total() + b.total(), 1)
+
+
 def _line(text: str) -> None:
     sys.stdout.write(f"{text}\n")
 
@@ -102,4 +148,4 @@ def _share(found: Sequence[bool]) -> str:
 
 
 if __name__ == "__main__":
-    {"choice": choice, "withheld": withheld}[sys.argv[1]](*sys.argv[2:])
+    {"choice": choice, "withheld": withheld, "timeline": acts}[sys.argv[1]](*sys.argv[2:])

@@ -38,6 +38,9 @@ class CaptionConfig:
     # authors picks
     scorer: str = ""
     min_match: float = -1.0  # with a scorer, least cosine of caption and frames
+    # seconds; also tell clips that are longer in scenes, with their times, by windows of this
+    # length that the first model or endpoint of `authors` sees; 0: do not
+    window: float = 0.0
     merge: bool = False  # add to the caption what another candidate says beyond it
     tokenizer: str = ""  # pipeline or tokenizer (folder, Hub id) that counts tokens; empty: none
     max_tokens: int | None = None  # longest caption that is used, in tokens
@@ -61,6 +64,11 @@ class CaptionConfig:
             raise UserError(
                 f"caption.rule={self.rule}: it must contain {{name}}, as in 'a video of {{name}}'."
             )
+        if self.window < 0 or (self.window and not self.viewer()):
+            raise UserError(
+                f"caption.window={self.window}: seconds, 0 or more, and with it caption.authors "
+                "must name who sees the windows: model:FOLDER or https://HOST/v1#MODEL."
+            )
         if self.timeout <= 0 or self.retries < 0:
             raise UserError(
                 f"caption.timeout={self.timeout} caption.retries={self.retries}: "
@@ -71,6 +79,11 @@ class CaptionConfig:
         """The captioning models among the authors: folders and hub ids."""
         prefix = "model:"
         return [each.removeprefix(prefix) for each in self.authors if each.startswith(prefix)]
+
+    def viewer(self) -> str:
+        """The first author that sees the pictures, a model or an endpoint; empty: none does."""
+        seeing = (each for each in self.authors if each.startswith(("model:", "http")))
+        return next(seeing, "")
 
     def models(self) -> list[str]:
         """The models named: folders and hub ids."""

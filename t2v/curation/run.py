@@ -47,6 +47,7 @@ from t2v.outputs import output_folder
 
 logger = logging.getLogger(__name__)
 STATS = "stats.json"
+LATER = ("window",)  # settings that journals do not know of: where one is off, the key has none
 RULES = 3  # raise it when the same settings come to score or drop the same film differently
 
 
@@ -226,6 +227,7 @@ def _key(clip: Clip, settings: Any, hashes: dict[str, str]) -> str:
     """The journal key of a clip's result: a hash of clip, settings and models' files."""
     # the device does not change the result: journals have always been keyed as of the CPU
     values = asdict(settings) | ({"device": "cpu"} if hasattr(settings, "device") else {})
+    values = {name: each for name, each in values.items() if each or name not in LATER}
     known = [RULES, values, hashes, asdict(clip), *_read_beside(clip, settings)]
     return sha256(json.dumps(known, sort_keys=True))
 

@@ -27,6 +27,7 @@ from t2v.curation.text.selection import (
 )
 from t2v.curation.text.subtitles import AUTHOR as SUBTITLES
 from t2v.curation.text.subtitles import subtitles
+from t2v.curation.text.timeline import timeline
 from t2v.errors import UserError
 from t2v.footage.containers import Unreadable
 from t2v.footage.frames import iter_frames
@@ -69,7 +70,8 @@ def caption(clip: Clip, config: CaptionConfig) -> Clip:
     The row keeps every candidate with its author, and the reason if it was refused, in
     `candidates`, the chosen one's author in `caption_author`, and in `unanswered` the authors that
     gave no answer and may the next time. `captions` are the caption and the other usable ones of
-    the same author. Scores: `caption_words`, `caption_tokens` with a tokenizer, and
+    the same author. With `config.window`, `scenes` are the spans of a long clip that differ, with
+    their captions. Scores: `caption_words`, `caption_tokens` with a tokenizer, and
     `caption_match` with a scorer or else `caption_agreement` with several candidates, and with
     several authors `caption_entities`, the share of all entities they name that the caption does.
 
@@ -100,7 +102,9 @@ def _captioned(clip: Clip, config: CaptionConfig) -> Clip:
     found = [each for name in config.authors for each in _candidates(name, clip, stills, config)]
     checked = [_checked(each, config) for each in without_names(found)]
     candidates, kind = _scored(checked, stills, config)
-    clip = replace(clip, extra=clip.extra | _row(candidates))
+    row = _row(candidates)
+    row |= _scenes(clip, config, row.get(UNANSWERED, []))
+    clip = replace(clip, extra=clip.extra | row)
     chosen = choose(candidates)
     if chosen is None:
         return replace(clip, caption="", captions=()).drop("caption", _reason(candidates, config))
@@ -131,6 +135,34 @@ def _row(candidates: list[Candidate]) -> dict[str, Any]:
     silent = [each.author for each in candidates if each.verdict.startswith(NO_ANSWER)]
     row: dict[str, Any] = {"candidates": [each.row() for each in candidates]}
     return row | ({UNANSWERED: silent} if silent else {})
+
+
+def _scenes(clip: Clip, config: CaptionConfig, silent: list[str]) -> dict[str, Any]:
+    """The scenes of a clip that is longer than a window, where there are several.
+
+    Where a window gets no answer there are none, and their author joins the silent ones.
+    """
+    if not (config.window and clip.fps and clip.num_frames):
+        return {}
+    viewer, rate, window = config.viewer(), clip.fps, max(2, round(config.window * clip.fps))
+    if clip.num_frames <= window:
+        return {}
+
+    def caption_of(first: int, last: int) -> str:
+        start, end = (clip.start + each / rate for each in (first, last))
+        part = replace(clip, start=start, end=end, num_frames=last - first)
+        stills = Stills(part, config.frames, config.max_side)
+        found = _candidates(viewer, part, stills, config)
+        if any(each.verdict.startswith(NO_ANSWER) for each in found):
+            raise NoAnswer(viewer)
+        chosen = choose(_scored([_checked(each, config) for each in found], stills, config)[0])
+        return chosen.text if chosen else ""
+
+    try:
+        found = timeline(caption_of, clip.num_frames, window)
+    except NoAnswer:
+        return {UNANSWERED: list(dict.fromkeys([*silent, viewer]))}
+    return {"scenes": found} if len(found) > 1 else {}
 
 
 def tidy(text: str) -> str:

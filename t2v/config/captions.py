@@ -41,6 +41,12 @@ class CaptionConfig:
     # seconds; also tell clips that are longer in scenes, with their times, by windows of this
     # length that the first model or endpoint of `authors` sees; 0: do not
     window: float = 0.0
+    # also caption the middle frame and so many parts of a clip one by one, by the first model or
+    # endpoint of `authors`, and merge what they tell into one candidate; 0: do not
+    parts: int = 0
+    # who merges them, model:FOLDER_OR_HUB_ID of a text model or https://HOST/v1#MODEL; empty: a
+    # rule, which adds sentences that tell more of the same things
+    writer: str = ""
     merge: bool = False  # add to the caption what another candidate says beyond it
     tokenizer: str = ""  # pipeline or tokenizer (folder, Hub id) that counts tokens; empty: none
     max_tokens: int | None = None  # longest caption that is used, in tokens
@@ -64,6 +70,13 @@ class CaptionConfig:
             raise UserError(
                 f"caption.rule={self.rule}: it must contain {{name}}, as in 'a video of {{name}}'."
             )
+        if self.parts < 0 or self.parts == 1 or (self.parts and not self.viewer()):
+            raise UserError(
+                f"caption.parts={self.parts}: 2 or more (0: none), and with it caption.authors "
+                "must name who sees the parts: model:FOLDER or https://HOST/v1#MODEL."
+            )
+        if self.writer:
+            _check_writer(self.writer, self.parts)
         if self.window < 0 or (self.window and not self.viewer()):
             raise UserError(
                 f"caption.window={self.window}: seconds, 0 or more, and with it caption.authors "
@@ -87,7 +100,8 @@ class CaptionConfig:
 
     def models(self) -> list[str]:
         """The models named: folders and hub ids."""
-        return [*self.captioners(), *filter(None, (self.scorer, self.tokenizer))]
+        writer = self.writer.removeprefix("model:") if self.writer.startswith("model:") else ""
+        return [*self.captioners(), *filter(None, (self.scorer, self.tokenizer, writer))]
 
     def uses_device(self) -> bool:
         """Return whether a model runs on `device`: a scorer, or an author that is one."""
@@ -105,6 +119,23 @@ def _check_author(author: str) -> None:
         raise UserError(
             f"caption.authors: {_without_secrets(author)!r} is not an author. Allowed: sidecar, "
             "table, subtitles, folder, filename, model:FOLDER_OR_HUB_ID, https://HOST/v1#MODEL."
+        )
+
+
+def _check_writer(writer: str, parts: int) -> None:
+    url, _, name = writer.partition("#")
+    if "://" in url:
+        check_address(url, "caption.writer", "caption.key_variable")
+    is_endpoint = url.startswith(("http://", "https://")) and bool(name)
+    if not (is_endpoint or (writer.startswith("model:") and len(writer) > len("model:"))):
+        raise UserError(
+            f"caption.writer={_without_secrets(writer)}: allowed are model:FOLDER_OR_HUB_ID and "
+            "https://HOST/v1#MODEL."
+        )
+    if not parts:
+        raise UserError(
+            f"caption.writer={writer} caption.parts=0: it merges captions of parts. "
+            "Give caption.parts=4, or leave the writer out."
         )
 
 

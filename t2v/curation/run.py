@@ -47,7 +47,8 @@ from t2v.outputs import output_folder
 
 logger = logging.getLogger(__name__)
 STATS = "stats.json"
-LATER = ("window",)  # settings that journals do not know of: where one is off, the key has none
+# settings that old journals do not know of: where one is off, the key has none
+LATER = ("window", "parts", "writer")
 RULES = 3  # raise it when the same settings come to score or drop the same film differently
 
 

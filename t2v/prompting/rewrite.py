@@ -49,9 +49,9 @@ class Rewriter:
             model = AutoModelForCausalLM.from_pretrained(folder).eval()
         return Rewriter(config, model, tokenizer)
 
-    def rewrite(self, prompt: str) -> str:
+    def rewrite(self, prompt: str, keep: str | None = None) -> str:
         """The prompt anew; itself where there is no answer, or one without a word of it, which is
-        said.
+        said. Where `keep` is given, it is the text whose words must stay, in place of the prompt.
 
         Raises:
             UserError: the endpoint cannot be reached or used.
@@ -61,7 +61,7 @@ class Rewriter:
         except NoAnswer as error:
             logger.warning("%r stays as it is: no rewriting (%s)", prompt, error)
             return prompt
-        if why := fault(prompt, answer):
+        if why := fault(prompt if keep is None else keep, answer):
             logger.warning("%r stays as it is: its rewriting %s", prompt, why)
             return prompt
         logger.info("%r becomes %r", prompt, answer)

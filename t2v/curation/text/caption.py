@@ -15,6 +15,7 @@ from t2v.config.captions import CaptionConfig
 from t2v.curation.stages import Score, Stage
 from t2v.curation.text.clean import defects, unrepeated
 from t2v.curation.text.endpoint import ask
+from t2v.curation.text.parts import merge_parts
 from t2v.curation.text.selection import (
     MISMATCH,
     NAMES,
@@ -39,6 +40,7 @@ from t2v.io.words import words
 LONGEST = 5000  # characters of a caption
 LONGEST_SIDECAR = 2**20  # bytes of an x.txt beside x.mp4
 NO_ANSWER = "no answer"  # the beginning of the verdict on an author that failed
+PART = "a part of the merged caption"
 UNANSWERED = "unanswered"  # in `extra`: the authors to ask again
 
 
@@ -100,6 +102,8 @@ STAGE = Stage(
 def _captioned(clip: Clip, config: CaptionConfig) -> Clip:
     stills = Stills(clip, config.frames, config.max_side)
     found = [each for name in config.authors for each in _candidates(name, clip, stills, config)]
+    if config.parts:
+        found = _of_parts(clip, config) + found  # the first of equals is taken
     checked = [_checked(each, config) for each in without_names(found)]
     candidates, kind = _scored(checked, stills, config)
     row = _row(candidates)
@@ -135,6 +139,33 @@ def _row(candidates: list[Candidate]) -> dict[str, Any]:
     silent = [each.author for each in candidates if each.verdict.startswith(NO_ANSWER)]
     row: dict[str, Any] = {"candidates": [each.row() for each in candidates]}
     return row | ({UNANSWERED: silent} if silent else {})
+
+
+def _of_parts(clip: Clip, config: CaptionConfig) -> list[Candidate]:
+    """The captions of the middle frame and of each part of a clip, merged, and refused alone."""
+    author, (start, end) = config.viewer(), (clip.start, clip.end)
+    if end is None or not clip.fps:
+        return []
+    middle, length = (start + end) / 2, (end - start) / config.parts
+    spans = [(middle, min(end, middle + 1 / clip.fps))]
+    spans += [(start + n * length, start + (n + 1) * length) for n in range(config.parts)]
+    found = []
+    for number, (first, last) in enumerate(spans):
+        part = replace(clip, start=first, end=last)
+        stills = Stills(part, 1 if number == 0 else config.frames, config.max_side)
+        name = f"{author} @ {'the middle' if number == 0 else f'part {number}'}"
+        said = [_checked(each, config) for each in _candidates(author, part, stills, config)]
+        found += [replace(each, author=name) for each in said]
+    usable = [each for each in found if not each.verdict]
+    silent = [each for each in found if each.verdict.startswith(NO_ANSWER)]
+    if silent:  # the author is asked again
+        return [*found, replace(silent[0], author=author)]
+    alone = [replace(each, verdict=each.verdict or PART) for each in found]
+    if len(usable) < 2:
+        return alone
+    coarse, *fine = (each.text for each in usable)
+    text = merge_parts(coarse, fine, config)
+    return [*alone, Candidate(author=f"{author} @ all parts", text=text)]
 
 
 def _scenes(clip: Clip, config: CaptionConfig, silent: list[str]) -> dict[str, Any]:

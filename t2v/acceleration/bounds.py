@@ -10,8 +10,9 @@ from statistics import NormalDist, mean, stdev
 import torch
 
 SHARE, CONFIDENCE = 0.98, 0.95  # of unseen prompts that a bound holds for, and how surely
-LEAST = 1e-6  # an error below it is rounding
-MOST = 20.0  # the logarithm of a bound that says nothing
+LEAST = 1e-6  # an error up to it is rounding
+MOST_DB = 98.0  # of frames that are equal: their steps are of 1/255
+NO_BOUND = 1e6  # an error up to which a bound says nothing
 NORMAL = NormalDist()
 
 
@@ -20,23 +21,37 @@ def upper_bound(errors: Sequence[float]) -> float:
 
     A one-sided tolerance bound of the errors' logarithms, as if these were normal
     (`exp(mean + k stdev)`, k of `tolerance_factor`), and never below the largest that was seen.
+    Errors of 0, where the video is the exact one, have no logarithm: the bound is of the others,
+    which 2 % of them exceed and fewer of all. Where all are 0, nothing was left out.
 
     Args:
-        errors: of each prompt, two or more.
+        errors: of each prompt.
+
+    Returns:
+        `LEAST` or more; `NO_BOUND` where the errors are too few or too different for a bound.
     """
-    beyond = _beyond([math.log(max(each, LEAST)) for each in errors])
-    return max(math.exp(min(beyond, MOST)), *errors)
+    found = [math.log(each) for each in errors if each > LEAST]
+    if not found:
+        return LEAST
+    beyond = _beyond(found)
+    return max(math.exp(beyond), *errors) if beyond < math.log(NO_BOUND) else NO_BOUND
 
 
 def lower_bound(decibels: Sequence[float]) -> float:
     """The PSNR in dB below which at most 2 % of unseen prompts fall, with a confidence of 95 %.
 
-    As `upper_bound`, of decibels, which are logarithms already.
+    As `upper_bound`, of decibels, which are logarithms already; of frames that are not equal.
+
+    Returns:
+        0, which says nothing, to `MOST_DB`.
     """
-    return min(-_beyond([-each for each in decibels]), *decibels)
+    found = [-each for each in decibels if each < MOST_DB]
+    return max(0.0, min(-_beyond(found), *decibels)) if found else MOST_DB
 
 
 def _beyond(values: Sequence[float]) -> float:
+    if len(values) < 2:
+        return math.inf
     return mean(values) + tolerance_factor(len(values)) * stdev(values)
 
 

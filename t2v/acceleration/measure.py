@@ -9,12 +9,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from statistics import fmean, median
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from t2v.acceleration.bounds import lower_bound, middle, upper_bound
+from t2v.acceleration.bounds import MOST_DB, lower_bound, middle, upper_bound
 from t2v.acceleration.table import Measured, Row, Setting, rounded
 from t2v.errors import UserError
 from t2v.io.progress import progress
@@ -22,8 +23,6 @@ from t2v.models.caching import magnitudes
 from t2v.pipelines.generator import Generator, Request
 
 logger = logging.getLogger(__name__)
-
-MOST_DB = 98.0  # of frames that are equal: their steps are of 1/255
 
 
 @dataclass
@@ -72,13 +71,15 @@ def measure(
         asked: the exact video.
         prompts: two or more; prompt i takes seed + i.
     """
-    runs = [_Runs(each) for each in fitted(generator, asked, settings, prompts, seed)]
+    embedded = [generator.encode([prompt], asked) for prompt in prompts]
+    runs = [_Runs(each) for each in fitted(generator, asked, settings, embedded, seed)]
     for each in runs:
         if each.setting.cache.startswith("mag:") and not each.setting.cache_ratios:
             each.reason = "the sizes of its residuals cannot be told step by step"
-    _made(generator, asked, prompts[0], seed)  # the first one is slow
-    for index, prompt in enumerate(progress(prompts, "calibrate", "prompts", len(prompts))):
-        _round(generator, asked, runs[index:] + runs[:index], prompt, seed + index)
+    _made(generator, asked, embedded[0], seed)  # the first one is slow
+    for index, each in enumerate(progress(embedded, "calibrate", "prompts", len(prompts))):
+        turn = index % len(runs)
+        _round(generator, asked, runs[turn:] + runs[:turn], each, seed + index)
     rows = [rounded(each.row()) for each in runs]
     return sorted(rows, key=lambda row: -row.measured.speed if row.measured else math.inf)
 
@@ -87,19 +88,23 @@ def fitted(
     generator: Generator,
     asked: Request,
     settings: Sequence[Setting],
-    prompts: Sequence[str],
+    embedded: Sequence[Any],
     seed: int,
 ) -> list[Setting]:
     """The settings, those of MagCache with the ratios of the model: the mean of up to four prompts
-    and of the predictions with and without the prompt (arXiv 2506.09045, equation 5)."""
+    and of the predictions with and without the prompt (arXiv 2506.09045, equation 5).
+
+    Args:
+        embedded: each prompt, as `generator.encode` gives it.
+    """
     if not any(each.cache.startswith("mag:") for each in settings):
         return list(settings)
     ratios: tuple[float, ...] = ()
     steps, found = asked.num_inference_steps, list[list[float]]()
     try:
-        for index, prompt in enumerate(prompts[:4]):
+        for index, conditions in enumerate(embedded[:4]):
             with magnitudes(generator.pipeline) as each:
-                _made(generator, asked, prompt, seed + index)
+                _made(generator, asked, conditions, seed + index)
             found += each
     except UserError as error:
         logger.info("%s", error)
@@ -137,31 +142,31 @@ def decibels(made: np.ndarray, exact: np.ndarray) -> float:
 
 
 def _round(
-    generator: Generator, asked: Request, runs: Iterable[_Runs], prompt: str, seed: int
+    generator: Generator, asked: Request, runs: Iterable[_Runs], conditions: Any, seed: int
 ) -> None:
     """One prompt: exactly, with each setting that still runs, and exactly again."""
-    exact, first = _made(generator, asked, prompt, seed)
+    exact, first = _made(generator, asked, conditions, seed)
     frames = generator.decode(exact, asked.num_frames)
     took: list[tuple[_Runs, float]] = []
     for each in runs:
         if each.reason is not None:
             continue
         try:
-            latents, seconds = _made(generator, accelerated(asked, each.setting), prompt, seed)
+            request = accelerated(asked, each.setting)
+            latents, seconds = _made(generator, request, conditions, seed)
         except UserError as error:
             each.reason = str(error)
             continue
         each.errors.append(relative_error(latents, exact))
         each.decibels.append(decibels(generator.decode(latents, asked.num_frames), frames))
         took.append((each, seconds))
-    _, last = _made(generator, asked, prompt, seed)
+    _, last = _made(generator, asked, conditions, seed)
     for each, seconds in took:
         each.speeds.append((first + last) / 2 / seconds)
 
 
-def _made(generator: Generator, asked: Request, prompt: str, seed: int) -> tuple[Tensor, float]:
+def _made(generator: Generator, asked: Request, conditions: Any, seed: int) -> tuple[Tensor, float]:
     """The latents of a video, or its frames, and the seconds that denoising took."""
-    conditions = generator.encode([prompt], asked)
     with _clock(generator.pipeline._execution_device) as seconds:
         latents = generator.generate(conditions, asked, [seed])
     return latents, seconds[0]

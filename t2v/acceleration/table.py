@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from t2v.acceleration.reading import typed
+from t2v.config.caching import check_acceleration
+from t2v.config.checks import within_range
 from t2v.errors import UserError, shortened
 from t2v.io.files import write_text
 from t2v.io.text_files import read_json
@@ -118,6 +121,12 @@ class Table:
     rows: tuple[Row, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class _File:
+    format: int
+    tables: tuple[Table, ...]
+
+
 def exact_of(asked: Request, weights: str, scheduler: str | None) -> Exact:
     """The video that its table is found by."""
     return Exact(
@@ -134,22 +143,27 @@ def read_tables(path: Path) -> list[Table]:
     """The tables of a file; none where it is not there.
 
     Raises:
-        UserError: it holds something else.
+        UserError: it is a folder, or holds something else: what is missing, of another type, or a
+            setting that no video can have.
     """
-    if not path.is_file():
+    if not path.exists():
         return []
     values = read_json(path)
-    try:
-        if values["format"] != FORMAT:
-            raise UserError(
-                f"{path}: is of format {shortened(values['format'])}, and this t2v reads {FORMAT}. "
-                "Make it anew with `t2v calibrate`."
-            )
-        return [_table(each) for each in values["tables"]]
-    except (KeyError, TypeError, AttributeError) as error:
+    if isinstance(values, dict) and values.get("format", FORMAT) != FORMAT:
         raise UserError(
-            f"{path}: holds no table of `t2v calibrate` ({shortened(repr(error))}). Make it anew."
+            f"{path}: is of format {shortened(values['format'])}, and this t2v reads {FORMAT}. "
+            "Make it anew with `t2v calibrate`."
+        )
+    try:
+        tables = typed(_File, values).tables
+        for number, table in enumerate(tables, 1):
+            _check_rows(table, f"table {number}")
+    except UserError as error:
+        raise UserError(
+            f"{path}: holds no table of `t2v calibrate` ({error}). Give another file, or make it "
+            "anew."
         ) from error
+    return list(tables)
 
 
 def write_table(path: Path, table: Table) -> None:
@@ -187,20 +201,19 @@ def worth_it(rows: Sequence[Row]) -> list[int]:
     return chosen
 
 
-def _table(values: Mapping[str, Any]) -> Table:
-    exact = dict(values["exact"])
-    exact["size"] = tuple(exact["size"])
-    rows = tuple(_row(each) for each in values["rows"])
-    return Table(**{**values, "exact": Exact(**exact), "rows": rows})
-
-
-def _row(values: Mapping[str, Any]) -> Row:
-    setting = dict(values["setting"])
-    for name in ("cache_ratios", "guidance_interval"):
-        setting[name] = tuple(setting[name])
-    measured = values["measured"]
-    found = None if measured is None else Measured(**measured)
-    return Row(**{**values, "setting": Setting(**setting), "measured": found})
+def _check_rows(table: Table, where: str) -> None:
+    """Raise `UserError` where a setting that was measured is none that a video can have."""
+    for number, row in enumerate(table.rows, 1):
+        setting = row.setting
+        if row.measured is None:
+            continue
+        try:
+            check_acceleration(setting)
+            within_range("token_merging", setting.token_merging)
+            if setting.num_inference_steps is not None:
+                within_range("num_inference_steps", setting.num_inference_steps)
+        except UserError as error:
+            raise UserError(f"{where}, row {number}: {str(error).rstrip('.')}") from error
 
 
 def rounded(row: Row) -> Row:

@@ -31,7 +31,8 @@ def command_name(argv: Sequence[str]) -> str:
 
 
 def overview() -> str:
-    rows = "\n".join(f"  {name:<14}{command.help}" for name, command in COMMANDS.items())
+    width = max(map(len, COMMANDS)) + 2
+    rows = "\n".join(f"  {name:<{width}}{command.help}" for name, command in COMMANDS.items())
     return (
         "usage: t2v COMMAND [--config FILE] [name=value ...]\n\nText to video.\n\n"
         f"commands:\n{rows}\n\n`t2v COMMAND --help` lists every setting.\n{EXIT_CODES}"
@@ -91,7 +92,7 @@ def parser_of(name: str) -> argparse.ArgumentParser:
         sample.add_options(parser, place)
         parser.add_argument("--json", action="store_true", help="list as JSON")
     elif "output" in settings(command.schema):
-        parser.add_argument("-o", "--output", metavar="FOLDER")
+        parser.add_argument("-o", "--output", metavar="PATH")
     free_help = "settings, by name"
     if name == "sample":
         free_help = "prompts, and settings by name; all that follows -- is a prompt"

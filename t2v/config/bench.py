@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, fields
 from typing import ClassVar, Literal
 
-from t2v.config.checks import at_least_one
+from t2v.config.checks import at_least_one, not_negative
 from t2v.config.retired import ANY_VALUE, Retired
 from t2v.errors import UserError
 
@@ -37,10 +37,8 @@ class BenchConfig:
     overwrite: bool = False  # replace that file even if `t2v bench` did not write it
 
     def __post_init__(self) -> None:
-        if self.warmup < 0 or self.repeats < 1:
-            raise UserError(
-                f"warmup={self.warmup} repeats={self.repeats}: at least 0 and at least 1."
-            )
+        not_negative(self, "warmup")
+        at_least_one(self, "repeats")
 
 
 @dataclass(frozen=True, kw_only=True)

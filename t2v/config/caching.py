@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from t2v.config.checks import within_range
 from t2v.errors import UserError, shortened
 
 
@@ -132,8 +133,8 @@ def check_budget(config: Any) -> None:
                 "max_error=0.05 or min_psnr=35 too, or leave it out."
             )
         return
-    if any(not value > 0 for value in budget.values()):
-        raise UserError(f"{_named(budget)}: it must be more than 0.")
+    for name, value in budget.items():
+        within_range(name, value)
     changed = {
         name: getattr(config, name)
         for name, usual in UNMEASURED.items()

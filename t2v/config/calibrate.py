@@ -19,8 +19,8 @@ class CalibrateConfig:
     model: str = "t2v-tiny"  # the embedded model, a pipeline folder or a Hub id
     # JSON file of the table; null: acceleration.json in the model's folder
     output: str | None = None
-    # file with one prompt a line; null: scenes of the world for the embedded model, else those of
-    # t2v/evaluation/suites
+    # file with one prompt a line; null: scenes of the world for the embedded model and its
+    # student, else those of t2v/evaluation/suites
     prompts: str | None = None
     count: int = 8  # prompts that are measured, from 4 on: more of them give closer bounds
     seed: int = 0  # of the first prompt; prompt i takes seed + i

@@ -15,6 +15,10 @@ NETWORKS = ("transformer", "transformer_2", "text_encoder", "text_encoder_2", "i
 INTS = (0, 10**9)
 FLOATS = (-1e9, 1e9)
 
+# Tokens that are learned from all: their mixture has the square of as many weights, and a video
+# that fits a card has hardly more of its own.
+MOST_LEARNED = 4096
+
 # By the whole name of a setting, or by its last part. Who needs more, as in a test of a cluster,
 # says so here.
 RANGES: dict[str, tuple[float, float]] = {
@@ -35,6 +39,7 @@ RANGES: dict[str, tuple[float, float]] = {
     # what is done once for each
     **dict.fromkeys(("num_videos_per_prompt", "best_of", "draws", "seeds"), (1, 10**6)),
     **dict.fromkeys(("workers", "retries"), (0, 1000)),
+    "clips.workers": (1, 1000),
     **dict.fromkeys(("num_inference_steps", "student_steps"), (1, 10**6)),
     **dict.fromkeys(("repeats", "warmup"), (0, 10**6)),
     "batch_size": (1, 2**30),
@@ -49,17 +54,22 @@ RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("layers_per_block", "decoder_layers_per_block"), (1, 1000)),
     **dict.fromkeys(("patch_size", "resample_taps"), (1, 64)),
     "rope_max_seq_len": (1, 2**20),
+    "learned_tokens": (0, MOST_LEARNED),
     "token_merging": (0, 0.75),  # every fourth token is one that others merge into
     "rope_theta": (1, 1e12),
     "eps": (0, 1),
     # training
     **dict.fromkeys(("lr", "adam_lr", "text_lr"), (0, 1000)),
+    "discriminator.lr": (1e-9, 1000),
     **dict.fromkeys(("decay_from", "ema_decay", "caption_dropout"), (0, 1)),
     **dict.fromkeys(("weight_decay", "clip_norm"), (0, 1e6)),
     **dict.fromkeys(("mse_weight", "l1_weight", "kl_weight", "gradient_weight"), (0, 1e6)),
     **dict.fromkeys(("foreground_weight", "perceptual_weight", "weight", "r1"), (0, 1e6)),
     "shift": (0.001, 1000),
-    **dict.fromkeys(("guidance_scale", "image_guidance_scale", "lora_scale"), (-1000, 1000)),
+    "guidance_scale": (0, 1000),  # up to 1: no guidance
+    **dict.fromkeys(("image_guidance_scale", "lora_scale"), (-1000, 1000)),
+    "max_error": (1e-6, 10),  # from rounding to what is no longer the same video
+    "min_psnr": (0.001, 98),  # dB; of equal frames, whose steps are of 1/255
     # shares and cosines
     **dict.fromkeys(("image_ratio", "base_ratio", "masked"), (0, 1)),
     **dict.fromkeys(("min_match", "correlation"), (-1, 1)),
@@ -81,12 +91,16 @@ def within_range(name: str, value: Any) -> None:
     for each in value if isinstance(value, tuple) else (value,):
         if isinstance(each, bool) or not isinstance(each, int | float):
             continue
-        usual = INTS if isinstance(each, int) else FLOATS
-        low, high = RANGES.get(name) or RANGES.get(name.rpartition(".")[2], usual)
-        if not low <= each <= high:  # which NaN is not either
-            raise UserError(
-                f"{name}={shortened(each)}: it must be from {_number(low)} to {_number(high)}."
-            )
+        own = RANGES.get(name) or RANGES.get(name.rpartition(".")[2])
+        low, high = own or (INTS if isinstance(each, int) else FLOATS)
+        if low <= each <= high:  # which NaN is not
+            continue
+        words = f"from {_number(low)} to {_number(high)}"
+        if own is None and each == each:  # the other end may be another one, see `__post_init__`
+            words = f"at most {_number(high)}" if each > high else f"at least {_number(low)}"
+        elif own is None:
+            words = "a number"
+        raise UserError(f"{name}={shortened(each)}: it must be {words}.")
 
 
 def _number(value: float) -> str:

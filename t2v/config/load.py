@@ -89,7 +89,9 @@ def load_config(
             one = f"{taken(get_args(hint)[0])}, or " if name in lists else ""
             raise UserError(f"{given}: {name} takes {one}{taken(hint)}.") from error
     if missing := [
-        name for name, (_, default) in known.items() if default is MISSING and name not in places
+        name
+        for name, (_, default) in known.items()
+        if default is MISSING and (name not in places or OmegaConf.select(merged, name) == "")
     ]:
         ways = f"{' '.join(f'{name}=VALUE' for name in missing)} or a --config file"
         if own_file:

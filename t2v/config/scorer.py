@@ -63,12 +63,17 @@ class ScorerConfig(TrainConfig):
                 f"model.channels={self.model.channels} model.width={self.model.width}: give "
                 "multiples of 8."
             )
-        shares_are_right = 0 <= self.masked < 1 and 0 <= self.masked_words < 1
-        if not (shares_are_right and 0 <= self.unmasked_from <= 1 and 0 < self.wrong_clips <= 1):
+        for name in ("masked", "masked_words"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(
+                    f"{name}={getattr(self, name)}: a share from 0 to below 1, as some must be "
+                    "left."
+                )
+        if not 0 <= self.unmasked_from <= 1:
+            raise UserError(f"unmasked_from={self.unmasked_from}: a share from 0 to 1.")
+        if not 0 < self.wrong_clips <= 1:
             raise UserError(
-                f"masked={self.masked} masked_words={self.masked_words} unmasked_from="
-                f"{self.unmasked_from} wrong_clips={self.wrong_clips}: shares from 0 to 1; some "
-                "tokens and words must be left, and some clips run wrong."
+                f"wrong_clips={self.wrong_clips}: a share above 0, as some clips run wrong, to 1."
             )
         if self.clips != ClipsConfig():
             raise UserError("clips.*: the scorer takes every clip at one size and length. Omit it.")

@@ -140,6 +140,9 @@ class TrainVAEConfig(TrainConfig):
 MOST_REFERENCES = 2  # pictures that tasks.references gives a clip
 
 
+BESIDE = ("ends", "pictures", "references")  # tasks that give pictures beside a clip
+
+
 @dataclass(frozen=True, kw_only=True)
 class TasksConfig:
     """The shares of what clips are given besides their caption; they need not add up to 1.
@@ -171,7 +174,7 @@ class TasksConfig:
 
     @property
     def gives_pictures(self) -> bool:
-        return self.ends + self.pictures + self.references > 0
+        return sum(getattr(self, name) for name in BESIDE) > 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,14 +192,16 @@ class MaskingConfig:
     until: float = 0.8  # share of the steps after which nothing is left out
 
     def __post_init__(self) -> None:
-        if not (0 <= self.ratio < 1 and 0 <= self.words < 1 and 0 <= self.until <= 1):
-            raise UserError(
-                f"masking.ratio={self.ratio} masking.words={self.words} masking.until={self.until}:"
-                " shares of tokens from 0 to below 1, and of the steps from 0 to 1."
-            )
+        for name in ("ratio", "words"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(
+                    f"{name}={getattr(self, name)}: a share of the tokens, from 0 to below 1."
+                )
+        if not 0 <= self.until <= 1:
+            raise UserError(f"until={self.until}: a share of the steps, from 0 to 1.")
         if min(self.whole_blocks) < 0:
             raise UserError(
-                f"masking.whole_blocks={list(self.whole_blocks)}: numbers of blocks, 0 or more."
+                f"whole_blocks={list(self.whole_blocks)}: numbers of blocks, 0 or more."
             )
 
 
@@ -288,17 +293,11 @@ class DiffusionConfig(TrainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (0 <= self.known_dropout < 1 and 0 <= self.known_noise < 1):
-            raise UserError(
-                f"known_dropout={self.known_dropout} known_noise={self.known_noise}: both must be "
-                "at least 0 and below 1."
-            )
-        if self.pack and (self.masking.ratio or self.tasks.gives_pictures or self.compile):
-            raise UserError(
-                f"pack=true masking.ratio={self.masking.ratio} compile={self.compile}: packed "
-                "clips are whole, not compiled, and given no pictures beside them (tasks.ends, "
-                "tasks.pictures, tasks.references). Leave pack out, or those."
-            )
+        for name in ("known_dropout", "known_noise"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"{name}={getattr(self, name)}: it must be at least 0 and below 1.")
+        if self.pack:
+            self._check_packed()
         if self.masking.words and self.cache_text and not self.train_text_encoder:
             raise UserError(
                 f"masking.words={self.masking.words}: captions whose words change are embedded "
@@ -308,6 +307,22 @@ class DiffusionConfig(TrainConfig):
             raise UserError(
                 f"tasks.image={self.tasks.image} beside clips.image_ratio or clips.stages: both "
                 "say how many steps see single frames. Give one of them."
+            )
+
+    def _check_packed(self) -> None:
+        tasks = asdict(self.tasks)
+        given = {
+            f"masking.ratio={self.masking.ratio}": (self.masking.ratio, "whole"),
+            "compile=true": (self.compile, "not compiled"),
+        } | {
+            f"tasks.{name}={tasks[name]}": (tasks[name], "given no pictures beside them")
+            for name in BESIDE
+        }
+        if wrong := {name: words for name, (value, words) in given.items() if value}:
+            raise UserError(
+                f"pack=true {' '.join(wrong)}: packed clips are "
+                f"{' and '.join(dict.fromkeys(wrong.values()))}. Leave out pack, or "
+                f"{' and '.join(name.partition('=')[0] for name in wrong)}."
             )
 
     def clips_of_tasks(self) -> ClipsConfig:

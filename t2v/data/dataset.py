@@ -23,7 +23,7 @@ from t2v.data.curriculum import BatchItems, Curriculum, Item, by_shape
 from t2v.data.dropped import NO_CAPTION
 from t2v.data.latents import VAE, ClipEncoder, latents_encoder, latents_name
 from t2v.data.motion_words import with_motion
-from t2v.data.prepare import Prepared, Rendered, prepare
+from t2v.data.prepare import Prepared, Rendered, prepare, refuse_sizes
 from t2v.errors import UserError
 from t2v.io.files import digest
 from t2v.io.manifest import (
@@ -277,12 +277,15 @@ def _dataset(
     )
 
 
-def check_held_out(data: str, held_out: int) -> None:
-    """Refuse a number of held-out clips that leaves nothing, before any long work.
+def check_clips(data: str, held_out: int, config: ClipsConfig) -> None:
+    """Refuse a number of held-out clips that leaves nothing, and sizes of clips that have their
+    own, before any long work.
 
     Raises:
-        UserError: see `read_manifest` and `train_count`.
+        UserError: see `read_manifest`, `train_count` and `refuse_sizes`.
     """
+    if is_rendered(data):
+        refuse_sizes(data, config)
     clips = [clip for clip in read_manifest(data) if not clip.dropped]
     marked = sum(clip.extra.get("split") == HELD_OUT for clip in clips)
     train_count(len(clips), marked or held_out)

@@ -165,6 +165,11 @@ def _check_settings(data: str, config: ClipsConfig, rendered: Rendered | None) -
                 "Give them, for example clips.fps=8 clips.resolution=64 clips.num_frames=17."
             )
         return
+    refuse_sizes(data, config)
+
+
+def refuse_sizes(data: str, config: ClipsConfig) -> None:
+    """Raise `UserError` where a size or a rate is given to clips of `t2v world`, which have one."""
     given = [f"clips.{n}" for n in SIZES if getattr(config, n) is not None]
     given += ["clips.stages.resolution" for stage in config.stages if stage.resolution is not None]
     if given:

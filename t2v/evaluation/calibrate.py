@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from t2v.acceleration.bounds import CONFIDENCE, SHARE
+from t2v.acceleration.bounds import CONFIDENCE, NO_BOUND, SHARE
 from t2v.acceleration.candidates import candidates
 from t2v.acceleration.measure import measure
 from t2v.acceleration.table import (
@@ -20,6 +20,7 @@ from t2v.acceleration.table import (
     Setting,
     Table,
     exact_of,
+    read_tables,
     worth_it,
     write_table,
 )
@@ -30,10 +31,11 @@ from t2v.evaluation.compare import compare
 from t2v.evaluation.run import evaluate
 from t2v.evaluation.suites import load_suite
 from t2v.families.load import load_generator
+from t2v.io.files import EMBEDDED_MODELS
 from t2v.io.prompts import read_prompts
 from t2v.io.shipped import shipped
 from t2v.models.device import DTYPES, pick_device, pick_dtype
-from t2v.models.folder import EMBEDDED, model_folder, scheduler_hash, weights_hash
+from t2v.models.folder import model_folder, scheduler_hash, weights_hash
 from t2v.pipelines.generator import Generator, Request
 from t2v.sampling.versions import versions
 from t2v.world.prompts import random_prompts
@@ -53,6 +55,7 @@ def calibrate(config: CalibrateConfig) -> str:
     """
     folder = model_folder(config.model)
     path = _place(config, folder)
+    read_tables(path)  # one that is damaged is no place, which is better told at once
     prompts = _prompts(config)
     device = pick_device(config.device)
     dtype = pick_dtype(config.dtype, device)
@@ -126,8 +129,9 @@ def _line(row: Row) -> str:
     found = row.measured
     worse = [name for name, cell in row.quality.items() if cell["verdict"] == "A is better"]
     judged = ", ".join(worse) or ("none" if row.quality else "")
+    most = "no bound" if found.most_error >= NO_BOUND else f"{found.most_error:.4f}"
     return (
-        f"| {row.setting} | {found.error:.4f} | {found.most_error:.4f} | {found.psnr:.1f} "
+        f"| {row.setting} | {found.error:.4f} | {most} | {found.psnr:.1f} "
         f"| {found.least_psnr:.1f} | {found.speed:.2f} "
         f"| {found.speed_low:.2f}-{found.speed_high:.2f} | {judged} |"
     )
@@ -141,7 +145,7 @@ def _place(config: CalibrateConfig, folder: Path) -> Path:
     """
     if config.output is not None:
         return Path(config.output)
-    is_here = config.model == EMBEDDED or Path(config.model).is_dir()
+    is_here = config.model in EMBEDDED_MODELS or Path(config.model).is_dir()
     if not is_here or not os.access(folder, os.W_OK):
         why = "its folder cannot be written" if is_here else "it is no folder here"
         raise UserError(
@@ -160,7 +164,7 @@ def _prompts(config: CalibrateConfig) -> list[str]:
     if config.prompts is not None:
         found = read_prompts(Path(config.prompts), "prompts", config.count)
         return list(dict.fromkeys(found))[: config.count]
-    if config.model == EMBEDDED:
+    if config.model in EMBEDDED_MODELS:
         return random_prompts(config.count, config.seed)
     suite = load_suite("general", 10**6, config.seed).prompts
     return [suite[i * len(suite) // config.count] for i in range(config.count)]

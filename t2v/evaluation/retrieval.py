@@ -19,7 +19,7 @@ from t2v.config.data import SIZES
 from t2v.config.evaluation import FootageEvalConfig
 from t2v.config.load import save_config
 from t2v.curation.shares import wilson
-from t2v.data.dataset import Dataset, check_held_out, load_latents
+from t2v.data.dataset import Dataset, check_clips, load_latents
 from t2v.errors import UserError
 from t2v.evaluation.samples import load_model
 from t2v.io.files import write_text
@@ -50,7 +50,7 @@ def evaluate(config: FootageEvalConfig) -> str:
 def _evaluate(config: FootageEvalConfig) -> str:
     generator = load_model(config, "t2v eval footage", needs=("gives_latents", "vae"))
     require(generator, "vae", f"model={config.model}", "t2v eval footage")
-    check_held_out(config.data, config.held_out)
+    check_clips(config.data, config.held_out, config.clips)
     dataset, real = _real(config, generator)
     films = [row.get("path") or row["caption"] for row in dataset.rows]
     if len(set(films)) < 2:

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from diffusers.models.modeling_utils import ModelMixin
@@ -36,41 +36,6 @@ def count_frames(num_frames: float | None, duration: float | None, fps: float, s
     if frames is None or frames != int(frames):
         raise UserError(f"num_frames={frames}: give a whole number.")
     return int(frames)
-
-
-def check_distilled(
-    steps: Sequence[int],
-    num_inference_steps: int,
-    *,
-    is_guided: bool,
-    strength: float | None = None,
-) -> None:
-    """Refuse what a student of `t2v distill` has not learned.
-
-    Args:
-        steps: `distilled_steps` of the transformer; empty: it is no student.
-
-    Raises:
-        UserError: another number of steps, guidance, or an edit.
-    """
-    if not steps:
-        return
-    known = ", ".join(map(str, sorted(steps)))
-    if num_inference_steps not in steps:
-        raise UserError(
-            f"num_inference_steps={num_inference_steps}: this model is a student that makes videos "
-            f"in {known} steps. Give one of them, or take its teacher."
-        )
-    if is_guided:
-        raise UserError(
-            "guidance_scale: this model is a student, which has its teacher's guidance in its "
-            "weights and takes no other. Leave it out or give 1, or take its teacher."
-        )
-    if strength is not None:
-        raise UserError(
-            f"strength={strength:g}: this model is a student, which begins with noise alone. Edit "
-            "with its teacher."
-        )
 
 
 def latent_shape(

@@ -10,6 +10,7 @@ from diffusers.models.normalization import FP32LayerNorm
 from einops import rearrange
 from torch import Tensor, nn
 
+from t2v.config.checks import MOST_LEARNED
 from t2v.errors import UserError
 from t2v.models.layers import Linear, in_fp32
 from t2v.models.routing import Run
@@ -35,7 +36,7 @@ class TokenLearner(nn.Module):
     throughout, which cannot learn, every learned token is the mean of all.
 
     Args:
-        count: learned tokens, 1 or more.
+        count: learned tokens, from 1 to `MOST_LEARNED`.
         whole_blocks: first and last blocks that compute all tokens.
         num_layers: blocks of the transformer.
 
@@ -49,10 +50,12 @@ class TokenLearner(nn.Module):
         super().__init__()
         first, after = whole_blocks
         self.span = first, num_layers - after
-        if count < 1 or min(whole_blocks) < 0 or not self.span[0] < self.span[1]:
+        is_count = 1 <= count <= MOST_LEARNED
+        if not is_count or min(whole_blocks) < 0 or not self.span[0] < self.span[1]:
             raise UserError(
                 f"learned_tokens={count} whole_blocks={list(whole_blocks)} of {num_layers} blocks: "
-                "give 1 token or more, and first and last blocks that leave one between them."
+                f"give 1 to {MOST_LEARNED:,} tokens, and first and last blocks that leave one "
+                "between them."
             )
         self.norm = FP32LayerNorm(dim, eps, elementwise_affine=False)
         self.to_learned = Linear(dim, count)

@@ -21,6 +21,7 @@ from t2v.models.known import check_taken, picture_position, whole_tokens
 from t2v.models.latents import normalize_latents
 from t2v.pipelines.channels import embed_pictures, encode_beside
 from t2v.pipelines.references import reference_frames, with_references
+from t2v.pipelines.students import check_student
 from t2v.pipelines.visuals import (
     WHITE,
     VideoCondition,
@@ -86,6 +87,8 @@ class VisualEncoding:
         Raises:
             UserError: see `FrameEncoder`; or the model takes no such condition.
         """
+        seen = [name for each in visuals for name in each.names()]
+        check_student(self, seen=list(dict.fromkeys(seen)), strength=strength)
         if not any(each.names() for each in visuals):
             check_visuals(visuals[0] if visuals else VisualInputs(), strength)
             check_taken(self.transformer, conditions[0])

@@ -21,6 +21,7 @@ from t2v.models.finite import refuse_bad
 from t2v.models.known import check_taken
 from t2v.models.latents import denormalize_latents
 from t2v.pipelines.generator import Request
+from t2v.pipelines.students import check_student
 from t2v.pipelines.visuals import Fit, Frames, VisualInputs
 
 logger = logging.getLogger(__name__)
@@ -207,6 +208,11 @@ class LatentWindows:
         needy = next(
             (each for each in found if each.known or scenes[each.scene].image is not None), None
         )
+        if needy:
+            check_student(
+                self.pipeline,
+                seen=[f"scene {needy.scene + 1}, which goes on from frames or a picture"],
+            )
         if needy and config.get("conditioning", "none") == "none":
             raise UserError(
                 f"scene {needy.scene + 1} goes on from frames or a picture, and this model takes "

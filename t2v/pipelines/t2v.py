@@ -23,7 +23,6 @@ from t2v.models.alone import alone
 from t2v.models.conditions import Conditions
 from t2v.models.guidance import CFGMode, Guidance
 from t2v.models.inputs import (
-    check_distilled,
     check_prompts,
     count_frames,
     latent_shape,
@@ -42,6 +41,7 @@ from t2v.pipelines.latent_videos import Generators, LatentVideos
 from t2v.pipelines.prompts import PromptEncoding, Prompts
 from t2v.pipelines.references import spoken_all
 from t2v.pipelines.registration import SavedPipeline, register
+from t2v.pipelines.students import check_student
 from t2v.pipelines.visuals import Fit, Frames, VideoCondition, VisualInputs, whole_length
 
 if TYPE_CHECKING:
@@ -176,6 +176,8 @@ class T2VPipeline(SavedPipeline, LoraLoader, PromptEncoding, VisualEncoding, Lat
         )
         if prompt is None and prompt_embeds is None:
             raise UserError("No prompt: give prompt or prompt_embeds.")
+        negative = negative_prompt if negative_prompt_embeds is None else negative_prompt_embeds
+        check_student(self, negative_prompt=negative)
 
     @alone
     @torch.no_grad()
@@ -335,10 +337,11 @@ class T2VPipeline(SavedPipeline, LoraLoader, PromptEncoding, VisualEncoding, Lat
         """
         warn_outside(self.config, self._warned, height=height, width=width, num_frames=num_frames)
         guidance = guidance or make_guidance(self)
-        check_distilled(
-            self.transformer.config.get("distilled_steps", ()),
-            num_inference_steps,
-            is_guided=guidance_scale > 1 or getattr(guidance, "guider", None) is not None,
+        is_guided = guidance_scale > 1 or getattr(guidance, "guider", None) is not None
+        check_student(
+            self,
+            num_inference_steps=num_inference_steps,
+            is_guided=is_guided,
             strength=strength,
         )
         self._guidance_scale, self._attention_kwargs = guidance_scale, guidance.attention_kwargs

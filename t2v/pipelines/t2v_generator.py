@@ -15,7 +15,7 @@ from t2v.config.visual_tasks import taken
 from t2v.errors import UserError
 from t2v.models.finite import refuse_bad
 from t2v.models.guidance import CFGMode, Guidance
-from t2v.models.inputs import check_distilled, latent_shape
+from t2v.models.inputs import latent_shape
 from t2v.models.known import check_references
 from t2v.models.schedule import edit_sigmas
 from t2v.models.stages import StagedGuidance, make_guidance
@@ -24,6 +24,7 @@ from t2v.pipelines.generator import Request, Start, Step, Watcher, as_frames
 from t2v.pipelines.known import Pair
 from t2v.pipelines.prompts import refuse_split
 from t2v.pipelines.references import spoken
+from t2v.pipelines.students import check_student, is_student
 from t2v.pipelines.t2v import T2VPipeline
 from t2v.pipelines.visuals import VisualInputs
 
@@ -78,7 +79,8 @@ class T2VGenerator:
     @property
     def takes(self) -> frozenset[str]:
         config = self.pipeline.transformer.config
-        return taken(config.conditioning, config.picture_tokens, config.get("references", 0))
+        settings = config.conditioning, config.picture_tokens, config.get("references", 0)
+        return taken(*settings, is_student=is_student(self.pipeline))
 
     def check(self, prompt: str, request: Request, visuals: VisualInputs | None = None) -> None:
         goes_on = visuals is not None and visuals.video is not None and request.strength is None
@@ -93,11 +95,12 @@ class T2VGenerator:
         height, width = cast(int, request.height), cast(int, request.width)
         self.pipeline.check_inputs(prompt, request.negative_prompt, height, width)
         check_scale(request.upscale, self.pipeline.upscaler, "upscale")
-        check_distilled(
-            self.pipeline.transformer.config.get("distilled_steps", ()),
-            cast(int, request.num_inference_steps),
+        check_student(
+            self.pipeline,
+            num_inference_steps=request.num_inference_steps,
             is_guided=cast(float, request.guidance_scale) > 1,
             strength=request.strength,
+            seen=[] if visuals is None else visuals.names(),
         )
         if request.prompting.reads:
             self._check_read(prompt, request)

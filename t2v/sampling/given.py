@@ -8,6 +8,7 @@ from dataclasses import replace
 from t2v.config.sampling import INPUTS, REFERENCES, SampleConfig, one_or_more
 from t2v.errors import UserError
 from t2v.pipelines.generator import Generator
+from t2v.pipelines.students import check_student
 from t2v.pipelines.visuals import VideoCondition, VisualInputs
 from t2v.sampling.reading import Clip, hashes
 from t2v.sampling.recipe import Recipe
@@ -42,6 +43,8 @@ def check_takes(generator: Generator, config: SampleConfig) -> None:
         asked.append(("via_image", "image"))
     if config.fit == "outpaint":
         asked.append(("fit", "mask"))
+    seen = [f"{name}={_as_given(getattr(config, name))}" for name, _ in asked]
+    check_student(generator.pipeline, seen=seen)
     if _only_edits(generator) and config.video and not (config.strength or config.mask):
         kind = type(generator.pipeline).__name__
         raise UserError(

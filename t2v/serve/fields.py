@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from t2v.config.checks import RANGES
 from t2v.config.serve import ServeConfig
 from t2v.config.story import SceneConfig, StoryConfig
 from t2v.errors import UserError
@@ -45,7 +46,6 @@ GOVERNED: dict[str, tuple[str, ...]] = {
 FIELDS = ("prompt", *GOVERNED, "scenes")
 FITS = ("crop", "pad", "outpaint")
 MOST_FPS, MOST_LORAS, MOST_STRENGTH = 60, 8, 2
-MOST_ERROR, MOST_DB = 10, 200
 USUAL_FPS = 24.0  # of a model whose files tell none
 EDITS = ("mask", "strength", "reference_start", "reference_end")  # what goes with a clip alone
 CHANGES = ("last_reference", "mask", "strength")  # what becomes of a clip
@@ -145,8 +145,7 @@ def _readers(
         "negative_prompt": lambda given, name: {name: text_of(given, name, config.max_prompt)},
         "num_inference_steps": whole("num_inference_steps", config.max_steps),
         "guidance_scale": number("guidance_scale", 0, 100),
-        "max_error": number("max_error", 1e-6, MOST_ERROR),
-        "min_psnr": number("min_psnr", 0.001, MOST_DB),
+        **{name: number(name, *RANGES[name]) for name in BUDGETS},
         "seed": whole("seed", 2**63 - 1, least=0),
         "reference_start": number("video_start", 0, 1e6),
         "reference_end": number("video_end", 0.001, 1e6),
@@ -205,7 +204,9 @@ def _story(value: Any, config: ServeConfig, model: Model) -> StoryConfig | None:
 
 
 def _check(wanted: Wanted, config: ServeConfig, model: Model) -> None:
-    """Raise `Refused` where fields do not go together, or are too much together."""
+    """Raise `Refused` where fields do not go together or with the model, or are too much."""
+    if model.distilled_steps:
+        _check_student(wanted.settings, model)
     settings = wanted.settings | {name: "/" for name in wanted.uploads}
     asked = [
         name
@@ -230,6 +231,18 @@ def _check(wanted: Wanted, config: ServeConfig, model: Model) -> None:
     start, end = settings.get("video_start", 0), settings.get("video_end")
     if end is not None and end <= start:
         raise wrong("reference_end", f"is {end:g}, and reference_start {start:g}; begin earlier")
+
+
+def _check_student(settings: Mapping[str, Any], model: Model) -> None:
+    """Raise `Refused` where a student of `t2v distill` is asked for what it has not learned."""
+    is_one = f"{model.name} is a student"
+    steps = ", ".join(map(str, sorted(model.distilled_steps)))
+    if settings.get("num_inference_steps", model.steps) not in model.distilled_steps:
+        raise wrong("num_inference_steps", f"is none of {steps}, and {is_one}; ask its teacher")
+    if settings.get("guidance_scale", 1) > 1:
+        raise wrong("guidance_scale", f"is more than 1, and {is_one}; ask its teacher")
+    if settings.get("negative_prompt"):
+        raise wrong("negative_prompt", f"is given, and {is_one}; ask its teacher")
 
 
 def _check_clip(settings: Mapping[str, Any]) -> None:

@@ -39,6 +39,7 @@ class Model:
         step: of the sides that it makes by itself, in pixels; 1 where its files do not tell.
         steps: denoising steps of its videos where none are asked for.
         guidance: likewise, the weight of the prompt.
+        distilled_steps: of a student of `t2v distill`, all it takes; empty: it is none.
         takes: names of what it can be given beside a prompt, as `t2v sample` has them; None where
             its files do not tell.
         needs: those that it makes nothing without.
@@ -58,6 +59,7 @@ class Model:
     step: int = 1
     steps: int | None = None
     guidance: float | None = None
+    distilled_steps: tuple[int, ...] = ()
     takes: frozenset[str] | None = None
     needs: tuple[str, ...] = ()
     sizes: tuple[str, ...] = ()
@@ -158,9 +160,10 @@ def _told(folder: Path) -> dict[str, Any]:
     if values.get("_class_name") == "T2VPipeline":
         config = _config(folder, "transformer")
         conditioning = str(config.get("conditioning", "none"))
-        found["takes"] = taken(
-            conditioning, bool(config.get("picture_tokens")), config.get("references", 0)
-        )
+        steps = config.get("distilled_steps")
+        found["distilled_steps"] = tuple(steps) if isinstance(steps, list) else ()
+        pictures, references = bool(config.get("picture_tokens")), config.get("references", 0)
+        found["takes"] = taken(conditioning, pictures, references, is_student=bool(steps))
         found["sizes"] = _trained(values.get("trained"), found.get("scale", 1))
     return found | {"folder": folder}
 

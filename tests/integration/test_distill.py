@@ -200,14 +200,30 @@ def test_a_checkpoint_is_a_pipeline_of_few_steps_and_its_weights_are_a_byte_each
     [
         ({"num_inference_steps": 3}, "in 1, 2, 4 steps"),
         ({"guidance_scale": 2.0}, "its teacher's guidance in its weights"),
-        ({"strength": 0.5, "video": torch.zeros(5, 3, 16, 32)}, "begins with noise alone"),
+        ({"strength": 0.5, "video": torch.zeros(5, 3, 16, 32)}, "video: .*of text alone"),
+        ({"image": torch.zeros(3, 16, 32)}, "image: .*of text alone"),
+        ({"negative_prompt": "blue"}, "negative_prompt='blue': .* turns away from nothing"),
+        ({"negative_prompt": ["", "blue"]}, "turns away from nothing"),
+        ({"negative_prompt_embeds": torch.zeros(1, 2, 16)}, "negative_prompt=embeddings"),
     ],
 )
 def test_a_student_refuses_what_it_has_not_learned(pipe, given, words):
     pipe.transformer.become_student((1, 2, 4))
     pipe.register_to_config(guidance_scale=1.0)
-    with pytest.raises(UserError, match=words):
+    with pytest.raises(UserError, match=words) as refused:
         pipe("a red ball", **given)
+    assert "or take its teacher." in str(refused.value)  # it is in memory alone
+    assert pipe("a red ball", negative_prompt="", num_inference_steps=1).frames is not None
+
+
+def test_a_student_tells_a_story_of_cuts_alone(pipe):
+    pipe.transformer.become_student((1,))
+    pipe.register_to_config(guidance_scale=1.0, num_inference_steps=1, num_frames=13)
+    scenes = {"prompt": ["a red ball", "a blue box"], "scene_seconds": [1, 1]}
+    with pytest.raises(UserError, match=r"scene 2, which goes on from .*text alone"):
+        pipe(**scenes)
+    with pytest.raises(UserError, match="turns away from nothing"):
+        pipe(**scenes, negative_prompt="blue")
 
 
 def test_at_a_shell_a_student_makes_a_film_and_refuses_in_a_line(

@@ -2,7 +2,9 @@
 
 import json
 
+import pytest
 import torch
+from PIL import Image
 
 from t2v import T2VPipeline
 from t2v.cli import main
@@ -35,6 +37,28 @@ def test_it_weighs_at_most_12_megabytes():
     files = [path for path in model_folder(STUDENT).rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files if path.suffix == ".safetensors") < 12e6
     assert "README.md" in {path.name for path in files}
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["negative_prompt=blue"], "negative_prompt='blue'"),
+        (["video=a.png", "strength=0.5"], "video=a.png, strength=0.5"),
+        (["video=a.png", "mask=a.png"], "video=a.png, mask=a.png"),
+        (["image=a.png"], "image=a.png"),
+        (["guidance_scale=3"], "guidance_scale"),
+        (["num_inference_steps=8"], "num_inference_steps=8"),
+    ],
+)
+def test_what_it_has_not_learned_is_one_line_that_names_its_teacher(
+    given, told, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (64, 64)).save("a.png")
+    assert main(["sample", PROMPT, "--model", STUDENT, "--output", "no.mp4", *given]) == 2
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("t2v: ")]
+    assert len(said) == 1 and said[0].startswith(f"t2v: {told}: this model is a student")
+    assert said[0].endswith("or take its teacher, t2v-tiny.")
 
 
 def test_at_a_shell_it_is_known_by_name_and_makes_its_film_again(tmp_path, read_frames):

@@ -64,12 +64,18 @@ def test_the_loss_of_each_packed_clip_is_its_own(config):
 
 
 def test_what_cannot_be_packed_is_told(dit_config, config):
-    for wrong in (
-        {"masking": MaskingConfig(ratio=0.5)},
-        {"compile": True},
+    for wrong, said in (
+        ({"masking": MaskingConfig(ratio=0.5)}, "masking.ratio=0.5: packed clips are whole. "),
+        ({"compile": True}, "compile=true: packed clips are not compiled. "),
+        (
+            {"tasks": TasksConfig(ends=1)},
+            "tasks.ends=1: packed clips are given no pictures beside them. ",
+        ),
     ):
-        with pytest.raises(UserError, match="pack=true"):
+        name = said.partition("=")[0]
+        with pytest.raises(UserError) as refused:
             replace(dit_config, pack=True, **wrong)
+        assert str(refused.value) == f"pack=true {said}Leave out pack, or {name}."
     model = replace(dit_config.model, attention="factorized")
     with pytest.raises(UserError, match=r"attention=full .*attention=factorized"):
         build_dit(replace(dit_config, model=model, pack=True))

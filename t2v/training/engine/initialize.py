@@ -2,23 +2,54 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import ModelMixin
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from t2v.config.training import TrainConfig
 from t2v.errors import UserError
 from t2v.io.checkpoint import MANIFEST, newest_checkpoint, verify_checkpoint
 from t2v.io.files import REFERENCE
 from t2v.io.tensor_files import TensorFile
 from t2v.models.attention.change import adopt_projections
 from t2v.models.attention.layouts import ADDED
-from t2v.models.load import load_network
+from t2v.models.load import load_network, loading
 from t2v.models.token_learner import NAME as TOKEN_LEARNER
 from t2v.models.transformer import ADDED_AT_ZERO, T2VTransformer3DModel
 from t2v.training.engine.task import Task
+
+
+def check_start(config: TrainConfig, parts: Mapping[str, nn.Module | None]) -> None:
+    """Refuse first weights that a new run cannot take, before its data is read or made.
+
+    Args:
+        parts: those that learn, by name; their weights are compared by name and shape with what
+            `start_from` and `average_with` hold. None: that there is such a part is all.
+
+    Raises:
+        UserError: see `start_from`.
+    """
+    if newest_checkpoint(config.output):  # which goes on with its own
+        return
+    for option in ("start_from", "average_with"):
+        if (given := getattr(config, option)) is None:
+            continue
+        own: dict[str, Tensor] = {}
+        saved: dict[str, Tensor] = {}
+        for part, module in parts.items():
+            place = starting_part(Path(given), part, option)
+            if isinstance(module, ModelMixin):
+                kind: Any = type(module)
+                with loading(f"{option}={given}"), torch.device("meta"):
+                    made = kind.from_config(kind.load_config(place, local_files_only=True))
+                own |= {f"{part}.{name}": value for name, value in module.named_parameters()}
+                saved |= {f"{part}.{name}": value for name, value in made.named_parameters()}
+        _added(own, saved, f"{option}={given}")
 
 
 @torch.no_grad()
@@ -41,18 +72,28 @@ def start_from(folder: Path, task: Task, share: float = 1.0, option: str = "star
         saved = _load(place, type(module), option)
         own |= {f"{part}.{name}": value for name, value in module.named_parameters()}
         given |= {f"{part}.{name}": value for name, value in saved.named_parameters()}
-    fitting = [name for name in own if name in given and given[name].shape == own[name].shape]
-    added = [name for name in own if name not in given and _may_be_added(name)]
-    if not len(fitting) == len(own) - len(added) == len(given):
-        raise UserError(
-            f"{option}={folder} is another model: of {len(given)} weights {len(fitting)} "
-            f"fit the {len(own)} of this one. Give the model settings it was trained with."
-        )
-    for name in fitting:
+    added = _added(own, given, f"{option}={folder}")
+    for name in own.keys() - added:
         own[name].lerp_(given[name].to(own[name]), share)
     for module in task.parts.values():
         if isinstance(module, T2VTransformer3DModel):
             adopt_projections(module, {name.split(".", 1)[1] for name in added})
+
+
+def _added(own: Mapping[str, Tensor], given: Mapping[str, Tensor], what: str) -> set[str]:
+    """The names of the weights that a model has beside those that are given.
+
+    Raises:
+        UserError: the others are not the same; begins with `what`.
+    """
+    fitting = [name for name in own if name in given and given[name].shape == own[name].shape]
+    added = {name for name in own if name not in given and _may_be_added(name)}
+    if not len(fitting) == len(own) - len(added) == len(given):
+        raise UserError(
+            f"{what} is another model: of {len(given)} weights {len(fitting)} fit the {len(own)} "
+            "of this one. Give the model settings it was trained with."
+        )
+    return added
 
 
 def _may_be_added(name: str) -> bool:

@@ -68,6 +68,7 @@ def train(task_of: Callable[[Config], Task], config: Config) -> Path:
         config = replace(config, overwrite=False)
         config = replace(config, device=str(device))
         config = replace(config, precision=on_first_rank(lambda: _precision(config)))
+        check_resumable(config, {})
         with first_rank_first():
             task = task_of(config)
         return run(task, config)
@@ -195,6 +196,20 @@ def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, Shape]:
     return {name: Shape(each.dtype, tuple(each.shape)) for name, each in tensors.items()}
 
 
+def check_resumable(config: TrainConfig, sources: Mapping[str, str]) -> None:
+    """Check that a run may go on in its output, before the long work of a task's data.
+
+    Args:
+        sources: of the task's, those that are known.
+
+    Raises:
+        UserError: a setting that matters, or one of these sources, is not what the run began with;
+            each is named.
+    """
+    if checkpoint := newest_checkpoint(config.output):
+        _refuse_changes(*_now_and_then(config, sources, checkpoint, all_known=False), checkpoint)
+
+
 def check_checkpoint(checkpoint: Path, task: Task, config: TrainConfig) -> None:
     """Check that `config` may resume from `checkpoint`.
 
@@ -202,12 +217,22 @@ def check_checkpoint(checkpoint: Path, task: Task, config: TrainConfig) -> None:
         UserError: a file is damaged, or a setting that matters was changed; each is named.
     """
     verify_checkpoint(checkpoint)
+    now_and_then = _now_and_then(config, task.sources, checkpoint, all_known=True)
+    _refuse_changes(*now_and_then, checkpoint)
+
+
+def _now_and_then(
+    config: TrainConfig, sources: Mapping[str, str], checkpoint: Path, *, all_known: bool
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings and sources of a run as they are, and as its checkpoint has them."""
     training = checkpoint / "training"
     record = json.loads((training / "state.json").read_text())
     saved = asdict(load_config(type(config), training / "config.yaml", ()))
-    saved |= record.get("sources", task.sources) | {SHARDS: record.get("shards", 1)}
-    now = asdict(config) | task.sources | {SHARDS: world_size() * config.accumulate}
-    _refuse_changes(now, saved, checkpoint)
+    then = dict(record.get("sources", sources))
+    if not all_known:
+        then = {name: value for name, value in then.items() if name in sources}
+    now = asdict(config) | {**sources, SHARDS: world_size() * config.accumulate}
+    return now, saved | then | {SHARDS: record.get("shards", 1)}
 
 
 def load_state(checkpoint: Path, state: TrainState) -> None:

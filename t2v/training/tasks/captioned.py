@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +14,7 @@ from t2v.distributed import rank
 from t2v.evaluation.captioned import Captioned, read_captioned
 from t2v.io.files import write_text
 from t2v.outputs import output_folder
+from t2v.training.engine.initialize import check_start
 from t2v.training.engine.run import train
 from t2v.training.engine.task import Task
 
@@ -24,6 +25,7 @@ def train_on_captioned(
     config: Config,
     task_of: Callable[[Config, Captioned], Task],
     tested: Callable[[Config, Path, Captioned], dict[str, Any]],
+    parts: Sequence[str],
 ) -> dict[str, Any]:
     """Train on the captioned clips of `config.data` and test; the report.
 
@@ -34,11 +36,13 @@ def train_on_captioned(
         task_of: the task of settings and clips.
         tested: the report of the last checkpoint on clips it has not learned from: those of
             `config.test`, or the last of the data.
+        parts: names of the task's.
 
     Raises:
         UserError: see `read_captioned`, `task_of` and `t2v.training.engine.run.run`.
     """
     with nullcontext(config) if rank() else output_folder(config) as config:
+        check_start(config, dict.fromkeys(parts))
         data = read_captioned(config.data, config.count)
         test = data[-config.held_out :]
         if config.test:

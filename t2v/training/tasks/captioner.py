@@ -77,7 +77,7 @@ def train_captioner(config: CaptionerConfig) -> str:
     Raises:
         UserError: there are too few clips, some have no caption, or what `run` raises.
     """
-    report = train_on_captioned(config, build_task, _tested)
+    report = train_on_captioned(config, build_task, _tested, (PART,))
     return benchmark_table(report) if report else ""
 
 

@@ -7,14 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from t2v.config.distill import DistillConfig
 from t2v.errors import UserError
+from t2v.models.attention.layer import check_backend
 from t2v.models.device import pick_device
 from t2v.models.diffusion import build_scheduler, objective_of
 from t2v.models.folder import model_folder, weights_hash
 from t2v.models.inputs import latent_shape
 from t2v.pipelines.t2v import T2VPipeline
-from t2v.training.engine.run import train
+from t2v.training.engine.initialize import check_start
+from t2v.training.engine.run import check_resumable, train
 from t2v.training.tasks.distill_films import Films, films_of, prompts_of
 from t2v.training.tasks.distill_task import DistillTask, check_teacher
 from t2v.training.tasks.dit_parts import merged_sizes
@@ -61,13 +65,23 @@ def build_distill(config: DistillConfig) -> DistillTask:
     }
     length = pipeline.config.max_sequence_length
     data = Films(config, films, weights, asked, pipeline.tokenizer, length, shapes)
-    pipeline.to(pick_device(config.device))
-    data.draw(teacher)
-    pipeline.to("cpu")
     task = DistillTask(config, student_of(pipeline, config, shift), data, asked)
     task.taught_by = reference(config.model, weights, 1.0), folder
     task.sources |= {"model": weights}
+    check_before(config, task)
+    pipeline.to(pick_device(config.device))
+    data.draw(teacher)
+    pipeline.to("cpu")
     return task
+
+
+def check_before(config: DistillConfig, task: DistillTask) -> None:
+    """Raise `UserError` for settings that cannot be followed, before the teacher's first film."""
+    transformer: Any = task.pipeline.transformer
+    check_resumable(config, task.sources)
+    check_start(config, dict(task.parts))
+    device, head_dim = pick_device(config.device), transformer.config.attention_head_dim
+    check_backend(config.attention, head_dim, device, torch.float32)
 
 
 def student_of(pipeline: T2VPipeline, config: DistillConfig, shift: float) -> T2VPipeline:

@@ -42,21 +42,20 @@ from t2v.training.engine.run import train
 from t2v.training.engine.significance import BASE, HELD_OUT, TRAINING, copies
 from t2v.training.engine.task import SHEET_FRAMES, ParameterGroup, Validation
 from t2v.training.tasks.beside import FramesBeside
+from t2v.training.tasks.dit_data import load_data
 from t2v.training.tasks.dit_parts import (
     DiTBatch,
     DiTData,
     DiTParts,
-    check_frames,
     fresh_parts,
     latents_shape,
-    load_data,
     merged_sizes,
     parameter_groups,
 )
 from t2v.training.tasks.experts import Experts
 from t2v.training.tasks.known import GivenChoice, frame_times
 from t2v.training.tasks.masking import Masking
-from t2v.training.tasks.packing import PackedBatch, check_packing, packed_losses
+from t2v.training.tasks.packing import PackedBatch, packed_losses
 from t2v.training.tasks.references import References
 from t2v.training.tasks.sheet import Sheet
 
@@ -79,7 +78,7 @@ def build_dit(config: TrainDiTConfig) -> DiTTask:
     """The task of `config`, with its parts and its data loaded.
 
     Raises:
-        UserError: see `pick_device`, `fresh_parts`, `load_data` and `check_backend`.
+        UserError: see `pick_device`, `fresh_parts` and `load_data`.
     """
     parts = fresh_parts(config)
     data = load_data(config, parts)
@@ -117,8 +116,6 @@ class DiTTask:
         self.image_parts = {
             name: getattr(parts, name) for name in ("image_encoder", "image_processor")
         }
-        check_frames(config, parts.objective)
-        check_packing(config, parts)
         self.data, self.captions = data
         shows = config.tasks.references
         self.references = References(self.data, parts.vae.config) if shows else None

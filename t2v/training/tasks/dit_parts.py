@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
@@ -14,14 +14,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from t2v.config.training import DiffusionConfig, TrainDiTConfig
 from t2v.data.captions import Captions
 from t2v.data.curriculum import BatchItems
-from t2v.data.dataset import Dataset, load_latents
+from t2v.data.dataset import Dataset
 from t2v.data.rng import keyed_generator
 from t2v.errors import UserError
-from t2v.models.attention.layer import check_backend
 from t2v.models.conditions import input_channels
-from t2v.models.device import pick_device, sent
+from t2v.models.device import sent
 from t2v.models.diffusion import Objective, build_scheduler
-from t2v.models.kernels.precision import picked_precision
 from t2v.models.latents import latent_channels
 from t2v.models.load import load_text
 from t2v.models.transformer import T2VTransformer3DModel
@@ -110,37 +108,6 @@ def saved_defaults(config: TrainDiTConfig) -> dict[str, Any]:
     return {name: getattr(config, name) for name in names}
 
 
-def load_data(
-    config: DiffusionConfig, parts: DiTParts, sizes: Mapping[str, Any] | None = None
-) -> DiTData:
-    """The latents of `config.data` and their captions, with the VAE moved to the device.
-
-    Args:
-        sizes: those of a saved model, which media takes where `config.clips` gives none.
-
-    Raises:
-        UserError: see `load_latents`, `Captions` and `check_backend`.
-    """
-    device, length = pick_device(config.device), parts.defaults["max_sequence_length"]
-    latents = load_latents(
-        config.data,
-        config.clips_of_tasks(),
-        parts.vae.to(device),
-        parts.tokenizer,
-        precision=picked_precision(config.precision, device),
-        max_length=length,
-        batch_size=config.batch_size,
-        held_out=config.held_out,
-        seed=config.seed,
-        sizes=sizes,
-        motion_words=config.motion_words,
-    )
-    captions = Captions(latents.rows, parts.tokenizer, length)
-    head_dim = parts.transformer.config.attention_head_dim
-    check_backend(config.attention, head_dim, device, torch.float32)
-    return DiTData(latents, captions)
-
-
 def parameter_groups(model: nn.Module, config: DiffusionConfig) -> list[ParameterGroup]:
     """The parameters of transformers and a text encoder by the optimizer that steps them."""
     named = dict(model.named_parameters())
@@ -161,15 +128,6 @@ def latents_shape(data: Dataset, items: BatchItems) -> tuple[int, ...]:
     """The shape `b c t h w` of the latents of a batch."""
     c, _, h, w = data.tensors[int(items.indices[0])].shape
     return len(items.indices), c, (items.num_frames - 1) // data.temporal + 1, h, w
-
-
-def check_frames(config: DiffusionConfig, objective: Objective) -> None:
-    """Raise `UserError` for noise levels of single frames in training that is not of a flow."""
-    if config.tasks.frames and objective != "flow":
-        raise UserError(
-            f"tasks.frames={config.tasks.frames}: noise levels of single frames need a flow, "
-            f"and this model is of objective={objective}. Leave it out."
-        )
 
 
 def merged_sizes(sizes: Iterable[Sequence[int]]) -> list[list[int]]:

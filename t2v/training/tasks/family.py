@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from t2v.config.data import SIZES
 from t2v.config.finetune import FinetuneConfig
 from t2v.data.curriculum import BatchItems
-from t2v.data.dataset import check_held_out
+from t2v.data.dataset import check_clips
 from t2v.errors import UserError
 from t2v.families.load import GENERATORS, load_generator
 from t2v.models.convert import CONVERTIBLE
@@ -27,7 +27,8 @@ from t2v.pipelines.visuals import VisualInputs
 from t2v.training.engine.run import train
 from t2v.training.tasks.cogvideox import cogvideox_parts
 from t2v.training.tasks.dit import DiTBatch
-from t2v.training.tasks.dit_parts import DiTParts, load_data
+from t2v.training.tasks.dit_data import load_data
+from t2v.training.tasks.dit_parts import DiTParts
 from t2v.training.tasks.finetune import FinetuneTask, build_finetune, note_quantized
 from t2v.training.tasks.ltx import ltx_parts, shift_of
 from t2v.training.tuning.adapters import add_adapter, held_in, hold_base
@@ -76,7 +77,7 @@ def build_family(config: FinetuneConfig, folder: Path, name: str) -> FinetuneTas
     """
     _check(config, name)
     check_package("base_dtype", config.base_dtype)
-    check_held_out(config.data, config.held_out)
+    check_clips(config.data, config.held_out, config.clips)
     where = torch.device("cpu")
     generator: Any = load_generator(config.model, folder, where, torch.float32, "t2v finetune")
     pipeline, saved = generator.pipeline, generator.defaults

@@ -19,7 +19,7 @@ from t2v.config.data import SIZES
 from t2v.config.finetune import TOKENS, FinetuneConfig
 from t2v.config.training import MOST_REFERENCES
 from t2v.data.captions import Captions, add_known_words, all_captions
-from t2v.data.dataset import Dataset, check_held_out
+from t2v.data.dataset import Dataset, check_clips
 from t2v.data.rng import keyed_generator
 from t2v.errors import UserError
 from t2v.families.load import load_generator
@@ -34,12 +34,13 @@ from t2v.pipelines.generator import Ability, Generator
 from t2v.pipelines.t2v import T2VPipeline
 from t2v.training.engine.loop import autocast
 from t2v.training.engine.parallel import replaced
-from t2v.training.engine.run import train
+from t2v.training.engine.run import check_resumable, train
 from t2v.training.engine.sharding import blocks
 from t2v.training.engine.significance import BASE
 from t2v.training.engine.task import Validation
 from t2v.training.tasks.dit import DiTBatch, DiTTask
-from t2v.training.tasks.dit_parts import DiTData, DiTParts, load_data
+from t2v.training.tasks.dit_data import check_steps, load_data
+from t2v.training.tasks.dit_parts import DiTData, DiTParts
 from t2v.training.tasks.experts import check_trainable, learners
 from t2v.training.tasks.packing import PackedBatch
 from t2v.training.tuning.adapters import (
@@ -94,22 +95,9 @@ def build_finetune(config: FinetuneConfig) -> FinetuneTask:
     check_package("base_dtype", config.base_dtype)
     folder = model_folder(config.model)
     generator = load_base(config.model, folder)
-    if generator.pipeline.transformer.config.distilled_steps:
-        raise UserError(
-            f"model={config.model} is a student of few steps, which tuning would teach to take "
-            "many again. Tune its teacher, and teach a new student: t2v distill."
-        )
-    has_second = generator.pipeline.transformer_2 is not None
-    check_trainable(config.model, config.method, config.experts, has_second=has_second)
-    check_motion(generator.pipeline.transformer, config)
-    frames, config = config.clips.num_frames, of_one_clip(config, generator.pipeline)
-    check_held_out(config.data, config.held_out)  # before minutes of sampling
     pipeline, weights = generator.pipeline, weights_hash(folder)
-    if config.base_prompts and pipeline.transformer.config.conditioning == "channels":
-        raise UserError(
-            f"base_prompts={config.base_prompts} is sampled from text alone, and "
-            f"model={config.model} makes videos of pictures. Leave base_prompts out."
-        )
+    _check_base(config, pipeline)
+    frames, config = config.clips.num_frames, of_one_clip(config, pipeline)
     prompts = _base_prompts(config)
     sampled = _sampled(config, generator, weights, prompts)  # before the model is changed
     tokenizer = add_words(pipeline.tokenizer, pipeline.text_encoder, config)
@@ -302,6 +290,30 @@ def note_quantized(task: FinetuneTask) -> None:
         task.sources["quantized base"] = task.config.base_dtype
 
 
+def _check_base(config: FinetuneConfig, pipeline: T2VPipeline) -> None:
+    """Raise `UserError` where a model cannot be tuned so, before minutes of its films."""
+    transformer = pipeline.transformer
+    if transformer.config.distilled_steps:
+        raise UserError(
+            f"model={config.model} is a student of few steps, which tuning would teach to take "
+            "many again. Tune its teacher, and teach a new student: t2v distill."
+        )
+    has_second = pipeline.transformer_2 is not None
+    check_trainable(config.model, config.method, config.experts, has_second=has_second)
+    check_motion(transformer, config)
+    if config.base_prompts is None:
+        return
+    if transformer.config.conditioning == "channels":
+        raise UserError(
+            f"base_prompts={config.base_prompts} is sampled from text alone, and "
+            f"model={config.model} makes videos of pictures. Leave base_prompts out."
+        )
+    with torch.device("meta"):
+        shapes = type(transformer).from_config(transformer.config)
+    lay_out(shapes, config)
+    check_steps(config, shapes, pipeline.vae)
+
+
 def take_known(pipeline: T2VPipeline, config: FinetuneConfig) -> None:
     """Let a model learn to take known frames, one that makes video from text alone too.
 
@@ -375,6 +387,8 @@ def _sampled(
 ) -> Tensor | None:
     if not prompts:
         return None
+    check_resumable(config, {"model": weights})
+    check_clips(config.data, config.held_out, config.clips)
     pipeline, device = generator.pipeline, pick_device(config.device)
     if device.type == "cuda":
         pipeline.enable_model_cpu_offload(device=device)

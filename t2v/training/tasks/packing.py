@@ -9,15 +9,11 @@ from diffusers.models.attention_dispatch import attention_backend
 from einops import reduce
 from torch import Tensor
 
-from t2v.config.training import DiffusionConfig
-from t2v.errors import UserError
 from t2v.models.device import sent
 from t2v.models.diffusion import add_noise, random_times
 from t2v.models.known import transformer_inputs
 from t2v.models.packing import predict_packed
-from t2v.training.tasks.dit_parts import DiTBatch, DiTParts
-
-TOKENS = ("learned_tokens", "memory_tokens", "prefix_tokens")  # that belong to no clip of a pack
+from t2v.training.tasks.dit_parts import DiTBatch
 
 
 class PackedBatch(NamedTuple):
@@ -28,24 +24,6 @@ class PackedBatch(NamedTuple):
     def on(self, device: torch.device) -> PackedBatch:
         """The batch with its latents and embeddings on `device`."""
         return PackedBatch(tuple(part.on(device) for part in self.parts))
-
-
-def check_packing(config: DiffusionConfig, parts: DiTParts) -> None:
-    """Raise `UserError` for `pack=true` with a model whose clips cannot be packed."""
-    if not config.pack:
-        return
-    settings: Any = parts.transformer.config
-    learned = {name: settings.get(name, 0) for name in TOKENS}
-    is_one = settings.get("attention") == "full" and parts.transformer_2 is None
-    if not is_one or settings.conditioning == "channels" or any(learned.values()):
-        told = {"attention": "its own", "conditioning": "none", **settings, **learned}
-        raise UserError(
-            "pack=true: clips are packed for one transformer of ours with attention=full that "
-            "takes no frames as channels and has no tokens of its own, and this is a "
-            f"{type(parts.transformer).__name__} with "
-            f"{' '.join(f'{name}={told[name]}' for name in ('attention', 'conditioning', *TOKENS))}"
-            ". Leave pack out."
-        )
 
 
 def packed_losses(task: Any, batch: PackedBatch, generator: torch.Generator) -> Tensor:

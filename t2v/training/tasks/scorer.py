@@ -37,6 +37,7 @@ from t2v.world.grammar import pick
 
 VALIDATED = 256  # clips of each kind
 SHEET_CLIPS = 6
+PARTS = ("towers", "text_encoder")
 
 
 class ScorerBatch(NamedTuple):
@@ -57,7 +58,7 @@ def train_scorer(config: ScorerConfig) -> str:
     Raises:
         UserError: there are too few clips, some have no caption, or what `run` raises.
     """
-    report = train_on_captioned(config, build_task, _tested)
+    report = train_on_captioned(config, build_task, _tested, PARTS)
     return benchmark_table(report) if report else ""
 
 
@@ -99,7 +100,7 @@ class ScorerTask:
         self.model = scorer
         self.model.encoder.requires_grad_(config.text_lr > 0)
         self.model.towers.stem.requires_grad_(config.train_stem)
-        self.parts = {"towers": self.model.towers, "text_encoder": self.model.encoder}
+        self.parts = dict(zip(PARTS, (self.model.towers, self.model.encoder), strict=True))
 
     def prepare(self) -> None:
         """Nothing is made of frozen weights."""

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from t2v.config.training import DiffusionConfig
+from t2v.config.training import DiffusionConfig, SheetConfig
 from t2v.errors import UserError
 from t2v.io.progress import progress
 from t2v.models.conditions import Conditions
@@ -21,6 +21,23 @@ from t2v.pipelines.visuals import VisualInputs
 
 Pair = tuple[Conditions, Conditions | None]
 SIDES = ("num_frames", "height", "width")
+
+
+def check_sheet(asked: SheetConfig, transformer: Any, vae: Any) -> None:
+    """Raise `UserError` for a given side that the model cannot make; those of clips come later."""
+    _, *patch = transformer.config.patch_size
+    least = {"num_frames": 1} | {
+        name: vae.config.scale_factor_spatial * step
+        for name, step in zip(SIDES[1:], patch, strict=True)
+    }
+    _check_sides(transformer, vae, {name: getattr(asked, name) or least[name] for name in SIDES})
+
+
+def _check_sides(transformer: Any, vae: Any, sides: dict[str, int]) -> None:
+    try:
+        latent_shape(transformer, vae, 1, **sides)
+    except UserError as error:
+        raise UserError(f"sheet.{error}") from error
 
 
 class Sheet:
@@ -40,10 +57,7 @@ class Sheet:
 
     def check(self, transformer: Any, vae: Any) -> None:
         """Raise `UserError` for a size that the model cannot make, before it has learned."""
-        try:
-            latent_shape(transformer, vae, 1, **self._sides())
-        except UserError as error:
-            raise UserError(f"sheet.{error}") from error
+        _check_sides(transformer, vae, self._sides())
 
     @torch.no_grad()
     def embed(self, generator: Generator) -> None:

@@ -21,6 +21,7 @@ from t2v.io.video import contact_sheet
 from t2v.models.device import pick_device, sent
 from t2v.models.upscaler import VideoUpscaler, bicubic
 from t2v.training.engine.example import Size, black
+from t2v.training.engine.initialize import check_start
 from t2v.training.engine.loop import autocast
 from t2v.training.engine.optim import split_parameters
 from t2v.training.engine.run import train
@@ -52,6 +53,7 @@ def build_upscaler(config: TrainUpscalerConfig) -> UpscalerTask:
     with torch.random.fork_rng(devices=[]):  # the layers draw their start from the global state
         torch.manual_seed(config.seed)
         upscaler = VideoUpscaler(**asdict(config.model))
+    check_start(config, {"upscaler": upscaler})
     return UpscalerTask(config, upscaler, UpscalerData(config))
 
 

@@ -20,7 +20,7 @@ from t2v.models.device import pick_device, sent
 from t2v.models.vae import AutoencoderKLT2V
 from t2v.nets.discriminator import PatchDiscriminator
 from t2v.training.engine.example import Size, black
-from t2v.training.engine.initialize import starting_part
+from t2v.training.engine.initialize import check_start, starting_part
 from t2v.training.engine.loop import autocast
 from t2v.training.engine.optim import split_parameters
 from t2v.training.engine.run import train
@@ -71,6 +71,7 @@ def build_vae(config: TrainVAEConfig) -> VAETask:
     with torch.random.fork_rng(devices=[]):  # the layers draw their start from the global state
         torch.manual_seed(config.seed)
         parts = fresh_parts(config)
+    check_start(config, {"vae": parts.vae})
     data = TrainingFrames(config, parts.vae)
     if config.model.linear_shortcut:
         first = next(data.training(SHORTCUT_CLIPS, at_once=SHORTCUT_CLIPS))

@@ -8,6 +8,9 @@ from scipy.stats import nct
 
 from t2v.acceleration.bounds import (
     CONFIDENCE,
+    LEAST,
+    MOST_DB,
+    NO_BOUND,
     NORMAL,
     SHARE,
     lower_bound,
@@ -40,6 +43,28 @@ def test_no_bound_lies_inside_what_was_seen():
     assert upper_bound(errors) >= 0.3 and upper_bound([0.0, 0.0, 0.0, 0.0]) < 1e-5
     assert lower_bound([40.0, 41.0, 20.0, 40.5]) <= 20.0
     assert lower_bound([40.0, 41.0, 39.0]) < upper_bound([40.0, 41.0, 39.0])
+
+
+def test_errors_of_zero_leave_a_bound_that_holds_and_says_something():
+    generator = torch.Generator().manual_seed(2)
+    held, bounds = 0, []
+    for _ in range(400):
+        seen = (torch.randn(16, generator=generator) * 0.4 - 3).exp()
+        seen[torch.rand(16, generator=generator) < 0.4] = 0.0
+        # 2 % of all errors are beyond, so 1 in 30 of those that are not 0
+        limit = math.exp(-3 + 0.4 * NORMAL.inv_cdf(1 - (1 - SHARE) / 0.6))
+        bounds.append(upper_bound(seen.tolist()))
+        held += bounds[-1] >= limit
+    assert held / 400 > 0.93
+    assert sum(each < 0.5 for each in bounds) > 380  # the largest errors are about .13
+    assert upper_bound([0.0, 0.0, 0.05, 0.06, 0.055]) == upper_bound([0.05, 0.06, 0.055])
+    assert lower_bound([MOST_DB, 40.0, 41.0, 39.0]) == lower_bound([40.0, 41.0, 39.0])
+
+
+def test_of_one_error_alone_there_is_no_bound():
+    assert upper_bound([0.0, 0.0, 0.0, 0.05]) == NO_BOUND == upper_bound([1e-5, 1.0, 0.0, 0.0])
+    assert lower_bound([MOST_DB, MOST_DB, 40.0]) == 0
+    assert (upper_bound([0.0] * 4), lower_bound([MOST_DB] * 4)) == (LEAST, MOST_DB)
 
 
 def test_the_middle_has_an_interval_of_its_own_values():

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from t2v.acceleration.bounds import MOST_DB
 from t2v.acceleration.candidates import CACHES, MERGED, candidates
-from t2v.acceleration.measure import MOST_DB, accelerated, decibels, measure, relative_error
+from t2v.acceleration.measure import accelerated, decibels, measure, relative_error
 from t2v.acceleration.table import Setting
 from t2v.errors import UserError
 from t2v.pipelines.generator import Start
@@ -88,6 +89,15 @@ def test_rows_have_figures_or_a_reason_and_the_exact_setting_costs_nothing(ours)
     assert mag.measured.error > 0
     remade = draw(generator, accelerated(asked, mag.setting))
     assert relative_error(remade, draw(generator, asked)) > 0
+
+
+def test_a_prompt_is_embedded_and_warned_of_once(ours, caplog):
+    generator, asked = ours
+    settings = [Setting(num_inference_steps=each) for each in (1, 2)]
+    strange = ["a xylophone", "a blue zeppelin"]
+    measure(generator, replace(asked, num_inference_steps=2), settings, strange)
+    warned = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+    assert len(warned) == 2 and "xylophone" in warned[0] and "zeppelin" in warned[1]
 
 
 def test_a_model_that_a_cache_does_not_fit_has_its_reason(ours):

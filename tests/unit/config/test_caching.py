@@ -1,5 +1,7 @@
 """What may be left out of the denoising is read, and what does not go together is one message."""
 
+import math
+
 import pytest
 
 from t2v.config.caching import CACHES, Cache, cache_of
@@ -36,7 +38,9 @@ def test_other_values_are_told_with_those_that_are_allowed(text):
             {"guidance_interval": (0.0, 0.5), "image": "a.png", "image_guidance_scale": 2.0},
             "guidance by pictures is in all steps",
         ),
-        ({"max_error": 0.0}, "must be more than 0"),
+        ({"max_error": 0.0}, "max_error=0.0: it must be from 1e-06 to 10"),
+        ({"max_error": math.inf}, "max_error=inf: it must be from 1e-06 to 10"),
+        ({"min_psnr": 200.0}, "min_psnr=200.0: it must be from 0.001 to 98"),
         ({"calibration": "x.json"}, "Give max_error"),
         ({"max_error": 0.1, "cache": "taylor:2"}, "max_error=0.1 cache=taylor:2: .*Leave cache"),
         ({"min_psnr": 30.0, "lora": ("x.safetensors",)}, "Leave lora out"),

@@ -6,8 +6,12 @@ import random
 import pytest
 
 from t2v.config.serve import ServeConfig
+from t2v.io.files import STUDENT
 from t2v.models.text import count_tokens, unknown_words
+from t2v.serve.errors import Refused
+from t2v.serve.fields import wanted_of
 from t2v.serve.models import known
+from t2v.serve.offer import Offer
 
 pytest.importorskip("starlette", reason="the extra `serve` is not installed")
 
@@ -20,6 +24,32 @@ PROMPTS = (
     "a <toy> wrods, &amp; RED's  ball -- 🎈🎈! 12",
     "\x00 \ufeff \uff41 ball",
 )
+
+
+def test_a_form_of_a_student_is_told_that_it_takes_text_alone():
+    shown = shown_model(known([STUDENT])[STUDENT], ServeConfig(queue="q"), {})
+    assert shown["files"] == {} and not shown["goes_on"]
+    assert not {"strength", "fit", "input_reference", "mask"} & set(shown["fields"])
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"negative_prompt": "blue"}, "negative_prompt is given, and .* is a student"),
+        ({"guidance_scale": 3}, "guidance_scale is more than 1"),
+        ({"num_inference_steps": 8}, "num_inference_steps is none of 1, 2, 4"),
+        (
+            {"negative_prompt": "blue", "scenes": [{"prompt": "a red ball", "seconds": 1}]},
+            "ask its teacher",
+        ),
+    ],
+)
+def test_a_student_is_asked_for_nothing_it_has_not_learned(given, said):
+    config, offer = ServeConfig(queue="q"), Offer.read([STUDENT], [])
+    asked = {"prompt": "a red ball", "num_inference_steps": 4, "guidance_scale": 1}
+    assert wanted_of(asked | {"negative_prompt": ""}, config, offer)
+    with pytest.raises(Refused, match=said):
+        wanted_of(asked | given, config, offer)
 
 
 def test_a_form_of_the_embedded_model_is_told_what_it_takes():

@@ -7,6 +7,7 @@ import torch
 from torch.func import functional_call
 
 from t2v.config.finetune import FinetuneConfig
+from t2v.config.load import load_config
 from t2v.config.training import MaskingConfig
 from t2v.data.rng import keyed_generator
 from t2v.errors import UserError
@@ -157,8 +158,12 @@ def test_words_are_left_out_and_the_end_mark_stays(transformer):
 
 def test_what_cannot_be_masked_is_told():
     for wrong in ({"ratio": 1.0}, {"words": -0.1}, {"until": 2.0}, {"whole_blocks": (-1, 0)}):
-        with pytest.raises(UserError, match="masking"):
+        (name,) = wrong
+        with pytest.raises(UserError, match=rf"^{name}=[^=]*$"):  # and no other setting
             MaskingConfig(**wrong)
+    given = ["data=x", "output=y", "masking.ratio=1"]
+    with pytest.raises(UserError, match=r"^masking\.ratio=1"):
+        load_config(FinetuneConfig, None, given)
     with pytest.raises(UserError, match="cache_text=false"):
         FinetuneConfig(data="x", output="y", masking=MaskingConfig(words=0.2))
     settings = {"num_attention_heads": 1, "attention_head_dim": 8, "num_layers": 2, "ffn_dim": 8}

@@ -30,7 +30,7 @@ OUTSIDE = "outside"  # beside the schemes: paths that a manifest names and that 
 
 # settings whose texts are no places, whatever they begin with
 PROSE = {
-    *("prompt", "prompts", "negative_prompt", "caption", "authors", "rule", "concept"),
+    *("prompt", "prompts", "negative_prompt", "caption", "authors", "writer", "rule", "concept"),
     *("soft_prompt", "embedding", "queue", "rewrite", "instruction"),
 }
 

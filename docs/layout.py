@@ -15,6 +15,7 @@ BESIDE = (
     "CHANGELOG.md",
     "assets/t2v-tiny/README.md",
     "assets/t2v-tiny-distilled/README.md",
+    "assets/t2v-tiny-references/README.md",
     "assets/world-scorer/README.md",
 )
 

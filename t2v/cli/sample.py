@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from t2v.cli.commands import brought, collect_garbage, imported
-from t2v.cli.student import with_student
+from t2v.cli.siblings import with_sibling
 from t2v.config.load import given_names, load_config
 from t2v.config.sampling import OUTPUTS, REFERENCES, SampleConfig
 from t2v.distributed import rank, world_size
@@ -207,7 +207,7 @@ def _make(
         _check_prompts(prompts)
     _check_places(config)
     if not args.story and not args.interactive:
-        config = with_student(config, given_names(args.config, overrides))
+        config = with_sibling(config, given_names(args.config, overrides))
     if args.queue:
         _enqueue(args, config, prompts)
         return

@@ -35,7 +35,8 @@ MODULAR = "modular_model_index.json"  # the index of a pipeline whose parts lie 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 EMBEDDED = "t2v-tiny"  # the model that comes with t2v
 STUDENT = "t2v-tiny-distilled"  # its student of few steps, which does too
-EMBEDDED_MODELS = EMBEDDED, STUDENT
+OF_REFERENCES = "t2v-tiny-references"  # its sibling that takes reference pictures, likewise
+EMBEDDED_MODELS = EMBEDDED, STUDENT, OF_REFERENCES
 # what a training leaves of its own beside a reference to its base model
 LORA, ADAPTER, WORDS = "pytorch_lora_weights.safetensors", "adapter", "words.safetensors"
 ADAPTER_FILES = "adapter_config.json", "adapter_model.safetensors"  # as peft names them
@@ -65,7 +66,7 @@ def require_model(model: str) -> None:
     if model not in EMBEDDED_MODELS and not Path(model).exists() and not HUB_ID.fullmatch(model):
         raise UserError(
             f"model={model}: there is no such folder. The embedded ones are "
-            f"{EMBEDDED} and {STUDENT}."
+            f"{EMBEDDED}, {STUDENT} and {OF_REFERENCES}."
         )
 
 

@@ -22,7 +22,7 @@ class SavedPipeline(DiffusionPipeline):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Any:
         """Load a pipeline as every diffusers one does; "t2v-tiny" is the embedded model,
-        "t2v-tiny-distilled" its student.
+        "t2v-tiny-distilled" and "t2v-tiny-references" its siblings.
 
         A checkpoint that refers to its base model is loaded with it, in float32 unless told. A VAE
         of Wan's is computed by the class of ours.

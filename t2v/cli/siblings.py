@@ -1,4 +1,6 @@
-"""The embedded model's student in its place, where nobody names a model and it makes what is asked.
+"""The embedded model's siblings in its place, where nobody names a model.
+
+Its student makes plain videos, and another one those of reference pictures.
 
 Settings alone decide, before torch is imported.
 """
@@ -9,7 +11,7 @@ from collections.abc import Collection
 from dataclasses import fields, replace
 
 from t2v.config.sampling import SampleConfig
-from t2v.io.files import EMBEDDED, STUDENT
+from t2v.io.files import EMBEDDED, OF_REFERENCES, STUDENT
 from t2v.io.shipped import shipped
 from t2v.io.text_files import read_json
 
@@ -23,14 +25,24 @@ HARMLESS = {
 LEARNED = {"num_inference_steps", "guidance_scale", "height", "width", "num_frames", "duration"}
 
 
-def with_student(config: SampleConfig, named: Collection[str]) -> SampleConfig:
-    """The settings, with the student of few steps where it serves as well as its teacher.
+def with_sibling(config: SampleConfig, named: Collection[str]) -> SampleConfig:
+    """The settings, with the sibling of the embedded model that serves best.
 
     Args:
         named: settings that were given, in a file or on the command line.
     """
+    if "model" in named or config.model != EMBEDDED:
+        return config
+    if config.reference_images:
+        has_it = shipped(OF_REFERENCES, "model_index.json") is not None
+        return replace(config, model=OF_REFERENCES) if has_it else config
+    return _with_student(config)
+
+
+def _with_student(config: SampleConfig) -> SampleConfig:
+    """The settings, with the student of few steps where it serves as well as its teacher."""
     folder = shipped(STUDENT, "model_index.json")
-    if "model" in named or config.model != EMBEDDED or folder is None:
+    if folder is None:
         return config
     others = {each.name for each in fields(config)} - HARMLESS - LEARNED
     usual = SampleConfig()

@@ -1,13 +1,13 @@
-"""When a prompt at a shell gets the student of the embedded model."""
+"""When a prompt at a shell gets a sibling of the embedded model."""
 
 from dataclasses import replace
 
 import pytest
 
-from t2v.cli.student import with_student
+from t2v.cli.siblings import with_sibling
 from t2v.config.load import given_names
 from t2v.config.sampling import SampleConfig
-from t2v.io.files import EMBEDDED, STUDENT
+from t2v.io.files import EMBEDDED, OF_REFERENCES, STUDENT
 
 PLAIN = SampleConfig()
 
@@ -25,7 +25,7 @@ PLAIN = SampleConfig()
     ],
 )
 def test_a_plain_video_is_the_students(given):
-    assert with_student(replace(PLAIN, **given), given).model == STUDENT
+    assert with_sibling(replace(PLAIN, **given), given).model == STUDENT
 
 
 @pytest.mark.parametrize(
@@ -42,13 +42,19 @@ def test_a_plain_video_is_the_students(given):
     ],
 )
 def test_what_it_has_not_learned_is_its_teachers(given):
-    assert with_student(replace(PLAIN, **given), given).model == EMBEDDED
+    assert with_sibling(replace(PLAIN, **given), given).model == EMBEDDED
 
 
 def test_a_model_that_is_named_is_taken(tmp_path):
-    assert with_student(PLAIN, {"model"}).model == EMBEDDED
+    assert with_sibling(PLAIN, {"model"}).model == EMBEDDED
     other = replace(PLAIN, model="elsewhere")
-    assert with_student(other, ()) is other
+    assert with_sibling(other, ()) is other
     file = tmp_path / "a.yaml"
     file.write_text(f"model: {EMBEDDED}\n")
     assert given_names(file, ["seed=1", "a.b=2"]) == {"model", "seed", "a.b"}
+
+
+def test_reference_pictures_are_for_the_sibling_that_learned_them():
+    given = {"reference_images": ("a.png",), "image": "b.png", "num_inference_steps": 30}
+    assert with_sibling(replace(PLAIN, **given), given).model == OF_REFERENCES
+    assert with_sibling(replace(PLAIN, **given), {"model"}).model == EMBEDDED

@@ -185,6 +185,9 @@ def run(line: str) -> None:
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         subprocess.run([sys.executable, *words[1:]], check=True, env=environment)
         return
+    if words[0] == "awk":
+        subprocess.run(line, shell=True, check=True)
+        return
     assert words[0] == "t2v", line
     name = command_name(words[1:])
     tiny = (

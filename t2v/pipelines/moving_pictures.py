@@ -95,7 +95,7 @@ def film_of_pictures(
 def makes_pictures(kind: type) -> bool:
     """Return whether a class of pipelines makes pictures of prompts alone, step by step."""
     taken = dict(inspect.signature(kind.__call__).parameters)
-    del taken["self"]
+    taken.pop("self", None)  # of the base class, which has no call, it is that of `type`
     plain = [each for each in taken.values() if each.kind is each.POSITIONAL_OR_KEYWORD]
     needs_more = any(each.default is each.empty for each in plain)
     return taken.keys() >= NEEDED and not needs_more and not OF_VIDEO & taken.keys()

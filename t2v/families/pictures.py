@@ -11,8 +11,7 @@ from einops import rearrange
 from PIL import Image
 
 from t2v.errors import UserError
-from t2v.pipelines.references import spoken
-from t2v.pipelines.visuals import Frames, VisualInputs, frames_tensor
+from t2v.pipelines.visuals import Frames, VisualInputs, frames_tensor, spoken
 
 VISUAL = ("image", "last_image", "video", "mask", "strength")
 REFERENCES, IP_ADAPTER = "reference_images", "ip_adapter_image"

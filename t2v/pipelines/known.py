@@ -20,7 +20,6 @@ from t2v.models.device import ready
 from t2v.models.known import check_taken, picture_position, whole_tokens
 from t2v.models.latents import normalize_latents
 from t2v.pipelines.channels import embed_pictures, encode_beside
-from t2v.pipelines.references import reference_frames, with_references
 from t2v.pipelines.students import check_student
 from t2v.pipelines.visuals import (
     WHITE,
@@ -156,6 +155,8 @@ class FrameEncoder:
         """
         check_visuals(visuals, strength)
         if visuals.reference_images:
+            from t2v.pipelines.references import reference_frames, with_references  # few have any
+
             others = replace(visuals, reference_images=())
             known = self(others, strength) if others.names() else Known()
             pictures = reference_frames(visuals, *self.size)

@@ -6,44 +6,12 @@ dropped before decoding (as in Phantom, arXiv 2502.11079).
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from t2v.errors import UserError, shortened
+from t2v.errors import UserError
 from t2v.models.known import reference_position
 from t2v.pipelines.visuals import VisualInputs, fit_frames, frames_tensor
-
-SIGN = "<image>"  # in a prompt, for the next reference picture
-SPOKEN = "it"  # what the text encoder reads there
-
-
-def spoken(prompt: str, references: int) -> str:
-    """A prompt as the text encoder reads it: "<image> moves left" without its signs.
-
-    Args:
-        references: the number of reference pictures; the signs stand for them in order.
-
-    Raises:
-        UserError: there are signs, and not as many as pictures.
-    """
-    count = prompt.count(SIGN)
-    if count not in (0, references):
-        raise UserError(
-            f"prompt {shortened(prompt)} has {count} {SIGN}, and reference_images {references} "
-            f"pictures. Write {SIGN} once for each picture, or leave it out."
-        )
-    return prompt.replace(SIGN, SPOKEN)
-
-
-def spoken_all(prompt: Any, references: int) -> Any:
-    """`spoken` of each prompt of a call; what is no prompt stays, and is refused where it is."""
-    if isinstance(prompt, str):
-        return spoken(prompt, references)
-    if isinstance(prompt, list | tuple):
-        return [spoken_all(each, references) for each in prompt]
-    return prompt
 
 
 def reference_frames(visuals: VisualInputs, height: int, width: int) -> list[Tensor]:

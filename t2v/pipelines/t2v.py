@@ -39,10 +39,16 @@ from t2v.pipelines.denoise import TENSORS, Function, StepCallback, Watch, denois
 from t2v.pipelines.known import VisualEncoding
 from t2v.pipelines.latent_videos import Generators, LatentVideos
 from t2v.pipelines.prompts import PromptEncoding, Prompts
-from t2v.pipelines.references import spoken_all
 from t2v.pipelines.registration import SavedPipeline, register
 from t2v.pipelines.students import check_student
-from t2v.pipelines.visuals import Fit, Frames, VideoCondition, VisualInputs, whole_length
+from t2v.pipelines.visuals import (
+    Fit,
+    Frames,
+    VideoCondition,
+    VisualInputs,
+    spoken_all,
+    whole_length,
+)
 
 if TYPE_CHECKING:
     from t2v.config.story import WindowsConfig

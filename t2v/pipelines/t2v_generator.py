@@ -23,10 +23,9 @@ from t2v.models.upscaler import check_scale
 from t2v.pipelines.generator import Request, Start, Step, Watcher, as_frames
 from t2v.pipelines.known import Pair
 from t2v.pipelines.prompts import refuse_split
-from t2v.pipelines.references import spoken
 from t2v.pipelines.students import check_student, is_student
 from t2v.pipelines.t2v import T2VPipeline
-from t2v.pipelines.visuals import VisualInputs
+from t2v.pipelines.visuals import VisualInputs, spoken
 
 logger = logging.getLogger(__name__)
 

@@ -14,10 +14,12 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from t2v.errors import UserError
+from t2v.errors import UserError, shortened
 
 Fit = Literal["crop", "pad"]
 Frames: TypeAlias = Image.Image | Sequence[Image.Image] | np.ndarray | Tensor
+SIGN = "<image>"  # in a prompt, for the next reference picture
+SPOKEN = "it"  # what the text encoder reads there
 WHITE = 0.5  # a mask's lightness from which on a pixel is made anew
 
 
@@ -71,6 +73,33 @@ class VisualInputs:
 
 def _is_list(value: Any) -> bool:
     return isinstance(value, list | tuple)
+
+
+def spoken(prompt: str, references: int) -> str:
+    """A prompt as the text encoder reads it: "<image> moves left" without its signs.
+
+    Args:
+        references: the number of reference pictures; the signs stand for them in order.
+
+    Raises:
+        UserError: there are signs, and not as many as pictures.
+    """
+    count = prompt.count(SIGN)
+    if count not in (0, references):
+        raise UserError(
+            f"prompt {shortened(prompt)} has {count} {SIGN}, and reference_images {references} "
+            f"pictures. Write {SIGN} once for each picture, or leave it out."
+        )
+    return prompt.replace(SIGN, SPOKEN)
+
+
+def spoken_all(prompt: Any, references: int) -> Any:
+    """`spoken` of each prompt of a call; what is no prompt stays, and is refused where it is."""
+    if isinstance(prompt, str):
+        return spoken(prompt, references)
+    if isinstance(prompt, list | tuple):
+        return [spoken_all(each, references) for each in prompt]
+    return prompt
 
 
 def frames_tensor(frames: Frames, name: str) -> Tensor:

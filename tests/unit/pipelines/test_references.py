@@ -7,8 +7,7 @@ import torch
 from t2v.errors import UserError
 from t2v.models.conditions import Conditions
 from t2v.models.known import reference_position
-from t2v.pipelines.references import spoken
-from t2v.pipelines.visuals import VideoCondition
+from t2v.pipelines.visuals import VideoCondition, spoken
 
 SIZE = {"height": 16, "width": 16, "num_frames": 9, "num_inference_steps": 2}
 

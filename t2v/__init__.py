@@ -18,10 +18,16 @@ __version__ = "0.1.0"
 _HOMES = {
     "AutoencoderKLT2V": "t2v.models.vae",
     "ModelMixin": "diffusers",
+    "PreTrainedModel": "transformers",
+    "PreTrainedTokenizer": "transformers",
+    "SmallText": "t2v.models.text_networks",
     "T2VPipeline": "t2v.pipelines.t2v",
     "T2VPipelineOutput": "t2v.pipelines.t2v",
     "VideoCondition": "t2v.pipelines.visuals",
     "T2VTransformer3DModel": "t2v.models.transformer",
+    "TextPair": "t2v.models.text_networks",
+    "TextReading": "t2v.models.text_networks",
+    "TokenizerPair": "t2v.models.text_networks",
     "VideoUpscaler": "t2v.models.upscaler",
 }
 _DIFFUSERS = "diffusers.pipelines.pipeline_utils"  # home of DiffusionPipeline

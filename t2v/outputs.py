@@ -15,6 +15,7 @@ from t2v.config.distill import DistillConfig
 from t2v.config.evaluation import CompareConfig, EvalConfig, FootageEvalConfig
 from t2v.config.finetune import FinetuneConfig
 from t2v.config.scorer import ScorerConfig
+from t2v.config.text import TrainTextConfig
 from t2v.config.training import TrainDiTConfig, TrainUpscalerConfig, TrainVAEConfig
 from t2v.config.world import WorldClipsConfig, WorldOracleConfig, WorldTextConfig
 from t2v.config.written import wrote_config
@@ -53,6 +54,7 @@ OUTPUTS: dict[type, Output] = {
     ),
     WorldClipsConfig: Output("t2v world", ("manifest.jsonl", "clips-00000.safetensors")),
     WorldTextConfig: Output("t2v world text", ("tokenizer", "text_encoder")),
+    TrainTextConfig: Output("t2v train-text", ("tokenizer", "text_encoder")),
     WorldOracleConfig: Output(
         "t2v world oracle", ("config.json", "diffusion_pytorch_model.safetensors")
     ),

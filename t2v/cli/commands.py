@@ -126,6 +126,11 @@ COMMANDS = {
         "t2v.training.tasks.dit:train_dit",
         "train the transformer; writes a pipeline folder",
     ),
+    "train-text": Command(
+        "t2v.config.text:TrainTextConfig",
+        "t2v.training.tasks.text:train_text",
+        "train a text encoder on captions alone",
+    ),
     "train-upscaler": Command(
         "t2v.config.training:TrainUpscalerConfig",
         "t2v.training.tasks.upscaler:train_upscaler",

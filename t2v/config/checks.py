@@ -53,6 +53,7 @@ RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("num_layers", "layers"), (1, 1000)),
     **dict.fromkeys(("layers_per_block", "decoder_layers_per_block"), (1, 1000)),
     **dict.fromkeys(("patch_size", "resample_taps"), (1, 64)),
+    "layer": (-1000, 1000),
     "rope_max_seq_len": (1, 2**20),
     "learned_tokens": (0, MOST_LEARNED),
     "token_merging": (0, 0.75),  # every fourth token is one that others merge into

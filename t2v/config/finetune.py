@@ -48,9 +48,9 @@ class LoRAConfig:
 class FinetuneConfig(DiffusionConfig):
     """`t2v finetune`: a saved pipeline learns new footage."""
 
-    ONE_OR_MORE: ClassVar[tuple[str, ...]] = ("attention_layout",)
+    ONE_OR_MORE: ClassVar[tuple[str, ...]] = ("attention_layout", "text_encoder.layer")
     # paths that a file of settings may tell from its own folder
-    BESIDE_FILE: ClassVar[tuple[str, ...]] = ("base_prompts", "peft")
+    BESIDE_FILE: ClassVar[tuple[str, ...]] = ("base_prompts", "peft", "text_encoder.second")
 
     model: str = "t2v-tiny"  # the embedded model, a pipeline folder or a Hub id
     # what learns: lora; peft: any adapter of peft; full: the whole transformer; frozen_spatial: its
@@ -111,6 +111,11 @@ class FinetuneConfig(DiffusionConfig):
         super().__post_init__()
         if self.start_from is not None:
             raise UserError(f"start_from={self.start_from}: fine-tuning starts from model=FOLDER.")
+        if self.text_encoder.changes() and self.train_text_encoder and self.method == "lora":
+            raise UserError(
+                "text_encoder.* with train_text_encoder=true method=lora: an adapter is of the "
+                "encoder as it was saved. Leave one out, or give method=full."
+            )
         if self.train_text_encoder and self.method not in ("full", "lora"):
             raise UserError(
                 f"train_text_encoder=true goes with method=full or method=lora, not {self.method}."

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 from t2v.config.checks import at_least_one, not_negative
 from t2v.config.data import ClipsConfig, Precision
 from t2v.config.models import TransformerConfig, UpscalerConfig, VAEConfig
+from t2v.config.text import TextEncoderConfig
 from t2v.errors import UserError
 
 
@@ -281,6 +282,7 @@ class DiffusionConfig(TrainConfig):
     motion_words: bool = False
     train_text_encoder: bool = False  # let the text encoder learn too
     text_lr: float = 1e-4  # learning rate of the text encoder, new words and the soft prompt
+    text_encoder: TextEncoderConfig = field(default_factory=TextEncoderConfig)  # how it is read
     cache_text: bool = True  # embed each caption once, where the text encoder does not learn
     # shares of what clips are given: {text: .4, image: .15, first: .15, prefix: .1, ...}
     tasks: TasksConfig = field(default_factory=TasksConfig)
@@ -337,9 +339,11 @@ class DiffusionConfig(TrainConfig):
 class TrainDiTConfig(DiffusionConfig):
     """`t2v train`"""
 
-    ONE_OR_MORE: ClassVar[tuple[str, ...]] = ("model.attention",)
+    ONE_OR_MORE: ClassVar[tuple[str, ...]] = ("model.attention", "text_encoder.layer")
     # paths that a file of settings may tell from its own folder
-    BESIDE_FILE: ClassVar[tuple[str, ...]] = ("vae", "text", "start_from", "average_with")
+    BESIDE_FILE: ClassVar[tuple[str, ...]] = (
+        *("vae", "text", "text_encoder.second", "start_from", "average_with"),
+    )
 
     model: TransformerConfig = field(default_factory=TransformerConfig)
     vae: str  # a VAE folder or a checkpoint of `t2v train-vae`

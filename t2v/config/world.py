@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 
 from t2v.config.checks import at_least_one, not_negative, within_range
 from t2v.config.retired import ANY_VALUE, Retired
+from t2v.config.text import TextKind
 from t2v.errors import UserError, shortened
 
 # all three were one command once, whose files hold the settings of all, most of them unused
@@ -126,15 +127,19 @@ class WorldTextConfig:
     }
     output: str  # folder that gets tokenizer/ and text_encoder/
     overwrite: bool = False  # replace files in the output that are not this command's own
+    # what is trained: t5, with attention; ngrams, hashed; bytes, by convolutions; average
+    kind: TextKind = "t5"
+    elastic: bool = False  # its first layers and channels alone learn to do too (2DMSE)
     count: int = 1000  # captions
-    steps: int = 1000  # of training
+    steps: int = 1000  # of training; 0: the weights stay as they are drawn
     batch_size: int = 128  # captions a step
     lr: float = 2e-3  # learning rate at its peak
     start_from: str | None = None  # a folder whose tokenizer and text encoder learn on
     seed: int = 0  # of captions, weights and batches
 
     def __post_init__(self) -> None:
-        at_least_one(self, "count", "steps", "batch_size")
+        at_least_one(self, "count", "batch_size")
+        not_negative(self, "steps")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -323,7 +323,15 @@ def load_text(folder: str | Path) -> tuple[PreTrainedTokenizerBase, PreTrainedMo
             raise UserError(
                 f"text={folder} has no {part}/. Make it: t2v world text output={folder}"
             )
+    know_text_encoder(Path(folder) / "text_encoder")
     with loading(f"text={folder}"):
         tokenizer = AutoTokenizer.from_pretrained(Path(folder) / "tokenizer")
     kind = AutoModelForTextEncoding
     return tokenizer, load_network(f"text={folder}", kind, Path(folder), "text_encoder")
+
+
+def know_text_encoder(folder: Path) -> None:
+    """Have transformers' `Auto...` classes know those of ours, where a folder's encoder is one."""
+    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    if str(config.get("model_type", "")).startswith("t2v_"):
+        import_module("t2v.models.text_networks")  # few encoders are, so it is not always loaded

@@ -73,4 +73,6 @@ def register(pipeline: type, *parts: type) -> None:
     with suppress(ImportError, AttributeError):
         from diffusers.pipelines.pipeline_loading_utils import LOADABLE_CLASSES
 
-        LOADABLE_CLASSES.setdefault("t2v", {"ModelMixin": ["save_pretrained", "from_pretrained"]})
+        kinds = ("ModelMixin", "PreTrainedModel", "PreTrainedTokenizer")
+        methods = ["save_pretrained", "from_pretrained"]
+        LOADABLE_CLASSES.setdefault("t2v", {kind: methods for kind in kinds})

@@ -20,7 +20,7 @@ from t2v.config.sampling import SampleConfig
 from t2v.config.training import TrainDiTConfig, TrainVAEConfig
 from t2v.errors import UserError
 from t2v.io.text_files import read_json
-from t2v.models.load import loading
+from t2v.models.load import know_text_encoder, loading
 from t2v.models.transformer import T2VTransformer3DModel
 from t2v.models.upscaler import VideoUpscaler
 from t2v.models.vae_folder import VAES
@@ -58,6 +58,7 @@ def untrained_image_encoder(folder: Path) -> CLIPVisionModel:
 
 
 def untrained_text_encoder(folder: Path) -> Any:
+    know_text_encoder(folder)
     with loading(str(folder)):
         # a config names the format of its file, and commands load in their own
         config, dtype = AutoConfig.from_pretrained(folder), torch.get_default_dtype()

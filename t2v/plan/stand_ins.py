@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_outputs import BaseModelOutput
 
 from t2v.config.finetune import FinetuneConfig
+from t2v.config.text import TextEncoderConfig
 from t2v.config.training import TrainDiTConfig
 from t2v.data.text_cache import Texts
 from t2v.errors import UserError
@@ -96,7 +97,7 @@ def dit_parts(config: TrainDiTConfig, size: Size, absent: list[str]) -> DiTParts
         UserError: they do not fit each other, or `size` does not fit the VAE.
     """
     vae = _vae(Path(config.vae), config.model.out_channels, size, absent)
-    text_encoder = _text_encoder(Path(config.text), config.model.text_dim, absent)
+    text_encoder = _text_encoder(Path(config.text), config.model.text_dim, absent, config)
     check_match(config, vae, text_encoder)
     transformer = T2VTransformer3DModel(**asdict(config.model))
     return DiTParts(
@@ -134,7 +135,7 @@ def finetune_parts(
     if has_part(index, "image_encoder"):
         image_encoder = untrained_image_encoder(folder / "image_encoder").requires_grad_(False)
     vae = _vae(folder, transformer.config.out_channels, size, absent)
-    text_encoder = _text_encoder(folder, transformer.config.text_dim, absent)
+    text_encoder = _text_encoder(folder, transformer.config.text_dim, absent, config)
     with torch.device("meta"):  # peft moves what it adds elsewhere, and a trace has no elsewhere
         for each in denoisers(both).values():
             lay_out(each, config)
@@ -242,9 +243,24 @@ def _vae(folder: Path, channels: int, size: Size, absent: list[str]) -> Any:
     return AbsentVAE(channels)
 
 
-def _text_encoder(folder: Path, width: int, absent: list[str]) -> Any:
+def _text_encoder(
+    folder: Path, width: int, absent: list[str], config: TrainDiTConfig | FinetuneConfig
+) -> Any:
     folder = folder / "text_encoder"
     if (folder / "config.json").is_file():
-        return untrained_text_encoder(folder)
+        return _read(untrained_text_encoder(folder), config.text_encoder)
     absent.append(f"the text encoder: {folder} is not there")
     return AbsentTextEncoder(width)
+
+
+def _read(encoder: Any, config: TextEncoderConfig) -> Any:
+    """The text encoder as training would read it, without weights."""
+    if not config.changes():
+        return encoder
+    from t2v.models.text_reading import pair_of, read_as  # most are read as they stand
+
+    _, encoder = read_as((NOTHING, encoder), replace(config, second=None))
+    if config.second is None:
+        return encoder
+    second = untrained_text_encoder(Path(config.second) / "text_encoder")
+    return pair_of(encoder, second, encoder.config.vocab_size)

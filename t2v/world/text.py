@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import (
@@ -18,9 +20,16 @@ from tokenizers import (
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
+from transformers import (
+    BatchEncoding,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5EncoderModel,
+)
 
 from t2v.config.load import save_config
+from t2v.config.text import TextKind
 from t2v.config.world import WorldTextConfig
 from t2v.io.progress import Progress
 from t2v.models.device import check_memory
@@ -29,11 +38,20 @@ from t2v.outputs import output_folder
 from t2v.world.grammar import SHAPES, Scene, caption, random_scene, words
 from t2v.world.labels import HEADS, labels
 
+NAMES = [form for names in SHAPES.values() for forms in names for form in forms]
+NAME = re.compile(rf"\b({'|'.join(NAMES)})\b")
 VOCABULARY = 512  # every word of the world whole, letters and pieces for the rest
 
 
-def build_tokenizer(captions: Iterator[str]) -> PreTrainedTokenizerFast:
-    """Train a fast BPE tokenizer that keeps the words of `captions` whole and spells out others."""
+def build_tokenizer(
+    captions: Iterator[str], known: Sequence[str] | None = None, vocabulary: int = VOCABULARY
+) -> PreTrainedTokenizerFast:
+    """Train a fast BPE tokenizer that keeps the words of `captions` whole and spells out others.
+
+    Args:
+        known: the words that it will know, see `unknown_words`; None: the world's.
+        vocabulary: most tokens.
+    """
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.normalizer = normalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -41,7 +59,7 @@ def build_tokenizer(captions: Iterator[str]) -> PreTrainedTokenizerFast:
     )
     tokenizer.decoder = decoders.Metaspace()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
+        vocab_size=vocabulary,
         special_tokens=["<pad>", "</s>", "<unk>"],
         initial_alphabet=list("abcdefghijklmnopqrstuvwxyz0123456789,.!?'-▁"),
         show_progress=False,
@@ -55,7 +73,7 @@ def build_tokenizer(captions: Iterator[str]) -> PreTrainedTokenizerFast:
         pad_token="<pad>",
         eos_token="</s>",
         unk_token="<unk>",
-        known_words=words(),
+        known_words=words() if known is None else list(known),
     )
 
 
@@ -147,7 +165,53 @@ def train_text(config: WorldTextConfig) -> None:
         encoder.save_pretrained(output / "text_encoder")
 
 
-def _trained(config: WorldTextConfig) -> tuple[PreTrainedTokenizerFast, T5EncoderModel]:
+def build_text(
+    kind: TextKind,
+    captions: Sequence[str],
+    known: Sequence[str] | None = None,
+    vocabulary: int = VOCABULARY,
+) -> tuple[PreTrainedTokenizerFast, PreTrainedModel]:
+    """Build a tokenizer, trained on captions but of bytes, and an untrained text encoder for it.
+
+    Weights are of torch's global random state. The other arguments are those of `build_tokenizer`.
+    """
+    if kind == "t5":
+        tokenizer = build_tokenizer(iter(captions), known, vocabulary)
+        return tokenizer, build_text_encoder(len(tokenizer))
+    from t2v.models.text_small import build_small_text  # the embedded model needs none
+    from t2v.models.text_tokenizers import byte_tokenizer
+
+    if kind == "bytes":
+        tokenizer = byte_tokenizer(words() if known is None else known)
+    else:
+        tokenizer = build_tokenizer(iter(captions), known, vocabulary)
+    return tokenizer, build_small_text(kind, len(tokenizer))
+
+
+def encoded(
+    encoder: PreTrainedModel, tokens: Mapping[str, Any], elastic: torch.Generator | None
+) -> Iterator[Tensor]:
+    """Yield the embeddings `b m d` of a batch, and for an elastic encoder those of some of its
+    first layers, with zeros past some of its first channels (2DMSE, arXiv 2402.14776, section 3).
+
+    Args:
+        tokens: the keywords of the encoder.
+        elastic: draws the layer and the quarters of the channels; None: it is not to be elastic.
+    """
+    yield encoder(**tokens).last_hidden_state
+    if elastic is None:
+        return
+    from t2v.models.text_reading import depth_of, shortened
+
+    depth, width = depth_of(encoder), encoder.config.hidden_size
+    layers = int(torch.randint(depth, (), generator=elastic)) + 1 if depth else 0
+    kept = width * (int(torch.randint(4, (), generator=elastic)) + 1) // 4
+    with shortened(encoder, layers):
+        text = encoder(**tokens).last_hidden_state
+    yield F.pad(text[..., :kept], (0, width - kept))
+
+
+def _trained(config: WorldTextConfig) -> tuple[PreTrainedTokenizerFast, PreTrainedModel]:
     generator = torch.Generator().manual_seed(config.seed)
     scenes = [random_scene(generator) for _ in range(config.count)]
     captions = [caption(scene, generator) for scene in scenes]
@@ -156,12 +220,14 @@ def _trained(config: WorldTextConfig) -> tuple[PreTrainedTokenizerFast, T5Encode
         if config.start_from:
             tokenizer, encoder = load_text(config.start_from)
         else:
-            tokenizer = build_tokenizer(iter(captions))
-            encoder = build_text_encoder(len(tokenizer))
-        reader = CaptionReader(encoder.config.d_model)
-    width, shortest = encoder.config.d_model, min(len(each.split()) for each in captions)
-    batch = 4 * shortest * width * encoder.config.num_layers * config.batch_size
+            tokenizer, encoder = build_text(config.kind, captions)
+        reader = CaptionReader(encoder.config.hidden_size)
+    if not config.steps:
+        return tokenizer, encoder
+    width, shortest = encoder.config.hidden_size, min(len(each.split()) for each in captions)
+    batch = 4 * shortest * width * max(encoder.config.num_hidden_layers, 1) * config.batch_size
     check_memory(f"batch_size={config.batch_size}", batch, torch.device("cpu"), "Give less.")
+    elastic = generator if config.elastic else None
     parameters = [*encoder.parameters(), *reader.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, total_steps=config.steps)
@@ -169,7 +235,7 @@ def _trained(config: WorldTextConfig) -> tuple[PreTrainedTokenizerFast, T5Encode
         for _ in range(config.steps):
             chosen = torch.randint(len(scenes), (config.batch_size,), generator=generator).tolist()
             some = [captions[i] for i in chosen], [scenes[i] for i in chosen]
-            loss, accuracy = _text_loss(tokenizer, encoder, reader, *some)
+            loss, accuracy = _text_loss(tokenizer, encoder, reader, *some, elastic)
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -182,30 +248,40 @@ def _trained(config: WorldTextConfig) -> tuple[PreTrainedTokenizerFast, T5Encode
 
 def _text_loss(
     tokenizer: PreTrainedTokenizerFast,
-    encoder: T5EncoderModel,
+    encoder: PreTrainedModel,
     reader: CaptionReader,
     captions: list[str],
     scenes: list[Scene],
+    elastic: torch.Generator | None,
 ) -> tuple[Tensor, dict[str, float]]:
     tokens = tokenizer(captions, padding=True, return_tensors="pt")
     with torch.autocast("cpu", torch.bfloat16):
-        text = encoder(**tokens).last_hidden_state.float()  # b m d
+        views = [text.float() for text in encoded(encoder, tokens, elastic)]  # b m d each
     truth = labels([scene.truth() for scene in scenes])
-    mask = tokens.attention_mask.bool()
-    ranks, before = reader.rank(text[mask]), _named_before(tokenizer, tokens.input_ids)[mask]
-    losses = [F.cross_entropy(ranks, before)]
-    accuracy = {"rank": (ranks.argmax(-1) == before).float().mean().item()}
-    for name, read, pooled in reader(text, mask):
-        losses += [
-            F.cross_entropy(logits, truth[name], ignore_index=-1) for logits in (read, pooled)
-        ]
-        known = truth[name] >= 0
-        accuracy[name] = (read.argmax(-1) == truth[name])[known].float().mean().item()
+    mask, before = tokens.attention_mask.bool(), _named_before(captions, tokens)
+    losses, accuracy = [], {}
+    for text in reversed(views):  # what is told at last is of the whole encoder
+        ranks = reader.rank(text[mask])
+        losses.append(F.cross_entropy(ranks, before))
+        accuracy["rank"] = (ranks.argmax(-1) == before).float().mean().item()
+        for name, read, pooled in reader(text, mask):
+            losses += [
+                F.cross_entropy(logits, truth[name], ignore_index=-1) for logits in (read, pooled)
+            ]
+            known = truth[name] >= 0
+            accuracy[name] = (read.argmax(-1) == truth[name])[known].float().mean().item()
     return torch.stack(losses).sum(), accuracy
 
 
-def _named_before(tokenizer: PreTrainedTokenizerFast, ids: Tensor) -> Tensor:
-    """Count the shapes named before each token `b m`, "under the stars" included: 0 to 3."""
-    names = [form for names in SHAPES.values() for forms in names for form in forms]
-    named = torch.isin(ids, torch.tensor([tokenizer(name)["input_ids"][0] for name in names]))
-    return named.cumsum(1) - named.long()
+def _named_before(captions: list[str], tokens: BatchEncoding) -> Tensor:
+    """Count the shapes named before each token, "under the stars" included: 0 to 3, of all tokens
+    of all captions but the padding."""
+    found = []
+    for number, text in enumerate(captions):
+        ends = [each.end() for each in NAME.finditer(text)]
+        encoding = tokens.encodings[number]
+        for (start, stop), real in zip(encoding.offsets, encoding.attention_mask, strict=True):
+            if real:  # the end mark is of no place, and behind all
+                place = start if stop > start else len(text)
+                found.append(sum(end <= place for end in ends))
+    return torch.tensor(found)

@@ -18,7 +18,7 @@ from t2v.cli.parser import command_name
 ROOT = Path(__file__).parents[2]
 PAGES = ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
 # pages whose lines take longest; their commands are understood in the quick tests too
-LONG = {"attention", "distill", "evaluate", "finetune", "upscale"}
+LONG = {"attention", "distill", "evaluate", "finetune", "text", "upscale"}
 # What makes a command quick; settings of its own that a line gives otherwise are replaced.
 BRIEF = "steps=1 batch_size=2 save_every=1 validate_every=1"
 TINY = {
@@ -26,6 +26,7 @@ TINY = {
     "queue add": "num_inference_steps=1 upscale=1",
     "world": "count=12 num_frames=5 repeats=0 workers=1",
     "world text": "count=64 steps=1 batch_size=8",
+    "train-text": "steps=1 batch_size=8",
     "world oracle": "steps=1 batch_size=4",
     "train": f"{BRIEF} held_out=2 num_inference_steps=1 prompts=[red]",
     "train-vae": f"{BRIEF} held_out=2",
@@ -91,6 +92,7 @@ NOT_RUN = {
     "t2v train-captioner data=runs/white": "likewise",
     "t2v sample motion": "one step moves nothing; tests/unit/families/test_picture_films.py films",
     "python docs/figures/moved.py": "minutes: 32 films, and where each frame of them lies",
+    "python docs/figures/text_encoders.py": "ten minutes: eight encoders and twenty scorers learn",
     "python docs/figures/captions.py": "minutes: hundreds of clips are described",
     "t2v sample max_error": "one step has no table; tests/integration/test_calibrate.py has one",
     "t2v sample min_psnr": "likewise",

@@ -17,6 +17,7 @@ from t2v.data.curriculum import BatchItems
 from t2v.data.dataset import Dataset
 from t2v.data.rng import keyed_generator
 from t2v.errors import UserError
+from t2v.io.manifest import read_manifest
 from t2v.models.conditions import input_channels
 from t2v.models.device import sent
 from t2v.models.diffusion import Objective, build_scheduler
@@ -29,6 +30,8 @@ from t2v.training.engine.optim import split_parameters
 from t2v.training.engine.sharding import shapes_alone
 from t2v.training.engine.task import ParameterGroup
 from t2v.training.tasks.known import Given
+
+TextParts = tuple[PreTrainedTokenizerBase, PreTrainedModel]
 
 
 class DiTParts(NamedTuple):
@@ -79,10 +82,10 @@ def fresh_parts(config: TrainDiTConfig) -> DiTParts:
     scheduler of the objective.
 
     Raises:
-        UserError: see `load_vae`, `load_text` and `check_match`.
+        UserError: see `load_vae`, `load_text`, `read_as` and `check_match`.
     """
     vae = load_vae(config.vae)
-    tokenizer, text_encoder = load_text(config.text)
+    tokenizer, text_encoder = as_read(config, load_text(config.text))
     check_match(config, vae, text_encoder)
     text_encoder.float()
     with shapes_alone(config):
@@ -100,6 +103,24 @@ def fresh_parts(config: TrainDiTConfig) -> DiTParts:
         shift=config.shift,
         defaults=saved_defaults(config),
     )
+
+
+def as_read(config: DiffusionConfig, text: TextParts) -> TextParts:
+    """A tokenizer and its text encoder, read as `config.text_encoder` says; a whitening is fitted
+    to the captions of `config.data`.
+
+    Raises:
+        UserError: see `t2v.models.text_reading.read_as`.
+    """
+    if not config.text_encoder.changes():
+        return text
+    from t2v.models.text_reading import read_as  # most are read as they stand
+
+    captions = None
+    if config.text_encoder.whiten:
+        clips = [clip for clip in read_manifest(config.data) if not clip.dropped]
+        captions = [caption for clip in clips for caption in clip.texts()]
+    return read_as(text, config.text_encoder, captions)
 
 
 def saved_defaults(config: TrainDiTConfig) -> dict[str, Any]:
@@ -136,6 +157,25 @@ def merged_sizes(sizes: Iterable[Sequence[int]]) -> list[list[int]]:
     for frames, *size in sizes:
         longest[tuple(size)] = max(frames, longest.get(tuple(size), 0))
     return [[frames, *size] for size, frames in longest.items()]
+
+
+def read_text(config: DiffusionConfig, pipeline: Any) -> TextParts:
+    """Return the text encoder of a saved pipeline, and in it, read as `config.text_encoder` says.
+
+    Raises:
+        UserError: the transformer does not take embeddings as wide, or see `as_read`.
+    """
+    tokenizer, encoder = as_read(config, (pipeline.tokenizer, pipeline.text_encoder))
+    width, taken = encoder.config.hidden_size, pipeline.transformer.config.text_dim
+    if width != taken:
+        raise UserError(
+            f"text_encoder.width={config.text_encoder.width} text_encoder.second="
+            f"{config.text_encoder.second}: the embeddings are {width} wide, and the model that is "
+            f"tuned takes {taken}. Leave them out, or train one that takes these: t2v train "
+            f"model.text_dim={width}."
+        )
+    pipeline.register_modules(tokenizer=tokenizer, text_encoder=encoder)
+    return tokenizer, encoder
 
 
 def check_match(

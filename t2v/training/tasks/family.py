@@ -112,6 +112,7 @@ def _check(config: FinetuneConfig, name: str) -> None:
         "tasks": config.tasks.gives_known,
         "base_prompts": config.base_prompts is not None,
         "attention_layout": bool(config.attention_layout),
+        "text_encoder": config.text_encoder.changes(),
         "learned_tokens": bool(config.learned_tokens),
         "train_text_encoder": config.train_text_encoder,
         "cache_text=false": not config.cache_text,

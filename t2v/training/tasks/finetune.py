@@ -40,9 +40,10 @@ from t2v.training.engine.significance import BASE
 from t2v.training.engine.task import Validation
 from t2v.training.tasks.dit import DiTBatch, DiTTask
 from t2v.training.tasks.dit_data import check_steps, load_data
-from t2v.training.tasks.dit_parts import DiTData, DiTParts
+from t2v.training.tasks.dit_parts import DiTData, DiTParts, read_text
 from t2v.training.tasks.experts import check_trainable, learners
 from t2v.training.tasks.packing import PackedBatch
+from t2v.training.tuning import saving
 from t2v.training.tuning.adapters import (
     add_adapter,
     add_text_lora,
@@ -58,13 +59,11 @@ from t2v.training.tuning.block_swap import BlockSwap
 from t2v.training.tuning.context_tokens import add_context_tokens
 from t2v.training.tuning.motion import of_one_clip
 from t2v.training.tuning.prior_preservation import TIMES, Prior, sample_prior
-from t2v.training.tuning.saving import add_part, make_whole, reference, save_learned
 from t2v.training.tuning.textual_inversion import add_words
 
 logger = logging.getLogger(__name__)
 
-SHEET_CAPTIONS = 6
-SHEET_BASE_PROMPTS = 2
+SHEET_CAPTIONS, SHEET_BASE_PROMPTS = 6, 2
 DEFAULTS = (*SIZES, "num_inference_steps", "guidance_scale", "max_sequence_length")
 STAGED = ("boundary_ratio", "guidance_scale_2")  # of two transformers
 TUNED = ("transformer", "text_encoder")
@@ -100,7 +99,7 @@ def build_finetune(config: FinetuneConfig) -> FinetuneTask:
     frames, config = config.clips.num_frames, of_one_clip(config, pipeline)
     prompts = _base_prompts(config)
     sampled = _sampled(config, generator, weights, prompts)  # before the model is changed
-    tokenizer = add_words(pipeline.tokenizer, pipeline.text_encoder, config)
+    tokenizer = add_words(*read_text(config, pipeline), config)
     if config.tasks.gives_known:
         take_known(pipeline, config)
     add_context_tokens(pipeline, config, frames)
@@ -134,8 +133,7 @@ def build_finetune(config: FinetuneConfig) -> FinetuneTask:
         image_processor=pipeline.image_processor,
         transformer_2=pipeline.transformer_2,
     )
-    sizes = {name: pipeline.config[name] for name in SIZES}
-    data = load_data(config, parts, sizes)
+    data = load_data(config, parts, {name: pipeline.config[name] for name in SIZES})
     prior = None
     if sampled is not None:
         length = pipeline.config.max_sequence_length
@@ -147,7 +145,7 @@ def build_finetune(config: FinetuneConfig) -> FinetuneTask:
     keeps_base = config.interpolate < 1 and config.method not in ADAPTERS
     base = {name: _copied(getattr(parts, name)) for name in TUNED} if keeps_base else None
     task = FinetuneTask(config, parts, data, prior, base)
-    task.tuned_from = reference(config.model, weights, config.interpolate), folder
+    task.tuned_from = saving.reference(config.model, weights, config.interpolate), folder
     task.sources["model"] = weights
     note_quantized(task)
     if config.peft is not None:
@@ -200,8 +198,9 @@ class FinetuneTask(DiTTask):
         if self.prior:
             yield self.prior.captions
 
-    def released(self, text_encoder: PreTrainedModel) -> None:
-        """Nothing: it is the base model's."""
+    def released(self, text_encoder: PreTrainedModel) -> PreTrainedModel | None:
+        """Nothing where it is the base model's; off the device where it is read otherwise."""
+        return text_encoder.to("cpu") if self.config.text_encoder.changes() else None
 
     def read(self, step: int, rank: int = 0, world_size: int = 1) -> DiTBatch | PackedBatch:
         """New footage, or in `base_ratio` of the steps what the base model made."""
@@ -242,14 +241,15 @@ class FinetuneTask(DiTTask):
             is_lora = self.config.method == "lora"
             has_tokens = self.config.method in ("embedding", "memory", "motion")
             given = self._pipeline(), base, place, table
-            save_learned(folder, *given, is_lora=is_lora, has_tokens=has_tokens)
+            saving.save_learned(folder, *given, is_lora=is_lora, has_tokens=has_tokens)
+            saving.save_text_encoder(folder, given[0], self.config.text_encoder)
             if self.config.save == "full":
-                make_whole(folder)
+                saving.make_whole(folder)
         else:
             with self._as_saved():
                 self._pipeline().save_pretrained(folder)
-            if "text_encoder" not in self.model:
-                add_part(folder, place, "text_encoder")
+            if "text_encoder" not in self.model and self.text_encoder is None:
+                saving.add_part(folder, place, "text_encoder")
         made = f"{plain(self.config.model)}, fine-tuned by `t2v finetune` (`{self.config.method}`)"
         self._write_card(folder, f"{made}; `training/` has the settings.")
 

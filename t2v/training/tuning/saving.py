@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from t2v.config.text import TextEncoderConfig
 from t2v.io.addresses import shown
 from t2v.io.files import (
     ADAPTER,
@@ -31,6 +32,7 @@ from t2v.models.folder import (
     read_index,
 )
 from t2v.models.learned import (
+    TEXT_ENCODER,
     denoisers,
     learned_in,
     save_adapter,
@@ -97,6 +99,18 @@ def save_learned(
     (folder / REFERENCE).write_text(json.dumps(asdict(base), indent=1) + "\n")
 
 
+def save_text_encoder(folder: Path, pipeline: T2VPipeline, config: TextEncoderConfig) -> None:
+    """Write the text encoder of a pipeline whole into a folder of `save_learned`, where that of the
+    base model does not do: it is read otherwise."""
+    if not config.changes():
+        return
+    encoder = pipeline.text_encoder
+    encoder.save_pretrained(folder / TEXT_ENCODER)
+    package = type(encoder).__module__.partition(".")[0]
+    index = read_index(folder) | {TEXT_ENCODER: [package, type(encoder).__name__]}
+    (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+
+
 def save_student(folder: Path, pipeline: T2VPipeline, base: Base, place: Path) -> None:
     """Write a pipeline folder whose transformer is its teacher's with a change, in 8 bits.
 
@@ -130,6 +144,8 @@ def make_whole(folder: Path) -> None:
     assert base is not None
     place, what = base_folder(folder, base), f"model={folder}"
     for name, kind in network_classes(what, folder).items():
+        if any((folder / name).glob("*.safetensors")):
+            continue  # a text encoder that is read otherwise has its own
         if learned_in(folder, name):
             load_network(what, kind, folder, name).save_pretrained(folder / name)
         else:

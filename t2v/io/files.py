@@ -34,8 +34,7 @@ REFERENCE = "base.json"  # names a model that may be moved, so no list of hashes
 MODULAR = "modular_model_index.json"  # the index of a pipeline whose parts lie anywhere
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 EMBEDDED = "t2v-tiny"  # the model that comes with t2v
-STUDENT = "t2v-tiny-distilled"  # its student of few steps, which does too
-OF_REFERENCES = "t2v-tiny-references"  # its sibling that takes reference pictures, likewise
+STUDENT, OF_REFERENCES = "t2v-tiny-distilled", "t2v-tiny-references"  # which do too
 EMBEDDED_MODELS = EMBEDDED, STUDENT, OF_REFERENCES
 # what a training leaves of its own beside a reference to its base model
 LORA, ADAPTER, WORDS = "pytorch_lora_weights.safetensors", "adapter", "words.safetensors"

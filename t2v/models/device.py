@@ -94,8 +94,12 @@ class OutOfMemory(UserError):
 
 def is_memory_error(error: Exception) -> bool:
     """Return whether `error` says that the memory of a device or of the machine ended."""
-    full = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    return full or (isinstance(error, RuntimeError) and "allocate memory" in str(error))
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error)  # the second is oneDNN's, of a kernel that it has no memory to make
+    return isinstance(error, RuntimeError) and (
+        "allocate memory" in text or text == "could not create a primitive"
+    )
 
 
 @contextmanager

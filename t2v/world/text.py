@@ -161,8 +161,15 @@ def train_text(config: WorldTextConfig) -> None:
         output = Path(config.output)
         save_config(config, output / "config.yaml")
         tokenizer, encoder = _trained(config)
-        tokenizer.save_pretrained(output / "tokenizer")
-        encoder.save_pretrained(output / "text_encoder")
+        save_text(output, tokenizer, encoder)
+
+
+def save_text(output: Path, tokenizer: Any, encoder: PreTrainedModel) -> None:
+    """Write `tokenizer/` and `text_encoder/`, without the padding of the last batch."""
+    if (backend := getattr(tokenizer, "backend_tokenizer", None)) is not None:
+        backend.no_padding()
+    tokenizer.save_pretrained(output / "tokenizer")
+    encoder.save_pretrained(output / "text_encoder")
 
 
 def build_text(

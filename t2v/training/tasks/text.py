@@ -19,7 +19,7 @@ from t2v.io.prompt_words import WORD, clean_prompt
 from t2v.io.prompts import read_prompts
 from t2v.models.load import load_text
 from t2v.outputs import output_folder
-from t2v.world.text import build_text, encoded
+from t2v.world.text import build_text, encoded, save_text
 
 SPAN = (1 / 3, 2 / 3)  # shares of a caption's words that a span holds
 
@@ -42,8 +42,7 @@ def train_text(config: TrainTextConfig) -> None:
                 known = sorted({w.lower() for text in captions for w in WORD.findall(text)})
                 tokenizer, encoder = build_text(config.kind, captions, known, config.vocabulary)
             _learn(tokenizer, encoder, captions, config)
-        tokenizer.save_pretrained(output / "tokenizer")
-        encoder.save_pretrained(output / "text_encoder")
+        save_text(output, tokenizer, encoder)
 
 
 def read_captions(config: TrainTextConfig) -> list[str]:

@@ -7,7 +7,7 @@ from torch import nn
 from t2v.cli.commands import COMMANDS
 from t2v.config.schema import settings
 from t2v.errors import UserError
-from t2v.models.device import ALIGNMENT, pick_device, pick_dtype, ready
+from t2v.models.device import ALIGNMENT, is_memory_error, pick_device, pick_dtype, ready
 
 
 def test_unaligned_weights_move_and_keep_their_values():
@@ -56,3 +56,17 @@ def test_auto_is_fp32_on_a_cpu_and_bf16_on_a_gpu():
     assert pick_dtype("auto", torch.device("cuda")) == torch.bfloat16
     assert pick_dtype("fp16", torch.device("cpu")) == torch.float16
     assert pick_device("cpu").type == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("error", "is_one"),
+    [
+        (MemoryError(), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), True),
+        (RuntimeError("could not create a primitive"), True),  # oneDNN's, in a machine that is full
+        (RuntimeError("could not create a primitive descriptor for a convolution"), False),
+        (ValueError("allocate memory"), False),
+    ],
+)
+def test_the_end_of_the_memory_is_told_from_other_errors(error, is_one):
+    assert is_memory_error(error) == is_one

@@ -18,7 +18,10 @@ from t2v.cli.parser import command_name
 ROOT = Path(__file__).parents[2]
 PAGES = ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
 # pages whose lines take longest; their commands are understood in the quick tests too
-LONG = {"attention", "distill", "evaluate", "finetune", "text", "upscale"}
+LONG = {
+    *("attention", "curate", "distill", "evaluate", "finetune", "stories", "text", "trace"),
+    *("train", "upscale"),
+}
 # What makes a command quick; settings of its own that a line gives otherwise are replaced.
 BRIEF = "steps=1 batch_size=2 save_every=1 validate_every=1"
 TINY = {

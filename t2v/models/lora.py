@@ -106,9 +106,15 @@ def transformer_of(pipeline: DiffusionPipeline, part: LoRAPart, what: str) -> Mo
     """
     transformer = getattr(pipeline, part, None)
     if transformer is None:
+        kind = type(pipeline).__name__
+        if part == PARTS[0]:
+            raise UserError(
+                f"{what}: this {kind} has no transformer, and a LoRA goes into one. Leave it out, "
+                "or merge it into the model with the tool that made it."
+            )
         raise UserError(
-            f"{what}: this {type(pipeline).__name__} has one transformer. Leave it out, or use a "
-            "model with two (Wan 2.2 A14B)."
+            f"{what}: this {kind} has one transformer. Leave it out, or use a model with two (Wan "
+            "2.2 A14B)."
         )
     return transformer
 

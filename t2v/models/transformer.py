@@ -195,9 +195,8 @@ class T2VTransformer3DModel(
         """
         from t2v.models.attention.change import change_layouts  # few models change
 
-        config = self.config
-        layers = stack(attention, config.num_layers, config.num_attention_heads)
-        if config.learned_tokens:
+        layers = stack(attention, self.config.num_layers, self.config.num_attention_heads)
+        if self.config.learned_tokens:
             self.token_learner.check(layers)
         change_layouts(self, layers, generator)
         self.register_to_config(attention=in_config(attention))
@@ -211,9 +210,10 @@ class T2VTransformer3DModel(
         plan = {k: v for k, v in type(self)._cp_plan.items() if k != "rope" or kinds == {True}}
         self._cp_plan = plan if splits and len(kinds) == 1 else None
 
-    def take_known(self, *, picture_tokens: bool, references: int = 0) -> None:
+    def take_known(self, *, picture_tokens: bool, references: int | None = None) -> None:
         """Let known latents in as tokens, and pictures beside them; without them no bit changes."""
-        self.register_to_config(conditioning="tokens", references=references)
+        kept = self.config.references if references is None else references
+        self.register_to_config(conditioning="tokens", references=kept)
         if picture_tokens and not self.config.picture_tokens:
             self.register_to_config(picture_tokens=True)
             self._add_picture_embedding()

@@ -17,10 +17,12 @@ from diffusers import (
     WanPipeline,
 )
 from diffusers.models.attention_processor import Attention
+from peft import LoraConfig, get_peft_model_state_dict
 
 from t2v.cli import main
 from t2v.errors import UserError
 from t2v.io.video import read_video
+from t2v.models.lora import load_loras
 from t2v.pipelines.moving_pictures import (
     Move,
     film_of_pictures,
@@ -177,3 +179,13 @@ def test_t2v_sample_makes_a_film_of_an_image_model_and_makes_it_again(tokenizer,
     ):
         assert main([*given, *change]) == 2
         assert words in capsys.readouterr().err
+
+
+def test_a_lora_for_a_pipeline_of_a_unet_is_refused_with_the_reason(tokenizer, pipe, tmp_path):
+    pipe.transformer.add_adapter(LoraConfig(r=1, target_modules=["to_q"]))
+    T2VPipeline.save_lora_weights(
+        tmp_path, transformer_lora_layers=get_peft_model_state_dict(pipe.transformer)
+    )
+    with pytest.raises(UserError, match="StableDiffusionPipeline has no transformer") as refused:
+        load_loras(stable_diffusion(tokenizer), [tmp_path])
+    assert "one transformer" not in str(refused.value)

@@ -178,3 +178,11 @@ def test_without_a_picture_of_a_frame_latents_keep_their_bits(vae, finished):
         picture_positions=torch.zeros(2, 1),
     )
     assert torch.equal(pictures_held(vae, latents, example), latents)
+
+
+def test_a_model_that_learns_pictures_keeps_the_references_that_it_takes(transformer):
+    transformer.take_known(picture_tokens=False, references=2)
+    transformer.take_known(picture_tokens=True)
+    assert transformer.config.references == 2 and transformer.config.picture_tokens
+    transformer.take_known(picture_tokens=True, references=0)
+    assert transformer.config.references == 0

@@ -46,6 +46,9 @@ class CaptionerConfig(TrainConfig):
     # t2v and knows its world alone
     encoder: str = "world-scorer"
     encoder_lr: float = 0.0  # learning rate of that tower; 0 keeps it and is many times as fast
+    # text encoder that the final test compares captions by (EntityScore), of a pipeline (t2v-tiny)
+    # or of transformers; null: by words alone
+    sentences: str | None = None
     count: int = 8192  # clips read, at most; one takes 200 kB of memory
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(warmup_steps=20))
     steps: int = 1000

@@ -47,6 +47,12 @@ class CaptionConfig:
     # who merges them, model:FOLDER_OR_HUB_ID of a text model or https://HOST/v1#MODEL; empty: a
     # rule, which adds sentences that tell more of the same things
     writer: str = ""
+    # file of users' prompts, one a line: of the captions that can be used the one is chosen whose
+    # length, form and words are most like theirs; empty: `scorer` or agreement chooses
+    style: str = ""
+    # with `style`, choose only among captions whose score, of the scorer or of agreement, is at
+    # most so much below the best one; null: among all
+    style_within: float | None = None
     merge: bool = False  # add to the caption what another candidate says beyond it
     tokenizer: str = ""  # pipeline or tokenizer (folder, Hub id) that counts tokens; empty: none
     max_tokens: int | None = None  # longest caption that is used, in tokens
@@ -77,6 +83,12 @@ class CaptionConfig:
             )
         if self.writer:
             _check_writer(self.writer, self.parts)
+        if self.style_within is not None and not (self.style and self.style_within >= 0):
+            raise UserError(
+                f"caption.style_within={self.style_within:g} caption.style={self.style}: a "
+                "difference of scores, 0 or more, and with it a file of prompts. Give "
+                "caption.style=FILE, or leave it out."
+            )
         if self.window < 0 or (self.window and not self.viewer()):
             raise UserError(
                 f"caption.window={self.window}: seconds, 0 or more, and with it caption.authors "

@@ -49,7 +49,8 @@ class EvalConfig:
     clip: str | None = None  # text-video alignment: a CLIP, SigLIP or X-CLIP of transformers
     scorer: str | None = None  # text-video alignment: a folder of `t2v scorer`
     captioner: str | None = None  # image- or video-to-text model of transformers, for captions back
-    # encoder of transformers that compares captions with prompts; null: by the words they share
+    # text encoder that compares captions with prompts, of transformers or of a pipeline (t2v-tiny);
+    # null: by the words they share
     sentences: str | None = None
     # training clips, to find copies of them: a manifest, a folder of videos or of `t2v world`
     training: str | None = None

@@ -36,6 +36,7 @@ from t2v.curation.stories import STORIES, find_stories
 from t2v.curation.text.caption import NO_ANSWER, UNANSWERED
 from t2v.curation.text.demand import demand, demand_line
 from t2v.curation.text.details import detail_shares
+from t2v.curation.text.style import style_of
 from t2v.curation.text.subtitles import AUTHOR as SUBTITLES
 from t2v.curation.text.subtitles import subtitle_files
 from t2v.io import engine
@@ -48,7 +49,7 @@ from t2v.outputs import output_folder
 logger = logging.getLogger(__name__)
 STATS = "stats.json"
 # settings that old journals do not know of: where one is off, the key has none
-LATER = ("window", "parts", "writer")
+LATER = ("window", "parts", "writer", "style", "style_within")
 RULES = 3  # raise it when the same settings come to score or drop the same film differently
 
 
@@ -68,6 +69,8 @@ def curate(config: CurateConfig) -> Path:
     engine.require_engine(config)
     if config.topics.prompts:  # told before the work, not after it
         read_prompts(Path(config.topics.prompts), "topics.prompts")
+    if config.caption.style and "caption" not in config.skip:
+        style_of(config.caption.style)
     start = time.monotonic()
     folder = Path(config.output)
     sources = find_sources(config.input, folder)
@@ -234,11 +237,13 @@ def _key(clip: Clip, settings: Any, hashes: dict[str, str]) -> str:
 
 
 def _read_beside(clip: Clip, settings: Any) -> list[str]:
-    """Hashes of the files of subtitles that a caption depends on: where one is edited, it is not
-    taken from the journal."""
-    if not isinstance(settings, CaptionConfig) or SUBTITLES not in settings.authors:
+    """Hashes of the files of subtitles and prompts that a caption depends on: where one is edited,
+    it is not taken from the journal."""
+    if not isinstance(settings, CaptionConfig):
         return []
-    found = []
+    found = [file_sha256(Path(settings.style))] if settings.style else []
+    if SUBTITLES not in settings.authors:
+        return found
     for path in subtitle_files(Path(clip.path)):
         with suppress(OSError):  # its candidate tells that it cannot be read
             found.append(f"{path.name} {file_sha256(path)}")

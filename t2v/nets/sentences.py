@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -10,14 +11,16 @@ from torch.nn import functional as F
 from transformers import AutoModel, AutoTokenizer
 
 from t2v.data.cache import weights_digest
-from t2v.models.load import load_part, loading
+from t2v.models.folder import EMBEDDED, embedded_model
+from t2v.models.load import load_part, load_text, loading
 
 
 class SentenceEncoder:
     """Sentences as the mean of their tokens' vectors (Sentence-BERT, arXiv 1908.10084).
 
     Args:
-        name: a text encoder of transformers, from a folder or the Hub.
+        name: a text encoder of transformers, from a folder or the Hub; or that of a pipeline, from
+            its folder or `t2v-tiny`.
         device: where it computes.
 
     Raises:
@@ -25,9 +28,14 @@ class SentenceEncoder:
     """
 
     def __init__(self, name: str, device: str = "cpu") -> None:
-        with loading(f"sentences={name}"):
-            self.tokenizer = AutoTokenizer.from_pretrained(name)
-            model = load_part(f"sentences={name}", AutoModel, name, heads=True).to(device).eval()
+        folder = embedded_model() if name == EMBEDDED else Path(name)
+        if (folder / "text_encoder").is_dir():
+            self.tokenizer, model = load_text(folder)
+        else:
+            with loading(f"sentences={name}"):
+                self.tokenizer = AutoTokenizer.from_pretrained(name)
+                model = load_part(f"sentences={name}", AutoModel, name, heads=True)
+        model = model.to(device).eval()
         self.model = model.get_encoder() if model.config.is_encoder_decoder else model
         self.name = f"{name} {weights_digest(self.model)[:8]}"
 

@@ -26,6 +26,7 @@ from t2v.curation.text.selection import (
     merged,
     without_names,
 )
+from t2v.curation.text.style import style_of
 from t2v.curation.text.subtitles import AUTHOR as SUBTITLES
 from t2v.curation.text.subtitles import subtitles
 from t2v.curation.text.timeline import timeline
@@ -74,8 +75,9 @@ def caption(clip: Clip, config: CaptionConfig) -> Clip:
     gave no answer and may the next time. `captions` are the caption and the other usable ones of
     the same author. With `config.window`, `scenes` are the spans of a long clip that differ, with
     their captions. Scores: `caption_words`, `caption_tokens` with a tokenizer, and
-    `caption_match` with a scorer or else `caption_agreement` with several candidates, and with
-    several authors `caption_entities`, the share of all entities they name that the caption does.
+    `caption_match` with a scorer or else `caption_agreement` with several candidates, with
+    `config.style` `caption_style`, and with several authors `caption_entities`, the share of all
+    entities they name that the caption does.
 
     Raises:
         UserError: a model or endpoint cannot be used.
@@ -94,6 +96,7 @@ STAGE = Stage(
         "caption_tokens": Score("tokens in the caption", at_most="max_tokens"),
         "caption_match": Score("cosine of caption and pictures", at_least="min_match"),
         "caption_agreement": Score("words shared with other authors' captions, F1"),
+        "caption_style": Score("distance from the style of users' prompts, in deviations"),
         "caption_entities": Score("things and places of all candidates that the caption names"),
     },
 )
@@ -109,7 +112,7 @@ def _captioned(clip: Clip, config: CaptionConfig) -> Clip:
     row = _row(candidates)
     row |= _scenes(clip, config, row.get(UNANSWERED, []))
     clip = replace(clip, extra=clip.extra | row)
-    chosen = choose(candidates)
+    chosen = choose(candidates, config.style_within)
     if chosen is None:
         return replace(clip, caption="", captions=()).drop("caption", _reason(candidates, config))
     alike = [
@@ -123,6 +126,8 @@ def _captioned(clip: Clip, config: CaptionConfig) -> Clip:
     scores = clip.scores | _counts(text, config)
     if kind:
         scores[kind] = round(chosen.score or 0.0, 4)
+    if chosen.style is not None:
+        scores["caption_style"] = _style(text, config)
     if (named := completeness(text, candidates)) is not None:
         scores["caption_entities"] = round(named, 4)
     return replace(
@@ -186,7 +191,8 @@ def _scenes(clip: Clip, config: CaptionConfig, silent: list[str]) -> dict[str, A
         found = _candidates(viewer, part, stills, config)
         if any(each.verdict.startswith(NO_ANSWER) for each in found):
             raise NoAnswer(viewer)
-        chosen = choose(_scored([_checked(each, config) for each in found], stills, config)[0])
+        scored, _ = _scored([_checked(each, config) for each in found], stills, config)
+        chosen = choose(scored, config.style_within)
         return chosen.text if chosen else ""
 
     try:
@@ -305,6 +311,11 @@ def _scored(
     candidates: list[Candidate], stills: Stills, config: CaptionConfig
 ) -> tuple[list[Candidate], str]:
     """The candidates, the usable ones with a score, and the name of that score."""
+    if config.style:
+        candidates = [
+            each if each.verdict else replace(each, style=_style(each.text, config))
+            for each in candidates
+        ]
     usable = [each for each in candidates if not each.verdict]
     if config.scorer and usable:
         from t2v.nets.matcher import matcher
@@ -348,6 +359,10 @@ def _reason(candidates: list[Candidate], config: CaptionConfig) -> str:
     ]
     verdicts += [f"{name}: nothing" for name in silent]
     return f"no caption ({'; '.join(verdicts)})"
+
+
+def _style(text: str, config: CaptionConfig) -> float:
+    return round(style_of(config.style).distance(text), 4)
 
 
 def _counts(text: str, config: CaptionConfig) -> dict[str, float]:

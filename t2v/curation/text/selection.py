@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -20,13 +21,15 @@ class Candidate:
     """A caption by one author.
 
     `verdict` is the reason why it cannot be used; empty where it can. `score` is its agreement with
-    the others in [0, 1], or the cosine of a scorer. The names of the fields are keys of manifests.
+    the others in [0, 1], or the cosine of a scorer. `style` is its distance from users' prompts
+    (`Style.distance`). The names of the fields are keys of manifests.
     """
 
     author: str
     text: str
     verdict: str = ""
     score: float | None = None
+    style: float | None = None
 
     def row(self) -> dict[str, Any]:
         """The fields that are not empty, for the manifest."""
@@ -50,10 +53,20 @@ def agreement(candidates: Sequence[Candidate]) -> list[float]:
     return scores
 
 
-def choose(candidates: Sequence[Candidate]) -> Candidate | None:
-    """The usable candidate with the best score; the first of equals."""
+def choose(candidates: Sequence[Candidate], within: float | None = None) -> Candidate | None:
+    """The usable candidate with the best score; the first of equals.
+
+    Where they have a `style`, the one nearest to it of those whose score is at most `within` below
+    the best (None: of all), so that training text reads as users write (In-Style, arXiv 2309.08928,
+    which rewrites captions for it).
+    """
     usable = [each for each in candidates if not each.verdict]
-    return max(usable, key=lambda each: each.score or 0.0, default=None)
+    best = max(usable, key=lambda each: each.score or 0.0, default=None)
+    if best is None or best.style is None:
+        return best
+    least = -math.inf if within is None else (best.score or 0.0) - within
+    near = [each for each in usable if (each.score or 0.0) >= least]
+    return min(near, key=lambda each: each.style or 0.0)
 
 
 def completeness(caption: str, candidates: Sequence[Candidate]) -> float | None:

@@ -28,6 +28,7 @@ from t2v.io.video import contact_sheet
 from t2v.io.words import content_words, overlap
 from t2v.models.device import pick_device, sent
 from t2v.nets.captioner import PART, Captioner
+from t2v.nets.sentences import SentenceEncoder
 from t2v.nets.video_tower import (
     VideoTower,
     build_captioner,
@@ -83,7 +84,8 @@ def train_captioner(config: CaptionerConfig) -> str:
 
 def _tested(config: CaptionerConfig, checkpoint: Path, test: Captioned) -> dict[str, Any]:
     folder = checkpoint / PART
-    saved = Captioner(str(folder), str(pick_device(config.device)), f"output={folder}")
+    device = str(pick_device(config.device))
+    saved = Captioner(str(folder), device, f"output={folder}")
     said = [
         text
         for chunk in progress(test.video.split(CHUNK), "describe", "batches")
@@ -94,7 +96,8 @@ def _tested(config: CaptionerConfig, checkpoint: Path, test: Captioned) -> dict[
             config.model.max_tokens,
         )
     ]
-    return {"captioner": str(folder), **benchmark(said, test.captions, config.seed)}
+    sentences = SentenceEncoder(config.sentences, device) if config.sentences else None
+    return {"captioner": str(folder), **benchmark(said, test.captions, config.seed, sentences)}
 
 
 def build_task(config: CaptionerConfig, data: Captioned) -> CaptionerTask:

@@ -1,5 +1,6 @@
 """Authors are heard and kept with what they said; one caption is taken, or the clip dropped."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -92,6 +93,22 @@ def test_merging_adds_the_other_authors_sentences(clip):
     assert done.caption == "A dog runs. The dog wears a red collar with a bell."
 
 
+def test_the_caption_that_reads_as_prompts_do_is_taken_and_its_distance_kept(clip, tmp_path):
+    say(clip, f"{DOG}\ndog, wet, meadow, running")
+    prompts = tmp_path / "prompts.txt"
+    seen = [(animal, act, place) for animal in ("cat", "cow", "fox", "hen", "owl")
+            for act in ("sleeping", "eating") for place in ("field", "barn")]  # fmt: skip
+    prompts.write_text("\n".join(f"{a}, old, {place}, {act}" for a, act, place in seen))
+    config = CaptionConfig(authors=("sidecar",), style=str(prompts))
+    done = caption(clip, config)
+    assert done.caption == "dog, wet, meadow, running"
+    of_each = [row["style"] for row in done.extra["candidates"]]
+    assert done.scores["caption_style"] == of_each[1] < of_each[0]
+    prompts.write_text("\n".join(f"An old {a} is {act} in a {place}." for a, act, place in seen))
+    os.utime(prompts, ns=(1, 1))
+    assert caption(clip, config).caption == DOG
+
+
 def test_tokens_are_counted_and_what_does_not_fit_is_not_taken(clip, tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path / "pipeline" / "tokenizer")
     config = CaptionConfig(tokenizer=str(tmp_path / "pipeline"), max_tokens=5)
@@ -131,6 +148,8 @@ def test_frames_are_spread_over_the_span_scaled_and_cropped(clip):
         ({"rule": "a video"}, r"must contain \{name\}"),
         ({"max_tokens": 20}, "needs the tokenizer"),
         ({"timeout": 0.0}, r"timeout=0\.0"),
+        ({"style_within": 0.1}, r"style_within=0\.1 caption\.style=: a difference of scores"),
+        ({"style": "x.txt", "style_within": -1.0}, r"style_within=-1 caption\.style=x\.txt"),
     ],
 )
 def test_settings_that_cannot_work_say_what_can(settings, message):

@@ -38,8 +38,8 @@ class EvalConfig:
     # edit; via_image: with a picture that the model made of the prompt; story: films of five scenes
     suites: tuple[str, ...] = ("world",)
     count: int = 512  # prompts of each suite, at most
-    # tables to make: world, given, story, alignment, caption back, dynamics, fidelity, teacher,
-    # variety, reconstruction; empty: all that the suite and the networks allow
+    # tables to make: world, given, story, events, alignment, caption back, dynamics, fidelity,
+    # teacher, variety, reconstruction; empty: all that the suite and the networks allow
     metrics: tuple[str, ...] = ()
     oracle: str | None = None  # folder of `t2v world oracle`, which reads attributes of scenes
     # network of perceptual distance: vae (the model's own) or an image model of transformers
@@ -47,7 +47,8 @@ class EvalConfig:
     # network of distances between sets, a video or image model of transformers; null: the oracle
     features: str | None = None
     clip: str | None = None  # text-video alignment: a CLIP, SigLIP or X-CLIP of transformers
-    scorer: str | None = None  # text-video alignment: a folder of `t2v scorer`
+    # text-video alignment and the events of stories: a folder of `t2v scorer`
+    scorer: str | None = None
     captioner: str | None = None  # image- or video-to-text model of transformers, for captions back
     # text encoder that compares captions with prompts, of transformers or of a pipeline (t2v-tiny);
     # null: by the words they share

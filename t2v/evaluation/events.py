@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -37,26 +38,58 @@ def match_events(
     ]  # fmt: skip
     if len(films) < 2:
         return {}
-    rows = [(i, row) for i in films for row in scenes[i]]
-    of = torch.tensor([films.index(i) for i, _ in rows])
+    found = matched(scorer, video[films], [scenes[i] for i in films])
+    chance = 1 / len(films)
+    return {
+        "event found": share(found.event) | {"chance": found.chance},
+        "film by event": share(found.film) | {"chance": chance},
+        "film as a whole": share(found.whole) | {"chance": chance},
+    }
+
+
+@dataclass(frozen=True)
+class Matched:
+    """The finds of the text of each event, `texts`: see `match_events`.
+
+    `of` is the number of a text's film, `chance` that of an event among those of its film.
+    """
+
+    of: Tensor
+    event: Tensor
+    film: Tensor
+    whole: Tensor
+    chance: float
+
+
+@torch.inference_mode()
+def matched(scorer: Scorer, video: Tensor, scenes: Sequence[Sequence[SceneRow]]) -> Matched:
+    """Return what the text of each scene finds, among the scenes of its film and among all films.
+
+    Args:
+        video: `n t h w c`, uint8.
+        scenes: of each film.
+    """
+    rows = [(i, row) for i, each in enumerate(scenes) for row in each]
+    of = torch.tensor([i for i, _ in rows])
     events = torch.cat([_vector(scorer, video[i, start:end]) for i, (start, end, _) in rows])
-    whole = torch.cat([_vector(scorer, video[i]) for i in films])
+    whole = torch.cat([_vector(scorer, each) for each in video])
     texts = scorer.embed_text([caption for _, (_, _, caption) in rows]).cpu()
     meanings = [meaning(caption) for _, (_, _, caption) in rows]
     same = torch.tensor([[one == other for other in meanings] for one in meanings])
     table = (texts @ events.mT).masked_fill(same & ~torch.eye(len(rows), dtype=torch.bool), -9)
     inside = of[:, None] == of  # texts by events
     own = table.diagonal()
-    found = (table.masked_fill(~inside, -9) > own[:, None]).sum(1) == 0
-    count = inside.sum(1).float()
-    best = torch.stack([table[:, of == film].amax(1) for film in range(len(films))], 1)
-    has = torch.stack([(same & (of == film)).any(1) for film in range(len(films))], 1)
-    chance = 1 / len(films)
-    return {
-        "event found": share(found) | {"chance": (1 / count).mean().item()},
-        "film by event": share(_first(best, has, of)) | {"chance": chance},
-        "film as a whole": share(_first(texts @ whole.mT, has, of)) | {"chance": chance},
-    }
+    found = (table.masked_fill(~inside, -9) >= own[:, None]).sum(1) == 1  # ties count against it
+    films = range(len(scenes))
+    best = torch.stack([table[:, of == film].amax(1) for film in films], 1)
+    has = torch.stack([(same & (of == film)).any(1) for film in films], 1)
+    return Matched(
+        of,
+        found,
+        _first(best, has, of),
+        _first(texts @ whole.mT, has, of),
+        (1 / inside.sum(1).float()).mean().item(),
+    )
 
 
 def _vector(scorer: Scorer, frames: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from t2v.evaluation.metrics import (
     attributes,
     caption_back,
     dynamics,
+    events,
     fidelity,
     given,
     reconstruction,
@@ -74,6 +75,7 @@ METRICS: dict[str, Metric[Any]] = {
         given.load, given.measure, (MODEL, CEILING, REAL, TEXT, *COPIES, CHANCE), of=("given",)
     ),
     "story": Metric(stories.load, stories.measure, (MODEL, CEILING, REAL, CHANCE), of=("story",)),
+    "events": Metric(events.load, events.measure, (MODEL, CEILING, REAL, CHANCE), of=("story",)),
     "alignment": Metric(
         alignment.load, alignment.measure, (MODEL, TEACHER, CEILING, REAL, CHANCE), of=CLIPS
     ),

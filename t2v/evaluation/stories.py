@@ -76,6 +76,7 @@ def make_story(
     edges = tuple(each.first for each in plan if each.number)
     joints = Joints(_spans(suite), edges, _latents(plan, maker.temporal))
     model = Videos(films, suite.prompts, rate_of(generator), real, truths=suite.truths())
+    model = replace(model, scene_prompts=suite.scene_prompts)
     # one by one: a film takes the memory of many clips
     ceiling = torch.cat([through_vae(maker.pipeline.vae, each[None]) for each in real])
     model = replace(model, joints=replace(joints, through_vae=ceiling))

@@ -51,6 +51,7 @@ class Videos:
     truths: tuple[dict[str, Any], ...] | None = None  # the scene of each prompt
     given: Given | None = None  # what was given of each clip
     joints: Joints | None = None  # where scenes and windows of stories begin
+    scene_prompts: tuple[tuple[str, ...], ...] = ()  # of stories, what each scene is to show
     block: int | None = None  # pixels, each way, that a latent stands for; None: unknown
     draws: Tensor | None = None  # videos of the same prompts by other seeds, k n t h w c
     taught: Taught | None = None  # what they are to be like

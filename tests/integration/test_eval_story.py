@@ -56,7 +56,7 @@ def test_films_are_judged_beside_the_real_ones_told_once_and_compared(
     suite = read(config.output)["suites"]["story"]
     table = suite["tables"]["story"]
     assert list(table) == [MODEL, CEILING, REAL, CHANCE]
-    assert set(suite["tables"]) == {"world", "story"}
+    assert set(suite["tables"]) == {"world", "story", "events"}
     assert all(set(row) == FIGURES for row in table.values())
     assert table[CEILING]["seam_over_vae"]["value"] == 1
     assert table[REAL]["colour_drift"]["value"] == table[REAL]["sharpness_drift"]["value"] == 0

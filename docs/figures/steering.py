@@ -66,7 +66,7 @@ def steer(checkpoint: str, count: str) -> None:
     """Write the motion of films of the same prompts and seeds with words of more and of little."""
     generator = torch.Generator().manual_seed(1)
     prompts = [caption(scene, generator) for scene in scenes(int(count), generator)]
-    apart = list[Tensor]()
+    apart: list[Tensor] = []
     for name in ("t2v-tiny", checkpoint):
         pipe = T2VPipeline.from_pretrained(name)
         pipe.set_progress_bar_config(disable=True)

@@ -312,8 +312,13 @@ def _is_of_use(record: logging.LogRecord) -> bool:
     return not record.getMessage().startswith(IN_VAIN)
 
 
-def load_text(folder: str | Path) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+def load_text(
+    folder: str | Path, option: str = "text"
+) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
     """Load the tokenizer and text encoder of a folder with both, in the classes they were saved as.
+
+    Args:
+        option: the setting that names the folder; begins messages.
 
     Raises:
         UserError: `tokenizer/` or `text_encoder/` is missing, damaged or incomplete.
@@ -321,13 +326,13 @@ def load_text(folder: str | Path) -> tuple[PreTrainedTokenizerBase, PreTrainedMo
     for part in ("tokenizer", "text_encoder"):
         if not (Path(folder) / part).is_dir():
             raise UserError(
-                f"text={folder} has no {part}/. Make it: t2v world text output={folder}"
+                f"{option}={folder} has no {part}/. Make it: t2v world text output={folder}"
             )
     know_text_encoder(Path(folder) / "text_encoder")
-    with loading(f"text={folder}"):
+    with loading(f"{option}={folder}"):
         tokenizer = AutoTokenizer.from_pretrained(Path(folder) / "tokenizer")
     kind = AutoModelForTextEncoding
-    return tokenizer, load_network(f"text={folder}", kind, Path(folder), "text_encoder")
+    return tokenizer, load_network(f"{option}={folder}", kind, Path(folder), "text_encoder")
 
 
 def know_text_encoder(folder: Path) -> None:

@@ -30,7 +30,7 @@ class SentenceEncoder:
     def __init__(self, name: str, device: str = "cpu") -> None:
         folder = embedded_model() if name == EMBEDDED else Path(name)
         if (folder / "text_encoder").is_dir():
-            self.tokenizer, model = load_text(folder)
+            self.tokenizer, model = load_text(folder, "sentences")
         else:
             with loading(f"sentences={name}"):
                 self.tokenizer = AutoTokenizer.from_pretrained(name)

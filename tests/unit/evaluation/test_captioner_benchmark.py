@@ -1,10 +1,13 @@
 """Captions that say the same in other words score as the ceiling, and others as chance."""
 
 import math
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
 
+from t2v.errors import UserError
 from t2v.evaluation.captioner_benchmark import benchmark, entity_score
 from t2v.nets.sentences import SentenceEncoder
 from t2v.world.grammar import caption, random_scene
@@ -41,3 +44,13 @@ def test_what_a_captioner_says_stands_between_chance_and_ceiling(sentences):
     score = found.pop("entity score")
     assert found == plain
     assert score["chance"] < score["value"] < score["ceiling"] == pytest.approx(1, abs=0.01)
+
+
+def test_a_damaged_text_encoder_is_told_by_the_setting_that_names_it(tmp_path):
+    tiny = Path(__file__).parents[3] / "assets/t2v-tiny"
+    for part in ("tokenizer", "text_encoder"):
+        shutil.copytree(tiny / part, tmp_path / part)
+    weights = next((tmp_path / "text_encoder").glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(UserError, match=rf"^sentences={tmp_path}.*is damaged"):
+        SentenceEncoder(str(tmp_path))

@@ -28,13 +28,9 @@ def stories():
     told = [random_story(generator, even_starts(ACTS)) for _ in range(FILMS)]
     frames = told[0].starts[-1] + 17
     video = torch.stack([render(story, frames)[0] for story in told])
-    prompts = tuple(
-        tuple(caption(scene, generator) for scene in story.scenes) for story in told
-    )  # fmt: skip
+    prompts = tuple(tuple(caption(scene, generator) for scene in story.scenes) for story in told)
     spans = tuple(told[0].spans(frames))
-    return Videos(
-        video, ("x",) * FILMS, 8, joints=Joints(spans, ()), scene_prompts=prompts
-    )  # fmt: skip
+    return Videos(video, ("x",) * FILMS, 8, joints=Joints(spans, ()), scene_prompts=prompts)
 
 
 def means(found):

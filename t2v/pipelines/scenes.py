@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from einops import rearrange
 
+from t2v.config.prompting import PromptingConfig
 from t2v.config.story import WindowsConfig
 from t2v.errors import UserError
 from t2v.models.inputs import count_frames
@@ -23,6 +24,7 @@ TAKEN = (
     *("prompt", "negative_prompt", "height", "width", "fps", "num_inference_steps"),
     *("guidance_scale", "generator", "output_type", "return_dict", "truncate", "attention_kwargs"),
     *("cfg_mode", "guider", "guidance_scale_2", "image", "fit", "scene_seconds", "windows", "self"),
+    "prompting",
 )
 
 
@@ -41,7 +43,7 @@ def story_of_call(pipeline: Any, call: dict[str, Any]) -> tuple[Any, float]:
     prompts = [prompts] if isinstance(prompts, str) else prompts
     _check(pipeline, prompts, seconds, call)
     saved, config = pipeline.config, call["windows"] or WindowsConfig()
-    fps = call["fps"] or saved.fps
+    fps, prompting = call["fps"] or saved.fps, call["prompting"] or PromptingConfig()
     names = ("height", "width", "num_inference_steps", "guidance_scale")
     sizes = {name: saved[name] if call[name] is None else call[name] for name in names}
     request = Request(
@@ -50,7 +52,12 @@ def story_of_call(pipeline: Any, call: dict[str, Any]) -> tuple[Any, float]:
         fps=fps,
         negative_prompt=call["negative_prompt"] or "",
         truncate=bool(call["truncate"]),
+        prompting=prompting,
     )
+    if prompting.syntax:
+        from t2v.prompting.embed import refuse_times  # most prompts are taken as they stand
+
+        refuse_times(prompts, prompting)
     for prompt in prompts:
         pipeline.check_inputs(prompt, request.negative_prompt, sizes["height"], sizes["width"])
     scenes = scenes_of(prompts, seconds, fps, call["image"], call["fit"])

@@ -282,7 +282,9 @@ class LatentWindows:
             picture = self.pipeline.encode_frames(film.anchor)
             place = torch.zeros(1, 1, device=picture.device)
             positive = replace(positive, pictures=picture, picture_positions=place)
-        return positive, None if negative is None else positive.with_text(negative.text)
+        if negative is None:
+            return positive, None
+        return positive, replace(positive, text=negative.text, text_mask=negative.text_mask)
 
     def _known_latents(self, window: Window, film: Film) -> dict[str, Tensor]:
         """The known latents of a window behind a chain, and their mask.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,22 @@ def words_of(prompt: str, config: PromptingConfig) -> str:
     """A prompt without its signs, as scorers and people read it."""
     scenes = scenes_of(prompt, config)
     return ", then ".join(" and ".join(each.text for each in scene.clauses) for scene in scenes)
+
+
+def refuse_times(prompts: Sequence[str], config: PromptingConfig) -> None:
+    """Raise `UserError` where the prompt of a story's scene cannot be read, or has own times."""
+    if not config.syntax:
+        return
+    for number, prompt in enumerate(prompts, 1):
+        try:
+            scenes = parse(prompt)
+        except UserError as error:
+            raise UserError(f"scene {number}: {error}") from error
+        if scenes[-1].end != float("inf"):
+            raise UserError(
+                f"scene {number}: prompt {prompt[:60]!r} has times, and a story has those of its "
+                "scenes. Make a scene of each."
+            )
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ from t2v.sampling.recipe import Recipe
 from t2v.sampling.stops import stops_as_interrupts
 from t2v.sampling.versions import versions
 from t2v.sampling.windows import counted, keep_window, kept_window
+from t2v.sampling.wording import worded_story
 
 if TYPE_CHECKING:
     from t2v.families.story import FrameWindows
@@ -54,7 +55,7 @@ TAKEN = (
     *("num_inference_steps", "guidance_scale", "attention", "device", "dtype", "sheet"),
     *("truncate", "lora", "lora_scale", "lora_part", "lora_fit", "lora_preset", "shift"),
     *("offload", "quantize", "vae_tiling", "compile", "parallel", "token_merging"),
-    "attention_layout",
+    *("attention_layout", "prompting"),
 )
 
 Load = Callable[[SampleConfig, Sequence[str], Embed], tuple[Generator, str]]
@@ -143,6 +144,7 @@ def make_film(
         UserError: see `tell`.
     """
     _refuse_settings(config)
+    story = worded_story(story, config)
     with places(config, 1) as (path,):
         pictures = _hashes(story)
         prompts = [scene.prompt for scene in story.scenes]

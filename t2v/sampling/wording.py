@@ -9,6 +9,7 @@ import torch
 
 from t2v.config.prompting import PromptingConfig
 from t2v.config.sampling import SampleConfig
+from t2v.config.story import StoryConfig
 from t2v.errors import UserError
 
 
@@ -86,6 +87,33 @@ def rewritten(config: PromptingConfig, found: Sequence[Wording]) -> list[Wording
         first = each.written or each.prompt
         made.append(replace(each, prompt=prompt, written=None if prompt == first else first))
     return made
+
+
+def worded_story(story: StoryConfig, config: SampleConfig) -> StoryConfig:
+    """A story as its scenes are embedded: of `{a|b}` the alternative that the film's seed picks.
+
+    Each scene picks for itself, so scenes that name the same alternatives get the same ones.
+
+    Raises:
+        UserError: a scene cannot be read, has times of its own, or is to be written anew or made
+            of every alternative.
+    """
+    if config.prompting.rewrite or config.prompting.templates == "all":
+        raise UserError(
+            "prompting.rewrite or prompting.templates=all with --story: a story is one film of the "
+            "scenes in its file. Leave them out."
+        )
+    if not config.prompting.syntax:
+        return story
+    from t2v.prompting.embed import refuse_times
+    from t2v.prompting.templates import pick
+
+    scenes = [
+        replace(each, prompt=pick(each.prompt, torch.Generator().manual_seed(config.seed)))
+        for each in story.scenes
+    ]
+    refuse_times([each.prompt for each in scenes], config.prompting)
+    return replace(story, scenes=tuple(scenes))
 
 
 def refuse_rewording(config: PromptingConfig) -> None:

@@ -88,6 +88,27 @@ def test_another_prompt_makes_the_windows_from_its_scene_on_again(model, capsys)
     assert abs(changed[12:].astype(int) - film[12:]).max() > 20
 
 
+def test_signs_in_a_story_are_read_and_its_recipe_has_the_alternative_that_was_picked(model):
+    def told(prompt, *options, signs=True) -> np.ndarray:
+        story = written([{"prompt": prompt, "seconds": 1}, {"prompt": prompt, "seconds": 1}])
+        flags = ["--prompt-syntax"] if signs else []
+        assert tell(story, "-o", "film.mp4", "--overwrite", *flags, *options) == 0
+        return read_video(Path("film.mp4"))[0]
+
+    plain, other = told("a red ball", signs=False), told("a blue box", signs=False)
+    assert (told("(a red ball:1)") == plain).all()
+    assert (told("a red ball @1 a blue box") == other).all()
+    for prompt in ("a (red:3) ball", "a red ball AND a blue box", "a red ball @0.5 a blue box"):
+        shown = told(prompt, "guidance_scale=4", "negative_prompt=(red:2) box")
+        assert not (shown == plain).all() and not (shown == other).all()
+    shown = told("{a red ball|a blue box|a red box}")
+    scenes = read_recipe(Path("film.mp4"))["story"]["scenes"]
+    picked = {scene["prompt"] for scene in scenes}
+    assert len(picked) == 1 and picked <= {"a red ball", "a blue box", "a red box"}
+    assert main(["sample", "--recipe", "film.mp4"]) == 0
+    assert (read_video(Path("film-again.mp4"))[0] == shown).all()
+
+
 def test_scenes_behind_a_cut_stay_as_they_are(model):
     cut = [*SCENES[:2], {**SCENES[2], "start": "cut"}]
     assert tell(written(cut)) == 0
@@ -183,6 +204,17 @@ def test_a_story_killed_at_random_instants_is_the_same_film(model):
         ),
         ({"scenes": SCENES}, ["num_frames=9"], "num_frames with --story"),
         ({"scenes": SCENES}, ["a red ball"], "and 'a red ball': a story brings its own prompts"),
+        (
+            {"scenes": [SCENES[0], {"prompt": "[0-1s] a [1-2s] b", "seconds": 2}]},
+            ["--prompt-syntax"],
+            "scene 2: prompt '[0-1s] a [1-2s] b' has times",
+        ),
+        (
+            {"scenes": [SCENES[0], {"prompt": "a (red:9) ball", "seconds": 2}]},
+            ["--prompt-syntax"],
+            "scene 2: prompt",
+        ),
+        ({"scenes": SCENES}, ["prompting.rewrite=model:X"], "prompting.rewrite or prompting.temp"),
         ({"scenes": SCENES, "windows": {"overlap": 2}}, [], "Give frames of at least 13"),
         ({"scenes": SCENES, "windows": {"lag": 1, "strength": 0.5}}, [], "lag=1 strength=0.5"),
         ({"scenes": SCENES, "window": {"lag": 1}}, [], "there is no setting"),

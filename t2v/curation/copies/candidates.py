@@ -21,6 +21,7 @@ BUCKET = 128  # layouts of one bucket that each is compared with
 LIKE, MISSED = 0.93, 0.05  # share of the pairs of layouts so alike that no table may find
 OTHER_SPEED = 0.03  # how much more alike another speed has to make two clips
 FINE = 10  # bits that order the layouts of a bucket
+SIGNS, APART = 64, 17  # signs that sketch a layout, and how many differ at most: 10 do at `LAYOUT`
 
 
 Pairs = Iterator[tuple[np.ndarray, np.ndarray]]
@@ -118,16 +119,28 @@ def _hashed_near(queries: np.ndarray, entries: np.ndarray) -> Pairs:
     bits = min(max(8, round(math.log2(len(entries))) - 2), width - 1)
     agree = (1 - math.acos(LIKE) / math.pi) ** bits
     generator = np.random.default_rng(0)
+    sketched = np.float32(np.random.default_rng(1).standard_normal((width, SIGNS)))
+    signs = _signs(entries, sketched)
+    asking = [_signs(view, sketched) for view in _views(queries)]
     for _ in range(math.ceil(math.log(MISSED) / math.log1p(-agree))):
         axes = np.linalg.qr(generator.standard_normal((width, width)))[0]
         axes = axes[:, : bits + 1].astype(np.float32)
         keys = _keys(entries, axes)
         order = np.argsort(keys, kind="stable")
-        table = keys[order]
-        for view in _views(queries):
+        table, written = keys[order], signs[order]
+        for view, sketch in zip(_views(queries), asking, strict=True):
             wanted = _keys(view, axes)
             asked = np.argsort(wanted)  # in order, since that is several times as fast
-            yield from _bucketed(view, entries, asked, wanted[asked], table, order)
+            for first, second in _bucketed(wanted[asked], table, sketch[asked], written):
+                a, b = asked[first], order[second]
+                near = np.einsum("nc,nc->n", view[a], entries[b]) > LAYOUT
+                yield a[near], b[near]
+
+
+def _signs(layouts: np.ndarray, axes: np.ndarray) -> np.ndarray:
+    """The sides of `SIGNS` axes that each layout is on, as the bits of a number."""
+    found = np.packbits(layouts @ axes > 0, axis=1).view(np.uint64)
+    return found[:, 0]
 
 
 def _keys(layouts: np.ndarray, axes: np.ndarray) -> np.ndarray:
@@ -139,27 +152,31 @@ def _keys(layouts: np.ndarray, axes: np.ndarray) -> np.ndarray:
 
 
 def _bucketed(
-    queries: np.ndarray,
-    entries: np.ndarray,
-    asked: np.ndarray,
-    wanted: np.ndarray,
-    table: np.ndarray,
-    order: np.ndarray,
+    wanted: np.ndarray, table: np.ndarray, sketch: np.ndarray, written: np.ndarray
 ) -> Pairs:
-    """Pairs alike of one table: `wanted` and `table` are sorted keys of `asked` and `order`."""
+    """Places of pairs of one bucket whose signs are alike.
+
+    Sketches are read in the order of the table, where those of a bucket lie together; to gather the
+    layouts of all such pairs takes several times as long.
+
+    Args:
+        wanted, table: the sorted keys of those that ask and of the entries.
+        sketch, written: their signs, in the same order.
+    """
     bucket = wanted >> FINE
     place = np.searchsorted(table, wanted)
     first = np.maximum(np.searchsorted(table, bucket << FINE), place - BUCKET // 2)
     last = np.minimum(np.searchsorted(table, (bucket + 1) << FINE), place + BUCKET // 2)
     running = np.cumsum(last - first)
     at = 0
-    while at < len(asked):
+    while at < len(wanted):
         done = running[at - 1] if at else 0
         end = max(at + 1, int(np.searchsorted(running, done + BLOCK, side="right")))
-        a, b = asked[at:end], order[_ranges(first[at:end], last[at:end])]
-        a = np.repeat(a, (last - first)[at:end])
-        near = np.einsum("nc,nc->n", queries[a], entries[b]) > LAYOUT
-        yield a[near], b[near]
+        some = slice(at, end)
+        b = _ranges(first[some], last[some])
+        a = np.repeat(np.arange(at, end), (last - first)[some])
+        alike = np.bitwise_count(sketch[a] ^ written[b]) <= APART
+        yield a[alike], b[alike]
         at = end
 
 

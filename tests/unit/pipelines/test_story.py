@@ -4,6 +4,7 @@ import pytest
 import torch
 from einops import rearrange
 
+from t2v.config.prompting import PromptingConfig
 from t2v.config.story import WindowsConfig
 from t2v.errors import UserError
 from t2v.models.latents import denormalize_latents
@@ -167,6 +168,22 @@ def test_what_is_kept_of_a_film_does_not_grow(known):
         caches = [each for cache in film.stream.caches for each in cache.past.values()]
         sizes.append([film.tail.numel(), film.latents.numel(), sum(map(torch.numel, caches))])
     assert len(sizes) == 9 and all(each == sizes[1] for each in sizes[1:])
+
+
+def test_the_signs_of_a_call_s_prompts_are_read(known):
+    signs = {"prompting": PromptingConfig(syntax=True)}
+    plain = call(known).frames
+    assert torch.equal(call(known, [f"({each}:1)" for each in PROMPTS], **signs).frames, plain)
+    joined = [*PROMPTS[:2], f"{PROMPTS[2]} AND {PROMPTS[0]}"]
+    shown = call(known, joined, **signs).frames
+    assert torch.equal(shown[:, :24], plain[:, :24]) and not torch.equal(shown, plain)
+    long = " AND ".join(["a red ball rolls on the blue snow"] * 3)  # its negative one is masked
+    once = {"num_frames": 9, "guidance_scale": 4, "output_type": "pt", **signs}
+    alone = known(long, generator=torch.Generator().manual_seed(3), **once).frames
+    told = call(known, [long], [9 / 8], guidance_scale=4, **signs).frames
+    assert torch.equal(told, alone)
+    with pytest.raises(UserError, match=r"scene 3: prompt .* has times"):
+        call(known, [*PROMPTS[:2], "[0-1s] a [1-2s] b"], **signs)
 
 
 @pytest.mark.parametrize(

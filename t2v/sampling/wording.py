@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 
 from t2v.config.prompting import PromptingConfig
 from t2v.config.sampling import SampleConfig
-from t2v.config.story import StoryConfig
 from t2v.errors import UserError
+
+if TYPE_CHECKING:
+    from t2v.config.story import StoryConfig
 
 
 @dataclass(frozen=True)

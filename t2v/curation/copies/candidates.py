@@ -119,7 +119,7 @@ def _hashed_near(queries: np.ndarray, entries: np.ndarray) -> Pairs:
     bits = min(max(8, round(math.log2(len(entries))) - 2), width - 1)
     agree = (1 - math.acos(LIKE) / math.pi) ** bits
     generator = np.random.default_rng(0)
-    sketched = np.float32(np.random.default_rng(1).standard_normal((width, SIGNS)))
+    sketched = np.random.default_rng(1).standard_normal((width, SIGNS), np.float32)
     signs = _signs(entries, sketched)
     asking = [_signs(view, sketched) for view in _views(queries)]
     for _ in range(math.ceil(math.log(MISSED) / math.log1p(-agree))):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from t2v.config.captions import CaptionConfig
 from t2v.config.prompting import PromptingConfig
 from t2v.curation.text.selection import merged
-from t2v.prompting.rewrite import Rewriter
+
+if TYPE_CHECKING:
+    from t2v.prompting.rewrite import Rewriter
 
 INSTRUCTION = (
     "These lines describe one video: the first its middle, the others its parts in the order of "
@@ -39,6 +42,8 @@ def merge_parts(coarse: str, fine: Sequence[str], config: CaptionConfig) -> str:
 
 @lru_cache(maxsize=1)
 def _writer(config: CaptionConfig) -> Rewriter:
+    from t2v.prompting.rewrite import Rewriter  # loads torch, and few captions are merged so
+
     return Rewriter.of(
         PromptingConfig(
             rewrite=config.writer,

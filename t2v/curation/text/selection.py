@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from t2v.curation.text.clean import sentences
-from t2v.curation.text.details import entity_recall
 from t2v.io.words import content_words, overlap
 
 NAMES = ("filename", "folder")  # the name of a file, not a description of its pictures
@@ -77,6 +76,8 @@ def completeness(caption: str, candidates: Sequence[Candidate]) -> float | None:
     usable = [each for each in candidates if not each.verdict]
     if len({_who(each) for each in usable}) < 2:
         return None
+    from t2v.curation.text.details import entity_recall  # its words of the world load torch
+
     return entity_recall(caption, ". ".join(each.text for each in usable))
 
 

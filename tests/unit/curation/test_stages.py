@@ -1,5 +1,7 @@
 """Every row of `STAGES` is a stage with settings, and the limits that scores name are settings."""
 
+import subprocess
+import sys
 from dataclasses import fields
 
 import pytest
@@ -21,6 +23,15 @@ def test_a_stage_has_settings_of_its_name_and_limits_that_are_among_them(name):
     settings = {field.name for field in fields(getattr(CONFIG, name))}
     limits = {limit for score in stage.scores.values() for limit in (score.at_least, score.at_most)}
     assert limits - {""} <= settings
+
+
+def test_a_process_that_reads_films_waits_for_no_network_of_captions():
+    code = (
+        "import sys; from t2v.curation.stages import load_stages; load_stages(); "
+        "sys.exit(', '.join({'torch', 'diffusers', 'transformers'} & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_stages_run_in_the_order_of_the_table_and_can_be_chosen_by_kind():

@@ -29,13 +29,13 @@ from t2v.curation.copies.candidates import candidates
 from t2v.curation.copies.summaries import Summaries
 from t2v.curation.shares import wilson
 from t2v.errors import UserError
-from t2v.footage.frames import iter_shown, probe
+from t2v.footage.frames import iter_frames, probe
 from t2v.io.manifest import MANIFEST, VIDEO_SUFFIXES
 from t2v.io.video import write_video
 
 FIELD, SHARED, SHARD = 512, 25, 500  # side of a field in pixels; clips over one, and in a file
 SECONDS, RATE, SIZE, FILMS = 4, 24, (320, 180), 12  # of simulated films, and how many there are
-SPANS = 3  # of a given film, at most
+SPANS, LINES = 3, 180  # of a given film, at most
 BASE, PLANTED, MIXED, TURNED = 10_000, 200, 4, 0.6  # see `more`
 Film = np.ndarray  # t h w, or t h w c, uint8
 COPIES: dict[str, Callable[[Film], Film]] = {
@@ -107,11 +107,12 @@ def given_films(folder: Path) -> Iterator[tuple[Film, float]]:
     """Up to `SPANS` spans of `SECONDS` of each film of a folder, `t h w c`, and their rate."""
     for path in sorted(each for each in folder.iterdir() if each.suffix in VIDEO_SUFFIXES):
         facts = probe(str(path))
+        scale = min(1, LINES / facts.height)
+        size = int(facts.height * scale) // 4 * 4, int(facts.width * scale) // 4 * 4
         for number in range(min(SPANS, int(facts.duration // SECONDS))):
             start = number * SECONDS
-            frames = [frame for _, frame in iter_shown(path, start, start + SECONDS)]
-            film = np.stack(frames)
-            yield film[:, : film.shape[1] // 4 * 4, : film.shape[2] // 4 * 4], facts.fps
+            shown = iter_frames(path, start, start + SECONDS, size=size)
+            yield np.stack([frame for _, frame in shown]), facts.fps
 
 
 def write_collection(folder: Path, films: Path | None, count: int) -> None:
@@ -125,10 +126,10 @@ def write_collection(folder: Path, films: Path | None, count: int) -> None:
     for number, (film, rate) in enumerate(given_films(films) if films else made):
         rows.append({"path": f"clips/film-{number:02}.mp4"})
         write_video(folder / f"clips/film-{number:02}.mp4", film, rate)
-        copies = {kind: (make(film), rate) for kind, make in COPIES.items()}
-        copies["half the rate"] = film[::2], rate / 2
-        copies |= {f"{speed} times as fast": (film, rate * speed) for speed in SPEEDS}
-        for kind, (copy, fps) in copies.items():
+        rates = {f"{speed} times as fast": rate * speed for speed in SPEEDS}
+        rates |= dict.fromkeys(COPIES, rate) | {"half the rate": rate / 2}
+        for kind, fps in rates.items():
+            copy = COPIES[kind](film) if kind in COPIES else film
             even = copy[:, : copy.shape[1] // 2 * 2, : copy.shape[2] // 2 * 2]
             write_video(folder / f"copies/{number:02} {kind}.mp4", np.ascontiguousarray(even), fps)
     clips = simulated(count, 0, (32, 18), 8)

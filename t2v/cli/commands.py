@@ -193,7 +193,7 @@ COMMANDS = {
     "eval words": Command(
         "t2v.config.features:WordsConfig",
         "t2v.evaluation.words:show_words",
-        "show where the denoiser looks for words of a film's prompt",
+        "tell which word of its prompt moves which region of a film",
         ("video",),
     ),
     "eval language": Command(

@@ -31,23 +31,30 @@ class ProbeConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class WordsConfig:
-    """`t2v eval words`: films of where the denoiser looks for words of a film's prompt."""
+    """`t2v eval words`: which word of its prompt moves which region of a film."""
 
     video: str  # film of ours, whose recipe has its prompt, or one with X.txt beside it
-    words: tuple[str, ...]  # of the prompt; each gets a film, X-WORD.mp4
+    # of the prompt; each gets a film, X-WORD.mp4, of where it is looked for; empty: X-words.json
+    # and X-words.png tell of every word which region it moves
+    words: tuple[str, ...] = ()
     model: str = "t2v-tiny"  # the embedded model, or a pipeline folder of ours
     height: int | None = None  # pixels that the model sees; null: the model's own
     width: int | None = None  # pixels that the model sees; null: the model's own
     layers: tuple[int, ...] = ()  # blocks whose cross-attention is averaged; empty: all
     times: tuple[float, ...] = (0.3, 0.5, 0.7)  # how far the film is noised, averaged too
     seed: int = 0  # of the noise
-    overwrite: bool = False  # replace the films
+    overwrite: bool = False  # replace the files
     device: str = "auto"  # auto (cuda, mps or cpu), cpu, cuda, cuda:1, mps
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # of the weights
 
     def __post_init__(self) -> None:
-        if not self.words or not self.times:
-            raise UserError("words=[] or times=[]: name at least one of each, as words=[ball].")
+        if not self.times:
+            raise UserError("times=[]: name at least one, as times=[0.5].")
+        if self.layers and not self.words:
+            raise UserError(
+                f"layers={list(self.layers)}: chooses among maps of attention, which words=[ball] "
+                "asks for. Name words, or leave it out."
+            )
         for time in self.times:
             check_time("times", time)
 

@@ -47,7 +47,7 @@ def features(
     check_layers(pipeline.transformer, layers)
     latents = latents_of(pipeline, video)
     text = _text(pipeline, prompt)
-    transformer = _network(pipeline, time)
+    transformer = network_at(pipeline, time)
     with block_outputs(transformer, layers) as found:
         _predict(pipeline, transformer, latents, text, time, generator)
     whole = torch.cat([found[each] for each in layers], dim=-1)
@@ -85,7 +85,7 @@ def attention_maps(
     latents, text = latents_of(pipeline, video), _text(pipeline, prompt)
     maps = []
     for time in times:
-        transformer = _network(pipeline, time)
+        transformer = network_at(pipeline, time)
         with looks_at_text(transformer, layers) as found:
             _predict(pipeline, transformer, latents, text, time, generator)
         for each in found:
@@ -154,8 +154,12 @@ def _text(pipeline: Any, prompt: str) -> Tensor:
     return text.to(pipeline.transformer.dtype)
 
 
-def _network(pipeline: Any, time: float) -> Any:
-    """The transformer that a pipeline takes at this time, the first or the second."""
+def network_at(pipeline: Any, time: float) -> Any:
+    """The transformer that a pipeline takes at this time, the first or the second.
+
+    Raises:
+        UserError: there is no such time.
+    """
     if not 0 <= time <= 1:
         raise UserError(f"time={time:g}: give one from 0 (the film) to 1 (noise).")
     second, ratio = pipeline.transformer_2, pipeline.config.boundary_ratio
@@ -174,12 +178,20 @@ def _predict(
     time: float,
     generator: torch.Generator | None,
 ) -> None:
+    noisy, timestep = noised(pipeline, latents, time, generator)
+    transformer(noisy.to(transformer.dtype), timestep, text, return_dict=False)
+
+
+def noised(
+    pipeline: Any, latents: Tensor, time: float, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
+    """Latents of a film, `1 c t h w`, noised to `time`, and the timestep that tells so, `1`."""
     generator = generator or torch.Generator().manual_seed(0)
     noise = torch.randn(latents.shape, generator=generator, device=generator.device).to(latents)
     at = torch.full((1,), time, device=latents.device)
     objective, _ = objective_of(pipeline.scheduler)
     sample = add_noise(objective, latents, noise, at)
-    transformer(sample.latents.to(transformer.dtype), sample.timestep, text, return_dict=False)
+    return sample.latents, sample.timestep
 
 
 def _count(pipeline: Any, latents: Tensor) -> int:

@@ -13,7 +13,8 @@ from einops import rearrange
 from t2v.config.features import ProbeConfig, WordsConfig
 from t2v.errors import UserError
 from t2v.evaluation.probe import Probed, fit_head, in_patches, overlap, overlaps, pixels_of_patch
-from t2v.evaluation.words import lit, place_of, seen
+from t2v.evaluation.word_report import lit
+from t2v.evaluation.words import place_of, seen
 from t2v.models.taps import block_outputs, looks_at_text
 from t2v.pipelines.features import latents_of, tokens_of
 
@@ -183,6 +184,7 @@ def test_a_lit_film_is_dark_where_nothing_looks():
     shown = lit(frames, looks, 4)
     assert shown[1:5, 0, 0].min() > 190 and shown[[0, 5, 8]].max() <= 41
     assert shown[2, 31, 47].max() <= 41 and shown.dtype == np.uint8
+    assert lit(frames, looks, 4, highest=50.0).max() < 70  # beside a word that moves more
     assert seen(frames, 16, 24).shape == (9, 16, 24, 3)
     assert place_of(Path("x/a.mp4"), "big ball") == Path("x/a-big-ball.mp4")
 
@@ -193,4 +195,6 @@ def test_settings_out_of_range_are_refused():
     with pytest.raises(UserError, match="times=-1"):
         WordsConfig(video="a.mp4", words=("ball",), times=(-1.0,))
     with pytest.raises(UserError, match="name at least one"):
-        WordsConfig(video="a.mp4", words=())
+        WordsConfig(video="a.mp4", times=())
+    with pytest.raises(UserError, match="chooses among maps of attention"):
+        WordsConfig(video="a.mp4", layers=(1,))

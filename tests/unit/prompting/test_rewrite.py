@@ -6,6 +6,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
+import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from t2v.config.prompting import PromptingConfig
@@ -93,6 +94,27 @@ def test_a_model_of_transformers_writes_too(tokenizer, tmp_path, caplog):
     assert Rewriter.of(long).rewrite(PROMPT) == PROMPT and "64 fit" in caplog.text
     with pytest.raises(UserError, match=r"prompting\.rewrite=model:"):
         Rewriter.of(PromptingConfig(rewrite=f"model:{tmp_path}/none"))
+
+
+def test_what_a_model_of_transformers_has_learned_to_write_is_taken(tokenizer, tmp_path):
+    config = GPT2Config(
+        vocab_size=len(tokenizer), n_embd=32, n_layer=1, n_head=2, n_positions=64, eos_token_id=1,
+        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
+    )  # fmt: skip
+    model, answer = GPT2LMHeadModel(config), f"{PROMPT} on the snow"
+    given = tokenizer(f"a\n\n{PROMPT}\n\n", return_tensors="pt").input_ids
+    ids = torch.cat([given, tokenizer(answer, return_tensors="pt").input_ids], 1)
+    labels = ids.clone()
+    labels[:, : given.shape[1]] = -100
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(60):
+        optimizer.zero_grad()
+        model(input_ids=ids, labels=labels).loss.backward()
+        optimizer.step()
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    settings = PromptingConfig(rewrite=f"model:{tmp_path}", instruction="a", max_new_tokens=16)
+    assert Rewriter.of(settings).rewrite(PROMPT) == answer
 
 
 def test_words_survive_with_other_endings():

@@ -22,7 +22,7 @@ from t2v.evaluation.metrics.stories import StoryScene, scene_answers, switches
 from t2v.models.folder import model_folder
 from t2v.pipelines.generator import to_uint8
 from t2v.pipelines.t2v import T2VPipeline
-from t2v.world.grammar import CAMERAS, COLOURS, SIZES, UNSPUN, Scene, caption, pick, random_scene
+from t2v.world.grammar import COLOURS, SIZES, UNSPUN, Scene, caption, pick, random_scene
 from t2v.world.labels import HEADS
 from t2v.world.oracle import WorldOracle, load_oracle
 
@@ -161,6 +161,7 @@ def test_a_clause_beyond_the_limit_counts(pipe, oracle, say):
 
 
 def test_a_weight_moves_what_its_words_say(pipe, oracle, say):
+    means = []
     for weight in (0, 0.5, 1, 1.5, 2):
         found = []
         for number, (scene, generator) in enumerate(of_one_thing(COUNT, sizes=("small", "big"))):
@@ -170,6 +171,8 @@ def test_a_weight_moves_what_its_words_say(pipe, oracle, say):
             frames = film(pipe, prompt, number, SIGNS, num_inference_steps=4)
             found.append(log_odds(oracle, frames, "size1", size))
         say(f"weight {weight}: log-odds of the size {shown(found, is_part=False)}")
+        means.append(np.mean(found))
+    assert means[0] < 0 < means[1] < means[2] < means[4]
 
 
 def test_a_blend_lies_between_its_ends(pipe, say):
@@ -208,22 +211,3 @@ def test_both_sides_of_and_are_shown(pipe, oracle, say):
             counts[name].append(seen == {thing.colour, colour})
     for name, values in counts.items():
         say(f"two things in both colours, {name}: {shown(values)}")
-
-
-def test_a_camera_behind_and_moves(pipe, oracle, say):
-    """The move is told beside a scene of a still camera."""
-    read: dict[str, list[bool]] = {"AND": [], "in one text": [], "scene alone": []}
-    moves = [each for each in CAMERAS if each != "still"]
-    for number, (scene, generator) in enumerate(of_one_thing(COUNT, ("still",))):
-        move = pick(moves, generator)
-        told, camera = caption(scene, generator), CAMERAS[move][0]
-        for name, prompt in {
-            "AND": f"{told} AND {camera}",
-            "in one text": f"{told}, {camera}",
-            "scene alone": told,
-        }.items():
-            frames = film(pipe, prompt, number, SIGNS)
-            video = rearrange(torch.from_numpy(frames), "t h w c -> 1 c t h w") * 2 - 1
-            read[name].append(oracle.classify(video)[0]["camera"] == move)
-    for name, values in read.items():
-        say(f"camera as asked, {name}: {shown(values)}")

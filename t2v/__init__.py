@@ -17,14 +17,18 @@ __version__ = "0.1.0"
 # diffusers looks up the classes of a saved pipeline here, and the base classes they must have.
 _HOMES = {
     "AutoencoderKLT2V": "t2v.models.vae",
+    "MaskedCodeScheduler": "t2v.models.code_schedulers",
     "ModelMixin": "diffusers",
+    "NextCodeScheduler": "t2v.models.code_schedulers",
     "PreTrainedModel": "transformers",
     "PreTrainedTokenizer": "transformers",
     "SmallText": "t2v.models.text_networks",
     "T2VPipeline": "t2v.pipelines.t2v",
     "T2VPipelineOutput": "t2v.pipelines.t2v",
+    "T2VTokenPipeline": "t2v.pipelines.tokens",
     "VideoCondition": "t2v.pipelines.visuals",
     "T2VTransformer3DModel": "t2v.models.transformer",
+    "SchedulerMixin": "diffusers",
     "TextPair": "t2v.models.text_networks",
     "TextReading": "t2v.models.text_networks",
     "TokenizerPair": "t2v.models.text_networks",
@@ -65,13 +69,13 @@ class _AfterDiffusers(MetaPathFinder):
 
         def load_and_register(module: ModuleType) -> None:
             load(module)
-            import_module("t2v.pipelines.t2v")
+            import_module("t2v.pipelines.tokens")  # and those of latents with it
 
         spec.loader.exec_module = load_and_register  # type: ignore[method-assign]
         return spec
 
 
 if _DIFFUSERS in sys.modules:
-    import_module("t2v.pipelines.t2v")
+    import_module("t2v.pipelines.tokens")
 else:
     sys.meta_path.insert(0, _AfterDiffusers())

@@ -71,6 +71,9 @@ RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("image_guidance_scale", "lora_scale"), (-1000, 1000)),
     "max_error": (1e-6, 10),  # from rounding to what is no longer the same video
     "min_psnr": (0.001, 98),  # dB; of equal frames, whose steps are of 1/255
+    **dict.fromkeys(("codes.temperature", "codes.choice_temperature"), (0, 1000)),
+    "codes.top_k": (0, 2**16),  # 0: all
+    "codes.top_p": (1e-6, 1),
     # shares and cosines
     **dict.fromkeys(("image_ratio", "base_ratio", "masked"), (0, 1)),
     **dict.fromkeys(("min_match", "correlation"), (-1, 1)),

@@ -7,6 +7,40 @@ from typing import ClassVar, Literal
 
 from t2v.errors import UserError
 
+QuantizerName = Literal["none", "vq", "lfq", "fsq"]
+# levels of each channel by the size of the table (arXiv 2309.15505, table 1)
+FSQ_LEVELS: dict[int, tuple[int, ...]] = {
+    64: (8, 8),
+    240: (8, 6, 5),
+    1000: (8, 5, 5, 5),
+    4375: (7, 5, 5, 5, 5),
+    15360: (8, 8, 8, 6, 5),
+    64000: (8, 8, 8, 5, 5, 5),
+}
+MOST_CODES = 1 << 16
+
+
+def check_codebook(quantizer: QuantizerName, codebook_size: int) -> None:
+    """Raise `UserError` for a table of codes that a quantizer of that kind cannot have."""
+    takes = {
+        "none": "",
+        "vq": f"2 to {MOST_CODES}",
+        "lfq": f"powers of 2, from 2 to {MOST_CODES}",
+        "fsq": f"{', '.join(map(str, FSQ_LEVELS))}",
+    }
+    fits = {
+        "none": True,
+        "vq": 2 <= codebook_size <= MOST_CODES,
+        "lfq": 2 <= codebook_size <= MOST_CODES and not codebook_size & (codebook_size - 1),
+        "fsq": codebook_size in FSQ_LEVELS,
+    }
+    if quantizer not in takes:
+        raise UserError(f"quantizer={quantizer!r} is unknown. Choose among {', '.join(takes)}.")
+    if not fits[quantizer]:
+        raise UserError(
+            f"codebook_size={codebook_size} with quantizer={quantizer}: give {takes[quantizer]}."
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class VAEConfig:
@@ -26,6 +60,10 @@ class VAEConfig:
     mid_attention: bool = False  # spatial attention within mid_block
     quant_conv: bool = False  # 1x1x1 convolutions around the latents, as inflated image VAEs have
     linear_shortcut: bool = True  # a linear path from pixels to latents and back, PCA-initialised
+    # what makes codes of a finite table of the latents, for token generators: learned vectors (vq),
+    # signs of the channels (lfq) or their levels (fsq); none: latents stay continuous
+    quantizer: QuantizerName = "none"
+    codebook_size: int = 4096  # codes in the table: 2^12 is 12 bits for each latent place
 
     def __post_init__(self) -> None:
         steps = len(self.block_out_channels) - 1
@@ -41,6 +79,7 @@ class VAEConfig:
             )
         if self.mid_attention and not self.mid_block:
             raise UserError("mid_attention=true sits in the middle block: set mid_block=true too.")
+        check_codebook(self.quantizer, self.codebook_size)
 
 
 MOST_TOKENS = 1024  # that are learned beside a text
@@ -54,7 +93,8 @@ class TransformerConfig:
 
     # who attends to whom, one word or several that the layers take in turn: full; factorized
     # (within each frame, then along time); factorized_heads; window (window:-1x4x4: all frames of
-    # 4x4 places); axial; strided, fixed (strided:64: their stride); message; roll; swap
+    # 4x4 places); axial; strided, fixed (strided:64: their stride); message; roll; swap; causal and
+    # causal_axial, for objective=autoregressive
     attention: tuple[str, ...] = ("full",)
     patch_size: tuple[int, int, int] = (1, 2, 2)  # latent frames, height, width of one token
     num_attention_heads: int = 6  # heads; width = heads * attention_head_dim
@@ -89,6 +129,9 @@ class TransformerConfig:
     # of these (`method=motion`), latent frames and tokens of each that the frame sees alone, and
     # the tokens of an empty prompt, which goes without
     frame_tokens: tuple[int, int, int] = (0, 0, 0)
+    # of a model of codes (objective=masked or autoregressive): those of the VAE's table, whose
+    # scores are made of out_channels features of each place; 0: it is none
+    codebook_size: int = 0
 
     def __post_init__(self) -> None:
         for name in ("memory_tokens", "prefix_tokens"):

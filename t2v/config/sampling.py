@@ -8,6 +8,7 @@ from pathlib import PurePath
 from typing import Any, ClassVar, Literal
 
 from t2v.config.checks import at_least_one, check_interpolation, check_workers, kind_of, kinds_of
+from t2v.config.codes import CodesConfig
 from t2v.config.prompting import PromptingConfig
 from t2v.errors import UserError
 
@@ -124,6 +125,7 @@ class SampleConfig:
     preview_every: int = 0  # steps between two preview pictures; 0: none
     truncate: bool = False  # cut a prompt that is too long instead of refusing it
     prompting: PromptingConfig = field(default_factory=PromptingConfig)
+    codes: CodesConfig = field(default_factory=CodesConfig)  # of token generators: how they draw
     # LoRA file, or a folder (such as a checkpoint) that holds one; of several: [A, B]
     lora: tuple[str, ...] = ()
     # strength of each LoRA, or one for all; 0 is the model without it, bit for bit

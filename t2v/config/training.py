@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import ClassVar, Literal
 
 from t2v.config.checks import at_least_one, not_negative
+from t2v.config.codes import CODES, check_codes
 from t2v.config.data import ClipsConfig, Precision
 from t2v.config.models import TransformerConfig, UpscalerConfig, VAEConfig
 from t2v.config.text import TextEncoderConfig
@@ -111,6 +112,9 @@ class DiscriminatorConfig:
 @dataclass(frozen=True, kw_only=True)
 class TrainVAEConfig(TrainConfig):
     """`t2v train-vae`"""
+
+    # paths that a file of settings may tell from its own folder
+    BESIDE_FILE: ClassVar[tuple[str, ...]] = ("start_from", "average_with")
 
     model: VAEConfig = field(default_factory=VAEConfig)
     data: str  # folder written by `t2v world`, a manifest, or a folder of media
@@ -348,7 +352,9 @@ class TrainDiTConfig(DiffusionConfig):
     model: TransformerConfig = field(default_factory=TransformerConfig)
     vae: str  # a VAE folder or a checkpoint of `t2v train-vae`
     text: str  # folder with tokenizer/ and text_encoder/, written by `t2v world text`
-    objective: Literal["flow", "v", "epsilon"] = "flow"  # what the network predicts
+    # what the network predicts: flow, v or epsilon of noisy latents; codes that are masked, or the
+    # next ones, of a VAE with a quantizer (masked, autoregressive)
+    objective: Literal["flow", "v", "epsilon", "masked", "autoregressive"] = "flow"
     shift: float = 2.0  # of the times of objective=flow towards noise; the others do not use it
     train_text_encoder: bool = True
     text_lr: float = 2e-4
@@ -381,5 +387,7 @@ class TrainDiTConfig(DiffusionConfig):
                 f"and model.references={self.model.references}. Set model.references="
                 f"{MOST_REFERENCES}."
             )
+        if self.objective in CODES or self.model.codebook_size:
+            check_codes(self)
         if not self.prompts:
             raise UserError("prompts=[]: validations show samples. Give at least one prompt.")

@@ -52,10 +52,13 @@ class ClipEncoder:
 
 def latents_encoder(vae: VAE, precision: str) -> ClipEncoder:
     """The encoder to posterior means in float16, not normalised, on the CPU."""
+    unsaid = {"latents_mean", "latents_std", "multiple"}
+    if vae.config.get("quantizer", "none") == "none":  # as in folders of before there were any
+        unsaid |= {"quantizer", "codebook_size"}
     settings = {
         name: value
         for name, value in vae.config.items()
-        if not name.startswith("_") and name not in ("latents_mean", "latents_std", "multiple")
+        if not name.startswith("_") and name not in unsaid
     }
 
     @torch.no_grad()

@@ -8,6 +8,7 @@ import math
 import weakref
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from pkgutil import resolve_name
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -38,8 +39,9 @@ from t2v.pipelines.t2v_generator import T2VGenerator
 logger = logging.getLogger(__name__)
 
 # what `model_index.json` names, and the generator that it is; all others are other packages'
-GENERATORS: dict[str, type[Generator]] = {
+GENERATORS: dict[str, type[Generator] | str] = {
     "T2VPipeline": T2VGenerator,
+    "T2VTokenPipeline": "t2v.pipelines.token_generator:TokenGenerator",  # loaded for few models
 }
 PLAIN = Hold()
 Adapt = Callable[[type[DiffusionPipeline], str, torch.nn.Module], None]
@@ -61,7 +63,8 @@ def generator_class(
         UserError: `model_index.json` cannot be read, or the generator lacks something.
     """
     name = str(read_index(folder).get("_class_name"))
-    kind = GENERATORS.get(name)
+    known = GENERATORS.get(name)
+    kind: Any = resolve_name(known) if isinstance(known, str) else known
     if kind is None:
         kind = _other_generator(name)
     for ability in needs:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from t2v.errors import UserError
 
-Objective = Literal["flow", "v", "epsilon"]
+Objective = Literal["flow", "v", "epsilon", "masked", "autoregressive"]
 Predict = Callable[[Tensor, Tensor], Tensor]  # (noisy b c t h w, timestep b) -> prediction
 
 NUM_TRAIN_TIMESTEPS = 1000
@@ -59,7 +59,7 @@ def random_times(
     """Random times in [0, 1], one per sample, `count`.
 
     For flow logit-normal, shifted towards noise by `s t / (1 + (s - 1) t)` (arXiv 2403.03206,
-    sections 3.1 and 5.3.2); for v and epsilon uniform over their schedule.
+    sections 3.1 and 5.3.2); for the others uniform over their schedule.
     """
     if objective == "flow":
         t = torch.randn(count, generator=generator).sigmoid()
@@ -101,6 +101,8 @@ def objective_of(scheduler: SchedulerMixin) -> tuple[Objective, float]:
     Raises:
         UserError: its models were trained on a noise path that `add_noise` does not have.
     """
+    if hasattr(type(scheduler), "objective"):
+        return type(scheduler).objective, 1.0
     config = scheduler.config
     kind = config.get("prediction_type", "flow_prediction")
     if kind == "flow_prediction" and not config.get("use_dynamic_shifting", False):

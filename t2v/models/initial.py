@@ -35,6 +35,8 @@ def initialize(transformer: Any, generator: torch.Generator) -> None:
         block.zero_layout()
     if transformer.config.learned_tokens:
         transformer.token_learner.begin()
+    if transformer.config.codebook_size:
+        transformer.code_head.initialize(generator)
     for tokens in context_tokens(transformer).values():
         nn.init.normal_(tokens, std=STD, generator=generator)
     zero(transformer.proj_out)

@@ -78,6 +78,8 @@ class T2VTransformer3DModel(
             (`t2v.models.token_learner`). 0: all tokens, in all blocks.
         whole_blocks: with `learned_tokens`, the first and last blocks that compute all tokens.
         memory_tokens, prefix_tokens, frame_tokens: see `take_tokens`.
+        codebook_size: of a model of codes: with a `CodeHead` of so many, which makes their scores
+            of the `out_channels` features of each latent place. 0: it has none.
 
     Raises:
         UserError: the keywords require a part that this class does not have.
@@ -139,6 +141,7 @@ class T2VTransformer3DModel(
         memory_tokens: int = 0,
         prefix_tokens: int = 0,
         frame_tokens: Sequence[int] = (0, 0, 0),
+        codebook_size: int = 0,
     ) -> None:
         super().__init__()
         self.register_to_config(attention=in_config(attention))
@@ -178,6 +181,10 @@ class T2VTransformer3DModel(
 
             give_learner(self, learned_tokens)
         take_tokens(self, memory_tokens, prefix_tokens, frame_tokens)
+        if codebook_size:
+            from t2v.models.code_head import give_code_head
+
+            give_code_head(self, codebook_size, out_channels)
         self._set_split()
 
     def set_attention(
@@ -277,8 +284,7 @@ class T2VTransformer3DModel(
             route: blocks that see a part of the tokens, in training with `attention="full"`.
 
         Returns:
-            `sample`, `b c t h w`, in a `Transformer2DModelOutput`, or in a tuple without
-            `return_dict`.
+            `sample`, `b c t h w`, in a `Transformer2DModelOutput`; without `return_dict` a tuple.
 
         Raises:
             UserError: sizes that are not multiples of the patch, a grid that is too long, or an
@@ -377,14 +383,8 @@ class T2VTransformer3DModel(
 
     def _unpatchify(self, x: Tensor, grid: dict[str, int]) -> Tensor:
         pt, ph, pw = self.config.patch_size
-        return rearrange(
-            x,
-            "b (t h w) (pt ph pw c) -> b c (t pt) (h ph) (w pw)",
-            pt=pt,
-            ph=ph,
-            pw=pw,
-            **grid,
-        )
+        sides = {"pt": pt, "ph": ph, "pw": pw, **grid}
+        return rearrange(x, "b (t h w) (pt ph pw c) -> b c (t pt) (h ph) (w pw)", **sides)
 
 
 def _cast_tokens(dtype: torch.dtype, block: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
@@ -19,6 +20,7 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from einops import rearrange
 from torch import Tensor
 
+from t2v.config.models import QuantizerName
 from t2v.errors import UserError
 from t2v.models.causal import (
     WHOLE_FRAMES,
@@ -46,7 +48,7 @@ class AutoencoderKLT2V(ModelMixin, AutoencoderMixin, ConfigMixin, FromOriginalMo
 
     The architecture (residual blocks, causal convolutions, temporal average pooling, streaming by
     chunks) follows xGen-VideoSyn-1 (arXiv 2408.12590), its parts are named as in diffusers'
-    `AutoencoderKL`.
+    `AutoencoderKL`. With a `quantizer` latents are those of codes (`t2v.models.quantizers`).
     """
 
     _supports_gradient_checkpointing = True
@@ -75,6 +77,8 @@ class AutoencoderKLT2V(ModelMixin, AutoencoderMixin, ConfigMixin, FromOriginalMo
         latents_std: list[float] | None = None,
         scale_factor_temporal: int | None = None,
         scale_factor_spatial: int | None = None,
+        quantizer: QuantizerName = "none",
+        codebook_size: int = 4096,
     ) -> None:
         super().__init__()
         temporal = patch_size[0] * 2 ** sum(temporal_downsample)
@@ -108,13 +112,17 @@ class AutoencoderKLT2V(ModelMixin, AutoencoderMixin, ConfigMixin, FromOriginalMo
         )
         self.encoder = Encoder(shape, layers_per_block)
         self.decoder = Decoder(shape, decoder_layers_per_block)
+        self.quantize: Any = None  # a `Quantizer`
+        if quantizer != "none":
+            from t2v.models.quantizers import Quantizer  # most VAEs have none
+
+            self.quantize = Quantizer(quantizer, latent_channels, codebook_size)
         self.chunk_latent_frames = 5
         self.use_slicing = False
         self.use_tiling = False
         self.tile_sample_min_size = 256
 
     @classmethod
-    @torch.no_grad()
     def from_image_vae(
         cls, image_vae: AutoencoderKL, temporal_downsample: Sequence[bool]
     ) -> AutoencoderKLT2V:
@@ -130,52 +138,9 @@ class AutoencoderKLT2V(ModelMixin, AutoencoderMixin, ConfigMixin, FromOriginalMo
         Raises:
             UserError: the image VAE has parts that this class does not have.
         """
-        config = image_vae.config
-        widths = tuple(config.block_out_channels)
-        mean, scale = config.shift_factor or 0.0, config.scaling_factor
-        vae = cls(
-            in_channels=config.in_channels,
-            latent_channels=config.latent_channels,
-            patch_size=(1, 1, 1),
-            block_out_channels=widths,
-            layers_per_block=config.layers_per_block,
-            decoder_layers_per_block=config.layers_per_block + 1,
-            temporal_downsample=tuple(temporal_downsample),
-            spatial_downsample=(True,) * (len(widths) - 1),
-            resample_taps=3,
-            norm="group",
-            mid_block=True,
-            mid_attention=config.mid_block_add_attention,
-            quant_conv=config.use_quant_conv,
-            linear_shortcut=False,
-            latents_mean=[mean] * config.latent_channels,
-            latents_std=[1 / scale] * config.latent_channels,
-        ).to(image_vae.device, image_vae.dtype)
-        homes = {
-            "quant_conv": "encoder.",
-            "post_quant_conv": "decoder.",
-        }  # elsewhere the same names
-        weights = {
-            homes.get(name.split(".")[0], "") + name: weight
-            for name, weight in image_vae.state_dict().items()
-        }
-        known = {name: weight.shape[:2] for name, weight in vae.state_dict().items()}
-        if known != {name: weight.shape[:2] for name, weight in weights.items()} or (
-            config.norm_num_groups,
-            config.act_fn,
-        ) != (32, "silu"):
-            raise UserError(
-                "This image VAE cannot be inflated: it must be an AutoencoderKL of plain "
-                'DownEncoderBlock2D and UpDecoderBlock2D, with norm_num_groups=32, act_fn="silu" '
-                "and as many output as input channels."
-            )
-        for name, parameter in vae.named_parameters():
-            if parameter.ndim == 5:
-                parameter.zero_()
-                parameter[:, :, -1] = weights[name]
-            else:
-                parameter.copy_(weights[name])
-        return vae
+        from t2v.models.inflate import inflated  # few videos begin with a VAE of images
+
+        return inflated(cls, image_vae, temporal_downsample)
 
     def enable_tiling(self, tile_sample_min_size: int | None = None) -> None:
         """Encode and decode in square tiles of `tile_sample_min_size` pixels (at first 256).
@@ -212,7 +177,8 @@ class AutoencoderKLT2V(ModelMixin, AutoencoderMixin, ConfigMixin, FromOriginalMo
         self.check_video(x)
         zoom = self.config.scale_factor_spatial
         moments = self._by_part(self._encode, x, self.encoder.reach, -zoom)
-        posterior = DiagonalGaussianDistribution(moments)
+        quantized = self.quantize and self.quantize.posterior(moments)
+        posterior = quantized or DiagonalGaussianDistribution(moments)
         return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
 
     @apply_forward_hook

@@ -73,6 +73,6 @@ def register(pipeline: type, *parts: type) -> None:
     with suppress(ImportError, AttributeError):
         from diffusers.pipelines.pipeline_loading_utils import LOADABLE_CLASSES
 
-        kinds = ("ModelMixin", "PreTrainedModel", "PreTrainedTokenizer")
+        kinds = ("ModelMixin", "PreTrainedModel", "PreTrainedTokenizer", "SchedulerMixin")
         methods = ["save_pretrained", "from_pretrained"]
         LOADABLE_CLASSES.setdefault("t2v", {kind: methods for kind in kinds})

@@ -23,6 +23,7 @@ from t2v.models.guidance import Groups, Guidance, SchedulerStep
 from t2v.models.inputs import latent_shape
 from t2v.models.upscaler import check_scale
 from t2v.pipelines.t2v import T2VPipeline
+from t2v.plan.code_work import code_step, code_steps
 from t2v.plan.shapes import (
     decode_pieces,
     has_part,
@@ -64,6 +65,8 @@ def sample_work(config: SampleConfig, size: Size, layers: int | None = None) -> 
     shape = latent_shape(
         transformer, pipeline.vae, size.batch, size.frames, size.height, size.width
     )
+    if transformer.config.codebook_size:
+        steps = code_steps(transformer, shape, steps)
     held: dict[str, Any] = {}
     groups = Groups()
 
@@ -85,10 +88,15 @@ def sample_work(config: SampleConfig, size: Size, layers: int | None = None) -> 
     def denoise() -> None:
         step = SchedulerStep(torch.zeros((), device=device), 0, steps, None)
         texts = held["positive"], held["negative"] if scale > 1 else None
-        held["latents"] = held["latents"] + guidance(held["latents"], *texts, scale, step, groups)
+        predict = partial(guidance, held["latents"], *texts, scale, step, groups)
+        if transformer.config.codebook_size:
+            code_step(transformer, held, scale, predict)
+        else:
+            held["latents"] = held["latents"] + predict()
 
     def decode() -> None:
         groups.clear()
+        held.pop("run", None)
         decode_pieces(pipeline, held["latents"], size.frames, upscale)
 
     videos = config.num_videos_per_prompt * config.best_of

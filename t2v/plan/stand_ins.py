@@ -20,7 +20,9 @@ from t2v.config.text import TextEncoderConfig
 from t2v.config.training import TrainDiTConfig
 from t2v.data.text_cache import Texts
 from t2v.errors import UserError
+from t2v.models.code_head import is_causal
 from t2v.models.context_tokens import take_tokens
+from t2v.models.diffusion import Objective
 from t2v.models.folder import model_folder
 from t2v.models.hold import is_plain
 from t2v.models.learned import denoisers
@@ -96,7 +98,7 @@ def dit_parts(config: TrainDiTConfig, size: Size, absent: list[str]) -> DiTParts
     Raises:
         UserError: they do not fit each other, or `size` does not fit the VAE.
     """
-    vae = _vae(Path(config.vae), config.model.out_channels, size, absent)
+    vae = _vae(Path(config.vae), predicted_channels(config.model), size, absent)
     text_encoder = _text_encoder(Path(config.text), config.model.text_dim, absent, config)
     check_match(config, vae, text_encoder)
     transformer = T2VTransformer3DModel(**asdict(config.model))
@@ -110,6 +112,19 @@ def dit_parts(config: TrainDiTConfig, size: Size, absent: list[str]) -> DiTParts
         shift=config.shift,
         defaults=saved_defaults(config),
     )
+
+
+def predicted_channels(config: Any) -> int:
+    """The channels of the latents that a transformer of these settings makes."""
+    channels: int = config.in_channels if config.codebook_size else config.out_channels
+    return channels
+
+
+def _objective(transformer: T2VTransformer3DModel) -> Objective:
+    """One whose steps cost as much as the saved transformer's; those of latents cost the same."""
+    if not transformer.config.codebook_size:
+        return "flow"
+    return "autoregressive" if is_causal(transformer) else "masked"
 
 
 def finetune_parts(
@@ -134,7 +149,7 @@ def finetune_parts(
     image_encoder = None
     if has_part(index, "image_encoder"):
         image_encoder = untrained_image_encoder(folder / "image_encoder").requires_grad_(False)
-    vae = _vae(folder, transformer.config.out_channels, size, absent)
+    vae = _vae(folder, predicted_channels(transformer.config), size, absent)
     text_encoder = _text_encoder(folder, transformer.config.text_dim, absent, config)
     with torch.device("meta"):  # peft moves what it adds elsewhere, and a trace has no elsewhere
         for each in denoisers(both).values():
@@ -160,7 +175,7 @@ def finetune_parts(
         vae=vae,
         tokenizer=NOTHING,
         scheduler=NOTHING,
-        objective="flow",  # a step of another one costs the same
+        objective=_objective(transformer),
         shift=1.0,
         defaults={name: index[name] for name in SAVED if name in index},
         image_encoder=image_encoder,

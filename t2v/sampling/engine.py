@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 # settings that decide what is loaded, and how
 HOLDING = (
     *("model", "base", "device", "dtype", "offload", "quantize", "vae_tiling", "attention"),
-    *("attention_layout", "compile", "shift"),
+    *("attention_layout", "compile", "shift", "codes"),
     *("lora", "lora_scale", "lora_part", "lora_fit"),
 )
 ROOM = 4  # the free memory a model is read into holds its files so many times

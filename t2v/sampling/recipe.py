@@ -44,6 +44,7 @@ UNSAID: dict[str, Any] = {
     "cache_ratios": (),
     "guidance_interval": (),
     "prompting": {},
+    "codes": {},
 }
 
 
@@ -143,9 +144,9 @@ class Recipe:
             for name in VISUAL:
                 del values["settings"][name]
         values["lora"] = one_or_more(self.lora)
-        usual = asdict(PromptingConfig())
-        told = values["settings"]["prompting"].items()
-        values["settings"]["prompting"] = {n: each for n, each in told if each != usual[n]}
+        for name, usual in (("prompting", asdict(PromptingConfig())), ("codes", {})):
+            told = values["settings"][name].items()
+            values["settings"][name] = {n: each for n, each in told if each != usual.get(n)}
         for name, unsaid in UNSAID.items():
             if values["settings"].get(name, ...) == unsaid:
                 del values["settings"][name]

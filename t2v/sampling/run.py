@@ -281,6 +281,10 @@ def load(
         about["adapt"] = adapt
         generator = load_generator(config.model, folder, device, dtype, COMMAND, **about)
         settle(generator.pipeline, config)
+    if config.codes.given():
+        from t2v.sampling.codes import settle_codes  # few models have any
+
+        settle_codes(generator.pipeline, config.codes)
     set_layout(generator.pipeline, config.attention_layout)
     set_attention(generator.pipeline, config.attention)
     if config.motion:

@@ -55,7 +55,7 @@ TAKEN = (
     *("num_inference_steps", "guidance_scale", "attention", "device", "dtype", "sheet"),
     *("truncate", "lora", "lora_scale", "lora_part", "lora_fit", "lora_preset", "shift"),
     *("offload", "quantize", "vae_tiling", "compile", "parallel", "token_merging"),
-    *("attention_layout", "prompting"),
+    *("attention_layout", "prompting", "codes"),
 )
 
 Load = Callable[[SampleConfig, Sequence[str], Embed], tuple[Generator, str]]

@@ -72,6 +72,18 @@ def _swap() -> Layout:
     return SWAP
 
 
+def _causal() -> Layout:
+    from t2v.models.attention.causal import CAUSAL
+
+    return CAUSAL
+
+
+def _causal_axial() -> Layout:
+    from t2v.models.attention.causal import CAUSAL_AXIAL
+
+    return CAUSAL_AXIAL
+
+
 LAYOUTS: dict[str, Callable[[], Layout]] = {
     "full": lambda: FULL,
     "factorized": _factorized,
@@ -83,6 +95,8 @@ LAYOUTS: dict[str, Callable[[], Layout]] = {
     "roll": _roll,
     "message": _message,
     "swap": _swap,
+    "causal": _causal,
+    "causal_axial": _causal_axial,
 }
 # parts that layouts add to a block, by their names: the norms stay in fp32 in a model of half
 # precision, and a model without any of them may become one with them

@@ -25,12 +25,35 @@ class Sight(NamedTuple):
         mask: true where a key may be attended to, `g m`, or `g q m` where the queries of a group
             see different ones; None: all of the group.
         back: where among `(g q)` the answer of each token lies, `n`.
+        past: keys and values of all tokens, where those that attend are some of them.
     """
 
     queries: Tensor
     keys: Tensor
     mask: Tensor | None
     back: Tensor
+    past: Past | None = None
+
+
+class Past:
+    """The keys and values of a sequence in one layer, as far as its tokens were read.
+
+    Args:
+        count: tokens of the whole sequence.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count, self.places = count, torch.arange(count)  # the tokens that are read now
+        self.kept: tuple[Tensor, Tensor] | None = None
+
+    def joined(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Keep those of the tokens at `places`, `b k heads d`; return all, zeros for unread."""
+        if self.kept is None:
+            shape = (len(key), self.count, *key.shape[2:])
+            self.kept = key.new_zeros(shape), value.new_zeros(shape)
+        for whole, part in zip(self.kept, (key, value), strict=True):
+            whole[:, self.places] = part
+        return self.kept
 
 
 def attend_in_sight(
@@ -52,6 +75,8 @@ def attend_in_sight(
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, sight: Sight, kernel: Kernel) -> Tensor:
     batch, mask = len(query), sight.mask
+    if sight.past is not None:
+        key, value = sight.past.joined(key, value)
     if mask is not None:
         mask = repeat(mask, "g ... -> (b g) ...", b=batch)
     x = kernel(

@@ -18,10 +18,14 @@ from t2v.io.files import REFERENCE
 from t2v.io.tensor_files import TensorFile
 from t2v.models.attention.change import adopt_projections
 from t2v.models.attention.layouts import ADDED
+from t2v.models.code_head import NAME as CODE_HEAD
 from t2v.models.load import load_network, loading
 from t2v.models.token_learner import NAME as TOKEN_LEARNER
 from t2v.models.transformer import ADDED_AT_ZERO, T2VTransformer3DModel
 from t2v.training.engine.task import Task
+
+LAST_LAYER = "transformer.proj_out."
+QUANTIZER = "quantize"  # of a VAE, which is set to the latents of one without
 
 
 def check_start(config: TrainConfig, parts: Mapping[str, nn.Module | None]) -> None:
@@ -81,14 +85,18 @@ def start_from(folder: Path, task: Task, share: float = 1.0, option: str = "star
 
 
 def _added(own: Mapping[str, Tensor], given: Mapping[str, Tensor], what: str) -> set[str]:
-    """The names of the weights that a model has beside those that are given.
+    """The names of the weights that a model has beside those that are given, or that begin anew:
+    the last layer of a model of codes, where that of one of latents is given.
 
     Raises:
         UserError: the others are not the same; begins with `what`.
     """
     fitting = [name for name in own if name in given and given[name].shape == own[name].shape]
     added = {name for name in own if name not in given and _may_be_added(name)}
-    if not len(fitting) == len(own) - len(added) == len(given):
+    becomes_codes = any(f".{CODE_HEAD}." in name for name in added)
+    renewed = {n for n in own if becomes_codes and n.startswith(LAST_LAYER) and n not in fitting}
+    added |= renewed
+    if not len(fitting) == len(own) - len(added) == len(given) - len(renewed):
         raise UserError(
             f"{what} is another model: of {len(given)} weights {len(fitting)} fit the {len(own)} "
             "of this one. Give the model settings it was trained with."
@@ -97,8 +105,10 @@ def _added(own: Mapping[str, Tensor], given: Mapping[str, Tensor], what: str) ->
 
 
 def _may_be_added(name: str) -> bool:
-    """Return whether a model may lack this weight: it adds nothing at first, or its part does."""
-    return name.endswith(ADDED_AT_ZERO) or bool({*name.split(".")} & {*ADDED, TOKEN_LEARNER})
+    """Return whether a model may lack this weight: it adds nothing at first, or its part does, or
+    it is made of the others."""
+    may_lack = {*ADDED, TOKEN_LEARNER, QUANTIZER, CODE_HEAD}
+    return name.endswith(ADDED_AT_ZERO) or bool({*name.split(".")} & may_lack)
 
 
 @torch.no_grad()

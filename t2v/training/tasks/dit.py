@@ -17,6 +17,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from t2v.config.codes import CODES
 from t2v.config.training import DiffusionConfig, TrainDiTConfig
 from t2v.data.captions import Captions, add_known_words, all_captions
 from t2v.data.curriculum import BatchItems, first_items
@@ -34,7 +35,6 @@ from t2v.models.latents import normalize_latents
 from t2v.models.learned import denoisers
 from t2v.models.text import encode_tokens, pad_text
 from t2v.pipelines.t2v import T2VPipeline
-from t2v.pipelines.t2v_generator import T2VGenerator
 from t2v.pipelines.visuals import VisualInputs
 from t2v.training.engine.example import Size
 from t2v.training.engine.loop import autocast
@@ -42,6 +42,7 @@ from t2v.training.engine.run import train
 from t2v.training.engine.significance import BASE, HELD_OUT, TRAINING, copies
 from t2v.training.engine.task import SHEET_FRAMES, ParameterGroup, Validation
 from t2v.training.tasks.beside import FramesBeside
+from t2v.training.tasks.codes import code_loss, code_step, generator_of
 from t2v.training.tasks.dit_data import load_data
 from t2v.training.tasks.dit_parts import (
     DiTBatch,
@@ -132,13 +133,9 @@ class DiTTask:
         self.parts = dict(self.model.items())
         parts.text_encoder.requires_grad_(config.train_text_encoder)
         self.masking = Masking(config.masking, config.seed, config.steps, parts.transformer)
-        self.choose_given = GivenChoice(
-            config.tasks,
-            parts.transformer.config.patch_size,
-            parts.vae.config.scale_factor_temporal,
-            config.known_dropout,
-            config.known_noise,
-        )
+        sizes = parts.transformer.config.patch_size, parts.vae.config.scale_factor_temporal
+        shares = config.known_dropout, config.known_noise
+        self.choose_given = GivenChoice(config.tasks, *sizes, *shares)
 
     def prepare(self) -> None:
         """Embed all that is to be cached; what is no longer needed then leaves the device."""
@@ -162,7 +159,7 @@ class DiTTask:
 
     def embed_sheet(self) -> None:
         """Embed the prompts of the sheet, so that no drawing needs a text encoder."""
-        self.sheet.embed(T2VGenerator(self._pipeline()))
+        self.sheet.embed(generator_of(self.objective)(self._pipeline()))
 
     def captions_seen(self) -> Iterator[Captions]:
         """All captions that batches and validations read."""
@@ -259,6 +256,8 @@ class DiTTask:
         t = self.experts.times(self.objective, len(batch.latents), self.shift, generator)
         noise = torch.randn(batch.latents.shape, generator=generator)
         with autocast(self.config):
+            if self.objective in CODES:
+                return code_step(self, batch, noise, t)
             return self._losses(batch, noise, t).mean(), {}
 
     @torch.no_grad()
@@ -312,7 +311,8 @@ class DiTTask:
         before = self.vae.device
         self.vae.to(pick_device(self.config.device))
         pipeline = self._pipeline(drawing=True)
-        drawn = self.sheet.draw(T2VGenerator(pipeline), pictures, self.drawing)
+        generator = generator_of(self.objective)(pipeline)
+        drawn = self.sheet.draw(generator, pictures, self.drawing)
         self.vae.to(before)
         return drawn
 
@@ -358,6 +358,8 @@ class DiTTask:
         return conditions, weight, t
 
     def _losses(self, batch: DiTBatch, noise: Tensor, t: Tensor) -> Tensor:
+        if self.objective in CODES:
+            return code_loss(self, batch, noise, t)
         shape, noise = batch.latents.shape, sent(noise, batch.latents.device)
         conditions, weight, t = self.prepared(batch, noise, t)
         beside = conditions.pictures
@@ -386,7 +388,7 @@ class DiTTask:
         text_encoder = None if drawing else self.text_encoder
         if "text_encoder" in self.model:
             text_encoder = self.model["text_encoder"]
-        return T2VPipeline(
+        return generator_of(self.objective).pipeline_class(
             tokenizer=self.tokenizer,
             text_encoder=text_encoder,
             **denoisers(self.model),

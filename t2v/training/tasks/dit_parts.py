@@ -11,6 +11,7 @@ from diffusers import AutoencoderKLWan, SchedulerMixin
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from t2v.config.codes import CODES
 from t2v.config.training import DiffusionConfig, TrainDiTConfig
 from t2v.data.captions import Captions
 from t2v.data.curriculum import BatchItems
@@ -92,7 +93,13 @@ def fresh_parts(config: TrainDiTConfig) -> DiTParts:
         transformer = T2VTransformer3DModel(**asdict(config.model))
     if not next(transformer.parameters()).is_meta:
         transformer.initialize(keyed_generator(config.seed, "weights"))
-    scheduler = build_scheduler(config.objective, config.shift)
+    if config.objective in CODES:
+        from t2v.models.code_schedulers import code_scheduler  # most models have no codes
+
+        transformer.code_head.take_table(vae)
+        scheduler = code_scheduler(config.objective, config.model.codebook_size)
+    else:
+        scheduler = build_scheduler(config.objective, config.shift)
     return DiTParts(
         transformer=transformer,
         text_encoder=text_encoder,
@@ -198,7 +205,7 @@ def check_match(
     width = text_encoder.config.hidden_size
     allowed = {
         "in_channels": (channels, inputs, "vae"),
-        "out_channels": (channels, (channels,), "vae"),
+        "out_channels": (channels, None if config.model.codebook_size else (channels,), "vae"),
         "text_dim": (width, (width,), "text"),
     }
     for name, (width, widths, part) in allowed.items():

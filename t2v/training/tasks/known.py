@@ -30,6 +30,7 @@ class Given(NamedTuple):
     tasks: tuple[str, ...]  # of each clip
     is_blank: bool = False  # the mask is 0 everywhere; asking it would need its numbers
     references: Tensor | None = None  # b c k h w: latents of pictures that are no frames
+    is_noised: bool = False  # some of what is known is less than sure; asking would need numbers
 
 
 class GivenChoice:
@@ -102,7 +103,8 @@ class GivenChoice:
             frames = self._frames(tasks[0], count, (t - 1) * self.temporal + 1, generator)
             mask[dropped] = 0
         spread = times if "frames" in tasks else None
-        return Given(mask, frames, spread, tasks, not mask.any())
+        is_noised = bool(((mask > 0) & (mask < 1)).any())
+        return Given(mask, frames, spread, tasks, not mask.any(), is_noised=is_noised)
 
     def added_to(
         self, conditions: Conditions, latents: Tensor, given: Given, noise: Tensor, vae: Any
@@ -116,7 +118,7 @@ class GivenChoice:
         device = latents.device
         if not given.is_blank:
             conditions = replace(conditions, known=latents, known_mask=sent(given.mask, device))
-            if self.known_noise:
+            if given.is_noised:
                 conditions = softened(conditions, noise, given.mask)
         if given.frames is not None:
             positions = sent(self.positions(given.frames), device)

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, cast
 
 import torch
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from einops import rearrange, reduce
 from PIL import Image
 from torch import Tensor, nn
 
 from t2v.config.training import TrainVAEConfig
 from t2v.data.frames import Frames, TrainingFrames
+from t2v.data.rng import keyed_generator
 from t2v.data.world_shards import pixels
+from t2v.io.checkpoint import newest_checkpoint
 from t2v.io.video import contact_sheet
 from t2v.models.device import pick_device, sent
+from t2v.models.quantizers import CodedLatents, Quantizer, usage
 from t2v.models.vae import AutoencoderKLT2V
 from t2v.nets.discriminator import PatchDiscriminator
 from t2v.training.engine.example import Size, black
@@ -31,6 +36,7 @@ from t2v.training.losses.perceptual import Perceptual
 
 STATISTICS_CLIPS = 512  # enough for two digits of a mean and a standard deviation
 SHORTCUT_CLIPS = 256  # some 80,000 patches for a 768-dimensional covariance
+QUANTIZER_CLIPS = 256  # likewise for the table of codes
 SHEET_CLIPS = 6
 DISCRIMINATOR = "discriminator"
 # Of its own loss. Adam does not feel the scale; the clipping of all gradients together would.
@@ -123,7 +129,24 @@ class VAETask:
         return cast(AutoencoderKLT2V, self.model["vae"] if both else self.model)
 
     def prepare(self) -> None:
-        """Nothing is made of frozen weights."""
+        """In a new run, set the quantizer to the latents that it is given."""
+        quantizer = self.vae.quantize
+        is_new = newest_checkpoint(self.config.output) is None and not self._starts_with_quantizer()
+        if quantizer is not None and is_new:
+            latents, device = [], pick_device(self.config.device)
+            self.vae.to(device)
+            for frames in self.data.training(QUANTIZER_CLIPS):
+                with torch.no_grad(), autocast(self.config):
+                    posterior = self.vae.encode(pixels(frames.video.to(device))).latent_dist
+                latents.append(cast(CodedLatents, posterior).continuous.float())
+            generator = keyed_generator(self.config.seed, "quantizer")
+            quantizer.fit(torch.cat(latents), generator)
+
+    def _starts_with_quantizer(self) -> bool:
+        if self.config.start_from is None:
+            return False
+        place = starting_part(Path(self.config.start_from), "vae")
+        return AutoencoderKLT2V.load_config(place).get("quantizer", "none") != "none"
 
     def parameter_groups(self) -> list[ParameterGroup]:
         config = self.config
@@ -133,7 +156,7 @@ class VAETask:
             {name: p for name, p in named.items() if name not in others},
             config.optim,
             # An orthogonal step on an output kernel that starts at zero moves every latent at once.
-            is_matrix=lambda name: "conv_" not in name,
+            is_matrix=lambda name: "conv_" not in name and "quantize" not in name,
         )
         if others:
             group = ParameterGroup(others, "adamw", config.discriminator.lr, betas=(0.5, 0.9))
@@ -182,9 +205,7 @@ class VAETask:
         config = self.config
         with autocast(config):
             posterior = self.vae.encode(batch.video).latent_dist
-        mean, logvar = posterior.mean.float(), posterior.logvar.float()
-        noise = torch.randn(mean.shape, generator=generator).to(mean.device)
-        latents = mean + torch.exp(logvar / 2) * noise
+        latents, bottleneck = self._bottleneck(posterior, generator)
         with autocast(config):
             recon = self.vae.decode(latents).sample
         difference = recon.float() - batch.video
@@ -192,13 +213,13 @@ class VAETask:
         mse = square.mean()
         weighted = (square * (1 + config.foreground_weight * batch.mask)).mean()
         edges = difference.diff(dim=-1).square().mean() + difference.diff(dim=-2).square().mean()
-        kl = (mean.square() + logvar.exp() - 1 - logvar).mean() / 2
         loss = (
             config.mse_weight * weighted
             + config.l1_weight * difference.abs().mean()
             + config.gradient_weight * edges
         )
-        metrics = {"mse": mse.detach(), "kl": kl.detach()}
+        cost, told = bottleneck()
+        metrics = {"mse": mse.detach(), **told}
         if self.perceptual:
             with autocast(config):
                 distance = self.perceptual(recon, batch.video).mean()
@@ -207,7 +228,24 @@ class VAETask:
         if config.discriminator.weight and batch.step >= config.discriminator.start:
             adversarial, more = self._adversarial(batch, recon, loss)
             loss, metrics = loss + adversarial, metrics | more
-        return loss + config.kl_weight * kl, metrics
+        return loss + cost, metrics
+
+    def _bottleneck(
+        self, posterior: DiagonalGaussianDistribution, generator: torch.Generator
+    ) -> tuple[Tensor, Callable[[], tuple[Tensor, dict[str, Tensor]]]]:
+        """The latents that are decoded, and a function of what they cost and its parts; gradients
+        have the bits they had as long as it is called after the decoder."""
+        if self.vae.quantize is not None:
+            coded = cast(CodedLatents, posterior)
+            return coded.mean.float(), partial(_cost_of_codes, self.vae.quantize, coded, generator)
+        mean, logvar = posterior.mean.float(), posterior.logvar.float()
+        noise = torch.randn(mean.shape, generator=generator).to(mean.device)
+
+        def cost() -> tuple[Tensor, dict[str, Tensor]]:
+            kl = (mean.square() + logvar.exp() - 1 - logvar).mean() / 2
+            return self.config.kl_weight * kl, {"kl": kl.detach()}
+
+        return mean + torch.exp(logvar / 2) * noise, cost
 
     def _adversarial(
         self, batch: VAEBatch, recon: Tensor, loss: Tensor
@@ -238,11 +276,24 @@ class VAETask:
             "val_psnr": _psnr(held_out).mean().item(),
             "val_train_psnr": _psnr(trained).mean().item(),
         }
+        if self.vae.quantize is not None:
+            figures |= self._usage()
         if len(inside):
             figures["val_psnr_object"] = _psnr(inside.mean()).item()
         if len(distances):
             figures["val_perceptual"] = distances.mean().item()
         return Validation(figures, self._sheet(), {HELD_OUT: held_out, TRAINING: trained})
+
+    def _usage(self) -> dict[str, float]:
+        """The share of the table that held-out clips use, and the perplexity of their codes."""
+        codes, quantizer = [], cast(Quantizer, self.vae.quantize)
+        for frames in self.data.held_out():
+            video = pixels(frames.video.to(pick_device(self.config.device)))
+            with autocast(self.config):
+                posterior = self.vae.encode(video).latent_dist
+            codes.append(cast(CodedLatents, posterior).codes.flatten())
+        share, perplexity = usage(torch.cat(codes), quantizer.codebook_size)
+        return {"val_codes_used": share, "val_perplexity": perplexity}
 
     def _errors(self, clips: Iterable[Frames]) -> tuple[Tensor, Tensor, Tensor]:
         """The mean squared error of each clip, the squared error of each pixel of objects, and the
@@ -310,3 +361,12 @@ def latent_statistics(
 
 def _psnr(mse: Tensor) -> Tensor:
     return 10 * torch.log10(4 / mse)  # the range is 2 wide
+
+
+def _cost_of_codes(
+    quantizer: Quantizer, coded: CodedLatents, generator: torch.Generator
+) -> tuple[Tensor, dict[str, Tensor]]:
+    losses = quantizer.losses(coded, generator)
+    _, perplexity = usage(coded.codes, quantizer.codebook_size)
+    told = {name: value.detach() for name, value in losses.items()}
+    return torch.stack([*losses.values()]).sum(), told | {"perplexity": torch.tensor(perplexity)}

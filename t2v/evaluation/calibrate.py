@@ -62,6 +62,11 @@ def calibrate(config: CalibrateConfig) -> str:
     generator = load_generator(config.model, folder, device, dtype, COMMAND)
     generator.pipeline.set_progress_bar_config(disable=True)
     asked = request_of(generator, config)
+    if hasattr(type(generator.pipeline.components.get("scheduler")), "objective"):
+        raise UserError(
+            f"model={config.model}: draws codes, and caches are for steps that take noise out of "
+            "latents. Compare its steps: t2v eval MODEL versus=num_inference_steps=6"
+        )
     generator.check(prompts[0], asked)
     rows = measure(generator, asked, candidates(asked, config.caches), prompts, config.seed)
     if config.quality:

@@ -292,6 +292,13 @@ def test_trained_and_resumed_equals_trained_to_the_bit_and_is_sampled(
     assert "this one is of codes" in capsys.readouterr().err
 
 
+def test_a_model_of_codes_is_not_calibrated(make, tmp_path, capsys):
+    make("masked").save_pretrained(tmp_path / "model")
+    given = ["calibrate", str(tmp_path / "model"), "count=4", "-o", str(tmp_path / "table.json")]
+    assert main(given) == 2
+    assert "draws codes" in capsys.readouterr().err
+
+
 def test_a_model_of_latents_draws_no_codes(pipe, tmp_path, capsys):
     pipe.save_pretrained(tmp_path / "model")
     given = ["sample", "--model", str(tmp_path / "model"), "a ball", "codes.top_k=4"]

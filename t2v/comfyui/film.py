@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from t2v.comfyui import host
-from t2v.config.sampling import INPUTS, SampleConfig
+from t2v.config.sampling import INPUTS, REFERENCES, SampleConfig
 from t2v.errors import UserError
 from t2v.footage.fitting import as_mask, fitted
 from t2v.io.files import EMBEDDED, EMBEDDED_MODELS
@@ -146,7 +146,9 @@ def _clip(full: SampleConfig, most: int, seen: Mapping[str, np.ndarray]) -> Clip
     assert full.height is not None and full.width is not None and full.fit != "outpaint"
     size, fit = (full.height, full.width), full.fit
     frames = {}
-    for name in set(INPUTS) & set(seen):
+    for number, picture in enumerate(seen.get(REFERENCES, ())):
+        frames[f"{REFERENCES}[{number}]"] = fitted(picture, size, fit)[None]
+    for name in set(INPUTS) & set(seen) - {REFERENCES}:
         chosen = seen[name][: 1 if name in ("image", "last_image") else most]
         if name == "mask":
             _check_mask(seen)

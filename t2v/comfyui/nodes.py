@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from t2v.comfyui import host
-from t2v.config.sampling import INPUTS, SampleConfig
+from t2v.config.sampling import INPUTS, REFERENCES, SampleConfig
 from t2v.config.words import setting_words
 from t2v.errors import UserError
 
@@ -188,6 +188,7 @@ class T2VSample:
                 ),
                 "mask": ("MASK", {"tooltip": "of the clip: what is set is made anew"}),
                 "strength": setting("strength", "FLOAT", min=0.0, max=1.0, step=0.05),
+                REFERENCES: ("IMAGE", {"tooltip": "pictures of the subjects, a batch, in order"}),
             },
         }
 
@@ -206,6 +207,8 @@ class T2VSample:
         settings = {name: value for name, value in given.items() if name not in INPUTS}
         settings |= {name: settings[name] or None for name in OWN if name in settings}
         settings |= dict.fromkeys(names, GIVEN)
+        if REFERENCES in seen:
+            settings[REFERENCES] = (GIVEN,) * len(seen[REFERENCES])
         config = replace(model, strength=strength or None, **settings)
         made = film(config, prompt, seen)
         frames = np.ascontiguousarray(made.frames, np.float32) / 255

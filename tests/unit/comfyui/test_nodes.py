@@ -280,6 +280,21 @@ def test_a_picture_and_a_lora_give_the_bits_of_the_command(executor, tmp_path, p
     assert not np.array_equal(made, frames_of(executor.run(graph, "2")))
 
 
+def test_reference_pictures_give_the_bits_of_the_command(executor, tmp_path, pictures):
+    path = ":".join(map(str, pictures[:2]))
+    more = {"3": {"class_type": "Constant", "inputs": {"path": path}}}
+    graph = graph_of({"reference_images": ["3", 0]}, **more)
+    graph["1"]["inputs"]["model"] = "t2v-tiny-references"
+    made = frames_of(executor.run(graph, "2"))
+    words = [graph["2"]["inputs"]["prompt"], "--model", "t2v-tiny-references"]
+    for picture in pictures[:2]:
+        words += ["--reference", str(picture)]
+    assert np.array_equal(made, sampled(tmp_path / "two", *words))
+    graph["1"]["inputs"]["model"] = "t2v-tiny"
+    with pytest.raises(UserError, match="reference"):
+        executor.run(graph, "2")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("given", [{"strength": 0.5}, {"mask": True}])
 def test_a_clip_that_is_edited_gives_the_bits_of_the_command(executor, tmp_path, pictures, given):

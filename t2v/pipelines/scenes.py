@@ -18,13 +18,14 @@ from t2v.models.schedule import sample_generators
 from t2v.models.stages import make_guidance
 from t2v.pipelines.generator import Request
 from t2v.pipelines.story import LatentWindows, Scene, tell
+from t2v.pipelines.visuals import spoken
 
 # the arguments of a call that a story takes; it has no use for the others
 TAKEN = (
     *("prompt", "negative_prompt", "height", "width", "fps", "num_inference_steps"),
     *("guidance_scale", "generator", "output_type", "return_dict", "truncate", "attention_kwargs"),
     *("cfg_mode", "guider", "guidance_scale_2", "image", "fit", "scene_seconds", "windows", "self"),
-    "prompting",
+    *("prompting", "reference_images"),
 )
 
 
@@ -59,6 +60,7 @@ def story_of_call(pipeline: Any, call: dict[str, Any]) -> tuple[Any, float]:
 
         refuse_times(prompts, prompting)
     for prompt in prompts:
+        prompt = spoken(prompt, len(call["reference_images"]))
         pipeline.check_inputs(prompt, request.negative_prompt, sizes["height"], sizes["width"])
     scenes = scenes_of(prompts, seconds, fps, call["image"], call["fit"])
     guidance = partial(
@@ -70,7 +72,7 @@ def story_of_call(pipeline: Any, call: dict[str, Any]) -> tuple[Any, float]:
         call["guidance_scale_2"],
     )
     (generator,) = sample_generators(call["generator"], 1)
-    maker = LatentWindows(pipeline, request, config, guidance)
+    maker = LatentWindows(pipeline, request, config, guidance, call["reference_images"])
     frames = torch.cat(list(tell(maker, scenes, generator.initial_seed())))
     pipeline.maybe_free_model_hooks()
     return _as_asked(pipeline, frames, call["output_type"]), fps

@@ -18,11 +18,12 @@ from t2v.models.causal import DecodeStream
 from t2v.models.conditions import Conditions
 from t2v.models.device import ready
 from t2v.models.finite import refuse_bad
-from t2v.models.known import check_taken
+from t2v.models.known import check_references, check_taken
 from t2v.models.latents import denormalize_latents
 from t2v.pipelines.generator import Request
+from t2v.pipelines.references import reference_frames, with_references
 from t2v.pipelines.students import check_student
-from t2v.pipelines.visuals import Fit, Frames, VisualInputs
+from t2v.pipelines.visuals import Fit, Frames, VisualInputs, spoken
 
 logger = logging.getLogger(__name__)
 
@@ -160,9 +161,10 @@ class LatentWindows:
         request: of each window; its `num_frames` is their length.
         config: how they are joined.
         guidance: makes that of each window. None: the pipeline's own.
+        references: pictures of the story's subjects, which every window is given.
 
     Raises:
-        UserError: the pipeline takes no pictures, and an anchor is asked for.
+        UserError: the pipeline takes no pictures, and an anchor is asked for; or fewer references.
     """
 
     def __init__(
@@ -171,9 +173,11 @@ class LatentWindows:
         request: Request,
         config: WindowsConfig,
         guidance: Callable[[], Any] | None = None,
+        references: Sequence[Any] = (),
     ) -> None:
         self.pipeline, self.request, self.config = pipeline, request, config
-        self.guidance = guidance
+        self.guidance, self.references = guidance, tuple(references)
+        check_references(pipeline.transformer, len(self.references))
         self.temporal: int = pipeline.vae.config.scale_factor_temporal
         transformer = pipeline.transformer.config
         self.as_latents = (
@@ -260,8 +264,8 @@ class LatentWindows:
     def _given(
         self, scene: Scene, window: Window, film: Film
     ) -> tuple[Conditions, Conditions | None]:
-        pair = self.pipeline.encode_conditions([scene.prompt], self.request)
-        positive, negative = pair
+        prompt = spoken(scene.prompt, len(self.references))
+        positive, negative = self.pipeline.encode_conditions([prompt], self.request)
         if window.goes_on:
             given = self._known_latents(window, film)
             positive = replace(positive, **given)
@@ -282,9 +286,22 @@ class LatentWindows:
             picture = self.pipeline.encode_frames(film.anchor)
             place = torch.zeros(1, 1, device=picture.device)
             positive = replace(positive, pictures=picture, picture_positions=place)
+        if self.references:
+            beside = with_references(
+                self._references(), positive.pictures, positive.picture_positions
+            )
+            positive = replace(positive, pictures=beside[0], picture_positions=beside[1])
         if negative is None:
             return positive, None
         return positive, replace(positive, text=negative.text, text_mask=negative.text_mask)
+
+    def _references(self) -> Tensor:
+        """The latents of the pictures of the subjects, `1 c k h w`."""
+        visuals = VisualInputs(reference_images=self.references)
+        size = self.request.height, self.request.width
+        assert size[0] is not None and size[1] is not None
+        pictures = reference_frames(visuals, size[0], size[1])
+        return torch.cat([self.pipeline.encode_frames(each) for each in pictures], dim=2)
 
     def _known_latents(self, window: Window, film: Film) -> dict[str, Tensor]:
         """The known latents of a window behind a chain, and their mask.

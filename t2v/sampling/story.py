@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from einops import rearrange
 
-from t2v.config.sampling import SampleConfig
+from t2v.config.sampling import REFERENCES, SampleConfig
 from t2v.config.story import StoryConfig, read_story, stored_story
 from t2v.errors import UserError
 from t2v.families.load import Embed
@@ -55,7 +55,7 @@ TAKEN = (
     *("num_inference_steps", "guidance_scale", "attention", "device", "dtype", "sheet"),
     *("truncate", "lora", "lora_scale", "lora_part", "lora_fit", "lora_preset", "shift"),
     *("offload", "quantize", "vae_tiling", "compile", "parallel", "token_merging"),
-    *("attention_layout", "prompting", "codes"),
+    *("attention_layout", "prompting", "codes", REFERENCES),
 )
 
 Load = Callable[[SampleConfig, Sequence[str], Embed], tuple[Generator, str]]
@@ -146,7 +146,7 @@ def make_film(
     _refuse_settings(config)
     story = worded_story(story, config)
     with places(config, 1) as (path,):
-        pictures = _hashes(story)
+        pictures = _hashes(story, config)
         prompts = [scene.prompt for scene in story.scenes]
         generator, weights = load(config, prompts, partial(_embed, story, config))
         for name, found in {**pictures, "weights": weights}.items():
@@ -237,14 +237,19 @@ def _planned(generator: Generator, story: StoryConfig, config: SampleConfig) -> 
     settings = replace(config, **own, num_frames=total, overwrite=False, parallel="auto")
     check_size(total, own["height"], own["width"])
     request = replace(request_of(settings), num_frames=story.windows.frames or saved.num_frames)
+    references = [read_picture(Path(each)).copy() for each in config.reference_images]
+    if references and not is_ours:
+        kind = type(generator.pipeline).__name__
+        raise UserError(f"reference_images with --story: a {kind} takes none. Leave it out.")
+    visuals = VisualInputs(reference_images=references) if references else None
     for number, scene in enumerate(scenes if is_ours else [], 1):
         with _of_scene(number):
-            generator.check(scene.prompt, request)
+            generator.check(scene.prompt, request, visuals)
     has_bar = sys.stderr.isatty()
     generator.pipeline.set_progress_bar_config(desc="denoising", disable=not has_bar)
     maker: LatentWindows | FrameWindows
     if is_ours:
-        maker = LatentWindows(generator.pipeline, request, story.windows)
+        maker = LatentWindows(generator.pipeline, request, story.windows, None, references)
     else:
         from t2v.families.story import FrameWindows  # seldom needed
 
@@ -274,9 +279,9 @@ def _of_scene(number: int) -> Iterator[None]:
         raise UserError(f"scene {number}: {error}") from error
 
 
-def _hashes(story: StoryConfig) -> dict[str, str]:
-    """The SHA-256 of each scene's picture, by its path."""
-    found = {}
+def _hashes(story: StoryConfig, config: SampleConfig) -> dict[str, str]:
+    """The SHA-256 of each scene's picture, and of the subjects', by its path."""
+    found = {config.files[name]: each for name, each in recipe_files.input_hashes(config).items()}
     for number, scene in enumerate(story.scenes, 1):
         if scene.image is not None:
             try:
@@ -296,6 +301,7 @@ def _recipe(generator: Generator, weights: str, plan: Plan) -> Recipe:
         settings=plan.settings,
         weights=weights,
         lora=recipe_files.lora_hashes(plan.settings),
+        inputs=recipe_files.input_hashes(plan.settings),
         device=device,
         versions=versions(
             device, getattr(generator.pipeline, "transformer", None), plan.settings.attention
@@ -331,7 +337,7 @@ def _keys(about: dict[str, Any], plan: Plan, pictures: dict[str, str]) -> list[s
     no_part = (*FRAMELESS, "num_frames", "fps", "seed")
     settings = {name: each for name, each in about["settings"].items() if name not in no_part}
     settings["offload"] = "auto"  # changes no frame; earlier keys hold it
-    names = ("weights", "lora", "device", "versions")
+    names = ("weights", "lora", "device", "versions", *(["inputs"] if "inputs" in about else []))
     base = digest(
         [about[name] for name in names], sorted(settings.items()), asdict(plan.story.windows),
         plan.maker.request.num_frames,

@@ -12,6 +12,7 @@ from PIL import Image
 from t2v.cli import main
 from t2v.config.data import ClipsConfig
 from t2v.config.load import load_config
+from t2v.config.story import WindowsConfig
 from t2v.config.training import TasksConfig
 from t2v.config.world import WorldClipsConfig
 from t2v.data.retrieval import CaptionIndex, retrieved
@@ -256,3 +257,54 @@ def test_the_config_that_trains_it_is_valid():
 
     path = Path(__file__).parents[2] / "configs" / "train" / "references.yaml"
     assert load_config(TrainDiTConfig, path, []).tasks.references == 0.5
+
+
+STORY = """scenes:
+  - {prompt: "<image> rolls on the grass", seconds: 0.8}
+  - {prompt: "it bounces", seconds: 0.8, start: cut}
+  - {prompt: "it rolls", seconds: 0.8}
+windows: {overlap: 1}
+"""
+
+
+def test_every_scene_of_a_story_sees_the_subjects(run, model, tmp_path):
+    (tmp_path / "story.yaml").write_text(STORY)
+    words = ["--story", "story.yaml", "--model", model, "--reference"]
+    code, err = run(*words, "c.png", "-o", "one.mp4")
+    assert code == 0, err
+    assert sorted(read_recipe(Path("one.mp4"))["inputs"]) == ["reference_images[0]"]
+    whole = frames_of("one.mp4")
+    assert run(*words, "c.png", "-o", "two.mp4")[0] == 0
+    assert (frames_of("two.mp4") == whole).all()
+    code, err = run("--recipe", "one.mp4")
+    assert code == 0, err
+    assert (frames_of("one-again.mp4") == whole).all()
+    assert run(*words, "a, b.png", "-o", "other.mp4")[0] == 0
+    other, third = frames_of("other.mp4"), len(whole) // 3
+    for first in (0, third, 2 * third):
+        scene = slice(first, first + third)
+        assert (other[scene] != whole[scene]).any()
+    code, err = run(*words, "c.png", "--reference", "c.png", "-o", "no.mp4")
+    assert code == 2 and "scene 1" in err and "2 pictures" in err
+    Path("c.png").write_bytes(Path("a, b.png").read_bytes())
+    assert run("--recipe", "one.mp4")[0] == 2
+
+
+def test_a_call_with_scenes_sees_the_subjects(model):
+    pipe = T2VPipeline.from_pretrained(model)
+    pipe.set_progress_bar_config(disable=True)
+    grey = [np.full((8, 8, 3), level, np.uint8) for level in (40, 200)]
+    windows = WindowsConfig(overlap=1)
+    about = {"scene_seconds": [1.0, 1.0], "height": 16, "width": 16, "windows": windows}
+    one, other, none = (
+        pipe(
+            ["it rolls", "it bounces"],
+            generator=torch.Generator().manual_seed(0),
+            reference_images=pictures,
+            **about,
+        ).frames
+        for pictures in ([grey[0]], [grey[1]], [])
+    )
+    assert one.shape == other.shape and (one != other).any() and (one != none).any()
+    with pytest.raises(UserError, match="3 given"):
+        pipe(["a", "b"], reference_images=[*grey, grey[0]], **about)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from t2v.config.load import load_config
-from t2v.config.sampling import INPUTS, SampleConfig
+from t2v.config.sampling import INPUTS, REFERENCES, SampleConfig
 from t2v.config.serve import ServeConfig
 from t2v.config.story import stored_story
 from t2v.errors import UserError
@@ -113,7 +113,7 @@ def before(job: Job) -> Wanted:
     if "weights" in job.values:  # a recipe: what is not in it was not there yet
         stored = {"upscale": 1, "offload": "none", **stored}
     if story is not None:
-        for name in ("num_frames", "upscale", *INPUTS):  # which its scenes say
+        for name in ("num_frames", "upscale", *(set(INPUTS) - {REFERENCES})):  # its scenes say
             stored.pop(name, None)
     try:
         settings = {"seed": 0, **differences(load_config(SampleConfig, None, (), stored))}

@@ -37,6 +37,7 @@ GOVERNED: dict[str, tuple[str, ...]] = {
     "reference_start": ("video_start",),
     "reference_end": ("video_end",),
     "last_reference": ("last_image",),
+    "subject_reference": ("reference_images",),
     "mask": ("mask",),
     "strength": ("strength",),
     "fit": ("fit",),
@@ -50,7 +51,8 @@ USUAL_FPS = 24.0  # of a model whose files tell none
 EDITS = ("mask", "strength", "reference_start", "reference_end")  # what goes with a clip alone
 CHANGES = ("last_reference", "mask", "strength")  # what becomes of a clip
 BUDGETS = ("max_error", "min_psnr")
-NOT_IN_STORIES = ("seconds", *FILES, *EDITS, "fit", "best_of", *BUDGETS)
+OF_SUBJECTS = "subject_reference"  # which every scene sees
+NOT_IN_STORIES = ("seconds", *(set(FILES) - {OF_SUBJECTS}), *EDITS, "fit", "best_of", *BUDGETS)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ NEEDED: dict[str, tuple[str, ...]] = {
     "reference_start": ("video",),
     "reference_end": ("video",),
     "last_reference": ("last_image",),
+    "subject_reference": ("reference_images",),
     "mask": ("mask",),
     "strength": ("strength",),
     "fit": ("image", "video", "last_image"),

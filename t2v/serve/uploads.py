@@ -25,6 +25,7 @@ from t2v.serve.errors import Refused
 FILES: dict[str, dict[str, str]] = {
     "input_reference": {"picture": "image", "clip": "video"},
     "last_reference": {"picture": "last_image"},
+    "subject_reference": {"picture": "reference_images"},
     "mask": {"picture": "mask", "clip": "mask"},
 }
 ENDINGS = {"picture": ".png", "clip": ".mp4"}  # of what is written anew

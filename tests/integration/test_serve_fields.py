@@ -7,6 +7,8 @@ import time
 import numpy as np
 import pytest
 
+from t2v.config.load import load_config
+from t2v.config.sampling import SampleConfig
 from t2v.footage.fitting import read_film
 from t2v.io.gif import write_gif
 from t2v.io.video import write_video
@@ -358,3 +360,32 @@ def of_video(server, path, id, **values):
     content = server.ask("POST", f"/v1/videos/{path}", body, Content_Type=JSON)[2]
     answer = json.loads(content)
     return answer["error"]["code"] if answer.get("error") else answer
+
+
+def test_a_picture_of_the_subject_becomes_a_reference(tmp_path):
+    server = Served(tmp_path / "queue", "devices=[]", "models=[t2v-tiny,t2v-tiny-references]")
+    try:
+        picture = {"image_url": "data:image/png;base64," + png_text()}
+        body = {"subject_reference": picture}
+        asked = {"prompt": "it rolls on sand", "model": "t2v-tiny-references"}
+        video = server.client.videos.create(**asked, extra_body=body)
+        (job,) = server.queue.jobs()
+        (kept,) = (server.folder / "uploads").iterdir()
+        assert load_config(SampleConfig, None, (), job.settings).reference_images == (str(kept),)
+        assert video.settings["subject_reference"]["kind"] == "picture"
+        status, _, content = server.ask("GET", f"/v1/videos/{video.id}/inputs/subject_reference")
+        assert status == 200 and content == kept.read_bytes()
+        for name, takes in (("t2v-tiny-references", True), ("t2v-tiny", False)):
+            offered = json.loads(server.ask("GET", f"/v1/models/{name}")[2])
+            assert ("subject_reference" in offered["fields"]) == takes
+        scenes = [{"prompt": "it rolls", "seconds": 1}, {"prompt": "it bounces", "seconds": 1}]
+        story = server.client.videos.create(**asked, extra_body={**body, "scenes": scenes})
+        told = next(each for each in server.queue.jobs() if f"video_{each.id}" == story.id)
+        assert "reference_images" in told.settings and "story" in told.values
+        with pytest.raises(openai.BadRequestError, match="t2v-tiny takes none there"):
+            server.client.videos.create(prompt=PROMPT, model="t2v-tiny", extra_body=body)
+        server.client.videos.delete(video.id)
+        server.client.videos.delete(story.id)
+        assert list((server.folder / "uploads").iterdir()) == []
+    finally:
+        server.stop()

@@ -108,6 +108,7 @@ SLOW = {
     "t2v curate footage -o runs/balanced": "every worker loads a tokenizer",
     "python docs/figures/upscale.py": "minutes: clips are rendered at 256x256 and enlarged",
     "t2v bench": "every stage of sampling or curation, several times",
+    "python docs/figures/code_rates.py": "a minute: 64 clips, coded by five qualities of x264",
     "python docs/figures/make.py page": "a Chromium, which CI has not",
 }
 

@@ -90,6 +90,13 @@ class CodeHead(nn.Module):
         found = nearest(places.to(self.table.dtype), self.table)
         return rearrange(found, "(b t h w) -> b t h w", b=b, t=t, h=h, w=w)
 
+    def codes_so_far(self, latents: Tensor) -> Tensor:
+        """The codes `b t h w` of normalised latents `b c t h w` as `latents` gives them, with
+        `codebook_size` for unknown ones."""
+        unknown = rearrange(self.unknown.to(latents), "c -> c 1 1 1")
+        is_code = (latents != unknown).any(dim=1)
+        return self.codes(latents).masked_fill(~is_code, len(self.table))
+
     def embed(self, codes: Tensor) -> Tensor:
         """The normalised latents of codes, `... c`; what is no code, such as `codebook_size`, is
         unknown."""

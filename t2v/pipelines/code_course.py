@@ -115,7 +115,7 @@ class Course:
         before = self.latents()
         after, positive, negative = self.callback(self.pipeline, index, t, before, *self.conditions)
         if after is not before:
-            self.codes = self.head.codes(after.to(self.head.table))
+            self.codes = self.head.codes_so_far(after.to(before))
         self.conditions = positive, negative
         return True
 

@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from einops import rearrange
 from torch import Tensor
 
 from t2v.errors import UserError
@@ -106,9 +105,7 @@ class T2VTokenPipeline(T2VPipeline):
         codes = torch.full((shape[0], *shape[2:]), len(head.table), device=device)
         given = torch.zeros_like(codes, dtype=torch.bool)
         if latents is not None:
-            latents = latents.to(device)
-            is_code = (latents != rearrange(head.unknown.to(latents), "c -> c 1 1 1")).any(dim=1)
-            codes = torch.where(is_code, head.codes(latents), codes)
+            codes = head.codes_so_far(latents.to(device))
         if positive.known is not None:
             assert positive.known_mask is not None
             mask = positive.known_mask[:, 0].to(device)

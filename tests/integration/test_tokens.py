@@ -208,13 +208,17 @@ def test_a_callback_sees_codes_and_may_change_them(make):
     pipe, head = make("masked"), None
     head = pipe.transformer.code_head
 
+    left = []
+
     def first_is_seven(pipeline, index, t, tensors):
         latents = tensors["latents"].clone()
+        left.append(int((head.codes_so_far(latents) == CODES).sum()))
         latents[:, :, 0, 0, 0] = head.table[7]
         return {"latents": latents}
 
     latents = made(pipe, callback_on_step_end=first_is_seven)
     assert codes_of(pipe, latents)[0, 0, 0, 0] == 7
+    assert left[0] > left[1] > left[2] == 0  # what is masked stays so
 
 
 @pytest.mark.parametrize("kind", KINDS)
